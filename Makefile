@@ -1,0 +1,58 @@
+# One environment for everything: .venv is made once, and brought up to date when setup.py or constraints.txt change.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# the second name is what newer versions of pip read when they build a package
+PIP := PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 \
+	$(BIN)/python -m pip install --quiet
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help venv demo test check bench fmt clean
+
+help:
+	@echo "make demo    two stages of the built-in image patches: a table, stages.json, stages.png"
+	@echo "make test    the tests"
+	@echo "make check   lint, formatting, types, direction of the imports"
+	@echo "make bench   timings against other ways to compute the same"
+	@echo "make fmt     put the sources into the form that make check wants"
+	@echo "make venv    only the environment in $(VENV) that the others make on their first run"
+	@echo "make clean   remove $(VENV), build products, caches and the files of the demo"
+
+venv: $(VENV)/.stamp
+
+$(VENV)/.stamp: setup.py constraints.txt
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed, $(PYTHON) is " + sys.version.split()[0] + "; name another with make PYTHON=...")'
+	@echo "installing the package and its tools into $(VENV): once, a few minutes"
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) -c constraints.txt -e ".[dev]"
+	@touch $@
+
+$(VENV)/.stamp-bench: $(VENV)/.stamp
+	@$(PIP) -c constraints.txt -e ".[bench]"
+	@touch $@
+
+demo: $(VENV)/.stamp
+	@$(BIN)/oracle-engine stages --data patches
+
+test: $(VENV)/.stamp
+	@$(BIN)/python -m pytest
+
+check: $(VENV)/.stamp
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+# without the options of the tests: annotations checked at run time would be timed too
+bench: $(VENV)/.stamp-bench
+	@$(BIN)/python -m pytest -o addopts=-ra bench --benchmark-only
+
+fmt: $(VENV)/.stamp
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .benchmarks
+	rm -f stages.json stages.png
+	find oracle_engine kernels tests bench -name __pycache__ -type d -prune -exec rm -rf {} +

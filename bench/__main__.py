@@ -1,0 +1,103 @@
+"""Run the comparison: `python -m bench --data patches --batch 1,64 --t .05,.5`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+from .compare import Comparison
+from .peers import ATTENDS, default_peers
+from .record import OURS, OURS_COARSE, Row, document_of, machine_name, read_json, rows_of, write_json
+from .report import SIDE_COLUMNS, SUMMARY_COLUMNS, as_markdown, as_text, readme_lines, side_lines, summary_lines
+from .workloads import BATCHES, DATA, TIMES, load_data, workloads
+
+T = TypeVar("T")
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def main() -> None:
+    """Measure what the options ask for, print the tables, keep the rows."""
+    options = parse_options()
+    if options.readme is not None:
+        print(as_markdown(*readme_lines(rows_of(read_json(options.readme)))))
+        return
+    device = torch.device(options.device)
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    rows = measure(options, device)
+    table = as_markdown if options.markdown else as_text
+    print(table(SIDE_COLUMNS, side_lines(rows)), "\n")
+    print(table(SUMMARY_COLUMNS, summary_lines(rows)))
+
+
+def measure(options: argparse.Namespace, device: torch.device) -> list[Row]:
+    """Return the measured rows; the JSON file is brought up to date after each."""
+    path = options.json or RESULTS / f"{machine_name(device)}.json"
+    sides = options.sides or [OURS, OURS_COARSE, *default_peers(device)]
+    asked = {"sides": sides, "budget": options.budget, "device": str(device)}
+    rows: list[Row] = []
+    for name in options.data:
+        contest = Comparison(load_data(name).to(device), sides, say)
+        if not contest.velocities:
+            sys.exit("none of these sides can run here")
+        for work in workloads(contest.data, options.batch, options.t):
+            rows.append(contest.row(work, options.budget))
+            write_json(path, document_of(rows, asked))
+            say(as_text(SUMMARY_COLUMNS, summary_lines(rows)).splitlines()[-1])
+    say(f"rows are in {path}")
+    return rows
+
+
+def parse_options() -> argparse.Namespace:
+    """Return the command line; names of data and sides are checked."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description="Speed of the engine beside its peers.")
+    add = parser.add_argument
+    names = (OURS, OURS_COARSE, *ATTENDS)
+    add("--data", type=_some_of(DATA), default=list(DATA), metavar="NAMES", help=", ".join(DATA))
+    add("--batch", type=_list_of(int), default=list(BATCHES), metavar="B,...", help="numbers of queries")
+    add("--t", type=_list_of(_time), default=list(TIMES), metavar="T,...", help="times in (0, 1), or mixed")
+    add("--sides", type=_some_of(names), metavar="NAMES", help=f"{', '.join(names)}; default: those worth it")
+    add("--budget", type=float, default=5.0, metavar="SECONDS", help="timing of a row, 5 by default")
+    add("--device", default="cpu", help="cpu or cuda")
+    add("--threads", type=int, help="torch threads on the CPU")
+    add("--json", type=Path, metavar="PATH", help="where the rows go; default: bench/results/<machine>.json")
+    add("--markdown", action="store_true", help="print markdown tables")
+    add("--readme", type=Path, metavar="PATH", help="only print the README's table of such a JSON file")
+    return parser.parse_args()
+
+
+def say(message: str) -> None:
+    """Tell the user how it goes, apart from the result."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def _time(word: str) -> float | None:
+    return None if word == "mixed" else float(word)
+
+
+def _list_of(kind: Callable[[str], T]) -> Callable[[str], list[T]]:
+    def parse(line: str) -> list[T]:
+        return [kind(word) for word in line.split(",")]
+
+    return parse
+
+
+def _some_of(names: tuple[str, ...]) -> Callable[[str], list[str]]:
+    def parse(line: str) -> list[str]:
+        chosen = line.split(",")
+        for name in chosen:
+            if name not in names:
+                raise argparse.ArgumentTypeError(f"{name} is none of {', '.join(names)}")
+        return chosen
+
+    return parse
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""From a workload to a row of the table: errors, interleaved times and peak memory of all sides."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from oracle_engine import OracleDataset, OracleEngine
+
+from .load import watch_others
+from .memory import peak_extra_bytes
+from .peers import Centred, UnavailableError, Velocity, build_peer
+from .record import OURS, OURS_COARSE, Row, Side
+from .rescoring import without_rescoring
+from .timing import Timing, interleave
+from .truth import exact_velocity, relative_error
+from .workloads import Workload
+
+# queries whose error is looked at: the float64 truth costs more than any side
+ERROR_QUERIES = 64
+
+
+class Comparison:
+    """The sides of one data set, prepared once.
+
+    data: where it is decides the device; names: the engine and peers to build; say: hears why one is left out.
+    """
+
+    def __init__(self, data: OracleDataset, names: Sequence[str], say: Callable[[str], None]) -> None:
+        self.data = data
+        self.velocities: dict[str, Velocity] = {}
+        self._engine: Velocity = OracleEngine(data, device=data.device).velocity
+        self._centred = Centred.of(data)
+        for name in names:
+            try:
+                self.velocities[name] = self._side(name)
+            except UnavailableError as reason:
+                say(f"{name} left out: {reason}")
+
+    def row(self, work: Workload, budget: float) -> Row:
+        """Measure all sides on one workload over this data, with about `budget` seconds of timing."""
+        x, t = work.draw()
+        calls = {name: partial(velocity, x, t) for name, velocity in self.velocities.items()}
+        # these first calls are the warm-up as well
+        errors = self._errors(calls, x, t)
+        peaks = {name: peak_extra_bytes(call, x.device) for name, call in calls.items()}
+        others = watch_others()
+        timings = interleave(calls, budget, x.device, always=(OURS, OURS_COARSE))
+        busy = others()
+        sides = {name: _measured(timings[name], timings.get(OURS), errors[name], peaks[name]) for name in calls}
+        data, storage = self.data, str(self.data.storage).removeprefix("torch.")
+        return Row(data.name, len(data), data.dim, storage, work.batch, work.time_label, busy, sides)
+
+    def _side(self, name: str) -> Velocity:
+        if name == OURS:
+            return self._engine
+        if name == OURS_COARSE:
+            return without_rescoring(self._engine)
+        return build_peer(name, Centred.of(self.data, torch.float64) if name == "float64" else self._centred)
+
+    def _errors(self, calls: Mapping[str, Callable[[], Tensor]], x: Tensor, t: Tensor | float) -> dict[str, float]:
+        some = slice(None, ERROR_QUERIES)
+        truth = exact_velocity(self.data, x[some], t[some] if isinstance(t, Tensor) else t)
+        return {name: relative_error(call()[some], truth) for name, call in calls.items()}
+
+
+def _measured(timing: Timing, ours: Timing | None, error: float, peak: int | None) -> Side:
+    first, third = timing.quartiles
+    return Side(
+        median_ms=1e3 * timing.median,
+        fastest_ms=1e3 * timing.minimum,
+        first_quartile_ms=1e3 * first,
+        third_quartile_ms=1e3 * third,
+        rounds=len(timing.seconds),
+        error=error,
+        peak_mib=None if peak is None else peak / 2**20,
+        paired=None if ours is None else timing.paired_ratio(ours),
+    )

@@ -1,0 +1,33 @@
+"""How busy other programs kept the machine while something was timed."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+_STAT = Path("/proc/stat")
+
+
+def watch_others() -> Callable[[], float | None]:
+    """Start watching; the returned function gives the processors that others kept busy since, None where unknown."""
+    began, before = time.perf_counter(), _seconds_of_others()
+
+    def others() -> float | None:
+        now = _seconds_of_others()
+        if before is None or now is None:
+            return None
+        return max(0.0, (now - before) / (time.perf_counter() - began))
+
+    return others
+
+
+def _seconds_of_others() -> float | None:
+    if not _STAT.exists():
+        return None
+    ticks = [int(word) for word in _STAT.read_text("ascii").split("\n", 1)[0].split()[1:9]]
+    # user, nice, system, irq, softirq and steal: everything but idle and waiting for disks
+    busy = (sum(ticks) - ticks[3] - ticks[4]) / os.sysconf("SC_CLK_TCK")
+    own = os.times()
+    return busy - own.user - own.system

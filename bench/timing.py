@@ -1,0 +1,95 @@
+"""Interleaved timing: all sides take turns in one process, so that whatever disturbs one disturbs all."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Container, Mapping
+from dataclasses import dataclass
+from statistics import median, quantiles
+
+import torch
+
+Call = Callable[[], object]
+
+# rounds that are run whatever the budget
+LEAST_ROUNDS = 3
+
+# a peer this many times slower than the fastest one sits out: after two rounds, since one may be an accident, and later
+HOPELESS, FAR_BEHIND = 8.0, 3.0
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of one side in each round it took part in, by the number of the round."""
+
+    seconds: Mapping[int, float]
+
+    @property
+    def median(self) -> float:
+        """Median over the rounds, in seconds."""
+        return median(self.seconds.values())
+
+    @property
+    def minimum(self) -> float:
+        """Fastest round, in seconds."""
+        return min(self.seconds.values())
+
+    @property
+    def quartiles(self) -> tuple[float, float]:
+        """First and third quartile over the rounds, in seconds."""
+        values = list(self.seconds.values())
+        if len(values) == 1:
+            return values[0], values[0]
+        first, _, third = quantiles(values, n=4, method="inclusive")
+        return first, third
+
+    def paired_ratio(self, other: Timing) -> float:
+        """Return the median over common rounds of own time / time of `other`: blind to slow drifts of the machine."""
+        common = self.seconds.keys() & other.seconds.keys()
+        return median(self.seconds[number] / other.seconds[number] for number in common)
+
+
+def interleave(
+    sides: Mapping[str, Call], budget: float, device: torch.device, always: Container[str]
+) -> dict[str, Timing]:
+    """Time the sides in rounds in which each runs once, the order rotated, for about `budget` seconds.
+
+    Every side must have been called before. The sides in `always` run in every round; a peer that is far
+    behind the fastest peer is spared the later ones.
+    """
+    clock = _cuda_seconds if device.type == "cuda" else _cpu_seconds
+    seconds: dict[str, dict[int, float]] = {name: {} for name in sides}
+    number, left = 0, budget
+    while number < LEAST_ROUNDS or left > 0:
+        racing = _racing(seconds, HOPELESS if number == 2 else FAR_BEHIND, always) if number >= 2 else list(sides)
+        turn = number % len(racing)
+        for name in racing[turn:] + racing[:turn]:
+            seconds[name][number] = clock(sides[name])
+        # the first rounds have the slow peers in them, and leave the budget to the others
+        left -= sum(seconds[name][number] for name in racing) if number >= LEAST_ROUNDS else 0.0
+        number += 1
+    return {name: Timing(values) for name, values in seconds.items()}
+
+
+def _racing(seconds: Mapping[str, Mapping[int, float]], factor: float, always: Container[str]) -> list[str]:
+    # by their fastest rounds, which a disturbance cannot make slower
+    fastest = {name: min(values.values()) for name, values in seconds.items()}
+    limit = factor * min((value for name, value in fastest.items() if name not in always), default=0.0)
+    return [name for name, value in fastest.items() if name in always or value <= limit]
+
+
+def _cpu_seconds(call: Call) -> float:
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began
+
+
+def _cuda_seconds(call: Call) -> float:
+    # no flush of the L2 cache: the sides take turns over data several times its size
+    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    torch.cuda.synchronize()
+    begin.record()
+    call()
+    end.record()
+    end.synchronize()
+    return float(begin.elapsed_time(end)) / 1e3

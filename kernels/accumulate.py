@@ -1,0 +1,143 @@
+"""Running sums of a scan: one softmax over all blocks, whose reference moves only when it must."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from ..arrays import Float, Float64, Int64, Tensor
+from .rows import Query, Rows
+from .state import PosteriorState, Wanted
+
+# weights may exceed one by e^20 before the sums are rescaled: harmless in float32, and rescaling costs a pass
+SLACK = 20.0
+
+# single-precision sums of at most this many blocks are added before they move to float64
+FLUSH_EVERY = 32
+
+
+class Accumulator:
+    """Sums of p, p^2, p l, p |r|^2/2 and p r with p = exp(l - reference), over the blocks of one scan.
+
+    `seen` is the weight of everything met so far, `mass` of what was added here and not set aside for re-scoring.
+    The mean is summed in the dtype of the products and flushed to float64; everything else is float64.
+    """
+
+    def __init__(self, batch: int, dim: int, dtype: torch.dtype, wanted: Wanted, device: torch.device) -> None:
+        self.wanted = wanted
+        self.reference = torch.full((batch,), -torch.inf, dtype=dtype, device=device)
+        sums = torch.zeros(5, batch, dtype=torch.float64, device=device)
+        self.seen, self.mass, self.squares, self.first_logit, self.half_norm = sums
+        width = dim if wanted.mean else 0
+        self.recent = torch.zeros(batch, width, dtype=dtype, device=device)
+        self.total = torch.zeros(batch, width, dtype=torch.float64, device=device)
+        self.unflushed = 0
+
+    def partition(self) -> Float64[Tensor, "B"]:
+        """Log of the sum of the weights met so far: a lower bound of the final one, -inf before the first."""
+        return torch.where(self.seen > 0, self.reference.double() + self.seen.log(), -torch.inf)
+
+    def raise_reference(self, top: Float[Tensor, "B"]) -> None:
+        """Move the reference of the queries whose largest logit `top` has left it behind."""
+        behind = top > self.reference + SLACK
+        if not bool(behind.any()):
+            return
+        raised = torch.where(behind, top, self.reference)
+        step = torch.where(self.seen > 0, (self.reference - raised).double(), 0.0)
+        factor = step.exp()
+        self.first_logit = factor * (self.first_logit + step * self.mass)
+        self.seen, self.mass, self.half_norm = factor * self.seen, factor * self.mass, factor * self.half_norm
+        self.squares = factor.square() * self.squares
+        if bool((self.mass > 0).any()):
+            self.recent.mul_(factor.to(self.recent.dtype)[:, None])
+            self.total.mul_(factor[:, None])
+        self.reference = raised
+
+    def weigh(self, query: Int64[Tensor, "b"], logits: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
+        """Turn logits into weights, in place."""
+        reference = self.reference[query]
+        return logits.sub_(reference if logits.ndim == 1 else reference[:, None]).exp_()
+
+    def meet(self, query: Int64[Tensor, "P"], weights: Float[Tensor, "P"]) -> None:
+        """Count weights as met, whether they are added here or set aside."""
+        self._add(self.seen, query, weights)
+
+    def add_dense(
+        self,
+        query: Int64[Tensor, "b"],
+        weights: Float[Tensor, "b n"],
+        mass: Float[Tensor, "b"],
+        block: Float[Tensor, "n D"],
+        half_norms: Float[Tensor, "n"],
+    ) -> None:
+        """Add every row of a block for the queries in `query`; `mass` is the sum of their weights."""
+        self._add(self.mass, query, mass)
+        if self.wanted.moments:
+            self._add(self.squares, query, torch.linalg.vecdot(weights, weights))
+            self._add(self.first_logit, query, torch.xlogy(weights, weights).sum(1))
+            self._add(self.half_norm, query, weights @ half_norms)
+        if self.wanted.mean and len(query) == len(self.recent):
+            self.recent.addmm_(weights, block)
+        elif self.wanted.mean:
+            self.recent.index_add_(0, query, weights @ block)
+        self._count_block()
+
+    def add_sparse(
+        self,
+        query: Int64[Tensor, "P"],
+        weights: Float[Tensor, "P"],
+        column: Int64[Tensor, "P"],
+        block: Float[Tensor, "n D"],
+        half_norms: Float[Tensor, "n"],
+    ) -> None:
+        """Add single pairs of a query and a row of a block, sorted by query."""
+        self._add(self.mass, query, weights)
+        if self.wanted.moments:
+            self._add(self.squares, query, weights.square())
+            self._add(self.first_logit, query, torch.xlogy(weights, weights))
+            self._add(self.half_norm, query, weights * half_norms[column])
+        if self.wanted.mean:
+            which, counts = query.unique_consecutive(return_counts=True)
+            offsets = counts.cumsum(0) - counts
+            bags = torch.nn.functional.embedding_bag(column, block, offsets, mode="sum", per_sample_weights=weights)
+            self.recent.index_add_(0, which, bags)
+        self._count_block()
+
+    def state(self, rows: Rows, query: Query) -> PosteriorState:
+        """Return the sums as a state, its top-k left empty."""
+        self._flush()
+        some = self.mass > 0
+        mass = torch.where(some, self.mass, 1.0)
+        lse = self.reference.double() + mass.log() - _dropped_constant(rows, query)
+        changes = {"lse": torch.where(some, lse, -torch.inf)}
+        if self.wanted.mean:
+            changes["mean"] = torch.where(some[:, None], self.total / mass[:, None] - rows.operand_centre, 0.0)
+        if self.wanted.moments:
+            changes["concentration"] = self.squares / mass / mass
+            changes["entropy"] = mass.log() - self.first_logit / mass
+        if self.wanted.moments and self.wanted.mean:
+            variance = 2 * self.half_norm / mass - changes["mean"].square().sum(1)
+            changes["variance"] = variance.clamp_min(0.0)
+        return replace(PosteriorState.empty(len(mass), rows.dim, self.wanted.top_k, rows.device), **changes)
+
+    @staticmethod
+    def _add(total: Float64[Tensor, "B"], query: Int64[Tensor, "P"], values: Float[Tensor, "P"]) -> None:
+        total += torch.bincount(query, values.double(), minlength=len(total))
+
+    def _count_block(self) -> None:
+        self.unflushed += 1
+        if self.unflushed >= FLUSH_EVERY:
+            self._flush()
+
+    def _flush(self) -> None:
+        self.total += self.recent
+        self.recent.zero_()
+        self.unflushed = 0
+
+
+def _dropped_constant(rows: Rows, query: Query) -> Float64[Tensor, "B"]:
+    # what the coarse logit leaves out of -|q - alpha r|^2 / 2 s^2: the query's own norm, and the part of the
+    # centre that a raw operand carries
+    own = 0.5 * query.inverse_variance * query.norm.square()
+    return own + query.gain * (query.point @ rows.operand_centre)

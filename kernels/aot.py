@@ -1,0 +1,254 @@
+"""Compile every listed configuration without a GPU and check what came out: `python -m oracle_engine.kernels.aot`."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from .configs import TABLES, Device, FusedConfig, ScoreConfig, WeighConfig, table_name
+from .fused import fused_kernel
+from .operands import PARTS, operand_dtype
+from .score import finish_kernel, score_kernel
+from .weigh import WEIGHTS_WARPS, weigh_kernel, weights_kernel, weights_rows
+
+# what is compiled for, and the shared memory that a program may use there: sm_80 also stands for the 99 KB of sm_86
+TARGETS = {
+    "sm_80": (GPUTarget("cuda", 80, 32), 99 << 10),
+    "sm_90": (GPUTarget("cuda", 90, 32), 227 << 10),
+    "sm_100": (GPUTarget("cuda", 100, 32), 227 << 10),
+    "gfx942": (GPUTarget("hip", "gfx942", 64), 64 << 10),
+}
+
+STORED = {"half": (torch.float16, torch.bfloat16), "byte": (torch.uint8,), "single": (torch.float32,)}
+NAMES = {torch.uint8: "u8", torch.int8: "i8", torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
+
+# arguments that are neither float32 pointers nor 32-bit integers; those of the operands depend on the dtype
+TYPES = {
+    "p_holes": "*i64",
+    "p_list": "*i32",
+    "p_live": "*i32",
+    "p_live_count": "*i32",
+    "p_head_count": "*i32",
+    "p_head_row": "*i64",
+    "first_row": "i64",
+    "row_stride": "i64",
+    "split_stride": "i64",
+}
+
+# as they appear in the disassembly, grouped by what the gate asks for
+MATRIX = ("HGMMA", "IGMMA", "UTCHMMA", "UTCQMMA", "UTCIMMA", "HMMA", "IMMA")
+ASYNC = ("LDGSTS", "UTMALDG", "UBLKCP")
+SPILL = ("STL", "LDL")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One kernel of one configuration for one target."""
+
+    target: str
+    kernel: str
+    stored: torch.dtype
+    config: ScoreConfig | WeighConfig | FusedConfig
+
+    def __str__(self) -> str:
+        tile = f"{self.config.block_n}x{self.config.block_b}x{self.config.block_d}"
+        launch = f"w{self.config.warps} s{self.config.stages}"
+        return f"{self.target:7} {self.kernel:8} {NAMES[self.stored]:5} {tile:11} {launch}"
+
+    @property
+    def wants_matrix_unit(self) -> bool:
+        """Whether the kernel multiplies blocks; the others work element by element."""
+        return self.kernel in ("score", "weigh", "fused")
+
+    @property
+    def wants_wgmma(self) -> bool:
+        """Whether Hopper's own matrix instructions must appear: they take 64 rows of the accumulator at once."""
+        rows = {"score": self.config.block_n, "weigh": self.config.block_d, "fused": self.config.block_b}
+        return self.target == "sm_90" and rows.get(self.kernel, 0) >= 64
+
+
+@dataclass(frozen=True)
+class Result:
+    """What the compiler made of a job: registers of a thread, spill instructions, shared bytes, instructions."""
+
+    job: Job
+    registers: int
+    spills: int
+    shared: int
+    matrix: dict[str, int]
+    copies: int
+
+    @property
+    def complaints(self) -> list[str]:
+        """What fails the gate, in words; empty when it passes."""
+        job, found = self.job, []
+        if self.spills:
+            found.append(f"{self.spills} spills")
+        if self.shared > TARGETS[job.target][1]:
+            found.append(f"shared memory over {TARGETS[job.target][1]}")
+        if job.wants_matrix_unit and not self.matrix:
+            found.append("no matrix instructions")
+        if job.wants_wgmma and not {"HGMMA", "IGMMA"} & set(self.matrix):
+            found.append("no wgmma")
+        if job.wants_matrix_unit and not job.target.startswith("gfx") and not self.copies:
+            found.append("no asynchronous copies")
+        if job.wants_matrix_unit and self.shared > shared_bound(job):
+            found.append(f"shared memory over the bound {shared_bound(job)} that launches are checked with")
+        return found
+
+    def __str__(self) -> str:
+        units = " ".join(f"{name}:{count}" for name, count in self.matrix.items()) or "-"
+        verdict = "; ".join(self.complaints) or "ok"
+        return f"{self.job}  {self.registers:4} {self.spills:6} {self.shared:7} {self.copies:5}  {units:22} {verdict}"
+
+
+HEADER = "target  kernel   data  tile        launch  regs spills  shared async  matrix"
+
+
+def jobs(targets: Sequence[str]) -> Iterator[Job]:
+    """Yield every listed configuration for the targets, with the kernels that are launched beside it."""
+    for target in targets:
+        for kind, table in TABLES[table_name(target)].items():
+            configs = dict.fromkeys(choice.config for choice in table)
+            for stored in STORED[kind]:
+                for config in configs:
+                    yield from _jobs_of(target, stored, config)
+
+
+def _jobs_of(target: str, stored: torch.dtype, config: ScoreConfig | WeighConfig | FusedConfig) -> Iterator[Job]:
+    if isinstance(config, ScoreConfig):
+        yield Job(target, "score", stored, config)
+        yield Job(target, "finish", stored, config)
+    elif isinstance(config, WeighConfig):
+        yield Job(target, "weigh", stored, config)
+        yield Job(target, "weights", stored, config)
+    else:
+        yield Job(target, "fused", stored, config)
+
+
+def subset() -> list[Job]:
+    """Return a few jobs that cover every kernel, dtype and target, in well under a minute."""
+    chosen: dict[tuple[str, str], Job] = {}
+    for job in jobs(["sm_90"]):
+        # the last of each is the one for large batches
+        chosen[job.kernel, NAMES[job.stored]] = job
+    few = [chosen[key] for key in (("score", "fp16"), ("weights", "bf16"), ("weigh", "u8"), ("score", "fp32"))]
+    others = [job for target in ("sm_80", "sm_100", "gfx942") for job in jobs([target]) if job.kernel == "score"]
+    firsts = {job.target: job for job in reversed(others)}
+    fused = next(job for job in jobs(["sm_90"]) if job.kernel == "fused")
+    return [*few, fused, *firsts.values()]
+
+
+def source_of(job: Job) -> ASTSource:
+    """Return the source of a job, its arguments as a launch finds them when D is a multiple of 16."""
+    kernel, constants = _kernel_of(job)
+    signature = {name: "constexpr" if name in constants else _type_of(name, job) for name in kernel.arg_names}
+    even = [
+        index
+        for index, (name, kind) in enumerate(signature.items())
+        if kind.startswith("*") or name == "dim" or (name.endswith("_stride") and name != "live_stride")
+    ]
+    attrs = {(index,): [["tt.divisibility", 16]] for index in even}
+    return ASTSource(kernel, signature, constexprs=constants, attrs=attrs)
+
+
+def _type_of(name: str, job: Job) -> str:
+    if name == "p_rows":
+        return f"*{NAMES[job.stored]}"
+    if name in ("p_query", "p_weights"):
+        return f"*{NAMES[operand_dtype(job.stored)]}"
+    return TYPES.get(name, "*fp32" if name.startswith("p_") else "i32")
+
+
+def _kernel_of(job: Job) -> tuple[Any, dict[str, Any]]:
+    config, parts = job.config, PARTS[operand_dtype(job.stored)]
+    architecture = job.target
+    precision = Device(job.target, architecture, 1, 1).precision if job.stored == torch.float32 else "ieee"
+    tile = {"BLOCK_N": config.block_n, "BLOCK_B": config.block_b}
+    wide = {**tile, "BLOCK_D": config.block_d, "PARTS": parts, "PRECISION": precision}
+    # one label per query is the usual number of holes; weights add a load
+    kernels: dict[str, tuple[Any, dict[str, Any]]] = {
+        "score": (score_kernel, {**wide, "WEIGHTED": True, "SPLIT": 1}),
+        "finish": (finish_kernel, {**tile, "WEIGHTED": True}),
+        "weigh": (weigh_kernel, wide),
+        "weights": (weights_kernel, {**tile, "BLOCK_N": weights_rows(config.block_b), "PARTS": parts, "STORE": True}),
+        "fused": (fused_kernel, {**wide, "WEIGHTED": True, "MEAN": True, "HOLES": 1}),
+    }
+    return kernels[job.kernel]
+
+
+def shared_bound(job: Job) -> int:
+    """Return the bound of the shared memory with which a launch is checked."""
+    dtype = operand_dtype(job.stored)
+    return job.config.shared_bytes(job.stored.itemsize, PARTS[dtype] * dtype.itemsize)
+
+
+def compile_job(job: Job) -> Result:
+    """Compile a job and look at the machine code; raises what the compiler raises."""
+    warps = WEIGHTS_WARPS if job.kernel == "weights" else job.config.warps
+    options = {"num_warps": warps, "num_stages": job.config.stages, "enable_fp_fusion": True}
+    compiled = triton.compile(source_of(job), target=TARGETS[job.target][0], options=options)
+    shared = compiled.metadata.shared
+    if "cubin" in compiled.asm:
+        return _read_cubin(job, compiled.asm["cubin"], shared)
+    return _read_amdgcn(job, compiled.asm["amdgcn"], shared)
+
+
+def _read_cubin(job: Job, cubin: bytes, shared: int) -> Result:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "kernel.cubin"
+        path.write_bytes(cubin)
+        usage, code = (_disassemble(option, path) for option in ("-res-usage", "-sass"))
+    registers = max(map(int, re.findall(r"REG:(\d+)", usage)))
+    counts = Counter(re.findall(r"\b([A-Z][A-Z0-9]+)[. ]", code))
+    matrix = {name: counts[name] for name in MATRIX if counts[name]}
+    spills = sum(counts[name] for name in SPILL)
+    return Result(job, registers, spills, shared, matrix, sum(counts[name] for name in ASYNC))
+
+
+def _disassemble(option: str, path: Path) -> str:
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    return subprocess.run([tool, option, path], capture_output=True, text=True, check=True, timeout=120).stdout
+
+
+def _read_amdgcn(job: Job, code: str, shared: int) -> Result:
+    def count(name: str) -> int:
+        return max(map(int, re.findall(rf"\.{name}:\s+(\d+)", code)))
+
+    found = len(re.findall(r"\bv_mfma_", code))
+    copies = len(re.findall(r"\bbuffer_load_\S+ .*\blds\b|\bglobal_load_lds", code))
+    spills = count("vgpr_spill_count") + count("sgpr_spill_count")
+    return Result(job, count("vgpr_count"), spills, shared, {"MFMA": found} if found else {}, copies)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Compile, print a table, and return 1 when anything fails the gate."""
+    parser = argparse.ArgumentParser(prog="python -m oracle_engine.kernels.aot", description=__doc__)
+    parser.add_argument("--subset", action="store_true", help="a few jobs that cover every kernel and target")
+    parser.add_argument("--targets", default=",".join(TARGETS), help=f"some of {','.join(TARGETS)}")
+    options = parser.parse_args(arguments)
+    print(HEADER, flush=True)
+    failed = total = 0
+    for job in subset() if options.subset else jobs(options.targets.split(",")):
+        result = compile_job(job)
+        total, failed = total + 1, failed + bool(result.complaints)
+        print(result, flush=True)
+    print(f"{total - failed} of {total} pass")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

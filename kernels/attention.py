@@ -1,0 +1,102 @@
+"""The early regime on CPU: every sample carries weight and nothing needs a second look, which is plain attention.
+
+torch's fused CPU attention reads the rows once, but splits its work over heads and queries only. The rows of a
+block are shown to it as heads of a few rows each, a view, so that few queries use every core; the heads are
+partial results and merge by their log-sum-exp.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from functools import cache
+
+import torch
+
+from ..arrays import Bool, Float, Float64, Tensor
+from .rows import Query, Rows, Span
+from .state import PosteriorState, Wanted, merge
+
+# heads a block is shown as: a multiple of any laptop's cores; measured flat from 2 to 32 on two cores
+HEADS = 16
+
+# rows of one call, in bytes of operand; also bounds the bias, which is batch x rows
+CALL_BYTES = 48 << 20
+
+
+def attention_applies(rows: Rows, query: Query, wanted: Wanted) -> bool:
+    """Whether this route can answer: on CPU, for means alone, where no row is left out and torch has the operator."""
+    plain = wanted.mean and not wanted.moments and wanted.top_k == 0
+    if rows.device.type != "cpu" or not plain or not has_operator():
+        return False
+    everyone_counts = rows.log_weights is None or bool(rows.log_weights.isfinite().all())
+    return everyone_counts and not bool((query.holes[..., 1] > query.holes[..., 0]).any())
+
+
+@cache
+def has_operator() -> bool:
+    """Whether torch has the operator behind its CPU attention, with the result this module reads.
+
+    It is called by name because scaled_dot_product_attention does not return the log-sum-exp.
+    """
+    operator = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
+    if operator is None:
+        return False
+    probe = torch.zeros(1, 3, 2, 8)
+    lse = operator(probe, probe, probe, 0.0, False, attn_mask=torch.zeros(1, 3, 2, 2), scale=1.0)[1]
+    return bool(lse.shape == (1, 3, 2) and (lse - math.log(2.0)).abs().max() < 1e-5)
+
+
+def navigating(rows: Rows, query: Query, span: Span) -> Bool[Tensor, "B"]:
+    """Whether many samples share the posterior of a query: before the transition of isotropic data, [B].
+
+    The information D/2 log(1 + alpha^2 v / sigma^2) that x_t has of X, v the variance per dimension, is below ln n.
+    Real data change later than isotropic ones, so this errs towards the route that skips rows without weight.
+    """
+    variance = 2.0 * rows.half_norms.mean() / rows.dim
+    information = 0.5 * rows.dim * (query.gain * query.alpha * variance).log1p()
+    return information < math.log(len(span))
+
+
+def attention_state(rows: Rows, query: Query, span: Span) -> PosteriorState:
+    """Return lse and mean over `span`; meant for queries whose coarse logits need no second look.
+
+    Costs one read of the rows and 4 B n D operations in float32; memory is one block of rows and its bias.
+    """
+    state = PosteriorState.empty(len(query), rows.dim, 0, rows.device)
+    size = min(len(span), max(HEADS, CALL_BYTES // (4 * rows.dim)))
+    operand = torch.empty(0 if rows.stored.dtype == torch.float32 and rows.raw_operand else size, rows.dim)
+    scaled = (query.gain[:, None] * query.point).float()
+    for start in range(span.start, span.stop, size):
+        stop = min(start + size, span.stop)
+        block = rows.block(start, stop, operand)
+        bias = _bias(rows, query, Span(start, stop))
+        # what does not divide into heads is a call of its own with a single one
+        whole = (stop - start) // HEADS * HEADS
+        for heads, part in ((HEADS, slice(0, whole)), (1, slice(whole, stop - start))):
+            if part.start < part.stop:
+                state = merge(state, _attend(scaled, block[part], bias[:, part], heads))
+    own = 0.5 * query.inverse_variance * query.norm.square() + query.gain * (query.point @ rows.operand_centre)
+    return replace(state, lse=state.lse - own, mean=state.mean - rows.operand_centre)
+
+
+def _bias(rows: Rows, query: Query, span: Span) -> Float[Tensor, "B n"]:
+    half_norms = rows.half_norms[span.start : span.stop].float()
+    bias = torch.outer((-query.gain * query.alpha).float(), half_norms)
+    return bias if rows.log_weights is None else bias + rows.log_weights[span.start : span.stop].float()
+
+
+def _attend(
+    scaled: Float[Tensor, "B D"], block: Float[Tensor, "n D"], bias: Float[Tensor, "B n"], heads: int
+) -> PosteriorState:
+    batch, dim = scaled.shape
+    key = block.view(1, heads, -1, dim)
+    mask = bias.view(batch, heads, -1).transpose(0, 1)[None]
+    output, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        scaled.expand(1, heads, batch, dim), key, key, 0.0, False, attn_mask=mask, scale=1.0
+    )
+    logs: Float64[Tensor, "B H"] = lse[0].T.double()
+    total = logs.logsumexp(1)
+    shares = (logs - total[:, None]).exp().float()
+    mean = torch.bmm(shares[:, None], output[0].transpose(0, 1))[:, 0]
+    return replace(PosteriorState.empty(batch, dim, 0, scaled.device), lse=total, mean=mean.double())

@@ -1,0 +1,237 @@
+"""The torch implementation: one streaming pass over blocks of rows, on any device; the CPU path.
+
+Each block is read (and converted) once, scored against all queries while it is in cache, and summed only where it
+carries weight. Samples whose rounding would show are set aside and scored again in float64.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from ..arrays import Bool, Float, Float64, Int64, Tensor
+from .accumulate import Accumulator
+from .accuracy import live_window, logit_error, rescore_window
+from .attention import attention_applies, attention_state, navigating
+from .matmul import ieee_products
+from .rescore import Pairs, pairs_state
+from .rows import Query, Rows, Span
+from .state import PosteriorState, Wanted, merge
+from .top import TopCandidates
+
+# below this width a float64 product costs less than the exponentials beside it, and needs no second look
+NARROW_DIM = 32
+
+# a block of rows as operand, in bytes: with the logits beside it, it stays in a last-level cache
+BLOCK_BYTES = {"cpu": 6 << 20, "cuda": 256 << 20}
+
+# with few queries a block is soon done: larger ones spread the fixed cost of some thirty small operations
+FEW_QUERIES, FEW_QUERIES_FACTOR = 16, 4
+
+# below this share of live pairs a block is summed pair by pair; measured break-even on CPU 0.12 .. 0.2
+SPARSE_SHARE = 0.12
+
+
+def posterior_state(rows: Rows, query: Query, span: Span, wanted: Wanted) -> PosteriorState:
+    """Return the state of the rows in `span` for every query.
+
+    Relative velocity error below 1e-5 against float64 for queries in every regime. Costs one read of the span,
+    2 B n D operations for the logits and as many again for the blocks that carry weight; memory is a block of
+    rows, its logits, and B D values.
+    """
+    with ieee_products(rows.device.type):
+        if score_dtype(rows) == torch.float64:
+            return Scan(rows, query, wanted, torch.float64).run(span).coarse
+        if not attention_applies(rows, query, wanted):
+            return scanned_state(rows, query, span, wanted)
+        calm = head_window(rows, query, span) == -torch.inf
+        early = calm & navigating(rows, query, span)
+        state = PosteriorState.empty(len(query), rows.dim, 0, rows.device)
+        if bool(early.any()):
+            part = early.nonzero()[:, 0]
+            state = state.put(part, attention_state(rows, query.take(part), span))
+        if not bool(early.all()):
+            part = (~early).nonzero()[:, 0]
+            state = state.put(part, scanned_state(rows, query.take(part), span, wanted))
+        return state
+
+
+def scanned_state(rows: Rows, query: Query, span: Span, wanted: Wanted) -> PosteriorState:
+    """Return the state of `span` from a float32 scan, its heads scored again, and float64 for crowded queries."""
+    result = Scan(rows, query, wanted, torch.float32).run(span)
+    state = merge(result.coarse, pairs_state(rows, query, result.heads, wanted))
+    crowded = result.crowded.nonzero()[:, 0]
+    if len(crowded):
+        part = Scan(rows, query.take(crowded), wanted, torch.float64).run(span).coarse
+        state = state.put(crowded, part)
+    return state
+
+
+def head_window(rows: Rows, query: Query, span: Span) -> Float64[Tensor, "B"]:
+    """Return how far below the log-partition samples are scored again after a float32 scan, -inf for nowhere."""
+    error = logit_error(rows, query, torch.float32)
+    return rescore_window(live_window(len(span), error), error, query.alpha, rows.dim)
+
+
+@dataclass(frozen=True)
+class ScanResult:
+    """What one scan leaves: the coarse state, the pairs to score again, and the queries with too many of those."""
+
+    coarse: PosteriorState
+    heads: Pairs
+    crowded: Tensor
+
+
+class Scan:
+    """One pass of one batch of queries over one span, in one precision; float64 sets nothing aside."""
+
+    def __init__(self, rows: Rows, query: Query, wanted: Wanted, dtype: torch.dtype) -> None:
+        self.rows, self.query, self.wanted, self.dtype = rows, query, wanted, dtype
+        self.scaled = (query.gain[:, None] * query.point).to(dtype)
+        self.bias = (-query.gain * query.alpha).to(dtype)
+        self.partition = torch.full((len(query),), -torch.inf, dtype=dtype, device=rows.device)
+        self.sums = Accumulator(len(query), rows.dim, dtype, wanted, rows.device)
+        self.top = TopCandidates(len(query), wanted.top_k, rows.device)
+        self.heads: list[Pairs] = []
+        self.head_count = torch.zeros(len(query), dtype=torch.int64, device=rows.device)
+
+    def run(self, span: Span) -> ScanResult:
+        """Scan `span` block by block."""
+        self._set_windows(span)
+        size = block_rows(self.rows, self.dtype, span, len(self.query))
+        operand = torch.empty(size, self.rows.dim, dtype=self.dtype, device=self.rows.device)
+        for start in range(span.start, span.stop, size):
+            block = Span(start, min(start + size, span.stop))
+            self._add_block(block, self.rows.block(block.start, block.stop, operand))
+        return self._result()
+
+    def _set_windows(self, span: Span) -> None:
+        live = live_window(len(span), logit_error(self.rows, self.query, self.dtype))
+        exact = self.dtype == torch.float64
+        self.live_window = live.to(self.dtype)
+        self.head_window = torch.full_like(live, -torch.inf) if exact else head_window(self.rows, self.query, span)
+        self.head_limit = min(max(256, len(span) // 32), 8192)
+
+    def _add_block(self, block: Span, operand: Float[Tensor, "n D"]) -> None:
+        half_norms = self.rows.half_norms[block.start : block.stop].to(self.dtype)
+        logits = self._logits(block, operand, half_norms)
+        top = logits.amax(1)
+        self.top.offer(logits, top, block.start)
+        self.partition = torch.maximum(self.partition, top)
+        floor = self.partition - self.live_window
+        query = ((top >= floor) & (top > -torch.inf)).nonzero()[:, 0]
+        if len(query) == 0:
+            return
+        self.sums.raise_reference(torch.maximum(self.sums.reference, top))
+        if len(query) < len(top):
+            logits, top, floor = logits[query], top[query], floor[query]
+        # a sample of the columns tells dense blocks from sparse ones at an eighth of the cost
+        some = logits[:, :: max(1, min(8, logits.shape[1] // 64))]
+        if int((some >= floor[:, None]).count_nonzero()) > SPARSE_SHARE * some.numel():
+            self._add_dense(query, logits, top, block, operand, half_norms)
+        else:
+            self._add_pairs(query, logits, logits >= floor[:, None], block, operand, half_norms)
+        self.partition = torch.maximum(self.partition, self.sums.partition().to(self.dtype))
+
+    def _logits(self, block: Span, operand: Float[Tensor, "n D"], half_norms: Tensor) -> Float[Tensor, "B n"]:
+        # data times queries is up to 1.6x faster than queries times data on CPU; the bias pass turns it around
+        product = torch.mm(operand, self.scaled.T)
+        logits = torch.addr(product.T, self.bias, half_norms).contiguous()
+        if self.rows.log_weights is not None:
+            logits += self.rows.log_weights[block.start : block.stop].to(self.dtype)
+        for hole in self.query.holes.unbind(1):
+            touched = ((hole[:, 0] < block.stop) & (hole[:, 1] > block.start)).nonzero()[:, 0]
+            if len(touched):
+                index = torch.arange(block.start, block.stop, device=logits.device)
+                inside = (index >= hole[touched, :1]) & (index < hole[touched, 1:])
+                logits[touched] = logits[touched].masked_fill(inside, -torch.inf)
+        return logits
+
+    def _add_dense(
+        self,
+        query: Int64[Tensor, "b"],
+        logits: Float[Tensor, "b n"],
+        top: Float[Tensor, "b"],
+        block: Span,
+        operand: Float[Tensor, "n D"],
+        half_norms: Float[Tensor, "n"],
+    ) -> None:
+        weights, largest = self.sums.weigh(query, logits), self.sums.weigh(query, top)
+        mass = weights.sum(1)
+        self.sums.meet(query, mass)
+        floor = self._head_floor()[query]
+        heads = (largest >= floor).nonzero()[:, 0]
+        if len(heads):
+            pair = (weights[heads] >= floor[heads, None]).nonzero()
+            which, column = heads[pair[:, 0]], pair[:, 1]
+            self._set_aside(query[which], column + block.start, weights[which, column])
+            weights[which, column] = 0.0
+            mass[heads] = weights[heads].sum(1)
+        self.sums.add_dense(query, weights, mass, operand, half_norms)
+
+    def _add_pairs(
+        self,
+        query: Int64[Tensor, "b"],
+        logits: Float[Tensor, "b n"],
+        live: Bool[Tensor, "b n"],
+        block: Span,
+        operand: Float[Tensor, "n D"],
+        half_norms: Float[Tensor, "n"],
+    ) -> None:
+        pair = live.nonzero()
+        query, column = query[pair[:, 0]], pair[:, 1]
+        weights = self.sums.weigh(query, logits[live])
+        self.sums.meet(query, weights)
+        head = weights >= self._head_floor()[query]
+        self._set_aside(query[head], column[head] + block.start, weights[head])
+        rest = ~head
+        if bool(rest.any()):
+            self.sums.add_sparse(query[rest], weights[rest], column[rest], operand, half_norms)
+
+    def _head_floor(self) -> Float[Tensor, "B"]:
+        # the weight from which on a sample is set aside; infinite where nothing is
+        floor: Tensor = (self.sums.seen.log() - self.head_window).exp()
+        return floor.to(self.dtype)
+
+    def _set_aside(self, query: Int64[Tensor, "P"], row: Int64[Tensor, "P"], weight: Float[Tensor, "P"]) -> None:
+        if len(query) == 0:
+            return
+        logit = self.sums.reference[query].double() + weight.double().log()
+        self.heads.append(Pairs(query, row, logit))
+        self.head_count += torch.bincount(query, minlength=len(self.query))
+        # a crowded query starts again in float64: what else it meets here need not be kept
+        self.head_window[self.head_count > self.head_limit] = -torch.inf
+
+    def _result(self) -> ScanResult:
+        crowded = self.head_count > self.head_limit
+        none = torch.empty(0, dtype=torch.int64, device=self.rows.device)
+        found = self.heads or [Pairs(none, none, none.double())]
+        heads = Pairs(*(torch.cat([getattr(part, name) for part in found]) for name in ("query", "row", "logit")))
+        late = heads.logit >= (self.partition - self.live_window)[heads.query]
+        logits, named = self.top.settle(self.rows, self.query)
+        coarse = replace(self.sums.state(self.rows, self.query), top_logits=logits, top_rows=named)
+        return ScanResult(coarse, heads.where(late & ~crowded[heads.query]), crowded)
+
+
+def score_dtype(rows: Rows) -> torch.dtype:
+    """Return the dtype of the matrix products over these rows."""
+    wide = rows.stored.dtype != torch.float64 and rows.dim > NARROW_DIM
+    return torch.float32 if wide else torch.float64
+
+
+def block_rows(rows: Rows, dtype: torch.dtype, span: Span, batch: int) -> int:
+    """Return how many rows a block holds for a scan of `span` in `dtype` for `batch` queries."""
+    few = FEW_QUERIES_FACTOR if batch <= FEW_QUERIES else 1
+    size = few * BLOCK_BYTES.get(rows.device.type, BLOCK_BYTES["cuda"]) // (rows.dim * dtype.itemsize)
+    return max(1, min(len(span), max(64, min(size, 16384))))
+
+
+def scan_memory(rows: Rows, batch: int) -> int:
+    """Return the bytes a scan of all rows for `batch` queries needs beyond the data: independent of N x batch."""
+    dtype = score_dtype(rows)
+    size = block_rows(rows, dtype, Span(0, len(rows)), batch)
+    copies = 0 if rows.raw_operand and rows.stored.dtype == dtype else size * rows.dim
+    logits = 3 * size * batch  # the product, its transpose with the bias, and a mask
+    sums = batch * rows.dim * (2 + 5 * 8 // dtype.itemsize)  # scaled queries and sums; query, mean, merge in float64
+    return (copies + logits + sums) * dtype.itemsize

@@ -1,0 +1,124 @@
+"""What the Triton kernels multiply: blocks of rows as they are stored, queries split into numbers of the same kind."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from ..arrays import Float, Float64, Int64, Shaped, Tensor
+from .accuracy import Rounding
+from .rows import Query, Rows, Span
+
+# storage dtypes that the kernels read; float64 rows are for the torch implementation
+KERNEL_DTYPES = (torch.uint8, torch.int8, torch.float16, torch.bfloat16, torch.float32)
+
+# bits of a significand, the hidden one included; 8-bit numbers are exact in float16
+SIGNIFICAND = {torch.float16: 11, torch.bfloat16: 8, torch.float32: 24}
+
+# numbers that a query, and a weight, is split into: two float16 hold 22 bits, two bfloat16 hold 16
+PARTS = {torch.float16: 2, torch.bfloat16: 2, torch.float32: 1}
+
+# what one instruction of a matrix unit sums over, in values of D
+UNIT_DEPTH = {torch.float16: 16, torch.bfloat16: 16, torch.float32: 8}
+
+# products that a float32 product is made of: tf32x3, bf16x6
+PRODUCTS = {"ieee": 1, "tf32x3": 3, "bf16x6": 6}
+
+
+def operand_dtype(stored: torch.dtype) -> torch.dtype:
+    """Return the dtype in which the matrix unit sees rows stored as `stored`; the conversion is exact."""
+    return torch.float16 if stored in (torch.uint8, torch.int8) else stored
+
+
+@dataclass(frozen=True)
+class BlockOperand:
+    """Rows [start, start + n) of a data set as the kernels read them.
+
+    rows: [n, D] in a dtype of KERNEL_DTYPES; half_norms, log_weights: [n] float32, the latter unused if not `weighted`.
+    """
+
+    rows: Shaped[Tensor, "n D"]
+    half_norms: Float[Tensor, "n"]
+    log_weights: Float[Tensor, "n"]
+    weighted: bool
+    start: int
+
+    @classmethod
+    def of(cls, rows: Rows, span: Span, buffer: Shaped[Tensor, "n D"]) -> BlockOperand:
+        """Return the operand of `span`: a view of the data, or a centred copy in `buffer` where the centre is large."""
+        half_norms = rows.half_norms[span.start : span.stop].float()
+        weights = rows.log_weights
+        log_weights = half_norms if weights is None else weights[span.start : span.stop].float()
+        return cls(rows.block(span.start, span.stop, buffer), half_norms, log_weights, weights is not None, span.start)
+
+    def __len__(self) -> int:
+        return self.rows.shape[0]
+
+    @property
+    def dim(self) -> int:
+        return self.rows.shape[1]
+
+    def holes(self, query: QueryOperand) -> Int64[Tensor, "B H 2"]:
+        """Return the holes of the queries as row numbers within the block."""
+        return (query.holes - self.start).contiguous()
+
+
+@dataclass(frozen=True)
+class QueryOperand:
+    """Queries as the kernels read them: logit = gain <sum of parts, row> + slope |r|^2 / 2.
+
+    parts: [P, B, D] in the dtype of the matrix unit; their sum is q / 2^e, at most one in size.
+    gain: alpha / sigma^2 2^e; slope: -alpha^2 / sigma^2; both [B] float32.
+    precision: how float32 operands are multiplied, a key of PRODUCTS; 16-bit operands are exact.
+    """
+
+    parts: Shaped[Tensor, "P B D"]
+    gain: Float[Tensor, "B"]
+    slope: Float[Tensor, "B"]
+    holes: Int64[Tensor, "B H 2"]
+    precision: str
+
+    @classmethod
+    def of(cls, query: Query, dtype: torch.dtype, precision: str) -> QueryOperand:
+        """Split the queries into PARTS numbers of `dtype`, after scaling each by a power of two."""
+        scale = unit_scale(query)
+        rest = query.point / scale[:, None]
+        parts = []
+        for _ in range(PARTS[dtype]):
+            parts.append(rest.to(dtype))
+            rest = rest - parts[-1].double()
+        gain = (query.gain * scale).float()
+        slope = (-query.gain * query.alpha).float()
+        return cls(torch.stack(parts), gain, slope, query.holes, precision)
+
+    def __len__(self) -> int:
+        return self.parts.shape[1]
+
+    def take(self, index: Int64[Tensor, "b"]) -> QueryOperand:
+        """Return the queries in `index`."""
+        gain, slope, holes = (values[index] for values in (self.gain, self.slope, self.holes))
+        return QueryOperand(self.parts[:, index].contiguous(), gain, slope, holes, self.precision)
+
+
+def unit_scale(query: Query) -> Float64[Tensor, "B"]:
+    """Return the powers of two above the largest coordinate of each query, one for a query of zeros, [B]."""
+    exponent = torch.frexp(query.point.abs().amax(1)).exponent
+    return torch.ldexp(torch.ones_like(query.alpha), exponent)
+
+
+def product_rounding(dtype: torch.dtype, precision: str, depth: int) -> Rounding:
+    """Return how products of operands of `dtype` round when they are restarted every `depth` values of D.
+
+    Every instruction truncates the running sum by up to 2^-23 of it, half of that on average, so all products of a
+    query shrink by up to steps 2^-24 together.
+    """
+    parts = PARTS[dtype]
+    steps = math.ceil(depth / UNIT_DEPTH[dtype]) * parts * PRODUCTS[precision]
+    bits = parts * SIGNIFICAND[dtype]
+    unit = 2.0**-bits / math.sqrt(12.0)
+    if precision != "ieee" and dtype == torch.float32:
+        # both float32 operands are kept to about 22 bits, and truncated
+        steps, unit = steps + 4, 2.0**-22
+    return Rounding(accumulation=float(steps + 1), query=2.0 * unit, weight=2.0 * unit)

@@ -1,0 +1,54 @@
+"""The posterior in float64 by direct difference, straight from the formula: the truth every other route answers to."""
+
+from __future__ import annotations
+
+import torch
+
+from ..arrays import Float64, Tensor
+from .rows import Query, Rows, Span
+from .state import PosteriorState, Wanted
+
+
+def reference_logits(rows: Rows, query: Query, span: Span) -> Float64[Tensor, "B n"]:
+    """Return log w_j - |q - alpha r_j|^2 inverse_variance / 2 for the rows of `span`, -inf inside holes.
+
+    float64 throughout; differentiable in the query. Costs B n D operations and n D values of memory.
+    """
+    index = torch.arange(span.start, span.stop, device=rows.device)
+    samples = rows.gather(index) - rows.centre
+    pairs = zip(query.point, query.alpha, strict=True)
+    squares = torch.stack([(point - alpha * samples).square().sum(1) for point, alpha in pairs])
+    logits = -0.5 * query.inverse_variance[:, None] * squares
+    if rows.log_weights is not None:
+        logits = logits + rows.log_weights[index]
+    inside = (index >= query.holes[..., :1]) & (index < query.holes[..., 1:])
+    return logits.masked_fill(inside.any(1), -torch.inf)
+
+
+def reference_state(rows: Rows, query: Query, span: Span, wanted: Wanted) -> PosteriorState:
+    """Return the state of `span` for every query; the same meaning as every other implementation, without blocks."""
+    logits = reference_logits(rows, query, span)
+    samples = rows.gather(torch.arange(span.start, span.stop, device=rows.device)) - rows.centre
+    return state_from_logits(logits, samples, span, wanted)
+
+
+def state_from_logits(
+    logits: Float64[Tensor, "B n"], samples: Float64[Tensor, "n D"], span: Span, wanted: Wanted
+) -> PosteriorState:
+    """Return the state whose weights are softmax(logits) over `samples`, the rows of `span`."""
+    weights = logits.softmax(1).nan_to_num(0.0)  # a query without a single sample has no weights
+    mean = weights @ samples
+    spread = (samples.square().sum(1)[None] - 2 * mean @ samples.T + mean.square().sum(1)[:, None]).clamp_min(0)
+    top = logits.topk(min(wanted.top_k, len(span)), dim=1)
+    missing = wanted.top_k - top.values.shape[1]
+    return PosteriorState(
+        lse=logits.logsumexp(1),
+        mean=mean,
+        concentration=weights.square().sum(1),
+        entropy=-torch.xlogy(weights, weights).sum(1),
+        variance=(weights * spread).sum(1),
+        top_logits=torch.nn.functional.pad(top.values, (0, missing), value=-torch.inf),
+        top_rows=torch.nn.functional.pad(
+            (top.indices + span.start).masked_fill(top.values == -torch.inf, -1), (0, missing), value=-1
+        ),
+    )

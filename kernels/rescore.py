@@ -1,0 +1,121 @@
+"""Named candidates of each query, scored again in float64: the exact end of every coarse route."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+
+from ..arrays import Float64, Int64, Tensor
+from .accuracy import logit_error
+from .rows import Query, Rows
+from .state import PosteriorState, Wanted, merge
+
+# float64 products are used while their error in a logit stays below this; beyond, differences
+PRODUCT_LIMIT = 1e-7
+
+# values gathered at once, in float64: 4 MB, small enough to stay in a last-level cache between its passes
+GATHER_VALUES = 500_000
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Pairs of a query and a row, in any order: `query` [P], `row` [P] and the coarse `logit` [P]."""
+
+    query: Int64[Tensor, "P"]
+    row: Int64[Tensor, "P"]
+    logit: Float64[Tensor, "P"]
+
+    def where(self, keep: Tensor) -> Pairs:
+        """Return the pairs that `keep` [P] selects."""
+        return Pairs(self.query[keep], self.row[keep], self.logit[keep])
+
+
+def candidate_logits(rows: Rows, query: Query, candidates: Int64[Tensor, "B K"]) -> Float64[Tensor, "B K"]:
+    """Return log w_j - |q - alpha r_j|^2 / 2 sigma^2 of the rows in `candidates`; -inf where an entry is -1.
+
+    Products and norms in float64 while that is exact enough, else the difference is taken before it is squared,
+    which errs no more than the inputs do at any sigma. Costs one gather of B K rows, in slices of bounded memory.
+    """
+    out = candidates.new_full(candidates.shape, -torch.inf, dtype=torch.float64)
+    for part, width in _slices(torch.full((len(query),), candidates.shape[1], device=rows.device), rows.dim):
+        for start in range(0, candidates.shape[1], width):
+            chosen = candidates[part, start : start + width]
+            samples = rows.gather(chosen.clamp_min(0))
+            out[part, start : start + width] = _logits(rows, query.take(part), chosen, samples)
+    return out
+
+
+def pairs_state(rows: Rows, query: Query, pairs: Pairs, wanted: Wanted) -> PosteriorState:
+    """Return the states of the samples that `pairs` names, each scored again in float64; top-k is left empty.
+
+    Queries with many candidates are padded only against queries with about as many.
+    """
+    order = pairs.query.argsort(stable=True)
+    counts = torch.bincount(pairs.query, minlength=len(query))
+    first = counts.cumsum(0) - counts
+    state = PosteriorState.empty(len(query), rows.dim, wanted.top_k, rows.device)
+    for part, width in _slices(counts, rows.dim):
+        columns = torch.arange(int(counts[part].max()), device=rows.device)
+        position = (first[part, None] + columns).clamp_max(len(order) - 1)
+        candidates = pairs.row[order[position]].masked_fill(columns >= counts[part, None], -1)
+        state = state.put(part, _state(rows, query.take(part), candidates, width, wanted))
+    return state
+
+
+def _slices(counts: Int64[Tensor, "B"], dim: int) -> Iterator[tuple[Int64[Tensor, "b"], int]]:
+    """Yield groups of queries with similar counts, and how many candidates of each fit in memory at once."""
+    budget = max(1, GATHER_VALUES // dim)
+    order = counts.argsort(descending=True)
+    sizes = counts[order].tolist()
+    start = 0
+    while start < len(sizes) and sizes[start] > 0:
+        stop = min(len(sizes), start + max(1, budget // sizes[start]))
+        yield order[start:stop], min(sizes[start], budget)
+        start = stop
+
+
+def _state(rows: Rows, query: Query, candidates: Int64[Tensor, "B K"], width: int, wanted: Wanted) -> PosteriorState:
+    state = PosteriorState.empty(len(query), rows.dim, wanted.top_k, rows.device)
+    for start in range(0, candidates.shape[1], width):
+        chosen = candidates[:, start : start + width]
+        samples = rows.gather(chosen.clamp_min(0))
+        state = merge(state, _weigh(_logits(rows, query, chosen, samples), samples, wanted))
+    return replace(state, mean=state.mean - rows.centre) if wanted.mean else state
+
+
+def _logits(
+    rows: Rows, query: Query, chosen: Int64[Tensor, "B K"], samples: Float64[Tensor, "B K D"]
+) -> Float64[Tensor, "B K"]:
+    error = logit_error(rows, query, torch.float64)
+    named = chosen.clamp_min(0)
+    if bool((error <= PRODUCT_LIMIT).all()):
+        # two passes fewer than the difference, and exact enough: |q - alpha r|^2 from the norms and a product
+        products = torch.bmm(samples, query.point[:, :, None])[:, :, 0] - (query.point @ rows.centre)[:, None]
+        norms = 0.5 * query.norm.square()[:, None] + query.alpha.square()[:, None] * rows.half_norms[named]
+        halves = norms - query.alpha[:, None] * products
+    else:
+        difference = torch.addcmul(
+            query.in_stored_coordinates(rows)[:, None], samples, query.alpha[:, None, None], value=-1.0
+        )
+        halves = 0.5 * torch.linalg.vecdot(difference, difference)
+    logits: Tensor = -query.inverse_variance[:, None] * halves
+    if rows.log_weights is not None:
+        logits = logits + rows.log_weights[named]
+    return logits.masked_fill(chosen < 0, -torch.inf)
+
+
+def _weigh(logits: Float64[Tensor, "B K"], samples: Float64[Tensor, "B K D"], wanted: Wanted) -> PosteriorState:
+    state = PosteriorState.empty(len(logits), samples.shape[2], wanted.top_k, logits.device)
+    weights = logits.softmax(1).nan_to_num(0.0)  # a slice that is all padding has no weights
+    changes: dict[str, Tensor] = {"lse": logits.logsumexp(1)}
+    if wanted.mean:
+        changes["mean"] = torch.bmm(weights[:, None], samples)[:, 0]
+    if wanted.moments:
+        changes["concentration"] = weights.square().sum(1)
+        changes["entropy"] = -torch.xlogy(weights, weights).sum(1)
+    if wanted.moments and wanted.mean:
+        spread = samples - changes["mean"][:, None]
+        changes["variance"] = (weights * torch.linalg.vecdot(spread, spread)).sum(1)
+    return replace(state, **changes)

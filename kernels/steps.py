@@ -1,0 +1,73 @@
+"""Steps that the Triton kernels share, for Triton 3.6 to 3.9, compiled or interpreted."""
+
+from __future__ import annotations
+
+from typing import no_type_check
+
+import triton
+import triton.language as tl
+from triton.knobs import runtime
+
+# whether kernels run in Triton's interpreter, which is settled when triton is imported
+INTERPRET = bool(runtime.interpret)
+
+_INTERPRET = tl.constexpr(INTERPRET)
+
+# weights lie in [0, 1]; scaled by this they use the upper half of float16's range, so that 2^-28 keeps full precision
+WEIGHT_SCALE = tl.constexpr(16384.0)
+
+
+@triton.jit
+@no_type_check
+def dot(left, right, PRECISION: tl.constexpr):
+    """Product of two blocks of one dtype, summed in float32 from zero; never plain TF32 unless asked for."""
+    # the interpreter multiplies the bit patterns of bf16; in float32 the products of 16-bit numbers are exact as well
+    if _INTERPRET:
+        product = tl.dot(left.to(tl.float32), right.to(tl.float32), input_precision="ieee")
+    else:
+        product = tl.dot(left, right, input_precision=PRECISION, out_dtype=tl.float32)
+    return product
+
+
+@triton.jit
+@no_type_check
+def dot_add(left, right, total, PRECISION: tl.constexpr):
+    """The same, summed inside the matrix unit on top of `total`."""
+    if _INTERPRET:
+        product = tl.dot(left.to(tl.float32), right.to(tl.float32), total, input_precision="ieee")
+    else:
+        product = tl.dot(left, right, total, input_precision=PRECISION, out_dtype=tl.float32)
+    return product
+
+
+@triton.jit
+@no_type_check
+def masked_by_holes(logits, o_row, o_b, m_b, p_holes, holes):
+    """Logits [rows, queries] with -inf where a row lies in one of the `holes` ranges of the query."""
+    for i_h in range(holes):
+        # [BLOCK_B]
+        p_hole = p_holes + (o_b * holes + i_h) * 2
+        start = tl.load(p_hole, mask=m_b, other=0)
+        stop = tl.load(p_hole + 1, mask=m_b, other=0)
+        inside = (o_row[:, None] >= start[None, :]) & (o_row[:, None] < stop[None, :])
+        logits = tl.where(inside, float("-inf"), logits)
+    return logits
+
+
+@triton.jit
+@no_type_check
+def finite(reference):
+    """The reference of a softmax, zero where there is none, so that -inf minus it stays -inf."""
+    return tl.where(reference == float("-inf"), 0.0, reference)
+
+
+@triton.jit
+@no_type_check
+def rounded(weights, PARTS: tl.constexpr, dtype: tl.constexpr):
+    """What `PARTS` numbers of a 16-bit dtype hold of float32 weights: the first part, the rest, and their sum."""
+    first = weights.to(dtype)
+    kept = first.to(tl.float32)
+    rest = (weights - kept).to(dtype)
+    if PARTS == 2:
+        kept += rest.to(tl.float32)
+    return first, rest, kept

@@ -1,0 +1,256 @@
+"""The Triton implementation, from rows and queries to states: score, merge, weigh, and score again where it shows."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+
+import torch
+
+from ..arrays import Bool, Int64, Tensor
+from ..errors import invalid
+from .accuracy import live_window, rescore_window, unit_error
+from .chunked import Scan
+from .configs import FusedConfig, LaunchConfig, choose, device_of
+from .fused import fused
+from .matmul import ieee_products
+from .operands import KERNEL_DTYPES, PARTS, BlockOperand, QueryOperand, operand_dtype, product_rounding
+from .rescore import Pairs, pairs_state
+from .rows import Query, Rows, Span
+from .running import BlockSums, RunningSums
+from .score import Scores, score
+from .state import PosteriorState, Wanted, merge
+from .steps import INTERPRET
+from .top import TopCandidates
+from .weigh import HeadList, Reference, weigh, weights_of
+
+# logits and weights of a block of rows, in bytes: enough to fill a GPU, little beside its memory
+SCORE_BYTES = 512 << 20
+
+# rows of a block are a multiple of every tile
+BLOCK_UNIT = 1024
+
+# samples of a query that are scored again one by one; with more of them it is scanned in float64
+LEAST_HEADS, MOST_HEADS = 256, 8192
+
+# the fused kernel unrolls its loop over holes and is compiled for each number of them
+FUSED_HOLES = 4
+
+
+def triton_state(rows: Rows, query: Query, span: Span, wanted: Wanted) -> PosteriorState:
+    """Return the state of the rows in `span` for every query; same meaning and bar as `posterior_state`.
+
+    Raises InputError before any launch where the kernels cannot run. Costs one read of the span for the logits and
+    one of the rows that carry weight, 2 to 4 B n D operations each; memory is the logits of a block, and B D values.
+    Where a program can hold all of D, both are one read.
+    """
+    config = checked_config(rows, query, span)
+    one_pass = config.fused is not None and wanted.top_k == 0 and query.holes.shape[1] <= FUSED_HOLES
+    with _on_device(rows.device), ieee_products(rows.device.type):
+        scan = (FusedScan if one_pass else TwoPhaseScan)(rows, query, len(span), wanted, config)
+        for block in scan.blocks(span):
+            scan.add(block)
+        crowded, heads = scan.heads()
+        state = merge(scan.state(), pairs_state(rows, query, heads, wanted))
+        if len(crowded):
+            part = Scan(rows, query.take(crowded), wanted, torch.float64).run(span).coarse
+            state = state.put(crowded, part)
+        return state
+
+
+class TritonScan:
+    """What both scans share: operands, windows and running sums; nothing waits for the device before `heads`."""
+
+    # bytes held for each pair of a row and a query
+    pair_bytes: int
+
+    def __init__(self, rows: Rows, query: Query, count: int, wanted: Wanted, config: LaunchConfig) -> None:
+        self.rows, self.query, self.wanted, self.config = rows, query, wanted, config
+        self.dtype = operand_dtype(block_dtype(rows))
+        self.operand = QueryOperand.of(query, self.dtype, config.device.precision)
+        error = unit_error(rows, query, product_rounding(self.dtype, self.operand.precision, self._depth()))
+        self.live_window = live_window(count, error)
+        self.head_window = rescore_window(self.live_window, error, query.alpha, rows.dim)
+        self.head_limit = min(max(LEAST_HEADS, count // 32), MOST_HEADS)
+        self.sums = RunningSums(len(query), rows.dim, wanted, rows.device)
+        self.top = TileCandidates(len(query), wanted.top_k, rows.device)
+
+    def blocks(self, span: Span) -> list[Span]:
+        """Return the blocks of `span` that are held at once: their logits, and a centred copy where one is needed."""
+        copied = 0 if self.rows.raw_operand else 4 * self.rows.dim
+        size = SCORE_BYTES // (self.pair_bytes * (len(self.query) + 15) + copied)
+        # whole tiles, and row numbers within a block that fit into 32 bits
+        size = max(BLOCK_UNIT, min(size, 1 << 30) // BLOCK_UNIT * BLOCK_UNIT)
+        return [Span(start, min(start + size, span.stop)) for start in range(span.start, span.stop, size)]
+
+    def add(self, span: Span) -> None:
+        """Meet a block, and add what is not set aside."""
+        raise NotImplementedError
+
+    def heads(self) -> tuple[Int64[Tensor, "b"], Pairs]:
+        """Return the queries with too many samples set aside, and the samples of the others; waits for the device."""
+        raise NotImplementedError
+
+    def state(self) -> PosteriorState:
+        """Return the state of what was not set aside, with the heaviest samples of all."""
+        logits, named = self.top.settle(self.rows, self.query)
+        return replace(self.sums.state(self.rows, self.query), top_logits=logits, top_rows=named)
+
+    def _depth(self) -> int:
+        """Return how many values of D the matrix unit sums before its accumulator is restarted."""
+        raise NotImplementedError
+
+    def _block(self, span: Span) -> BlockOperand:
+        rows = self.rows
+        shape = (0 if rows.raw_operand else len(span), rows.dim)
+        return BlockOperand.of(rows, span, torch.empty(shape, dtype=block_dtype(rows), device=rows.device))
+
+
+class TwoPhaseScan(TritonScan):
+    """Logits of a block, the reference they settle, then the weighted sum over the rows that are live."""
+
+    # logits, and weights in two parts
+    pair_bytes = 8
+
+    def __init__(self, rows: Rows, query: Query, count: int, wanted: Wanted, config: LaunchConfig) -> None:
+        super().__init__(rows, query, count, wanted, config)
+        self.list = HeadList.empty(len(query), self.head_limit, rows.device)
+
+    def _depth(self) -> int:
+        return self.config.score.block_d
+
+    def add(self, span: Span) -> None:
+        """Score a block, move the origin of the weights to the new log-partition, and weigh."""
+        block, batch, config = self._block(span), len(self.query), self.config
+        scores = score(self.operand, block, config.score, config.score_slices(len(span), batch, block.dim))
+        self.top.offer_tiles(scores, span.start)
+        tops, masses = scores.stats[:, :, :batch].double().unbind(1)
+        origin = self.sums.meet((tops + masses.log()).logsumexp(0))
+        floors = (self.sums.partition - window for window in (self.live_window, self.head_window))
+        reference = Reference(origin, *(floor.float() for floor in floors))
+        weights = weights_of(scores, block, reference, self.list, config.weigh, self.wanted.mean)
+        total = weights.sums.new_empty(batch, 0)
+        if self.wanted.mean:
+            shares = config.weigh_shares(len(span), batch, block.dim)
+            total = weigh(weights, block, batch, self.operand.precision, config.weigh, shares)
+        self.sums.add(BlockSums(origin, weights.sums, total))
+
+    def heads(self) -> tuple[Int64[Tensor, "b"], Pairs]:
+        """Return the queries with too many samples set aside, and the samples of the others; waits for the device."""
+        limit = self.list.row.shape[1]
+        crowded = self.list.count > limit
+        floor = (self.sums.partition - self.live_window)[:, None]
+        listed = torch.arange(limit, device=self.rows.device) < self.list.count[:, None]
+        which, slot = (listed & ~crowded[:, None] & (self.list.logit >= floor)).nonzero().unbind(1)
+        pairs = Pairs(which, self.list.row[which, slot], self.list.logit[which, slot].double())
+        # programs append in any order: sorted, equal calls give equal bits
+        return crowded.nonzero()[:, 0], pairs.where((which * len(self.rows) + pairs.row).argsort())
+
+
+class FusedScan(TritonScan):
+    """Everything in one launch a block; what is set aside are whole tiles."""
+
+    # a number for every tile
+    pair_bytes = 1
+
+    def __init__(self, rows: Rows, query: Query, count: int, wanted: Wanted, config: LaunchConfig) -> None:
+        super().__init__(rows, query, count, wanted, config)
+        self.found: list[tuple[int, int, Tensor]] = []
+
+    @property
+    def fused(self) -> FusedConfig:
+        """The configuration, which the choice of this scan says there is."""
+        if self.config.fused is None:
+            raise AssertionError("a fused scan needs a fused configuration")
+        return self.config.fused
+
+    def _depth(self) -> int:
+        return self.fused.block_d
+
+    def add(self, span: Span) -> None:
+        """Score and weigh a block in one launch."""
+        block, window = self._block(span), self.head_window.float()
+        shares = self.config.fused_shares(len(span), len(self.query))
+        part = fused(self.operand, block, window, self.fused, shares, self.wanted.mean)
+        self.sums.meet(part.partition)
+        self.sums.add(part.block)
+        self.found.append((span.start, span.stop, part.head))
+
+    def heads(self) -> tuple[Int64[Tensor, "b"], Pairs]:
+        """Return the queries with too many samples set aside, and the samples of the others; waits for the device."""
+        size = self.fused.block_n
+        floor = (self.sums.partition - self.live_window).float()
+        late = [(start, stop, head >= floor) for start, stop, head in self.found]
+        crowded = torch.stack([marked.sum(0) for _, _, marked in late]).sum(0) * size > self.head_limit
+        parts = [self._rows_of(marked & ~crowded, start, stop, size) for start, stop, marked in late]
+        pairs = Pairs(*(torch.cat([getattr(part, name) for part in parts]) for name in ("query", "row", "logit")))
+        return crowded.nonzero()[:, 0], pairs
+
+    def _rows_of(self, marked: Bool[Tensor, "T B"], start: int, stop: int, size: int) -> Pairs:
+        tile, which = marked.nonzero().unbind(1)
+        row = start + tile[:, None] * size + torch.arange(size, device=tile.device)
+        holes = self.query.holes[which]
+        inside = (row[:, :, None] >= holes[:, None, :, 0]) & (row[:, :, None] < holes[:, None, :, 1])
+        keep = (row < stop) & ~inside.any(2)
+        pairs = Pairs(which[:, None].expand_as(row), row, torch.zeros_like(row, dtype=torch.float64))
+        return pairs.where(keep)
+
+
+class TileCandidates(TopCandidates):
+    """The largest coarse logits, looked for only in the tiles with the largest maxima: no other can hold them."""
+
+    def offer_tiles(self, scores: Scores, start: int) -> None:
+        """Look at a block whose first row is `start`; no synchronisation."""
+        if self.count == 0:
+            return
+        batch, wanted = self.logits.shape
+        tops = scores.stats[:, 0, :batch]
+        tiles = tops.topk(min(wanted, len(tops)), dim=0).indices
+        inside = torch.arange(scores.tile, device=tiles.device)
+        # [tiles, rows of a tile, B]
+        index = (tiles[:, None] * scores.tile + inside[:, None]).reshape(-1, batch)
+        count = scores.logits.shape[0]
+        values = scores.logits.gather(0, index.clamp_max(count - 1)).masked_fill(index >= count, -torch.inf)
+        both = torch.cat([self.logits, values.T.double()], dim=1)
+        best = both.topk(wanted, dim=1)
+        self.rows = torch.cat([self.rows, index.T + start], dim=1).gather(1, best.indices)
+        self.logits = best.values
+
+
+def block_dtype(rows: Rows) -> torch.dtype:
+    """Return the dtype of the rows as the kernels read them: centred float32 copies where the centre is large."""
+    return rows.stored.dtype if rows.raw_operand else torch.float32
+
+
+def checked_config(rows: Rows, query: Query, span: Span) -> LaunchConfig:
+    """Return the launch configuration for this work. Raises InputError where the kernels cannot run."""
+    stored = rows.stored
+    if not (INTERPRET or stored.is_cuda):
+        raise invalid("device", "must be a CUDA device for the Triton kernels", stored.device, "use backend='torch'")
+    if stored.dtype not in KERNEL_DTYPES:
+        names = ", ".join(str(dtype).removeprefix("torch.") for dtype in KERNEL_DTYPES)
+        raise invalid("points", f"must be {names} for the Triton kernels", stored.dtype, "use backend='torch'")
+    if rows.dim == 0 or len(span) == 0 or len(query) == 0:
+        received = f"{len(query)} queries for {len(span)} x {rows.dim}"
+        raise invalid("points", "must be samples of at least one value, for at least one query", received, "pass some")
+    if rows.dim > 1 and stored.stride(1) != 1:
+        raise invalid("points", "must be contiguous along D", f"strides {stored.stride()}", "pass points.contiguous()")
+    config = choose(device_of(stored.device), block_dtype(rows), len(query), rows.dim)
+    check_shared_memory(config, block_dtype(rows))
+    return config
+
+
+def check_shared_memory(config: LaunchConfig, stored: torch.dtype) -> None:
+    """Raise InputError where a program of `config` might need more shared memory than the device has."""
+    dtype = operand_dtype(stored)
+    for part in (config.score, config.weigh, config.fused):
+        if part is None:
+            continue
+        needed = part.shared_bytes(stored.itemsize, PARTS[dtype] * dtype.itemsize)
+        if needed > config.device.shared_bytes:
+            limit, remedy = f"{config.device.shared_bytes} bytes of shared memory", "delete its tuned file"
+            raise invalid("configuration", f"must fit into {limit} of {config.device.name}", f"{part}", remedy)
+
+
+def _on_device(device: torch.device) -> AbstractContextManager[object]:
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()

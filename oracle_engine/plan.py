@@ -1,0 +1,101 @@
+"""Which rows are scanned for which query, at what cost: decided before any work, and printable."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from .arrays import Int64, Tensor
+from .kernels import Span
+
+# queries scanned together: their logits and sums stay small beside a block of rows
+MAX_BATCH = 1024
+MAX_BATCH_VALUES = 1 << 26
+
+
+@dataclass(frozen=True)
+class Task:
+    """Scan the rows of `span` for the queries in `query`, [b]."""
+
+    span: Span
+    query: Int64[Tensor, "b"]
+
+
+def batch_slices(batch: int, dim: int) -> Sequence[slice]:
+    """Return the slices of a batch that are scanned one after the other."""
+    size = max(1, min(MAX_BATCH, MAX_BATCH_VALUES // dim))
+    return [slice(start, min(start + size, batch)) for start in range(0, batch, size)]
+
+
+def scan_tasks(
+    labels: Int64[Tensor, "B U"] | None, segments: Mapping[int, Span], count: int, query: Int64[Tensor, "B"]
+) -> list[Task]:
+    """Return what to scan for the queries in `query`: all `count` rows without labels, else the rows of their classes.
+
+    Queries with labels of -1 only count as being without; a class is scanned once for all queries that use it.
+    """
+    everything = Span(0, count)
+    if labels is None:
+        return [Task(everything, query)]
+    free = (labels < 0).all(1)
+    tasks = [Task(everything, query[free])] if bool(free.any()) else []
+    classes = labels[labels >= 0].unique().tolist()
+    return tasks + [Task(segments[name], query[(labels == name).any(1)]) for name in classes]
+
+
+def class_holes(labels: Int64[Tensor, "B U"] | None, segments: Mapping[int, Span]) -> Int64[Tensor, "B U 2"]:
+    """Return the row ranges of the classes of every query, empty ranges for -1."""
+    if labels is None:
+        raise AssertionError("guidance without labels is refused before any scan")
+    holes = labels.new_full((*labels.shape, 2), -1)
+    for name in labels[labels >= 0].unique().tolist():
+        holes[labels == name] = labels.new_tensor([segments[name].start, segments[name].stop])
+    return holes
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a query of `batch` points without labels will do.
+
+    backend, route: the implementation and the way it takes; reason: why, in words.
+    memory: bytes beyond the data. operations: of the matrix products, at most. read: bytes of data.
+    seconds: expected at most, when every block carries weight, at a matrix product rate measured just now.
+    """
+
+    data: str
+    batch: int
+    backend: str
+    route: str
+    reason: str
+    memory: int
+    operations: int
+    read: int
+    seconds: float
+
+    def __str__(self) -> str:
+        lines = {
+            "data": self.data,
+            "batch": f"{self.batch}",
+            "backend": self.backend,
+            "route": self.route,
+            "reason": self.reason,
+            "memory": f"{self.memory / 2**20:,.1f} MiB beyond the data",
+            "cost": f"at most {self.operations / 1e9:,.2f} GFLOP, {self.read / 2**20:,.1f} MiB read",
+            "expected": f"at most {self.seconds * 1e3:,.1f} ms, from a matrix product timed now",
+        }
+        return "\n".join(f"{name:<9} {text}" for name, text in lines.items())
+
+
+def product_rate(device: torch.device, batch: int, dim: int) -> float:
+    """Return operations per second of a float32 product of this shape, the best of a few runs of milliseconds."""
+    rows = torch.ones(512, dim, device=device)
+    queries = torch.ones(dim, max(1, min(batch, MAX_BATCH)), device=device)
+    best = float("inf")
+    for _ in range(4):
+        start = time.perf_counter()
+        (rows @ queries)[0, 0].item()  # waits for the device
+        best = min(best, time.perf_counter() - start)
+    return 2.0 * rows.numel() * queries.shape[1] / best

@@ -1,0 +1,28 @@
+"""The posterior of a batch of queries, in the words of the theory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .arrays import Float, Float64, Int64, Tensor
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """The posterior over the samples of every query; `mean` is [B, *shape] like x, the rest float64 or int64.
+
+    mean: E[X | x_t = x], the denoiser. log_density: log p_t(x) in nats, of the class where labels were given.
+    ess: 1 / sum_j gamma_j^2, in [1, N]. entropy: -sum_j gamma_j log gamma_j, in nats.
+    variance: trace of the posterior covariance of the data, in squared values.
+    top_weights, top_indices: the heaviest samples in falling order, [B, k]; weight 0, index -1 where there are fewer.
+    route: which way each query took.
+    """
+
+    mean: Float[Tensor, "B ..."]
+    log_density: Float64[Tensor, "B"]
+    ess: Float64[Tensor, "B"]
+    entropy: Float64[Tensor, "B"]
+    variance: Float64[Tensor, "B"]
+    top_weights: Float64[Tensor, "B K"]
+    top_indices: Int64[Tensor, "B K"]
+    route: tuple[str, ...]

@@ -1,0 +1,193 @@
+"""A checked batch of queries: everything a caller can ask, resolved to float64 tensors before any work starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+
+import torch
+
+from .arrays import Bool, Float64, Int64, Tensor, check_floating, check_shape
+from .dataset import OracleDataset
+from .errors import invalid
+from .kernels import Query, Span
+from .paths import Coefficients, Path, coefficients, marginal_variance, resolve_times
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """Classifier-free guidance of the oracle: v_0 + scale (v_y - v_0) for t in [t_min, t_max], v_y outside.
+
+    scale: a number or [B]. Ho and Salimans (2021); the interval follows Kynkäänniemi et al. (2024).
+    """
+
+    scale: float | Tensor
+    t_min: float = 0.0
+    t_max: float = 1.0
+
+
+@dataclass(frozen=True)
+class Request:
+    """x [B, D], times [B] and the path at these times in float64, on the device of the data.
+
+    labels: classes each query may use, [B, U] with -1 for none, or None.
+    exclude: row that does not count for a query, -1 for none, [B].
+    scale: guidance scale, 1 where there is none, [B].
+    """
+
+    x: Float64[Tensor, "B D"]
+    times: Float64[Tensor, "B"]
+    at: Coefficients
+    labels: Int64[Tensor, "B U"] | None
+    exclude: Int64[Tensor, "B"]
+    scale: Float64[Tensor, "B"]
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def take(self, index: slice | Int64[Tensor, "b"]) -> Request:
+        """Return part of the batch."""
+        at = Coefficients(*(getattr(self.at, field.name)[index] for field in fields(self.at)))
+        labels = None if self.labels is None else self.labels[index]
+        return Request(self.x[index], self.times[index], at, labels, self.exclude[index], self.scale[index])
+
+    def query(self, data: OracleDataset, point_std: float) -> Query:
+        """Return the batch in the coordinates of the rows of `data`."""
+        scale = data.value_map.scale
+        point = (self.x - self.at.alpha_t[:, None] * data.base) / scale
+        holes = torch.stack([self.exclude, self.exclude + (self.exclude >= 0)], dim=1)[:, None]
+        inverse_variance = scale**2 / marginal_variance(self.at, point_std)
+        return Query(point, self.at.alpha_t.contiguous(), inverse_variance, holes)
+
+    def log_mass(self, data: OracleDataset) -> Float64[Tensor, "B"]:
+        """Return the log of the prior weight of the samples each query may use, [B]."""
+        log_weights = data.rows.log_weights
+        weights = torch.ones_like(data.rows.half_norms) if log_weights is None else log_weights.exp()
+        mass = weights.sum().expand(len(self)).clone()
+        own = torch.ones(len(self), dtype=torch.bool, device=mass.device)
+        if self.labels is not None:
+            conditional = (self.labels >= 0).any(1)
+            mass[conditional] = 0.0
+            own = ~conditional
+            for name, span in data.segments.items():
+                uses = (self.labels == name).any(1)
+                mass[uses] += weights[span.start : span.stop].sum()
+                own |= uses & (self.exclude >= span.start) & (self.exclude < span.stop)
+        left_out = own & (self.exclude >= 0)
+        return (mass - torch.where(left_out, weights[self.exclude.clamp_min(0)], 0.0)).log()
+
+
+@dataclass(frozen=True)
+class Asker:
+    """What turns arguments into requests: the data, the path and the two ends of the noise."""
+
+    data: OracleDataset
+    path: Path
+    point_std: float
+    t_max: float | None
+
+    def request(
+        self,
+        x: Tensor,
+        t: float | Tensor,
+        labels: int | Tensor | None,
+        exclude: int | Tensor | None,
+        guidance: float | Tensor | Guidance | None = None,
+    ) -> Request:
+        """Check every argument and return the request. Raises InputError."""
+        self._check_points(x)
+        batch, device = len(x), x.device
+        times = resolve_times(t, batch, self.t_max, device)
+        at = coefficients(self.path, times)
+        if batch and not bool((marginal_variance(at, self.point_std) > 0).all()):
+            bad = times[marginal_variance(at, self.point_std) <= 0][0].item()
+            remedy = "stop before the end point, clamp with OracleEngine(t_max=0.999), or give samples a point_std"
+            raise invalid("t", "must leave some noise: sigma(t) > 0", f"t = {bad}", remedy)
+        resolved = _labels(labels, batch, self.data.segments, device)
+        rows = _excluded(exclude, batch, self.data, device)
+        _check_nonempty(resolved, rows, self.data)
+        scale = _guidance_scale(guidance, times, resolved)
+        return Request(x.detach().double().reshape(batch, self.data.dim), times, at, resolved, rows, scale)
+
+    def _check_points(self, x: Tensor) -> None:
+        check_floating("x", x)
+        check_shape("x", x, self.data.sample_shape)
+        if x.device != self.data.device:
+            raise invalid("x", f"must be on the device of the data, {self.data.device}", x.device, "move one of them")
+        if not bool(x.isfinite().all()):
+            bad = int((~x.isfinite().reshape(len(x), -1).all(1)).nonzero()[0])
+            raise invalid(
+                "x",
+                "must be finite",
+                f"a NaN or an infinity in query {bad}",
+                "look at the model or sampler that made it",
+            )
+
+
+def _labels(
+    labels: int | Tensor | None, batch: int, segments: Mapping[int, Span], device: torch.device
+) -> Int64[Tensor, "B U"] | None:
+    if labels is None:
+        return None
+    if not segments:
+        raise invalid("labels", "need labelled data", "a data set without labels", "pass labels= to OracleDataset")
+    given = torch.as_tensor(labels, device=device).detach()
+    if given.is_floating_point() or given.dtype == torch.bool:
+        raise invalid("labels", "must be integers", given.dtype, "pass labels.long()")
+    if given.ndim == 0:
+        given = given.expand(batch)
+    if given.ndim > 2 or len(given) != batch:
+        raise invalid(
+            "labels", f"must be one number, [{batch}] or [{batch}, U]", list(given.shape), "pass one row a query"
+        )
+    unknown = sorted(set(given.unique().tolist()) - set(segments) - {-1})
+    if unknown:
+        known = f"{min(segments)} .. {max(segments)} ({len(segments)} classes)"
+        raise invalid(
+            "labels", f"must be classes of the data, {known}, or -1", unknown[0], "list them with data.segments"
+        )
+    return given.long().reshape(batch, -1)
+
+
+def _excluded(
+    exclude: int | Tensor | None, batch: int, data: OracleDataset, device: torch.device
+) -> Int64[Tensor, "B"]:
+    given = torch.as_tensor(-1 if exclude is None else exclude, device=device).detach()
+    if given.is_floating_point() or given.dtype == torch.bool:
+        raise invalid("exclude", "must be integers", given.dtype, "pass the indices of samples")
+    if given.shape not in ((), (batch,)):
+        raise invalid("exclude", f"must be one number or [{batch}]", list(given.shape), "pass one index a query")
+    if given.numel() and not bool(((given >= -1) & (given < len(data))).all()):
+        bad = given[(given < -1) | (given >= len(data))].reshape(-1)[0].item()
+        raise invalid("exclude", f"must be indices of samples, 0 .. {len(data) - 1}, or -1", bad, "check the indices")
+    index = given.long().expand(batch)
+    return torch.where(index < 0, -1, data.row_of(index.clamp_min(0)))
+
+
+def _check_nonempty(labels: Int64[Tensor, "B U"] | None, exclude: Int64[Tensor, "B"], data: OracleDataset) -> None:
+    # only a set of one sample can become empty by leaving one out
+    single = {name: span.start for name, span in data.segments.items() if len(span) == 1}
+    alone = (exclude >= 0) if len(data) == 1 else torch.zeros_like(exclude, dtype=torch.bool)
+    if labels is not None:
+        for name, row in single.items():
+            only = ((labels == name) | (labels < 0)).all(1) & (labels == name).any(1)
+            alone = alone | (only & (exclude == row))
+    if bool(alone.any()):
+        first = int(alone.nonzero()[0])
+        raise invalid("exclude", "must leave a sample to each query", f"none left for query {first}", "pass -1 for it")
+
+
+def _guidance_scale(
+    guidance: float | Tensor | Guidance | None, times: Float64[Tensor, "B"], labels: Int64[Tensor, "B U"] | None
+) -> Float64[Tensor, "B"]:
+    if guidance is None:
+        return torch.ones_like(times)
+    if labels is None:
+        raise invalid("guidance", "needs labels to guide towards", "no labels", "pass labels=")
+    chosen = guidance if isinstance(guidance, Guidance) else Guidance(guidance)
+    scale = torch.as_tensor(chosen.scale, device=times.device).detach().double()
+    if scale.shape not in ((), times.shape) or not bool(scale.isfinite().all()):
+        raise invalid("guidance", f"must be a finite number or [{len(times)}]", chosen.scale, "pass one scale a query")
+    inside: Bool[Tensor, "B"] = (times >= chosen.t_min) & (times <= chosen.t_max)
+    # a query without a class has nothing to be guided towards
+    return torch.where(inside & (labels >= 0).any(1), scale, 1.0)

@@ -1,0 +1,69 @@
+"""Packaging of oracle-velocity-engine; pyproject.toml holds the build system and the settings of the tools."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from setuptools import setup
+
+ROOT = Path(__file__).resolve().parent
+
+
+def read_version() -> str:
+    """Return the version written in oracle_engine/env.py, read as text because importing it would need torch."""
+    found = re.search(r'^__version__ = "(.+)"$', (ROOT / "oracle_engine" / "env.py").read_text("utf-8"), re.MULTILINE)
+    if found is None:
+        raise RuntimeError('oracle_engine/env.py has no line __version__ = "..."')
+    return found[1]
+
+
+CLI = ["rich>=13.7"]
+PLOT = ["matplotlib>=3.8"]
+FAISS = ["faiss-cpu>=1.8"]
+# the kernels are compiled on Linux only; elsewhere the extra is empty and the torch backend serves
+TRITON = ["triton>=3.6; platform_system == 'Linux'"]
+DEMO = ["scikit-learn>=1.4", "pillow>=10", *CLI, *PLOT]
+BENCH = ["pytest>=8.2", "pytest-benchmark>=4", "pykeops>=2.2; platform_system != 'Windows'"]
+TEST = ["pytest>=8.2", "pytest-benchmark>=4", "hypothesis>=6.100", "beartype>=0.18", *DEMO]
+
+setup(
+    name="oracle-velocity-engine",
+    version=read_version(),
+    description="Exact oracle velocities of flow-based diffusion models over a whole data set.",
+    long_description=(ROOT / "README.md").read_text("utf-8"),
+    long_description_content_type="text/markdown",
+    license_expression="Apache-2.0",
+    license_files=["LICENSE"],
+    keywords=["diffusion", "flow matching", "rectified flow", "posterior mean", "velocity", "pytorch", "triton"],
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3 :: Only",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
+    python_requires=">=3.11",
+    packages=["oracle_engine", "oracle_engine.kernels"],
+    # in a checkout oracle_engine/kernels is a symlink to kernels/; builds name the folder itself and need no symlink
+    package_dir={"oracle_engine": "oracle_engine", "oracle_engine.kernels": "kernels"},
+    package_data={"oracle_engine": ["py.typed"], "oracle_engine.kernels": ["tuned/*.json"]},
+    include_package_data=False,
+    zip_safe=False,
+    install_requires=["torch>=2.4", "numpy>=1.26", "safetensors>=0.4", "jaxtyping>=0.2.30"],
+    extras_require={
+        "faiss": FAISS,
+        # installs the same module as faiss-cpu: take one of the two
+        "faiss-gpu": ["faiss-gpu-cuvs>=1.10; platform_system == 'Linux'"],
+        "triton": TRITON,
+        "cli": CLI,
+        "plot": PLOT,
+        "serve": ["starlette>=0.40", "uvicorn>=0.30", "httpx>=0.27"],
+        "bench": BENCH,
+        "test": TEST,
+        "demo": DEMO,
+        "dev": ["ruff>=0.6", "mypy>=1.11", "import-linter>=2.7", *TEST, *FAISS, *TRITON],
+    },
+    entry_points={"console_scripts": ["oracle-engine = oracle_engine.__main__:main"]},
+)

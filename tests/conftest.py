@@ -1,0 +1,21 @@
+"""What every test module shares: the Hypothesis profiles and a seeded generator."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+from hypothesis import settings
+
+# the same examples on every run, and no deadline: the first call of a kernel pays for warm-up and page faults
+settings.register_profile("ci", derandomize=True, deadline=None, max_examples=25, print_blob=True)
+# what looks for new problems: HYPOTHESIS_PROFILE=search
+settings.register_profile("search", deadline=None, max_examples=1000, print_blob=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    """A CPU generator that starts from the same seed in every test."""
+    return torch.Generator().manual_seed(20251202)
