@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 
 from ..arrays import Float, Float64, Int64, Tensor
+from .matmul import mean_product
 from .rows import Query, Rows
 from .state import PosteriorState, Wanted
 
@@ -78,9 +79,9 @@ class Accumulator:
             self._add(self.first_logit, query, torch.xlogy(weights, weights).sum(1))
             self._add(self.half_norm, query, weights @ half_norms)
         if self.wanted.mean and len(query) == len(self.recent):
-            self.recent.addmm_(weights, block)
+            self.recent += mean_product(weights, block)
         elif self.wanted.mean:
-            self.recent.index_add_(0, query, weights @ block)
+            self.recent.index_add_(0, query, mean_product(weights, block))
         self._count_block()
 
     def add_sparse(

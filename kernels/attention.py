@@ -8,6 +8,7 @@ partial results and merge by their log-sum-exp.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 
@@ -15,13 +16,14 @@ import torch
 
 from ..arrays import Bool, Float, Float64, Tensor
 from .rows import Query, Rows, Span
-from .state import PosteriorState, Wanted, merge
+from .state import PosteriorState, Wanted
 
-# heads a block is shown as: a multiple of any laptop's cores; measured flat from 2 to 32 on two cores
-HEADS = 16
+# queries the operator gives to one thread at a time, and pieces of work each thread should find
+QUERY_TILE, PIECES = 32, 4
 
-# rows of one call, in bytes of operand; also bounds the bias, which is batch x rows
-CALL_BYTES = 48 << 20
+# operand bytes of one call: rows that must be converted go through a buffer whose first touch costs as much as a
+# query of one point, so that it grows with the batch
+CALL_BYTES, CONVERTED_BYTES, BYTES_PER_QUERY = 48 << 20, 6 << 20, 1 << 19
 
 
 def attention_applies(rows: Rows, query: Query, wanted: Wanted) -> bool:
@@ -63,21 +65,40 @@ def attention_state(rows: Rows, query: Query, span: Span) -> PosteriorState:
 
     Costs one read of the rows and 4 B n D operations in float32; memory is one block of rows and its bias.
     """
-    state = PosteriorState.empty(len(query), rows.dim, 0, rows.device)
-    size = min(len(span), max(HEADS, CALL_BYTES // (4 * rows.dim)))
-    operand = torch.empty(0 if rows.stored.dtype == torch.float32 and rows.raw_operand else size, rows.dim)
+    view = rows.raw_operand and rows.stored.dtype == torch.float32
+    size = min(len(span), _call_rows(len(query), rows.dim, view))
+    operand = torch.empty(0 if view else size, rows.dim)
     scaled = (query.gain[:, None] * query.point).float()
+    lse = torch.full_like(query.alpha, -torch.inf)
+    mean = torch.zeros_like(query.point)
     for start in range(span.start, span.stop, size):
-        stop = min(start + size, span.stop)
-        block = rows.block(start, stop, operand)
-        bias = _bias(rows, query, Span(start, stop))
-        # what does not divide into heads is a call of its own with a single one
-        whole = (stop - start) // HEADS * HEADS
-        for heads, part in ((HEADS, slice(0, whole)), (1, slice(whole, stop - start))):
-            if part.start < part.stop:
-                state = merge(state, _attend(scaled, block[part], bias[:, part], heads))
-    own = 0.5 * query.inverse_variance * query.norm.square() + query.gain * (query.point @ rows.operand_centre)
-    return replace(state, lse=state.lse - own, mean=state.mean - rows.operand_centre)
+        part = Span(start, min(start + size, span.stop))
+        block, bias = rows.block(part.start, part.stop, operand), _bias(rows, query, part)
+        for own, sums in _calls(scaled, block, bias):
+            total = torch.logaddexp(lse, own)
+            mean.mul_((lse - total).exp()[:, None]).addcmul_(sums.double(), (own - total).exp()[:, None])
+            lse = total
+    constant = 0.5 * query.inverse_variance * query.norm.square() + query.gain * (query.point @ rows.operand_centre)
+    state = PosteriorState.empty(len(query), rows.dim, 0, rows.device)
+    return replace(state, lse=lse - constant, mean=mean.sub_(rows.operand_centre))
+
+
+def _call_rows(batch: int, dim: int, view: bool) -> int:
+    limit = CALL_BYTES if view else min(CALL_BYTES, CONVERTED_BYTES + batch * BYTES_PER_QUERY)
+    return max(64, limit // (4 * dim))
+
+
+def _calls(
+    scaled: Float[Tensor, "B D"], block: Float[Tensor, "n D"], bias: Float[Tensor, "B n"]
+) -> Iterator[tuple[Float64[Tensor, "B"], Float[Tensor, "B D"]]]:
+    # what does not divide into heads is a call of its own with a single one
+    tiles = -(-len(scaled) // QUERY_TILE)
+    heads = -(-PIECES * torch.get_num_threads() // tiles)
+    whole = len(block) // heads * heads
+    if whole:
+        yield _attend(scaled, block[:whole], bias[:, :whole], heads)
+    if whole < len(block):
+        yield _attend(scaled, block[whole:], bias[:, whole:], 1)
 
 
 def _bias(rows: Rows, query: Query, span: Span) -> Float[Tensor, "B n"]:
@@ -88,15 +109,16 @@ def _bias(rows: Rows, query: Query, span: Span) -> Float[Tensor, "B n"]:
 
 def _attend(
     scaled: Float[Tensor, "B D"], block: Float[Tensor, "n D"], bias: Float[Tensor, "B n"], heads: int
-) -> PosteriorState:
+) -> tuple[Float64[Tensor, "B"], Float[Tensor, "B D"]]:
     batch, dim = scaled.shape
     key = block.view(1, heads, -1, dim)
-    mask = bias.view(batch, heads, -1).transpose(0, 1)[None]
-    output, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+    mask = bias.reshape(batch, heads, -1).transpose(0, 1)[None]
+    means, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
         scaled.expand(1, heads, batch, dim), key, key, 0.0, False, attn_mask=mask, scale=1.0
     )
-    logs: Float64[Tensor, "B H"] = lse[0].T.double()
+    if heads == 1:
+        return lse[0, 0].double(), means[0, 0]
+    logs = lse[0].T.double()
     total = logs.logsumexp(1)
     shares = (logs - total[:, None]).exp().float()
-    mean = torch.bmm(shares[:, None], output[0].transpose(0, 1))[:, 0]
-    return replace(PosteriorState.empty(batch, dim, 0, scaled.device), lse=total, mean=mean.double())
+    return total, torch.bmm(shares[:, None], means[0].transpose(0, 1))[:, 0]

@@ -7,6 +7,14 @@ from contextlib import contextmanager
 
 import torch
 
+from ..arrays import Float, Tensor
+
+# up to this many queries a CPU product is bound by reading the rows, and one call leaves all but one core idle
+FEW_QUERIES = 16
+
+# rows of one product for more queries, in bytes: what a core's caches hold
+PRODUCT_BYTES = 4 << 20
+
 
 @contextmanager
 def ieee_products(device_type: str) -> Iterator[None]:
@@ -20,3 +28,37 @@ def ieee_products(device_type: str) -> Iterator[None]:
     finally:
         if precision != "highest":
             torch.set_float32_matmul_precision(precision)
+
+
+def score_product(block: Float[Tensor, "n D"], queries: Float[Tensor, "B D"]) -> Float[Tensor, "n B"]:
+    """Return block @ queries.T: data times queries, up to 1.6x faster on CPU than queries times data."""
+    product = torch.empty(len(block), len(queries), dtype=block.dtype, device=block.device)
+    if block.is_cuda:
+        return torch.mm(block, queries.T, out=product)
+    if len(queries) > FEW_QUERIES:
+        size = max(64, PRODUCT_BYTES // (block.shape[1] * block.dtype.itemsize))
+        for start in range(0, len(block), size):
+            torch.mm(block[start : start + size], queries.T, out=product[start : start + size])
+        return product
+    parts, whole = _per_core(len(block))
+    shared = queries.T.expand(parts, *queries.T.shape)
+    pieces = block[:whole].view(parts, -1, block.shape[1])
+    torch.bmm(pieces, shared, out=product[:whole].view(parts, -1, len(queries)))
+    torch.mm(block[whole:], queries.T, out=product[whole:])
+    return product
+
+
+def mean_product(weights: Float[Tensor, "B n"], block: Float[Tensor, "n D"]) -> Float[Tensor, "B D"]:
+    """Return weights @ block."""
+    if block.is_cuda or len(weights) > FEW_QUERIES:
+        return weights @ block
+    parts, whole = _per_core(len(block))
+    pieces = weights[:, :whole].reshape(len(weights), parts, -1).transpose(0, 1)
+    sums = torch.bmm(pieces, block[:whole].view(parts, -1, block.shape[1])).sum(0)
+    return sums.addmm_(weights[:, whole:], block[whole:])
+
+
+def _per_core(count: int) -> tuple[int, int]:
+    # how many equal pieces to cut `count` rows into, and how many rows these cover
+    parts = max(1, min(torch.get_num_threads(), count))
+    return parts, count // parts * parts

@@ -102,7 +102,8 @@ class Query:
     @cached_property
     def norm(self) -> Float64[Tensor, "B"]:
         """|q|, [B]."""
-        return torch.linalg.vector_norm(self.point, dim=1)
+        norm: Tensor = torch.linalg.vector_norm(self.point, dim=1)
+        return norm
 
     def in_stored_coordinates(self, rows: Rows) -> Float64[Tensor, "B D"]:
         """The point against rows that still carry their centre: q + alpha * centre."""
