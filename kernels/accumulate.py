@@ -44,13 +44,15 @@ class Accumulator:
         behind = top > self.reference + SLACK
         if not bool(behind.any()):
             return
+        # asked before rescaling: a factor that underflows must still clear the mean
+        started = bool((self.mass > 0).any())
         raised = torch.where(behind, top, self.reference)
         step = torch.where(self.seen > 0, (self.reference - raised).double(), 0.0)
         factor = step.exp()
         self.first_logit = factor * (self.first_logit + step * self.mass)
         self.seen, self.mass, self.half_norm = factor * self.seen, factor * self.mass, factor * self.half_norm
         self.squares = factor.square() * self.squares
-        if bool((self.mass > 0).any()):
+        if started:
             self.recent.mul_(factor.to(self.recent.dtype)[:, None])
             self.total.mul_(factor[:, None])
         self.reference = raised
@@ -59,6 +61,11 @@ class Accumulator:
         """Turn logits into weights, in place."""
         reference = self.reference[query]
         return logits.sub_(reference if logits.ndim == 1 else reference[:, None]).exp_()
+
+    def logit(self, query: Int64[Tensor, "P"], weight: Float64[Tensor, "P"]) -> Float64[Tensor, "P"]:
+        """Return the logits that :meth:`weigh` made these weights of."""
+        logit: Tensor = self.reference[query].double() + weight.log()
+        return logit
 
     def meet(self, query: Int64[Tensor, "P"], weights: Float[Tensor, "P"]) -> None:
         """Count weights as met, whether they are added here or set aside."""

@@ -20,7 +20,7 @@ from triton.compiler import ASTSource
 
 from .configs import TABLES, Device, FusedConfig, ScoreConfig, WeighConfig, table_name
 from .fused import fused_kernel
-from .operands import PARTS, operand_dtype
+from .operands import QUERY_PARTS, WEIGHT_PARTS, operand_dtype, shared_bound
 from .score import finish_kernel, score_kernel
 from .weigh import WEIGHTS_WARPS, weigh_kernel, weights_kernel, weights_rows
 
@@ -105,8 +105,8 @@ class Result:
             found.append("no wgmma")
         if job.wants_matrix_unit and not job.target.startswith("gfx") and not self.copies:
             found.append("no asynchronous copies")
-        if job.wants_matrix_unit and self.shared > shared_bound(job):
-            found.append(f"shared memory over the bound {shared_bound(job)} that launches are checked with")
+        if job.wants_matrix_unit and not self.shared <= shared_bound(job.config, job.stored) <= TARGETS[job.target][1]:
+            found.append(f"launches are checked with a bound of {shared_bound(job.config, job.stored)}")
         return found
 
     def __str__(self) -> str:
@@ -174,26 +174,24 @@ def _type_of(name: str, job: Job) -> str:
 
 
 def _kernel_of(job: Job) -> tuple[Any, dict[str, Any]]:
-    config, parts = job.config, PARTS[operand_dtype(job.stored)]
+    config, dtype = job.config, operand_dtype(job.stored)
     architecture = job.target
     precision = Device(job.target, architecture, 1, 1).precision if job.stored == torch.float32 else "ieee"
     tile = {"BLOCK_N": config.block_n, "BLOCK_B": config.block_b}
-    wide = {**tile, "BLOCK_D": config.block_d, "PARTS": parts, "PRECISION": precision}
+    wide = {**tile, "BLOCK_D": config.block_d, "PARTS": WEIGHT_PARTS[dtype], "PRECISION": precision}
+    queries = QUERY_PARTS[dtype]
     # one label per query is the usual number of holes; weights add a load
     kernels: dict[str, tuple[Any, dict[str, Any]]] = {
-        "score": (score_kernel, {**wide, "WEIGHTED": True, "SPLIT": 1}),
+        "score": (score_kernel, {**wide, "PARTS": queries, "WEIGHTED": True, "SPLIT": 1}),
         "finish": (finish_kernel, {**tile, "WEIGHTED": True}),
         "weigh": (weigh_kernel, wide),
-        "weights": (weights_kernel, {**tile, "BLOCK_N": weights_rows(config.block_b), "PARTS": parts, "STORE": True}),
-        "fused": (fused_kernel, {**wide, "WEIGHTED": True, "MEAN": True, "HOLES": 1}),
+        "weights": (
+            weights_kernel,
+            {**tile, "BLOCK_N": weights_rows(config.block_b), "PARTS": WEIGHT_PARTS[dtype], "STORE": True},
+        ),
+        "fused": (fused_kernel, {**wide, "QUERY_PARTS": queries, "WEIGHTED": True, "MEAN": True, "HOLES": 1}),
     }
     return kernels[job.kernel]
-
-
-def shared_bound(job: Job) -> int:
-    """Return the bound of the shared memory with which a launch is checked."""
-    dtype = operand_dtype(job.stored)
-    return job.config.shared_bytes(job.stored.itemsize, PARTS[dtype] * dtype.itemsize)
 
 
 def compile_job(job: Job) -> Result:
@@ -230,8 +228,8 @@ def _read_amdgcn(job: Job, code: str, shared: int) -> Result:
 
     found = len(re.findall(r"\bv_mfma_", code))
     copies = len(re.findall(r"\bbuffer_load_\S+ .*\blds\b|\bglobal_load_lds", code))
-    spills = count("vgpr_spill_count") + count("sgpr_spill_count")
-    return Result(job, count("vgpr_count"), spills, shared, {"MFMA": found} if found else {}, copies)
+    # scalar registers are kept in lanes of vector registers, not in memory
+    return Result(job, count("vgpr_count"), count("vgpr_spill_count"), shared, {"MFMA": found} if found else {}, copies)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -17,17 +17,20 @@ from .attention import attention_applies, attention_state, navigating
 from .matmul import FEW_QUERIES, ieee_products, score_product
 from .rescore import Pairs, pairs_state
 from .rows import Query, Rows, Span
-from .state import PosteriorState, Wanted, merge
+from .state import PosteriorState, Wanted, merge, without_top
 from .top import TopCandidates
 
 # below this width a float64 product costs less than the exponentials beside it, and needs no second look
-NARROW_DIM = 32
+NARROW_DIM = 64
 
 # a block of rows as operand, in bytes: with the logits beside it, it stays in a last-level cache
 BLOCK_BYTES = {"cpu": 16 << 20, "cuda": 256 << 20}
 
 # with few queries a block is soon done: larger ones spread the fixed cost of some thirty small operations
 FEW_QUERIES_FACTOR = 2
+
+# from this window on, samples to score again are told by their logits before weights of e^-80 underflow
+STEEP_WINDOW = 30.0
 
 # below this share of live pairs a block is summed pair by pair; measured break-even on CPU 0.12 .. 0.2
 SPARSE_SHARE = 0.12
@@ -40,13 +43,14 @@ def posterior_state(rows: Rows, query: Query, span: Span, wanted: Wanted) -> Pos
     2 B n D operations for the logits and as many again for the blocks that carry weight; memory is a block of
     rows, its logits, and B D values.
     """
+    if len(query) == 0:
+        return PosteriorState.empty(0, rows.dim, wanted.top_k, rows.device)
     with ieee_products(rows.device.type):
         if score_dtype(rows) == torch.float64:
             return Scan(rows, query, wanted, torch.float64).run(span).coarse
         if not attention_applies(rows, query, wanted):
             return scanned_state(rows, query, span, wanted)
-        calm = head_window(rows, query, span) == -torch.inf
-        early = calm & navigating(rows, query, span)
+        early = (head_window(rows, query, span) == -torch.inf) & navigating(rows, query, span)
         state = PosteriorState.empty(len(query), rows.dim, 0, rows.device)
         if bool(early.any()):
             part = early.nonzero()[:, 0]
@@ -60,7 +64,8 @@ def posterior_state(rows: Rows, query: Query, span: Span, wanted: Wanted) -> Pos
 def scanned_state(rows: Rows, query: Query, span: Span, wanted: Wanted) -> PosteriorState:
     """Return the state of `span` from a float32 scan, its heads scored again, and float64 for crowded queries."""
     result = Scan(rows, query, wanted, torch.float32).run(span)
-    state = merge(result.coarse, pairs_state(rows, query, result.heads, wanted))
+    heads = pairs_state(rows, query, result.heads, wanted)
+    state = merge(without_top(result.coarse, heads.top_rows), heads)
     crowded = result.crowded.nonzero()[:, 0]
     if len(crowded):
         part = Scan(rows, query.take(crowded), wanted, torch.float64).run(span).coarse
@@ -71,7 +76,7 @@ def scanned_state(rows: Rows, query: Query, span: Span, wanted: Wanted) -> Poste
 def head_window(rows: Rows, query: Query, span: Span) -> Float64[Tensor, "B"]:
     """Return how far below the log-partition samples are scored again after a float32 scan, -inf for nowhere."""
     error = logit_error(rows, query, torch.float32)
-    return rescore_window(live_window(len(span), error), error, query.alpha, rows.dim)
+    return rescore_window(live_window(len(span), error), error)
 
 
 @dataclass(frozen=True)
@@ -124,8 +129,9 @@ class Scan:
         if len(query) == 0:
             return
         self.sums.raise_reference(torch.maximum(self.sums.reference, top))
-        if len(query) < len(top):
-            logits, top, floor = logits[query], top[query], floor[query]
+        # turned around only for the queries that need it: late, hardly any
+        logits = logits.contiguous() if len(query) == len(top) else logits[query].contiguous()
+        top, floor = top[query], floor[query]
         # a sample of the columns tells dense blocks from sparse ones at an eighth of the cost
         some = logits[:, :: max(1, min(8, logits.shape[1] // 64))]
         if int((some >= floor[:, None]).count_nonzero()) > SPARSE_SHARE * some.numel():
@@ -135,9 +141,9 @@ class Scan:
         self.partition = torch.maximum(self.partition, self.sums.partition().to(self.dtype))
 
     def _logits(self, block: Span, operand: Float[Tensor, "n D"], half_norms: Tensor) -> Float[Tensor, "B n"]:
-        # the bias pass turns the product around
-        product = score_product(operand, self.scaled)
-        logits = torch.addr(product.T, self.bias, half_norms).contiguous()
+        logits = score_product(operand, self.scaled).addr_(half_norms, self.bias).T
+        if len(self.query) <= FEW_QUERIES:
+            logits = logits.contiguous()  # a maximum over rows this short is slower than turning them around
         if self.rows.log_weights is not None:
             logits += self.rows.log_weights[block.start : block.stop].to(self.dtype)
         for hole in self.query.holes.unbind(1):
@@ -157,6 +163,14 @@ class Scan:
         operand: Float[Tensor, "n D"],
         half_norms: Float[Tensor, "n"],
     ) -> None:
+        steep = (self.head_window[query] > STEEP_WINDOW).nonzero()[:, 0]
+        if len(steep):
+            floor = (self.partition - self.head_window)[query[steep], None]
+            pair = (logits[steep] >= floor).nonzero()
+            which, column = steep[pair[:, 0]], pair[:, 1]
+            self._set_aside(query[which], column + block.start, logits[which, column].double())
+            logits[which, column] = -torch.inf
+            top = logits.amax(1)
         weights, largest = self.sums.weigh(query, logits), self.sums.weigh(query, top)
         mass = weights.sum(1)
         self.sums.meet(query, mass)
@@ -165,7 +179,8 @@ class Scan:
         if len(heads):
             pair = (weights[heads] >= floor[heads, None]).nonzero()
             which, column = heads[pair[:, 0]], pair[:, 1]
-            self._set_aside(query[which], column + block.start, weights[which, column])
+            weight = weights[which, column].double()
+            self._set_aside(query[which], column + block.start, self.sums.logit(query[which], weight))
             weights[which, column] = 0.0
             mass[heads] = weights[heads].sum(1)
         self.sums.add_dense(query, weights, mass, operand, half_norms)
@@ -180,11 +195,12 @@ class Scan:
         half_norms: Float[Tensor, "n"],
     ) -> None:
         pair = live.nonzero()
-        query, column = query[pair[:, 0]], pair[:, 1]
-        weights = self.sums.weigh(query, logits[live])
+        query, column, logit = query[pair[:, 0]], pair[:, 1], logits[live]
+        weights = self.sums.weigh(query, logit.clone())
         self.sums.meet(query, weights)
-        head = weights >= self._head_floor()[query]
-        self._set_aside(query[head], column[head] + block.start, weights[head])
+        floor = torch.maximum(self.partition.double(), self.sums.partition()) - self.head_window
+        head = logit >= floor[query]
+        self._set_aside(query[head], column[head] + block.start, logit[head].double())
         rest = ~head
         if bool(rest.any()):
             self.sums.add_sparse(query[rest], weights[rest], column[rest], operand, half_norms)
@@ -194,10 +210,9 @@ class Scan:
         floor: Tensor = (self.sums.seen.log() - self.head_window).exp()
         return floor.to(self.dtype)
 
-    def _set_aside(self, query: Int64[Tensor, "P"], row: Int64[Tensor, "P"], weight: Float[Tensor, "P"]) -> None:
+    def _set_aside(self, query: Int64[Tensor, "P"], row: Int64[Tensor, "P"], logit: Float64[Tensor, "P"]) -> None:
         if len(query) == 0:
             return
-        logit = self.sums.reference[query].double() + weight.double().log()
         self.heads.append(Pairs(query, row, logit))
         self.head_count += torch.bincount(query, minlength=len(self.query))
         # a crowded query starts again in float64: what else it meets here need not be kept
@@ -224,7 +239,8 @@ def block_rows(rows: Rows, dtype: torch.dtype, span: Span, batch: int) -> int:
     """Return how many rows a block holds for a scan of `span` in `dtype` for `batch` queries."""
     view = rows.raw_operand and rows.stored.dtype == dtype
     few = FEW_QUERIES_FACTOR if batch <= FEW_QUERIES and view else 1
-    size = few * BLOCK_BYTES.get(rows.device.type, BLOCK_BYTES["cuda"]) // (rows.dim * dtype.itemsize)
+    limit = BLOCK_BYTES["cpu" if rows.device.type == "cpu" else "cuda"]
+    size = few * limit // (rows.dim * dtype.itemsize)
     return max(1, min(len(span), max(64, min(size, 16384))))
 
 

@@ -77,8 +77,8 @@ class FusedConfig:
 
     def shared_bytes(self, row_bytes: int, part_bytes: int) -> int:
         """Return an upper bound of the shared memory: stages of rows, the queries, and a tile of weights."""
-        rows = (self.stages + 1) * self.block_n * self.block_d * max(row_bytes, 2)
-        return rows + self.block_b * (self.block_d + self.block_n) * part_bytes + 8192
+        rows = self.stages * self.block_n * self.block_d * max(row_bytes, 2)
+        return rows + self.block_b * (self.block_d + 2 * self.block_n) * part_bytes + 8192
 
 
 @dataclass(frozen=True)
@@ -109,10 +109,11 @@ TABLES: Mapping[str, Mapping[str, Sequence[Choice]]] = {
             Choice(ScoreConfig(128, 128, 64, 8, 3)),
             Choice(WeighConfig(64, 16, 128, 4, 4), batch=16),
             Choice(WeighConfig(64, 64, 128, 4, 4), batch=64),
-            # four stages, because the list of rows is read one ahead of them; not 256 wide: two accumulators, one in the matrix unit and one outside, would spill
+            # four stages, because the list of rows is read ahead of the rows; not 256 wide, because two accumulators,
+            # one in the matrix unit and one outside, would spill
             Choice(WeighConfig(64, 128, 128, 8, 4)),
             Choice(FusedConfig(64, 64, 64, 4, 3), dim=64),
-            Choice(FusedConfig(64, 64, 128, 8, 3), dim=128),
+            Choice(FusedConfig(32, 64, 128, 4, 3), dim=128),
             # beyond, queries by the tile fill the registers; small batches only, which need the one read most
             Choice(FusedConfig(64, 32, 256, 8, 2), batch=32, dim=256),
             Choice(FusedConfig(64, 16, 512, 8, 2), batch=16, dim=512),
@@ -124,23 +125,21 @@ TABLES: Mapping[str, Mapping[str, Sequence[Choice]]] = {
             Choice(WeighConfig(64, 64, 128, 4, 4), batch=64),
             Choice(WeighConfig(64, 128, 128, 8, 4)),
             Choice(FusedConfig(64, 64, 64, 4, 3), dim=64),
-            Choice(FusedConfig(64, 64, 128, 8, 3), dim=128),
-            Choice(FusedConfig(64, 32, 256, 8, 2), batch=32, dim=256),
+            Choice(FusedConfig(32, 64, 128, 4, 3), dim=128),
         ),
         "single": (
             Choice(ScoreConfig(64, 16, 64, 4, 3), batch=16),
             Choice(ScoreConfig(128, 128, 32, 8, 3)),
             Choice(WeighConfig(32, 16, 128, 4, 4), batch=16),
             Choice(WeighConfig(32, 64, 128, 8, 4)),
-            Choice(FusedConfig(32, 32, 32, 4, 2), dim=32),
+            Choice(FusedConfig(32, 32, 64, 4, 2), dim=64),
         ),
     },
     # serves sm_86, sm_89 and sm_120 too: everything fits in their 99 KB
     "sm_80": {
         "half": (
             Choice(ScoreConfig(64, 16, 128, 4, 3), batch=16),
-            Choice(ScoreConfig(128, 64, 64, 8, 3), batch=64),
-            Choice(ScoreConfig(128, 128, 32, 8, 3)),
+            Choice(ScoreConfig(128, 64, 32, 4, 3)),
             Choice(WeighConfig(64, 16, 128, 4, 4), batch=16),
             Choice(WeighConfig(32, 64, 128, 4, 4)),
             Choice(FusedConfig(32, 32, 64, 4, 2), dim=64),
@@ -165,7 +164,7 @@ TABLES: Mapping[str, Mapping[str, Sequence[Choice]]] = {
     "any": {
         "half": (
             Choice(ScoreConfig(64, 16, 64, 4, 2), batch=16),
-            Choice(ScoreConfig(64, 64, 64, 4, 2)),
+            Choice(ScoreConfig(64, 64, 32, 4, 2)),
             Choice(WeighConfig(32, 16, 64, 4, 2), batch=16),
             Choice(WeighConfig(32, 64, 64, 4, 2)),
         ),

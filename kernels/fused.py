@@ -1,4 +1,7 @@
-"""Triton: scores and weighted sum in one program and one read of the rows, for D that fits in it."""
+"""Triton: scores and weighted sum in one program and one read of the rows, for D that fits in it.
+
+Without moments: their sums would not fit into the registers beside two accumulators.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +14,14 @@ import triton.language as tl
 
 from ..arrays import Float, Float64, Tensor
 from .configs import FusedConfig
-from .operands import BlockOperand, QueryOperand
+from .operands import WEIGHT_PARTS, BlockOperand, QueryOperand
 from .running import BlockSums
 from .steps import WEIGHT_SCALE, dot, dot_add, finite, rounded
 
 
 @triton.jit
 @no_type_check
-def fused_kernel(  # noqa: PLR0915 - one program is the point of it
+def fused_kernel(  # noqa: C901, PLR0915 - one program is the point of it
     p_rows,
     p_query,
     p_half_norm,
@@ -37,6 +40,7 @@ def fused_kernel(  # noqa: PLR0915 - one program is the point of it
     part_stride,
     sum_stride,
     HOLES: tl.constexpr,
+    QUERY_PARTS: tl.constexpr,
     PARTS: tl.constexpr,
     WEIGHTED: tl.constexpr,
     MEAN: tl.constexpr,
@@ -60,9 +64,12 @@ def fused_kernel(  # noqa: PLR0915 - one program is the point of it
     p_part = p_query + o_b.to(tl.int64)[:, None] * dim + o_d[None, :]
     m_query = m_b[:, None] & m_d[None, :]
     b_query = tl.load(p_part, mask=m_query, other=0)
-    b_query_rest = b_query
-    if PARTS == 2:
-        b_query_rest = tl.load(p_part + part_stride, mask=m_query, other=0)
+    b_second = b_query
+    b_third = b_query
+    if QUERY_PARTS >= 2:
+        b_second = tl.load(p_part + part_stride, mask=m_query, other=0)
+    if QUERY_PARTS == 3:
+        b_third = tl.load(p_part + 2 * part_stride, mask=m_query, other=0)
     # [BLOCK_B]
     gain = tl.load(p_gain + o_b, mask=m_b, other=0.0)
     slope = tl.load(p_slope + o_b, mask=m_b, other=0.0)
@@ -70,9 +77,6 @@ def fused_kernel(  # noqa: PLR0915 - one program is the point of it
     reference = tl.full([BLOCK_B], float("-inf"), dtype=tl.float32)
     seen = tl.zeros([BLOCK_B], dtype=tl.float32)
     mass = tl.zeros([BLOCK_B], dtype=tl.float32)
-    squares = tl.zeros([BLOCK_B], dtype=tl.float32)
-    first_logit = tl.zeros([BLOCK_B], dtype=tl.float32)
-    half_sum = tl.zeros([BLOCK_B], dtype=tl.float32)
     b_total = tl.zeros([BLOCK_B, BLOCK_D], dtype=tl.float32)
     for start in range(begin, end, BLOCK_N):
         o_n = start + tl.arange(0, BLOCK_N)
@@ -82,8 +86,10 @@ def fused_kernel(  # noqa: PLR0915 - one program is the point of it
         b_rows = tl.load(p_block, mask=m_n[:, None] & m_d[None, :], other=0)
         b_rows = b_rows.to(dtype)
         b_product = dot(b_query, tl.trans(b_rows), PRECISION)
-        if PARTS == 2:
-            b_product = dot_add(b_query_rest, tl.trans(b_rows), b_product, PRECISION)
+        if QUERY_PARTS >= 2:
+            b_product = dot_add(b_second, tl.trans(b_rows), b_product, PRECISION)
+        if QUERY_PARTS == 3:
+            b_product = dot_add(b_third, tl.trans(b_rows), b_product, PRECISION)
         # [BLOCK_B, BLOCK_N]
         half_norm = tl.load(p_half_norm + o_n, mask=m_n, other=0.0)
         b_logits = gain[:, None] * b_product + slope[:, None] * half_norm[None, :]
@@ -101,23 +107,18 @@ def fused_kernel(  # noqa: PLR0915 - one program is the point of it
         top = tl.max(b_logits, axis=1)
         raised = tl.maximum(reference, top)
         origin = finite(raised)
-        step = tl.where(seen > 0.0, reference - origin, 0.0)
-        shrink = tl.exp(step)
+        shrink = tl.exp(tl.where(seen > 0.0, reference - origin, 0.0))
         reference = raised
         b_weights = tl.exp(b_logits - origin[:, None])
         seen = shrink * seen + tl.sum(b_weights, axis=1)
         # a tile that may hold a sample to set aside is set aside as a whole: no list to write from within the loop
-        m_head = (top >= origin + tl.log(seen) - head_window) & (top > float("-inf"))
+        partition = origin + tl.log(tl.where(seen > 0.0, seen, 1.0))
+        m_head = (top >= partition - head_window) & (top > float("-inf"))
         p_tile = p_head + tl.cast(start // BLOCK_N, tl.int64) * sum_stride + o_b
         tl.store(p_tile, tl.where(m_head, top, float("-inf")), mask=m_b)
         b_weights = tl.where(m_head[:, None], 0.0, b_weights * WEIGHT_SCALE)
         first, rest, b_kept = rounded(b_weights, PARTS, dtype)
-        b_kept = b_kept / WEIGHT_SCALE
-        b_gap = tl.where(b_kept > 0.0, b_logits - origin[:, None], 0.0)
-        first_logit = shrink * (first_logit + step * mass) + tl.sum(b_kept * b_gap, axis=1)
         mass = shrink * mass + tl.sum(b_kept, axis=1)
-        squares = shrink * shrink * squares + tl.sum(b_kept * b_kept, axis=1)
-        half_sum = shrink * half_sum + tl.sum(b_kept * half_norm[None, :], axis=1)
         if MEAN:
             b_sum = dot(first, b_rows, PRECISION)
             if PARTS == 2:
@@ -125,13 +126,10 @@ def fused_kernel(  # noqa: PLR0915 - one program is the point of it
             # added outside the matrix unit, whose own sums are truncated
             b_total = b_total * shrink[:, None] + b_sum
 
-    p_sum = p_sums + i_split * 6 * sum_stride + o_b
+    p_sum = p_sums + i_split * 3 * sum_stride + o_b
     tl.store(p_sum, reference, mask=m_b)
     tl.store(p_sum + sum_stride, seen, mask=m_b)
-    tl.store(p_sum + 2 * sum_stride, mass, mask=m_b)
-    tl.store(p_sum + 3 * sum_stride, squares, mask=m_b)
-    tl.store(p_sum + 4 * sum_stride, first_logit, mask=m_b)
-    tl.store(p_sum + 5 * sum_stride, half_sum, mask=m_b)
+    tl.store(p_sum + 2 * sum_stride, mass / WEIGHT_SCALE, mask=m_b)
     if MEAN:
         # [BLOCK_B, BLOCK_D], out is [splits, B, D]
         p_mean = p_out + (i_split.to(tl.int64) * batch + o_b[:, None]) * dim + o_d[None, :]
@@ -168,29 +166,29 @@ def fused(
     """
     count, batch, dim = len(block), len(query), block.dim
     padded = 16 * triton.cdiv(batch, 16)
-    sums = block.rows.new_empty(shares, 6, padded, dtype=torch.float32)
+    sums = block.rows.new_empty(shares, 3, padded, dtype=torch.float32)
     out = block.rows.new_empty(shares, batch, dim if mean else 0, dtype=torch.float32)
     head = block.rows.new_empty(triton.cdiv(count, config.block_n), padded, dtype=torch.float32)
     fused_kernel[(triton.cdiv(batch, config.block_b), shares)](
         block.rows, query.parts, block.half_norms, block.log_weights, query.gain, query.slope, block.holes(query),
         head_window, sums, out, head, count, dim, batch, block.rows.stride(0), query.parts.stride(0), padded,
-        HOLES=query.holes.shape[1], PARTS=len(query.parts), WEIGHTED=block.weighted, MEAN=mean,
-        PRECISION=query.precision, BLOCK_N=config.block_n, BLOCK_B=config.block_b, BLOCK_D=config.block_d,
+        HOLES=query.holes.shape[1], QUERY_PARTS=len(query.parts), PARTS=WEIGHT_PARTS[query.parts.dtype],
+        WEIGHTED=block.weighted, MEAN=mean, PRECISION=query.precision,
+        BLOCK_N=config.block_n, BLOCK_B=config.block_b, BLOCK_D=config.block_d,
         num_warps=config.warps, num_stages=config.stages, enable_fp_fusion=True,
     )  # fmt: skip
     partition, combined = _combined(sums[:, :, :batch].double(), out)
     return FusedSums(partition, combined, head[:, :batch], config.block_n)
 
 
-def _combined(sums: Float64[Tensor, "S 6 B"], out: Float[Tensor, "S B E"]) -> tuple[Float64[Tensor, "B"], BlockSums]:
+def _combined(sums: Float64[Tensor, "S 3 B"], out: Float[Tensor, "S B E"]) -> tuple[Float64[Tensor, "B"], BlockSums]:
     """Bring the shares to one origin and add them in float64."""
-    reference, seen, mass, squares, first_logit, half_norm = sums.unbind(1)
+    reference, seen, mass = sums.unbind(1)
     top = reference.amax(0)
     # exact: the references are float32
     origin = torch.where(top == -torch.inf, 0.0, top)
     factor = (reference - origin).exp()
-    step = torch.where(seen > 0, reference - origin, 0.0)
-    parts = (factor * mass, factor.square() * squares, factor * (first_logit + step * mass), factor * half_norm)
     total = torch.einsum("sb,sbd->bd", factor, out.double())
     partition = origin + (factor * seen).sum(0).log()
-    return partition, BlockSums(origin.float(), torch.stack([part.sum(0) for part in parts]), total)
+    none = torch.zeros_like(origin)
+    return partition, BlockSums(origin.float(), torch.stack([(factor * mass).sum(0), none, none, none]), total)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -12,22 +14,53 @@ from ..arrays import Float, Tensor
 # up to this many queries a CPU product is bound by reading the rows, and one call leaves all but one core idle
 FEW_QUERIES = 16
 
+# rows summed in one go for few queries: MKL adds them one after the other, and rounding grows with their number
+SUM_ROWS = 512
+
 # rows of one product for more queries, in bytes: what a core's caches hold
 PRODUCT_BYTES = 4 << 20
+
+
+# torch's precision is one setting for all threads: it is restored when the last of them leaves
+_lock = threading.Lock()
+_inside = 0
+_saved: list[str] = []
 
 
 @contextmanager
 def ieee_products(device_type: str) -> Iterator[None]:
     """Run float32 products in float32: no autocast, no TF32 or bf16 inside; settings are restored on exit."""
-    precision = torch.get_float32_matmul_precision()
-    if precision != "highest":
-        torch.set_float32_matmul_precision("highest")
+    _enter()
     try:
         with torch.no_grad(), torch.autocast(device_type, enabled=False):
             yield
     finally:
-        if precision != "highest":
-            torch.set_float32_matmul_precision(precision)
+        _leave()
+
+
+def _settings() -> list[Any]:
+    return [torch.backends.cuda.matmul, torch.backends.mkldnn.matmul]
+
+
+def _enter() -> None:
+    global _inside  # noqa: PLW0603  one setting for all threads, one counter
+    with _lock:
+        if _inside == 0:
+            _saved[:] = [setting.fp32_precision for setting in _settings()]
+            for setting, precision in zip(_settings(), _saved, strict=True):
+                if precision not in ("ieee", "none"):
+                    setting.fp32_precision = "ieee"
+        _inside += 1
+
+
+def _leave() -> None:
+    global _inside  # noqa: PLW0603
+    with _lock:
+        _inside -= 1
+        if _inside == 0:
+            for setting, precision in zip(_settings(), _saved, strict=True):
+                if setting.fp32_precision != precision:
+                    setting.fp32_precision = precision
 
 
 def score_product(block: Float[Tensor, "n D"], queries: Float[Tensor, "B D"]) -> Float[Tensor, "n B"]:
@@ -40,7 +73,7 @@ def score_product(block: Float[Tensor, "n D"], queries: Float[Tensor, "B D"]) ->
         for start in range(0, len(block), size):
             torch.mm(block[start : start + size], queries.T, out=product[start : start + size])
         return product
-    parts, whole = _per_core(len(block))
+    parts, whole = _parts(len(block), torch.get_num_threads())
     shared = queries.T.expand(parts, *queries.T.shape)
     pieces = block[:whole].view(parts, -1, block.shape[1])
     torch.bmm(pieces, shared, out=product[:whole].view(parts, -1, len(queries)))
@@ -52,13 +85,13 @@ def mean_product(weights: Float[Tensor, "B n"], block: Float[Tensor, "n D"]) -> 
     """Return weights @ block."""
     if block.is_cuda or len(weights) > FEW_QUERIES:
         return weights @ block
-    parts, whole = _per_core(len(block))
+    parts, whole = _parts(len(block), -(-len(block) // SUM_ROWS))
     pieces = weights[:, :whole].reshape(len(weights), parts, -1).transpose(0, 1)
     sums = torch.bmm(pieces, block[:whole].view(parts, -1, block.shape[1])).sum(0)
     return sums.addmm_(weights[:, whole:], block[whole:])
 
 
-def _per_core(count: int) -> tuple[int, int]:
-    # how many equal pieces to cut `count` rows into, and how many rows these cover
-    parts = max(1, min(torch.get_num_threads(), count))
+def _parts(count: int, wanted: int) -> tuple[int, int]:
+    # how many equal parts to cut `count` rows into, and how many rows these cover
+    parts = max(1, min(wanted, count))
     return parts, count // parts * parts

@@ -9,6 +9,7 @@ import torch
 
 from ..arrays import Float, Float64, Int64, Shaped, Tensor
 from .accuracy import Rounding
+from .configs import FusedConfig, ScoreConfig, WeighConfig
 from .rows import Query, Rows, Span
 
 # storage dtypes that the kernels read; float64 rows are for the torch implementation
@@ -17,8 +18,12 @@ KERNEL_DTYPES = (torch.uint8, torch.int8, torch.float16, torch.bfloat16, torch.f
 # bits of a significand, the hidden one included; 8-bit numbers are exact in float16
 SIGNIFICAND = {torch.float16: 11, torch.bfloat16: 8, torch.float32: 24}
 
-# numbers that a query, and a weight, is split into: two float16 hold 22 bits, two bfloat16 hold 16
-PARTS = {torch.float16: 2, torch.bfloat16: 2, torch.float32: 1}
+# numbers that a query is split into. Its rounding moves all logits together, as another query would: 16 bits, two
+# bfloat16, would use up the accuracy bar, 22 bits, two float16, do not
+QUERY_PARTS = {torch.float16: 2, torch.bfloat16: 3, torch.float32: 1}
+
+# numbers that a weight is split into; their errors are independent of each other, and 16 bits do
+WEIGHT_PARTS = {torch.float16: 2, torch.bfloat16: 2, torch.float32: 1}
 
 # what one instruction of a matrix unit sums over, in values of D
 UNIT_DEPTH = {torch.float16: 16, torch.bfloat16: 16, torch.float32: 8}
@@ -30,6 +35,11 @@ PRODUCTS = {"ieee": 1, "tf32x3": 3, "bf16x6": 6}
 def operand_dtype(stored: torch.dtype) -> torch.dtype:
     """Return the dtype in which the matrix unit sees rows stored as `stored`; the conversion is exact."""
     return torch.float16 if stored in (torch.uint8, torch.int8) else stored
+
+
+def block_dtype(rows: Rows) -> torch.dtype:
+    """Return the dtype of the rows as the kernels read them: float32 where the centre is large and taken off first."""
+    return rows.stored.dtype if rows.raw_operand else torch.float32
 
 
 @dataclass(frozen=True)
@@ -46,12 +56,16 @@ class BlockOperand:
     start: int
 
     @classmethod
-    def of(cls, rows: Rows, span: Span, buffer: Shaped[Tensor, "n D"]) -> BlockOperand:
-        """Return the operand of `span`: a view of the data, or a centred copy in `buffer` where the centre is large."""
+    def of(cls, rows: Rows, span: Span) -> BlockOperand:
+        """Return the operand of `span`: a view of the data, or a centred copy where the centre is large."""
+        stored = rows.stored[span.start : span.stop]
+        if not rows.raw_operand:
+            copy = torch.empty(stored.shape, dtype=block_dtype(rows), device=rows.device)
+            stored = rows.block(span.start, span.stop, copy)
         half_norms = rows.half_norms[span.start : span.stop].float()
         weights = rows.log_weights
         log_weights = half_norms if weights is None else weights[span.start : span.stop].float()
-        return cls(rows.block(span.start, span.stop, buffer), half_norms, log_weights, weights is not None, span.start)
+        return cls(stored, half_norms, log_weights, weights is not None, span.start)
 
     def __len__(self) -> int:
         return self.rows.shape[0]
@@ -82,11 +96,11 @@ class QueryOperand:
 
     @classmethod
     def of(cls, query: Query, dtype: torch.dtype, precision: str) -> QueryOperand:
-        """Split the queries into PARTS numbers of `dtype`, after scaling each by a power of two."""
+        """Split the queries into QUERY_PARTS numbers of `dtype`, after scaling each by a power of two."""
         scale = unit_scale(query)
         rest = query.point / scale[:, None]
         parts = []
-        for _ in range(PARTS[dtype]):
+        for _ in range(QUERY_PARTS[dtype]):
             parts.append(rest.to(dtype))
             rest = rest - parts[-1].double()
         gain = (query.gain * scale).float()
@@ -114,11 +128,19 @@ def product_rounding(dtype: torch.dtype, precision: str, depth: int) -> Rounding
     Every instruction truncates the running sum by up to 2^-23 of it, half of that on average, so all products of a
     query shrink by up to steps 2^-24 together.
     """
-    parts = PARTS[dtype]
+    parts = QUERY_PARTS[dtype]
     steps = math.ceil(depth / UNIT_DEPTH[dtype]) * parts * PRODUCTS[precision]
-    bits = parts * SIGNIFICAND[dtype]
-    unit = 2.0**-bits / math.sqrt(12.0)
+    query, weight = (
+        2.0 ** -(count[dtype] * SIGNIFICAND[dtype]) / math.sqrt(3.0) for count in (QUERY_PARTS, WEIGHT_PARTS)
+    )
     if precision != "ieee" and dtype == torch.float32:
         # both float32 operands are kept to about 22 bits, and truncated
-        steps, unit = steps + 4, 2.0**-22
-    return Rounding(accumulation=float(steps + 1), query=2.0 * unit, weight=2.0 * unit)
+        steps, query, weight = steps + 4, 2.0**-21, 2.0**-21
+    return Rounding(accumulation=float(steps + 1), query=query, weight=weight)
+
+
+def shared_bound(config: ScoreConfig | WeighConfig | FusedConfig, stored: torch.dtype) -> int:
+    """Return an upper bound of the shared memory of a program, in bytes, for rows stored as `stored`."""
+    dtype = operand_dtype(stored)
+    parts = WEIGHT_PARTS if isinstance(config, WeighConfig) else QUERY_PARTS
+    return config.shared_bytes(stored.itemsize, parts[dtype] * dtype.itemsize)

@@ -27,6 +27,8 @@ def reference_logits(rows: Rows, query: Query, span: Span) -> Float64[Tensor, "B
 
 def reference_state(rows: Rows, query: Query, span: Span, wanted: Wanted) -> PosteriorState:
     """Return the state of `span` for every query; the same meaning as every other implementation, without blocks."""
+    if len(query) == 0:
+        return PosteriorState.empty(0, rows.dim, wanted.top_k, rows.device)
     logits = reference_logits(rows, query, span)
     samples = rows.gather(torch.arange(span.start, span.stop, device=rows.device)) - rows.centre
     return state_from_logits(logits, samples, span, wanted)

@@ -48,7 +48,7 @@ def candidate_logits(rows: Rows, query: Query, candidates: Int64[Tensor, "B K"])
 
 
 def pairs_state(rows: Rows, query: Query, pairs: Pairs, wanted: Wanted) -> PosteriorState:
-    """Return the states of the samples that `pairs` names, each scored again in float64; top-k is left empty.
+    """Return the states of the samples that `pairs` names, each scored again in float64.
 
     Queries with many candidates are padded only against queries with about as many.
     """
@@ -81,7 +81,7 @@ def _state(rows: Rows, query: Query, candidates: Int64[Tensor, "B K"], width: in
     for start in range(0, candidates.shape[1], width):
         chosen = candidates[:, start : start + width]
         samples = rows.gather(chosen.clamp_min(0))
-        state = merge(state, _weigh(_logits(rows, query, chosen, samples), samples, wanted))
+        state = merge(state, _weigh(_logits(rows, query, chosen, samples), samples, chosen, wanted))
     return replace(state, mean=state.mean - rows.centre) if wanted.mean else state
 
 
@@ -106,8 +106,13 @@ def _logits(
     return logits.masked_fill(chosen < 0, -torch.inf)
 
 
-def _weigh(logits: Float64[Tensor, "B K"], samples: Float64[Tensor, "B K D"], wanted: Wanted) -> PosteriorState:
+def _weigh(
+    logits: Float64[Tensor, "B K"], samples: Float64[Tensor, "B K D"], chosen: Int64[Tensor, "B K"], wanted: Wanted
+) -> PosteriorState:
     state = PosteriorState.empty(len(logits), samples.shape[2], wanted.top_k, logits.device)
+    top = logits.topk(min(wanted.top_k, logits.shape[1]), dim=1)
+    state.top_logits[:, : top.values.shape[1]] = top.values
+    state.top_rows[:, : top.values.shape[1]] = chosen.gather(1, top.indices)
     weights = logits.softmax(1).nan_to_num(0.0)  # a slice that is all padding has no weights
     changes: dict[str, Tensor] = {"lse": logits.logsumexp(1)}
     if wanted.mean:

@@ -63,7 +63,7 @@ class Rows:
         """The largest norm of a row as the matrix products see it."""
         return self.stored_radius if self.raw_operand else self.radius
 
-    def block(self, start: int, stop: int, buffer: Shaped[Tensor, "n D"]) -> Shaped[Tensor, "n D"]:
+    def block(self, start: int, stop: int, buffer: Shaped[Tensor, "m D"]) -> Shaped[Tensor, "n D"]:
         """Return rows [start, stop) as an operand in the dtype of `buffer`: a view where nothing must change."""
         stored = self.stored[start:stop]
         if self.raw_operand and stored.dtype == buffer.dtype:

@@ -178,8 +178,9 @@ def score(query: QueryOperand, block: BlockOperand, config: ScoreConfig, split: 
     options = {"num_warps": config.warps, "num_stages": config.stages, "enable_fp_fusion": True}
     score_kernel[(grid, split)](
         block.rows, query.parts, *side, target, stats, count, block.dim, batch, block.rows.stride(0),
-        query.parts.stride(0), padded, count * padded, holes, PARTS=len(query.parts), WEIGHTED=block.weighted, SPLIT=split,
-        PRECISION=query.precision, BLOCK_N=config.block_n, BLOCK_B=config.block_b, BLOCK_D=config.block_d, **options,
+        query.parts.stride(0), padded, count * padded, holes, PARTS=len(query.parts), WEIGHTED=block.weighted,
+        SPLIT=split, PRECISION=query.precision, BLOCK_N=config.block_n, BLOCK_B=config.block_b, BLOCK_D=config.block_d,
+        **options,
     )  # fmt: skip
     if split > 1:
         finish_kernel[(grid,)](

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 
@@ -89,6 +89,16 @@ def merge(first: PosteriorState, second: PosteriorState) -> PosteriorState:
         variance=w1 * first.variance + w2 * second.variance + w1 * w2 * gap,
         top_logits=top.values,
         top_rows=rows.gather(1, top.indices),
+    )
+
+
+def without_top(state: PosteriorState, rows: Int64[Tensor, "B K"]) -> PosteriorState:
+    """Return `state` with `rows` no longer named among its heaviest samples: another state names them."""
+    named = (state.top_rows[:, :, None] == rows[:, None, :]).any(2)
+    return replace(
+        state,
+        top_logits=state.top_logits.masked_fill(named, -torch.inf),
+        top_rows=state.top_rows.masked_fill(named, -1),
     )
 
 

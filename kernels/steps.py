@@ -63,11 +63,22 @@ def finite(reference):
 
 @triton.jit
 @no_type_check
+def nearest(values, dtype: tl.constexpr):
+    """Round float32 values, none of them negative zero or infinite, to the nearest of `dtype`."""
+    # the interpreter truncates to bf16, half a unit of its last place off
+    if _INTERPRET and dtype == tl.bfloat16:
+        bits = values.to(tl.uint32, bitcast=True) + 0x8000
+        values = (bits & 0xFFFF0000).to(tl.float32, bitcast=True)
+    return values.to(dtype)
+
+
+@triton.jit
+@no_type_check
 def rounded(weights, PARTS: tl.constexpr, dtype: tl.constexpr):
     """What `PARTS` numbers of a 16-bit dtype hold of float32 weights: the first part, the rest, and their sum."""
-    first = weights.to(dtype)
+    first = nearest(weights, dtype)
     kept = first.to(tl.float32)
-    rest = (weights - kept).to(dtype)
+    rest = nearest(weights - kept, dtype)
     if PARTS == 2:
         kept += rest.to(tl.float32)
     return first, rest, kept

@@ -11,10 +11,18 @@ from ..arrays import Bool, Int64, Tensor
 from ..errors import invalid
 from .accuracy import live_window, rescore_window, unit_error
 from .chunked import Scan
-from .configs import FusedConfig, LaunchConfig, choose, device_of
+from .configs import FusedConfig, LaunchConfig, ScoreConfig, WeighConfig, choose, device_of
 from .fused import fused
 from .matmul import ieee_products
-from .operands import KERNEL_DTYPES, PARTS, BlockOperand, QueryOperand, operand_dtype, product_rounding
+from .operands import (
+    KERNEL_DTYPES,
+    BlockOperand,
+    QueryOperand,
+    block_dtype,
+    operand_dtype,
+    product_rounding,
+    shared_bound,
+)
 from .rescore import Pairs, pairs_state
 from .rows import Query, Rows, Span
 from .running import BlockSums, RunningSums
@@ -42,12 +50,11 @@ def triton_state(rows: Rows, query: Query, span: Span, wanted: Wanted) -> Poster
 
     Raises InputError before any launch where the kernels cannot run. Costs one read of the span for the logits and
     one of the rows that carry weight, 2 to 4 B n D operations each; memory is the logits of a block, and B D values.
-    Where a program can hold all of D, both are one read.
+    Where a program can hold all of D, and neither moments nor top-k are wanted, both are one read.
     """
     config = checked_config(rows, query, span)
-    one_pass = config.fused is not None and wanted.top_k == 0 and query.holes.shape[1] <= FUSED_HOLES
     with _on_device(rows.device), ieee_products(rows.device.type):
-        scan = (FusedScan if one_pass else TwoPhaseScan)(rows, query, len(span), wanted, config)
+        scan = scan_type(query, wanted, config)(rows, query, len(span), wanted, config)
         for block in scan.blocks(span):
             scan.add(block)
         crowded, heads = scan.heads()
@@ -56,6 +63,12 @@ def triton_state(rows: Rows, query: Query, span: Span, wanted: Wanted) -> Poster
             part = Scan(rows, query.take(crowded), wanted, torch.float64).run(span).coarse
             state = state.put(crowded, part)
         return state
+
+
+def scan_type(query: Query, wanted: Wanted, config: LaunchConfig) -> type[TritonScan]:
+    """Return the scan that answers: the fused one where a program can hold all that is wanted."""
+    plain = not wanted.moments and wanted.top_k == 0 and query.holes.shape[1] <= FUSED_HOLES
+    return FusedScan if config.fused is not None and plain else TwoPhaseScan
 
 
 class TritonScan:
@@ -70,7 +83,7 @@ class TritonScan:
         self.operand = QueryOperand.of(query, self.dtype, config.device.precision)
         error = unit_error(rows, query, product_rounding(self.dtype, self.operand.precision, self._depth()))
         self.live_window = live_window(count, error)
-        self.head_window = rescore_window(self.live_window, error, query.alpha, rows.dim)
+        self.head_window = rescore_window(self.live_window, error)
         self.head_limit = min(max(LEAST_HEADS, count // 32), MOST_HEADS)
         self.sums = RunningSums(len(query), rows.dim, wanted, rows.device)
         self.top = TileCandidates(len(query), wanted.top_k, rows.device)
@@ -100,11 +113,6 @@ class TritonScan:
         """Return how many values of D the matrix unit sums before its accumulator is restarted."""
         raise NotImplementedError
 
-    def _block(self, span: Span) -> BlockOperand:
-        rows = self.rows
-        shape = (0 if rows.raw_operand else len(span), rows.dim)
-        return BlockOperand.of(rows, span, torch.empty(shape, dtype=block_dtype(rows), device=rows.device))
-
 
 class TwoPhaseScan(TritonScan):
     """Logits of a block, the reference they settle, then the weighted sum over the rows that are live."""
@@ -121,7 +129,7 @@ class TwoPhaseScan(TritonScan):
 
     def add(self, span: Span) -> None:
         """Score a block, move the origin of the weights to the new log-partition, and weigh."""
-        block, batch, config = self._block(span), len(self.query), self.config
+        block, batch, config = BlockOperand.of(self.rows, span), len(self.query), self.config
         scores = score(self.operand, block, config.score, config.score_slices(len(span), batch, block.dim))
         self.top.offer_tiles(scores, span.start)
         tops, masses = scores.stats[:, :, :batch].double().unbind(1)
@@ -169,7 +177,7 @@ class FusedScan(TritonScan):
 
     def add(self, span: Span) -> None:
         """Score and weigh a block in one launch."""
-        block, window = self._block(span), self.head_window.float()
+        block, window = BlockOperand.of(self.rows, span), self.head_window.float()
         shares = self.config.fused_shares(len(span), len(self.query))
         part = fused(self.operand, block, window, self.fused, shares, self.wanted.mean)
         self.sums.meet(part.partition)
@@ -192,8 +200,8 @@ class FusedScan(TritonScan):
         holes = self.query.holes[which]
         inside = (row[:, :, None] >= holes[:, None, :, 0]) & (row[:, :, None] < holes[:, None, :, 1])
         keep = (row < stop) & ~inside.any(2)
-        pairs = Pairs(which[:, None].expand_as(row), row, torch.zeros_like(row, dtype=torch.float64))
-        return pairs.where(keep)
+        kept = row[keep]
+        return Pairs(which[:, None].expand_as(row)[keep], kept, torch.zeros_like(kept, dtype=torch.float64))
 
 
 class TileCandidates(TopCandidates):
@@ -217,11 +225,6 @@ class TileCandidates(TopCandidates):
         self.logits = best.values
 
 
-def block_dtype(rows: Rows) -> torch.dtype:
-    """Return the dtype of the rows as the kernels read them: centred float32 copies where the centre is large."""
-    return rows.stored.dtype if rows.raw_operand else torch.float32
-
-
 def checked_config(rows: Rows, query: Query, span: Span) -> LaunchConfig:
     """Return the launch configuration for this work. Raises InputError where the kernels cannot run."""
     stored = rows.stored
@@ -242,12 +245,10 @@ def checked_config(rows: Rows, query: Query, span: Span) -> LaunchConfig:
 
 def check_shared_memory(config: LaunchConfig, stored: torch.dtype) -> None:
     """Raise InputError where a program of `config` might need more shared memory than the device has."""
-    dtype = operand_dtype(stored)
-    for part in (config.score, config.weigh, config.fused):
-        if part is None:
-            continue
-        needed = part.shared_bytes(stored.itemsize, PARTS[dtype] * dtype.itemsize)
-        if needed > config.device.shared_bytes:
+    parts: list[ScoreConfig | WeighConfig | FusedConfig] = [config.score, config.weigh]
+    parts += [config.fused] if config.fused else []
+    for part in parts:
+        if shared_bound(part, stored) > config.device.shared_bytes:
             limit, remedy = f"{config.device.shared_bytes} bytes of shared memory", "delete its tuned file"
             raise invalid("configuration", f"must fit into {limit} of {config.device.name}", f"{part}", remedy)
 

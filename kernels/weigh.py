@@ -11,7 +11,7 @@ import triton.language as tl
 
 from ..arrays import Float, Float64, Int64, Shaped, Tensor
 from .configs import WeighConfig
-from .operands import PARTS, BlockOperand, operand_dtype
+from .operands import WEIGHT_PARTS, BlockOperand, operand_dtype
 from .score import Scores
 from .steps import WEIGHT_SCALE, dot, dot_add, rounded
 
@@ -188,12 +188,12 @@ class Weights:
     """Weights of the live rows of a block and their sums.
 
     parts: [P, n, Q] in the dtype of the matrix unit, WEIGHT_SCALE times the weights; dead rows hold nothing.
-    live: [tiles of queries, n], whether a row carries weight for a query of the tile; empty without the mean.
+    live: [tiles of queries, n], whether a row carries weight for a query of the tile. Both are empty without the mean.
     sums: [4, B] float64: of p, p^2, p (l - origin) and p |r|^2 / 2 over the samples not set aside.
     """
 
     parts: Shaped[Tensor, "P n Q"]
-    live: Shaped[Tensor, "U n"]
+    live: Shaped[Tensor, "U m"]
     sums: Float64[Tensor, "4 B"]
 
 
@@ -208,8 +208,8 @@ def weights_of(
     dtype = operand_dtype(block.rows.dtype)
     rows = weights_rows(config.block_b)
     tiles, tiles_b = triton.cdiv(count, rows), triton.cdiv(batch, config.block_b)
-    parts = block.rows.new_empty(PARTS[dtype] if mean else 1, count if mean else 0, padded, dtype=dtype)
-    live = block.rows.new_empty(tiles_b if mean else 0, count, dtype=torch.int32)
+    parts = block.rows.new_empty(WEIGHT_PARTS[dtype] if mean else 1, count if mean else 0, padded, dtype=dtype)
+    live = block.rows.new_empty(tiles_b, count if mean else 0, dtype=torch.int32)
     sums = block.rows.new_empty(tiles, 4, padded, dtype=torch.float32)
     weights_kernel[(tiles * tiles_b,)](
         scores.logits, block.half_norms, reference.origin, reference.live_floor, reference.head_floor,
@@ -220,7 +220,7 @@ def weights_of(
     return Weights(parts, live, sums[:, :, :batch].double().sum(0))
 
 
-def live_rows(live: Shaped[Tensor, "U n"]) -> tuple[Shaped[Tensor, "U n"], Shaped[Tensor, "U"]]:
+def live_rows(live: Shaped[Tensor, "U n"]) -> tuple[Shaped[Tensor, "U m"], Shaped[Tensor, "U"]]:
     """Return the numbers of the marked rows at the front of each line, and how many there are; no synchronisation."""
     rank = live.cumsum(1, dtype=torch.int32)
     count = live.shape[1]

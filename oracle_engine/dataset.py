@@ -106,7 +106,7 @@ class OracleDataset:
     def __getitem__(self, index: int | slice | Tensor) -> Shaped[Tensor, "..."]:
         """Return samples in value space, [*shape] for an int and [n, *shape] for a slice or an index tensor."""
         chosen = torch.arange(len(self))[index].to(self.device)
-        return self.sample_values(self.row_of(chosen.reshape(-1))).reshape(*chosen.shape, *self.sample_shape)
+        return self.sample_values(self.row_of(chosen.reshape(-1))).reshape((*chosen.shape, *self.sample_shape))
 
     @property
     def storage(self) -> torch.dtype:
@@ -179,7 +179,7 @@ class OracleDataset:
         """Return the samples kept at these rows in value space, [n, *shape] of `value_dtype`."""
         stored = self.rows.stored.index_select(0, row).double()
         values = stored.mul_(self.value_map.scale).add_(self.value_map.offset)
-        return values.to(self.value_dtype).reshape(len(row), *self.sample_shape)
+        return values.to(self.value_dtype).reshape((len(row), *self.sample_shape))
 
     def to(self, device: torch.device | str) -> OracleDataset:
         """Return the data set on `device`; itself where it is there already."""

@@ -16,6 +16,7 @@ from .errors import invalid
 from .kernels import (
     PosteriorState,
     Query,
+    Rows,
     Span,
     Wanted,
     concatenate,
@@ -29,8 +30,15 @@ from .plan import Plan, batch_slices, class_holes, product_rate, scan_tasks
 from .posterior import Posterior
 from .request import Asker, Guidance, Request
 
-# what computes the state of a span of rows, and why one would ask for it
-BACKENDS = {"torch": posterior_state, "reference": reference_state}
+
+def _triton_state(rows: Rows, query: Query, span: Span, wanted: Wanted) -> PosteriorState:
+    from .kernels.triton_scan import triton_state  # triton is imported only where it is asked for
+
+    return triton_state(rows, query, span, wanted)
+
+
+# what computes the state of a span of rows
+BACKENDS = {"torch": posterior_state, "reference": reference_state, "triton": _triton_state}
 
 
 class OracleEngine(torch.nn.Module):
@@ -38,7 +46,8 @@ class OracleEngine(torch.nn.Module):
 
     data: an OracleDataset. path: a name from oracle_engine.paths.PATHS, or an object like one.
     device: where to compute; the data are moved there. None keeps them where they are.
-    backend: "torch", "reference" (float64, slow) or "auto", which the variable ORACLE_BACKEND can settle.
+    backend: "torch", "reference" (float64, slow), "triton" (CUDA; not yet proved on a card, so never chosen for
+        you), or "auto", which the variable ORACLE_BACKEND can settle.
     point_std: every sample is a Gaussian of this width in value space instead of a point, e.g. a VAE posterior.
     t_max: clamp times here, for paths that end at sigma = 0; None refuses such times.
 

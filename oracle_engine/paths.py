@@ -159,7 +159,10 @@ def resolve_times(t: float | Tensor, batch: int, t_max: float | None, device: to
 
     Raises InputError for other shapes and for times outside [0, 1].
     """
-    times = torch.as_tensor(t, device=device).detach().double()
+    # a Python number goes to float64 at once: by way of float32 it would lose half of its digits
+    times = (
+        t.detach().to(device).double() if isinstance(t, Tensor) else torch.tensor(t, dtype=torch.float64, device=device)
+    )
     if times.numel() == batch and times.shape[:1] == (batch,):
         times = times.reshape(batch)
     elif times.numel() == 1 and times.ndim <= 1:

@@ -25,10 +25,12 @@ BODY, SMALL = 8.5, 7.5
 # inches
 WIDTH, LEFT, RIGHT = 7.8, 1.42, 1.1
 CURVES_WIDTH = WIDTH - LEFT - RIGHT
-TOP, BOTTOM, GAP, FAN = 1.12, 0.15, 0.1, 0.5
+TOP, BOTTOM, GAP, FAN = 1.12, 0.3, 0.1, 0.5
 PANELS = (1.1, 1.45, 1.0, 1.0)
 
 QUERIES_SHOWN = 3
+# a regime narrower than this part of the axis goes without its name
+WORD_ROOM = 0.15
 TICKS = (0.001, 0.003, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.997, 0.999)
 
 
@@ -103,9 +105,9 @@ class _Sheet:
 
     def _title(self) -> None:
         data = self.report.data
-        shape = " × ".join(map(str, data["sample_shape"])) or "scalar"
+        shape = f" ({' × '.join(map(str, data['sample_shape']))})" if len(data["sample_shape"]) > 1 else ""
         path = self.report.path.removesuffix("()")
-        facts = f"N = {data['samples']:,},  D = {data['dim']:,} ({shape}),  {path},  {self.report.queries} queries"
+        facts = f"N = {data['samples']:,},  D = {data['dim']:,}{shape},  {path},  {self.report.queries} queries"
         self._text(LEFT, 0.24, f"Navigation and refinement: {data['name']}", size=13, weight="bold")
         self._text(LEFT, 0.5, facts, size=BODY, color=GREY)
 
@@ -117,9 +119,7 @@ class _Sheet:
         axes.set_xticks([_place(t) for t in inside], [f"{t:g}" for t in inside])
         axes.tick_params(axis="x", top=first, labeltop=first, bottom=False, labelbottom=False)
         axes.tick_params(labelsize=SMALL, color=GREY, labelcolor=INK, length=2.5, width=0.6)
-        for spine in axes.spines.values():
-            spine.set_linewidth(0.6)
-            spine.set_color("#BBBBBB")
+        _thin(axes)
         if first:
             axes.set_xlabel("t   (0 noise, 1 data; logit scale)", size=BODY, color=INK, labelpad=4)
             axes.xaxis.set_label_position("top")
@@ -143,7 +143,9 @@ class _Sheet:
             for x in self._visible([t]):
                 fill, shape = ("white", "D") if name.startswith("predicted") else (colour, "o")
                 axes.plot(x, row, shape, ms=4, color=colour, mfc=fill)
-                note = axes.annotate(f"{t:.3f}", (x, row), (6, 0), textcoords="offset points", va="center")
+                # to the left of the mark where the right edge is near
+                ha, shift = ("left", 6) if self._part(x) < 0.9 else ("right", -6)
+                note = axes.annotate(f"{t:.3f}", (x, row), (shift, 0), textcoords="offset points", ha=ha, va="center")
                 note.set(size=SMALL, color=colour)
 
     def _weights(self, axes: Axes) -> None:
@@ -155,9 +157,12 @@ class _Sheet:
         axes.plot(self.place, [point.own_share for point in points], "o", ms=3, mfc="white", mec=INK, mew=0.7)
         axes.set_ylim(-0.05, 1.3)
         axes.set_yticks((0, 0.5, 1), ("0", ".5", "1"))
-        self._side(axes, top[-1], "mean top-1\nweight", BLUE, dy=0.05)
-        self._side(axes, top[-1], "○ share with their\n    own sample on top", INK, dy=-0.22)
-        self._side(axes, points[-1].entropy / entropy, "median entropy\n/ ln N", ORANGE, dy=0.05)
+        labels = [("mean top-1 weight\nand middle 50 %", BLUE), ("○ own sample is\n    the heaviest", INK)]
+        last = ("median entropy\n/ ln N", ORANGE)
+        # in the order in which the curves end
+        labels = [*labels, last] if top[-1] > points[-1].entropy / entropy else [last, *labels]
+        for height, (text, colour) in zip((0.85, 0.55, 0.13), labels, strict=True):
+            self._side(axes, height, text, colour)
         self._name(axes, "posterior\nweight")
 
     def _sizes(self, axes: Axes) -> None:
@@ -168,17 +173,18 @@ class _Sheet:
         axes.plot(self.place, median, color=GREEN, lw=1.8)
         axes.minorticks_off()
         axes.set_ylim(0.7, 1.6 * self.report.data["samples"])
-        self._side(axes, median[-1], "median ESS,\n50 %, 90 % of\nqueries", GREEN, dy=0.1)
+        self._side(axes, 0.16, "median ESS,\nmiddle 50 %\nand 90 %", GREEN)
         self._name(axes, "ESS")
 
     def _variance(self, axes: Axes) -> None:
         values = [point.velocity_variance for point in self.report.points]
         peak = max(*values, 1e-300)
+        floor = max(1e-4 * peak, 0.3 * min(values))
         axes.set_yscale("log")
         axes.plot(self.place, [max(value, 1e-9 * peak) for value in values], color=INK, lw=1.6)
         axes.minorticks_off()
-        axes.set_ylim(1e-4 * peak, 3 * peak)
-        self._side(axes, 1e-4 * peak, "variance of the\nvelocity target,\nE|u − v|² / D", INK, dy=0.12)
+        axes.set_ylim(floor, 3 * peak)
+        self._side(axes, 0.14, "variance of the\nvelocity target,\nE|u − v|² / D", INK)
         self._name(axes, "V(t)")
 
     def _regimes(self, panels: Sequence[Axes]) -> None:
@@ -193,22 +199,21 @@ class _Sheet:
                 axes.axvline(border, color=GREEN, lw=1.0, zorder=-1)
                 for x in self._visible([self.report.predicted.anisotropic]):
                     axes.axvline(x, color=INK, lw=0.8, ls=(0, (3, 3)), zorder=-1)
-        for word, side, offset, ground in (
-            ("navigation", "right", -6, NAVIGATION),
-            ("refinement", "left", 6, REFINEMENT),
-        ):
-            note = panels[1].annotate(
-                word, (border, 1.17), (offset, 0), textcoords="offset points", ha=side, va="center"
-            )
-            note.set(size=BODY, style="italic", color=GREY)
-            note.set_bbox({"facecolor": ground, "edgecolor": "none", "pad": 1.5})
+        names = (("navigation", "right", -6, NAVIGATION), ("refinement", "left", 6, REFINEMENT))
+        for (word, ha, shift, ground), room in zip(names, (self._part(border), 1 - self._part(border)), strict=True):
+            if room > WORD_ROOM:
+                note = panels[1].annotate(
+                    word, (border, 1.17), (shift, 0), textcoords="offset points", ha=ha, va="center"
+                )
+                note.set(size=BODY, style="italic", color=GREY)
+                note.set_bbox({"facecolor": ground, "edgecolor": "none", "pad": 1.5})
 
     def _fan(self, top: float) -> None:
         """Lead from each time of the strip, on the axis, down to its column."""
         from matplotlib.lines import Line2D
 
         for column, t in enumerate(self.report.strip.times):
-            x0 = LEFT + CURVES_WIDTH * (_place(t) - self.limits[0]) / (self.limits[1] - self.limits[0])
+            x0 = LEFT + CURVES_WIDTH * self._part(_place(t))
             x1 = LEFT + (column + 0.5) * self.side
             xs, ys = (x0, x0, x1), (top, top + 0.05, self.strip_top - 0.2)
             across, down = [x / WIDTH for x in xs], [1 - y / self.height for y in ys]
@@ -226,6 +231,7 @@ class _Sheet:
             self._image(left, top + self.side, self.frames.samples[query])
             if row == 0:
                 self._text(left + self.side / 2, top + self.side - 0.1, "sample", ha="center")
+        self._text(LEFT, self.height - 0.2, "queries that narrow early above, late below", color=GREY)
 
     def _image(self, left: float, top: float, image: Tensor) -> None:
         axes = self._axes(left + 0.015, top + 0.015, self.side - 0.03, self.side - 0.03)
@@ -245,6 +251,7 @@ class _Sheet:
             )
             for points, style in styles:
                 axes.scatter(points[:, 0].numpy(), points[:, 1].numpy(), **style)
+            _thin(axes)
             axes.set(xlim=(-reach, reach), ylim=(-reach, reach), xticks=(), yticks=())
         self._text(LEFT - 0.1, self.strip_top + self.side / 2, "first two principal\ncoordinates", ha="right")
         words = (("× $x_t$", ORANGE), ("● denoiser", BLUE), ("○ sample", INK), ("· data", GREY))
@@ -259,8 +266,10 @@ class _Sheet:
         places = [_place(t) for t in times if t is not None]
         return [place for place in places if self.limits[0] <= place <= self.limits[1]]
 
-    def _side(self, axes: Axes, y: float, text: str, colour: str, dy: float) -> None:
-        height = axes.transAxes.inverted().transform(axes.transData.transform((0, y)))[1] + dy
+    def _part(self, place: float) -> float:
+        return (place - self.limits[0]) / (self.limits[1] - self.limits[0])
+
+    def _side(self, axes: Axes, height: float, text: str, colour: str) -> None:
         axes.text(1.015, height, text, transform=axes.transAxes, color=colour, size=SMALL, va="center", linespacing=1.1)
 
     def _name(self, axes: Axes, name: str) -> None:
@@ -270,3 +279,9 @@ class _Sheet:
 def _place(t: float) -> float:
     t = min(max(t, 1e-4), 1 - 1e-4)
     return math.log(t / (1 - t))
+
+
+def _thin(axes: Axes) -> None:
+    for spine in axes.spines.values():
+        spine.set_linewidth(0.6)
+        spine.set_color("#BBBBBB")

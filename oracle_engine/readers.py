@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 
 from .arrays import STORAGE_DTYPES, Int64, Shaped, Tensor
 from .errors import OracleError, bad_file, invalid
@@ -46,7 +45,7 @@ _DTYPE_REMEDIES = (
 _FRESH_COPY = "write or download the file again"
 _DAMAGE = (
     ValueError, EOFError, OverflowError, SyntaxError, TypeError, RuntimeError, tokenize.TokenError,
-    gzip.BadGzipFile, zipfile.BadZipFile, zlib.error, lzma.LZMAError, SafetensorError,
+    gzip.BadGzipFile, zipfile.BadZipFile, zlib.error, lzma.LZMAError,
 )  # fmt: skip
 
 _IDX_NAME = re.compile(r"idx\d-ubyte(\.gz)?$|\.idx(\.gz)?$")
@@ -180,12 +179,23 @@ def read_safetensors(path: Path, key: str | None = None) -> Samples:
 
     A tensor called "labels" or "y" is taken as the labels. Raises DataFileError as :func:`read_npz` does.
     """
-    with _reading(path, "a .safetensors file"), safe_open(path, framework="pt") as file:
+    with _reading(path, "a .safetensors file"), _safetensors(path) as file:
         names = list(file.keys())
         storable = [name for name in names if file.get_slice(name).get_dtype() in _SAFETENSORS_STORAGE]
         name, label_name = _choose(path, names, storable, key)
         points, labels = file.get_tensor(name), None if label_name is None else file.get_tensor(label_name)
     return samples_of(points, labels, path)
+
+
+@contextmanager
+def _safetensors(path: Path) -> Iterator[Any]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except SafetensorError as error:
+        raise ValueError(str(error)) from error
 
 
 def read_idx(path: Path) -> Samples:

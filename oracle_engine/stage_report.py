@@ -101,8 +101,8 @@ class StageReport:
             f"({' x '.join(map(str, data['sample_shape'])) or 'scalar'}, {data['storage']})",
             f"{self.path}, {self.queries} training queries, seed {self.seed}",
             "",
-            "           top-1                 ESS, quantiles over the queries             entropy             own is",
-            "t           mean         5 %      25 %      50 %      75 %      95 %    median       V(t)  heaviest",
+            "           top-1                 ESS, quantiles over the queries              median             own is",
+            "t           mean         5 %      25 %      50 %      75 %      95 %   entropy       V(t)  heaviest",
         ]
         lines += [_table_row(point) for point in self.points]
         return "\n".join([*lines, "", *_transition_rows(self.measured, self.predicted)])

@@ -18,8 +18,9 @@ from .engine import OracleEngine
 from .env import __version__
 from .errors import invalid
 from .paths import Coefficients, coefficients, marginal_variance
+from .pictures import is_picture
 from .stage_report import QUANTILES, StagePoint, StageReport, Strip, measure_transition
-from .transition import crossing, draw_rows, predict_transition, prior_entropy, time_grid
+from .transition import EARLIEST_TIME, crossing, draw_rows, predict_transition, prior_entropy, time_grid
 
 # called with the steps done and all of them
 Progress = Callable[[int, int], None]
@@ -52,13 +53,16 @@ def analyse(
     began, data = time.perf_counter(), engine.data
     queries, strip = _counted("queries", queries), min(_counted("strip", strip), queries)
     grid = None if times is None else _checked_times(engine, times)
+    if grid is None and engine.t_max is not None and engine.t_max <= EARLIEST_TIME:
+        raise invalid("times", f"must be given where t_max is at most {EARLIEST_TIME}", None, "pass times=[t_max]")
     predicted = predict_transition(data, engine.path, engine.point_std, seed)
-    grid = grid or time_grid(predicted.anisotropic, last=min(0.99, engine.t_max or 0.99))
+    grid = grid or time_grid(predicted.anisotropic, last=0.99 if engine.t_max is None else min(0.99, engine.t_max))
     run = _Run(engine, grid, draw_rows(data, queries, seed), seed)
     for done, total in run.steps():
         if progress is not None:
             progress(done, total)
     points = run.points()
+    followed = _strip(engine, points, run.by_lateness(strip), seed)
     return StageReport(
         data=_described(data),
         path=repr(engine.path),
@@ -74,7 +78,7 @@ def analyse(
         points=points,
         measured=measure_transition(points),
         predicted=predicted,
-        strip=_strip(engine, points, run.latest(strip), seed),
+        strip=followed,
     )
 
 
@@ -126,16 +130,22 @@ class _Run:
             )
         )
 
-    def latest(self, count: int) -> Int64[Tensor, "K"]:
+    def by_lateness(self, count: int) -> Int64[Tensor, "K"]:
         """Return the sources of `count` queries, from those that narrow early to those that narrow late.
 
-        Of each part of the queries it is the one whose source varies most, which shows best.
+        Of pictures it is, in each part of the queries, the one with the most contrast; else the middle one.
         """
+        parts = self.seen[2].mean(0).argsort(stable=True).tensor_split(count)
+        chosen = [part[len(part) // 2] for part in parts]
+        if is_picture(self.engine.data.sample_shape):
+            contrast = self._contrast()
+            chosen = [part[contrast[part].argmax()] for part in parts]
+        return self.rows[torch.stack(chosen).to(self.rows.device)]
+
+    def _contrast(self) -> Float64[Tensor, "Q"]:
         data = self.engine.data
         blocks = self.rows.split(max(1, BATCH_VALUES // data.dim))
-        spread = torch.cat([data.sample_values(part).flatten(1).var(1, unbiased=False).cpu() for part in blocks])
-        parts = self.seen[2].mean(0).argsort(stable=True).tensor_split(count)
-        return self.rows[torch.stack([part[spread[part].argmax()] for part in parts]).to(self.rows.device)]
+        return torch.cat([data.sample_values(part).double().flatten(1).var(1).cpu() for part in blocks])
 
 
 def _strip(engine: OracleEngine, points: Sequence[StagePoint], rows: Int64[Tensor, "K"], seed: int) -> Strip:
@@ -162,11 +172,13 @@ def _strip(engine: OracleEngine, points: Sequence[StagePoint], rows: Int64[Tenso
 
 
 def _strip_times(points: Sequence[StagePoint], entropy: float) -> tuple[float, ...]:
-    """Return about 8 times between which the posterior narrows by equal steps."""
+    """Return about 8 times by how far the posterior has narrowed, with closer steps at first."""
     times = [point.t for point in points]
     narrowed = [point.top_weight - point.entropy / max(entropy, 1e-300) for point in points]
-    levels = torch.linspace(narrowed[0], max(narrowed), STRIP_TIMES).tolist()
-    found = (crossing(times, narrowed, level - 1e-6) for level in levels[1:])
+    steps = torch.linspace(0.0, 1.0, STRIP_TIMES)[1:].pow(1.5)
+    # the last step is taken at 99 %: the end is approached on a plateau
+    levels = narrowed[0] + (max(narrowed) - narrowed[0]) * steps.clamp_max(0.99)
+    found = (crossing(times, narrowed, level) for level in levels.tolist())
     return tuple(sorted({times[0], *(round(t, 3) for t in found if t is not None)}))
 
 

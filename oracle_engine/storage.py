@@ -37,10 +37,11 @@ def write_tensors(path: Path, kind: str, tensors: Mapping[str, Tensor], facts: M
 
     path.parent.mkdir(parents=True, exist_ok=True)
     held = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
-    checksum = hash_tensors(kind, [held[name] for name in sorted(held)])
+    text = json.dumps(dict(facts))
+    checksum = hash_tensors(kind + text, [held[name] for name in sorted(held)])
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        save_file(held, partial, metadata={"kind": kind, "checksum": checksum, "facts": json.dumps(dict(facts))})
+        save_file(held, partial, metadata={"kind": kind, "checksum": checksum, "facts": text})
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
@@ -63,7 +64,10 @@ def read_tensors(path: Path, kind: str, *, verify: bool) -> tuple[dict[str, Tens
         raise bad_file(path, f"a {kind} file", f"{error}", "write it again; it is damaged or incomplete") from None
     if metadata.get("kind") != kind:
         raise bad_file(path, f"a {kind} file", f"kind {metadata.get('kind')!r}", "pass a file that `save` wrote")
-    if verify and hash_tensors(kind, [tensors[name] for name in sorted(tensors)]) != metadata["checksum"]:
+    if (
+        verify
+        and hash_tensors(kind + metadata["facts"], [tensors[name] for name in sorted(tensors)]) != metadata["checksum"]
+    ):
         raise bad_file(path, f"checksum {metadata['checksum']}", "other content", "write it again; it is damaged")
     return tensors, json.loads(metadata["facts"])
 

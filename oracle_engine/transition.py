@@ -9,7 +9,7 @@ from itertools import accumulate
 
 import torch
 
-from .arrays import Float64, Int64
+from .arrays import Float64, Int64, Tensor
 from .dataset import OracleDataset
 from .paths import Path, coefficients, marginal_variance
 
@@ -17,7 +17,8 @@ from .paths import Path, coefficients, marginal_variance
 SPECTRUM_SAMPLES = 2048
 SPECTRUM_PRODUCTS = 1 << 34
 
-# how much of the default grid lies around the predicted transition, and the width of that in logit(t)
+# where the default grid begins, how much of it lies around the predicted transition, and how wide in logit(t)
+EARLIEST_TIME = 0.01
 GRID_SHARE = 0.4
 GRID_WIDTH = 0.4
 
@@ -62,7 +63,7 @@ def prior_entropy(data: OracleDataset) -> float:
     return math.log(len(data)) if weights is None else float(torch.special.entr(weights.exp()).sum())
 
 
-def draw_rows(data: OracleDataset, count: int, seed: int) -> Int64[torch.Tensor, "n"]:
+def draw_rows(data: OracleDataset, count: int, seed: int) -> Int64[Tensor, "n"]:
     """Return `count` rows drawn by their weights, one from each of `count` strata of equal weight, ascending.
 
     Rows are sorted by class, so classes are drawn in proportion. Drawn on the CPU: the same on every device.
@@ -82,7 +83,7 @@ def spectrum_size(data: OracleDataset) -> int:
     return min(len(data), SPECTRUM_SAMPLES, max(64, math.isqrt(SPECTRUM_PRODUCTS // data.dim)))
 
 
-def second_moments(data: OracleDataset, rows: Int64[torch.Tensor, "n"]) -> Float64[torch.Tensor, "k k"]:
+def second_moments(data: OracleDataset, rows: Int64[Tensor, "n"]) -> Float64[torch.Tensor, "k k"]:
     """Return a matrix with the non-zero eigenvalues of the covariance of these samples in value space.
 
     The covariance or the Gram matrix, whichever is smaller, scaled so that its trace is the exact total variance.
@@ -105,7 +106,7 @@ def time_of_snr(path: Path, snr: float, point_std: float = 0.0) -> float | None:
     return high if low > 0.0 else None
 
 
-def time_grid(center: float | None, count: int = 24, first: float = 0.01, last: float = 0.99) -> list[float]:
+def time_grid(center: float | None, count: int = 24, first: float = EARLIEST_TIME, last: float = 0.99) -> list[float]:
     """Return about `count` times from `first` to `last`, even in logit(t) and denser around `center`."""
     place = torch.linspace(_logit(first), _logit(last), 4097, dtype=torch.float64)
     share = torch.linspace(0.0, 1.0, 4097, dtype=torch.float64)
@@ -130,7 +131,7 @@ def crossing(times: Sequence[float], values: Sequence[float], level: float) -> f
     return times[index - 1] + part * (times[index] - times[index - 1])
 
 
-def _solve_capacity(matrix: Float64[torch.Tensor, "k k"], entropy: float, start: float) -> float:
+def _solve_capacity(matrix: Float64[Tensor, "k k"], entropy: float, start: float) -> float:
     """Return rho with 1/2 log det(1 + rho matrix) = entropy, from a `start` below it, by secants in log-log."""
     if float(matrix.trace()) <= 0.0:
         return math.inf

@@ -1,0 +1,166 @@
+"""The cases a GPU is judged by, in one command: `ORACLE_BACKEND=triton python -m bench.gpu`, under 9 minutes.
+
+Every row is checked against float64 on the very queries that are timed, and set beside two floors that are measured
+in the same run: the time to read the data once, and the time of the products at the measured rate of bf16.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from oracle_engine import OracleDataset
+from oracle_engine.env import environment_report
+from oracle_engine.errors import invalid
+
+from .__main__ import RESULTS, say
+from .compare import Comparison
+from .record import OURS, Row, document_of, machine_name, write_json
+from .workloads import Workload
+
+# products of an exact answer for each pair of a row and a query, in units of D: two parts of the query for the logit,
+# two of the weight for the mean
+PARTS = 4
+
+# values of random data that are drawn at once
+DRAWN = 1 << 26
+
+
+@dataclass(frozen=True)
+class Case:
+    """One data set and what is asked of it; `peers` are those whose float32 copy of the data fits beside it."""
+
+    count: int
+    dim: int
+    storage: torch.dtype
+    batches: tuple[int, ...]
+    times: tuple[float, ...] = (0.05, 0.3, 0.8)
+    peers: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return f"random-{self.count}x{self.dim}-{str(self.storage).removeprefix('torch.')}"
+
+    @property
+    def bytes(self) -> int:
+        return self.count * self.dim * self.storage.itemsize
+
+
+ALL_PEERS = ("eager", "compiled", "tf32", "bf16")
+
+CASES = (
+    Case(50_000, 128, torch.float16, (1, 16, 64, 256), peers=(*ALL_PEERS, "sdpa")),
+    Case(50_000, 784, torch.uint8, (1, 16, 64, 256, 1024), peers=ALL_PEERS),
+    Case(50_000, 3072, torch.uint8, (1, 16, 64, 256), peers=ALL_PEERS),
+    Case(50_000, 3072, torch.bfloat16, (1, 64, 256)),
+    Case(50_000, 3072, torch.float32, (1, 64, 256)),
+    Case(1_280_000, 4096, torch.float16, (1, 64, 256), peers=("eager", "bf16")),
+    Case(1_280_000, 12_288, torch.uint8, (64,)),
+    Case(300_000, 16_384, torch.float16, (64, 256)),
+)
+
+
+def draw(case: Case, device: torch.device) -> OracleDataset:
+    """Return Gaussian samples, or the same as 8-bit pixels."""
+    generator = torch.Generator(device).manual_seed(0)
+    points = torch.empty(case.count, case.dim, dtype=case.storage, device=device)
+    for part in points.split(max(1, DRAWN // case.dim)):
+        values = torch.randn(part.shape, generator=generator, device=device)
+        part.copy_((values * 50 + 128).clamp_(0, 255) if case.storage == torch.uint8 else values)
+    return OracleDataset(points, name=case.name)
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What this GPU does in this run: bytes read and written by a copy a second, operations of a bf16 product."""
+
+    copied: float
+    product: float
+
+    @classmethod
+    def measured(cls, device: torch.device) -> Rates:
+        """Measure both on operands far larger than a cache."""
+        source = torch.ones(1 << 29, dtype=torch.float16, device=device)
+        target = torch.empty_like(source)
+        seconds = _seconds(lambda: target.copy_(source))
+        side = 8192
+        factor = torch.randn(side, side, device=device).bfloat16()
+        return cls(2 * source.numel() * source.itemsize / seconds, 2 * side**3 / _seconds(lambda: factor @ factor))
+
+    def floors(self, case: Case, batch: int) -> dict[str, float]:
+        """Return the milliseconds of one read of the data, and of the products of an exact answer."""
+        products = 2.0 * PARTS * batch * case.count * case.dim
+        return {"read_ms": 1e3 * case.bytes / self.copied, "products_ms": 1e3 * products / self.product}
+
+
+def measure(
+    cases: Sequence[Case], rates: Rates, device: torch.device, limit: float
+) -> Iterator[tuple[Row, dict[str, Any]]]:
+    """Yield a row and its floors for every batch and time of the cases; stop before `limit` seconds are over."""
+    began = time.perf_counter()
+    for case in cases:
+        if case.bytes > 0.8 * torch.cuda.mem_get_info(device)[0]:
+            say(f"{case.name} left out: it does not fit")
+            continue
+        contest = Comparison(draw(case, device), (OURS, *case.peers), say)
+        for batch in case.batches:
+            for t in case.times:
+                if time.perf_counter() - began > limit:
+                    return
+                row = contest.row(Workload(contest.data, batch, t), budget=1.0)
+                yield row, against_floors(row, rates.floors(case, batch))
+        del contest
+        torch.cuda.empty_cache()
+
+
+def against_floors(row: Row, floors: dict[str, float]) -> dict[str, Any]:
+    """Return the floors, and which share of the higher one the engine reaches: 1 is the floor itself."""
+    floor = max(floors.values())
+    reached = floor / row.sides[OURS].median_ms
+    return {**floors, "reached": reached, "exact": row.sides[OURS].exact}
+
+
+def _seconds(call: Any, rounds: int = 20) -> float:
+    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    for _ in range(3):
+        call()
+    begin.record()
+    for _ in range(rounds):
+        call()
+    end.record()
+    end.synchronize()
+    return float(begin.elapsed_time(end)) / 1e3 / rounds
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, keep the rows after each, and return 1 when a timed result missed the accuracy bar."""
+    parser = argparse.ArgumentParser(prog="python -m bench.gpu", description=__doc__)
+    parser.add_argument("--json", type=Path, help="default: bench/results/<gpu>.json")
+    parser.add_argument("--limit", type=float, default=420.0, metavar="SECONDS", help="start no row after this long")
+    options = parser.parse_args(arguments)
+    if not torch.cuda.is_available():
+        raise invalid("device", "must be a CUDA device", "none", "run it on the machine of the GPU")
+    device = torch.device("cuda", torch.cuda.current_device())
+    path = options.json or RESULTS / f"{machine_name(device)}.json"
+    rates = Rates.measured(device)
+    rows: list[Row] = []
+    floors: list[dict[str, Any]] = []
+    asked = {"backend": environment_report()["settings"]["ORACLE_BACKEND"], "device": str(device)}
+    for row, floor in measure(CASES, rates, device, options.limit):
+        rows.append(row)
+        floors.append(floor)
+        write_json(path, {**document_of(rows, asked), "rates": asdict(rates), "floors": floors})
+        say(f"{row.data} B={row.batch} t={row.t} {json.dumps(asdict(row.sides[OURS]))} {json.dumps(floor)}")
+    return 0 if rows and all(floor["exact"] for floor in floors) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

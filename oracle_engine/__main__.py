@@ -1,0 +1,117 @@
+"""The command line: `oracle-engine`, or `python -m oracle_engine`.
+
+Exit status: 0 done, 1 unexpected error (with its traceback), 2 wrong arguments or input, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from .builtin import BUILTINS
+from .commands import run_info, run_plan, run_stages, run_velocity
+from .env import __version__
+from .errors import OracleError
+from .paths import PATHS
+
+INPUT_ERRORS = (OracleError, FileNotFoundError, IsADirectoryError, NotADirectoryError, FileExistsError, PermissionError)
+
+WHAT = ("velocity", "denoiser", "score", "noise", "log_density")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status; argparse ends the process itself for --help and wrong arguments."""
+    arguments = build_parser().parse_args(argv)
+    try:
+        arguments.run(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # whoever read the output has seen enough, as `head` has; nothing is left to be flushed at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except INPUT_ERRORS as error:
+        print(f"oracle-engine: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("oracle-engine: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands; the function that runs a command is its default `run`."""
+    parser = argparse.ArgumentParser(
+        prog="oracle-engine", description="Exact oracle velocities of flow matching over a finite data set."
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_stages(commands)
+    _add_velocity(commands)
+    _add_plan(commands)
+    _add_command(commands, "info", "what is installed and what this machine can do, for bug reports", run_info)
+    return parser
+
+
+def _add_stages(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    summary = "when many samples share the posterior and when one has it: a table, stages.json and stages.png"
+    parser = _add_command(commands, "stages", summary, run_stages)
+    _add_data(parser, default="patches")
+    parser.add_argument("--key", dest="data_key", help="which array of an .npz or .safetensors file holds the data")
+    parser.add_argument("--queries", type=int, default=256, help="training queries at every time (256)")
+    parser.add_argument("--times", type=float, nargs="+", help="instead of about 24 around the expected transition")
+    parser.add_argument("--out", default=".", metavar="DIR", help="where to write stages.json and stages.png (.)")
+    parser.add_argument("--no-figure", action="store_true", help="write no stages.png; needs no matplotlib")
+
+
+def _add_velocity(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    summary = "the oracle at the queries of a file, written to another, block by block"
+    parser = _add_command(commands, "velocity", summary, run_velocity)
+    parser.add_argument(
+        "input", metavar="IN", help="queries: .npy, .safetensors (mapped) or .npz (read whole); tensors x, t, labels"
+    )
+    parser.add_argument("output", metavar="OUT", help=".npy, .npz or .safetensors, like x; log_density is float64")
+    _add_data(parser, default=None)
+    parser.add_argument("--data-key", help="which array of an .npz or .safetensors file holds the data")
+    parser.add_argument("--what", choices=WHAT, default="velocity", help="what to compute (velocity)")
+    parser.add_argument("--t", type=float, help="one time for all queries, instead of those in IN")
+    parser.add_argument("--t-max", type=float, help="clamp later times here; without it t = 1 is refused")
+    parser.add_argument("--key", help="the tensor of the queries in IN (x)")
+    parser.add_argument("--t-key", default="t", help="the tensor of the times in IN (t)")
+    parser.add_argument("--labels", metavar="KEY", help="the tensor of the labels in IN (labels, used where present)")
+    parser.add_argument("--no-labels", action="store_true", help="ignore labels in IN")
+    parser.add_argument("--batch", type=int, default=256, help="queries computed and written at once (256)")
+
+
+def _add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = _add_command(commands, "plan", "what a batch of queries would do and cost", run_plan)
+    _add_data(parser, default="patches")
+    parser.add_argument("--key", dest="data_key", help="which array of an .npz or .safetensors file holds the data")
+    parser.add_argument("--batch", type=int, default=256, help="queries asked at once (256)")
+
+
+def _add_command(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    summary: str,
+    run: Callable[[argparse.Namespace], None],
+) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=summary, description=summary, allow_abbrev=False)
+    parser.add_argument("--json", action="store_true", help="print JSON instead of text")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _add_data(parser: argparse.ArgumentParser, default: str | None) -> None:
+    known = f"a built-in set ({', '.join(BUILTINS)}) or the path of a file or folder"
+    note = known if default is None else f"{known}; {default} unless given"
+    parser.add_argument("--data", default=default, required=default is None, help=note)
+    parser.add_argument("--folder", help="where the files of a built-in set are")
+    parser.add_argument("--count", type=int, metavar="N", help="use N samples only")
+    parser.add_argument("--seed", type=int, default=0, help="of the samples drawn and of the queries (0)")
+    parser.add_argument("--path", choices=tuple(PATHS), default="rectified_flow", help="(rectified_flow)")
+    parser.add_argument("--device", help="where to compute, such as cuda (cpu)")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,57 @@
+"""A progress bar on the terminal, and silence where there is none."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+# called with the steps done and all of them
+Report = Callable[[int, int], None]
+
+
+def progress_bar(what: str) -> AbstractContextManager[Report]:
+    """Give a function that moves the bar of `what`, with elapsed time, on standard error.
+
+    Drawn by rich where that is installed, else as one plain line; not at all where standard error is no terminal.
+    """
+    if not sys.stderr.isatty():
+        return _no_bar()
+    try:
+        import rich.progress  # noqa: F401
+    except ImportError:
+        return _plain_bar(what)
+    return _rich_bar(what)
+
+
+@contextmanager
+def _no_bar() -> Iterator[Report]:
+    yield lambda done, total: None
+
+
+@contextmanager
+def _plain_bar(what: str) -> Iterator[Report]:
+    began = time.monotonic()
+
+    def report(done: int, total: int) -> None:
+        sys.stderr.write(f"\r{what}  {done} of {total}  {time.monotonic() - began:.0f} s ")
+        sys.stderr.flush()
+
+    try:
+        yield report
+    finally:
+        # back to an empty line
+        sys.stderr.write("\r\x1b[K")
+        sys.stderr.flush()
+
+
+@contextmanager
+def _rich_bar(what: str) -> Iterator[Report]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+
+from oracle_engine.errors import DataFileError, InputError
+from oracle_engine.kernels import Query, Span, Wanted, aot, configs, prepare_rows, tune
+from oracle_engine.kernels.configs import ANY, Choice, Device, ScoreConfig, WeighConfig
+from oracle_engine.kernels.steps import INTERPRET
+from oracle_engine.kernels.triton_scan import check_shared_memory, triton_state
+
+H100 = Device("an H100", "sm_90", 132, 227 << 10)
+
+
+@pytest.mark.skipif(INTERPRET, reason="the interpreter is on: nothing is compiled")
+@pytest.mark.parametrize("job", aot.subset(), ids=str)
+def test_listed_configurations_pass_the_gate(job: aot.Job) -> None:
+    assert aot.compile_job(job).complaints == []
+
+
+def test_the_gate_sees_what_it_is_for() -> None:
+    job = next(job for job in aot.jobs(["sm_90"]) if job.kernel == "score" and job.stored == torch.float16)
+    good = aot.Result(job, 200, 0, 98304, {"HGMMA": 16}, 48)
+    assert good.complaints == []
+    assert aot.Result(job, 255, 12, 98304, {"HGMMA": 16}, 48).complaints == ["12 spills"]
+    assert aot.Result(job, 200, 0, 98304, {"HMMA": 16}, 48).complaints == ["no wgmma"]
+    assert "no matrix instructions" in aot.Result(job, 200, 0, 98304, {}, 48).complaints
+    assert aot.Result(job, 200, 0, 98304, {"HGMMA": 16}, 0).complaints == ["no asynchronous copies"]
+    assert len(aot.Result(job, 200, 0, 1 << 20, {"HGMMA": 16}, 48).complaints) == 2
+
+
+@pytest.mark.parametrize("architecture", ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120", "gfx942", "gfx1100"])
+@pytest.mark.parametrize("stored", list(configs.KINDS), ids=str)
+@pytest.mark.parametrize("batch", [1, 16, 17, 64, 1024])
+def test_every_device_dtype_and_batch_has_a_configuration(architecture: str, stored: torch.dtype, batch: int) -> None:
+    limits = {"sm_80": 163, "sm_90": 227, "sm_100": 227, "sm_86": 99, "sm_120": 99}
+    device = Device("none such", architecture, 100, limits.get(architecture, 64) << 10)
+    for dim in (2, 64, 784, 196_608):
+        chosen = configs.choose(device, stored, batch, dim)
+        check_shared_memory(chosen, stored)
+        assert chosen.fused is None or chosen.fused.block_d >= dim
+        assert chosen.score_slices(1300, batch, dim) >= 1
+        assert chosen.weigh_shares(1300, batch, dim) >= 1
+    assert configs.choose(device, stored, batch, 4096).score_slices(1 << 24, 1024, 4096) == 1
+
+
+def test_small_grids_are_cut_until_they_fill_the_gpu() -> None:
+    chosen = configs.choose(H100, torch.float16, 16, 8192)
+    tiles = -(-1300 // chosen.score.block_n)
+    slices = chosen.score_slices(1300, 16, 8192)
+    assert slices > 1
+    assert tiles * slices >= H100.multiprocessors or slices == 8192 // (8 * chosen.score.block_d)
+
+
+def test_tuned_choices_come_before_the_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(configs, "TUNED", tmp_path)
+    configs.tuned.cache_clear()
+    mine = ScoreConfig(64, 64, 32, 4, 2)
+    done = tune.Trial(mine, 1e-6, 1.5)
+    text = json.dumps(tune.document(H100, {"half": [(Choice(mine, batch=64), done)]}))
+    configs.tuned_file(H100.name).write_text(text)
+    try:
+        assert configs.choose(H100, torch.float16, 40, 4096).score == mine
+        assert configs.choose(H100, torch.float16, 65, 4096).score != mine
+        assert configs.choose(H100, torch.uint8, 40, 4096).score != mine
+        configs.tuned.cache_clear()
+        configs.tuned_file(H100.name).write_text(text.replace('"warps": 4', '"warps": "many"'))
+        with pytest.raises(DataFileError, match="tuned configurations"):
+            configs.choose(H100, torch.float16, 40, 4096)
+    finally:
+        configs.tuned.cache_clear()
+
+
+def test_the_tuner_trusts_no_time_of_a_wrong_result() -> None:
+    slow, fast, wrong = (ScoreConfig(64, 64, size, 4, 2) for size in (32, 64, 128))
+    trials = [tune.Trial(slow, 1e-6, 2.0), tune.Trial(fast, 1e-6, 1.0), tune.Trial(wrong, 0.5, 0.1)]
+    assert tune.fastest(trials, slow) == trials[1]
+    assert tune.fastest([*trials[:1], tune.Trial(fast, 1e-6, 1.99)], slow) == trials[0]
+    assert tune.fastest(trials[2:], slow) is None
+    assert tune.fastest([tune.Trial(slow, float("nan"), 1.0)], slow) is None
+
+
+def test_the_tuner_tries_what_fits() -> None:
+    tried = list(tune.candidates(tune.WEIGH_GRID, WeighConfig, 64, 99 << 10, torch.float16))
+    assert tried
+    assert all(config.shared_bytes(2, 4) <= 99 << 10 for config in tried)
+    assert all(config.block_b <= 64 for config in tried)
+    assert Choice(tried[0]).batch == ANY
+
+
+@pytest.mark.skipif(INTERPRET, reason="the interpreter takes the CPU")
+def test_a_tensor_on_the_wrong_device_is_refused_before_any_launch() -> None:
+    rows = prepare_rows(torch.randn(10, 4), None)
+    ones = torch.ones(1, dtype=torch.float64)
+    query = Query(torch.ones(1, 4, dtype=torch.float64), ones, ones, torch.zeros(1, 0, 2, dtype=torch.int64))
+    with pytest.raises(InputError, match="must be a CUDA device"):
+        triton_state(rows, query, Span(0, 10), Wanted())
+    with pytest.raises(InputError, match="must be a CUDA device"):
+        tune.main([])

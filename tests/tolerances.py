@@ -1,0 +1,103 @@
+"""Every tolerance of the tests with its reason: an assertion names one, and a failure repeats what was promised."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Tolerance(NamedTuple):
+    """How far an answer may be off, relative to the scale that the reason names."""
+
+    value: float
+    reason: str
+
+
+TOLERANCES: Mapping[str, Tolerance] = MappingProxyType(
+    {
+        "bar": Tolerance(1e-5, "relative velocity error against float64 that every exact answer promises"),
+        "bar of the terms": Tolerance(
+            1e-5,
+            "the bar relative to the terms d_alpha xhat and d_sigma eps of the velocity, for queries on top of a "
+            "sample: there the terms cancel to nothing and an error relative to their sum has no meaning",
+        ),
+        "mean": Tolerance(
+            1e-5,
+            "error of a posterior mean relative to the radius of the rows: kernels know no velocity, and the bar on it "
+            "is no looser than this where the distance of query and mean is of that size",
+        ),
+        "moment": Tolerance(
+            1e-4,
+            "log-densities and entropies in nats, ESS, variance and weights relative to themselves (at least 1): a "
+            "coarse logit of a sample that is not scored again may err by 1e-5 alpha sqrt(D) / 8, 7e-5 at D = 3072",
+        ),
+        "float64": Tolerance(
+            1e-9,
+            "two float64 evaluations of the same quantity in another order: 2^-53 times logits of 1e4 and the root of 1e3 terms",
+        ),
+        "float32 output": Tolerance(
+            2e-7, "answers are rounded once to the float32 of the query: 2^-24, and a factor 3"
+        ),
+        "float16 output": Tolerance(
+            2e-3, "answers are rounded once to the float16 of the query: 2^-11, and a factor 4"
+        ),
+        "bfloat16 output": Tolerance(1.6e-2, "answers are rounded once to the bfloat16 of the query: 2^-8, a factor 4"),
+        "merge": Tolerance(
+            1e-9,
+            "float64 sums of a few terms in another order; log-partitions reach 1e6, so 1e-10 of a share is rounding",
+        ),
+        "finite difference": Tolerance(
+            1e-6, "central differences with step 1e-4 in float64: truncation h^2 and cancellation 2^-53 / h"
+        ),
+        "quadrature": Tolerance(
+            1e-8,
+            "trapezoidal sums of Gaussians whose spacing is below a third of their width: exp(-2 pi^2 9), and rounding",
+        ),
+        "standard errors": Tolerance(
+            4.5, "a mean over seeded draws in units of its standard error: one seed in 10^5 would fail"
+        ),
+        "landing": Tolerance(
+            1e-6, "the last Euler step ends at the posterior mean, and other samples weigh less than 1e-6 there"
+        ),
+    }
+)
+
+
+def within(error: float | Tensor, name: str) -> bool:
+    """Whether the largest |error| is finite and at most the tolerance called `name`."""
+    largest = torch.as_tensor(error, dtype=torch.float64).abs()
+    return bool((largest <= TOLERANCES[name].value).all())
+
+
+def assert_within(error: float | Tensor, name: str) -> None:
+    """Fail with the size of the worst error and the reason of the tolerance called `name`."""
+    worst = torch.as_tensor(error, dtype=torch.float64).abs().reshape(-1)
+    if not within(worst, name):
+        place = int(worst.nan_to_num(torch.inf).argmax())
+        value, reason = TOLERANCES[name]
+        raise AssertionError(f"error {float(worst[place]):.2e} at {place} is above {value:.1e}, {name}: {reason}")
+
+
+def assert_close(actual: Tensor, expected: Tensor, name: str, scale: float | Tensor | None = None) -> None:
+    """Compare two tensors of one shape, infinities exactly; errors are relative to `scale`.
+
+    scale: a number or a tensor of the shape of `expected`; by default |expected|, but at least 1.
+    """
+    assert actual.shape == expected.shape
+    actual, expected = actual.double(), expected.double()
+    unit = expected.abs().clamp_min(1.0) if scale is None else scale
+    assert_within(torch.where(actual == expected, 0.0, (actual - expected) / unit), name)
+
+
+def assert_rows_close(actual: Tensor, expected: Tensor, name: str, scale: float | Tensor | None = None) -> None:
+    """Compare two batches [B, *shape] by |a_b - e_b| / scale_b; by default scale_b = |e_b|."""
+    assert actual.shape == expected.shape
+    wanted = expected.double().reshape(len(expected), -1)
+    difference = (actual.double().reshape(wanted.shape) - wanted).norm(dim=1)
+    assert_within(
+        torch.where(difference == 0, 0.0, difference / (wanted.norm(dim=1) if scale is None else scale)), name
+    )
