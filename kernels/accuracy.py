@@ -36,12 +36,13 @@ COARSE_LIMIT = 0.01
 def logit_error(rows: Rows, query: Query, dtype: torch.dtype) -> Float64[Tensor, "B"]:
     """Return delta [B], the root mean square rounding error of a coarse logit, in nats.
 
-    delta = u/2 (alpha / sigma^2) R (|q| + alpha R / 2) max(1, sqrt(D / 4096)), R the largest operand row.
+    delta = u/2 (alpha / sigma^2) R (|q| + 4 alpha R) max(1, sqrt(D / 4096)), R the largest operand row. The second
+    term is for the samples that matter most: their products <q, r> ~ alpha |r|^2 add up with one sign.
     Rounding errors of different samples are independent; this is a measured law, not a proof.
     """
     growth = max(1.0, math.sqrt(rows.dim / CALM_DIM))
     radius = rows.operand_radius
-    product = radius * (query.norm + 0.5 * query.alpha * radius)
+    product = radius * (query.norm + 4.0 * query.alpha * radius)
     return 0.5 * UNIT_ROUNDOFF[dtype] * growth * query.gain.abs() * product
 
 

@@ -17,6 +17,9 @@ FEW_QUERIES = 16
 # rows summed in one go for few queries: MKL adds them one after the other, and rounding grows with their number
 SUM_ROWS = 512
 
+# coordinates summed in one go for few queries: measured at D = 3072, this takes the largest error from 36 to 3 u|q||r|
+SUM_DIMS = 512
+
 # rows of one product for more queries, in bytes: what a core's caches hold
 PRODUCT_BYTES = 4 << 20
 
@@ -39,7 +42,7 @@ def ieee_products(device_type: str) -> Iterator[None]:
 
 
 def _settings() -> list[Any]:
-    return [torch.backends.cuda.matmul, torch.backends.mkldnn.matmul]
+    return [torch.backends.cuda.matmul, vars(torch.backends.mkldnn)["matmul"]]  # untyped in torch
 
 
 def _enter() -> None:
@@ -75,8 +78,11 @@ def score_product(block: Float[Tensor, "n D"], queries: Float[Tensor, "B D"]) ->
         return product
     parts, whole = _parts(len(block), torch.get_num_threads())
     shared = queries.T.expand(parts, *queries.T.shape)
-    pieces = block[:whole].view(parts, -1, block.shape[1])
-    torch.bmm(pieces, shared, out=product[:whole].view(parts, -1, len(queries)))
+    pieces, sums = block[:whole].view(parts, -1, block.shape[1]), product[:whole].view(parts, -1, len(queries))
+    sums.zero_()
+    for start in range(0, block.shape[1], SUM_DIMS):
+        some = slice(start, start + SUM_DIMS)
+        sums.baddbmm_(pieces[:, :, some], shared[:, some])
     torch.mm(block[whole:], queries.T, out=product[whole:])
     return product
 

@@ -75,7 +75,7 @@ def merge(first: PosteriorState, second: PosteriorState) -> PosteriorState:
     entropies by the chain rule H = sum_i w_i (H_i - log w_i). Costs a few float64 passes over [B, D].
     """
     lse = torch.logaddexp(first.lse, second.lse)
-    w1, w2 = _share(first.lse, lse), _share(second.lse, lse)
+    w1, w2 = _share(first.lse, second.lse), _share(second.lse, first.lse)
     gap = (second.mean - first.mean).square().sum(1)
     logits = torch.cat([first.top_logits, second.top_logits], dim=1)
     rows = torch.cat([first.top_rows, second.top_rows], dim=1)
@@ -107,6 +107,7 @@ def concatenate(states: Sequence[PosteriorState]) -> PosteriorState:
     return PosteriorState(*(torch.cat([getattr(state, field.name) for state in states]) for field in fields(states[0])))
 
 
-def _share(part: Float64[Tensor, "B"], whole: Float64[Tensor, "B"]) -> Float64[Tensor, "B"]:
+def _share(own: Float64[Tensor, "B"], other: Float64[Tensor, "B"]) -> Float64[Tensor, "B"]:
+    # from the difference of the two, not from their sum: shares add up to one however large the logs are.
     # both are -inf where neither subset has a sample: that share is zero, not NaN
-    return torch.where(part == -torch.inf, 0.0, (part - whole).exp())
+    return torch.where(own == -torch.inf, 0.0, torch.sigmoid(own - other))

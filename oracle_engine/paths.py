@@ -12,6 +12,9 @@ import torch
 from .arrays import Float64, Tensor
 from .errors import invalid
 
+# in place of sigma = 0 where d_sigma is infinite: their product, which the velocity needs, stays finite and right
+SMALLEST = 1e-150
+
 
 @dataclass(frozen=True)
 class Coefficients:
@@ -72,7 +75,7 @@ class VP:
         s = 1 - t
         log_alpha = -0.25 * s.square() * (self.beta_max - self.beta_min) - 0.5 * s * self.beta_min
         alpha = log_alpha.exp()
-        sigma = (-torch.expm1(2 * log_alpha)).sqrt()
+        sigma = (-torch.expm1(2 * log_alpha)).sqrt().clamp_min(SMALLEST)
         d_alpha = alpha * (0.5 * s * (self.beta_max - self.beta_min) + 0.5 * self.beta_min)
         return Coefficients(alpha, sigma, d_alpha, -alpha * d_alpha / sigma)
 
@@ -83,7 +86,7 @@ class LinearVP:
 
     def __call__(self, t: Float64[Tensor, "B"]) -> Coefficients:
         """Return the coefficients at the times `t`."""
-        sigma = ((1 - t) * (1 + t)).sqrt()
+        sigma = ((1 - t) * (1 + t)).sqrt().clamp_min(SMALLEST)
         return Coefficients(t, sigma, torch.ones_like(t), -t / sigma)
 
 

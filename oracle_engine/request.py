@@ -13,6 +13,9 @@ from .errors import invalid
 from .kernels import Query, Span
 from .paths import Coefficients, Path, coefficients, marginal_variance, resolve_times
 
+# variances up to here are none: paths whose d_sigma diverges end at a standard deviation of 1e-150 instead of zero
+NO_NOISE = 1e-290
+
 
 @dataclass(frozen=True)
 class Guidance:
@@ -73,8 +76,19 @@ class Request:
                 uses = (self.labels == name).any(1)
                 mass[uses] += weights[span.start : span.stop].sum()
                 own |= uses & (self.exclude >= span.start) & (self.exclude < span.stop)
-        left_out = own & (self.exclude >= 0)
-        return (mass - torch.where(left_out, weights[self.exclude.clamp_min(0)], 0.0)).log()
+        left_out = torch.where(own & (self.exclude >= 0), weights[self.exclude.clamp_min(0)], 0.0)
+        rest = mass - left_out
+        # where one sample holds nearly all of the weight the difference loses it: sum the others
+        for query in (left_out > 0.999 * mass).nonzero()[:, 0].tolist():
+            rest[query] = self._others(query, weights, data)
+        return rest.log()
+
+    def _others(self, query: int, weights: Float64[Tensor, "N"], data: OracleDataset) -> Float64[Tensor, ""]:
+        others = weights.clone()
+        others[self.exclude[query]] = 0.0
+        names = [] if self.labels is None else self.labels[query].unique().tolist()
+        spans = [data.segments[name] for name in names if name >= 0] or [Span(0, len(data))]
+        return torch.stack([others[span.start : span.stop].sum() for span in spans]).sum()
 
 
 @dataclass(frozen=True)
@@ -99,8 +113,8 @@ class Asker:
         batch, device = len(x), x.device
         times = resolve_times(t, batch, self.t_max, device)
         at = coefficients(self.path, times)
-        if batch and not bool((marginal_variance(at, self.point_std) > 0).all()):
-            bad = times[marginal_variance(at, self.point_std) <= 0][0].item()
+        if batch and not bool((marginal_variance(at, self.point_std) > NO_NOISE).all()):
+            bad = times[marginal_variance(at, self.point_std) <= NO_NOISE][0].item()
             remedy = "stop before the end point, clamp with OracleEngine(t_max=0.999), or give samples a point_std"
             raise invalid("t", "must leave some noise: sigma(t) > 0", f"t = {bad}", remedy)
         resolved = _labels(labels, batch, self.data.segments, device)
@@ -146,7 +160,7 @@ def _labels(
         raise invalid(
             "labels", f"must be classes of the data, {known}, or -1", unknown[0], "list them with data.segments"
         )
-    return given.long().reshape(batch, -1)
+    return given.long() if given.ndim == 2 else given.long()[:, None]
 
 
 def _excluded(

@@ -75,8 +75,9 @@ def a_sample(values: Tensor, t: float, generator: torch.Generator) -> Tensor:
 
 
 def between_two(values: Tensor, t: float, generator: torch.Generator) -> Tensor:
+    first, second = pick(values, generator), pick(values, generator)
     # from t = .95 on, which of two distant samples is nearer is decided by the last digits of float64
-    return min(t, 0.95) * (pick(values, generator) + pick(values, generator)) / 2
+    return min(t, 0.95) * (first + second) / 2
 
 
 def between_nearest(values: Tensor, t: float, generator: torch.Generator) -> Tensor:
@@ -84,7 +85,9 @@ def between_nearest(values: Tensor, t: float, generator: torch.Generator) -> Ten
     middle = (sample + nearest(values, sample)) / 2
     apart = (sample - middle).norm(dim=1, keepdim=True)
     # the same holds for a neighbour that is many sigma away: come nearer to the first of the two
-    return t * (middle + (sample - middle) * (1 - (3 * (1 - t) / (t * apart)).clamp_max(1)))
+    kept = 1 - (3 * (1 - t) / (t * apart)).clamp_max(1)
+    place: Tensor = middle + kept * (sample - middle)
+    return t * place
 
 
 QUERIES: Mapping[str, Queries] = {

@@ -83,10 +83,7 @@ def test_queries_that_cannot_be_answered(engine: OracleEngine, method: str, x: A
         (math.nan, r"`t` must lie in \[0, 1\].*received nan"),
         (torch.zeros(3), r"`t` must be a number, \[2\] or \[2, 1, ...\]; received \[3\]"),
         (torch.zeros(1, 2), r"`t` must be a number, \[2\] or \[2, 1, ...\]; received \[1, 2\]"),
-        (
-            1.0,
-            r"`t` must leave some noise: sigma\(t\) > 0; received t = 1.0. Remedy: .*clamp with OracleEngine\(t_max=0.999\)",
-        ),
+        (1.0, r"`t` must leave some noise: sigma\(t\) > 0; received t = 1.0. Remedy: .*OracleEngine\(t_max=0.999\)"),
         (torch.tensor([0.5, 1.0]), r"`t` must leave some noise: .*received t = 1.0"),
     ],
 )
@@ -191,10 +188,9 @@ def test_samples_without_weight_are_no_answer_either() -> None:
         engine.log_density(torch.zeros(1, 3), 0.5, exclude=2)
 
 
-@pytest.mark.parametrize("top_k", [-1, 21])
-def test_only_samples_that_exist_can_be_named(engine: OracleEngine, top_k: int) -> None:
-    with refused(f"`top_k` must lie between 0 and the 20 samples; received {top_k}"):
-        engine.posterior(X, 0.5, top_k=top_k)
+def test_a_negative_number_of_samples_cannot_be_named(engine: OracleEngine) -> None:
+    with refused("`top_k` must not be negative; received -1"):
+        engine.posterior(X, 0.5, top_k=-1)
 
 
 def test_a_data_set_of_few_samples_has_a_posterior_without_further_arguments() -> None:
@@ -253,7 +249,11 @@ def test_the_backend_that_is_named_is_the_one_that_runs(engine: OracleEngine, mo
     ran: list[str] = []
 
     def recorder(name: str, kernel: Any) -> Any:
-        return lambda *arguments: (ran.append(name), kernel(*arguments))[1]
+        def recorded(*arguments: Any) -> Any:
+            ran.append(name)
+            return kernel(*arguments)
+
+        return recorded
 
     monkeypatch.setattr(module, "BACKENDS", {name: recorder(name, kernel) for name, kernel in module.BACKENDS.items()})
     for name in ("torch", "reference"):
@@ -429,7 +429,10 @@ def test_nothing_but_an_input_error_is_raised_and_nothing_but_numbers_returned(d
     rows = st.lists(whole, min_size=batch, max_size=batch).map(torch.tensor)
     x = draw.draw(st.sampled_from([0.0, 1.0, 1e4, 1e18, 1e30, math.inf])) * torch.ones(batch, 4)
     t = draw.draw(st.one_of(number, st.lists(number, min_size=batch, max_size=batch).map(torch.tensor)))
-    options = {"labels": draw.draw(st.none() | whole | rows), "exclude": draw.draw(st.none() | whole | rows)}
+    options: dict[str, Any] = {
+        "labels": draw.draw(st.none() | whole | rows),
+        "exclude": draw.draw(st.none() | whole | rows),
+    }
     if draw.draw(st.booleans()):
         options["guidance"] = draw.draw(number | st.just(3.0))
     try:

@@ -12,8 +12,8 @@ import pytest
 import torch
 from closed_form import times
 from hypothesis import given
-from torch import Tensor
 from tolerances import assert_close
+from torch import Tensor
 
 from oracle_engine.errors import InputError
 from oracle_engine.paths import (
@@ -123,7 +123,7 @@ def test_objects_of_others_become_float64_batches(alpha: Any, sigma: Any) -> Non
 
 
 def test_an_object_without_derivatives_is_refused_by_the_name_of_what_is_missing() -> None:
-    with pytest.raises(InputError, match="`path` must return an object with alpha_t, sigma_t.*received no d_alpha_t"):
+    with pytest.raises(InputError, match=r"`path` must return an object with alpha_t, sigma_t.*received no d_alpha_t"):
         coefficients(lambda t: SimpleNamespace(alpha_t=t, sigma_t=1 - t), torch.zeros(1, dtype=torch.float64))
 
 

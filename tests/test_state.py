@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 from dataclasses import fields
 from functools import reduce
+from itertools import pairwise
 
 import pytest
 import torch
 from closed_form import generators, normal
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
 from tolerances import assert_close
+from torch import Tensor
 
 from oracle_engine.kernels import (
     PosteriorState,
@@ -44,7 +45,7 @@ def make_problem(generator: torch.Generator, count: int = 40, dim: int = 3) -> t
 def states_between(rows: Rows, query: Query, cuts: list[int]) -> list[PosteriorState]:
     """Return the states of the spans between the cuts, some of them empty of rows."""
     edges = [0, *sorted(cuts), len(rows)]
-    spans = [Span(start, stop) for start, stop in zip(edges[:-1], edges[1:], strict=True)]
+    spans = [Span(start, stop) for start, stop in pairwise(edges)]
     empty = PosteriorState.empty(len(query), rows.dim, WANTED.top_k, CPU)
     return [reference_state(rows, query, span, WANTED) if len(span) else empty for span in spans]
 

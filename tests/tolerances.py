@@ -37,7 +37,7 @@ TOLERANCES: Mapping[str, Tolerance] = MappingProxyType(
         ),
         "float64": Tolerance(
             1e-9,
-            "two float64 evaluations of the same quantity in another order: 2^-53 times logits of 1e4 and the root of 1e3 terms",
+            "two float64 evaluations of one quantity in another order: 2^-53 times logits of 1e4, a thousand terms",
         ),
         "float32 output": Tolerance(
             2e-7, "answers are rounded once to the float32 of the query: 2^-24, and a factor 3"
