@@ -8,13 +8,15 @@ PIP := PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt PIP_D
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test check bench fmt clean
+.PHONY: help venv demo test check bench aot gpu fmt clean
 
 help:
 	@echo "make demo    two stages of the built-in image patches: a table, stages.json, stages.png"
 	@echo "make test    the tests"
 	@echo "make check   lint, formatting, types, direction of the imports"
 	@echo "make bench   timings against other ways to compute the same"
+	@echo "make aot     compile every Triton configuration ahead of time and look at what came out; needs no GPU"
+	@echo "make gpu     timings of the Triton kernels on the CUDA device, with torch and triton as they are installed"
 	@echo "make fmt     put the sources into the form that make check wants"
 	@echo "make venv    only the environment in $(VENV) that the others make on their first run"
 	@echo "make clean   remove $(VENV), build products, caches and the files of the demo"
@@ -47,6 +49,13 @@ check: $(VENV)/.stamp
 # without the options of the tests: annotations checked at run time would be timed too
 bench: $(VENV)/.stamp-bench
 	@$(BIN)/python -m pytest -o addopts=-ra bench --benchmark-only
+
+aot: $(VENV)/.stamp
+	@$(BIN)/python -m oracle_engine.kernels.aot
+
+# not in .venv, which holds the CPU build of torch
+gpu:
+	@ORACLE_BACKEND=triton $(PYTHON) -m bench.gpu
 
 fmt: $(VENV)/.stamp
 	$(BIN)/ruff check --fix

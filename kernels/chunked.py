@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from ..arrays import Bool, Float, Float64, Int64, Tensor
+from ..env import Settings
 from .accumulate import Accumulator
 from .accuracy import live_window, logit_error, rescore_window
 from .attention import attention_applies, attention_state, navigating
@@ -239,7 +240,8 @@ def block_rows(rows: Rows, dtype: torch.dtype, span: Span, batch: int) -> int:
     """Return how many rows a block holds for a scan of `span` in `dtype` for `batch` queries."""
     view = rows.raw_operand and rows.stored.dtype == dtype
     few = FEW_QUERIES_FACTOR if batch <= FEW_QUERIES and view else 1
-    limit = BLOCK_BYTES["cpu" if rows.device.type == "cpu" else "cuda"]
+    wished = Settings.read().block_mb
+    limit = int(wished * 2**20) if wished else BLOCK_BYTES["cpu" if rows.device.type == "cpu" else "cuda"]
     size = few * limit // (rows.dim * dtype.itemsize)
     return max(1, min(len(span), max(64, min(size, 16384))))
 
