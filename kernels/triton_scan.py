@@ -27,7 +27,7 @@ from .rescore import Pairs, pairs_state
 from .rows import Query, Rows, Span
 from .running import BlockSums, RunningSums
 from .score import Scores, score
-from .state import PosteriorState, Wanted, merge
+from .state import PosteriorState, Wanted, merge, without_top
 from .steps import INTERPRET
 from .top import TopCandidates
 from .weigh import HeadList, Reference, weigh, weights_of
@@ -57,8 +57,9 @@ def triton_state(rows: Rows, query: Query, span: Span, wanted: Wanted) -> Poster
         scan = scan_type(query, wanted, config)(rows, query, len(span), wanted, config)
         for block in scan.blocks(span):
             scan.add(block)
-        crowded, heads = scan.heads()
-        state = merge(scan.state(), pairs_state(rows, query, heads, wanted))
+        crowded, pairs = scan.heads()
+        heads = pairs_state(rows, query, pairs, wanted)
+        state = merge(without_top(scan.state(), heads.top_rows), heads)
         if len(crowded):
             part = Scan(rows, query.take(crowded), wanted, torch.float64).run(span).coarse
             state = state.put(crowded, part)
