@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 
+from . import compiled
 from .arrays import Float, Float64, Tensor
 from .dataset import OracleDataset
 from .env import Settings
 from .errors import invalid
+from .gradient import DensityDerivative, Derivative, PredictionDerivative, Term, attached, mixed, plain
 from .kernels import (
     PosteriorState,
     Query,
@@ -20,8 +22,10 @@ from .kernels import (
     Span,
     Wanted,
     concatenate,
+    covariance_product,
     merge,
     posterior_state,
+    reference_covariance_product,
     reference_state,
     scan_memory,
 )
@@ -51,8 +55,10 @@ class OracleEngine(torch.nn.Module):
     point_std: every sample is a Gaussian of this width in value space instead of a point, e.g. a VAE posterior.
     t_max: clamp times here, for paths that end at sigma = 0; None refuses such times.
 
-    Results carry no autograd graph. The module has no parameters and an empty state_dict; `.to(device)` moves the
-    data, casts such as `.half()` leave them as they are.
+    Answers can be differentiated in x, once: forward or backward, at one and a half times the cost of the answer, and
+    free where x wants no gradient. Posteriors carry no graph. Under torch.compile an answer is one opaque operator.
+    The module has no parameters and an empty state_dict; `.to(device)` moves the data, casts such as `.half()` leave
+    them as they are.
     """
 
     def __init__(
@@ -78,6 +84,12 @@ class OracleEngine(torch.nn.Module):
         self.path = resolve_path(path)
         self.backend, self.backend_reason = _resolve_backend(backend)
         self.point_std, self.t_max = float(point_std), t_max
+        self._handle = compiled.register(self)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore a copy, which compiled code must tell from its original."""
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._handle = compiled.register(self)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> OracleEngine:
         # torch sends .to(), .cuda() and .half() through here: follow the device, never the dtype
@@ -110,7 +122,7 @@ class OracleEngine(torch.nn.Module):
         Raises InputError for anything else, where sigma(t) = 0, and where no sample is left.
         Costs one pass over the rows in question: 2 to 4 B N D operations.
         """
-        return self._predict("velocity", x, t, labels, guidance, exclude)
+        return self._respond("velocity", x, t, labels, guidance, exclude)
 
     def denoiser(
         self,
@@ -121,7 +133,7 @@ class OracleEngine(torch.nn.Module):
         exclude: int | Tensor | None = None,
     ) -> Float[Tensor, "B ..."]:
         """Return the posterior mean E[X | x_t = x], like x; arguments, errors and cost as in :meth:`velocity`."""
-        return self._predict("denoiser", x, t, labels, guidance, exclude)
+        return self._respond("denoiser", x, t, labels, guidance, exclude)
 
     def score(
         self,
@@ -132,7 +144,7 @@ class OracleEngine(torch.nn.Module):
         exclude: int | Tensor | None = None,
     ) -> Float[Tensor, "B ..."]:
         """Return the gradient of log p_t at x, like x; arguments, errors and cost as in :meth:`velocity`."""
-        return self._predict("score", x, t, labels, guidance, exclude)
+        return self._respond("score", x, t, labels, guidance, exclude)
 
     def noise(
         self,
@@ -143,7 +155,7 @@ class OracleEngine(torch.nn.Module):
         exclude: int | Tensor | None = None,
     ) -> Float[Tensor, "B ..."]:
         """Return the posterior mean E[eps | x_t = x], like x; arguments, errors and cost as in :meth:`velocity`."""
-        return self._predict("noise", x, t, labels, guidance, exclude)
+        return self._respond("noise", x, t, labels, guidance, exclude)
 
     def log_density(
         self,
@@ -157,8 +169,7 @@ class OracleEngine(torch.nn.Module):
         log p_t(x) = lse_j(log w_j - |x - alpha X_j|^2 / 2 s^2) - lse_j(log w_j) - (D/2) log(2 pi s^2).
         Costs half of a velocity: no weighted mean is taken.
         """
-        request = self._asker.request(x, t, labels, exclude)
-        return self._log_density(request, self._state(request, Wanted(mean=False)))
+        return self._respond("log_density", x, t, labels, None, exclude)
 
     def posterior(
         self,
@@ -215,7 +226,7 @@ class OracleEngine(torch.nn.Module):
     def _asker(self) -> Asker:
         return Asker(self.data, self.path, self.point_std, self.t_max)
 
-    def _predict(
+    def _respond(
         self,
         name: str,
         x: Tensor,
@@ -224,21 +235,55 @@ class OracleEngine(torch.nn.Module):
         guidance: float | Tensor | Guidance | None,
         exclude: int | Tensor | None,
     ) -> Tensor:
-        request = self._asker.request(x, t, labels, exclude, guidance)
-        state = self._state(request, Wanted())
-        # every prediction is affine in the mean, so guiding the mean guides them all
-        prediction = self._prediction(request, self._guided_mean(request, state))
-        return self._shaped(getattr(prediction, name), x)
+        if torch.compiler.is_compiling():
+            return compiled.respond(self._handle, name, x, t, labels, guidance, exclude)
+        point, wanted = plain(x)
+        answer, derivative = self.answer(name, point, t, labels, guidance, exclude, wanted)
+        return attached(answer, x, derivative)
 
-    def _guided_mean(self, request: Request, state: PosteriorState) -> Float64[Tensor, "B D"]:
+    def answer(
+        self,
+        name: str,
+        x: Float[Tensor, "B ..."],
+        t: float | Tensor,
+        labels: int | Tensor | None,
+        guidance: float | Tensor | Guidance | None,
+        exclude: int | Tensor | None,
+        derivative: bool,
+    ) -> tuple[Tensor, Derivative | None]:
+        """Return the answer called `name` without a graph and, where wanted, its derivative in x."""
+        with torch.no_grad():
+            request = self._asker.request(x, t, labels, exclude, guidance)
+            if name == "log_density":
+                return self._density_answer(request, derivative)
+            terms = self._terms(request)
+            # every prediction is affine in the mean, so guiding the mean guides them all
+            prediction = self._prediction(request, mixed(terms))
+            values = self._shaped(getattr(prediction, name), x)
+            return values, self._derivative(name, request, terms) if derivative else None
+
+    def _density_answer(self, request: Request, derivative: bool) -> tuple[Tensor, Derivative | None]:
+        state = self._state(request, Wanted(mean=derivative))
+        density = self._log_density(request, state)
+        if not derivative:
+            return density, None
+        return density, DensityDerivative(self._prediction(request, state.mean).score)
+
+    def _derivative(self, name: str, request: Request, terms: Sequence[Term]) -> Derivative:
+        product = reference_covariance_product if self.backend == "reference" else covariance_product
+        return PredictionDerivative.of(name, self.data, request, self.point_std, terms, product)
+
+    def _terms(self, request: Request) -> list[Term]:
+        state = self._state(request, Wanted())
+        everyone = torch.arange(len(request), device=self.data.device)
+        terms = [Term(everyone, request.scale, request, state)]
         guided = (request.scale != 1.0).nonzero()[:, 0]
-        if len(guided) == 0:
-            return state.mean
-        part, own = request.take(guided), state.take(guided)
-        # the classes are scanned already: the rest of the data completes the unconditional term
-        free = merge(own, self._by_slices(part, Wanted(), self._scan_rest))
-        mean = free.mean + part.scale[:, None] * (own.mean - free.mean)
-        return state.mean.index_copy(0, guided, mean)
+        if len(guided):
+            part = request.take(guided)
+            # the classes are scanned already: the rest of the data completes the unconditional term
+            free = merge(state.take(guided), self._by_slices(part, Wanted(), self._scan_rest))
+            terms.append(Term(guided, 1.0 - part.scale, replace(part, labels=None), free))
+        return terms
 
     def _state(self, request: Request, wanted: Wanted) -> PosteriorState:
         state = self._by_slices(request, wanted, self._scan)
