@@ -4,6 +4,7 @@ Import them as `oracle_engine.kernels`; the folder is not a package of its own.
 """
 
 from .chunked import posterior_state, scan_memory
+from .covariance import Vectors, covariance_product, reference_covariance_product
 from .prepare import prepare_rows, total_variance
 from .reference import reference_logits, reference_state
 from .rows import Query, Rows, Span
@@ -14,11 +15,14 @@ __all__ = [
     "Query",
     "Rows",
     "Span",
+    "Vectors",
     "Wanted",
     "concatenate",
+    "covariance_product",
     "merge",
     "posterior_state",
     "prepare_rows",
+    "reference_covariance_product",
     "reference_logits",
     "reference_state",
     "scan_memory",

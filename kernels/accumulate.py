@@ -117,7 +117,7 @@ class Accumulator:
         self._flush()
         some = self.mass > 0
         mass = torch.where(some, self.mass, 1.0)
-        lse = self.reference.double() + mass.log() - _dropped_constant(rows, query)
+        lse = self.reference.double() + mass.log() - dropped_constant(rows, query)
         changes = {"lse": torch.where(some, lse, -torch.inf)}
         if self.wanted.mean:
             changes["mean"] = torch.where(some[:, None], self.total / mass[:, None] - rows.operand_centre, 0.0)
@@ -144,8 +144,7 @@ class Accumulator:
         self.unflushed = 0
 
 
-def _dropped_constant(rows: Rows, query: Query) -> Float64[Tensor, "B"]:
-    # what the coarse logit leaves out of -|q - alpha r|^2 / 2 s^2: the query's own norm, and the part of the
-    # centre that a raw operand carries
+def dropped_constant(rows: Rows, query: Query) -> Float64[Tensor, "B"]:
+    """Return what a coarse logit has too much, [B]: the query's own norm, and the centre that a raw operand carries."""
     own = 0.5 * query.inverse_variance * query.norm.square()
     return own + query.gain * (query.point @ rows.operand_centre)

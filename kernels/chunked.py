@@ -6,6 +6,7 @@ carries weight. Samples whose rounding would show are set aside and scored again
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -105,12 +106,17 @@ class Scan:
     def run(self, span: Span) -> ScanResult:
         """Scan `span` block by block."""
         self._set_windows(span)
+        for block, operand in self.operands(span):
+            self._add_block(block, operand)
+        return self._result()
+
+    def operands(self, span: Span) -> Iterator[tuple[Span, Float[Tensor, "n D"]]]:
+        """Yield the blocks of `span` and their rows as the products read them, valid until the next one."""
         size = block_rows(self.rows, self.dtype, span, len(self.query))
-        operand = torch.empty(size, self.rows.dim, dtype=self.dtype, device=self.rows.device)
+        buffer = torch.empty(size, self.rows.dim, dtype=self.dtype, device=self.rows.device)
         for start in range(span.start, span.stop, size):
             block = Span(start, min(start + size, span.stop))
-            self._add_block(block, self.rows.block(block.start, block.stop, operand))
-        return self._result()
+            yield block, self.rows.block(block.start, block.stop, buffer)
 
     def _set_windows(self, span: Span) -> None:
         live = live_window(len(span), logit_error(self.rows, self.query, self.dtype))
@@ -121,7 +127,7 @@ class Scan:
 
     def _add_block(self, block: Span, operand: Float[Tensor, "n D"]) -> None:
         half_norms = self.rows.half_norms[block.start : block.stop].to(self.dtype)
-        logits = self._logits(block, operand, half_norms)
+        logits = self.logits(block, operand)
         top = logits.amax(1)
         self.top.offer(logits, top, block.start)
         self.partition = torch.maximum(self.partition, top)
@@ -141,7 +147,9 @@ class Scan:
             self._add_pairs(query, logits, logits >= floor[:, None], block, operand, half_norms)
         self.partition = torch.maximum(self.partition, self.sums.partition().to(self.dtype))
 
-    def _logits(self, block: Span, operand: Float[Tensor, "n D"], half_norms: Tensor) -> Float[Tensor, "B n"]:
+    def logits(self, block: Span, operand: Float[Tensor, "n D"]) -> Float[Tensor, "B n"]:
+        """Return the coarse logits of a block: without the terms that are the same for all samples of a query."""
+        half_norms = self.rows.half_norms[block.start : block.stop].to(self.dtype)
         logits = score_product(operand, self.scaled).addr_(half_norms, self.bias).T
         if len(self.query) <= FEW_QUERIES:
             logits = logits.contiguous()  # a maximum over rows this short is slower than turning them around

@@ -44,7 +44,7 @@ def candidate_logits(rows: Rows, query: Query, candidates: Int64[Tensor, "B K"])
         for start in range(0, candidates.shape[1], width):
             chosen = candidates[part, start : start + width]
             samples = rows.gather(chosen.clamp_min(0))
-            out[part, start : start + width] = _logits(rows, query.take(part), chosen, samples)
+            out[part, start : start + width] = logits_of(rows, query.take(part), chosen, samples)
     return out
 
 
@@ -87,16 +87,21 @@ def pairs_state(rows: Rows, query: Query, pairs: Pairs, wanted: Wanted) -> Poste
 
     Queries with many candidates are padded only against queries with about as many.
     """
-    order = pairs.query.argsort(stable=True)
-    counts = torch.bincount(pairs.query, minlength=len(query))
-    first = counts.cumsum(0) - counts
     state = PosteriorState.empty(len(query), rows.dim, wanted.top_k, rows.device)
-    for part, width in _slices(counts, rows.dim):
-        columns = torch.arange(int(counts[part].max()), device=rows.device)
-        position = (first[part, None] + columns).clamp_max(len(order) - 1)
-        candidates = pairs.row[order[position]].masked_fill(columns >= counts[part, None], -1)
+    for part, candidates, width in grouped(pairs, len(query), rows.dim):
         state = state.put(part, _state(rows, query.take(part), candidates, width, wanted))
     return state
+
+
+def grouped(pairs: Pairs, batch: int, dim: int) -> Iterator[tuple[Int64[Tensor, "b"], Int64[Tensor, "b K"], int]]:
+    """Yield groups of queries with similar counts, the rows of each padded with -1, and how many to gather at once."""
+    order = pairs.query.argsort(stable=True)
+    counts = torch.bincount(pairs.query, minlength=batch)
+    first = counts.cumsum(0) - counts
+    for part, width in _slices(counts, dim):
+        columns = torch.arange(int(counts[part].max()), device=counts.device)
+        position = (first[part, None] + columns).clamp_max(len(order) - 1)
+        yield part, pairs.row[order[position]].masked_fill(columns >= counts[part, None], -1), width
 
 
 def _slices(
@@ -118,13 +123,14 @@ def _state(rows: Rows, query: Query, candidates: Int64[Tensor, "B K"], width: in
     for start in range(0, candidates.shape[1], width):
         chosen = candidates[:, start : start + width]
         samples = rows.gather(chosen.clamp_min(0))
-        state = merge(state, _weigh(_logits(rows, query, chosen, samples), samples, chosen, wanted))
+        state = merge(state, _weigh(logits_of(rows, query, chosen, samples), samples, chosen, wanted))
     return replace(state, mean=state.mean - rows.centre) if wanted.mean else state
 
 
-def _logits(
+def logits_of(
     rows: Rows, query: Query, chosen: Int64[Tensor, "B K"], samples: Float64[Tensor, "B K D"]
 ) -> Float64[Tensor, "B K"]:
+    """Return the logits of the rows in `chosen`, whose values as stored are `samples`; -inf where an entry is -1."""
     error = logit_error(rows, query, torch.float64)
     named = chosen.clamp_min(0)
     if bool((error <= PRODUCT_LIMIT).all()):

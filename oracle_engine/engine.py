@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from .answer import Answer, Route
+from . import compiled
+from .answer import Route
 from .arrays import Float, Float64, Tensor
 from .certificate import certify, mean_error, omitted_mass
 from .dataset import OracleDataset
 from .env import Settings
 from .errors import invalid
 from .exact import ExactScan
+from .gradient import DensityDerivative, Derivative, PredictionDerivative, Term, attached, mixed, plain
 from .index import Progress, SearchIndex, build_index
 from .kernels import (
     PosteriorState,
@@ -24,7 +26,9 @@ from .kernels import (
     Rows,
     Span,
     Wanted,
+    covariance_product,
     posterior_state,
+    reference_covariance_product,
     reference_state,
     scan_memory,
 )
@@ -61,8 +65,10 @@ class OracleEngine(torch.nn.Module):
     point_std: every sample is a Gaussian of this width in value space instead of a point, e.g. a VAE posterior.
     t_max: clamp times here, for paths that end at sigma = 0; None refuses such times.
 
-    Results carry no autograd graph. The module has no parameters and an empty state_dict; `.to(device)` moves the
-    data, casts such as `.half()` leave them as they are.
+    Answers can be differentiated in x, once: forward or backward, at one and a half times the cost of the answer, and
+    free where x wants no gradient. Posteriors carry no graph. Under torch.compile an answer is one opaque operator.
+    The module has no parameters and an empty state_dict; `.to(device)` moves the data, casts such as `.half()` leave
+    them as they are.
     """
 
     def __init__(
@@ -94,6 +100,12 @@ class OracleEngine(torch.nn.Module):
         self.point_std, self.t_max = float(point_std), t_max
         self.mode, self.tolerance = resolve_mode(mode), tolerance
         self.index: SearchIndex | None = None
+        self._handle = compiled.register(self)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore a copy, which compiled code must tell from its original."""
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._handle = compiled.register(self)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> OracleEngine:
         # torch sends .to(), .cuda() and .half() through here: follow the device, never the dtype
@@ -130,7 +142,7 @@ class OracleEngine(torch.nn.Module):
         Raises InputError for anything else, where sigma(t) = 0, and where no sample is left.
         Costs one pass over the rows in question: 2 to 4 B N D operations.
         """
-        return self._predict("velocity", x, t, labels, guidance, exclude, source)
+        return self._respond("velocity", x, t, labels, guidance, exclude, source)
 
     def denoiser(
         self,
@@ -142,7 +154,7 @@ class OracleEngine(torch.nn.Module):
         source: int | Tensor | None = None,
     ) -> Float[Tensor, "B ..."]:
         """Return the posterior mean E[X | x_t = x], like x; arguments, errors and cost as in :meth:`velocity`."""
-        return self._predict("denoiser", x, t, labels, guidance, exclude, source)
+        return self._respond("denoiser", x, t, labels, guidance, exclude, source)
 
     def score(
         self,
@@ -154,7 +166,7 @@ class OracleEngine(torch.nn.Module):
         source: int | Tensor | None = None,
     ) -> Float[Tensor, "B ..."]:
         """Return the gradient of log p_t at x, like x; arguments, errors and cost as in :meth:`velocity`."""
-        return self._predict("score", x, t, labels, guidance, exclude, source)
+        return self._respond("score", x, t, labels, guidance, exclude, source)
 
     def noise(
         self,
@@ -166,7 +178,7 @@ class OracleEngine(torch.nn.Module):
         source: int | Tensor | None = None,
     ) -> Float[Tensor, "B ..."]:
         """Return the posterior mean E[eps | x_t = x], like x; arguments, errors and cost as in :meth:`velocity`."""
-        return self._predict("noise", x, t, labels, guidance, exclude, source)
+        return self._respond("noise", x, t, labels, guidance, exclude, source)
 
     def log_density(
         self,
@@ -181,8 +193,7 @@ class OracleEngine(torch.nn.Module):
         log p_t(x) = lse_j(log w_j - |x - alpha X_j|^2 / 2 s^2) - lse_j(log w_j) - (D/2) log(2 pi s^2).
         Costs half of a velocity: no weighted mean is taken.
         """
-        request = self._asker.request(x, t, labels, exclude, source=source)
-        return self._log_density(request, self._router.answer(request, Wanted(mean=False)).state)
+        return self._respond("log_density", x, t, labels, None, exclude, source)
 
     def posterior(
         self,
@@ -279,7 +290,7 @@ class OracleEngine(torch.nn.Module):
     def _asker(self) -> Asker:
         return Asker(self.data, self.path, self.point_std, self.t_max)
 
-    def _predict(
+    def _respond(
         self,
         name: str,
         x: Tensor,
@@ -289,20 +300,55 @@ class OracleEngine(torch.nn.Module):
         exclude: int | Tensor | None,
         source: int | Tensor | None,
     ) -> Tensor:
-        request = self._asker.request(x, t, labels, exclude, guidance, source)
-        answer = self._router.answer(request, Wanted())
-        # every prediction is affine in the mean, so guiding the mean guides them all
-        prediction = self._prediction(request, self._guided_mean(request, answer))
-        return self._shaped(getattr(prediction, name), x)
+        if torch.compiler.is_compiling():
+            return compiled.respond(self._handle, name, x, t, labels, guidance, exclude, source)
+        point, wanted = plain(x)
+        answer, derivative = self.answer(name, point, t, labels, guidance, exclude, source, wanted)
+        return attached(answer, x, derivative)
 
-    def _guided_mean(self, request: Request, answer: Answer) -> Float64[Tensor, "B D"]:
+    def answer(
+        self,
+        name: str,
+        x: Float[Tensor, "B ..."],
+        t: float | Tensor,
+        labels: int | Tensor | None,
+        guidance: float | Tensor | Guidance | None,
+        exclude: int | Tensor | None,
+        source: int | Tensor | None,
+        derivative: bool,
+    ) -> tuple[Tensor, Derivative | None]:
+        """Return the answer called `name` without a graph and, where wanted, its derivative in x."""
+        with torch.no_grad():
+            request = self._asker.request(x, t, labels, exclude, guidance, source)
+            if name == "log_density":
+                return self._density_answer(request, derivative)
+            terms = self._terms(request)
+            # every prediction is affine in the mean, so guiding the mean guides them all
+            prediction = self._prediction(request, mixed(terms))
+            values = self._shaped(getattr(prediction, name), x)
+            return values, self._derivative(name, request, terms) if derivative else None
+
+    def _density_answer(self, request: Request, derivative: bool) -> tuple[Tensor, Derivative | None]:
+        state = self._router.answer(request, Wanted(mean=derivative)).state
+        density = self._log_density(request, state)
+        if not derivative:
+            return density, None
+        return density, DensityDerivative(self._prediction(request, state.mean).score)
+
+    def _derivative(self, name: str, request: Request, terms: Sequence[Term]) -> Derivative:
+        product = reference_covariance_product if self.backend == "reference" else covariance_product
+        return PredictionDerivative.of(name, self.data, request, self.point_std, terms, product)
+
+    def _terms(self, request: Request) -> list[Term]:
+        answer = self._router.answer(request, Wanted())
+        everyone = torch.arange(len(request), device=self.data.device)
+        terms = [Term(everyone, request.scale, request, answer.state)]
         guided = (request.scale != 1.0).nonzero()[:, 0]
-        if len(guided) == 0:
-            return answer.state.mean
-        part, own = request.take(guided), answer.take(guided)
-        free = self._router.free(part, own).state.mean
-        mean = free + part.scale[:, None] * (own.state.mean - free)
-        return answer.state.mean.index_copy(0, guided, mean)
+        if len(guided):
+            part = request.take(guided)
+            free = self._router.free(part, answer.take(guided)).state
+            terms.append(Term(guided, 1.0 - part.scale, part.without_labels, free))
+        return terms
 
     def _prediction(self, request: Request, mean: Float64[Tensor, "B D"]) -> Prediction:
         values = self.data.value_map.scale * mean + self.data.base

@@ -35,6 +35,11 @@ TOLERANCES: Mapping[str, Tolerance] = MappingProxyType(
             "log-densities and entropies in nats, ESS, variance and weights relative to themselves (at least 1): a "
             "coarse logit of a sample that is not scored again may err by 1e-5 alpha sqrt(D) / 8, 7e-5 at D = 3072",
         ),
+        "derivative": Tolerance(
+            1e-5,
+            "error of a derivative J g in a query relative to |g| + |J g|: the terms of the derivative of a velocity "
+            "in units of its noise; single precision is used while the rounding of a logit stays below five times this",
+        ),
         "float64": Tolerance(
             1e-9,
             "two float64 evaluations of one quantity in another order: 2^-53 times logits of 1e4, a thousand terms",

@@ -1,0 +1,141 @@
+"""The operator that stands for an answer under torch.compile: opaque, with fake tensors and a derivative in x.
+
+Checks of the input and the choice of rows depend on values, so all of it happens when the operator runs. It names its
+engine by a number, because an operator takes tensors and plain values only.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
+from weakref import WeakValueDictionary
+
+import torch
+
+from .arrays import Tensor
+from .errors import invalid
+from .gradient import Derivative, second_derivative
+from .request import Guidance
+
+
+@runtime_checkable
+class Answerer(Protocol):
+    """What a number stands for."""
+
+    def answer(
+        self,
+        name: str,
+        x: Tensor,
+        t: float | Tensor,
+        labels: int | Tensor | None,
+        guidance: float | Tensor | Guidance | None,
+        exclude: int | Tensor | None,
+        source: int | Tensor | None,
+        derivative: bool,
+    ) -> tuple[Tensor, Derivative | None]:
+        """Return the answer called `name` without a graph and, where wanted, its derivative in x."""
+        ...
+
+
+_live: WeakValueDictionary[int, Answerer] = WeakValueDictionary()
+_numbers = itertools.count()
+
+
+def register(engine: Answerer) -> int:
+    """Return a number for `engine`, good as long as it lives."""
+    number = next(_numbers)
+    _live[number] = engine
+    return number
+
+
+def live(number: int) -> Answerer:
+    """Return the engine with this number. Raises InputError where it is gone."""
+    engine = _live.get(number)
+    if engine is None:
+        raise invalid(
+            "engine", "must be alive where compiled code calls it", f"number {number}, which is gone", "compile again"
+        )
+    return engine
+
+
+def respond(
+    number: int,
+    name: str,
+    x: Tensor,
+    t: float | Tensor,
+    labels: int | Tensor | None,
+    guidance: float | Tensor | Guidance | None,
+    exclude: int | Tensor | None,
+    source: int | Tensor | None,
+) -> Tensor:
+    """Return what the engine answers, as a call of the operator."""
+    scale, bounds = guidance, (0.0, 1.0)
+    if isinstance(guidance, Guidance):
+        scale, bounds = guidance.scale, (guidance.t_min, guidance.t_max)
+    rows = (_tensor(labels, x), _tensor(exclude, x), _tensor(source, x))
+    asked = (_tensor(t, x, torch.float64), *rows, _tensor(scale, x, torch.float64))
+    result: Tensor = answer(x, *asked, *bounds, name, number)
+    return result
+
+
+def _tensor(value: Any, x: Tensor, dtype: torch.dtype = torch.int64) -> Any:
+    return value if value is None or isinstance(value, Tensor) else torch.full((), value, dtype=dtype, device=x.device)
+
+
+# what both operators take, the second one after the vector
+ASKED = (
+    "Tensor x, Tensor t, Tensor? labels, Tensor? exclude, Tensor? source, Tensor? scale, "
+    "float t_min, float t_max, str name, int engine"
+)
+
+
+def _answer(asked: Sequence[Any], derivative: bool) -> tuple[Tensor, Derivative | None]:
+    x, t, labels, exclude, source, scale, t_min, t_max, name, engine = asked
+    guidance = None if scale is None else Guidance(scale, t_min, t_max)
+    return live(engine).answer(name, x, t, labels, guidance, exclude, source, derivative)
+
+
+@torch.library.custom_op("oracle_engine::answer", mutates_args=(), schema=f"({ASKED}) -> Tensor")
+def answer(*asked: Any) -> Tensor:
+    """Return the answer called `name` of an engine to x at t."""
+    return _answer(asked, derivative=False)[0]
+
+
+@torch.library.custom_op("oracle_engine::pull", mutates_args=(), schema=f"(Tensor vector, {ASKED}) -> Tensor")
+def pull(vector: Tensor, *asked: Any) -> Tensor:
+    """Return the transposed derivative of that answer in x times a vector; the answer is computed once more."""
+    x: Tensor = asked[0]
+    _, derivative = _answer(asked, derivative=True)
+    if derivative is None:
+        raise AssertionError("a derivative that is asked for is there")
+    return derivative.pull(vector).to(x.dtype).reshape(x.shape)
+
+
+@answer.register_fake
+def _(*asked: Any) -> Tensor:
+    x: Tensor = asked[0]
+    return x.new_empty(x.shape[0], dtype=torch.float64) if asked[-2] == "log_density" else x.new_empty(x.shape)
+
+
+@pull.register_fake
+def _(vector: Tensor, *asked: Any) -> Tensor:
+    x: Tensor = asked[0]
+    return x.new_empty(x.shape)
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:5])
+    ctx.plain = inputs[5:]
+
+
+def _pull_back(ctx: Any, vector: Tensor) -> tuple[Tensor | None, ...]:
+    return pull(vector, *ctx.saved_tensors, *ctx.plain), *([None] * 8)
+
+
+def _refuse(ctx: Any, vector: Tensor) -> Any:
+    raise second_derivative()
+
+
+answer.register_autograd(_pull_back, setup_context=_keep)
+pull.register_autograd(_refuse)
