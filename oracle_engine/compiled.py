@@ -125,12 +125,12 @@ def _(vector: Tensor, *asked: Any) -> Tensor:
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs[:5])
-    ctx.plain = inputs[5:]
+    ctx.save_for_backward(*inputs[:6])
+    ctx.plain = inputs[6:]
 
 
 def _pull_back(ctx: Any, vector: Tensor) -> tuple[Tensor | None, ...]:
-    return pull(vector, *ctx.saved_tensors, *ctx.plain), *([None] * 8)
+    return pull(vector, *ctx.saved_tensors, *ctx.plain), *([None] * 9)
 
 
 def _refuse(ctx: Any, vector: Tensor) -> Any:
