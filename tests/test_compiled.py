@@ -101,7 +101,7 @@ def test_a_training_step_compiles_with_generated_code(engine: OracleEngine, gene
 @pytest.mark.parametrize("batch", [5, 0])
 def test_the_operator_keeps_the_rules_of_the_library(engine: OracleEngine, x: Tensor, name: str, batch: int) -> None:
     labels, times = torch.zeros(batch, dtype=torch.int64), TIMES[:batch]
-    rest = (times, labels, None, None, 0.0, 1.0, name, engine._handle)
+    rest = (times, labels, None, None, None, 0.0, 1.0, name, engine._handle)
     torch.library.opcheck(answer, (x.detach()[:batch].clone().requires_grad_(), *rest))
     vector = torch.ones(batch, dtype=torch.float64) if name == "log_density" else torch.ones(batch, 3).double()
     torch.library.opcheck(pull, (vector, x.detach()[:batch].clone(), *rest))
