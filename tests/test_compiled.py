@@ -126,7 +126,7 @@ def test_what_eager_code_refuses_is_refused_alike(
 
 
 def test_a_second_derivative_of_compiled_code_is_refused(engine: OracleEngine, x: Tensor) -> None:
-    result = answer(x, TIMES, None, None, None, 0.0, 1.0, "velocity", engine._handle)
+    result = answer(x, TIMES, None, None, None, None, 0.0, 1.0, "velocity", engine._handle)
     (gradient,) = torch.autograd.grad(result.square().sum(), x, create_graph=True)
     with pytest.raises(InputError, match=r"`x` can be differentiated once"):
         gradient.sum().backward()
@@ -138,7 +138,7 @@ def test_an_engine_that_is_gone_is_named(x: Tensor, generator: torch.Generator) 
     del engine
     gc.collect()
     with pytest.raises(InputError, match=r"`engine` must be alive .*; received number \d+, which is gone. Remedy"):
-        answer(x, TIMES, None, None, None, 0.0, 1.0, "velocity", handle)
+        answer(x, TIMES, None, None, None, None, 0.0, 1.0, "velocity", handle)
 
 
 @pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda engine: pickle.loads(pickle.dumps(engine))])
