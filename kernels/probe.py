@@ -9,8 +9,9 @@ import torch
 
 from ..arrays import Bool, Float, Float64, Int64, Tensor
 from .accuracy import UNIT_ROUNDOFF, WALK
+from .carry import Carry
 from .rows import Query, Rows
-from .screen import UPWARD, Screen, block_edges, block_norms
+from .screen import UPWARD, Knowledge, Screen, block_edges, block_norms
 
 
 @dataclass(frozen=True)
@@ -31,21 +32,6 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Carry:
-    """Inner products of every row with fixed points: what a query shares with its point need not be bounded.
-
-    point: [B, D] float64 in centred coordinates. products: <point, z> of all rows, [N, B] float32.
-    """
-
-    point: Float64[Tensor, "B D"]
-    products: Float[Tensor, "N B"]
-
-    def take(self, index: Int64[Tensor, "b"]) -> Carry:
-        """Return the points of the queries in `index`."""
-        return Carry(self.point[index], self.products[:, index])
-
-
-@dataclass(frozen=True)
 class Probe:
     """Coefficients of a batch of queries, in nats; upper logits lack the term -|q|^2 / 2 sigma^2 of every sample.
 
@@ -54,7 +40,7 @@ class Probe:
     spread: the same for a unit vector anywhere beyond the level, [B].
     fall, constant: minus the factor of |z|^2 / 2, and what rounding may hide, [B].
     shared: factor of the products of a carry, [B], or None.
-    known: whether a source or a carry narrows the bounds, [B].
+    knowledge: what narrows the bounds, values of Knowledge, [B].
     """
 
     head: Float64[Tensor, "B M"]
@@ -63,7 +49,7 @@ class Probe:
     fall: Float64[Tensor, "B"]
     constant: Float64[Tensor, "B"]
     shared: Float64[Tensor, "B"] | None
-    known: Bool[Tensor, "B"]
+    knowledge: Int64[Tensor, "B"]
 
     def take(self, index: Int64[Tensor, "b"] | Bool[Tensor, "B"]) -> Probe:
         """Return the coefficients of the queries in `index`."""
@@ -74,7 +60,7 @@ class Probe:
             fall=self.fall[index],
             constant=self.constant[index],
             shared=None if self.shared is None else self.shared[index],
-            known=self.known[index],
+            knowledge=self.knowledge[index],
         )
 
     def coefficients(self, screen: Screen, level: int, weighted: bool) -> Float[Tensor, "B w"]:
@@ -98,19 +84,20 @@ def make_probe(
     so its product with a row is Gaussian, and the union bound covers all rows and levels. A `carry` adds exact
     products.
     """
-    point, shared = (query.point, None) if carry is None else _without_shared(query.point, carry)
+    shared, point = (None, query.point) if carry is None else carry.split(query.point)
     head = point @ screen.basis
     edges = block_edges(screen.widths)
     rest = _rest_norm(point, head)
     blocks = torch.cat([block_norms(head, edges), rest[:, None]], dim=1)
     spread = torch.zeros_like(rest)
-    known = torch.full_like(rest, carry is not None, dtype=torch.bool)
+    knowledge = torch.full_like(rest, Knowledge.NOTHING if carry is None else Knowledge.CARRY, dtype=torch.int64)
     if source is not None and carry is None:
         known = source.row >= 0
         tall = math.sqrt(2.0 * math.log(len(rows) * len(screen.widths) / source.failure))
         noise = query.inverse_variance.rsqrt() * tall + source.blur
         blocks = torch.where(known[:, None], query.alpha[:, None] * _source_blocks(screen, source), blocks)
         spread = torch.where(known, noise, spread)
+        knowledge = torch.where(known, Knowledge.SOURCE, knowledge)
     gain = query.gain
     return Probe(
         head=gain[:, None] * head,
@@ -119,15 +106,8 @@ def make_probe(
         fall=gain * query.alpha,
         constant=gain * _rounding(rows, screen, query, point, shared, carry) + _weight_rounding(rows),
         shared=None if shared is None else gain * shared,
-        known=known,
+        knowledge=knowledge,
     )
-
-
-def _without_shared(point: Float64[Tensor, "B D"], carry: Carry) -> tuple[Tensor, Float64[Tensor, "B"]]:
-    # any multiple gives a valid bound; this one leaves the shortest rest
-    square = carry.point.square().sum(1).clamp_min(1e-300)
-    shared = torch.linalg.vecdot(point, carry.point) / square
-    return torch.addcmul(point, shared[:, None], carry.point, value=-1.0), shared
 
 
 def _rest_norm(point: Float64[Tensor, "B D"], head: Float64[Tensor, "B M"]) -> Float64[Tensor, "B"]:
@@ -157,7 +137,7 @@ def _rounding(
     size = 2.0 * norm * rows.radius + query.alpha * rows.radius**2
     error: Tensor = WALK * UNIT_ROUNDOFF[torch.float32] * (math.sqrt(terms) + 2.0) * size
     if carry is not None and shared is not None:
-        known = torch.linalg.vector_norm(carry.point, dim=1) * rows.radius
+        known = torch.linalg.vector_norm(carry.point, dim=1) * rows.operand_radius
         error = error + WALK * UNIT_ROUNDOFF[torch.float32] * (math.sqrt(rows.dim) + 2.0) * shared.abs() * known
     return error
 

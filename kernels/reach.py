@@ -7,10 +7,11 @@ from dataclasses import replace
 
 import torch
 
+from .carry import Carry
 from .prepare import total_variance
 from .probe import Source
 from .rows import Query, Rows, Span
-from .screen import Screen
+from .screen import Knowledge, Progress, Screen
 from .shortlist import settled_share
 from .upper import UpperLogits
 
@@ -28,17 +29,21 @@ FAILURE = 1e-6
 TRIAL_MASS = 1e-6
 
 
-def with_measured_reach(rows: Rows, screen: Screen, seed: int = 0) -> Screen:
+def with_measured_reach(rows: Rows, screen: Screen, seed: int = 0, progress: Progress | None = None) -> Screen:
     """Return `screen` with the reach of each level: the smallest alpha^2 / sigma^2 from which on it settles queries.
 
-    Of the queries without a known source, half leave out the row they were made from, as held-out queries would.
-    Costs the upper logits of about a thousand queries at each level.
+    Costs the upper logits of some thousand queries at each level.
     """
-    return replace(screen, reach=_reach(rows, screen, seed, False), known_reach=_reach(rows, screen, seed, True))
+    reach = []
+    for knowledge in Knowledge:
+        reach.append(_reach(rows, screen, knowledge, seed))
+        if progress is not None:
+            progress(len(reach), len(Knowledge))
+    return replace(screen, reach=tuple(reach))
 
 
-def _reach(rows: Rows, screen: Screen, seed: int, known: bool) -> tuple[float, ...]:
-    generator = torch.Generator(rows.device).manual_seed(seed)
+def _reach(rows: Rows, screen: Screen, knowledge: Knowledge, seed: int) -> tuple[float, ...]:
+    trials = _Trials(rows, knowledge, torch.Generator(rows.device).manual_seed(seed))
     variance = max(total_variance(rows) / rows.dim, 1e-300)
     reach = [math.inf] * len(screen.widths)
     waiting = set(range(len(screen.widths)))
@@ -47,8 +52,7 @@ def _reach(rows: Rows, screen: Screen, seed: int, known: bool) -> tuple[float, .
         if not waiting:
             break
         ratio = 10.0 ** (step / STEPS_PER_DECADE) / variance
-        query, source = _trials(rows, ratio, known, generator)
-        upper = UpperLogits.of(rows, screen, query, Span(0, len(rows)), source, None)
+        upper = trials.upper(screen, ratio)
         for level in sorted(waiting):
             if settled_share(upper, level, TRIAL_MASS) < WORTH:
                 waiting.discard(level)
@@ -57,13 +61,24 @@ def _reach(rows: Rows, screen: Screen, seed: int, known: bool) -> tuple[float, .
     return tuple(reach)
 
 
-def _trials(rows: Rows, ratio: float, known: bool, generator: torch.Generator) -> tuple[Query, Source]:
-    chosen = torch.randint(len(rows), (TRIALS,), generator=generator, device=rows.device)
-    noise = torch.randn(TRIALS, rows.dim, generator=generator, device=rows.device, dtype=torch.float64)
-    point = rows.gather(chosen) - rows.centre + noise / math.sqrt(ratio)
-    ones = torch.ones(TRIALS, dtype=torch.float64, device=rows.device)
-    odd = torch.arange(TRIALS, device=rows.device) % 2 == 1
-    left_out = torch.where(odd | known, -1, chosen)
-    holes = torch.stack([left_out, left_out + (left_out >= 0)], dim=1)[:, None]
-    source = Source(chosen if known else torch.full_like(chosen, -1), torch.zeros_like(ones), FAILURE)
-    return Query(point, ones, ratio * ones, holes), source
+class _Trials:
+    """Noised rows: half of those of which nothing is known leave out their own row, as held-out queries would."""
+
+    def __init__(self, rows: Rows, knowledge: Knowledge, generator: torch.Generator) -> None:
+        self.rows = rows
+        device = rows.device
+        self.chosen = torch.randint(len(rows), (TRIALS,), generator=generator, device=device)
+        self.noise = torch.randn(TRIALS, rows.dim, generator=generator, device=device, dtype=torch.float64)
+        known, odd = knowledge == Knowledge.SOURCE, torch.arange(TRIALS, device=device) % 2 == 1
+        left_out = torch.where(odd | (knowledge != Knowledge.NOTHING), -1, self.chosen)
+        self.holes = torch.stack([left_out, left_out + (left_out >= 0)], dim=1)[:, None]
+        blur = torch.zeros(TRIALS, dtype=torch.float64, device=device)
+        self.source = Source(self.chosen if known else torch.full_like(self.chosen, -1), blur, FAILURE)
+        self.carry = Carry.of(rows, self.noise) if knowledge == Knowledge.CARRY else None
+
+    def upper(self, screen: Screen, ratio: float) -> UpperLogits:
+        """Return the upper logits of the trials at this alpha^2 / sigma^2."""
+        rows, ones = self.rows, torch.ones(TRIALS, dtype=torch.float64, device=self.rows.device)
+        point = rows.gather(self.chosen) - rows.centre + self.noise / math.sqrt(ratio)
+        query = Query(point, ones, ratio * ones, self.holes)
+        return UpperLogits.of(rows, screen, query, Span(0, len(rows)), self.source, self.carry)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from enum import IntEnum
 from itertools import pairwise
 
 import torch
@@ -30,6 +31,14 @@ UPWARD = 1.0 + 2.0**-21
 Progress = Callable[[int, int], None]
 
 
+class Knowledge(IntEnum):
+    """What narrows the bounds of a query: nothing, the row it was made from, or the point its trajectory began at."""
+
+    NOTHING = 0
+    SOURCE = 1
+    CARRY = 2
+
+
 @dataclass(frozen=True)
 class Screen:
     """Rows in `basis` at several levels of detail.
@@ -38,15 +47,14 @@ class Screen:
     widths: coordinates each level keeps, rising; the last is M.
     features: for each level [N, w] float32: the coordinates, the norm of each block beyond them, the norm of
         everything beyond them, |z|^2 / 2, and log w_j where samples have weights.
-    reach, known_reach: for each level the smallest alpha^2 / sigma^2 at which it is worth trying, for queries of which
-        nothing is known and for those whose source is; infinite for never.
+    reach: for each level the smallest alpha^2 / sigma^2 at which it is worth trying, infinite for never; one row for
+        each Knowledge of a query.
     """
 
     basis: Float64[Tensor, "D M"]
     widths: tuple[int, ...]
     features: tuple[Float[Tensor, "N w"], ...]
-    reach: tuple[float, ...]
-    known_reach: tuple[float, ...]
+    reach: tuple[tuple[float, ...], ...]
 
     def __len__(self) -> int:
         return len(self.features[0])
@@ -93,8 +101,7 @@ def build_screen(rows: Rows, widths: Sequence[int], seed: int = 0, progress: Pro
     """
     basis = principal_basis(rows, widths[-1], seed)
     features = row_features(rows, basis, widths, Span(0, len(rows)), progress)
-    always = (0.0,) * len(widths)
-    return Screen(basis, tuple(widths), features, always, always)
+    return Screen(basis, tuple(widths), features, ((0.0,) * len(widths),) * len(Knowledge))
 
 
 def principal_basis(rows: Rows, width: int, seed: int) -> Float64[Tensor, "D M"]:

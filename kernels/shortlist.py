@@ -153,10 +153,8 @@ def offset(query: Query) -> Float64[Tensor, "B"]:
 def _entry_level(upper: UpperLogits) -> Int64[Tensor, "B"]:
     query, screen = upper.query, upper.screen
     ratio = (query.alpha.square() * query.inverse_variance)[:, None]
-    blind, known = (
-        torch.tensor(part, dtype=ratio.dtype, device=ratio.device) for part in (screen.reach, screen.known_reach)
-    )
-    able = ratio >= torch.where(upper.probe.known[:, None], known, blind)
+    reach = torch.tensor(screen.reach, dtype=ratio.dtype, device=ratio.device)
+    able = ratio >= reach[upper.probe.knowledge]
     return torch.where(able.any(1), able.int().argmax(1), len(screen.widths))
 
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 
 from ..arrays import Float, Int64, Tensor
-from .probe import Carry, Probe, Source, make_probe
+from .carry import Carry
+from .probe import Probe, Source, make_probe
 from .rows import Query, Rows, Span
 from .screen import Screen
 

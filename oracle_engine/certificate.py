@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 
 from .arrays import Float64, Tensor
@@ -13,18 +11,6 @@ from .paths import Prediction
 
 # a search aims this far below the tolerance: the velocity it aims with is not yet the final one
 AIM = 0.25
-
-
-@dataclass(frozen=True)
-class Certificate:
-    """What the answers can have missed, [B] each; zero for exact ones, NaN where nothing is known.
-
-    omitted_mass: bound on the posterior mass of the samples that were not looked at, in [0, 1].
-    velocity_error: bound on |velocity - exact velocity| / |velocity|.
-    """
-
-    omitted_mass: Float64[Tensor, "B"]
-    velocity_error: Float64[Tensor, "B"]
 
 
 def omitted_mass(state: PosteriorState, log_omitted: Float64[Tensor, "B"]) -> Float64[Tensor, "B"]:
@@ -38,12 +24,10 @@ def farthest(data: OracleDataset, state: PosteriorState) -> Float64[Tensor, "B"]
     return data.value_map.scale * (data.rows.radius + norm)
 
 
-def mean_error(data: OracleDataset, state: PosteriorState, omitted: Float64[Tensor, "B"]) -> Float64[Tensor, "B"]:
-    """Return a bound on the error of the mean of `state` in value space, [B].
-
-    The exact mean is (1 - e) E_S + e E_T with e at most the omitted mass: off by e |E_T - E_S|.
-    """
-    return omitted * farthest(data, state)
+def relative_error(prediction: Prediction, error: Float64[Tensor, "B"]) -> Float64[Tensor, "B"]:
+    """Return the relative velocity error that an error of the mean in value space causes: |A| |dm| / |v|, [B]."""
+    absolute = prediction.velocity_gain * error
+    return torch.where(absolute == 0.0, 0.0, absolute / _speed(prediction))
 
 
 def allowance(
@@ -55,12 +39,6 @@ def allowance(
     """
     share = _speed(prediction) / (prediction.velocity_gain * distance).clamp_min(1e-300)
     return AIM * tolerance * share.clamp_max(1.0)
-
-
-def certify(prediction: Prediction, omitted: Float64[Tensor, "B"], error: Float64[Tensor, "B"]) -> Certificate:
-    """Return the certificate of answers whose mean is off by at most `error` in value space: |dv| = |A| |dm|."""
-    absolute = prediction.velocity_gain * error
-    return Certificate(omitted, torch.where(absolute == 0.0, 0.0, absolute / _speed(prediction)))
 
 
 def _speed(prediction: Prediction) -> Float64[Tensor, "B"]:

@@ -63,7 +63,7 @@ class SearchIndex:
         if self.screen is not None:
             tensors |= {f"features{level}": part for level, part in enumerate(self.screen.features)}
             tensors["basis"] = self.screen.basis
-            facts |= {"widths": self.screen.widths, "reach": self.screen.reach, "known_reach": self.screen.known_reach}
+            facts |= {"widths": self.screen.widths, "reach": self.screen.reach}
         write_tensors(Path(path), KIND, tensors, facts)
 
     @classmethod
@@ -77,9 +77,9 @@ class SearchIndex:
             )
         screen = None
         if "basis" in tensors:
-            widths, reach, known_reach = (tuple(facts[name]) for name in ("widths", "reach", "known_reach"))
+            widths, reach = tuple(facts["widths"]), tuple(tuple(row) for row in facts["reach"])
             features = tuple(tensors[f"features{level}"] for level in range(len(widths)))
-            screen = Screen(tensors["basis"], widths, features, reach, known_reach)
+            screen = Screen(tensors["basis"], widths, features, reach)
         return cls(facts["spec"], facts["fingerprint"], screen, tensors.get("distances")).to(data.device)
 
 
@@ -105,7 +105,7 @@ def build_index(
             "keep mode='exact', which is cheap here",
         )
     screen = build_screen(data.rows, widths, progress=_named("projecting", progress))
-    screen = with_measured_reach(data.rows, screen)
+    screen = with_measured_reach(data.rows, screen, progress=_named("measuring", progress))
     distances = nearest_distances(data.rows, screen, _named("neighbours", progress)) if neighbours else None
     return SearchIndex(spec, data.fingerprint, screen, distances)
 

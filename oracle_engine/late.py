@@ -11,11 +11,14 @@ from .answer import Answer, Route
 from .arrays import Bool, Float, Float64, Int64, Tensor
 from .certificate import allowance, farthest
 from .dataset import OracleDataset
-from .kernels import PosteriorState, Query, Wanted
+from .kernels import PosteriorState, Query, Wanted, merge
+from .kernels.carry import Carry
 from .kernels.neighbours import source_log_omitted
-from .kernels.probe import Carry
 from .kernels.rescore import Pairs, pairs_state
+from .kernels.sampled import Sampled, sampled_state
+from .kernels.screen import Screen
 from .kernels.shortlist import Shortlist
+from .modes import Budget
 from .paths import Prediction
 from .plan import scan_tasks
 from .request import Request
@@ -105,3 +108,32 @@ class SourceRoute:
         prediction = Prediction(request.x, values, request.at, self.point_std)
         settled = log_omitted <= allowance(prediction, farthest(self.data, state), tolerance).log()
         return replace(answer, likely=counts), settled
+
+
+@dataclass(frozen=True)
+class SampledRoute:
+    """Estimates from samples drawn by their weight in a screen."""
+
+    data: OracleDataset
+    point_std: float
+    screen: Screen
+
+    def estimate(self, request: Request, wanted: Wanted, budget: Budget) -> Answer:
+        """Return estimates from as many samples of each class as the budget has; unions merge them by mass."""
+        query = request.query(self.data, self.point_std)
+        generator = torch.Generator(self.data.device).manual_seed(budget.seed)
+        answer = Answer.unknown(len(query), self.data.dim, wanted.top_k, self.data.device)
+        everyone = torch.arange(len(query), device=self.data.device)
+        for task in scan_tasks(request.labels, self.data.segments, len(self.data), everyone):
+            part, index = query.take(task.query), task.query
+            found = sampled_state(self.data.rows, self.screen, part, task.span, wanted, budget.rows, generator)
+            answer = answer.put(index, _joined(answer.take(index), found, budget.rows))
+        return replace(answer, log_omitted=torch.full_like(answer.log_omitted, torch.nan))
+
+
+def _joined(answer: Answer, found: Sampled, rows: int) -> Answer:
+    state = merge(answer.state, found.state)
+    shares = [(part.lse - state.lse).exp() for part in (answer.state, found.state)]
+    error = torch.hypot(shares[0] * answer.standard_error, shares[1] * found.standard_error)
+    sampled = Answer.bounded(state, answer.log_omitted, answer.survivors + rows, Route.SAMPLED)
+    return replace(sampled, standard_error=error)

@@ -19,6 +19,7 @@ class Posterior:
         NaN where the index cannot tell.
     velocity_error: bound on |velocity - exact velocity| / |velocity| that follows, likewise.
     confidence: probability, over the noise of the query, that both bounds hold: 1 unless `source` was used.
+    standard_error: of the velocity, relative to it, for answers of mode "budget"; 0 for others.
     survivors: how many samples were looked at in full.
     route: which way each query took, by the names of `oracle_engine.answer.Route`.
     """
@@ -33,5 +34,6 @@ class Posterior:
     omitted_mass: Float64[Tensor, "B"]
     velocity_error: Float64[Tensor, "B"]
     confidence: Float64[Tensor, "B"]
+    standard_error: Float64[Tensor, "B"]
     survivors: Int64[Tensor, "B"]
     route: tuple[str, ...]

@@ -12,9 +12,9 @@ from .errors import invalid
 from .exact import ExactScan
 from .index import SearchIndex
 from .kernels import Wanted, merge
-from .kernels.probe import Carry
-from .late import LateRoute, SourceRoute
-from .modes import Exact, Mode, TopK
+from .kernels.carry import Carry
+from .late import LateRoute, SampledRoute, SourceRoute
+from .modes import Budget, Exact, Mode, TopK
 from .request import Request
 
 
@@ -35,17 +35,19 @@ class Router:
         """Return the answers of a batch. Raises InputError where the mode needs an index and there is none."""
         if isinstance(self.mode, TopK):
             return self._late(self._prepared).top(request, wanted, self.mode.count)
+        if isinstance(self.mode, Budget):
+            return self._sampled(self._prepared, request, wanted, self.mode)
         if isinstance(self.mode, Exact) or self.index is None or len(request) == 0:
             return self._scanned(request, wanted)
         return self._automatic(request, wanted, carry)
 
-    def free(self, request: Request, own: Answer) -> Answer:
+    def free(self, request: Request, own: Answer, carry: Carry | None = None) -> Answer:
         """Return the answers without labels of queries whose conditional answers are `own`."""
         if isinstance(self.mode, Exact) or self.index is None:
             # the classes are scanned already: the rest of the data completes the unconditional answer
             state = merge(own.state, self.exact.rest(request, Wanted()))
             return Answer.exact(state, request.without_labels.usable(self.exact.data))
-        return self.answer(request.without_labels, Wanted())
+        return self.answer(request.without_labels, Wanted(), carry)
 
     @property
     def _prepared(self) -> SearchIndex:
@@ -55,6 +57,12 @@ class Router:
 
     def _late(self, index: SearchIndex) -> LateRoute:
         return LateRoute(self.exact.data, self.exact.point_std, index.search(), index.route)
+
+    def _sampled(self, index: SearchIndex, request: Request, wanted: Wanted, budget: Budget) -> Answer:
+        if index.screen is None:
+            raise invalid("mode", "budget needs a screen", repr(index.spec), "call engine.prepare('screen')")
+        route = SampledRoute(self.exact.data, self.exact.point_std, index.screen)
+        return route.estimate(request, wanted, budget)
 
     def _automatic(self, request: Request, wanted: Wanted, carry: Carry | None) -> Answer:
         index = self._prepared

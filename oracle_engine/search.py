@@ -11,7 +11,8 @@ import torch
 from .arrays import Float64, Int64, Tensor
 from .errors import invalid, missing
 from .kernels import Query, Rows, Span, Wanted
-from .kernels.probe import Carry, Source
+from .kernels.carry import Carry
+from .kernels.probe import Source
 from .kernels.rescore import Pairs, pairs_state
 from .kernels.screen import Screen
 from .kernels.shortlist import Allowance, Shortlist, offset, screened, strongest
