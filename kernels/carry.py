@@ -12,7 +12,7 @@ import torch
 
 from ..arrays import Bool, Float, Float64, Int64, Tensor
 from .matmul import ieee_products
-from .rows import Query, Rows
+from .rows import Query, Rows, Span
 
 # rows multiplied at once, in values: 16 MB in float32
 BLOCK_VALUES = 1 << 22
@@ -25,11 +25,13 @@ OVERSHOOT = 1.5
 class Carry:
     """A point for every query and its products with all rows.
 
-    point: [B, D] float64 in centred coordinates. products: [N, B] float32.
+    point: [B, D] float64 in centred coordinates.
+    products: of all starting points, [N, P] float32; never copied. column: which of them belongs to each query, [B].
     """
 
     point: Float64[Tensor, "B D"]
-    products: Float[Tensor, "N B"]
+    products: Float[Tensor, "N P"]
+    column: Int64[Tensor, "B"]
 
     @classmethod
     def of(cls, rows: Rows, point: Float64[Tensor, "B D"]) -> Carry:
@@ -42,11 +44,19 @@ class Carry:
             for start in range(0, len(rows), step):
                 stop = min(start + step, len(rows))
                 torch.mm(rows.block(start, stop, buffer), narrow.T, out=products[start:stop]).sub_(shift)
-        return cls(point, products)
+        return cls(point, products, torch.arange(len(point), device=rows.device))
 
     def take(self, index: Int64[Tensor, "b"]) -> Carry:
         """Return the points of the queries in `index`."""
-        return Carry(self.point[index], self.products[:, index])
+        return Carry(self.point[index], self.products, self.column[index])
+
+    def of_rows(self, span: Span, chosen: Int64[Tensor, "n"] | None, index: Int64[Tensor, "b"]) -> Float[Tensor, "n b"]:
+        """Return the products of the rows `chosen`, or of `span`, with the points of the queries in `index`."""
+        column = self.column[index]
+        first = int(column[0])
+        whole = bool((column == torch.arange(first, first + len(column), device=column.device)).all())
+        part = self.products[span.start : span.stop] if chosen is None else self.products.index_select(0, chosen)
+        return part[:, first : first + len(column)] if whole else part.index_select(1, column)
 
     def split(self, point: Float64[Tensor, "B D"]) -> tuple[Float64[Tensor, "B"], Float64[Tensor, "B D"]]:
         """Return how much of its point is in each query, and the rest.

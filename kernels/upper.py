@@ -62,9 +62,7 @@ class UpperLogits:
         out[len(part) :] = -torch.inf
         out += probe.constant.float() * (1.0 + 2.0**-21)
         if self.carry is not None and probe.shared is not None:
-            products = self.carry.products[:, index]
-            known = products[self.span.start : self.span.stop] if chosen is None else products[chosen]
-            out[: len(part)].addcmul_(known, probe.shared.float())
+            out[: len(part)].addcmul_(self.carry.of_rows(self.span, chosen, index), probe.shared.float())
         self._cut_holes(out, index, chosen)
         return out
 
