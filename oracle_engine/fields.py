@@ -11,7 +11,7 @@ import torch
 from .arrays import Float, Float64, Tensor
 from .engine import OracleEngine
 from .errors import invalid
-from .paths import Path, coefficients, resolve_path
+from .paths import Path, coefficients, resolve_path, resolve_times
 from .request import Guidance
 
 
@@ -119,9 +119,9 @@ def denoiser_from(
 
 
 def path_at(path: Path, t: float) -> tuple[float, float, float, float]:
-    """Return alpha, sigma and their derivatives at the time `t` as numbers."""
-    at = coefficients(path, torch.tensor([t], dtype=torch.float64))
-    return tuple(float(value) for value in (at.alpha_t, at.sigma_t, at.d_alpha_t, at.d_sigma_t))  # type: ignore[return-value]
+    """Return alpha, sigma and their derivatives at the time `t` as numbers. Raises InputError outside [0, 1]."""
+    at = coefficients(path, resolve_times(t, 1, None, torch.device("cpu")))
+    return float(at.alpha_t), float(at.sigma_t), float(at.d_alpha_t), float(at.d_sigma_t)
 
 
 def times_like(t: float, x: Float[Tensor, "B ..."]) -> Float64[Tensor, "B"]:

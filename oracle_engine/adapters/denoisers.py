@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from copy import copy
 
 import torch
 
 from ..arrays import Float, Float64, Int64, Tensor, exact
+from ..dataset import OracleDataset
 from ..engine import OracleEngine
 from ..errors import invalid
+from ..paths import RectifiedFlow
 from ..request import Guidance
 from .evidence import check_no_graph, refuse_reversed
 
@@ -21,8 +24,19 @@ class _Noisy:
     """
 
     def __init__(self, engine: OracleEngine) -> None:
-        self.data = engine.data
-        self._engine = OracleEngine(engine.data, backend=engine.backend, point_std=engine.point_std)
+        self.engine = engine
+
+    @property
+    def data(self) -> OracleDataset:
+        """The data set of the engine."""
+        return self.engine.data
+
+    @property
+    def _twin(self) -> OracleEngine:
+        # made anew each time, so that it goes where the engine goes and uses what was prepared since
+        twin = copy(self.engine)
+        twin.path, twin.t_max = RectifiedFlow(), None
+        return twin
 
     def _ask(
         self,
@@ -39,7 +53,7 @@ class _Noisy:
             raise invalid("sigma", "must be positive and finite", sigma.tolist(), remedy)
         total = alpha + sigma
         scaled = x.double() / total.reshape(-1, *[1] * (x.ndim - 1))
-        answer: Tensor = getattr(self._engine, what)(scaled, alpha / total, labels=labels, guidance=guidance)
+        answer: Tensor = getattr(self._twin, what)(scaled, alpha / total, labels=labels, guidance=guidance)
         return answer.to(x.dtype)
 
 
@@ -127,7 +141,7 @@ class DDPMDenoiser(_Noisy):
 
     def __init__(self, engine: OracleEngine, alphas_cumprod: Tensor, *, check_time: bool = True) -> None:
         super().__init__(engine)
-        self.alphas_cumprod = _checked_schedule(alphas_cumprod).to(engine.data.device)
+        self.alphas_cumprod = _checked_schedule(alphas_cumprod)
         self.check_time = check_time
 
     def denoise(
@@ -141,7 +155,7 @@ class DDPMDenoiser(_Noisy):
         steps, alpha, sigma = self._noise_at(x_t, t)
         answer = self._ask("denoiser", x_t, alpha, sigma, labels, guidance)
         if self.check_time and guidance is None:
-            mirrored = (1 - self.alphas_cumprod[len(self.alphas_cumprod) - 1 - steps]).sqrt()
+            mirrored = (1 - self.alphas_cumprod.to(x_t.device)[len(self.alphas_cumprod) - 1 - steps]).sqrt()
             rest = x_t.double().flatten(1) - alpha[:, None] * answer.double().flatten(1)
             refuse_reversed(rest, sigma, mirrored)
         return answer
@@ -165,7 +179,7 @@ class DDPMDenoiser(_Noisy):
         if not bool(((given >= 0) & (given < count) & (given == given.round())).all()):
             remedy = f"pass steps, 0 least noise and {count - 1} most; VelocityModel takes times in [0, 1]"
             raise invalid("t", f"must be whole steps in [0, {count})", given.unique().tolist()[:4], remedy)
-        kept = self.alphas_cumprod[given.long()]
+        kept = self.alphas_cumprod.to(x_t.device)[given.long()]
         return given.long(), kept.sqrt(), (1 - kept).sqrt()
 
 

@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from ..arrays import Float, Float64, Tensor
+from ..arrays import Bool, Float, Float64, Tensor
 from ..engine import OracleEngine
 from ..errors import InputError, invalid
 from ..paths import coefficients, resolve_times
@@ -25,12 +25,14 @@ def check_direction(engine: OracleEngine, x: Float[Tensor, "B ..."], t: float | 
     velocity: the oracle at x and t, from which the distance of x to alpha xhat follows; nothing is evaluated.
     """
     times = resolve_times(t, len(x), engine.t_max, x.device)
-    at, mirrored = coefficients(engine.path, times), coefficients(engine.path, 1 - times)
-    determinant = at.d_alpha_t * at.sigma_t - at.d_sigma_t * at.alpha_t
-    flat, slope = x.double().flatten(1), velocity.double().flatten(1)
+    telling = _telling(coefficients(engine.path, times).sigma_t, coefficients(engine.path, 1 - times).sigma_t)
+    if not bool(telling.any()):
+        return
+    at, mirrored = (coefficients(engine.path, part[telling]) for part in (times, 1 - times))
+    flat, slope = (part[telling].double().flatten(1) for part in (x, velocity))
     # sigma (d_alpha x - alpha v) / (d_alpha sigma - d_sigma alpha) = x - alpha xhat
-    share = (at.sigma_t / determinant)[:, None]
-    rest = share * (at.d_alpha_t[:, None] * flat - at.alpha_t[:, None] * slope)
+    share = at.sigma_t / (at.d_alpha_t * at.sigma_t - at.d_sigma_t * at.alpha_t)
+    rest = share[:, None] * (at.d_alpha_t[:, None] * flat - at.alpha_t[:, None] * slope)
     refuse_reversed(rest, at.sigma_t, mirrored.sigma_t)
 
 
@@ -40,7 +42,7 @@ def refuse_reversed(rest: Float64[Tensor, "B D"], sigma: Float64[Tensor, "B"], m
     On the path a rest is about sigma eps. Times whose mirror image is not much noisier say nothing; the others must
     all agree, so that a sampler that has left the path is not taken for one that runs backwards.
     """
-    telling = mirrored >= CONTRAST * sigma
+    telling = _telling(sigma, mirrored)
     if int(telling.sum()) * rest.shape[1] < ENOUGH_VALUES:
         return
     size = rest[telling].square().mean(1).sqrt()
@@ -50,6 +52,10 @@ def refuse_reversed(rest: Float64[Tensor, "B D"], sigma: Float64[Tensor, "B"], m
         found = f"noise of {float(size.median()):.2g} where the path leaves {float(sigma[telling].median()):.2g}"
         remedy = "reverse the time, or name the convention of your tool; check_time=False accepts it as it is"
         raise invalid("t", "seems to run the other way: this x belongs to the mirrored time", found, remedy)
+
+
+def _telling(sigma: Float64[Tensor, "B"], mirrored: Float64[Tensor, "B"]) -> Bool[Tensor, "B"]:
+    return mirrored >= CONTRAST * sigma
 
 
 def check_standard_normal(x0: Tensor) -> None:

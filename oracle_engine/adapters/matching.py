@@ -95,23 +95,28 @@ class OracleMatcher:
         t: Tensor | None = None,
         return_noise: bool = False,
         labels: int | Tensor | None = None,
+        source: int | Tensor | None = None,
     ) -> tuple[Tensor, ...]:
         """Return t [B], xt and the oracle ut (and the noise), as the matcher does.
 
         x0: standard normal noise [B, *shape]; x1: samples of the data. labels: for a class-conditional target.
+        source: the indices of x1 in the data, which a prepared engine uses.
         Raises InputError for x0 that is unmistakably not such noise. Costs one velocity.
         """
         if self._noise_is_x0:
             check_standard_normal(x0)
         t, xt, _, *noise = self.matcher.sample_location_and_conditional_flow(x0, x1, t, return_noise)
-        return t, xt, self.engine.velocity(xt, t, labels=labels), *noise
+        return t, xt, self.engine.velocity(xt, t, labels=labels, source=source), *noise
 
 
-def with_oracle(sample: Any, engine: OracleEngine, labels: int | Tensor | None = None) -> Any:
+def with_oracle(
+    sample: Any, engine: OracleEngine, labels: int | Tensor | None = None, source: int | Tensor | None = None
+) -> Any:
     """Return what flow_matching's path.sample returned with `dx_t` replaced by the oracle velocity.
 
     sample: a dataclass with x_0, x_1, x_t, dx_t [B, *shape] and t [B], as AffineProbPath.sample gives it.
     engine: over the data that x_1 is drawn from, OracleEngine(data, path.scheduler). labels: class-conditional.
+    source: the indices of x_1 in the data, which a prepared engine uses.
     Raises InputError where x_t is not alpha x_1 + sigma x_0 on the path of the engine (another scheduler, reversed
     time, a curved path) and where x_0 is unmistakably no standard normal noise. Costs one velocity.
     """
@@ -121,7 +126,7 @@ def with_oracle(sample: Any, engine: OracleEngine, labels: int | Tensor | None =
         raise invalid("sample", "must be a PathSample of an affine path", found, "discrete paths have no velocity")
     _check_on_path(sample, engine)
     check_standard_normal(sample.x_0)
-    return replace(sample, dx_t=engine.velocity(sample.x_t, sample.t, labels=labels))
+    return replace(sample, dx_t=engine.velocity(sample.x_t, sample.t, labels=labels, source=source))
 
 
 def _check_on_path(sample: Any, engine: OracleEngine) -> None:
