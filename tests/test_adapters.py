@@ -20,6 +20,7 @@ from flow_matching.path.scheduler import (
 )
 from flow_matching.solver import ODESolver
 from other_libraries import MATCHERS, SCHEDULERS, SMALL_SAMPLERS
+from scipy.optimize import linear_sum_assignment
 from tolerances import assert_close, assert_rows_close, assert_within
 from torch import Tensor
 from torchdiffeq import odeint
@@ -117,6 +118,21 @@ def test_couplings_without_a_closed_form_are_refused(library: Any, kind: str, da
     matcher = getattr(library, kind)(sigma=1.0)
     with pytest.raises(InputError, match=f"must pair noise and data independently.*batch size.*received {kind}"):
         OracleMatcher(matcher, OracleEngine(data))
+
+
+def test_pairs_made_by_optimal_transport_are_found_out(data: OracleDataset, generator: torch.Generator) -> None:
+    engine = OracleEngine(data)
+    x_1 = data[torch.randint(40, (32,), generator=generator)]
+    x_0, t = torch.randn(x_1.shape, generator=generator, dtype=torch.float64), torch.rand(32, generator=generator)
+    order = linear_sum_assignment(torch.cdist(x_1.flatten(1), x_0.flatten(1)).square().numpy())[1]
+    paired = CondOTProbPath().sample(x_0=x_0[order], x_1=x_1, t=t.double())
+    matcher = OracleMatcher(other_libraries.ConditionalFlowMatcher(), engine)
+    with pytest.raises(InputError, match=r"`x0` must pair noise and data independently.*correlated by \d+ standard"):
+        with_oracle(paired, engine)
+    with pytest.raises(InputError, match="`x0` must pair noise and data independently"):
+        matcher.sample_location_and_conditional_flow(x_0[order], x_1)
+    with_oracle(CondOTProbPath().sample(x_0=x_0, x_1=x_1, t=t.double()), engine)
+    matcher.sample_location_and_conditional_flow(x_0, x_1)
 
 
 def test_matchers_that_do_not_fit_are_refused(data: OracleDataset) -> None:

@@ -70,6 +70,19 @@ def check_standard_normal(x0: Tensor) -> None:
         raise invalid("x0", "must be standard normal noise", f"a mean square of {size:.3g}", remedy)
 
 
+def check_independent(x0: Tensor, x1: Tensor) -> None:
+    """Raise InputError where noise x0 and data x1 are unmistakably paired, as by optimal transport in the batch.
+
+    For independent x0 the sum of <x0, x1 - mean> over its standard deviation is standard normal.
+    """
+    noise, data = (part.detach().double().flatten(1) for part in (x0, x1))
+    data = data - data.mean(0)
+    spread = float(data.norm())
+    score = float((noise * data).sum()) / spread if spread > 0.0 else 0.0
+    if abs(score) > STANDARD_ERRORS:
+        raise no_closed_form("x0", f"pairs that are correlated by {score:.0f} standard errors")
+
+
 def check_no_graph(x: Tensor) -> None:
     """Raise InputError where a gradient through the oracle is expected, which has none."""
     if torch.is_grad_enabled() and x.requires_grad:
@@ -83,4 +96,9 @@ def no_closed_form(parameter: str, received: str) -> InputError:
         "must pair noise and data independently: a plan within the minibatch makes x_t depend on the other samples "
         "and on the batch size, so that its marginal velocity is no softmax over the data and has no closed form"
     )
-    return invalid(parameter, wanted, received, "use ConditionalFlowMatcher, or train on the plan's own ut")
+    return invalid(
+        parameter,
+        wanted,
+        received,
+        "pair noise and data at random, as ConditionalFlowMatcher does, or train on the plan's own ut",
+    )

@@ -15,7 +15,7 @@ from ..engine import OracleEngine
 from ..errors import invalid
 from ..fields import same_path
 from ..paths import SMALLEST, Coefficients, coefficients, resolve_times
-from .evidence import check_standard_normal, no_closed_form
+from .evidence import check_independent, check_standard_normal, no_closed_form
 
 # the mean of x_t in torchcfm's matchers that pair noise and data independently
 _MATCHERS: Mapping[str, str] = MappingProxyType(
@@ -101,10 +101,11 @@ class OracleMatcher:
 
         x0: standard normal noise [B, *shape]; x1: samples of the data. labels: for a class-conditional target.
         source: the indices of x1 in the data, which a prepared engine uses.
-        Raises InputError for x0 that is unmistakably not such noise. Costs one velocity.
+        Raises InputError for x0 that is unmistakably not such noise, or paired with x1. Costs one velocity.
         """
         if self._noise_is_x0:
             check_standard_normal(x0)
+            check_independent(x0, x1)
         t, xt, _, *noise = self.matcher.sample_location_and_conditional_flow(x0, x1, t, return_noise)
         return t, xt, self.engine.velocity(xt, t, labels=labels, source=source), *noise
 
@@ -118,7 +119,7 @@ def with_oracle(
     engine: over the data that x_1 is drawn from, OracleEngine(data, path.scheduler). labels: class-conditional.
     source: the indices of x_1 in the data, which a prepared engine uses.
     Raises InputError where x_t is not alpha x_1 + sigma x_0 on the path of the engine (another scheduler, reversed
-    time, a curved path) and where x_0 is unmistakably no standard normal noise. Costs one velocity.
+    time, a curved path) and where x_0 is unmistakably no standard normal noise, or paired with x_1. Costs one velocity.
     """
     missing = [name for name in ("x_0", "x_1", "x_t", "dx_t", "t") if not hasattr(sample, name)]
     if missing:
@@ -126,6 +127,7 @@ def with_oracle(
         raise invalid("sample", "must be a PathSample of an affine path", found, "discrete paths have no velocity")
     _check_on_path(sample, engine)
     check_standard_normal(sample.x_0)
+    check_independent(sample.x_0, sample.x_1)
     return replace(sample, dx_t=engine.velocity(sample.x_t, sample.t, labels=labels, source=source))
 
 
