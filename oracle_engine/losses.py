@@ -31,6 +31,7 @@ class LossPart:
     variance: E|u - v|^2 / D = V(t), which no network can remove. cross: 2 E<model - v, v - u> / D.
     cross_error: standard error of `cross`, whose expectation is zero where x_t is made from the samples of the engine,
         by their weights; held-out samples and leave-one-out have v as no conditional mean, and a cross term that stays.
+    v is what the OracleTarget returned: of another estimate than Exact() or with guidance, that target.
     """
 
     name: str

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -481,6 +483,36 @@ def wrapped_by(wrap: str, student: torch.nn.Module) -> torch.nn.Module:
     mesh = torch.distributed.device_mesh.init_device_mesh("cpu", (1,))
     torch.distributed.fsdp.fully_shard(student, mesh=mesh)
     return student
+
+
+# run as two processes, each with its half of the batch; rank 0 writes its gradients
+RANK = """
+import sys, torch
+sys.path.insert(0, "tests")
+rank, group, out = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+torch.distributed.init_process_group("gloo", f"file://{group}", rank=rank, world_size=2)
+held = torch.load(f"{out}/held.pt", weights_only=False)
+wrapped = torch.nn.parallel.DistributedDataParallel(held["student"])
+part = slice(2 * rank, 2 * rank + 2)
+wrapped(held["x"][part], held["t"][part]).backward()
+if rank == 0:
+    torch.save([parameter.grad for parameter in held["student"].parameters()], f"{out}/gradients.pt")
+torch.distributed.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(tmp_path: Path, generator: torch.Generator) -> None:
+    x, t = torch.randn(4, 2, 3, generator=generator), TIMES.float()
+    student = Student(OracleTarget(OracleEngine(pictures(20, generator))))
+    torch.save({"student": student, "x": x, "t": t}, tmp_path / "held.pt")
+    root = Path(__file__).resolve().parent.parent
+    arguments = [str(tmp_path / "group"), str(tmp_path)]
+    ranks = [subprocess.Popen([sys.executable, "-c", RANK, str(rank), *arguments], cwd=root) for rank in range(2)]
+    assert [rank.wait(timeout=120) for rank in ranks] == [0, 0]
+    found = torch.load(tmp_path / "gradients.pt")
+    for grad, wanted in zip(found, gradients(lambda: student(x, t), student), strict=True):
+        assert_close(grad, wanted, "float32 output")
 
 
 def test_a_compiled_student_trains_on_the_target(generator: torch.Generator) -> None:
