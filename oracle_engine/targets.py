@@ -29,7 +29,8 @@ class OracleTarget(torch.nn.Module):
     augmentation: Flip() where the loop mirrors its samples at random. Nothing else: see below.
 
     No parameters and no buffers: it may live inside a module wrapped by DDP or FSDP or outside, adds nothing to a
-    state_dict, and is not affected by autocast. `.to(device)` moves the data. Under torch.compile call it outside the
+    state_dict, and is not affected by autocast; inside, a deep copy of the network, as for an EMA, copies the data too.
+    `.to(device)` moves the data. Under torch.compile call it outside the
     compiled student. In a DataLoader worker it runs on the CPU only, on the one thread that torch gives to a worker:
     the workers do not get into each other's way, and they share the samples where they are forked.
 
