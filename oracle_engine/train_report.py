@@ -68,8 +68,8 @@ class TrainReport:
 
     data: name, samples (N), dim (D), held_out and fingerprint. settings: of the run. parameters: of the network.
     boundary: the predicted transition. bins: at the parameters of the network trained on the oracle.
-    checkpoints: along the training. gains: per loss of the last one. target_seconds: of one step.
-    step_seconds: of the rest of a step: the network, its gradient and the optimiser. elapsed: of everything.
+    checkpoints: along the training. gains: per loss of the last one. target_seconds: of one batch, median.
+    step_seconds: of the rest of a step, median: network, gradient, optimiser. elapsed: of everything.
     """
 
     data: dict[str, Any]
@@ -143,10 +143,10 @@ class TrainReport:
 
     def _cost_rows(self) -> list[str]:
         costs = zip(TITLES, self.target_seconds, self.target_shares, strict=True)
-        words = [f"{title} {1e3 * seconds:.3g} ms, {100 * share:.0f} %" for title, seconds, share in costs]
+        words = [f"{title} {1e3 * seconds:,.1f} ms, {100 * share:.0f} %" for title, seconds, share in costs]
         return [
             f"target of a step and its share of the step: {'; '.join(words)}",
-            f"the rest of a step, network and optimiser: {1e3 * self.step_seconds:.3g} ms on {self.device}",
+            f"the rest of a step, network and optimiser: {1e3 * self.step_seconds:,.1f} ms on {self.device}",
         ]
 
 

@@ -88,7 +88,7 @@ def test_the_report_says_the_same_in_json_and_as_a_table(report: TrainReport) ->
     table = report.format_table()
     assert "clouds: N = 270 samples, D = 12; 30 held out" in table
     assert f"{report.checkpoints[-1].navigation.oracle:.4f}" in table
-    assert f"oracle {1e3 * report.target_seconds.oracle:.3g} ms, {100 * report.target_shares.oracle:.0f} %" in table
+    assert f"oracle {1e3 * report.target_seconds.oracle:,.1f} ms, {100 * report.target_shares.oracle:.0f} %" in table
 
 
 def test_the_network_carries_x_and_knows_the_time() -> None:
