@@ -11,12 +11,13 @@ import sys
 from collections.abc import Callable, Sequence
 
 from .builtin import BUILTINS
-from .commands import run_info, run_plan, run_stages, run_velocity
+from .commands import run_info, run_plan, run_stages, run_train_demo, run_velocity
 from .env import __version__
 from .errors import OracleError
 from .paths import PATHS
 from .sample_command import run_sample
 from .samplers import METHODS
+from .train_demo import Settings
 
 INPUT_ERRORS = (OracleError, FileNotFoundError, IsADirectoryError, NotADirectoryError, FileExistsError, PermissionError)
 
@@ -52,6 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_velocity(commands)
     _add_sample(commands)
     _add_plan(commands)
+    _add_train_demo(commands)
     _add_command(commands, "info", "what is installed and what this machine can do, for bug reports", run_info)
     return parser
 
@@ -109,6 +111,23 @@ def _add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     parser.add_argument("--batch", type=int, default=256, help="queries asked at once (256)")
 
 
+def _add_train_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    summary = "a small network trained on CFM, EFM and the oracle from one seed: a table, train.json and train.png"
+    parser = _add_command(commands, "train-demo", summary, run_train_demo)
+    _add_source(parser, default="fashion-mnist", note="; fashion-mnist unless given, or digits where that is not found")
+    parser.set_defaults(data=None)
+    parser.add_argument("--key", dest="data_key", help="which array of an .npz or .safetensors file holds the data")
+    held = Settings()
+    parser.add_argument("--steps", type=int, default=held.steps, help=f"of training ({held.steps})")
+    parser.add_argument("--batch", type=int, default=held.batch, help=f"queries of a step ({held.batch})")
+    parser.add_argument("--width", type=int, default=held.width, help=f"hidden units of the network ({held.width})")
+    parser.add_argument("--references", type=int, default=held.references, help=f"samples of EFM ({held.references})")
+    parser.add_argument("--bins", type=int, default=held.bins, help=f"of t, for the variances ({held.bins})")
+    parser.add_argument("--draws", type=int, default=held.draws, help=f"batches in each bin ({held.draws})")
+    parser.add_argument("--out", default=".", metavar="DIR", help="where to write train.json and train.png (.)")
+    parser.add_argument("--no-figure", action="store_true", help="write no train.png; needs no matplotlib")
+
+
 def _add_command(
     commands: argparse._SubParsersAction[argparse.ArgumentParser],
     name: str,
@@ -122,13 +141,16 @@ def _add_command(
 
 
 def _add_data(parser: argparse.ArgumentParser, default: str | None) -> None:
+    _add_source(parser, default, "" if default is None else f"; {default} unless given")
+    parser.add_argument("--path", choices=tuple(PATHS), default="rectified_flow", help="(rectified_flow)")
+
+
+def _add_source(parser: argparse.ArgumentParser, default: str | None, note: str) -> None:
     known = f"a built-in set ({', '.join(BUILTINS)}) or the path of a file or folder"
-    note = known if default is None else f"{known}; {default} unless given"
-    parser.add_argument("--data", default=default, required=default is None, help=note)
+    parser.add_argument("--data", default=default, required=default is None, help=f"{known}{note}")
     parser.add_argument("--folder", help="where the files of a built-in set are")
     parser.add_argument("--count", type=int, metavar="N", help="use N samples only")
     parser.add_argument("--seed", type=int, default=0, help="of the samples drawn and of the queries (0)")
-    parser.add_argument("--path", choices=tuple(PATHS), default="rectified_flow", help="(rectified_flow)")
     parser.add_argument("--device", help="where to compute, such as cuda (cpu)")
 
 

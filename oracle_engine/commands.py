@@ -16,13 +16,15 @@ from .atomic import replacing
 from .dataset import OracleDataset
 from .engine import OracleEngine
 from .env import environment_report, format_report
-from .errors import invalid
+from .errors import DataFileError, invalid
 from .paths import coefficients, resolve_times
 from .plots import require_matplotlib, stages_figure
 from .progress import progress_bar
 from .sources import load_dataset
 from .stages import analyse
 from .tensor_files import QueryFile, check_result, read_queries, result_file
+from .train_demo import Settings, train
+from .train_plots import train_figure
 
 
 def run_stages(arguments: Namespace) -> None:
@@ -81,6 +83,29 @@ def run_velocity(arguments: Namespace) -> None:
     say(arguments, f"{target}: {arguments.what} of {shape[0]:,} queries{condition}; {took:.1f} s", facts)
 
 
+def run_train_demo(arguments: Namespace) -> None:
+    """Train on three targets; print what it showed, write train.json and train.png."""
+    if not arguments.no_figure:
+        require_matplotlib()
+    names = ("steps", "batch", "width", "references", "bins", "draws", "seed")
+    settings = Settings(**{name: getattr(arguments, name) for name in names})
+    folder = Path(arguments.out)
+    folder.mkdir(parents=True, exist_ok=True)
+    with progress_bar("training on three targets") as progress:
+        data, notes = _load_or_digits(arguments)
+        device = device_of(arguments.device)
+        report = train(data if device is None else data.to(device), settings, progress, notes)
+    files = [folder / "train.json"]
+    with replacing(files[0]) as partial:
+        partial.write_text(json.dumps(report.to_json(), indent=1, allow_nan=False) + "\n", "utf-8")
+    if not arguments.no_figure:
+        files.append(folder / "train.png")
+        train_figure(report, files[1])
+    written = [str(file) for file in files]
+    took = f"{' and '.join(written)} written; {report.elapsed:.1f} s"
+    say(arguments, f"{report.format_table()}\n\n{took}", report.to_json() | {"files": written})
+
+
 def run_info(arguments: Namespace) -> None:
     """Print the environment report."""
     report = environment_report()
@@ -103,6 +128,19 @@ def load(arguments: Namespace) -> OracleDataset:
     """Return the data set that the arguments name."""
     names = {"key": arguments.data_key, "folder": arguments.folder}
     return load_dataset(arguments.data, **names, count=arguments.count, seed=arguments.seed)
+
+
+def _load_or_digits(arguments: Namespace) -> tuple[OracleDataset, list[str]]:
+    """Return the data, and what has to be said about it: without --data the files of the default may not be there."""
+    if arguments.data is not None:
+        return load(arguments), []
+    try:
+        arguments.data = "fashion-mnist"
+        return load(arguments), []
+    except DataFileError as error:
+        arguments.data, arguments.folder = "digits", None
+        note = f"fashion-mnist was not found, so these are scikit-learn's digits, a much smaller set ({error})"
+        return load(arguments), [note]
 
 
 def device_of(name: str | None) -> torch.device | None:

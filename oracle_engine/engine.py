@@ -90,6 +90,10 @@ class OracleEngine(torch.nn.Module):
             raise invalid(
                 "data", "must be an OracleDataset", type(data).__name__, "use oracle_engine.load_dataset(data)"
             )
+        if isinstance(point_std, Tensor) and point_std.numel() != 1:
+            remedy = "pass the root of its mean square, or draw a few latents of each posterior and store those"
+            found = f"a tensor of shape {list(point_std.shape)}, which gives every sample a kernel of its own"
+            raise invalid("point_std", "must be one width for all samples", found, remedy)
         if not 0.0 <= point_std < math.inf:
             raise invalid("point_std", "must be a finite number >= 0", point_std, "pass the width in value space")
         if not 0.0 < tolerance < 1.0:

@@ -8,7 +8,7 @@ from .errors import invalid
 
 
 @dataclass(frozen=True)
-class Exact:
+class FullScan:
     """Scan every sample."""
 
 
@@ -40,10 +40,10 @@ class Budget:
             raise invalid("rows", "must be at least 2", self.rows, "pass how many samples to look at")
 
 
-Mode = Exact | Auto | TopK | Budget
+Mode = FullScan | Auto | TopK | Budget
 
-MODES: dict[str, type[Exact] | type[Auto] | type[TopK] | type[Budget]] = {
-    "exact": Exact,
+MODES: dict[str, type[FullScan] | type[Auto] | type[TopK] | type[Budget]] = {
+    "exact": FullScan,
     "auto": Auto,
     "top_k": TopK,
     "budget": Budget,

@@ -14,7 +14,7 @@ from .index import SearchIndex
 from .kernels import Wanted, merge
 from .kernels.carry import Carry
 from .late import LateRoute, SampledRoute, SourceRoute
-from .modes import Budget, Exact, Mode, TopK
+from .modes import Budget, FullScan, Mode, TopK
 from .request import Request
 
 
@@ -37,13 +37,13 @@ class Router:
             return self._late(self._prepared).top(request, wanted, self.mode.count)
         if isinstance(self.mode, Budget):
             return self._sampled(self._prepared, request, wanted, self.mode)
-        if isinstance(self.mode, Exact) or self.index is None or len(request) == 0:
+        if isinstance(self.mode, FullScan) or self.index is None or len(request) == 0:
             return self._scanned(request, wanted)
         return self._automatic(request, wanted, carry)
 
     def free(self, request: Request, own: Answer, carry: Carry | None = None) -> Answer:
         """Return the answers without labels of queries whose conditional answers are `own`."""
-        if isinstance(self.mode, Exact) or self.index is None:
+        if isinstance(self.mode, FullScan) or self.index is None:
             # the classes are scanned already: the rest of the data completes the unconditional answer
             state = merge(own.state, self.exact.rest(request, Wanted()))
             return Answer.exact(state, request.without_labels.usable(self.exact.data))

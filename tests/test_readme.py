@@ -1,0 +1,68 @@
+"""What README.md shows works: its Python blocks run, one after the other, and its commands parse."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+
+from oracle_engine.__main__ import build_parser
+
+README = Path(__file__).resolve().parent.parent / "README.md"
+
+
+def python_blocks(text: str) -> list[str]:
+    """Return the ```python blocks, each with as many empty lines before it as it has lines above it."""
+    found = re.finditer(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return ["\n" * text[: block.start(1)].count("\n") + block[1] for block in found]
+
+
+def run_blocks(text: str, name: str) -> None:
+    """Run the blocks of a document in one namespace; what fails is reported at its line of the document."""
+    namespace: dict[str, object] = {"__name__": "readme"}
+    for block in python_blocks(text):
+        exec(compile(block, name, "exec"), namespace)
+
+
+def commands(text: str) -> list[str]:
+    """Return the lines of code blocks that call oracle-engine, without their comments."""
+    lines = re.findall(r"^(?: {4}| {0,3}(?=oracle-engine ))(?:\$ )?(oracle-engine .+)$", text, re.MULTILINE)
+    return [line.split(" #")[0].strip() for line in lines]
+
+
+@pytest.mark.slow
+def test_the_python_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    text = README.read_text("utf-8")
+    assert len(python_blocks(text)) == text.count("```python") > 0
+    run_blocks(text, str(README))
+
+
+@pytest.mark.parametrize("command", commands(README.read_text("utf-8")))
+def test_the_commands_parse(command: str) -> None:
+    arguments = build_parser().parse_args(shlex.split(command)[1:])
+    assert callable(arguments.run)
+
+
+def test_there_are_commands_to_check() -> None:
+    assert len(commands(README.read_text("utf-8"))) >= 4
+
+
+def test_a_block_that_fails_is_found_at_its_line() -> None:
+    text = "# Title\n\n```python\nx = 1\n```\n\nwords\n\n```python\nassert x == 1\nassert x == 2\n```\n"
+    assert len(python_blocks(text)) == 2
+    with pytest.raises(AssertionError) as caught:
+        run_blocks(text, "document")
+    assert caught.traceback[-1].lineno + 1 == 11
+
+
+def test_a_command_that_does_not_exist_is_found(capsys: pytest.CaptureFixture[str]) -> None:
+    found = commands("words\n\n    oracle-engine stages --data patches   # comment\n    oracle-engine dance --now\n")
+    assert found == ["oracle-engine stages --data patches", "oracle-engine dance --now"]
+    with pytest.raises(SystemExit):
+        build_parser().parse_args(shlex.split(found[1])[1:])
+    assert "invalid choice" in capsys.readouterr().err
