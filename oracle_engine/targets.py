@@ -78,7 +78,7 @@ class OracleTarget(torch.nn.Module):
         source = self._source(source, x_t)
         exclude = source if self.leave_one_out else None
         if isinstance(self.estimate, Exact) and self.augmentation is None:
-            return self._exactly(x_t, t, labels, exclude, source)
+            return self._exactly(x_t, t, labels, exclude, None if self.leave_one_out else source)
         request = self._request(x_t, t, labels, exclude)
         asked = Asked(request.x.reshape(x_t.shape), request.times, request.labels, exclude, source)
         self._check_source(asked)
