@@ -210,11 +210,15 @@ def over_points(engine: OracleEngine) -> OracleEngine:
     if engine.point_std == 0.0:
         return engine
     path = _Widened(engine.path, engine.point_std)
-    return OracleEngine(engine.data, path, backend=engine.backend, t_max=engine.t_max)
+    points = OracleEngine(
+        engine.data, path, backend=engine.backend, mode=engine.mode, tolerance=engine.tolerance, t_max=engine.t_max
+    )
+    points.index = engine.index
+    return points
 
 
 def _beside(engine: OracleEngine, data: OracleDataset) -> OracleEngine:
-    return OracleEngine(data, engine.path, backend=engine.backend, t_max=engine.t_max)
+    return OracleEngine(data, engine.path, backend=engine.backend, mode="exact", t_max=engine.t_max)
 
 
 def _own(engine: OracleEngine, asked: Asked, source: Int64[Tensor, "B"]) -> Mean:

@@ -70,7 +70,8 @@ class OracleTarget(torch.nn.Module):
 
         x_t: [B, *sample_shape], any floating dtype. t: a number, [], [B] or [B, 1, ...] in [0, 1].
         labels: as in OracleEngine.velocity; -1 for queries without a class, as :func:`drop_labels` makes them.
-        source: index [B] of the sample that made x_t, -1 for none. Needed for leave_one_out and References.
+        source: index [B] of the sample that made x_t, -1 for none. Needed for leave_one_out and References; it makes
+            late targets of a prepared engine cheaper.
         Raises InputError as OracleEngine.velocity does, without a source that is needed, and on CUDA in a worker.
         Costs what the estimate costs; Exact() one pass over the data, twice that with Flip().
         """
@@ -78,8 +79,10 @@ class OracleTarget(torch.nn.Module):
         source = self._source(source, x_t)
         exclude = source if self.leave_one_out else None
         if isinstance(self.estimate, Exact) and self.augmentation is None:
-            return self._exactly(x_t, t, labels, exclude, None if self.leave_one_out else source)
-        request = self._request(x_t, t, labels, exclude)
+            return self._exactly(x_t, t, labels, exclude, source)
+        # a mirrored sample is not the one that the engine knows by this index
+        origin = source if self.augmentation is None else None
+        request = self._request(x_t, t, labels, exclude, origin)
         asked = Asked(request.x.reshape(x_t.shape), request.times, request.labels, exclude, source)
         self._check_source(asked)
         mean = self._guided(asked, request).reshape(len(x_t), -1)
@@ -92,22 +95,18 @@ class OracleTarget(torch.nn.Module):
         return f"{self.prediction!r}, {self.estimate}"
 
     def _exactly(
-        self,
-        x_t: Tensor,
-        t: float | Tensor,
-        labels: int | Tensor | None,
-        exclude: Tensor | None,
-        source: Tensor | None,
+        self, x_t: Tensor, t: float | Tensor, labels: int | Tensor | None, exclude: Tensor | None, source: Tensor | None
     ) -> Tensor:
-        answer: Tensor = getattr(self.engine, self.prediction)(
-            x_t, t, labels=labels, guidance=self.guidance, exclude=exclude, source=source
-        )
+        ask = getattr(self.engine, self.prediction)
+        answer: Tensor = ask(x_t, t, labels=labels, guidance=self.guidance, exclude=exclude, source=source)
         return answer
 
-    def _request(self, x_t: Tensor, t: float | Tensor, labels: int | Tensor | None, exclude: Tensor | None) -> Request:
+    def _request(
+        self, x_t: Tensor, t: float | Tensor, labels: int | Tensor | None, exclude: Tensor | None, source: Tensor | None
+    ) -> Request:
         engine = self.engine
         asker = Asker(engine.data, engine.path, engine.point_std, engine.t_max)
-        return asker.request(x_t, t, labels, exclude, self.guidance)
+        return asker.request(x_t, t, labels, exclude, self.guidance, source)
 
     def _guided(self, asked: Asked, request: Request) -> Float64[Tensor, "B ..."]:
         """Return the mean of the samples, guided where that is asked for: every prediction is affine in it."""

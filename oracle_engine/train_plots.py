@@ -38,7 +38,7 @@ def _draw(report: TrainReport) -> Figure:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=SIZE, facecolor="white")
-    grid = figure.add_gridspec(2, 6, left=0.09, right=0.98, top=0.83, bottom=0.08, hspace=0.5, wspace=1.6)
+    grid = figure.add_gridspec(2, 6, left=0.09, right=0.98, top=0.81, bottom=0.08, hspace=0.5, wspace=1.6)
     _title(figure, report)
     _variances(
         figure.add_subplot(grid[0, :3]), report, "target_variance", "variance of the target, E|u − v|² / D", log=True
@@ -96,7 +96,7 @@ def _losses(axes: Axes, report: TrainReport, name: str, title: str) -> None:
         values = [100.0 * (value[index] / value.cfm - 1.0) for value in held]
         axes.plot(steps, values, lw=2.8 - index * 0.9, color=colour)
     axes.set_xlabel("step", size=BODY, color=INK)
-    _style(axes, f"{title}\n% above that of CFM, {held[-1].cfm:.3g} at the end")
+    _style(axes, f"{title}\n% from CFM's, {held[-1].cfm:.3g} at last")
 
 
 def _style(axes: Axes, title: str) -> None:
