@@ -23,14 +23,14 @@ from .operands import (
     product_rounding,
     shared_bound,
 )
-from .rescore import Pairs, pairs_state
+from .rescore import GATHER_VALUES, Pairs, pairs_state
 from .rows import Query, Rows, Span
 from .running import BlockSums, RunningSums
 from .score import Scores, score
 from .state import PosteriorState, Wanted, merge, without_top
 from .steps import INTERPRET
 from .top import TopCandidates
-from .weigh import HeadList, Reference, weigh, weights_of
+from .weigh import HeadList, Reference, weigh, weights_of, weights_rows
 
 # logits and weights of a block of rows, in bytes: enough to fill a GPU, little beside its memory
 SCORE_BYTES = 512 << 20
@@ -85,16 +85,13 @@ class TritonScan:
         error = unit_error(rows, query, product_rounding(self.dtype, self.operand.precision, self._depth()))
         self.live_window = live_window(count, error)
         self.head_window = rescore_window(self.live_window, error)
-        self.head_limit = min(max(LEAST_HEADS, count // 32), MOST_HEADS)
+        self.head_limit = most_heads(count)
         self.sums = RunningSums(len(query), rows.dim, wanted, rows.device)
         self.top = TileCandidates(len(query), wanted.top_k, rows.device)
 
     def blocks(self, span: Span) -> list[Span]:
         """Return the blocks of `span` that are held at once: their logits, and a centred copy where one is needed."""
-        copied = 0 if self.rows.raw_operand else 4 * self.rows.dim
-        size = SCORE_BYTES // (self.pair_bytes * (len(self.query) + 15) + copied)
-        # whole tiles, and row numbers within a block that fit into 32 bits
-        size = max(BLOCK_UNIT, min(size, 1 << 30) // BLOCK_UNIT * BLOCK_UNIT)
+        size = block_rows(self.rows, len(self.query), self.pair_bytes)
         return [Span(start, min(start + size, span.stop)) for start in range(span.start, span.stop, size)]
 
     def add(self, span: Span) -> None:
@@ -203,6 +200,40 @@ class FusedScan(TritonScan):
         keep = (row < stop) & ~inside.any(2)
         kept = row[keep]
         return Pairs(which[:, None].expand_as(row)[keep], kept, torch.zeros_like(kept, dtype=torch.float64))
+
+
+def block_rows(rows: Rows, batch: int, pair_bytes: int) -> int:
+    """Return how many rows are held at once with `pair_bytes` for each of them and a query."""
+    copied = 0 if rows.raw_operand else 4 * rows.dim
+    size = SCORE_BYTES // (pair_bytes * (batch + 15) + copied)
+    # whole tiles, and row numbers within a block that fit into 32 bits
+    return max(BLOCK_UNIT, min(size, 1 << 30) // BLOCK_UNIT * BLOCK_UNIT)
+
+
+def triton_memory(rows: Rows, batch: int) -> int:
+    """Return the bytes that the posterior means of `batch` queries need beyond the data, at most."""
+    config = choose(device_of(rows.device), block_dtype(rows), batch, rows.dim)
+    count = min(block_rows(rows, batch, (TwoPhaseScan if config.fused is None else FusedScan).pair_bytes), len(rows))
+    padded, values = -(-batch // 16) * 16, batch * rows.dim
+    # a centred copy where one is needed, norms and weights of the rows
+    held = count * (8 + (0 if rows.raw_operand else 4 * rows.dim))
+    if config.fused is None:
+        slices, shares = (part(count, batch, rows.dim) for part in (config.score_slices, config.weigh_shares))
+        # logits and weights, slices of the logits, statistics of tiles, and the list of live rows for each tile
+        held += count * padded * (8 + (4 * slices if slices > 1 else 0))
+        held += 96 * padded * -(-count // min(config.score.block_n, weights_rows(config.weigh.block_b)))
+        held += 32 * count * -(-batch // config.weigh.block_b)
+        held += 12 * batch * most_heads(len(rows))
+    else:
+        shares = config.fused_shares(count, batch)
+        held += 4 * padded * -(-count // config.fused.block_n) + 8 * values * shares
+    # queries and their parts, sums and means, most of them in float64, and the sum of every share
+    return held + values * (16 * 8 + 4 * shares) + 3 * 8 * GATHER_VALUES
+
+
+def most_heads(count: int) -> int:
+    """Return how many samples of a query are scored again one by one, of `count`."""
+    return min(max(LEAST_HEADS, count // 32), MOST_HEADS)
 
 
 class TileCandidates(TopCandidates):

@@ -26,6 +26,7 @@ from .kernels import (
     merge,
     posterior_state,
     reference_covariance_product,
+    reference_memory,
     reference_state,
     scan_memory,
 )
@@ -41,8 +42,15 @@ def _triton_state(rows: Rows, query: Query, span: Span, wanted: Wanted) -> Poste
     return triton_state(rows, query, span, wanted)
 
 
-# what computes the state of a span of rows
+def _triton_memory(rows: Rows, batch: int) -> int:
+    from .kernels.triton_scan import triton_memory
+
+    return triton_memory(rows, batch)
+
+
+# what computes the state of a span of rows, and what memory it needs for a batch
 BACKENDS = {"torch": posterior_state, "reference": reference_state, "triton": _triton_state}
+MEMORY = {"torch": scan_memory, "reference": reference_memory, "triton": _triton_memory}
 
 
 class OracleEngine(torch.nn.Module):
@@ -216,7 +224,7 @@ class OracleEngine(torch.nn.Module):
             backend=self.backend,
             route="exact",
             reason=self.backend_reason,
-            memory=scan_memory(rows, size),
+            memory=MEMORY[self.backend](rows, size),
             operations=operations,
             read=rows.stored.nbytes * len(slices),
             seconds=operations / product_rate(rows.device, size, rows.dim),

@@ -16,6 +16,7 @@ from oracle_engine.kernels import Query, Rows, Span, Wanted, chunked, configs, p
 from oracle_engine.kernels import triton_scan as scan
 from oracle_engine.kernels.operands import BlockOperand, QueryOperand
 from oracle_engine.kernels.reference import reference_logits
+from oracle_engine.kernels.rescore import GATHER_VALUES
 from oracle_engine.kernels.score import score
 from oracle_engine.kernels.state import PosteriorState
 from oracle_engine.kernels.steps import INTERPRET
@@ -305,3 +306,32 @@ def test_what_cannot_run_is_refused_in_words(generator: torch.Generator) -> None
     tiny = configs.Device("tiny", "sm_90", 1, 1024)
     with pytest.raises(InputError, match="1024 bytes of shared memory"):
         scan.check_shared_memory(configs.choose(tiny, torch.float16, 64, 4096), torch.float16)
+
+
+@pytest.mark.parametrize("dim", [20, 77])
+@pytest.mark.parametrize("offset", [0.0, 30.0])
+def test_a_block_takes_no_more_memory_than_planned(
+    dim: int, offset: float, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = make_rows(torch.float32, 140, dim, generator, offset=offset)
+    query = make_query(rows, all_times(40), generator)
+    allocate, taken = torch.Tensor.new_empty, []
+
+    def new_empty(self: Tensor, *size: Any, **options: Any) -> Tensor:
+        fresh = allocate(self, *size, **options)
+        taken.append(fresh.nbytes)
+        return fresh
+
+    monkeypatch.setattr(torch.Tensor, "new_empty", new_empty)
+    state = scan.triton_state(rows, query, Span(0, 64), Wanted())
+    planned = scan.triton_memory(rows, 40)
+    assert sum(taken) + state.mean.nbytes < planned - 3 * 8 * GATHER_VALUES
+    # twice the queries need more, but less than twice: blocks shrink with them
+    assert planned < scan.triton_memory(rows, 80) < 2 * planned
+
+
+def test_the_plan_of_the_engine_is_that_of_the_kernels(generator: torch.Generator) -> None:
+    data = OracleDataset(torch.randn(150, 77, generator=generator))
+    plans = {name: OracleEngine(data, backend=name).plan(40) for name in engine.BACKENDS}
+    assert plans["triton"].memory == scan.triton_memory(data.rows, 40)
+    assert len({plan.memory for plan in plans.values()}) == len(plans)
