@@ -42,14 +42,22 @@ def _triton_state(rows: Rows, query: Query, span: Span, wanted: Wanted) -> Poste
     return triton_state(rows, query, span, wanted)
 
 
+def _triton_half_state(rows: Rows, query: Query, span: Span, wanted: Wanted) -> PosteriorState:
+    from .kernels.operands import HALF
+    from .kernels.triton_scan import triton_state
+
+    return triton_state(rows, query, span, wanted, HALF)
+
+
 def _triton_memory(rows: Rows, batch: int) -> int:
     from .kernels.triton_scan import triton_memory
 
     return triton_memory(rows, batch)
 
 
-# what computes the state of a span of rows, and what memory it needs for a batch
+# what computes the state of a span of rows, in full and half precision, and what memory it needs for a batch
 BACKENDS = {"torch": posterior_state, "reference": reference_state, "triton": _triton_state}
+HALF_BACKENDS = {"triton": _triton_half_state}
 MEMORY = {"torch": scan_memory, "reference": reference_memory, "triton": _triton_memory}
 
 
@@ -60,6 +68,7 @@ class OracleEngine(torch.nn.Module):
     device: where to compute; the data are moved there. None keeps them where they are.
     backend: "torch", "reference" (float64, slow), "triton" (CUDA; not yet proved on a card, so never chosen for
         you), or "auto", which the variable ORACLE_BACKEND can settle.
+    precision: "full", or "half" for half of the matrix products and velocities off by about 1e-3; Triton only.
     point_std: every sample is a Gaussian of this width in value space instead of a point, e.g. a VAE posterior.
     t_max: clamp times here, for paths that end at sigma = 0; None refuses such times.
 
@@ -76,6 +85,7 @@ class OracleEngine(torch.nn.Module):
         *,
         device: torch.device | str | None = None,
         backend: str = "auto",
+        precision: str = "full",
         point_std: float = 0.0,
         t_max: float | None = None,
     ) -> None:
@@ -91,6 +101,7 @@ class OracleEngine(torch.nn.Module):
         self.data = data if device is None else data.to(device)
         self.path = resolve_path(path)
         self.backend, self.backend_reason = _resolve_backend(backend)
+        self.precision = _resolve_precision(precision, self.backend)
         self.point_std, self.t_max = float(point_std), t_max
         self._handle = compiled.register(self)
 
@@ -223,7 +234,7 @@ class OracleEngine(torch.nn.Module):
             batch=batch,
             backend=self.backend,
             route="exact",
-            reason=self.backend_reason,
+            reason=self.backend_reason + (", velocities off by about 1e-3" if self.precision == "half" else ""),
             memory=MEMORY[self.backend](rows, size),
             operations=operations,
             read=rows.stored.nbytes * len(slices),
@@ -323,7 +334,8 @@ class OracleEngine(torch.nn.Module):
         return self._run(replace(query, holes=holes), Span(0, len(self.data)), wanted)
 
     def _run(self, query: Query, span: Span, wanted: Wanted) -> PosteriorState:
-        return BACKENDS[self.backend](self.data.rows, query, span, wanted)
+        run = HALF_BACKENDS[self.backend] if self.precision == "half" else BACKENDS[self.backend]
+        return run(self.data.rows, query, span, wanted)
 
     def _prediction(self, request: Request, mean: Float64[Tensor, "B D"]) -> Prediction:
         values = self.data.value_map.scale * mean + self.data.base
@@ -336,6 +348,15 @@ class OracleEngine(torch.nn.Module):
     @staticmethod
     def _shaped(values: Float64[Tensor, "B D"], x: Tensor) -> Tensor:
         return values.to(x.dtype).reshape(x.shape)
+
+
+def _resolve_precision(precision: str, backend: str) -> str:
+    if precision not in ("full", "half"):
+        raise invalid("precision", "must be full or half", repr(precision), "use 'full'")
+    if precision == "half" and backend not in HALF_BACKENDS:
+        remedy = "pass backend='triton', or precision='full'"
+        raise invalid("precision", "can be half with the Triton kernels only", f"backend {backend!r}", remedy)
+    return precision
 
 
 def _resolve_backend(backend: str) -> tuple[str, str]:

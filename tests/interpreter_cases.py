@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+from tolerances import assert_within
 from torch import Tensor
 
 from oracle_engine import OracleDataset, OracleEngine, engine
 from oracle_engine.errors import InputError
 from oracle_engine.kernels import Query, Rows, Span, Wanted, chunked, configs, prepare_rows, reference_state
 from oracle_engine.kernels import triton_scan as scan
-from oracle_engine.kernels.operands import BlockOperand, QueryOperand
+from oracle_engine.kernels.operands import EXACT, HALF, BlockOperand, QueryOperand
 from oracle_engine.kernels.reference import reference_logits
 from oracle_engine.kernels.rescore import GATHER_VALUES
 from oracle_engine.kernels.score import score
@@ -335,3 +336,40 @@ def test_the_plan_of_the_engine_is_that_of_the_kernels(generator: torch.Generato
     plans = {name: OracleEngine(data, backend=name).plan(40) for name in engine.BACKENDS}
     assert plans["triton"].memory == scan.triton_memory(data.rows, 40)
     assert len({plan.memory for plan in plans.values()}) == len(plans)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dim", [20, 77, 400])
+def test_half_precision_keeps_its_promise_with_half_the_products(
+    dtype: torch.dtype, dim: int, generator: torch.Generator
+) -> None:
+    rows = make_rows(dtype, 300, dim, generator)
+    query = make_query(rows, all_times(23), generator)
+    found = scan.triton_state(rows, query, Span(0, 300), Wanted(), HALF)
+    true = reference_state(rows, query, Span(0, 300), Wanted())
+    assert_within(velocity_error(rows, query, found, true), "half precision")
+    config = scan.checked_config(rows, query, Span(0, 300), HALF)
+    exact, half = (
+        scan.TwoPhaseScan(rows, query, 300, Wanted(), config, split).operand.parts for split in (EXACT, HALF)
+    )
+    assert len(half) == len(exact) - 1
+
+
+def test_half_precision_reaches_the_engine(counted: dict[str, Recorder], generator: torch.Generator) -> None:
+    data = OracleDataset((60 * torch.randn(200, 77, generator=generator) + 128).clamp(0, 255).to(torch.uint8))
+    x, t = torch.randn(9, 77, generator=generator), all_times(9)
+    ours, truth = OracleEngine(data, backend="triton", precision="half"), OracleEngine(data, backend="reference")
+    found, true = (side.velocity(x.double(), t) for side in (ours, truth))
+    error = (found - true).norm(dim=1) / true.norm(dim=1)
+    assert_within(error, "half precision")
+    assert float(error.max()) > BAR / 10
+    assert counted["score"].calls > 0
+    assert "1e-3" in ours.plan(9).reason
+
+
+@pytest.mark.parametrize("offset", [0.0, 300.0])
+def test_samples_that_half_precision_cannot_read_are_refused(offset: float, generator: torch.Generator) -> None:
+    dtype = torch.float16 if offset else torch.float32
+    data = OracleDataset((torch.randn(20, 77, generator=generator) + offset).to(dtype))
+    with pytest.raises(InputError, match=r"`precision` must be full .*read as torch.float32. Remedy: pass prec"):
+        OracleEngine(data, backend="triton", precision="half")(torch.zeros(2, 77), 0.5)

@@ -72,6 +72,16 @@ def test_every_storage_and_shape_meets_the_bar(side: Side, dtype: torch.dtype, s
     assert_rows_close(side.engine(data)(x, t), side.truth(data)(x, t), "bar")
 
 
+@pytest.mark.parametrize("shape", ["narrow", "images"])
+def test_half_precision_keeps_its_promise(side: Side, shape: str) -> None:
+    if side.backend != "triton":
+        return
+    data = draw(side, torch.float16, *SHAPES[shape][0 if side.real else 1])
+    x, t = queries(side, data, 17)
+    engine = OracleEngine(data, device=side.device, backend="triton", precision="half")
+    assert_rows_close(engine(x, t), side.truth(data)(x, t), "half precision")
+
+
 @pytest.mark.parametrize("batch", [1, 16, 64, 256, 1024])
 def test_every_batch_meets_the_bar(side: Side, batch: int) -> None:
     data = draw(side, torch.float16, side.size(50_000, 90), side.size(784, 77))
