@@ -10,6 +10,7 @@ import pytest
 import torch
 from tolerances import assert_within
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from oracle_engine import OracleDataset, OracleEngine, engine
 from oracle_engine.errors import InputError
@@ -373,3 +374,34 @@ def test_samples_that_half_precision_cannot_read_are_refused(offset: float, gene
     data = OracleDataset((torch.randn(20, 77, generator=generator) + offset).to(dtype))
     with pytest.raises(InputError, match=r"`precision` must be full .*read as torch.float32. Remedy: pass prec"):
         OracleEngine(data, backend="triton", precision="half")(torch.zeros(2, 77), 0.5)
+
+
+class Waiting(TorchDispatchMode):
+    """Notes what would have to wait for a device: sizes and values that the host learns from tensors."""
+
+    WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "bincount", "_unique2", "unique_consecutive")
+
+    found: list[str]
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        marked = name == "index" and any(part is not None and part.dtype == torch.bool for part in args[1])
+        if name in self.WAITS or marked:
+            self.found.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("dim", [20, 77])
+def test_nothing_waits_for_the_device_until_all_blocks_are_met(dim: int, generator: torch.Generator) -> None:
+    rows = make_rows(torch.float16, 140, dim, generator, weighted=True)
+    query, span = make_query(rows, all_times(9), generator, holes=1), Span(0, 140)
+    config = scan.checked_config(rows, query, span)
+    waiting = Waiting()  # type: ignore[no-untyped-call]
+    waiting.found = []
+    with waiting:
+        state = scan.scan_type(query, Wanted(), config)(rows, query, 140, Wanted(), config)
+        for block in state.blocks(span):
+            state.add(block)
+        assert waiting.found == []
+        state.heads()
+    assert waiting.found != []

@@ -74,10 +74,12 @@ def test_every_storage_and_shape_meets_the_bar(side: Side, dtype: torch.dtype, s
 
 @pytest.mark.parametrize("shape", ["narrow", "images"])
 def test_half_precision_keeps_its_promise(side: Side, shape: str) -> None:
-    if side.backend != "triton":
-        return
     data = draw(side, torch.float16, *SHAPES[shape][0 if side.real else 1])
     x, t = queries(side, data, 17)
+    if side.backend != "triton":
+        with pytest.raises(InputError, match="`precision` can be half with the Triton kernels only"):
+            OracleEngine(data, device=side.device, backend=side.backend, precision="half")
+        return
     engine = OracleEngine(data, device=side.device, backend="triton", precision="half")
     assert_rows_close(engine(x, t), side.truth(data)(x, t), "half precision")
 
