@@ -25,7 +25,9 @@ FAISS = ["faiss-cpu>=1.8"]
 TRITON = ["triton>=3.6; platform_system == 'Linux'"]
 DEMO = ["scikit-learn>=1.4", "pillow>=10", *CLI, *PLOT]
 BENCH = ["pytest>=8.2", "pytest-benchmark>=4", "pykeops>=2.2; platform_system != 'Windows'"]
-TEST = ["pytest>=8.2", "pytest-benchmark>=4", "hypothesis>=6.100", "beartype>=0.18", *DEMO]
+# what the adapters are tested against; flow_matching needs tqdm without saying so
+PEERS = ["flow_matching>=1.0.10", "torchdiffeq>=0.2.5", "tqdm>=4.60"]
+TEST = ["pytest>=8.2", "pytest-benchmark>=4", "hypothesis>=6.100", "beartype>=0.18", *DEMO, *PEERS]
 
 setup(
     name="oracle-velocity-engine",
@@ -45,9 +47,13 @@ setup(
         "Typing :: Typed",
     ],
     python_requires=">=3.11",
-    packages=["oracle_engine", "oracle_engine.kernels"],
+    packages=["oracle_engine", "oracle_engine.adapters", "oracle_engine.kernels"],
     # in a checkout oracle_engine/kernels is a symlink to kernels/; builds name the folder itself and need no symlink
-    package_dir={"oracle_engine": "oracle_engine", "oracle_engine.kernels": "kernels"},
+    package_dir={
+        "oracle_engine": "oracle_engine",
+        "oracle_engine.adapters": "oracle_engine/adapters",
+        "oracle_engine.kernels": "kernels",
+    },
     package_data={"oracle_engine": ["py.typed"], "oracle_engine.kernels": ["tuned/*.json"]},
     include_package_data=False,
     zip_safe=False,

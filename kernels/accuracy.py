@@ -29,6 +29,9 @@ CALM_DIM = 4096
 # the largest of many thousand rounding errors over their root mean square
 WORST_CASE = 6.0
 
+# rounding errors of a sum add up like a random walk: this many times the square root of their number bounds them
+WALK = 8.0
+
 # beyond this error coarse weights are no longer first-order correct, and whatever is live is scored again
 COARSE_LIMIT = 0.01
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
 
 from ..arrays import Float64, Int64, Tensor
-from .accuracy import logit_error
+from .accuracy import UNIT_ROUNDOFF, WALK, logit_error
 from .rows import Query, Rows
 from .state import PosteriorState, Wanted, merge
 
@@ -47,6 +48,40 @@ def candidate_logits(rows: Rows, query: Query, candidates: Int64[Tensor, "B K"])
     return out
 
 
+def product_logits(rows: Rows, query: Query, pairs: Pairs) -> Float64[Tensor, "P"]:
+    """Return the logits of `pairs` up to -|q|^2 / 2 sigma^2, from float32 products that err by :func:`product_error`.
+
+    Costs one gather of the rows, a few MB at a time.
+    """
+    order = pairs.query.argsort(stable=True)
+    counts = torch.bincount(pairs.query, minlength=len(query))
+    first = counts.cumsum(0) - counts
+    point = query.point.float()
+    products = torch.empty(len(order), dtype=torch.float32, device=rows.device)
+    for part, width in _slices(counts, rows.dim, 2 * GATHER_VALUES):
+        columns = torch.arange(int(counts[part].max()), device=rows.device)
+        real = columns < counts[part, None]
+        place = order[(first[part, None] + columns).clamp_max(len(order) - 1)]
+        for start in range(0, len(columns), width):
+            some = place[:, start : start + width]
+            samples = rows.stored.index_select(0, pairs.row[some.reshape(-1)]).float().reshape(*some.shape, rows.dim)
+            if not rows.raw_operand:
+                samples -= rows.centre.float()
+            found = torch.bmm(samples, point[part, :, None])[:, :, 0]
+            inside = real[:, start : start + width]
+            products[some[inside]] = found[inside]
+    shift = query.point @ rows.operand_centre
+    gain = query.gain[pairs.query]
+    logits = gain * (products - shift[pairs.query] - query.alpha[pairs.query] * rows.half_norms[pairs.row])
+    return logits if rows.log_weights is None else logits + rows.log_weights[pairs.row]
+
+
+def product_error(rows: Rows, query: Query) -> Float64[Tensor, "B"]:
+    """Return how far :func:`product_logits` may be off, [B] nats: rounding errors that add up like a random walk."""
+    size = query.norm * rows.operand_radius + query.alpha * rows.radius**2
+    return WALK * UNIT_ROUNDOFF[torch.float32] * (math.sqrt(rows.dim) + 2.0) * query.gain * size
+
+
 def pairs_state(rows: Rows, query: Query, pairs: Pairs, wanted: Wanted) -> PosteriorState:
     """Return the states of the samples that `pairs` names, each scored again in float64.
 
@@ -69,9 +104,11 @@ def grouped(pairs: Pairs, batch: int, dim: int) -> Iterator[tuple[Int64[Tensor, 
         yield part, pairs.row[order[position]].masked_fill(columns >= counts[part, None], -1), width
 
 
-def _slices(counts: Int64[Tensor, "B"], dim: int) -> Iterator[tuple[Int64[Tensor, "b"], int]]:
+def _slices(
+    counts: Int64[Tensor, "B"], dim: int, values: int = GATHER_VALUES
+) -> Iterator[tuple[Int64[Tensor, "b"], int]]:
     """Yield groups of queries with similar counts, and how many candidates of each fit in memory at once."""
-    budget = max(1, GATHER_VALUES // dim)
+    budget = max(1, values // dim)
     order = counts.argsort(descending=True)
     sizes = counts[order].tolist()
     start = 0

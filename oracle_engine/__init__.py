@@ -4,6 +4,7 @@ from .dataset import OracleDataset, ValueMap
 from .engine import OracleEngine
 from .env import __version__
 from .errors import DataFileError, InputError, MissingDependencyError, OracleError
+from .modes import Auto, Budget, Exact, TopK
 from .paths import EDM, GVP, VP, LinearVP, Path, Polynomial, RectifiedFlow
 from .posterior import Posterior
 from .request import Guidance
@@ -13,7 +14,10 @@ __all__ = [
     "EDM",
     "GVP",
     "VP",
+    "Auto",
+    "Budget",
     "DataFileError",
+    "Exact",
     "Guidance",
     "InputError",
     "LinearVP",
@@ -25,6 +29,7 @@ __all__ = [
     "Polynomial",
     "Posterior",
     "RectifiedFlow",
+    "TopK",
     "ValueMap",
     "__version__",
     "load_dataset",

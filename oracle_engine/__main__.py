@@ -15,6 +15,8 @@ from .commands import run_info, run_plan, run_stages, run_velocity
 from .env import __version__
 from .errors import OracleError
 from .paths import PATHS
+from .sample_command import run_sample
+from .samplers import METHODS
 
 INPUT_ERRORS = (OracleError, FileNotFoundError, IsADirectoryError, NotADirectoryError, FileExistsError, PermissionError)
 
@@ -48,6 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_stages(commands)
     _add_velocity(commands)
+    _add_sample(commands)
     _add_plan(commands)
     _add_command(commands, "info", "what is installed and what this machine can do, for bug reports", run_info)
     return parser
@@ -81,6 +84,22 @@ def _add_velocity(commands: argparse._SubParsersAction[argparse.ArgumentParser])
     parser.add_argument("--labels", metavar="KEY", help="the tensor of the labels in IN (labels, used where present)")
     parser.add_argument("--no-labels", action="store_true", help="ignore labels in IN")
     parser.add_argument("--batch", type=int, default=256, help="queries computed and written at once (256)")
+
+
+def _add_sample(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    summary = "draw with the oracle from noise: a sheet of pictures, and the samples in a file"
+    parser = _add_command(commands, "sample", summary, run_sample)
+    _add_data(parser, default="patches")
+    parser.add_argument("--key", dest="data_key", help="which array of an .npz or .safetensors file holds the data")
+    parser.add_argument("--draw", type=int, default=64, metavar="K", help="how many samples to draw (64)")
+    parser.add_argument("--steps", type=int, default=50, help="steps from noise to data (50)")
+    parser.add_argument("--method", choices=tuple(METHODS), default="euler", help="(euler)")
+    parser.add_argument("--shift", type=float, default=1.0, help="of the times; below 1 gathers steps in the noise (1)")
+    parser.add_argument("--labels", type=int, nargs="+", metavar="Y", help="classes, taken in turn; -1 for any")
+    parser.add_argument("--guidance", type=float, metavar="W", help="guidance scale; needs --labels")
+    parser.add_argument("--out", default="samples.png", metavar="FILE", help=".png, .pdf or .svg (samples.png)")
+    parser.add_argument("--save", metavar="FILE", help="also the numbers: .npy, .npz or .safetensors")
+    parser.add_argument("--no-figure", action="store_true", help="write no picture; needs no matplotlib")
 
 
 def _add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

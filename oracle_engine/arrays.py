@@ -21,6 +21,7 @@ __all__ = [
     "Tensor",
     "check_floating",
     "check_shape",
+    "exact",
     "flat_size",
 ]
 
@@ -31,6 +32,11 @@ STORAGE_DTYPES = (torch.uint8, torch.int8, torch.float16, torch.bfloat16, torch.
 def flat_size(shape: Sequence[int]) -> int:
     """Return the number of values in one sample of `shape` (1 for a scalar sample)."""
     return math.prod(shape)
+
+
+def exact(value: int | float | Tensor) -> Float64[Tensor, "..."]:
+    """Return a number or a tensor in float64; through float32 a number would lose half of its digits."""
+    return value.detach().double() if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
 
 
 def check_floating(name: str, value: Tensor) -> None:

@@ -16,7 +16,8 @@ from .arrays import Int64, Tensor
 from .dataset import ValueMap
 from .env import Settings
 from .errors import bad_file, invalid, missing
-from .readers import Samples, find_idx, read_cifar10, read_idx, samples_of, tensor_of
+from .readers import find_idx, read_cifar10, read_idx
+from .samples import Samples, samples_of, tensor_of
 
 PATCH_SIDE = 32
 MOST_PATCHES = 100_000

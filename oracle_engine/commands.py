@@ -34,7 +34,7 @@ def run_stages(arguments: Namespace) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
     with progress_bar(f"stages of {arguments.data}") as progress:
-        engine = OracleEngine(_load(arguments), arguments.path, device=_device(arguments.device))
+        engine = OracleEngine(load(arguments), arguments.path, device=device_of(arguments.device))
         report = analyse(engine, arguments.times, arguments.queries, arguments.seed, progress)
     files = [folder / "stages.json"]
     with replacing(files[0]) as partial:
@@ -44,7 +44,7 @@ def run_stages(arguments: Namespace) -> None:
         stages_figure(report, files[1])
     names = [str(file) for file in files]
     took = f"{' and '.join(names)} written; {time.perf_counter() - began:.1f} s"
-    _say(arguments, f"{report.format_table()}\n\n{took}", report.to_json() | {"files": names})
+    say(arguments, f"{report.format_table()}\n\n{took}", report.to_json() | {"files": names})
 
 
 def run_velocity(arguments: Namespace) -> None:
@@ -57,8 +57,8 @@ def run_velocity(arguments: Namespace) -> None:
     check_result(target, dtype)
     began = time.perf_counter()
     with progress_bar(f"{arguments.what} of {source.name}") as progress:
-        data = _load(arguments)
-        engine = OracleEngine(data, arguments.path, device=_device(arguments.device), t_max=arguments.t_max)
+        data = load(arguments)
+        engine = OracleEngine(data, arguments.path, device=device_of(arguments.device), t_max=arguments.t_max)
         with result_file(target, arguments.what, shape, dtype) as write:
             _check_times(engine, times)
             for start in range(0, len(x), arguments.batch):
@@ -78,32 +78,35 @@ def run_velocity(arguments: Namespace) -> None:
         "elapsed": took,
     }
     condition = "" if labels is None else " given their labels"
-    _say(arguments, f"{target}: {arguments.what} of {shape[0]:,} queries{condition}; {took:.1f} s", facts)
+    say(arguments, f"{target}: {arguments.what} of {shape[0]:,} queries{condition}; {took:.1f} s", facts)
 
 
 def run_info(arguments: Namespace) -> None:
     """Print the environment report."""
     report = environment_report()
-    _say(arguments, format_report(report), report)
+    say(arguments, format_report(report), report)
 
 
 def run_plan(arguments: Namespace) -> None:
     """Print what a batch of queries would do and cost."""
-    engine = OracleEngine(_load(arguments), arguments.path, device=_device(arguments.device))
+    engine = OracleEngine(load(arguments), arguments.path, device=device_of(arguments.device))
     plan = engine.plan(arguments.batch)
-    _say(arguments, str(plan), asdict(plan))
+    say(arguments, str(plan), asdict(plan))
 
 
-def _say(arguments: Namespace, text: str, facts: dict[str, Any]) -> None:
+def say(arguments: Namespace, text: str, facts: dict[str, Any]) -> None:
+    """Print the text, or the facts as JSON where --json asks for it."""
     print(json.dumps(facts, indent=1, allow_nan=False) if arguments.json else text)
 
 
-def _load(arguments: Namespace) -> OracleDataset:
+def load(arguments: Namespace) -> OracleDataset:
+    """Return the data set that the arguments name."""
     names = {"key": arguments.data_key, "folder": arguments.folder}
     return load_dataset(arguments.data, **names, count=arguments.count, seed=arguments.seed)
 
 
-def _device(name: str | None) -> torch.device | None:
+def device_of(name: str | None) -> torch.device | None:
+    """Return the device called `name`; InputError where torch cannot use it."""
     if name is None:
         return None
     try:

@@ -31,6 +31,7 @@ class Answerer(Protocol):
         labels: int | Tensor | None,
         guidance: float | Tensor | Guidance | None,
         exclude: int | Tensor | None,
+        source: int | Tensor | None,
         derivative: bool,
     ) -> tuple[Tensor, Derivative | None]:
         """Return the answer called `name` without a graph and, where wanted, its derivative in x."""
@@ -66,12 +67,14 @@ def respond(
     labels: int | Tensor | None,
     guidance: float | Tensor | Guidance | None,
     exclude: int | Tensor | None,
+    source: int | Tensor | None,
 ) -> Tensor:
     """Return what the engine answers, as a call of the operator."""
     scale, bounds = guidance, (0.0, 1.0)
     if isinstance(guidance, Guidance):
         scale, bounds = guidance.scale, (guidance.t_min, guidance.t_max)
-    asked = (_tensor(t, x, torch.float64), _tensor(labels, x), _tensor(exclude, x), _tensor(scale, x, torch.float64))
+    rows = (_tensor(labels, x), _tensor(exclude, x), _tensor(source, x))
+    asked = (_tensor(t, x, torch.float64), *rows, _tensor(scale, x, torch.float64))
     result: Tensor = answer(x, *asked, *bounds, name, number)
     return result
 
@@ -82,14 +85,15 @@ def _tensor(value: Any, x: Tensor, dtype: torch.dtype = torch.int64) -> Any:
 
 # what both operators take, the second one after the vector
 ASKED = (
-    "Tensor x, Tensor t, Tensor? labels, Tensor? exclude, Tensor? scale, float t_min, float t_max, str name, int engine"
+    "Tensor x, Tensor t, Tensor? labels, Tensor? exclude, Tensor? source, Tensor? scale, "
+    "float t_min, float t_max, str name, int engine"
 )
 
 
 def _answer(asked: Sequence[Any], derivative: bool) -> tuple[Tensor, Derivative | None]:
-    x, t, labels, exclude, scale, t_min, t_max, name, engine = asked
+    x, t, labels, exclude, source, scale, t_min, t_max, name, engine = asked
     guidance = None if scale is None else Guidance(scale, t_min, t_max)
-    return live(engine).answer(name, x, t, labels, guidance, exclude, derivative)
+    return live(engine).answer(name, x, t, labels, guidance, exclude, source, derivative)
 
 
 @torch.library.custom_op("oracle_engine::answer", mutates_args=(), schema=f"({ASKED}) -> Tensor")
@@ -121,12 +125,12 @@ def _(vector: Tensor, *asked: Any) -> Tensor:
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs[:5])
-    ctx.plain = inputs[5:]
+    ctx.save_for_backward(*inputs[:6])
+    ctx.plain = inputs[6:]
 
 
 def _pull_back(ctx: Any, vector: Tensor) -> tuple[Tensor | None, ...]:
-    return pull(vector, *ctx.saved_tensors, *ctx.plain), *([None] * 8)
+    return pull(vector, *ctx.saved_tensors, *ctx.plain), *([None] * 9)
 
 
 def _refuse(ctx: Any, vector: Tensor) -> Any:

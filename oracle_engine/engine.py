@@ -4,36 +4,44 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from . import compiled
+from .answer import Route
 from .arrays import Float, Float64, Tensor
+from .certificate import farthest, omitted_mass, relative_error
 from .dataset import OracleDataset
 from .env import Settings
 from .errors import invalid
+from .exact import ExactScan
 from .gradient import DensityDerivative, Derivative, PredictionDerivative, Term, attached, mixed, plain
+from .index import Progress, SearchIndex, build_index
 from .kernels import (
     PosteriorState,
     Query,
     Rows,
     Span,
     Wanted,
-    concatenate,
     covariance_product,
-    merge,
     posterior_state,
     reference_covariance_product,
     reference_memory,
     reference_state,
     scan_memory,
 )
-from .paths import Path, Prediction, marginal_variance, resolve_path
-from .plan import Plan, batch_slices, class_holes, product_rate, scan_tasks
+from .kernels.carry import Carry
+from .modes import Auto, Mode, resolve_mode
+from .paths import Path as ProbabilityPath
+from .paths import Prediction, marginal_variance, resolve_path
+from .plan import Plan, batch_slices, product_rate
 from .posterior import Posterior
-from .request import Asker, Guidance, Request
+from .request import FAILURE, Asker, Guidance, Request
+from .router import Router
+from .trajectory import Trajectory, check_deterministic
 
 
 def _triton_state(rows: Rows, query: Query, span: Span, wanted: Wanted) -> PosteriorState:
@@ -69,6 +77,10 @@ class OracleEngine(torch.nn.Module):
     backend: "torch", "reference" (float64, slow), "triton" (CUDA; not yet proved on a card, so never chosen for
         you), or "auto", which the variable ORACLE_BACKEND can settle.
     precision: "full", or "half" for half of the matrix products and velocities off by about 1e-3; Triton only.
+    mode: "auto" scans every sample unless `prepare` was called: then queries that few samples can matter to look at
+        those, where that changes the velocity by at most `tolerance`, relative, by proof. "exact" always scans.
+        "top_k" and "budget", or TopK(count), Budget(rows), look at that many samples and say what they may miss.
+    tolerance: largest relative velocity error that leaving samples out may cause, in (0, 1).
     point_std: every sample is a Gaussian of this width in value space instead of a point, e.g. a VAE posterior.
     t_max: clamp times here, for paths that end at sigma = 0; None refuses such times.
 
@@ -81,11 +93,13 @@ class OracleEngine(torch.nn.Module):
     def __init__(
         self,
         data: OracleDataset,
-        path: str | Path = "rectified_flow",
+        path: str | ProbabilityPath = "rectified_flow",
         *,
         device: torch.device | str | None = None,
         backend: str = "auto",
         precision: str = "full",
+        mode: str | Mode = "auto",
+        tolerance: float = 1e-4,
         point_std: float = 0.0,
         t_max: float | None = None,
     ) -> None:
@@ -96,6 +110,8 @@ class OracleEngine(torch.nn.Module):
             )
         if not 0.0 <= point_std < math.inf:
             raise invalid("point_std", "must be a finite number >= 0", point_std, "pass the width in value space")
+        if not 0.0 < tolerance < 1.0:
+            raise invalid("tolerance", "must lie in (0, 1)", tolerance, "pass 1e-4, or mode='exact' for none at all")
         if t_max is not None and not 0.0 <= t_max <= 1.0:
             raise invalid("t_max", "must lie in [0, 1]", t_max, "pass 0.999, or None to refuse such times")
         self.data = data if device is None else data.to(device)
@@ -103,6 +119,8 @@ class OracleEngine(torch.nn.Module):
         self.backend, self.backend_reason = _resolve_backend(backend)
         self.precision = _resolve_precision(precision, self.backend)
         self.point_std, self.t_max = float(point_std), t_max
+        self.mode, self.tolerance = resolve_mode(mode), tolerance
+        self.index: SearchIndex | None = None
         self._handle = compiled.register(self)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -113,6 +131,7 @@ class OracleEngine(torch.nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> OracleEngine:
         # torch sends .to(), .cuda() and .half() through here: follow the device, never the dtype
         self.data = self.data.to(fn(torch.empty(0, device=self.data.device)).device)
+        self.index = None if self.index is None else self.index.to(self.data.device)
         return self
 
     def extra_repr(self) -> str:
@@ -130,6 +149,7 @@ class OracleEngine(torch.nn.Module):
         labels: int | Tensor | None = None,
         guidance: float | Tensor | Guidance | None = None,
         exclude: int | Tensor | None = None,
+        source: int | Tensor | None = None,
     ) -> Float[Tensor, "B ..."]:
         """Return the oracle velocity E[d_alpha X + d_sigma eps | x_t = x], like x (arXiv 2512.02826).
 
@@ -138,10 +158,12 @@ class OracleEngine(torch.nn.Module):
         labels: condition on a class: an integer, [B], or [B, U] for the union of U classes; -1 stands for none.
         guidance: scale w of v_0 + w (v_y - v_0), a number, [B], or a Guidance with an interval of t; needs labels.
         exclude: index of a sample that does not count, one for all or [B], -1 for none (leave-one-out).
+        source: index of the sample that x was made from, x = alpha X + sigma eps, -1 for unknown; after prepare() it
+            lets late queries do with far fewer samples. The answer is the same.
         Raises InputError for anything else, where sigma(t) = 0, and where no sample is left.
         Costs one pass over the rows in question: 2 to 4 B N D operations.
         """
-        return self._respond("velocity", x, t, labels, guidance, exclude)
+        return self._respond("velocity", x, t, labels, guidance, exclude, source)
 
     def denoiser(
         self,
@@ -150,9 +172,10 @@ class OracleEngine(torch.nn.Module):
         labels: int | Tensor | None = None,
         guidance: float | Tensor | Guidance | None = None,
         exclude: int | Tensor | None = None,
+        source: int | Tensor | None = None,
     ) -> Float[Tensor, "B ..."]:
         """Return the posterior mean E[X | x_t = x], like x; arguments, errors and cost as in :meth:`velocity`."""
-        return self._respond("denoiser", x, t, labels, guidance, exclude)
+        return self._respond("denoiser", x, t, labels, guidance, exclude, source)
 
     def score(
         self,
@@ -161,9 +184,10 @@ class OracleEngine(torch.nn.Module):
         labels: int | Tensor | None = None,
         guidance: float | Tensor | Guidance | None = None,
         exclude: int | Tensor | None = None,
+        source: int | Tensor | None = None,
     ) -> Float[Tensor, "B ..."]:
         """Return the gradient of log p_t at x, like x; arguments, errors and cost as in :meth:`velocity`."""
-        return self._respond("score", x, t, labels, guidance, exclude)
+        return self._respond("score", x, t, labels, guidance, exclude, source)
 
     def noise(
         self,
@@ -172,9 +196,10 @@ class OracleEngine(torch.nn.Module):
         labels: int | Tensor | None = None,
         guidance: float | Tensor | Guidance | None = None,
         exclude: int | Tensor | None = None,
+        source: int | Tensor | None = None,
     ) -> Float[Tensor, "B ..."]:
         """Return the posterior mean E[eps | x_t = x], like x; arguments, errors and cost as in :meth:`velocity`."""
-        return self._respond("noise", x, t, labels, guidance, exclude)
+        return self._respond("noise", x, t, labels, guidance, exclude, source)
 
     def log_density(
         self,
@@ -182,13 +207,14 @@ class OracleEngine(torch.nn.Module):
         t: float | Tensor,
         labels: int | Tensor | None = None,
         exclude: int | Tensor | None = None,
+        source: int | Tensor | None = None,
     ) -> Float64[Tensor, "B"]:
         """Return log p_t(x) in nats, float64 [B]; arguments and errors as in :meth:`velocity`.
 
         log p_t(x) = lse_j(log w_j - |x - alpha X_j|^2 / 2 s^2) - lse_j(log w_j) - (D/2) log(2 pi s^2).
         Costs half of a velocity: no weighted mean is taken.
         """
-        return self._respond("log_density", x, t, labels, None, exclude)
+        return self._respond("log_density", x, t, labels, None, exclude, source)
 
     def posterior(
         self,
@@ -196,6 +222,7 @@ class OracleEngine(torch.nn.Module):
         t: float | Tensor,
         labels: int | Tensor | None = None,
         exclude: int | Tensor | None = None,
+        source: int | Tensor | None = None,
         top_k: int = 8,
     ) -> Posterior:
         """Return the posterior over the samples with its statistics; arguments and errors as in :meth:`velocity`.
@@ -204,22 +231,92 @@ class OracleEngine(torch.nn.Module):
         """
         if top_k < 0:
             raise invalid("top_k", "must not be negative", top_k, "pass 0 to name no samples")
-        request = self._asker.request(x, t, labels, exclude)
-        state = self._state(request, Wanted(moments=True, top_k=top_k))
+        request = self._asker.request(x, t, labels, exclude, source=source)
+        answer = self._router.answer(request, Wanted(moments=True, top_k=top_k))
+        state = answer.state
         variance = marginal_variance(request.at, self.point_std)
         # a sample of width p keeps sigma^2 / s^2 of its distance to the others, and adds its own spread
         kept = request.at.sigma_t.square() / variance
         own = self.data.dim * self.point_std**2 * kept
+        prediction = self._prediction(request, state.mean)
+        omitted = omitted_mass(state, answer.log_omitted)
         return Posterior(
-            mean=self._shaped(self._prediction(request, state.mean).denoiser, x),
+            mean=self._shaped(prediction.denoiser, x),
             log_density=self._log_density(request, state),
             ess=1.0 / state.concentration,
             entropy=state.entropy,
             variance=(self.data.value_map.scale * kept).square() * state.variance + own,
             top_weights=(state.top_logits - state.lse[:, None]).exp(),
             top_indices=self.data.index_of(state.top_rows),
-            route=("exact",) * len(x),
+            omitted_mass=omitted,
+            # the exact mean is (1 - e) E_S + e E_T: off by e |E_T - E_S|, e at most the omitted mass
+            velocity_error=relative_error(prediction, omitted * farthest(self.data, state)),
+            confidence=1.0 - FAILURE * answer.likely.double(),
+            standard_error=relative_error(prediction, self.data.value_map.scale * answer.standard_error),
+            survivors=answer.survivors,
+            route=tuple(Route(code).label for code in answer.route.tolist()),
         )
+
+    def prepare(
+        self,
+        index: str = "screen",
+        *,
+        path: str | PathLike[str] | None = None,
+        neighbours: bool = True,
+        progress: Progress | None = None,
+    ) -> OracleEngine:
+        """Build, or load, what late queries search with, and return the engine.
+
+        index: "screen": short copies of the samples with certified bounds; "flat": the same searched by FAISS; or a
+            FAISS factory string such as "IVF1024,Flat", for mode "top_k" only, since it cannot certify its answers.
+        path: a file to load the index from; where there is none it is built and saved there.
+        neighbours: also bound the distances to nearest neighbours, so that late training queries with `source` read
+            no data at all; costs N^2 short products.
+        progress: called with what is done, how far it is, and how far it goes.
+        Raises InputError where samples are too short for a screen to help, DataFileError for the index of other data.
+        """
+        if path is not None and Path(path).exists():
+            self.index = SearchIndex.load(path, self.data)
+            return self
+        self.index = build_index(self.data, index, neighbours, progress)
+        if path is not None:
+            self.index.save(path)
+        return self
+
+    def trajectory(
+        self,
+        x: Float[Tensor, "B ..."],
+        t: float | Tensor = 0.0,
+        labels: int | Tensor | None = None,
+        guidance: float | Tensor | Guidance | None = None,
+    ) -> Trajectory:
+        """Return a handle that answers along the path of a deterministic sampler which starts from x at t.
+
+        Its `velocity(x, t)` and `denoiser(x, t)` are those of the engine for the given labels and guidance, sooner:
+        what all states share with x is computed once, at the cost of a scan and 4 B N bytes. Without an index, see
+        :meth:`prepare`, it only hands on.
+        """
+        request = self._asker.request(x, t, labels, None, guidance)
+        point = request.query(self.data, self.point_std).point
+        useful = isinstance(self.mode, Auto) and self.index is not None and self.index.spec == "screen"
+        carry = Carry.of(self.data.rows, point) if useful else None
+        return Trajectory(self._follow, carry, {"labels": labels, "guidance": guidance})
+
+    def _follow(
+        self,
+        name: str,
+        x: Tensor,
+        t: float | Tensor,
+        carry: Carry | None,
+        labels: int | Tensor | None,
+        guidance: float | Tensor | Guidance | None,
+    ) -> Tensor:
+        with torch.no_grad():
+            request = self._asker.request(x.detach(), t, labels, None, guidance)
+            if carry is not None:
+                check_deterministic(self.data, request, carry, self.point_std)
+            prediction = self._prediction(request, mixed(self._terms(request, carry)))
+            return self._shaped(getattr(prediction, name), x)
 
     def plan(self, batch: int = 256) -> Plan:
         """Return what a query of `batch` points will do and cost; times one small product, reads no data."""
@@ -242,6 +339,11 @@ class OracleEngine(torch.nn.Module):
         )
 
     @property
+    def _router(self) -> Router:
+        run = (HALF_BACKENDS if self.precision == "half" else BACKENDS)[self.backend]
+        return Router(self.mode, self.tolerance, ExactScan(self.data, self.point_std, run), self.index)
+
+    @property
     def _asker(self) -> Asker:
         return Asker(self.data, self.path, self.point_std, self.t_max)
 
@@ -253,11 +355,12 @@ class OracleEngine(torch.nn.Module):
         labels: int | Tensor | None,
         guidance: float | Tensor | Guidance | None,
         exclude: int | Tensor | None,
+        source: int | Tensor | None,
     ) -> Tensor:
         if torch.compiler.is_compiling():
-            return compiled.respond(self._handle, name, x, t, labels, guidance, exclude)
+            return compiled.respond(self._handle, name, x, t, labels, guidance, exclude, source)
         point, wanted = plain(x)
-        answer, derivative = self.answer(name, point, t, labels, guidance, exclude, wanted)
+        answer, derivative = self.answer(name, point, t, labels, guidance, exclude, source, wanted)
         return attached(answer, x, derivative)
 
     def answer(
@@ -268,11 +371,12 @@ class OracleEngine(torch.nn.Module):
         labels: int | Tensor | None,
         guidance: float | Tensor | Guidance | None,
         exclude: int | Tensor | None,
+        source: int | Tensor | None,
         derivative: bool,
     ) -> tuple[Tensor, Derivative | None]:
         """Return the answer called `name` without a graph and, where wanted, its derivative in x."""
         with torch.no_grad():
-            request = self._asker.request(x, t, labels, exclude, guidance)
+            request = self._asker.request(x, t, labels, exclude, guidance, source)
             if name == "log_density":
                 return self._density_answer(request, derivative)
             terms = self._terms(request)
@@ -282,7 +386,7 @@ class OracleEngine(torch.nn.Module):
             return values, self._derivative(name, request, terms) if derivative else None
 
     def _density_answer(self, request: Request, derivative: bool) -> tuple[Tensor, Derivative | None]:
-        state = self._state(request, Wanted(mean=derivative))
+        state = self._router.answer(request, Wanted(mean=derivative)).state
         density = self._log_density(request, state)
         if not derivative:
             return density, None
@@ -292,50 +396,17 @@ class OracleEngine(torch.nn.Module):
         product = reference_covariance_product if self.backend == "reference" else covariance_product
         return PredictionDerivative.of(name, self.data, request, self.point_std, terms, product)
 
-    def _terms(self, request: Request) -> list[Term]:
-        state = self._state(request, Wanted())
+    def _terms(self, request: Request, carry: Carry | None = None) -> list[Term]:
+        answer = self._router.answer(request, Wanted(), carry)
         everyone = torch.arange(len(request), device=self.data.device)
-        terms = [Term(everyone, request.scale, request, state)]
+        terms = [Term(everyone, request.scale, request, answer.state)]
         guided = (request.scale != 1.0).nonzero()[:, 0]
         if len(guided):
             part = request.take(guided)
-            # the classes are scanned already: the rest of the data completes the unconditional term
-            free = merge(state.take(guided), self._by_slices(part, Wanted(), self._scan_rest))
-            terms.append(Term(guided, 1.0 - part.scale, replace(part, labels=None), free))
+            shared = None if carry is None else carry.take(guided)
+            free = self._router.free(part, answer.take(guided), shared).state
+            terms.append(Term(guided, 1.0 - part.scale, part.without_labels, free))
         return terms
-
-    def _state(self, request: Request, wanted: Wanted) -> PosteriorState:
-        state = self._by_slices(request, wanted, self._scan)
-        if bool((state.lse == -torch.inf).any()):
-            first = int((state.lse == -torch.inf).nonzero()[0])
-            raise invalid(
-                "weights", "must be positive for some sample", f"none for query {first}", "change labels or exclude"
-            )
-        return state
-
-    def _by_slices(
-        self, request: Request, wanted: Wanted, scan: Callable[[Request, Wanted], PosteriorState]
-    ) -> PosteriorState:
-        parts = [scan(request.take(part), wanted) for part in batch_slices(len(request), self.data.dim)]
-        return concatenate(parts or [PosteriorState.empty(0, self.data.dim, wanted.top_k, self.data.device)])
-
-    def _scan(self, request: Request, wanted: Wanted) -> PosteriorState:
-        query = request.query(self.data, self.point_std)
-        everyone = torch.arange(len(query), device=self.data.device)
-        state = PosteriorState.empty(len(query), self.data.dim, wanted.top_k, self.data.device)
-        for task in scan_tasks(request.labels, self.data.segments, len(self.data), everyone):
-            part = self._run(query.take(task.query), task.span, wanted)
-            state = state.put(task.query, merge(state.take(task.query), part))
-        return state
-
-    def _scan_rest(self, request: Request, wanted: Wanted) -> PosteriorState:
-        query = request.query(self.data, self.point_std)
-        holes = torch.cat([query.holes, class_holes(request.labels, self.data.segments)], dim=1)
-        return self._run(replace(query, holes=holes), Span(0, len(self.data)), wanted)
-
-    def _run(self, query: Query, span: Span, wanted: Wanted) -> PosteriorState:
-        run = HALF_BACKENDS[self.backend] if self.precision == "half" else BACKENDS[self.backend]
-        return run(self.data.rows, query, span, wanted)
 
     def _prediction(self, request: Request, mean: Float64[Tensor, "B D"]) -> Prediction:
         values = self.data.value_map.scale * mean + self.data.base

@@ -219,6 +219,15 @@ class Prediction:
         return marginal_variance(self.at, self.point_std)
 
     @property
+    def velocity_gain(self) -> Float64[Tensor, "B"]:
+        """Factor |A| from a change of the mean to one of the velocity, [B].
+
+        A = sigma (d_alpha sigma - alpha d_sigma) / s^2; with p = 0 that is d_alpha - alpha d_sigma / sigma.
+        """
+        at = self.at
+        return (at.sigma_t * (at.d_alpha_t * at.sigma_t - at.alpha_t * at.d_sigma_t) / self.variance).abs()
+
+    @property
     def score(self) -> Float64[Tensor, "B D"]:
         """Gradient of log p_t."""
         return (self.at.alpha_t[:, None] * self.mean - self.x) / self.variance[:, None]

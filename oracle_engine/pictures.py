@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -56,9 +58,36 @@ def picture_frames(strip: Strip) -> Frames:
     )
 
 
+def sheet_of(samples: Float[Tensor, "K ..."], context: Float[Tensor, "M ..."]) -> Float[Tensor, "H W 3"]:
+    """Return pictures side by side in rows on white, as one RGB picture in [0, 1].
+
+    Colours and their range are those of `context`, samples of the data, as in :func:`picture_frames`.
+    """
+    colours = _channel_colours(context)
+    known, images = (_coloured(part, colours, context.ndim) for part in (context, samples))
+    low, high = known.reshape(-1).quantile(torch.tensor([TAIL, 1 - TAIL])).tolist()
+    images = ((images - low) / max(high - low, 1e-12)).clamp(0, 1)
+    columns = math.ceil(math.sqrt(len(images)))
+    rows = math.ceil(len(images) / columns)
+    height, width = images.shape[1] + 1, images.shape[2] + 1
+    sheet = torch.ones(rows * height + 1, columns * width + 1, 3)
+    for number, image in enumerate(images):
+        top, left = number // columns * height + 1, number % columns * width + 1
+        sheet[top : top + height - 1, left : left + width - 1] = image
+    return sheet
+
+
 def plane_frames(strip: Strip) -> Frames:
     """Return a strip of other samples as their first two principal coordinates, those of the context."""
-    flat = strip.context.reshape(len(strip.context), -1)
+    project = plane_of(strip.context)
+    return Frames(
+        project(strip.noisy, 2), project(strip.denoised, 2), project(strip.samples, 1), project(strip.context, 1)
+    )
+
+
+def plane_of(context: Float[Tensor, "M ..."]) -> Callable[[Tensor, int], Tensor]:
+    """Return what maps samples, behind so many batch axes, to the first two principal coordinates of `context`."""
+    flat = context.reshape(len(context), -1)
     center = flat.mean(0)
     directions = torch.linalg.svd(flat - center, full_matrices=False).Vh[:2]
 
@@ -66,7 +95,7 @@ def plane_frames(strip: Strip) -> Frames:
         points = (part.reshape(*part.shape[:batch], -1) - center) @ directions.T
         return torch.nn.functional.pad(points, (0, 2 - points.shape[-1]))
 
-    return Frames(project(strip.noisy, 2), project(strip.denoised, 2), project(strip.samples, 1), project(flat, 1))
+    return project
 
 
 def _channel_colours(context: Float[Tensor, "M ..."]) -> Tensor | None:

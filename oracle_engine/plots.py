@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from .arrays import Tensor
 from .atomic import replacing
 from .errors import missing
-from .pictures import Frames, is_picture, picture_frames, plane_frames
+from .pictures import Frames, is_picture, picture_frames, plane_frames, plane_of, sheet_of
 from .stage_report import StageReport
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ TOP, BOTTOM, GAP, FAN = 1.12, 0.3, 0.1, 0.5
 PANELS = (1.1, 1.45, 1.0, 1.0)
 
 QUERIES_SHOWN = 3
+# the width, about, of a sheet of samples
+SHEET_PIXELS = 1000
 # a regime narrower than this part of the axis goes without its name
 WORD_ROOM = 0.15
 TICKS = (0.001, 0.003, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.997, 0.999)
@@ -53,6 +55,34 @@ def stages_figure(report: StageReport, path: str | Path) -> None:
     figure, path = _Sheet(report).draw(), Path(path)
     with replacing(path) as partial:
         figure.savefig(partial, format=path.suffix[1:] or "png", dpi=200)
+
+
+def samples_figure(samples: Tensor, context: Tensor, path: str | Path) -> None:
+    """Draw samples [K, *shape] to `path`: a sheet of pictures, or points in the plane among those of `context`.
+
+    context: samples of the data [M, *shape], which give the colours or the plane. Every pixel of a picture becomes a
+    square of whole pixels. Raises as :func:`stages_figure` does.
+    """
+    require_matplotlib()
+    from matplotlib.figure import Figure
+
+    path, figure = Path(path), Figure(facecolor="white")
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_axis_off()
+    if is_picture(tuple(context.shape[1:])):
+        sheet = sheet_of(samples, context)
+        height, width = sheet.shape[:2]
+        figure.set_size_inches(width, height)
+        axes.imshow(sheet.numpy(), interpolation="nearest", aspect="auto")
+        dots = max(1, round(SHEET_PIXELS / width))
+    else:
+        project, dots = plane_of(context), 150
+        figure.set_size_inches(5, 5)
+        for part, size, colour in ((context, 2.0, "#BBBBBB"), (samples, 14.0, BLUE)):
+            points = project(part, 1).numpy()
+            axes.scatter(points[:, 0], points[:, 1], s=size, color=colour, lw=0)
+    with replacing(path) as partial:
+        figure.savefig(partial, format=path.suffix[1:] or "png", dpi=dots)
 
 
 class _Sheet:

@@ -7,12 +7,10 @@ import lzma
 import math
 import re
 import tokenize
-import warnings
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from operator import index, length_hint
 from pathlib import Path
 from typing import Any
@@ -20,29 +18,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from .arrays import STORAGE_DTYPES, Int64, Shaped, Tensor
+from .arrays import Tensor
 from .errors import OracleError, bad_file, invalid
-
-# a file, or the parameter that the samples came in
-Where = Path | str
+from .samples import DTYPE_REMEDIES, Samples, labels_of, problem, samples_of, tensor_of
 
 LABEL_KEYS = ("labels", "y")
 SHARD_SUFFIXES = (".npy", ".npz", ".safetensors")
 
-_STORAGE_NAMES = tuple(str(dtype).removeprefix("torch.") for dtype in STORAGE_DTYPES)
 _SAFETENSORS_STORAGE = ("U8", "I8", "F16", "BF16", "F32", "F64")
-# how the name of a dtype begins that is not stored, and what to do about it
-_DTYPE_REMEDIES = (
-    ("bool", "convert to uint8, 0 and 1"),
-    ("float8", "convert to float16, which holds every float8 value"),
-    ("float", "convert to float64"),
-    ("longdouble", "convert to float64"),
-    ("complex", "store real and imaginary parts as two channels"),
-    ("object", "stack equal shapes into one array of numbers; pickled objects are never loaded"),
-    ("void", "save as .safetensors, which has names for bfloat16 and the like"),
-    ("", "convert to uint8 if the values lie in 0..255, else to float32"),
-)
-_FRESH_COPY = "write or download the file again"
+FRESH_COPY = "write or download the file again"
 _DAMAGE = (
     ValueError, EOFError, OverflowError, SyntaxError, TypeError, RuntimeError, tokenize.TokenError,
     gzip.BadGzipFile, zipfile.BadZipFile, zlib.error, lzma.LZMAError,
@@ -55,70 +39,6 @@ _GZIP_MAGIC = b"\x1f\x8b"
 
 _CIFAR_BATCHES = tuple(f"data_batch_{number}.bin" for number in range(1, 6))
 _CIFAR_RECORD = 1 + 3 * 32 * 32
-
-
-@dataclass(frozen=True, eq=False)
-class Samples:
-    """Samples in the numbers they were stored in.
-
-    points: [N, *shape], contiguous, in a storage dtype; memory-mapped where the format allows it.
-    labels: [N] int64, or None.
-    """
-
-    points: Shaped[Tensor, "N *shape"]
-    labels: Int64[Tensor, "N"] | None = None
-
-
-def samples_of(points: Any, labels: Any, where: Where) -> Samples:
-    """Return points [N, *shape] and labels [N] (or None) as Samples, sharing memory wherever possible.
-
-    where: what an error names. Raises DataFileError for a path and InputError for a parameter.
-    """
-    tensor = tensor_of(points, where)
-    if tensor.ndim == 0 or tensor.numel() == 0:
-        expected = "at least one sample of at least one value, [N, *shape]"
-        raise problem(where, expected, f"shape {list(tensor.shape)}", "check how the array was made")
-    held = None if labels is None else labels_of(labels, len(tensor), where).to(tensor.device)
-    return Samples(tensor.contiguous(), held)
-
-
-def tensor_of(array: Any, where: Where) -> Tensor:
-    """Return an array as a tensor without copying; only foreign byte order and odd strides are copied.
-
-    Raises an error that names the dtype, and the way out, for one that is not stored.
-    """
-    if not isinstance(array, Tensor | np.ndarray):
-        raise problem(where, "tensors or NumPy arrays", type(array).__name__, "convert with torch.as_tensor")
-    name = _dtype_name(array)
-    if name not in _STORAGE_NAMES:
-        remedy = next(remedy for start, remedy in _DTYPE_REMEDIES if name.removeprefix("u").startswith(start))
-        raise problem(where, f"dtype {', '.join(_STORAGE_NAMES)}", f"dtype {name}", remedy)
-    if isinstance(array, Tensor):
-        return array.detach()
-    native = np.require(array, array.dtype.newbyteorder("="), ["C", "A"])
-    with warnings.catch_warnings():
-        # samples are only read, so a read-only array is shared like any other
-        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
-        return torch.from_numpy(native)
-
-
-def labels_of(labels: Any, count: int, where: Where) -> Int64[Tensor, "N"]:
-    """Return integer labels, as tensor, array or sequence, as int64; raise an error unless there are `count`."""
-    held = labels.detach().cpu() if isinstance(labels, Tensor) else np.asarray(labels)
-    name = _dtype_name(held)
-    if not name.startswith(("int", "uint")) or name == "uint64":
-        raise problem(where, "integer labels", f"labels of dtype {name}", "convert them to int64")
-    if tuple(held.shape) != (count,):
-        remedy = "give as many labels as samples, in one dimension"
-        raise problem(where, f"{count} labels, one a sample", f"labels of shape {list(held.shape)}", remedy)
-    return torch.from_numpy(np.asarray(held).astype(np.int64))
-
-
-def problem(where: Where, expected: str, found: str, remedy: str) -> OracleError:
-    """Word an error about a file (a path) or about what a parameter holds (its name); the caller raises it."""
-    if isinstance(where, Path):
-        return bad_file(where, expected, found, remedy)
-    return invalid(where, f"must hold {expected}", found, remedy)
 
 
 def read_path(path: Path, key: str | None = None) -> Samples:
@@ -150,7 +70,7 @@ def read_npy(path: Path) -> Samples:
 
     Raises DataFileError for a damaged file, one with more in it than one array, and dtypes that are not stored.
     """
-    with _reading(path, "a NumPy .npy file"):
+    with reading(path, "a NumPy .npy file"):
         _check_magic(path, b"\x93NUMPY")
         # copy on write: pages come from the file, and torch gets an array that it need not warn about
         array = np.load(path, mmap_mode="c", allow_pickle=False)
@@ -165,12 +85,12 @@ def read_npz(path: Path, key: str | None = None) -> Samples:
 
     Raises DataFileError for a damaged file, an array that is not there, and several where no key is given.
     """
-    with _reading(path, "a NumPy .npz file"):
+    with reading(path, "a NumPy .npz file"):
         _check_magic(path, b"PK")
         with zipfile.ZipFile(path) as archive:
             names = [name[:-4] for name in archive.namelist() if name.endswith(".npy")]
             name, label_name = _choose(path, names, names, key)
-            points, labels = (None if chosen is None else _member(archive, chosen) for chosen in (name, label_name))
+            points, labels = (None if chosen is None else member(archive, chosen) for chosen in (name, label_name))
     return samples_of(points, labels, path)
 
 
@@ -179,7 +99,7 @@ def read_safetensors(path: Path, key: str | None = None) -> Samples:
 
     A tensor called "labels" or "y" is taken as the labels. Raises DataFileError as :func:`read_npz` does.
     """
-    with _reading(path, "a .safetensors file"), _safetensors(path) as file:
+    with reading(path, "a .safetensors file"), open_safetensors(path) as file:
         names = list(file.keys())
         storable = [name for name in names if file.get_slice(name).get_dtype() in _SAFETENSORS_STORAGE]
         name, label_name = _choose(path, names, storable, key)
@@ -188,7 +108,8 @@ def read_safetensors(path: Path, key: str | None = None) -> Samples:
 
 
 @contextmanager
-def _safetensors(path: Path) -> Iterator[Any]:
+def open_safetensors(path: Path) -> Iterator[Any]:
+    """Give an open .safetensors file; damage is a ValueError."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -209,7 +130,7 @@ def read_idx(path: Path) -> Samples:
     if named is None:
         return samples_of(points, None, path)
     if points.ndim != 3:
-        raise bad_file(path, "images [N, H, W]", f"shape {list(points.shape)}", _FRESH_COPY)
+        raise bad_file(path, "images [N, H, W]", f"shape {list(points.shape)}", FRESH_COPY)
     samples = samples_of(points[:, None], None, path)
     labels = find_idx(path.parent, f"{named[1]}labels", 1)
     return samples if labels is None else Samples(samples.points, labels_of(_idx_array(labels), len(points), labels))
@@ -242,7 +163,7 @@ def read_shards(folder: Path, key: str | None = None) -> Samples:
     key: the array to take of each .npz or .safetensors file. A single shard stays memory-mapped, several are copied
     into one tensor. Raises DataFileError unless all have one shape and dtype, and all or none have labels.
     """
-    with _reading(folder, "a folder"):
+    with reading(folder, "a folder"):
         present = sorted(file for file in folder.iterdir() if not file.name.startswith("."))
     files = [file for file in present if file.suffix in SHARD_SUFFIXES]
     if not files:
@@ -284,7 +205,8 @@ def read_iterable(source: Any) -> Samples:
 
 
 @contextmanager
-def _reading(path: Path, expected: str) -> Iterator[None]:
+def reading(path: Path, expected: str) -> Iterator[None]:
+    """Word what goes wrong inside the block as a DataFileError about `path`."""
     try:
         yield
     except OracleError:
@@ -292,15 +214,11 @@ def _reading(path: Path, expected: str) -> Iterator[None]:
     except _DAMAGE as error:
         # the words of numpy for an array that only pickle could load
         if str(error).startswith(("Array can't be memory-mapped", "Object arrays cannot")):
-            raise bad_file(path, expected, "dtype object", dict(_DTYPE_REMEDIES)["object"]) from error
-        raise bad_file(path, expected, f"damaged or incomplete content ({error})", _FRESH_COPY) from error
+            raise bad_file(path, expected, "dtype object", dict(DTYPE_REMEDIES)["object"]) from error
+        raise bad_file(path, expected, f"damaged or incomplete content ({error})", FRESH_COPY) from error
     except OSError as error:
         found = error.strerror or str(error)
         raise bad_file(path, "a readable file", found, "check the path and its permissions") from error
-
-
-def _dtype_name(array: Tensor | np.ndarray) -> str:
-    return str(array.dtype).removeprefix("torch.") if isinstance(array, Tensor) else array.dtype.name
 
 
 def _check_magic(path: Path, magic: bytes) -> None:
@@ -308,10 +226,11 @@ def _check_magic(path: Path, magic: bytes) -> None:
         start = stream.read(len(magic))
     if start != magic:
         found = f"a file that begins with {start!r}" if start else "an empty file"
-        raise bad_file(path, f"a {path.suffix} file, which begins with {magic!r}", found, _FRESH_COPY)
+        raise bad_file(path, f"a {path.suffix} file, which begins with {magic!r}", found, FRESH_COPY)
 
 
-def _member(archive: zipfile.ZipFile, name: str) -> np.ndarray:
+def member(archive: zipfile.ZipFile, name: str) -> np.ndarray:
+    """Return the array `name`.npy of an archive; damage is a ValueError."""
     with archive.open(f"{name}.npy") as stream:
         array = np.lib.format.read_array(stream, allow_pickle=False)
         # the checksum is looked at when the end is reached; np.load stops where a damaged header says
@@ -332,19 +251,19 @@ def _choose(path: Path, names: Sequence[str], storable: Sequence[str], key: str 
 
 
 def _idx_array(path: Path) -> np.ndarray:
-    with _reading(path, "an IDX file"):
+    with reading(path, "an IDX file"):
         content = _unpacked(path)
         first, second, code, ndim = content[:4].tolist()
         if first or second or code not in _IDX_DTYPES:
             found = f"a file that begins with {content[:4].tobytes()!r}"
-            raise bad_file(path, "an IDX file, which begins with two zeros and a dtype code", found, _FRESH_COPY)
+            raise bad_file(path, "an IDX file, which begins with two zeros and a dtype code", found, FRESH_COPY)
         start = 4 + 4 * ndim
         shape = content[4:start].view(">u4").tolist()
         dtype = np.dtype(_IDX_DTYPES[code])
         wanted = math.prod(shape) * dtype.itemsize
         if len(shape) != ndim or len(content) - start != wanted:
             expected = f"{wanted} bytes after the header, {dtype.name} {shape}"
-            raise bad_file(path, expected, f"{max(len(content) - start, 0)} bytes", _FRESH_COPY)
+            raise bad_file(path, expected, f"{max(len(content) - start, 0)} bytes", FRESH_COPY)
         return content[start:].view(dtype).reshape(shape)
 
 
@@ -358,14 +277,14 @@ def _unpacked(path: Path) -> np.ndarray:
 
 
 def _cifar_records(path: Path) -> np.ndarray:
-    with _reading(path, "CIFAR-10's binary version"):
+    with reading(path, "CIFAR-10's binary version"):
         content = np.memmap(path, np.uint8, mode="c")
     if len(content) % _CIFAR_RECORD:
         expected = f"a multiple of {_CIFAR_RECORD} bytes (CIFAR-10's binary version)"
-        raise bad_file(path, expected, f"{len(content)} bytes", _FRESH_COPY)
+        raise bad_file(path, expected, f"{len(content)} bytes", FRESH_COPY)
     records = content.reshape(-1, _CIFAR_RECORD)
     if records[:, 0].max() > 9:
-        raise bad_file(path, "labels 0..9 (CIFAR-10's binary version)", f"label {records[:, 0].max()}", _FRESH_COPY)
+        raise bad_file(path, "labels 0..9 (CIFAR-10's binary version)", f"label {records[:, 0].max()}", FRESH_COPY)
     return records
 
 

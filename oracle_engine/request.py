@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 
@@ -11,7 +11,14 @@ from .arrays import Bool, Float64, Int64, Tensor, check_floating, check_shape
 from .dataset import OracleDataset
 from .errors import invalid
 from .kernels import Query, Span
+from .kernels.probe import Source
 from .paths import Coefficients, Path, coefficients, marginal_variance, resolve_times
+
+# probability, over the noise of a query whose source is known, that a bound which uses it does not hold
+FAILURE = 1e-6
+
+# noise this many times longer than Gaussian noise is not noise: the index belongs to another sample
+NOT_NOISE = 1.5
 
 # variances up to here are none: paths whose d_sigma diverges end at a standard deviation of 1e-150 instead of zero
 NO_NOISE = 1e-290
@@ -35,6 +42,8 @@ class Request:
 
     labels: classes each query may use, [B, U] with -1 for none, or None.
     exclude: row that does not count for a query, -1 for none, [B].
+    source: row that a query was made from, -1 for unknown, [B].
+    blur: rounding of x in its own dtype, a norm in value space, [B].
     scale: guidance scale, 1 where there is none, [B].
     """
 
@@ -43,6 +52,8 @@ class Request:
     at: Coefficients
     labels: Int64[Tensor, "B U"] | None
     exclude: Int64[Tensor, "B"]
+    source: Int64[Tensor, "B"]
+    blur: Float64[Tensor, "B"]
     scale: Float64[Tensor, "B"]
 
     def __len__(self) -> int:
@@ -52,7 +63,25 @@ class Request:
         """Return part of the batch."""
         at = Coefficients(*(getattr(self.at, field.name)[index] for field in fields(self.at)))
         labels = None if self.labels is None else self.labels[index]
-        return Request(self.x[index], self.times[index], at, labels, self.exclude[index], self.scale[index])
+        rest = (part[index] for part in (self.exclude, self.source, self.blur, self.scale))
+        return Request(self.x[index], self.times[index], at, labels, *rest)
+
+    @property
+    def without_labels(self) -> Request:
+        """The same queries of the whole data set."""
+        return replace(self, labels=None)
+
+    def known_source(self, data: OracleDataset) -> Source:
+        """Return what is known about where the queries come from, in the coordinates of the rows of `data`."""
+        return Source(self.source, self.blur / data.value_map.scale, FAILURE)
+
+    def source_counts(self, data: OracleDataset) -> Bool[Tensor, "B"]:
+        """Return which queries may use the sample they were made from, [B]."""
+        counts = (self.source >= 0) & (self.source != self.exclude)
+        if self.labels is None or data.sorted_labels is None:
+            return counts
+        own = data.sorted_labels[self.source.clamp_min(0)]
+        return counts & ((self.labels == own[:, None]).any(1) | (self.labels < 0).all(1))
 
     def query(self, data: OracleDataset, point_std: float) -> Query:
         """Return the batch in the coordinates of the rows of `data`."""
@@ -61,6 +90,19 @@ class Request:
         holes = torch.stack([self.exclude, self.exclude + (self.exclude >= 0)], dim=1)[:, None]
         inverse_variance = scale**2 / marginal_variance(self.at, point_std)
         return Query(point, self.at.alpha_t.contiguous(), inverse_variance, holes)
+
+    def usable(self, data: OracleDataset) -> Int64[Tensor, "B"]:
+        """Return how many samples each query may use, [B]."""
+        count = torch.full_like(self.exclude, len(data))
+        own = torch.ones_like(count, dtype=torch.bool)
+        if self.labels is not None:
+            conditional = (self.labels >= 0).any(1)
+            count, own = torch.where(conditional, 0, count), ~conditional
+            for name, span in data.segments.items():
+                uses = (self.labels == name).any(1)
+                count = count + uses * len(span)
+                own = own | (uses & (self.exclude >= span.start) & (self.exclude < span.stop))
+        return count - (own & (self.exclude >= 0)).long()
 
     def log_mass(self, data: OracleDataset) -> Float64[Tensor, "B"]:
         """Return the log of the prior weight of the samples each query may use, [B]."""
@@ -107,6 +149,7 @@ class Asker:
         labels: int | Tensor | None,
         exclude: int | Tensor | None,
         guidance: float | Tensor | Guidance | None = None,
+        source: int | Tensor | None = None,
     ) -> Request:
         """Check every argument and return the request. Raises InputError."""
         self._check_points(x)
@@ -118,10 +161,35 @@ class Asker:
             remedy = "stop before the end point, clamp with OracleEngine(t_max=0.999), or give samples a point_std"
             raise invalid("t", "must leave some noise: sigma(t) > 0", f"t = {bad}", remedy)
         resolved = _labels(labels, batch, self.data.segments, device)
-        rows = _excluded(exclude, batch, self.data, device)
+        rows = _named_rows("exclude", exclude, batch, self.data, device)
         _check_nonempty(resolved, rows, self.data)
+        origin = _named_rows("source", source, batch, self.data, device)
         scale = _guidance_scale(guidance, times, resolved)
-        return Request(x.detach().double().reshape(batch, self.data.dim), times, at, resolved, rows, scale)
+        point = x.detach().double().reshape(batch, self.data.dim)
+        blur = 0.5 * torch.finfo(x.dtype).eps * torch.linalg.vector_norm(point, dim=1)
+        request = Request(point, times, at, resolved, rows, origin, blur, scale)
+        self._check_source(request)
+        return request
+
+    def _check_source(self, request: Request) -> None:
+        """Refuse sources that cannot have made x: what is left would be too long for noise."""
+        known = (request.source >= 0).nonzero()[:, 0]
+        if len(known) == 0:
+            return
+        part = request.take(known)
+        sample = self.data.sample_values(part.source).reshape(len(known), -1).double()
+        noise = torch.linalg.vector_norm(part.x - part.at.alpha_t[:, None] * sample, dim=1)
+        deviation = marginal_variance(part.at, self.point_std).sqrt()
+        usual = deviation * (self.data.dim**0.5 + 8.0) * NOT_NOISE + 4.0 * part.blur
+        if bool((noise > usual).any()):
+            first = int((noise > usual).nonzero()[0])
+            raise invalid(
+                "source",
+                "must be the index of the sample that x was made from, x = alpha X + sigma eps",
+                f"noise of norm {noise[first] / deviation[first]:.3g} sigma in query {int(known[first])}, where about "
+                f"{self.data.dim**0.5:.3g} is usual",
+                "pass the index in the order of the data set's points, -1 where it is not known",
+            )
 
     def _check_points(self, x: Tensor) -> None:
         check_floating("x", x)
@@ -163,19 +231,20 @@ def _labels(
     return given.long() if given.ndim == 2 else given.long()[:, None]
 
 
-def _excluded(
-    exclude: int | Tensor | None, batch: int, data: OracleDataset, device: torch.device
+def _named_rows(
+    name: str, index: int | Tensor | None, batch: int, data: OracleDataset, device: torch.device
 ) -> Int64[Tensor, "B"]:
-    given = torch.as_tensor(-1 if exclude is None else exclude, device=device).detach()
+    """Return the rows of the samples with these indices, [B]; -1 for none."""
+    given = torch.as_tensor(-1 if index is None else index, device=device).detach()
     if given.is_floating_point() or given.dtype == torch.bool:
-        raise invalid("exclude", "must be integers", given.dtype, "pass the indices of samples")
+        raise invalid(name, "must be integers", given.dtype, "pass the indices of samples")
     if given.shape not in ((), (batch,)):
-        raise invalid("exclude", f"must be one number or [{batch}]", list(given.shape), "pass one index a query")
+        raise invalid(name, f"must be one number or [{batch}]", list(given.shape), "pass one index a query")
     if given.numel() and not bool(((given >= -1) & (given < len(data))).all()):
         bad = given[(given < -1) | (given >= len(data))].reshape(-1)[0].item()
-        raise invalid("exclude", f"must be indices of samples, 0 .. {len(data) - 1}, or -1", bad, "check the indices")
-    index = given.long().expand(batch)
-    return torch.where(index < 0, -1, data.row_of(index.clamp_min(0)))
+        raise invalid(name, f"must be indices of samples, 0 .. {len(data) - 1}, or -1", bad, "check the indices")
+    chosen = given.long().expand(batch)
+    return torch.where(chosen < 0, -1, data.row_of(chosen.clamp_min(0)))
 
 
 def _check_nonempty(labels: Int64[Tensor, "B U"] | None, exclude: Int64[Tensor, "B"], data: OracleDataset) -> None:

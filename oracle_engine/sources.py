@@ -16,7 +16,9 @@ from .arrays import Float64, Int64, Tensor
 from .builtin import BUILTINS, load_builtin
 from .dataset import OracleDataset, ValueMap
 from .errors import invalid
-from .readers import Samples, labels_of, read_iterable, read_path, samples_of
+from .latents import latent_format, load_as_stored
+from .readers import read_iterable, read_path
+from .samples import Samples, labels_of, samples_of
 
 _KINDS = "the name of a built-in set, a path, a tensor, an array or an iterable of samples"
 
@@ -36,8 +38,9 @@ def load_dataset(
     """Return the data set that `source` names or holds.
 
     source: the name of a built-in set (a key of BUILTINS; "./digits" is a path); the path of an .npy, .npz,
-        .safetensors, IDX or CIFAR-10 binary file, of a .safetensors file that OracleDataset.save wrote, or of a folder
-        of shards; a tensor or array [N, *shape]; or a finite iterable of `x` or `(x, label)`, each item one sample.
+        .safetensors, IDX or CIFAR-10 binary file, of a .safetensors file that OracleDataset.save wrote, of a folder of
+        shards, or of latents as oracle_engine.latents reads them; a tensor or array [N, *shape]; or a finite iterable
+        of `x` or `(x, label)`, each item one sample.
     key: which array of an .npz or .safetensors file holds the samples, where there are several.
     labels: [N] integers, instead of those of the source. weights: [N] non-negative, float.
     value_map: from stored numbers to values. storage: floating dtype to cast to. Both as in OracleDataset.
@@ -53,7 +56,7 @@ def load_dataset(
         given |= {"labels": labels, "weights": weights, "value_map": value_map, "storage": storage, "count": count}
         _refuse(given, "a file that OracleDataset.save wrote")
         return OracleDataset.load(Path(source).expanduser())
-    samples, name, own_map = _read(source, given, count, seed)
+    samples, name, own_map = _read(source, given, value_map, count, seed)
     size = len(samples.points)
     points, device = samples.points, samples.points.device
     labels = samples.labels if labels is None else labels_of(labels, size, "labels").to(device)
@@ -72,7 +75,9 @@ def choose_rows(size: int, count: int, seed: int) -> Int64[Tensor, "n"]:
     return torch.randperm(size, generator=drawn)[:count].sort().values
 
 
-def _read(source: Any, given: Mapping[str, Any], count: int | None, seed: int) -> tuple[Samples, str, ValueMap | None]:
+def _read(
+    source: Any, given: Mapping[str, Any], value_map: ValueMap | None, count: int | None, seed: int
+) -> tuple[Samples, str, ValueMap | None]:
     """Return samples, the name of the set, and its own value map if it has one."""
     if isinstance(source, str) and source in BUILTINS:
         _refuse({"key": given["key"]}, f"the built-in set {source!r}")
@@ -83,7 +88,11 @@ def _read(source: Any, given: Mapping[str, Any], count: int | None, seed: int) -
         path = Path(source).expanduser()
         if not path.exists():
             raise _unknown(str(source))
-        return read_path(path, given["key"]), path.resolve().stem, None
+        name = path.resolve().stem
+        if given["key"] is None and latent_format(path) is not None:
+            latents = load_as_stored(path, value_map)
+            return Samples(latents.points, latents.labels), name, None
+        return read_path(path, given["key"]), name, None
     _refuse(given, "samples in memory")
     return _from_memory(source), "data", None
 

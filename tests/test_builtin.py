@@ -12,7 +12,7 @@ from test_readers import write_cifar10, write_idx
 
 from oracle_engine.builtin import BUILTINS, load_builtin
 from oracle_engine.errors import DataFileError, InputError, MissingDependencyError
-from oracle_engine.readers import Samples
+from oracle_engine.samples import Samples
 
 
 @pytest.fixture

@@ -101,7 +101,7 @@ def test_a_training_step_compiles_with_generated_code(engine: OracleEngine, gene
 @pytest.mark.parametrize("batch", [5, 0])
 def test_the_operator_keeps_the_rules_of_the_library(engine: OracleEngine, x: Tensor, name: str, batch: int) -> None:
     labels, times = torch.zeros(batch, dtype=torch.int64), TIMES[:batch]
-    rest = (times, labels, None, None, 0.0, 1.0, name, engine._handle)
+    rest = (times, labels, None, None, None, 0.0, 1.0, name, engine._handle)
     torch.library.opcheck(answer, (x.detach()[:batch].clone().requires_grad_(), *rest))
     vector = torch.ones(batch, dtype=torch.float64) if name == "log_density" else torch.ones(batch, 3).double()
     torch.library.opcheck(pull, (vector, x.detach()[:batch].clone(), *rest))
@@ -126,7 +126,7 @@ def test_what_eager_code_refuses_is_refused_alike(
 
 
 def test_a_second_derivative_of_compiled_code_is_refused(engine: OracleEngine, x: Tensor) -> None:
-    result = answer(x, TIMES, None, None, None, 0.0, 1.0, "velocity", engine._handle)
+    result = answer(x, TIMES, None, None, None, None, 0.0, 1.0, "velocity", engine._handle)
     (gradient,) = torch.autograd.grad(result.square().sum(), x, create_graph=True)
     with pytest.raises(InputError, match=r"`x` can be differentiated once"):
         gradient.sum().backward()
@@ -138,7 +138,7 @@ def test_an_engine_that_is_gone_is_named(x: Tensor, generator: torch.Generator) 
     del engine
     gc.collect()
     with pytest.raises(InputError, match=r"`engine` must be alive .*; received number \d+, which is gone. Remedy"):
-        answer(x, TIMES, None, None, None, 0.0, 1.0, "velocity", handle)
+        answer(x, TIMES, None, None, None, None, 0.0, 1.0, "velocity", handle)
 
 
 @pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda engine: pickle.loads(pickle.dumps(engine))])

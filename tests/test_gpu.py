@@ -13,7 +13,15 @@ from tolerances import assert_close, assert_rows_close, assert_within
 from torch import Tensor
 
 from oracle_engine import InputError, OracleDataset, OracleEngine
-from oracle_engine.kernels import Query, Span, Vectors, Wanted, covariance_product, reference_covariance_product
+from oracle_engine.kernels import (
+    Query,
+    Span,
+    Vectors,
+    Wanted,
+    covariance_product,
+    reference_covariance_product,
+    reference_state,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
 
@@ -167,7 +175,7 @@ def test_covariance_products_agree_with_float64(side: Side) -> None:
     holes = torch.zeros(4, 0, 2, dtype=torch.int64, device=side.device)
     query = Query(point, times, (unit * (1 - times)).pow(-2), holes)
     span = Span(0, len(rows))
-    state = side.truth(OracleDataset(rows.stored))._run(query, span, Wanted())
+    state = reference_state(rows, query, span, Wanted())
     vectors = Vectors(query, state.lse, state.mean, noise.flip(0))
     found, true = (
         query.gain[:, None] * product(rows, vectors, span)

@@ -15,6 +15,7 @@ import oracle_engine.kernels
 ROOT = Path(__file__).resolve().parent.parent
 
 OPTIONAL = ["triton", "faiss", "matplotlib", "sklearn", "PIL", "rich", "safetensors", "starlette", "uvicorn", "httpx"]
+SERVED = ["torchcfm", "flow_matching", "torchdiffeq", "diffusers", "smalldiffusion", "accelerate", "tqdm"]
 
 # what torch brings is not ours; what remains is this package, jaxtyping and a little of the standard library
 IMPORT_PROBE = """
@@ -45,6 +46,12 @@ def probe() -> dict[str, object]:
 @pytest.mark.parametrize("package", OPTIONAL)
 def test_import_leaves_optional_packages_alone(probe: dict[str, list[str]], package: str) -> None:
     assert package not in probe["loaded"]
+
+
+def test_adapters_import_none_of_the_libraries_they_serve() -> None:
+    code = "import sys, torch; before = set(sys.modules); import oracle_engine.adapters; "
+    code += f"print(sorted(set({SERVED!r}) & (set(sys.modules) - before)))"
+    assert run_python("-c", code).strip() == "[]"
 
 
 def test_import_does_not_initialise_cuda(probe: dict[str, bool]) -> None:

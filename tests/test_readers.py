@@ -19,7 +19,6 @@ from safetensors.torch import save_file
 
 from oracle_engine.errors import DataFileError, InputError
 from oracle_engine.readers import (
-    Samples,
     read_cifar10,
     read_idx,
     read_iterable,
@@ -28,8 +27,8 @@ from oracle_engine.readers import (
     read_path,
     read_safetensors,
     read_shards,
-    samples_of,
 )
+from oracle_engine.samples import Samples, samples_of
 
 IDX_CODES = {"uint8": 8, "int8": 9, "int16": 11, "int32": 12, "float32": 13, "float64": 14}
 

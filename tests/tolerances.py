@@ -71,6 +71,16 @@ TOLERANCES: Mapping[str, Tolerance] = MappingProxyType(
         "landing": Tolerance(
             1e-6, "the last Euler step ends at the posterior mean, and other samples weigh less than 1e-6 there"
         ),
+        "prepared": Tolerance(
+            1e-4, "a prepared engine may leave out samples that change a velocity by no more than its tolerance"
+        ),
+        "near a sample": Tolerance(
+            1e-2, "a run that ends at t = 0.999 keeps 1 - t of its noise: 1e-3 sqrt(D) / |X|, and a factor 10 for |x|"
+        ),
+        "float32 steps": Tolerance(
+            1e-5, "a dozen steps in float32 with their times in float32: 2^-24 a step and 2^-24 of a velocity of a few"
+        ),
+        "solver": Tolerance(1e-6, "an adaptive solver at its default relative tolerance of 1e-7, over a straight line"),
     }
 )
 

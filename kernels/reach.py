@@ -1,0 +1,84 @@
+"""From which noise level on each level of a screen is worth trying: measured on noised rows."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import torch
+
+from .carry import Carry
+from .prepare import total_variance
+from .probe import Source
+from .rows import Query, Rows, Span
+from .screen import Knowledge, Progress, Screen
+from .shortlist import settled_share
+from .upper import UpperLogits
+
+# signal to noise ratios tried, in powers of ten around the variance of a coordinate, and queries at each
+FIRST, LAST, STEPS_PER_DECADE = -2, 6, 3
+TRIALS = 48
+
+# a level is worth its product where it settles this share of the queries
+WORTH = 0.5
+
+# probability of a bound that fails in the trials with known sources
+FAILURE = 1e-6
+
+# mass that may be left out in the trials: what a relative velocity error of 1e-4 usually allows
+TRIAL_MASS = 1e-6
+
+
+def with_measured_reach(rows: Rows, screen: Screen, seed: int = 0, progress: Progress | None = None) -> Screen:
+    """Return `screen` with the reach of each level: the smallest alpha^2 / sigma^2 from which on it settles queries.
+
+    Costs the upper logits of some thousand queries at each level.
+    """
+    reach = []
+    for knowledge in Knowledge:
+        reach.append(_reach(rows, screen, knowledge, seed))
+        if progress is not None:
+            progress(len(reach), len(Knowledge))
+    return replace(screen, reach=tuple(reach))
+
+
+def _reach(rows: Rows, screen: Screen, knowledge: Knowledge, seed: int) -> tuple[float, ...]:
+    trials = _Trials(rows, knowledge, torch.Generator(rows.device).manual_seed(seed))
+    variance = max(total_variance(rows) / rows.dim, 1e-300)
+    reach = [math.inf] * len(screen.widths)
+    waiting = set(range(len(screen.widths)))
+    # from little noise to much: a level is given up at the first ratio where it fails
+    for step in range(LAST * STEPS_PER_DECADE, FIRST * STEPS_PER_DECADE - 1, -1):
+        if not waiting:
+            break
+        ratio = 10.0 ** (step / STEPS_PER_DECADE) / variance
+        upper = trials.upper(screen, ratio)
+        for level in sorted(waiting):
+            if settled_share(upper, level, TRIAL_MASS) < WORTH:
+                waiting.discard(level)
+            else:
+                reach[level] = ratio
+    return tuple(reach)
+
+
+class _Trials:
+    """Noised rows: half of those of which nothing is known leave out their own row, as held-out queries would."""
+
+    def __init__(self, rows: Rows, knowledge: Knowledge, generator: torch.Generator) -> None:
+        self.rows = rows
+        device = rows.device
+        self.chosen = torch.randint(len(rows), (TRIALS,), generator=generator, device=device)
+        self.noise = torch.randn(TRIALS, rows.dim, generator=generator, device=device, dtype=torch.float64)
+        known, odd = knowledge == Knowledge.SOURCE, torch.arange(TRIALS, device=device) % 2 == 1
+        left_out = torch.where(odd | (knowledge != Knowledge.NOTHING), -1, self.chosen)
+        self.holes = torch.stack([left_out, left_out + (left_out >= 0)], dim=1)[:, None]
+        blur = torch.zeros(TRIALS, dtype=torch.float64, device=device)
+        self.source = Source(self.chosen if known else torch.full_like(self.chosen, -1), blur, FAILURE)
+        self.carry = Carry.of(rows, self.noise) if knowledge == Knowledge.CARRY else None
+
+    def upper(self, screen: Screen, ratio: float) -> UpperLogits:
+        """Return the upper logits of the trials at this alpha^2 / sigma^2."""
+        rows, ones = self.rows, torch.ones(TRIALS, dtype=torch.float64, device=self.rows.device)
+        point = rows.gather(self.chosen) - rows.centre + self.noise / math.sqrt(ratio)
+        query = Query(point, ones, ratio * ones, self.holes)
+        return UpperLogits.of(rows, screen, query, Span(0, len(rows)), self.source, self.carry)

@@ -1,0 +1,104 @@
+"""What can be told from the numbers alone: times that run the other way, noise that is none."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from ..arrays import Bool, Float, Float64, Tensor
+from ..engine import OracleEngine
+from ..errors import InputError, invalid
+from ..paths import coefficients, resolve_times
+
+# a time says something about its direction where the mirrored time has this many times its noise
+CONTRAST = 4.0
+# so many values of noise leave no doubt about their size
+ENOUGH_VALUES = 16
+# departure of a mean square from 1 that is more than a scaling by taste, and in standard errors
+DEPARTURE, STANDARD_ERRORS = 0.1, 8.0
+
+
+def check_direction(engine: OracleEngine, x: Float[Tensor, "B ..."], t: float | Tensor, velocity: Tensor) -> None:
+    """Raise InputError where `x` is unmistakably as noisy as at 1 - t, and far too noisy for t.
+
+    velocity: the oracle at x and t, from which the distance of x to alpha xhat follows; nothing is evaluated.
+    """
+    times = resolve_times(t, len(x), engine.t_max, x.device)
+    telling = _telling(coefficients(engine.path, times).sigma_t, coefficients(engine.path, 1 - times).sigma_t)
+    if not bool(telling.any()):
+        return
+    at, mirrored = (coefficients(engine.path, part[telling]) for part in (times, 1 - times))
+    flat, slope = (part[telling].double().flatten(1) for part in (x, velocity))
+    # sigma (d_alpha x - alpha v) / (d_alpha sigma - d_sigma alpha) = x - alpha xhat
+    share = at.sigma_t / (at.d_alpha_t * at.sigma_t - at.d_sigma_t * at.alpha_t)
+    rest = share[:, None] * (at.d_alpha_t[:, None] * flat - at.alpha_t[:, None] * slope)
+    refuse_reversed(rest, at.sigma_t, mirrored.sigma_t)
+
+
+def refuse_reversed(rest: Float64[Tensor, "B D"], sigma: Float64[Tensor, "B"], mirrored: Float64[Tensor, "B"]) -> None:
+    """Raise InputError where the rests x - alpha xhat are of the size of `mirrored`, not of `sigma`.
+
+    On the path a rest is about sigma eps. Times whose mirror image is not much noisier say nothing; the others must
+    all agree, so that a sampler that has left the path is not taken for one that runs backwards.
+    """
+    telling = _telling(sigma, mirrored)
+    if int(telling.sum()) * rest.shape[1] < ENOUGH_VALUES:
+        return
+    size = rest[telling].square().mean(1).sqrt()
+    ratio = size / mirrored[telling]
+    # beyond that neither time explains x: a solver that tries a step much too long
+    if bool(((ratio > 0.5) & (ratio < CONTRAST)).all()):
+        found = f"noise of {float(size.median()):.2g} where the path leaves {float(sigma[telling].median()):.2g}"
+        remedy = "reverse the time, or name the convention of your tool; check_time=False accepts it as it is"
+        raise invalid("t", "seems to run the other way: this x belongs to the mirrored time", found, remedy)
+
+
+def _telling(sigma: Float64[Tensor, "B"], mirrored: Float64[Tensor, "B"]) -> Bool[Tensor, "B"]:
+    return mirrored >= CONTRAST * sigma
+
+
+def check_standard_normal(x0: Tensor) -> None:
+    """Raise InputError unless the mean square of `x0` is about 1, as that of the noise of every path is."""
+    if x0.numel() < ENOUGH_VALUES:
+        return
+    size = float(x0.detach().double().square().mean())
+    if not abs(size - 1.0) < DEPARTURE + STANDARD_ERRORS * math.sqrt(2.0 / x0.numel()):
+        remedy = (
+            "draw it with torch.randn_like(x1); another source, or arguments in the other order, has another oracle"
+        )
+        raise invalid("x0", "must be standard normal noise", f"a mean square of {size:.3g}", remedy)
+
+
+def check_independent(x0: Tensor, x1: Tensor) -> None:
+    """Raise InputError where noise x0 and data x1 are unmistakably paired, as by optimal transport in the batch.
+
+    For independent x0 the sum of <x0, x1 - mean> over its standard deviation is standard normal.
+    """
+    noise, data = (part.detach().double().flatten(1) for part in (x0, x1))
+    data = data - data.mean(0)
+    spread = float(data.norm())
+    score = float((noise * data).sum()) / spread if spread > 0.0 else 0.0
+    if abs(score) > STANDARD_ERRORS:
+        raise no_closed_form("x0", f"pairs that are correlated by {score:.0f} standard errors")
+
+
+def check_no_graph(x: Tensor) -> None:
+    """Raise InputError where a gradient through the oracle is expected, which has none."""
+    if torch.is_grad_enabled() and x.requires_grad:
+        remedy = "use engine.log_density for likelihoods, engine.score for gradients, torch.no_grad() to sample"
+        raise invalid("x", "must not require a gradient: results carry no autograd graph", "requires_grad", remedy)
+
+
+def no_closed_form(parameter: str, received: str) -> InputError:
+    """Word the refusal of a coupling between noise and data; the caller raises it."""
+    wanted = (
+        "must pair noise and data independently: a plan within the minibatch makes x_t depend on the other samples "
+        "and on the batch size, so that its marginal velocity is no softmax over the data and has no closed form"
+    )
+    return invalid(
+        parameter,
+        wanted,
+        received,
+        "pair noise and data at random, as ConditionalFlowMatcher does, or train on the plan's own ut",
+    )

@@ -1,0 +1,142 @@
+"""Training loops of torchcfm and flow_matching with the conditional target replaced by the oracle."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any
+
+import torch
+
+from ..arrays import Float64, Tensor
+from ..engine import OracleEngine
+from ..errors import invalid
+from ..fields import same_path
+from ..paths import SMALLEST, Coefficients, coefficients, resolve_times
+from .evidence import check_independent, check_standard_normal, no_closed_form
+
+# the mean of x_t in torchcfm's matchers that pair noise and data independently
+_MATCHERS: Mapping[str, str] = MappingProxyType(
+    {
+        "ConditionalFlowMatcher": "linear",
+        "TargetConditionalFlowMatcher": "target",
+        "VariancePreservingConditionalFlowMatcher": "trigonometric",
+    }
+)
+# how far x_t may be from alpha x_1 + sigma x_0, relative to their size: bfloat16, and a factor 4
+ROUNDING = 2.0**-6
+
+
+@dataclass(frozen=True)
+class MatcherPath:
+    """The path of a torchcfm matcher, whose x_t has Gaussian noise of width `sigma` beside that of x0.
+
+    mean: "linear" t x1 + (1 - t) x0; "trigonometric" sin(pi t / 2) x1 + cos(pi t / 2) x0; "target" t x1, with noise
+    1 - (1 - sigma) t in all. Both sources of noise count in sigma_t, and E[ut | x_t] is the velocity of this path.
+    """
+
+    mean: str = "linear"
+    sigma: float = 0.0
+
+    def __call__(self, t: Float64[Tensor, "B"]) -> Coefficients:
+        """Return the coefficients at the times `t`."""
+        one = torch.ones_like(t)
+        if self.mean == "target":
+            return Coefficients(t, 1 - (1 - self.sigma) * t, one, (self.sigma - 1) * one)
+        if self.mean == "linear":
+            alpha, beta, d_alpha, d_beta = t, 1 - t, one, -one
+        else:
+            quarter = math.pi / 2
+            alpha, beta = torch.sin(quarter * t), torch.sin(quarter * (1 - t))
+            d_alpha, d_beta = quarter * beta, -quarter * alpha
+        width = (beta.square() + self.sigma**2).sqrt()
+        return Coefficients(alpha, width, d_alpha, beta * d_beta / width.clamp_min(SMALLEST))
+
+
+def matcher_path(matcher: Any) -> MatcherPath:
+    """Return the path of a torchcfm matcher, for OracleEngine(data, path).
+
+    Raises InputError for couplings without a closed form (minibatch optimal transport, Schrödinger bridges) and for
+    classes this adapter does not know.
+    """
+    name = type(matcher).__name__
+    if hasattr(matcher, "ot_sampler"):
+        raise no_closed_form("matcher", name)
+    if name not in _MATCHERS:
+        remedy = "pass the engine's velocity to the loss yourself if its path is one of oracle_engine.paths"
+        raise invalid("matcher", f"must be one of {', '.join(_MATCHERS)}", name, remedy)
+    return MatcherPath(_MATCHERS[name], float(matcher.sigma))
+
+
+class OracleMatcher:
+    """A torchcfm matcher whose ut is the oracle velocity; everything else is the matcher's.
+
+    matcher: a ConditionalFlowMatcher, TargetConditionalFlowMatcher or VariancePreservingConditionalFlowMatcher.
+    engine: over the data that x1 is drawn from, on matcher_path(matcher). Raises InputError for other matchers, and
+    where the paths differ.
+    """
+
+    def __init__(self, matcher: Any, engine: OracleEngine) -> None:
+        path = matcher_path(matcher)
+        if not same_path(path, engine.path):
+            remedy = "make it OracleEngine(data, matcher_path(matcher))"
+            raise invalid("engine", f"must be on the path of the matcher, {path!r}", repr(engine.path), remedy)
+        self.matcher, self.engine, self._noise_is_x0 = matcher, engine, path.mean != "target"
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.matcher, name)
+
+    def sample_location_and_conditional_flow(
+        self,
+        x0: Tensor,
+        x1: Tensor,
+        t: Tensor | None = None,
+        return_noise: bool = False,
+        labels: int | Tensor | None = None,
+        source: int | Tensor | None = None,
+    ) -> tuple[Tensor, ...]:
+        """Return t [B], xt and the oracle ut (and the noise), as the matcher does.
+
+        x0: standard normal noise [B, *shape]; x1: samples of the data. labels: for a class-conditional target.
+        source: the indices of x1 in the data, which a prepared engine uses.
+        Raises InputError for x0 that is unmistakably not such noise, or paired with x1. Costs one velocity.
+        """
+        if self._noise_is_x0:
+            check_standard_normal(x0)
+            check_independent(x0, x1)
+        t, xt, _, *noise = self.matcher.sample_location_and_conditional_flow(x0, x1, t, return_noise)
+        return t, xt, self.engine.velocity(xt, t, labels=labels, source=source), *noise
+
+
+def with_oracle(
+    sample: Any, engine: OracleEngine, labels: int | Tensor | None = None, source: int | Tensor | None = None
+) -> Any:
+    """Return what flow_matching's path.sample returned with `dx_t` replaced by the oracle velocity.
+
+    sample: a dataclass with x_0, x_1, x_t, dx_t [B, *shape] and t [B], as AffineProbPath.sample gives it.
+    engine: over the data that x_1 is drawn from, OracleEngine(data, path.scheduler). labels: class-conditional.
+    source: the indices of x_1 in the data, which a prepared engine uses.
+    Raises InputError where x_t is not alpha x_1 + sigma x_0 on the path of the engine (another scheduler, reversed
+    time, a curved path) and where x_0 is unmistakably no standard normal noise, or paired with x_1. Costs one velocity.
+    """
+    missing = [name for name in ("x_0", "x_1", "x_t", "dx_t", "t") if not hasattr(sample, name)]
+    if missing:
+        found = f"{type(sample).__name__} without {missing[0]}"
+        raise invalid("sample", "must be a PathSample of an affine path", found, "discrete paths have no velocity")
+    _check_on_path(sample, engine)
+    check_standard_normal(sample.x_0)
+    check_independent(sample.x_0, sample.x_1)
+    return replace(sample, dx_t=engine.velocity(sample.x_t, sample.t, labels=labels, source=source))
+
+
+def _check_on_path(sample: Any, engine: OracleEngine) -> None:
+    x = sample.x_t.double()
+    times = resolve_times(sample.t, len(x), None, x.device)
+    at = coefficients(engine.path, times)
+    alpha, sigma = (part.reshape(-1, *[1] * (x.ndim - 1)) for part in (at.alpha_t, at.sigma_t))
+    expected = alpha * sample.x_1.double() + sigma * sample.x_0.double()
+    if float((x - expected).norm()) > ROUNDING * float(x.norm() + expected.norm()):
+        remedy = "make the engine OracleEngine(data, path.scheduler) with the path that drew the sample"
+        raise invalid("sample", "must have x_t = alpha x_1 + sigma x_0", f"another x_t on {engine.path!r}", remedy)

@@ -1,0 +1,139 @@
+"""The late route: answers from the few samples that can matter, with a bound on what the others could change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+
+from .answer import Answer, Route
+from .arrays import Bool, Float, Float64, Int64, Tensor
+from .certificate import allowance, farthest
+from .dataset import OracleDataset
+from .kernels import PosteriorState, Query, Wanted, merge
+from .kernels.carry import Carry
+from .kernels.neighbours import source_log_omitted
+from .kernels.rescore import Pairs, pairs_state
+from .kernels.sampled import Sampled, sampled_state
+from .kernels.screen import Screen
+from .kernels.shortlist import Shortlist
+from .modes import Budget
+from .paths import Prediction
+from .plan import scan_tasks
+from .request import Request
+from .search import Ask, Search
+
+
+@dataclass(frozen=True)
+class LateRoute:
+    """Searches over `data` for queries that few samples can matter to."""
+
+    data: OracleDataset
+    point_std: float
+    search: Search
+    route: Route
+
+    def certified(
+        self, request: Request, wanted: Wanted, tolerance: Float64[Tensor, "B"], carry: Carry | None = None
+    ) -> tuple[Answer, Bool[Tensor, "B"]]:
+        """Return answers whose velocity errors are proved to be within `tolerance`, and which queries have one."""
+        query = request.query(self.data, self.point_std)
+
+        def allowed(index: Int64[Tensor, "b"], state: PosteriorState) -> Float64[Tensor, "b"]:
+            return allowance(self._prediction(request.take(index), state), farthest(self.data, state), tolerance[index])
+
+        def find(ask: Ask, index: Int64[Tensor, "b"]) -> Shortlist:
+            return self.search.within(self.data.rows, ask, lambda part, state: allowed(index[part], state))
+
+        found = self._by_tasks(request, query, wanted, carry, find)
+        return Answer.listed(found, self.route, request.source >= 0), found.settled
+
+    def top(self, request: Request, wanted: Wanted, count: int) -> Answer:
+        """Return answers from the `count` most promising samples of each query and class."""
+        query = request.query(self.data, self.point_std)
+        found = self._by_tasks(
+            request, query, wanted, None, lambda ask, index: self.search.top(self.data.rows, ask, count)
+        )
+        return Answer.listed(found, self.route, request.source >= 0)
+
+    def _by_tasks(
+        self,
+        request: Request,
+        query: Query,
+        wanted: Wanted,
+        carry: Carry | None,
+        find: Callable[[Ask, Int64[Tensor, "b"]], Shortlist],
+    ) -> Shortlist:
+        everyone = torch.arange(len(query), device=self.data.device)
+        source = request.known_source(self.data)
+        total = Shortlist.nothing(len(query), self.data.dim, wanted.top_k, self.data.device)
+        for task in scan_tasks(request.labels, self.data.segments, len(self.data), everyone):
+            index = task.query
+            known = None if carry is None else carry.take(index)
+            ask = Ask(query.take(index), task.span, wanted, source.take(index), known)
+            total = total.put(index, total.take(index).joined(find(ask, index)))
+        return total
+
+    def _prediction(self, request: Request, state: PosteriorState) -> Prediction:
+        values = self.data.value_map.scale * state.mean + self.data.base
+        return Prediction(request.x, values, request.at, self.point_std)
+
+
+@dataclass(frozen=True)
+class SourceRoute:
+    """Answers that are the sample a query was made from, without a look at any other.
+
+    distances: to the nearest other row, at least, [N] float32 in row units.
+    """
+
+    data: OracleDataset
+    point_std: float
+    distances: Float[Tensor, "N"]
+
+    def certified(
+        self, request: Request, wanted: Wanted, tolerance: Float64[Tensor, "B"]
+    ) -> tuple[Answer, Bool[Tensor, "B"]]:
+        """Return answers whose velocity errors are within `tolerance` except with probability FAILURE, and for whom."""
+        counts = request.source_counts(self.data)
+        index = counts.nonzero()[:, 0]
+        query = request.query(self.data, self.point_std)
+        pairs = Pairs(index, request.source[index], torch.zeros_like(request.times[index]))
+        state = pairs_state(self.data.rows, query, pairs, wanted)
+        log_omitted = torch.full_like(state.lse, torch.inf)
+        source = request.known_source(self.data).take(index)
+        log_omitted[index] = source_log_omitted(self.data.rows, query.take(index), source, self.distances)
+        answer = Answer.bounded(state, state.lse + log_omitted, counts.long(), Route.SOURCE)
+        values = self.data.value_map.scale * state.mean + self.data.base
+        prediction = Prediction(request.x, values, request.at, self.point_std)
+        settled = log_omitted <= allowance(prediction, farthest(self.data, state), tolerance).log()
+        return replace(answer, likely=counts), settled
+
+
+@dataclass(frozen=True)
+class SampledRoute:
+    """Estimates from samples drawn by their weight in a screen."""
+
+    data: OracleDataset
+    point_std: float
+    screen: Screen
+
+    def estimate(self, request: Request, wanted: Wanted, budget: Budget) -> Answer:
+        """Return estimates from as many samples of each class as the budget has; unions merge them by mass."""
+        query = request.query(self.data, self.point_std)
+        generator = torch.Generator(self.data.device).manual_seed(budget.seed)
+        answer = Answer.unknown(len(query), self.data.dim, wanted.top_k, self.data.device)
+        everyone = torch.arange(len(query), device=self.data.device)
+        for task in scan_tasks(request.labels, self.data.segments, len(self.data), everyone):
+            part, index = query.take(task.query), task.query
+            found = sampled_state(self.data.rows, self.screen, part, task.span, wanted, budget.rows, generator)
+            answer = answer.put(index, _joined(answer.take(index), found, budget.rows))
+        return replace(answer, log_omitted=torch.full_like(answer.log_omitted, torch.nan))
+
+
+def _joined(answer: Answer, found: Sampled, rows: int) -> Answer:
+    state = merge(answer.state, found.state)
+    shares = [(part.lse - state.lse).exp() for part in (answer.state, found.state)]
+    error = torch.hypot(shares[0] * answer.standard_error, shares[1] * found.standard_error)
+    sampled = Answer.bounded(state, answer.log_omitted, answer.survivors + rows, Route.SAMPLED)
+    return replace(sampled, standard_error=error)

@@ -1,0 +1,95 @@
+"""Which route answers which query of a batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from .answer import Answer
+from .arrays import Bool, Tensor
+from .errors import invalid
+from .exact import ExactScan
+from .index import SearchIndex
+from .kernels import Wanted, merge
+from .kernels.carry import Carry
+from .late import LateRoute, SampledRoute, SourceRoute
+from .modes import Budget, Exact, Mode, TopK
+from .request import Request
+
+
+@dataclass(frozen=True)
+class Router:
+    """Sends every query of a batch along the cheapest route its mode allows.
+
+    index: what `OracleEngine.prepare` made, or None.
+    tolerance: largest relative velocity error that a search may be proved to cause.
+    """
+
+    mode: Mode
+    tolerance: float
+    exact: ExactScan
+    index: SearchIndex | None
+
+    def answer(self, request: Request, wanted: Wanted, carry: Carry | None = None) -> Answer:
+        """Return the answers of a batch. Raises InputError where the mode needs an index and there is none."""
+        if isinstance(self.mode, TopK):
+            return self._late(self._prepared).top(request, wanted, self.mode.count)
+        if isinstance(self.mode, Budget):
+            return self._sampled(self._prepared, request, wanted, self.mode)
+        if isinstance(self.mode, Exact) or self.index is None or len(request) == 0:
+            return self._scanned(request, wanted)
+        return self._automatic(request, wanted, carry)
+
+    def free(self, request: Request, own: Answer, carry: Carry | None = None) -> Answer:
+        """Return the answers without labels of queries whose conditional answers are `own`."""
+        if isinstance(self.mode, Exact) or self.index is None:
+            # the classes are scanned already: the rest of the data completes the unconditional answer
+            state = merge(own.state, self.exact.rest(request, Wanted()))
+            return Answer.exact(state, request.without_labels.usable(self.exact.data))
+        return self.answer(request.without_labels, Wanted(), carry)
+
+    @property
+    def _prepared(self) -> SearchIndex:
+        if self.index is None:
+            raise invalid("mode", "needs an index of the data", "none", "call engine.prepare() first")
+        return self.index
+
+    def _late(self, index: SearchIndex) -> LateRoute:
+        return LateRoute(self.exact.data, self.exact.point_std, index.search(), index.route)
+
+    def _sampled(self, index: SearchIndex, request: Request, wanted: Wanted, budget: Budget) -> Answer:
+        if index.screen is None:
+            raise invalid("mode", "budget needs a screen", repr(index.spec), "call engine.prepare('screen')")
+        route = SampledRoute(self.exact.data, self.exact.point_std, index.screen)
+        return route.estimate(request, wanted, budget)
+
+    def _automatic(self, request: Request, wanted: Wanted, carry: Carry | None) -> Answer:
+        index = self._prepared
+        # guidance multiplies what its two terms may miss
+        tolerance = self.tolerance / (request.scale.abs() + (1.0 - request.scale).abs())
+        answer = Answer.unknown(len(request), self.exact.data.dim, wanted.top_k, request.x.device)
+        waiting = torch.ones(len(request), dtype=torch.bool, device=request.x.device)
+        if index.distances is not None and bool((request.source >= 0).any()):
+            route = SourceRoute(self.exact.data, self.exact.point_std, index.distances)
+            answer, waiting = _settle(answer, waiting, *route.certified(request, wanted, tolerance))
+        late = self._late(index)
+        if late.search.certified and bool(waiting.any()):
+            place = waiting.nonzero()[:, 0]
+            known = None if carry is None else carry.take(place)
+            found, settled = late.certified(request.take(place), wanted, tolerance[place], known)
+            everywhere = torch.zeros_like(waiting).index_copy_(0, place, settled)
+            answer, waiting = _settle(answer, waiting, answer.put(place, found), everywhere)
+        place = waiting.nonzero()[:, 0]
+        return answer.put(place, self._scanned(request.take(place), wanted)) if len(place) else answer
+
+    def _scanned(self, request: Request, wanted: Wanted) -> Answer:
+        state = self.exact.state(request, wanted)
+        return Answer.exact(state, request.usable(self.exact.data))
+
+
+def _settle(
+    answer: Answer, waiting: Bool[Tensor, "B"], found: Answer, settled: Bool[Tensor, "B"]
+) -> tuple[Answer, Bool[Tensor, "B"]]:
+    place = (waiting & settled).nonzero()[:, 0]
+    return answer.put(place, found.take(place)), waiting & ~settled

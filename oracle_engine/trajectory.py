@@ -1,0 +1,64 @@
+"""A run of a deterministic sampler: what its steps share is computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from .arrays import Float, Tensor
+from .dataset import OracleDataset
+from .errors import invalid
+from .kernels.carry import Carry
+from .request import Request
+
+# answers a question of an engine, with what the steps of a run share
+Respond = Callable[..., Tensor]
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """Oracle answers along the path of a deterministic sampler from one batch of starting points.
+
+    Made by `OracleEngine.trajectory`. The states of Euler, Heun and other deterministic steps are a multiple of the
+    starting point plus a mixture of posterior means; the inner products of the starting point with all samples are
+    kept, 4 B N bytes, so that the late route bounds only the mixture, and is certified much earlier in time.
+    Answers are those of the engine.
+    """
+
+    respond: Respond
+    carry: Carry | None
+    options: dict[str, Any]
+
+    def velocity(self, x: Float[Tensor, "B ..."], t: float | Tensor) -> Float[Tensor, "B ..."]:
+        """Return the oracle velocity at the states x, in the order of the starting points.
+
+        Raises InputError where x cannot be reached by deterministic steps, as after adding fresh noise.
+        """
+        return self.respond("velocity", x, t, self.carry, **self.options)
+
+    def denoiser(self, x: Float[Tensor, "B ..."], t: float | Tensor) -> Float[Tensor, "B ..."]:
+        """Return the posterior mean at the states x; errors as in :meth:`velocity`."""
+        return self.respond("denoiser", x, t, self.carry, **self.options)
+
+    def __call__(self, x: Float[Tensor, "B ..."], t: float | Tensor) -> Float[Tensor, "B ..."]:
+        """Return :meth:`velocity`."""
+        return self.velocity(x, t)
+
+
+def check_deterministic(data: OracleDataset, request: Request, carry: Carry, point_std: float) -> None:
+    """Refuse states that hold more than their starting point and posterior means."""
+    if len(request) != len(carry.point):
+        raise invalid(
+            "x", f"must be the states of all {len(carry.point)} starting points", len(request), "keep the batch"
+        )
+    query = request.query(data, point_std)
+    reachable = carry.explains(data.rows, query, request.scale.abs() + (1.0 - request.scale).abs())
+    if not bool(reachable.all()):
+        first = int((~reachable).nonzero()[0])
+        raise invalid(
+            "x",
+            "must come from deterministic steps of the starting points: a multiple of them plus posterior means",
+            f"state {first}, which holds something else",
+            "ask the engine itself for stochastic samplers, or begin another trajectory",
+        )
