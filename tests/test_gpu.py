@@ -213,7 +213,7 @@ def test_the_operator_keeps_the_rules_of_the_library(side: Side) -> None:
     data = draw(side, torch.float16, 100, 80)
     engine = side.engine(data)
     x, t = queries(side, data, 4, 0.9)
-    torch.library.opcheck(answer, (x.requires_grad_(), t, None, None, None, 0.0, 1.0, "velocity", engine._handle))
+    torch.library.opcheck(answer, (x.requires_grad_(), t, None, None, None, None, 0.0, 1.0, "velocity", engine._handle))
 
 
 def test_a_query_elsewhere_is_refused(side: Side) -> None:
