@@ -6,9 +6,13 @@ BIN := $(VENV)/bin
 PIP := PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 \
 	$(BIN)/python -m pip install --quiet
 
+# pure Python, so that a machine without a network can be handed them with the sources
+WHEELS := wheels
+ON_CARD = PYTHONPATH=$$(printf '%s:' $(WHEELS)/*.whl)$$PYTHONPATH
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test check bench aot gpu fmt clean
+.PHONY: help venv demo test check bench aot gpu gpu-wheels fmt clean
 
 help:
 	@echo "make demo    two stages of the built-in image patches: a table, stages.json, stages.png"
@@ -16,7 +20,8 @@ help:
 	@echo "make check   lint, formatting, types, direction of the imports"
 	@echo "make bench   timings against other ways to compute the same"
 	@echo "make aot     compile every Triton configuration ahead of time and look at what came out; needs no GPU"
-	@echo "make gpu     timings of the Triton kernels on the CUDA device, with torch and triton as they are installed"
+	@echo "make gpu     on a CUDA device, without .venv: tests of all routes, then timings of the Triton kernels; 9 minutes"
+	@echo "make gpu-wheels  fetch what the machine of the CUDA device may lack, when it has no network"
 	@echo "make fmt     put the sources into the form that make check wants"
 	@echo "make venv    only the environment in $(VENV) that the others make on their first run"
 	@echo "make clean   remove $(VENV), build products, caches and the files of the demo"
@@ -53,15 +58,20 @@ bench: $(VENV)/.stamp-bench
 aot: $(VENV)/.stamp
 	@$(BIN)/python -m oracle_engine.kernels.aot
 
-# not in .venv, which holds the CPU build of torch
+# not in .venv, which holds the CPU build of torch: the python of the card, with torch, triton, numpy and pytest, and
+# the wheels of what it may lack, which are imported as they are. No figure without the tests
 gpu:
-	@ORACLE_BACKEND=triton $(PYTHON) -m bench.gpu
+	@$(ON_CARD) timeout 200 $(PYTHON) -m pytest -c tests/gpu.ini tests/test_gpu.py -m gpu
+	@$(ON_CARD) ORACLE_BACKEND=triton $(PYTHON) -m bench.gpu --limit 300
+
+gpu-wheels:
+	@$(PYTHON) -m pip download --quiet --no-deps --dest $(WHEELS) -c constraints.txt jaxtyping wadler-lindig
 
 fmt: $(VENV)/.stamp
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .benchmarks
+	rm -rf $(VENV) $(WHEELS) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .benchmarks
 	rm -f stages.json stages.png
 	find oracle_engine kernels tests bench -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -84,13 +84,15 @@ def live_window(count: int, error: Float64[Tensor, "B"]) -> Float64[Tensor, "B"]
     return math.log(count / DROPPED_MASS) + 2.0 * WORST_CASE * error
 
 
-def rescore_window(live: Float64[Tensor, "B"], error: Float64[Tensor, "B"]) -> Float64[Tensor, "B"]:
+def rescore_window(
+    live: Float64[Tensor, "B"], error: Float64[Tensor, "B"], budget: float = LOGIT_BUDGET, limit: float = COARSE_LIMIT
+) -> Float64[Tensor, "B"]:
     """Return how far below the log-partition samples must be scored again, [B] nats; -inf for nowhere.
 
     Independent errors delta of weights gamma_j move the mean by delta sqrt(sum gamma_j^2) times the distance of
     the competing samples, which is at most of the order of the velocity. Re-scoring all with gamma_j >= g leaves
     sqrt(g) delta, so g = (budget / delta)^2.
     """
-    window = 2.0 * (error / LOGIT_BUDGET).clamp_min(1e-300).log()
-    window = torch.where(error > COARSE_LIMIT, live, window.clamp_max(live))
+    window = 2.0 * (error / budget).clamp_min(1e-300).log()
+    window = torch.where(error > limit, live, window.clamp_max(live))
     return torch.where(window > 0.0, window + 2.0 * WORST_CASE * error, -torch.inf)

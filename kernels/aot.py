@@ -9,7 +9,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from triton.compiler import ASTSource
 
 from .configs import TABLES, Device, FusedConfig, ScoreConfig, WeighConfig, table_name
 from .fused import fused_kernel
-from .operands import QUERY_PARTS, WEIGHT_PARTS, operand_dtype, shared_bound
+from .operands import EXACT, HALF, operand_dtype, shared_bound
 from .score import finish_kernel, score_kernel
 from .weigh import WEIGHTS_WARPS, weigh_kernel, weights_kernel, weights_rows
 
@@ -62,10 +62,11 @@ class Job:
     kernel: str
     stored: torch.dtype
     config: ScoreConfig | WeighConfig | FusedConfig
+    half: bool = False
 
     def __str__(self) -> str:
         tile = f"{self.config.block_n}x{self.config.block_b}x{self.config.block_d}"
-        launch = f"w{self.config.warps} s{self.config.stages}"
+        launch = f"w{self.config.warps} s{self.config.stages}{' half' if self.half else ''}"
         return f"{self.target:7} {self.kernel:8} {NAMES[self.stored]:5} {tile:11} {launch}"
 
     @property
@@ -82,7 +83,10 @@ class Job:
 
 @dataclass(frozen=True)
 class Result:
-    """What the compiler made of a job: registers of a thread, spill instructions, shared bytes, instructions."""
+    """What the compiler made of a job: registers of a thread, spill instructions, shared bytes, instructions.
+
+    races: sums of floats by atomic instructions, whose order and so whose result varies.
+    """
 
     job: Job
     registers: int
@@ -90,6 +94,7 @@ class Result:
     shared: int
     matrix: dict[str, int]
     copies: int
+    races: int = 0
 
     @property
     def complaints(self) -> list[str]:
@@ -97,6 +102,8 @@ class Result:
         job, found = self.job, []
         if self.spills:
             found.append(f"{self.spills} spills")
+        if self.races:
+            found.append(f"{self.races} float atomics")
         if self.shared > TARGETS[job.target][1]:
             found.append(f"shared memory over {TARGETS[job.target][1]}")
         if job.wants_matrix_unit and not self.matrix:
@@ -146,6 +153,7 @@ def subset() -> list[Job]:
         # the last of each is the one for large batches
         chosen[job.kernel, NAMES[job.stored]] = job
     few = [chosen[key] for key in (("score", "fp16"), ("weights", "bf16"), ("weigh", "u8"), ("score", "fp32"))]
+    few += [replace(chosen[key], half=True) for key in (("score", "u8"), ("weights", "fp16"), ("weigh", "bf16"))]
     others = [job for target in ("sm_80", "sm_100", "gfx942") for job in jobs([target]) if job.kernel == "score"]
     firsts = {job.target: job for job in reversed(others)}
     fused = next(job for job in jobs(["sm_90"]) if job.kernel == "fused")
@@ -178,8 +186,9 @@ def _kernel_of(job: Job) -> tuple[Any, dict[str, Any]]:
     architecture = job.target
     precision = Device(job.target, architecture, 1, 1).precision if job.stored == torch.float32 else "ieee"
     tile = {"BLOCK_N": config.block_n, "BLOCK_B": config.block_b}
-    wide = {**tile, "BLOCK_D": config.block_d, "PARTS": WEIGHT_PARTS[dtype], "PRECISION": precision}
-    queries = QUERY_PARTS[dtype]
+    split = HALF if job.half else EXACT
+    queries, weights = split.query[dtype], split.weight[dtype]
+    wide = {**tile, "BLOCK_D": config.block_d, "PARTS": weights, "PRECISION": precision}
     # one label per query is the usual number of holes; weights add a load
     kernels: dict[str, tuple[Any, dict[str, Any]]] = {
         "score": (score_kernel, {**wide, "PARTS": queries, "WEIGHTED": True, "SPLIT": 1}),
@@ -187,7 +196,7 @@ def _kernel_of(job: Job) -> tuple[Any, dict[str, Any]]:
         "weigh": (weigh_kernel, wide),
         "weights": (
             weights_kernel,
-            {**tile, "BLOCK_N": weights_rows(config.block_b), "PARTS": WEIGHT_PARTS[dtype], "STORE": True},
+            {**tile, "BLOCK_N": weights_rows(config.block_b), "PARTS": weights, "STORE": True},
         ),
         "fused": (fused_kernel, {**wide, "QUERY_PARTS": queries, "WEIGHTED": True, "MEAN": True, "HOLES": 1}),
     }
@@ -199,10 +208,10 @@ def compile_job(job: Job) -> Result:
     warps = WEIGHTS_WARPS if job.kernel == "weights" else job.config.warps
     options = {"num_warps": warps, "num_stages": job.config.stages, "enable_fp_fusion": True}
     compiled = triton.compile(source_of(job), target=TARGETS[job.target][0], options=options)
-    shared = compiled.metadata.shared
+    shared, races = compiled.metadata.shared, len(re.findall(r"\batomic_rmw f", compiled.asm["ttir"]))
     if "cubin" in compiled.asm:
-        return _read_cubin(job, compiled.asm["cubin"], shared)
-    return _read_amdgcn(job, compiled.asm["amdgcn"], shared)
+        return replace(_read_cubin(job, compiled.asm["cubin"], shared), races=races)
+    return replace(_read_amdgcn(job, compiled.asm["amdgcn"], shared), races=races)
 
 
 def _read_cubin(job: Job, cubin: bytes, shared: int) -> Result:

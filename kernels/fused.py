@@ -14,7 +14,7 @@ import triton.language as tl
 
 from ..arrays import Float, Float64, Tensor
 from .configs import FusedConfig
-from .operands import WEIGHT_PARTS, BlockOperand, QueryOperand
+from .operands import EXACT, BlockOperand, QueryOperand, Split
 from .running import BlockSums
 from .steps import WEIGHT_SCALE, dot, dot_add, finite, rounded
 
@@ -158,6 +158,7 @@ def fused(
     config: FusedConfig,
     shares: int,
     mean: bool,
+    split: Split = EXACT,
 ) -> FusedSums:
     """Return the sums over `block`, shared among `shares` programs for each tile of queries; no synchronisation.
 
@@ -172,7 +173,7 @@ def fused(
     fused_kernel[(triton.cdiv(batch, config.block_b), shares)](
         block.rows, query.parts, block.half_norms, block.log_weights, query.gain, query.slope, block.holes(query),
         head_window, sums, out, head, count, dim, batch, block.rows.stride(0), query.parts.stride(0), padded,
-        HOLES=query.holes.shape[1], QUERY_PARTS=len(query.parts), PARTS=WEIGHT_PARTS[query.parts.dtype],
+        HOLES=query.holes.shape[1], QUERY_PARTS=len(query.parts), PARTS=split.weight[query.parts.dtype],
         WEIGHTED=block.weighted, MEAN=mean, PRECISION=query.precision,
         BLOCK_N=config.block_n, BLOCK_B=config.block_b, BLOCK_D=config.block_d,
         num_warps=config.warps, num_stages=config.stages, enable_fp_fusion=True,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 
 from ..arrays import Float, Float64, Int64, Shaped, Tensor
-from .accuracy import Rounding
+from .accuracy import COARSE_LIMIT, LOGIT_BUDGET, Rounding
 from .configs import FusedConfig, ScoreConfig, WeighConfig
 from .rows import Query, Rows, Span
 
@@ -24,6 +25,27 @@ QUERY_PARTS = {torch.float16: 2, torch.bfloat16: 3, torch.float32: 1}
 
 # numbers that a weight is split into; their errors are independent of each other, and 16 bits do
 WEIGHT_PARTS = {torch.float16: 2, torch.bfloat16: 2, torch.float32: 1}
+
+
+@dataclass(frozen=True)
+class Split:
+    """Into how many numbers queries and weights are split, by dtype of the matrix unit, and what rounding may cost.
+
+    budget: velocity error that rounding of logits may cause. limit: error of a logit, in nats, from which on every live
+    sample is scored again.
+    """
+
+    query: Mapping[torch.dtype, int]
+    weight: Mapping[torch.dtype, int]
+    budget: float
+    limit: float
+
+
+EXACT = Split(QUERY_PARTS, WEIGHT_PARTS, LOGIT_BUDGET, COARSE_LIMIT)
+
+# half of the products and a velocity error of about 1e-3. One bfloat16 has too few bits for a query, and float32 data
+# have nothing to gain
+HALF = Split({torch.float16: 1, torch.bfloat16: 2}, {torch.float16: 1, torch.bfloat16: 1}, budget=1e-3, limit=0.3)
 
 # what one instruction of a matrix unit sums over, in values of D
 UNIT_DEPTH = {torch.float16: 16, torch.bfloat16: 16, torch.float32: 8}
@@ -95,12 +117,12 @@ class QueryOperand:
     precision: str
 
     @classmethod
-    def of(cls, query: Query, dtype: torch.dtype, precision: str) -> QueryOperand:
-        """Split the queries into QUERY_PARTS numbers of `dtype`, after scaling each by a power of two."""
+    def of(cls, query: Query, dtype: torch.dtype, precision: str, split: Split = EXACT) -> QueryOperand:
+        """Split the queries into numbers of `dtype`, after scaling each by a power of two."""
         scale = unit_scale(query)
         rest = query.point / scale[:, None]
         parts = []
-        for _ in range(QUERY_PARTS[dtype]):
+        for _ in range(split.query[dtype]):
             parts.append(rest.to(dtype))
             rest = rest - parts[-1].double()
         gain = (query.gain * scale).float()
@@ -122,16 +144,16 @@ def unit_scale(query: Query) -> Float64[Tensor, "B"]:
     return torch.ldexp(torch.ones_like(query.alpha), exponent)
 
 
-def product_rounding(dtype: torch.dtype, precision: str, depth: int) -> Rounding:
+def product_rounding(dtype: torch.dtype, precision: str, depth: int, split: Split = EXACT) -> Rounding:
     """Return how products of operands of `dtype` round when they are restarted every `depth` values of D.
 
     Every instruction truncates the running sum by up to 2^-23 of it, half of that on average, so all products of a
     query shrink by up to steps 2^-24 together.
     """
-    parts = QUERY_PARTS[dtype]
+    parts = split.query[dtype]
     steps = math.ceil(depth / UNIT_DEPTH[dtype]) * parts * PRODUCTS[precision]
     query, weight = (
-        2.0 ** -(count[dtype] * SIGNIFICAND[dtype]) / math.sqrt(3.0) for count in (QUERY_PARTS, WEIGHT_PARTS)
+        2.0 ** -(count[dtype] * SIGNIFICAND[dtype]) / math.sqrt(3.0) for count in (split.query, split.weight)
     )
     if precision != "ieee" and dtype == torch.float32:
         # both float32 operands are kept to about 22 bits, and truncated

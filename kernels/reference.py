@@ -34,6 +34,11 @@ def reference_state(rows: Rows, query: Query, span: Span, wanted: Wanted) -> Pos
     return state_from_logits(logits, samples, span, wanted)
 
 
+def reference_memory(rows: Rows, batch: int) -> int:
+    """Return the bytes that the reference needs beyond the data: all samples in float64, twice over, and all logits."""
+    return 8 * len(rows) * (3 * rows.dim + 4 * batch)
+
+
 def state_from_logits(
     logits: Float64[Tensor, "B n"], samples: Float64[Tensor, "n D"], span: Span, wanted: Wanted
 ) -> PosteriorState:

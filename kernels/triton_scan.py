@@ -15,22 +15,24 @@ from .configs import FusedConfig, LaunchConfig, ScoreConfig, WeighConfig, choose
 from .fused import fused
 from .matmul import ieee_products
 from .operands import (
+    EXACT,
     KERNEL_DTYPES,
     BlockOperand,
     QueryOperand,
+    Split,
     block_dtype,
     operand_dtype,
     product_rounding,
     shared_bound,
 )
-from .rescore import Pairs, pairs_state
+from .rescore import GATHER_VALUES, Pairs, pairs_state
 from .rows import Query, Rows, Span
 from .running import BlockSums, RunningSums
 from .score import Scores, score
 from .state import PosteriorState, Wanted, merge, without_top
 from .steps import INTERPRET
 from .top import TopCandidates
-from .weigh import HeadList, Reference, weigh, weights_of
+from .weigh import HeadList, Reference, weigh, weights_of, weights_rows
 
 # logits and weights of a block of rows, in bytes: enough to fill a GPU, little beside its memory
 SCORE_BYTES = 512 << 20
@@ -45,16 +47,18 @@ LEAST_HEADS, MOST_HEADS = 256, 8192
 FUSED_HOLES = 4
 
 
-def triton_state(rows: Rows, query: Query, span: Span, wanted: Wanted) -> PosteriorState:
-    """Return the state of the rows in `span` for every query; same meaning and bar as `posterior_state`.
+def triton_state(rows: Rows, query: Query, span: Span, wanted: Wanted, split: Split = EXACT) -> PosteriorState:
+    """Return the state of the rows in `span` for every query; same meaning as `posterior_state`, and the same bar.
+
+    With split=HALF half the products give the velocity to about 1e-3.
 
     Raises InputError before any launch where the kernels cannot run. Costs one read of the span for the logits and
     one of the rows that carry weight, 2 to 4 B n D operations each; memory is the logits of a block, and B D values.
     Where a program can hold all of D, and neither moments nor top-k are wanted, both are one read.
     """
-    config = checked_config(rows, query, span)
+    config = checked_config(rows, query, span, split)
     with _on_device(rows.device), ieee_products(rows.device.type):
-        scan = scan_type(query, wanted, config)(rows, query, len(span), wanted, config)
+        scan = scan_type(query, wanted, config)(rows, query, len(span), wanted, config, split)
         for block in scan.blocks(span):
             scan.add(block)
         crowded, pairs = scan.heads()
@@ -78,23 +82,22 @@ class TritonScan:
     # bytes held for each pair of a row and a query
     pair_bytes: int
 
-    def __init__(self, rows: Rows, query: Query, count: int, wanted: Wanted, config: LaunchConfig) -> None:
-        self.rows, self.query, self.wanted, self.config = rows, query, wanted, config
+    def __init__(
+        self, rows: Rows, query: Query, count: int, wanted: Wanted, config: LaunchConfig, split: Split = EXACT
+    ) -> None:
+        self.rows, self.query, self.wanted, self.config, self.split = rows, query, wanted, config, split
         self.dtype = operand_dtype(block_dtype(rows))
-        self.operand = QueryOperand.of(query, self.dtype, config.device.precision)
-        error = unit_error(rows, query, product_rounding(self.dtype, self.operand.precision, self._depth()))
+        self.operand = QueryOperand.of(query, self.dtype, config.device.precision, split)
+        error = unit_error(rows, query, product_rounding(self.dtype, self.operand.precision, self._depth(), split))
         self.live_window = live_window(count, error)
-        self.head_window = rescore_window(self.live_window, error)
-        self.head_limit = min(max(LEAST_HEADS, count // 32), MOST_HEADS)
+        self.head_window = rescore_window(self.live_window, error, split.budget, split.limit)
+        self.head_limit = most_heads(count)
         self.sums = RunningSums(len(query), rows.dim, wanted, rows.device)
         self.top = TileCandidates(len(query), wanted.top_k, rows.device)
 
     def blocks(self, span: Span) -> list[Span]:
         """Return the blocks of `span` that are held at once: their logits, and a centred copy where one is needed."""
-        copied = 0 if self.rows.raw_operand else 4 * self.rows.dim
-        size = SCORE_BYTES // (self.pair_bytes * (len(self.query) + 15) + copied)
-        # whole tiles, and row numbers within a block that fit into 32 bits
-        size = max(BLOCK_UNIT, min(size, 1 << 30) // BLOCK_UNIT * BLOCK_UNIT)
+        size = block_rows(self.rows, len(self.query), self.pair_bytes)
         return [Span(start, min(start + size, span.stop)) for start in range(span.start, span.stop, size)]
 
     def add(self, span: Span) -> None:
@@ -121,8 +124,10 @@ class TwoPhaseScan(TritonScan):
     # logits, and weights in two parts
     pair_bytes = 8
 
-    def __init__(self, rows: Rows, query: Query, count: int, wanted: Wanted, config: LaunchConfig) -> None:
-        super().__init__(rows, query, count, wanted, config)
+    def __init__(
+        self, rows: Rows, query: Query, count: int, wanted: Wanted, config: LaunchConfig, split: Split = EXACT
+    ) -> None:
+        super().__init__(rows, query, count, wanted, config, split)
         self.list = HeadList.empty(len(query), self.head_limit, rows.device)
 
     def _depth(self) -> int:
@@ -137,7 +142,7 @@ class TwoPhaseScan(TritonScan):
         origin = self.sums.meet((tops + masses.log()).logsumexp(0))
         floors = (self.sums.partition - window for window in (self.live_window, self.head_window))
         reference = Reference(origin, *(floor.float() for floor in floors))
-        weights = weights_of(scores, block, reference, self.list, config.weigh, self.wanted.mean)
+        weights = weights_of(scores, block, reference, self.list, config.weigh, self.wanted.mean, self.split)
         total = weights.sums.new_empty(batch, 0)
         if self.wanted.mean:
             shares = config.weigh_shares(len(span), batch, block.dim)
@@ -162,8 +167,10 @@ class FusedScan(TritonScan):
     # a number for every tile
     pair_bytes = 1
 
-    def __init__(self, rows: Rows, query: Query, count: int, wanted: Wanted, config: LaunchConfig) -> None:
-        super().__init__(rows, query, count, wanted, config)
+    def __init__(
+        self, rows: Rows, query: Query, count: int, wanted: Wanted, config: LaunchConfig, split: Split = EXACT
+    ) -> None:
+        super().__init__(rows, query, count, wanted, config, split)
         self.found: list[tuple[int, int, Tensor]] = []
 
     @property
@@ -180,7 +187,7 @@ class FusedScan(TritonScan):
         """Score and weigh a block in one launch."""
         block, window = BlockOperand.of(self.rows, span), self.head_window.float()
         shares = self.config.fused_shares(len(span), len(self.query))
-        part = fused(self.operand, block, window, self.fused, shares, self.wanted.mean)
+        part = fused(self.operand, block, window, self.fused, shares, self.wanted.mean, self.split)
         self.sums.meet(part.partition)
         self.sums.add(part.block)
         self.found.append((span.start, span.stop, part.head))
@@ -205,6 +212,40 @@ class FusedScan(TritonScan):
         return Pairs(which[:, None].expand_as(row)[keep], kept, torch.zeros_like(kept, dtype=torch.float64))
 
 
+def block_rows(rows: Rows, batch: int, pair_bytes: int) -> int:
+    """Return how many rows are held at once with `pair_bytes` for each of them and a query."""
+    copied = 0 if rows.raw_operand else 4 * rows.dim
+    size = SCORE_BYTES // (pair_bytes * (batch + 15) + copied)
+    # whole tiles, and row numbers within a block that fit into 32 bits
+    return max(BLOCK_UNIT, min(size, 1 << 30) // BLOCK_UNIT * BLOCK_UNIT)
+
+
+def triton_memory(rows: Rows, batch: int) -> int:
+    """Return the bytes that the posterior means of `batch` queries need beyond the data, at most."""
+    config = choose(device_of(rows.device), block_dtype(rows), batch, rows.dim)
+    count = min(block_rows(rows, batch, (TwoPhaseScan if config.fused is None else FusedScan).pair_bytes), len(rows))
+    padded, values = -(-batch // 16) * 16, batch * rows.dim
+    # a centred copy where one is needed, norms and weights of the rows
+    held = count * (8 + (0 if rows.raw_operand else 4 * rows.dim))
+    if config.fused is None:
+        slices, shares = (part(count, batch, rows.dim) for part in (config.score_slices, config.weigh_shares))
+        # logits and weights, slices of the logits, statistics of tiles, and the list of live rows for each tile
+        held += count * padded * (8 + (4 * slices if slices > 1 else 0))
+        held += 96 * padded * -(-count // min(config.score.block_n, weights_rows(config.weigh.block_b)))
+        held += 32 * count * -(-batch // config.weigh.block_b)
+        held += 12 * batch * most_heads(len(rows))
+    else:
+        shares = config.fused_shares(count, batch)
+        held += 4 * padded * -(-count // config.fused.block_n) + 8 * values * shares
+    # queries and their parts, sums and means, most of them in float64, and the sum of every share
+    return held + values * (16 * 8 + 4 * shares) + 3 * 8 * GATHER_VALUES
+
+
+def most_heads(count: int) -> int:
+    """Return how many samples of a query are scored again one by one, of `count`."""
+    return min(max(LEAST_HEADS, count // 32), MOST_HEADS)
+
+
 class TileCandidates(TopCandidates):
     """The largest coarse logits, looked for only in the tiles with the largest maxima: no other can hold them."""
 
@@ -226,7 +267,7 @@ class TileCandidates(TopCandidates):
         self.logits = best.values
 
 
-def checked_config(rows: Rows, query: Query, span: Span) -> LaunchConfig:
+def checked_config(rows: Rows, query: Query, span: Span, split: Split = EXACT) -> LaunchConfig:
     """Return the launch configuration for this work. Raises InputError where the kernels cannot run."""
     stored = rows.stored
     if not (INTERPRET or stored.is_cuda):
@@ -234,6 +275,10 @@ def checked_config(rows: Rows, query: Query, span: Span) -> LaunchConfig:
     if stored.dtype not in KERNEL_DTYPES:
         names = ", ".join(str(dtype).removeprefix("torch.") for dtype in KERNEL_DTYPES)
         raise invalid("points", f"must be {names} for the Triton kernels", stored.dtype, "use backend='torch'")
+    if operand_dtype(block_dtype(rows)) not in split.query:
+        received = f"{stored.dtype}, read as {block_dtype(rows)}"
+        needs = "must be full for these samples: half is for 8-bit and 16-bit ones whose mean is small"
+        raise invalid("precision", needs, received, "pass precision='full'")
     if rows.dim == 0 or len(span) == 0 or len(query) == 0:
         received = f"{len(query)} queries for {len(span)} x {rows.dim}"
         raise invalid("points", "must be samples of at least one value, for at least one query", received, "pass some")

@@ -11,7 +11,7 @@ import triton.language as tl
 
 from ..arrays import Float, Float64, Int64, Shaped, Tensor
 from .configs import WeighConfig
-from .operands import WEIGHT_PARTS, BlockOperand, operand_dtype
+from .operands import EXACT, BlockOperand, Split, operand_dtype
 from .score import Scores
 from .steps import WEIGHT_SCALE, dot, dot_add, rounded
 
@@ -198,7 +198,13 @@ class Weights:
 
 
 def weights_of(
-    scores: Scores, block: BlockOperand, reference: Reference, heads: HeadList, config: WeighConfig, mean: bool
+    scores: Scores,
+    block: BlockOperand,
+    reference: Reference,
+    heads: HeadList,
+    config: WeighConfig,
+    mean: bool,
+    split: Split = EXACT,
 ) -> Weights:
     """Turn logits into weights and append what is set aside to `heads`; no synchronisation.
 
@@ -208,7 +214,7 @@ def weights_of(
     dtype = operand_dtype(block.rows.dtype)
     rows = weights_rows(config.block_b)
     tiles, tiles_b = triton.cdiv(count, rows), triton.cdiv(batch, config.block_b)
-    parts = block.rows.new_empty(WEIGHT_PARTS[dtype] if mean else 1, count if mean else 0, padded, dtype=dtype)
+    parts = block.rows.new_empty(split.weight[dtype] if mean else 1, count if mean else 0, padded, dtype=dtype)
     live = block.rows.new_empty(tiles_b, count if mean else 0, dtype=torch.int32)
     sums = block.rows.new_empty(tiles, 4, padded, dtype=torch.float32)
     weights_kernel[(tiles * tiles_b,)](

@@ -182,10 +182,12 @@ class OracleDataset:
         return values.to(self.value_dtype).reshape((len(row), *self.sample_shape))
 
     def to(self, device: torch.device | str) -> OracleDataset:
-        """Return the data set on `device`; itself where it is there already."""
+        """Return the data set on `device`; itself where it is there already. Raises InputError where it cannot fit."""
         target = torch.device(device)
         if target == self.device:
             return self
+        if target.type == "cuda":
+            _check_fits(self.rows.stored.nbytes, *torch.cuda.mem_get_info(target))
         rows = self.rows.to(target)
         rest = {"order": _moved(self.order, target), "sorted_labels": _moved(self.sorted_labels, target)}
         return self._prepared(self.name, self.sample_shape, self.value_map, rows, rest)
@@ -277,6 +279,13 @@ def _checked_weights(weights: Tensor | None, count: int) -> Tensor | None:
         worst = float(weights.min()) if bool(weights.isfinite().all()) else "a non-finite weight"
         raise invalid("weights", "must be finite, non-negative and not all zero", worst, "clean them before use")
     return weights
+
+
+def _check_fits(needed: int, free: int, total: int) -> None:
+    if needed > free:
+        sizes = f"{free / 2**30:,.1f} of {total / 2**30:,.1f} GiB free"
+        remedy = "store 8-bit or 16-bit numbers, take fewer samples, or keep the data on the CPU"
+        raise invalid("device", f"must have {needed / 2**30:,.1f} GiB free for the data", sizes, remedy)
 
 
 def _moved(tensor: Tensor | None, device: torch.device) -> Tensor | None:

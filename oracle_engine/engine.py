@@ -29,6 +29,7 @@ from .kernels import (
     covariance_product,
     posterior_state,
     reference_covariance_product,
+    reference_memory,
     reference_state,
     scan_memory,
 )
@@ -49,8 +50,23 @@ def _triton_state(rows: Rows, query: Query, span: Span, wanted: Wanted) -> Poste
     return triton_state(rows, query, span, wanted)
 
 
-# what computes the state of a span of rows
+def _triton_half_state(rows: Rows, query: Query, span: Span, wanted: Wanted) -> PosteriorState:
+    from .kernels.operands import HALF
+    from .kernels.triton_scan import triton_state
+
+    return triton_state(rows, query, span, wanted, HALF)
+
+
+def _triton_memory(rows: Rows, batch: int) -> int:
+    from .kernels.triton_scan import triton_memory
+
+    return triton_memory(rows, batch)
+
+
+# what computes the state of a span of rows, in full and half precision, and what memory it needs for a batch
 BACKENDS = {"torch": posterior_state, "reference": reference_state, "triton": _triton_state}
+HALF_BACKENDS = {"triton": _triton_half_state}
+MEMORY = {"torch": scan_memory, "reference": reference_memory, "triton": _triton_memory}
 
 
 class OracleEngine(torch.nn.Module):
@@ -60,6 +76,7 @@ class OracleEngine(torch.nn.Module):
     device: where to compute; the data are moved there. None keeps them where they are.
     backend: "torch", "reference" (float64, slow), "triton" (CUDA; not yet proved on a card, so never chosen for
         you), or "auto", which the variable ORACLE_BACKEND can settle.
+    precision: "full", or "half" for half of the matrix products and velocities off by about 1e-3; Triton only.
     mode: "auto" scans every sample unless `prepare` was called: then queries that few samples can matter to look at
         those, where that changes the velocity by at most `tolerance`, relative, by proof. "exact" always scans.
         "top_k" and "budget", or TopK(count), Budget(rows), look at that many samples and say what they may miss.
@@ -80,6 +97,7 @@ class OracleEngine(torch.nn.Module):
         *,
         device: torch.device | str | None = None,
         backend: str = "auto",
+        precision: str = "full",
         mode: str | Mode = "auto",
         tolerance: float = 1e-4,
         point_std: float = 0.0,
@@ -103,6 +121,7 @@ class OracleEngine(torch.nn.Module):
         self.data = data if device is None else data.to(device)
         self.path = resolve_path(path)
         self.backend, self.backend_reason = _resolve_backend(backend)
+        self.precision = _resolve_precision(precision, self.backend)
         self.point_std, self.t_max = float(point_std), t_max
         self.mode, self.tolerance = resolve_mode(mode), tolerance
         self.index: SearchIndex | None = None
@@ -316,8 +335,8 @@ class OracleEngine(torch.nn.Module):
             batch=batch,
             backend=self.backend,
             route="exact",
-            reason=self.backend_reason,
-            memory=scan_memory(rows, size),
+            reason=self.backend_reason + (", velocities off by about 1e-3" if self.precision == "half" else ""),
+            memory=MEMORY[self.backend](rows, size),
             operations=operations,
             read=rows.stored.nbytes * len(slices),
             seconds=operations / product_rate(rows.device, size, rows.dim),
@@ -325,7 +344,7 @@ class OracleEngine(torch.nn.Module):
 
     @property
     def _router(self) -> Router:
-        run = BACKENDS[self.backend]
+        run = (HALF_BACKENDS if self.precision == "half" else BACKENDS)[self.backend]
         return Router(self.mode, self.tolerance, ExactScan(self.data, self.point_std, run), self.index)
 
     @property
@@ -404,6 +423,15 @@ class OracleEngine(torch.nn.Module):
     @staticmethod
     def _shaped(values: Float64[Tensor, "B D"], x: Tensor) -> Tensor:
         return values.to(x.dtype).reshape(x.shape)
+
+
+def _resolve_precision(precision: str, backend: str) -> str:
+    if precision not in ("full", "half"):
+        raise invalid("precision", "must be full or half", repr(precision), "use 'full'")
+    if precision == "half" and backend not in HALF_BACKENDS:
+        remedy = "pass backend='triton', or precision='full'"
+        raise invalid("precision", "can be half with the Triton kernels only", f"backend {backend!r}", remedy)
+    return precision
 
 
 def _resolve_backend(backend: str) -> tuple[str, str]:

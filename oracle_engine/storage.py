@@ -63,11 +63,12 @@ def read_tensors(path: Path, kind: str, *, verify: bool) -> tuple[dict[str, Tens
     except SafetensorError as error:
         raise bad_file(path, f"a {kind} file", f"{error}", "write it again; it is damaged or incomplete") from None
     if metadata.get("kind") != kind:
-        raise bad_file(path, f"a {kind} file", f"kind {metadata.get('kind')!r}", "pass a file that `save` wrote")
-    if (
-        verify
-        and hash_tensors(kind + metadata["facts"], [tensors[name] for name in sorted(tensors)]) != metadata["checksum"]
-    ):
+        remedy = "pass a file that `save` wrote, or write it again"
+        raise bad_file(path, f"a {kind} file", f"kind {metadata.get('kind')!r}", remedy)
+    if not {"facts", "checksum"} <= metadata.keys():
+        raise bad_file(path, "facts and a checksum", f"{sorted(metadata)}", "write it again; it is damaged")
+    content = [tensors[name] for name in sorted(tensors)]
+    if verify and hash_tensors(kind + metadata["facts"], content) != metadata["checksum"]:
         raise bad_file(path, f"checksum {metadata['checksum']}", "other content", "write it again; it is damaged")
     return tensors, json.loads(metadata["facts"])
 

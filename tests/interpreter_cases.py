@@ -8,14 +8,17 @@ from typing import Any
 
 import pytest
 import torch
+from tolerances import assert_within
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from oracle_engine import OracleDataset, OracleEngine, engine
 from oracle_engine.errors import InputError
 from oracle_engine.kernels import Query, Rows, Span, Wanted, chunked, configs, prepare_rows, reference_state
 from oracle_engine.kernels import triton_scan as scan
-from oracle_engine.kernels.operands import BlockOperand, QueryOperand
+from oracle_engine.kernels.operands import EXACT, HALF, BlockOperand, QueryOperand
 from oracle_engine.kernels.reference import reference_logits
+from oracle_engine.kernels.rescore import GATHER_VALUES
 from oracle_engine.kernels.score import score
 from oracle_engine.kernels.state import PosteriorState
 from oracle_engine.kernels.steps import INTERPRET
@@ -305,3 +308,100 @@ def test_what_cannot_run_is_refused_in_words(generator: torch.Generator) -> None
     tiny = configs.Device("tiny", "sm_90", 1, 1024)
     with pytest.raises(InputError, match="1024 bytes of shared memory"):
         scan.check_shared_memory(configs.choose(tiny, torch.float16, 64, 4096), torch.float16)
+
+
+@pytest.mark.parametrize("dim", [20, 77])
+@pytest.mark.parametrize("offset", [0.0, 30.0])
+def test_a_block_takes_no_more_memory_than_planned(
+    dim: int, offset: float, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = make_rows(torch.float32, 140, dim, generator, offset=offset)
+    query = make_query(rows, all_times(40), generator)
+    allocate, taken = torch.Tensor.new_empty, []
+
+    def new_empty(self: Tensor, *size: Any, **options: Any) -> Tensor:
+        fresh = allocate(self, *size, **options)
+        taken.append(fresh.nbytes)
+        return fresh
+
+    monkeypatch.setattr(torch.Tensor, "new_empty", new_empty)
+    state = scan.triton_state(rows, query, Span(0, 64), Wanted())
+    planned = scan.triton_memory(rows, 40)
+    assert sum(taken) + state.mean.nbytes < planned - 3 * 8 * GATHER_VALUES
+    # twice the queries need more, but less than twice: blocks shrink with them
+    assert planned < scan.triton_memory(rows, 80) < 2 * planned
+
+
+def test_the_plan_of_the_engine_is_that_of_the_kernels(generator: torch.Generator) -> None:
+    data = OracleDataset(torch.randn(150, 77, generator=generator))
+    plans = {name: OracleEngine(data, backend=name).plan(40) for name in engine.BACKENDS}
+    assert plans["triton"].memory == scan.triton_memory(data.rows, 40)
+    assert len({plan.memory for plan in plans.values()}) == len(plans)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dim", [20, 150])
+def test_half_precision_keeps_its_promise_with_half_the_products(
+    dtype: torch.dtype, dim: int, generator: torch.Generator
+) -> None:
+    rows = make_rows(dtype, 140, dim, generator)
+    query, span = make_query(rows, all_times(17), generator), Span(0, 140)
+    found = scan.triton_state(rows, query, span, Wanted(), HALF)
+    true = reference_state(rows, query, span, Wanted())
+    assert_within(velocity_error(rows, query, found, true), "half precision")
+    config = scan.checked_config(rows, query, span, HALF)
+    exact, half = (
+        scan.TwoPhaseScan(rows, query, 140, Wanted(), config, split).operand.parts for split in (EXACT, HALF)
+    )
+    assert len(half) == len(exact) - 1
+
+
+def test_half_precision_reaches_the_engine(counted: dict[str, Recorder], generator: torch.Generator) -> None:
+    data = OracleDataset((60 * torch.randn(200, 77, generator=generator) + 128).clamp(0, 255).to(torch.uint8))
+    x, t = torch.randn(9, 77, generator=generator), all_times(9)
+    ours, truth = OracleEngine(data, backend="triton", precision="half"), OracleEngine(data, backend="reference")
+    found, true = (side.velocity(x.double(), t) for side in (ours, truth))
+    error = (found - true).norm(dim=1) / true.norm(dim=1)
+    assert_within(error, "half precision")
+    assert float(error.max()) > BAR / 10
+    assert counted["score"].calls > 0
+    assert "1e-3" in ours.plan(9).reason
+
+
+@pytest.mark.parametrize("offset", [0.0, 300.0])
+def test_samples_that_half_precision_cannot_read_are_refused(offset: float, generator: torch.Generator) -> None:
+    dtype = torch.float16 if offset else torch.float32
+    data = OracleDataset((torch.randn(20, 77, generator=generator) + offset).to(dtype))
+    with pytest.raises(InputError, match=r"`precision` must be full .*read as torch.float32. Remedy: pass prec"):
+        OracleEngine(data, backend="triton", precision="half")(torch.zeros(2, 77), 0.5)
+
+
+class Waiting(TorchDispatchMode):
+    """Notes what would have to wait for a device: sizes and values that the host learns from tensors."""
+
+    WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "bincount", "_unique2", "unique_consecutive")
+
+    found: list[str]
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        marked = name == "index" and any(part is not None and part.dtype == torch.bool for part in args[1])
+        if name in self.WAITS or marked:
+            self.found.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("dim", [20, 77])
+def test_nothing_waits_for_the_device_until_all_blocks_are_met(dim: int, generator: torch.Generator) -> None:
+    rows = make_rows(torch.float16, 140, dim, generator, weighted=True)
+    query, span = make_query(rows, all_times(9), generator, holes=1), Span(0, 140)
+    config = scan.checked_config(rows, query, span)
+    waiting = Waiting()  # type: ignore[no-untyped-call]
+    waiting.found = []
+    with waiting:
+        state = scan.scan_type(query, Wanted(), config)(rows, query, 140, Wanted(), config)
+        for block in state.blocks(span):
+            state.add(block)
+        assert waiting.found == []
+        state.heads()
+    assert waiting.found != []

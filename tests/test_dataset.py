@@ -389,3 +389,10 @@ def test_arrays_are_pointed_to_the_front_door(monkeypatch: pytest.MonkeyPatch) -
         InputError, match=r"must be a torch\.Tensor; received list\. Remedy: use oracle_engine\.load_dataset"
     ):
         OracleDataset(points)
+
+
+def test_data_that_do_not_fit_a_card_are_refused_before_they_move(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2**10, 2**30))
+    message = r"`device` must have 0.0 GiB free for the data; received 0.0 of 1.0 GiB free. Remedy: store 8-bit"
+    with pytest.raises(InputError, match=message):
+        OracleDataset(torch.zeros(2, 1024, dtype=torch.uint8)).to("cuda")

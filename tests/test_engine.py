@@ -446,3 +446,16 @@ def test_a_velocity_is_made_without_a_graph_inside_a_training_step(engine: Oracl
     model = torch.nn.Linear(4, 4)
     (model(X + 1) - engine(X + 1, 0.5)).square().mean().backward()
     assert model.weight.grad is not None
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"precision": "single"}, "`precision` must be full or half; received 'single'"),
+        ({"precision": "half", "backend": "torch"}, "`precision` can be half with the Triton kernels only"),
+        ({"precision": "half", "backend": "reference"}, "`precision` can be half .*; received backend 'reference'"),
+    ],
+)
+def test_precisions_that_a_backend_has_not_are_refused(options: dict[str, Any], message: str) -> None:
+    with refused(message):
+        OracleEngine(OracleDataset(torch.zeros(3, 4)), **options)

@@ -28,10 +28,21 @@ def test_the_gate_sees_what_it_is_for() -> None:
     good = aot.Result(job, 200, 0, 98304, {"HGMMA": 16}, 48)
     assert good.complaints == []
     assert aot.Result(job, 255, 12, 98304, {"HGMMA": 16}, 48).complaints == ["12 spills"]
+    assert aot.Result(job, 200, 0, 98304, {"HGMMA": 16}, 48, races=2).complaints == ["2 float atomics"]
     assert aot.Result(job, 200, 0, 98304, {"HMMA": 16}, 48).complaints == ["no wgmma"]
     assert "no matrix instructions" in aot.Result(job, 200, 0, 98304, {}, 48).complaints
     assert aot.Result(job, 200, 0, 98304, {"HGMMA": 16}, 0).complaints == ["no asynchronous copies"]
     assert len(aot.Result(job, 200, 0, 1 << 20, {"HGMMA": 16}, 48).complaints) == 2
+
+
+@pytest.mark.skipif(INTERPRET, reason="the interpreter is on: nothing is compiled")
+def test_the_atomics_that_there_are_count_whole_numbers() -> None:
+    import triton
+
+    job = next(job for job in aot.jobs(["sm_80"]) if job.kernel == "weights")
+    options = {"num_warps": 4, "enable_fp_fusion": True}
+    compiled = triton.compile(aot.source_of(job), target=aot.TARGETS["sm_80"][0], options=options)
+    assert "atomic_rmw add" in compiled.asm["ttir"]
 
 
 @pytest.mark.parametrize("architecture", ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120", "gfx942", "gfx1100"])

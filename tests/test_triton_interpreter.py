@@ -13,9 +13,12 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @pytest.mark.interpreter
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
-def test_kernels_in_the_interpreter() -> None:
-    """Run tests/interpreter_cases.py where the variable is set before triton is imported."""
+@pytest.mark.parametrize(
+    "tests", [["tests/interpreter_cases.py"], ["-c", "tests/gpu.ini", "tests/test_gpu.py"]], ids=["cases", "gpu"]
+)
+def test_kernels_in_the_interpreter(tests: list[str]) -> None:
+    """Run the cases of the interpreter, and in small those of a card, with the variable set before triton is there."""
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/interpreter_cases.py"]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]

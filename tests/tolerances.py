@@ -25,6 +25,9 @@ TOLERANCES: Mapping[str, Tolerance] = MappingProxyType(
             "the bar relative to the terms d_alpha xhat and d_sigma eps of the velocity, for queries on top of a "
             "sample: there the terms cancel to nothing and an error relative to their sum has no meaning",
         ),
+        "half precision": Tolerance(
+            1e-3, "relative velocity error with one 16-bit number for each query and weight; measured up to 3e-4"
+        ),
         "mean": Tolerance(
             1e-5,
             "error of a posterior mean relative to the radius of the rows: kernels know no velocity, and the bar on it "
