@@ -18,9 +18,9 @@ UNIT_ROUNDOFF = {torch.float32: 2.0**-24, torch.float64: 2.0**-53}
 # posterior mass that an exact answer may leave out of the mean: a tenth of the accuracy bar on the velocity
 DROPPED_MASS = 1e-6
 
-# velocity error that rounding of logits may cause by the estimate below, which takes the worst of everything:
-# errors measured on photographs and drawings at this setting stay below 2e-6
-LOGIT_BUDGET = 6e-6
+# velocity error that rounding of logits may cause by the estimate below, which takes the worst of everything: errors
+# measured on photographs and drawings are a fifth of it at most
+LOGIT_BUDGET = 1e-5
 
 # measured with MKL: the error of a product is about 0.3 u |q||r| (root mean square) up to here; blocked sums make
 # it grow as sqrt(D) beyond
@@ -84,15 +84,31 @@ def live_window(count: int, error: Float64[Tensor, "B"]) -> Float64[Tensor, "B"]
     return math.log(count / DROPPED_MASS) + 2.0 * WORST_CASE * error
 
 
+def competitor_spread(rows: Rows, query: Query, count: int) -> Float64[Tensor, "B"]:
+    """Return how far apart the samples that share the mass of a query are, relative to its velocity, at most 1, [B].
+
+    Two samples at distance d differ by rho d^2 / 2 - sqrt(rho) d g in their logits, rho = alpha^2 / sigma^2, with g
+    Gaussian over the noise of the query: both matter only while sqrt(rho) d <= 2 c, c^2 = 2 ln N. Velocities times
+    sigma are of the size sigma sqrt(D), so d relative to them is 2 c / (alpha sqrt(D)). Queries off the path may
+    have competitors further apart, but few: those hold large shares, which are scored again anyway.
+    """
+    spread = 2.0 * math.sqrt(2.0 * math.log(max(count, 2)) / rows.dim)
+    return (spread / query.alpha.abs().clamp_min(1e-300)).clamp_max(1.0)
+
+
 def rescore_window(
-    live: Float64[Tensor, "B"], error: Float64[Tensor, "B"], budget: float = LOGIT_BUDGET, limit: float = COARSE_LIMIT
+    live: Float64[Tensor, "B"],
+    error: Float64[Tensor, "B"],
+    spread: Float64[Tensor, "B"] | float = 1.0,
+    budget: float = LOGIT_BUDGET,
+    limit: float = COARSE_LIMIT,
 ) -> Float64[Tensor, "B"]:
     """Return how far below the log-partition samples must be scored again, [B] nats; -inf for nowhere.
 
-    Independent errors delta of weights gamma_j move the mean by delta sqrt(sum gamma_j^2) times the distance of
-    the competing samples, which is at most of the order of the velocity. Re-scoring all with gamma_j >= g leaves
-    sqrt(g) delta, so g = (budget / delta)^2.
+    Independent errors delta of weights gamma_j move the mean by delta sqrt(sum gamma_j^2) times the distance of the
+    competing samples, see :func:`competitor_spread`. Re-scoring all with gamma_j >= g leaves sqrt(g) delta times
+    this spread, so g = (budget / (delta spread))^2.
     """
-    window = 2.0 * (error / budget).clamp_min(1e-300).log()
-    window = torch.where(error > limit, live, window.clamp_max(live))
+    window = 2.0 * (error * spread / budget).clamp_min(1e-300).log()
+    window = torch.where(error > limit, live, torch.minimum(window, live))
     return torch.where(window > 0.0, window + 2.0 * WORST_CASE * error, -torch.inf)

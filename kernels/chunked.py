@@ -14,7 +14,7 @@ import torch
 from ..arrays import Bool, Float, Float64, Int64, Tensor
 from ..env import Settings
 from .accumulate import Accumulator
-from .accuracy import live_window, logit_error, rescore_window
+from .accuracy import competitor_spread, live_window, logit_error, rescore_window
 from .attention import attention_applies, attention_state, navigating
 from .matmul import FEW_QUERIES, ieee_products, score_product
 from .rescore import Pairs, pairs_state
@@ -78,7 +78,7 @@ def scanned_state(rows: Rows, query: Query, span: Span, wanted: Wanted) -> Poste
 def head_window(rows: Rows, query: Query, span: Span) -> Float64[Tensor, "B"]:
     """Return how far below the log-partition samples are scored again after a float32 scan, -inf for nowhere."""
     error = logit_error(rows, query, torch.float32)
-    return rescore_window(live_window(len(span), error), error)
+    return rescore_window(live_window(len(span), error), error, competitor_spread(rows, query, len(span)))
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,7 @@ class TritonScan:
         self.operand = QueryOperand.of(query, self.dtype, config.device.precision, split)
         error = unit_error(rows, query, product_rounding(self.dtype, self.operand.precision, self._depth(), split))
         self.live_window = live_window(count, error)
-        self.head_window = rescore_window(self.live_window, error, split.budget, split.limit)
+        self.head_window = rescore_window(self.live_window, error, budget=split.budget, limit=split.limit)
         self.head_limit = most_heads(count)
         self.sums = RunningSums(len(query), rows.dim, wanted, rows.device)
         self.top = TileCandidates(len(query), wanted.top_k, rows.device)
