@@ -17,8 +17,8 @@ FEW_QUERIES = 16
 # rows summed in one go for few queries: MKL adds them one after the other, and rounding grows with their number
 SUM_ROWS = 512
 
-# coordinates summed in one go for few queries: one long sum at D = 3072 errs up to 36 u|q||r|, parts of 512 up to 3
-SUM_DIMS = 1024
+# coordinates summed in one go for few queries: one long sum at D = 3072 errs up to 36 u|q||r|, halves up to 6
+SUM_DIMS = 1536
 
 # rows of one product for more queries, in bytes: what a core's caches hold
 PRODUCT_BYTES = 4 << 20
