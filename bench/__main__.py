@@ -60,8 +60,8 @@ def parse_options() -> argparse.Namespace:
     add = parser.add_argument
     names = (OURS, OURS_COARSE, *ATTENDS)
     add("--data", type=_some_of(DATA), default=list(DATA), metavar="NAMES", help=", ".join(DATA))
-    add("--batch", type=_list_of(int), default=list(BATCHES), metavar="B,...", help="numbers of queries")
-    add("--t", type=_list_of(_time), default=list(TIMES), metavar="T,...", help="times in (0, 1), or mixed")
+    add("--batch", type=list_of(int), default=list(BATCHES), metavar="B,...", help="numbers of queries")
+    add("--t", type=list_of(_time), default=list(TIMES), metavar="T,...", help="times in (0, 1), or mixed")
     add("--sides", type=_some_of(names), metavar="NAMES", help=f"{', '.join(names)}; default: those worth it")
     add("--budget", type=float, default=5.0, metavar="SECONDS", help="timing of a row, 5 by default")
     add("--device", default="cpu", help="cpu or cuda")
@@ -81,7 +81,9 @@ def _time(word: str) -> float | None:
     return None if word == "mixed" else float(word)
 
 
-def _list_of(kind: Callable[[str], T]) -> Callable[[str], list[T]]:
+def list_of(kind: Callable[[str], T]) -> Callable[[str], list[T]]:
+    """Return what reads comma-separated values of a command line."""
+
     def parse(line: str) -> list[T]:
         return [kind(word) for word in line.split(",")]
 

@@ -12,13 +12,16 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from oracle_engine.env import environment_report
 
 from .truth import BAR
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 # the engine, and the engine without re-scoring; every other side is a peer
 OURS, OURS_COARSE = "ours", "ours-coarse"
@@ -72,7 +75,7 @@ class Row:
         return min(peers, key=lambda name: peers[name].median_ms, default=None)
 
 
-def document_of(rows: Iterable[Row], options: dict[str, Any]) -> dict[str, Any]:
+def document_of(rows: Iterable[DataclassInstance], options: dict[str, Any]) -> dict[str, Any]:
     """Return rows and all that is needed to judge them, as plain values."""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -53,7 +53,7 @@ class Screen:
 
     basis: Float64[Tensor, "D M"]
     widths: tuple[int, ...]
-    features: tuple[Float[Tensor, "N w"], ...]
+    features: tuple[Float[Tensor, "N _"], ...]
     reach: tuple[tuple[float, ...], ...]
 
     def __len__(self) -> int:
@@ -113,7 +113,7 @@ def principal_basis(rows: Rows, width: int, seed: int) -> Float64[Tensor, "D M"]
     with torch.random.fork_rng(devices=[] if rows.device.type == "cpu" else None):
         torch.manual_seed(seed)
         chosen = torch.randperm(len(rows), device=rows.device)[:count].sort().values
-        subset = rows.stored.index_select(0, chosen).to(torch.float32).sub_(rows.centre.float())
+        subset = rows.centred(rows.stored.index_select(0, chosen))
         basis = torch.svd_lowrank(subset, q=width, niter=2)[2]
     orthonormal: Tensor = torch.linalg.qr(basis.double()).Q
     return orthonormal
@@ -121,7 +121,7 @@ def principal_basis(rows: Rows, width: int, seed: int) -> Float64[Tensor, "D M"]
 
 def row_features(
     rows: Rows, basis: Float64[Tensor, "D M"], widths: Sequence[int], span: Span, progress: Progress | None = None
-) -> tuple[Float[Tensor, "n w"], ...]:
+) -> tuple[Float[Tensor, "n _"], ...]:
     """Return the features of the rows in `span` for each level, computed block by block."""
     edges = block_edges(widths)
     extra = 2 if rows.log_weights is None else 3
@@ -131,8 +131,7 @@ def row_features(
     step = max(1, PROJECT_BYTES // (4 * rows.dim))
     for start in range(span.start, span.stop, step):
         stop = min(start + step, span.stop)
-        centred = rows.stored[start:stop].to(torch.float32, copy=True).sub_(rows.centre.float())
-        coordinates = centred @ narrow
+        coordinates = rows.centred(rows.stored[start:stop]) @ narrow
         for width, part in zip(widths, out, strict=True):
             part[start - span.start : stop - span.start] = _features(rows, coordinates, width, edges, start, stop)
         if progress is not None:
@@ -158,7 +157,7 @@ def projection_error(width: int) -> float:
 
 def _features(
     rows: Rows, coordinates: Float[Tensor, "n M"], width: int, edges: list[int], start: int, stop: int
-) -> Float[Tensor, "n w"]:
+) -> Float[Tensor, "n _"]:
     beyond = edges[edges.index(width) :]
     half_norms = rows.half_norms[start:stop]
     error = projection_error(edges[-1])

@@ -14,6 +14,7 @@ from .builtin import BUILTINS
 from .commands import run_info, run_plan, run_stages, run_train_demo, run_velocity
 from .env import __version__
 from .errors import OracleError
+from .index_command import run_index_build, run_index_info
 from .paths import PATHS
 from .sample_command import run_sample
 from .samplers import METHODS
@@ -53,6 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_velocity(commands)
     _add_sample(commands)
     _add_plan(commands)
+    _add_index(commands)
     _add_train_demo(commands)
     _add_command(commands, "info", "what is installed and what this machine can do, for bug reports", run_info)
     return parser
@@ -78,6 +80,10 @@ def _add_velocity(commands: argparse._SubParsersAction[argparse.ArgumentParser])
     parser.add_argument("output", metavar="OUT", help=".npy, .npz or .safetensors, like x; log_density is float64")
     _add_data(parser, default=None)
     parser.add_argument("--data-key", help="which array of an .npz or .safetensors file holds the data")
+    _add_search(parser)
+    parser.add_argument(
+        "--tolerance", type=float, default=1e-4, help="relative velocity error that --index may cause (1e-4)"
+    )
     parser.add_argument("--what", choices=WHAT, default="velocity", help="what to compute (velocity)")
     parser.add_argument("--t", type=float, help="one time for all queries, instead of those in IN")
     parser.add_argument("--t-max", type=float, help="clamp later times here; without it t = 1 is refused")
@@ -93,6 +99,7 @@ def _add_sample(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     parser = _add_command(commands, "sample", summary, run_sample)
     _add_data(parser, default="patches")
     parser.add_argument("--key", dest="data_key", help="which array of an .npz or .safetensors file holds the data")
+    _add_search(parser)
     parser.add_argument("--draw", type=int, default=64, metavar="K", help="how many samples to draw (64)")
     parser.add_argument("--steps", type=int, default=50, help="steps from noise to data (50)")
     parser.add_argument("--method", choices=tuple(METHODS), default="euler", help="(euler)")
@@ -108,7 +115,32 @@ def _add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     parser = _add_command(commands, "plan", "what a batch of queries would do and cost", run_plan)
     _add_data(parser, default="patches")
     parser.add_argument("--key", dest="data_key", help="which array of an .npz or .safetensors file holds the data")
+    _add_search(parser)
     parser.add_argument("--batch", type=int, default=256, help="queries asked at once (256)")
+
+
+def _add_index(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    summary = "what late queries search with: build it once, or look at one"
+    group = commands.add_parser("index", help=summary, description=summary, allow_abbrev=False)
+    actions = group.add_subparsers(required=True, metavar="ACTION")
+    build = _add_command(actions, "build", "build the index of a data set and write it to a file", run_index_build)
+    _add_source(build, default=None, note="")
+    build.add_argument("--key", dest="data_key", help="which array of an .npz or .safetensors file holds the data")
+    build.add_argument(
+        "--index",
+        default="screen",
+        metavar="KIND",
+        help="screen; flat, the same searched by FAISS; or a FAISS factory string, not certified (screen)",
+    )
+    build.add_argument(
+        "--no-neighbours", action="store_true", help="leave out distances to nearest samples: sooner built"
+    )
+    build.add_argument("--out", required=True, metavar="FILE", help="where to write the index")
+    build.add_argument("--overwrite", action="store_true", help="replace FILE where it exists")
+    info = _add_command(actions, "info", "what an index file holds, and whether it fits a data set", run_index_info)
+    info.add_argument("file", metavar="FILE", help="what index build wrote")
+    _add_source(info, default=None, note="", required=False)
+    info.add_argument("--key", dest="data_key", help="which array of an .npz or .safetensors file holds the data")
 
 
 def _add_train_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -145,9 +177,14 @@ def _add_data(parser: argparse.ArgumentParser, default: str | None) -> None:
     parser.add_argument("--path", choices=tuple(PATHS), default="rectified_flow", help="(rectified_flow)")
 
 
-def _add_source(parser: argparse.ArgumentParser, default: str | None, note: str) -> None:
+def _add_search(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--index", metavar="FILE", help="what `index build` wrote for these data: late times go faster")
+
+
+def _add_source(parser: argparse.ArgumentParser, default: str | None, note: str, required: bool | None = None) -> None:
     known = f"a built-in set ({', '.join(BUILTINS)}) or the path of a file or folder"
-    parser.add_argument("--data", default=default, required=default is None, help=f"{known}{note}")
+    needed = default is None if required is None else required
+    parser.add_argument("--data", default=default, required=needed, help=f"{known}{note}")
     parser.add_argument("--folder", help="where the files of a built-in set are")
     parser.add_argument("--count", type=int, metavar="N", help="use N samples only")
     parser.add_argument("--seed", type=int, default=0, help="of the samples drawn and of the queries (0)")

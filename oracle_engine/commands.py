@@ -17,6 +17,7 @@ from .dataset import OracleDataset
 from .engine import OracleEngine
 from .env import environment_report, format_report
 from .errors import DataFileError, invalid
+from .index import SearchIndex
 from .paths import coefficients, resolve_times
 from .plots import require_matplotlib, stages_figure
 from .progress import progress_bar
@@ -59,8 +60,7 @@ def run_velocity(arguments: Namespace) -> None:
     check_result(target, dtype)
     began = time.perf_counter()
     with progress_bar(f"{arguments.what} of {source.name}") as progress:
-        data = load(arguments)
-        engine = OracleEngine(data, arguments.path, device=device_of(arguments.device), t_max=arguments.t_max)
+        engine = engine_of(arguments, t_max=arguments.t_max, tolerance=arguments.tolerance)
         with result_file(target, arguments.what, shape, dtype) as write:
             _check_times(engine, times)
             for start in range(0, len(x), arguments.batch):
@@ -74,8 +74,10 @@ def run_velocity(arguments: Namespace) -> None:
         "out": str(target),
         "shape": shape,
         "dtype": str(dtype).removeprefix("torch."),
-        "data": repr(data),
+        "data": repr(engine.data),
         "path": repr(engine.path),
+        "index": arguments.index,
+        "tolerance": engine.tolerance,
         "conditional": labels is not None,
         "elapsed": took,
     }
@@ -114,7 +116,7 @@ def run_info(arguments: Namespace) -> None:
 
 def run_plan(arguments: Namespace) -> None:
     """Print what a batch of queries would do and cost."""
-    engine = OracleEngine(load(arguments), arguments.path, device=device_of(arguments.device))
+    engine = engine_of(arguments)
     plan = engine.plan(arguments.batch)
     say(arguments, str(plan), asdict(plan))
 
@@ -128,6 +130,17 @@ def load(arguments: Namespace) -> OracleDataset:
     """Return the data set that the arguments name."""
     names = {"key": arguments.data_key, "folder": arguments.folder}
     return load_dataset(arguments.data, **names, count=arguments.count, seed=arguments.seed)
+
+
+def engine_of(arguments: Namespace, **options: Any) -> OracleEngine:
+    """Return the engine that the arguments describe, with the index that --index names."""
+    index = None if arguments.index is None else SearchIndex.read(arguments.index)
+    if index is not None and not index.search().certified:
+        found = f"{arguments.index}, an index {index.spec!r}"
+        raise invalid("--index", "must certify its answers", found, "build it with --index screen or flat")
+    engine = OracleEngine(load(arguments), arguments.path, device=device_of(arguments.device), **options)
+    engine.index = None if index is None else index.of(engine.data, arguments.index)
+    return engine
 
 
 def _load_or_digits(arguments: Namespace) -> tuple[OracleDataset, list[str]]:

@@ -35,6 +35,7 @@ from .kernels import (
 )
 from .kernels.carry import Carry
 from .modes import Auto, Mode, resolve_mode
+from .outlook import outlook
 from .paths import Path as ProbabilityPath
 from .paths import Prediction, marginal_variance, resolve_path
 from .plan import Plan, batch_slices, product_rate
@@ -330,12 +331,14 @@ class OracleEngine(torch.nn.Module):
         slices = batch_slices(batch, rows.dim)
         size = slices[0].stop
         operations = 4 * batch * len(rows) * rows.dim
+        late = outlook(self.mode, self.index, self.data, self.path, self.point_std)
         return Plan(
             data=repr(self.data),
             batch=batch,
             backend=self.backend,
-            route="exact",
+            route=", ".join(late.routes),
             reason=self.backend_reason + (", velocities off by about 1e-3" if self.precision == "half" else ""),
+            late=late,
             memory=MEMORY[self.backend](rows, size),
             operations=operations,
             read=rows.stored.nbytes * len(slices),
@@ -439,7 +442,7 @@ def _resolve_backend(backend: str) -> tuple[str, str]:
     if backend == "auto":
         chosen, source = Settings.read().backend, "set by ORACLE_BACKEND"
     if chosen == "auto":
-        return "torch", "the torch backend runs on every device; every row is scanned"
+        return "torch", "the torch backend runs on every device"
     if chosen not in BACKENDS:
         raise invalid("backend", f"must be auto, {', '.join(BACKENDS)}", repr(chosen), "use 'auto'")
-    return chosen, f"backend {chosen} was {source}; every row is scanned"
+    return chosen, f"backend {chosen} was {source}"

@@ -16,7 +16,7 @@ from .errors import bad_file, invalid
 from .kernels.neighbours import nearest_distances
 from .kernels.reach import with_measured_reach
 from .kernels.screen import Screen, build_screen, default_widths
-from .search import FactorySearch, FlatSearch, ScreenSearch, Search
+from .search import FactorySearch, FlatSearch, ScreenSearch, Search, check_spec
 from .storage import read_tensors, write_tensors
 
 # what a saved file says it is
@@ -32,11 +32,13 @@ class SearchIndex:
 
     spec: "screen", "flat", or a FAISS factory string. screen: None for a factory string.
     distances: to the nearest other sample, at least, [N] float32 in row units, or None.
-    fingerprint: of the data set.
+    fingerprint, name: of the data set. scale: values for a unit of its rows.
     """
 
     spec: str
     fingerprint: str
+    name: str
+    scale: float
     screen: Screen | None
     distances: Float[Tensor, "N"] | None
 
@@ -59,7 +61,8 @@ class SearchIndex:
     def save(self, path: str | PathLike[str]) -> None:
         """Write the index to one checksummed `.safetensors` file; a failure leaves no file behind."""
         tensors = {} if self.distances is None else {"distances": self.distances}
-        facts: dict[str, object] = {"spec": self.spec, "fingerprint": self.fingerprint}
+        names = ("spec", "fingerprint", "name", "scale")
+        facts = {name: getattr(self, name) for name in names}
         if self.screen is not None:
             tensors |= {f"features{level}": part for level, part in enumerate(self.screen.features)}
             tensors["basis"] = self.screen.basis
@@ -67,20 +70,28 @@ class SearchIndex:
         write_tensors(Path(path), KIND, tensors, facts)
 
     @classmethod
-    def load(cls, path: str | PathLike[str], data: OracleDataset, *, verify: bool = True) -> SearchIndex:
-        """Read what :meth:`save` wrote for `data`. Raises DataFileError for another data set or a damaged file."""
+    def read(cls, path: str | PathLike[str], *, verify: bool = True) -> SearchIndex:
+        """Read what :meth:`save` wrote, for whatever data set. Raises FileNotFoundError, DataFileError if damaged."""
         tensors, facts = read_tensors(Path(path), KIND, verify=verify)
-        if facts["fingerprint"] != data.fingerprint:
-            remedy = "build it again with `oracle-engine index build` or engine.prepare(path=...)"
-            raise bad_file(
-                path, f"an index of the data set {data.fingerprint}", f"one of {facts['fingerprint']}", remedy
-            )
         screen = None
         if "basis" in tensors:
             widths, reach = tuple(facts["widths"]), tuple(tuple(row) for row in facts["reach"])
             features = tuple(tensors[f"features{level}"] for level in range(len(widths)))
             screen = Screen(tensors["basis"], widths, features, reach)
-        return cls(facts["spec"], facts["fingerprint"], screen, tensors.get("distances")).to(data.device)
+        about = {name: facts[name] for name in ("spec", "fingerprint", "name", "scale")}
+        return cls(**about, screen=screen, distances=tensors.get("distances"))
+
+    @classmethod
+    def load(cls, path: str | PathLike[str], data: OracleDataset, *, verify: bool = True) -> SearchIndex:
+        """Read what :meth:`save` wrote for `data`. Raises DataFileError for another data set or a damaged file."""
+        return cls.read(path, verify=verify).of(data, path)
+
+    def of(self, data: OracleDataset, path: str | PathLike[str]) -> SearchIndex:
+        """Return the index, read from `path`, on the device of `data`. Raises DataFileError if it is of other data."""
+        if self.fingerprint == data.fingerprint:
+            return self.to(data.device)
+        remedy = "build it again with `oracle-engine index build` or engine.prepare(path=...)"
+        raise bad_file(path, f"an index of the data set {data.fingerprint}", f"one of {self.fingerprint}", remedy)
 
 
 def build_index(
@@ -92,10 +103,12 @@ def build_index(
         "IVF1024,Flat", which cannot certify its answers and is trained on first use.
     neighbours: also bound the distance of every sample to its nearest neighbour, N^2 short products: what lets late
         training queries skip the search.
-    Raises InputError where samples are so short that no screen can help.
+    Raises InputError where samples are so short that no screen can help and for strings that FAISS does not know,
+    MissingDependencyError where FAISS is needed and not installed.
     """
+    check_spec(spec, data.dim)
     if spec not in ("screen", "flat"):
-        return SearchIndex(spec, data.fingerprint, None, None)
+        return SearchIndex(spec, data.fingerprint, data.name, data.value_map.scale, None, None)
     widths = default_widths(data.rows)
     if not widths:
         raise invalid(
@@ -107,7 +120,7 @@ def build_index(
     screen = build_screen(data.rows, widths, progress=_named("projecting", progress))
     screen = with_measured_reach(data.rows, screen, progress=_named("measuring", progress))
     distances = nearest_distances(data.rows, screen, _named("neighbours", progress)) if neighbours else None
-    return SearchIndex(spec, data.fingerprint, screen, distances)
+    return SearchIndex(spec, data.fingerprint, data.name, data.value_map.scale, screen, distances)
 
 
 def _named(what: str, progress: Progress | None) -> Callable[[int, int], None] | None:

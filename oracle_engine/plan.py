@@ -57,10 +57,47 @@ def class_holes(labels: Int64[Tensor, "B U"] | None, segments: Mapping[int, Span
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What a query of `batch` points without labels will do.
+class Level:
+    """From which t a search tries its level of `width` coordinates; None for never.
 
-    backend, route: the implementation and the way it takes; reason: why, in words.
+    unknown: for any query; source: where the sample it was made from is known; trajectory: along a deterministic run.
+    """
+
+    width: int
+    unknown: float | None
+    source: float | None
+    trajectory: float | None
+
+    def __str__(self) -> str:
+        times = [("", self.unknown), (" with source", self.source), (" on a trajectory", self.trajectory)]
+        words = [f"{'never' if t is None else f't >= {t:.3g}'}{what}" for what, t in times]
+        return f"{self.width:,} coordinates: {', '.join(words)}"
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """Which routes an engine can take.
+
+    routes: by the names of `oracle_engine.answer.Route`, in the order they are tried. words: what follows from that.
+    levels: of the screen, where there is one. untouched: the t from which on half of the training queries that know
+        their source need no data at all, or None.
+    """
+
+    routes: tuple[str, ...]
+    words: str
+    levels: tuple[Level, ...] = ()
+    untouched: float | None = None
+
+    def __str__(self) -> str:
+        known = [] if self.untouched is None else [f"half of the known sources need no data: t >= {self.untouched:.3g}"]
+        return "\n".join([self.words, *(f"{'':<10}{line}" for line in [*map(str, self.levels), *known])])
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a query of `batch` points without labels will do; costs are those of the exact route.
+
+    backend: the implementation; reason: why, in words. route: the ways it can take, as they are tried; late: when.
     memory: bytes beyond the data. operations: of the matrix products, at most. read: bytes of data.
     seconds: expected at most, when every block carries weight, at a matrix product rate measured just now.
     """
@@ -70,6 +107,7 @@ class Plan:
     backend: str
     route: str
     reason: str
+    late: Outlook
     memory: int
     operations: int
     read: int
@@ -82,6 +120,7 @@ class Plan:
             "backend": self.backend,
             "route": self.route,
             "reason": self.reason,
+            "late": f"{self.late}",
             "memory": f"{self.memory / 2**20:,.1f} MiB beyond the data",
             "cost": f"at most {self.operations / 1e9:,.2f} GFLOP, {self.read / 2**20:,.1f} MiB read",
             "expected": f"at most {self.seconds * 1e3:,.1f} ms, from a matrix product timed now",

@@ -5,10 +5,13 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 # called with the steps done and all of them
 Report = Callable[[int, int], None]
+
+# the same for work in several parts, with the name of the part first
+PartReport = Callable[[str, int, int], None]
 
 
 def progress_bar(what: str) -> AbstractContextManager[Report]:
@@ -23,6 +26,21 @@ def progress_bar(what: str) -> AbstractContextManager[Report]:
     except ImportError:
         return _plain_bar(what)
     return _rich_bar(what)
+
+
+@contextmanager
+def progress_bars() -> Iterator[PartReport]:
+    """Give a function that moves the bar of the part it is told; a bar ends where the next part begins."""
+    with ExitStack() as stack:
+        shown: dict[str, Report] = {}
+
+        def report(what: str, done: int, total: int) -> None:
+            if what not in shown:
+                stack.close()
+                shown[what] = stack.enter_context(progress_bar(what))
+            shown[what](done, total)
+
+        yield report
 
 
 @contextmanager

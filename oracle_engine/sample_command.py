@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from .arrays import Float64, Int64, Tensor
-from .commands import device_of, load, say
+from .commands import engine_of, say
 from .engine import OracleEngine
 from .errors import invalid
 from .fields import path_at
@@ -47,7 +47,7 @@ def run_sample(arguments: Namespace) -> None:
     _check(arguments)
     began = time.perf_counter()
     with progress_bar(f"samples of {arguments.data}") as progress:
-        engine = OracleEngine(load(arguments), arguments.path, device=device_of(arguments.device))
+        engine = engine_of(arguments)
         times = sampling_times(arguments.steps, shift=arguments.shift)
         noise = torch.Generator(engine.data.device).manual_seed(arguments.seed)
         x = initial_noise(engine, arguments.draw, generator=noise)

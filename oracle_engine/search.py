@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 
 from .arrays import Float64, Int64, Tensor
-from .errors import invalid, missing
+from .errors import InputError, invalid, missing
 from .kernels import Query, Rows, Span, Wanted
 from .kernels.carry import Carry
 from .kernels.probe import Source
@@ -134,14 +135,27 @@ class FactorySearch:
             index.train(points)
             index.add(points)
         except RuntimeError as error:
-            reason = str(error).splitlines()[-1]
-            raise invalid(
-                "index",
-                f"must be a FAISS factory string that fits {len(span)} samples",
-                f"{self.spec!r}: {reason}",
-                "use 'screen', 'flat', or another string",
-            ) from None
+            raise _refused(self.spec, f"{len(span)} samples", error) from None
         return index
+
+
+def check_spec(spec: str, dim: int) -> None:
+    """Raise InputError for a factory string FAISS does not know for `dim` values, MissingDependencyError without it."""
+    if spec == "screen":
+        return
+    faiss = _faiss()
+    try:
+        if spec != "flat":
+            faiss.index_factory(dim, spec)
+    except RuntimeError as error:
+        raise _refused(spec, f"samples of {dim} values", error) from None
+
+
+def _refused(spec: str, what: str, error: RuntimeError) -> InputError:
+    # without the function and the line that found it
+    reason = re.sub(r"^.* at \S+:\d+: (Error: )?", "", str(error).splitlines()[-1])
+    wanted = f"must be a FAISS factory string that fits {what}"
+    return invalid("index", wanted, f"{spec!r}: {reason}", "use 'screen', 'flat', or another string")
 
 
 def _upper(rows: Rows, screen: Screen, ask: Ask) -> UpperLogits:

@@ -1,0 +1,67 @@
+"""What a run of the late route leaves: rows of measured sides."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+# the side that the others are compared with
+EXACT = "exact"
+
+
+@dataclass(frozen=True)
+class LateSide:
+    """What was measured of one side.
+
+    *_ms: over the rounds, for the whole batch. ratio: median over the rounds of the time of the exact route / its own;
+    ratio_low, ratio_high: quartiles of that.
+    routes: share of the queries that took each. survivors, survivors_90: samples looked at, median and 90 % quantile.
+    recall, recall_5: share of the exact posterior mass that was found, mean and 5 % quantile.
+    stated_error: largest bound on the relative velocity error that came with the answers, None where none comes.
+    true_error: largest relative distance to the velocity of the exact route; of the end points for a run of an ODE.
+    peak_mib: extra memory during a call.
+    """
+
+    median_ms: float
+    first_quartile_ms: float
+    third_quartile_ms: float
+    rounds: int
+    ratio: float
+    ratio_low: float
+    ratio_high: float
+    routes: Mapping[str, float]
+    survivors: float | None
+    survivors_90: float | None
+    recall: float | None
+    recall_5: float | None
+    stated_error: float | None
+    true_error: float
+    peak_mib: float | None
+
+
+@dataclass(frozen=True)
+class LateRow:
+    """One batch and the sides that answered it.
+
+    queries: "held-out", "training", or "ode" for a run from noise. t: the time, "mixed", or the number of steps.
+    others: processors that other programs kept busy meanwhile.
+    """
+
+    data: str
+    count: int
+    dim: int
+    storage: str
+    batch: int
+    queries: str
+    t: str
+    others: float | None
+    sides: Mapping[str, LateSide]
+
+
+def late_rows(document: Mapping[str, Any]) -> list[LateRow]:
+    """Return the rows of a JSON document."""
+    return [
+        LateRow(**{**entry, "sides": {name: LateSide(**side) for name, side in entry["sides"].items()}})
+        for entry in document["rows"]
+    ]

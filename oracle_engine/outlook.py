@@ -1,0 +1,100 @@
+"""What an engine can say before any query about the routes it will take."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+from .answer import Route
+from .arrays import Bool, Float64, Int64, Tensor
+from .dataset import OracleDataset
+from .index import SearchIndex
+from .kernels import Query
+from .kernels.neighbours import source_log_omitted
+from .kernels.probe import Source
+from .kernels.reach import TRIAL_MASS
+from .kernels.screen import Knowledge, default_widths
+from .modes import Auto, Budget, FullScan, Mode, TopK
+from .paths import Coefficients, Path, coefficients, marginal_variance
+from .plan import Level, Outlook
+from .request import FAILURE
+
+# times that are looked at
+STEPS = 1000
+
+HOW = "engine.prepare(), or `oracle-engine index build` and --index"
+
+
+def outlook(mode: Mode, index: SearchIndex | None, data: OracleDataset, path: Path, point_std: float) -> Outlook:
+    """Return the routes that queries of these data can take, and from when on a search is tried; reads no data."""
+    if isinstance(mode, FullScan):
+        return _only_exact("mode 'exact' scans every sample")
+    if index is None:
+        return _without_index(mode, data)
+    if isinstance(mode, TopK):
+        return Outlook((index.route.label,), f"mode 'top_k' looks at {mode.count:,} samples at every t")
+    if isinstance(mode, Budget):
+        return Outlook((Route.SAMPLED.label,), f"mode 'budget' estimates from {mode.rows:,} samples at every t")
+    if index.screen is None:
+        return _only_exact(f"{index.spec} cannot certify its answers: mode 'auto' leaves it alone, 'top_k' uses it")
+    known = () if index.distances is None else (Route.SOURCE.label,)
+    routes = (*known, index.route.label, Route.EXACT.label)
+    untouched = _untouched(index, data, path, point_std)
+    if index.route is Route.FAISS:
+        return Outlook(routes, "FAISS is asked at every t, exact where its answer is not proved", untouched=untouched)
+    words = "the screen is tried from these t on, exact where its answer is not proved"
+    return Outlook(routes, words, screen_levels(index, path, point_std), untouched)
+
+
+def screen_levels(index: SearchIndex, path: Path, point_std: float = 0.0) -> tuple[Level, ...]:
+    """Return from which times of `path` each level of the screen is tried; none without a screen."""
+    if index.screen is None:
+        return ()
+    reach = index.screen.reach
+    known = [_first_times(reach[kind], index.scale, path, point_std) for kind in Knowledge]
+    return tuple(map(Level, index.screen.widths, *known))
+
+
+def _only_exact(words: str) -> Outlook:
+    return Outlook((Route.EXACT.label,), words)
+
+
+def _without_index(mode: Mode, data: OracleDataset) -> Outlook:
+    if not isinstance(mode, Auto):
+        return Outlook((), f"this mode answers nothing without an index: call {HOW}")
+    if default_widths(data.rows):
+        return _only_exact(f"no index; late in t one would pay: {HOW}")
+    return _only_exact(f"no index; none would pay for {len(data):,} samples of {data.dim:,} values")
+
+
+def _first_times(reach: Sequence[float], scale: float, path: Path, point_std: float) -> list[float | None]:
+    times, at, precision = _grid(scale, path, point_std, torch.device("cpu"))
+    ratio = at.alpha_t.square() * precision
+    return [_first(times, ratio >= least) for least in reach]
+
+
+def _untouched(index: SearchIndex, data: OracleDataset, path: Path, point_std: float) -> float | None:
+    if index.distances is None:
+        return None
+    times, at, precision = _grid(index.scale, path, point_std, data.device)
+    row = index.distances.sort().indices[len(data) // 2]
+    nowhere = torch.zeros_like(data.rows.centre).expand(len(times), -1)
+    query = Query(nowhere, at.alpha_t, precision, row.new_empty(len(times), 0, 2))
+    source = Source(row.expand(len(times)), torch.zeros_like(times), FAILURE)
+    omitted = source_log_omitted(data.rows, query, source, index.distances)
+    return _first(times, omitted <= math.log(TRIAL_MASS))
+
+
+def _grid(
+    scale: float, path: Path, point_std: float, device: torch.device
+) -> tuple[Float64[Tensor, "T"], Coefficients, Float64[Tensor, "T"]]:
+    times = torch.linspace(0.0, 1.0, STEPS + 1, dtype=torch.float64, device=device)
+    at = coefficients(path, times)
+    return times, at, scale**2 / marginal_variance(at, point_std).clamp_min(1e-300)
+
+
+def _first(times: Float64[Tensor, "T"], holds: Bool[Tensor, "T"]) -> float | None:
+    place: Int64[Tensor, "n"] = holds.nonzero()[:, 0]
+    return round(float(times[place[0]]), 3) if len(place) else None

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench import late
+from bench.late_data import HELD, HELD_OUT, TRAINING, Batch, Split
+from bench.late_peers import FLAT, faiss_peers
+from bench.late_record import EXACT, LateRow, late_rows
+from bench.peers import Centred
+from bench.truth import BAR, exact_velocity, relative_error
+from oracle_engine import load_dataset
+
+
+@pytest.fixture(scope="module")
+def split() -> Split:
+    return Split.load("digits", 1200)
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("faiss")
+    path = tmp_path_factory.mktemp("late") / "late.json"
+    options = ["--data", "digits", "--count", "1200", "--batch", "8", "--t", ".5,.9", "--budget", "0", "--steps", "3"]
+    run(*options, "--json", str(path), "--cache", str(path.with_name("cache")))
+    return path
+
+
+def run(*arguments: str) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["late", *arguments])
+        late.main()
+
+
+def test_held_out_samples_are_not_in_the_data(split: Split) -> None:
+    full = load_dataset("digits", count=1200 + HELD_OUT)
+    together = torch.cat([split.data[:], split.held]).flatten(1)
+    assert len(split.data) == 1200
+    # every sample of the set is in one of the two, as often as it was
+    torch.testing.assert_close(together.sort(dim=0).values, full[:].flatten(1).sort(dim=0).values)
+    source = Batch.draw(split, TRAINING, 5, 0.999999).source
+    assert source is not None
+    torch.testing.assert_close(
+        Batch.draw(split, TRAINING, 5, 0.999999).x, split.data[source].float(), atol=1e-4, rtol=1e-4
+    )
+    assert Batch.draw(split, HELD, 5, 0.5).source is None
+
+
+def test_nearest_neighbours_give_the_velocity_where_they_hold_the_mass(split: Split) -> None:
+    pytest.importorskip("faiss")
+    batch = Batch.draw(split, HELD, 16, 0.9)
+    flat = faiss_peers(Centred.of(split.data), None, "digits")[FLAT]
+    assert relative_error(flat.velocity(batch), exact_velocity(split.data, batch.x, batch.t)) <= BAR
+
+
+def test_every_side_is_measured_and_the_rows_survive_the_file(file: Path) -> None:
+    rows = late_rows(json.loads(file.read_text()))
+    assert [(row.queries, row.t) for row in rows] == [
+        *((TRAINING, "mixed"), (HELD, "0.5"), (HELD, "0.9"), (TRAINING, "0.5"), (TRAINING, "0.9"), ("ode", "3 steps")),
+    ]
+    held = rows[1].sides
+    assert list(held) == [EXACT, "auto 1e-3", "auto 1e-6", FLAT, "faiss-ivf1024-16", "faiss-ivf1024-64"]
+    assert [name for name in rows[-1].sides if name.endswith("trajectory")] == [
+        "auto 1e-3 trajectory",
+        "auto 1e-6 trajectory",
+    ]
+    assert rows[3].sides["auto 1e-3 source"].rounds == 3
+    for row in rows:
+        check(row)
+
+
+def check(row: LateRow) -> None:
+    for name, side in row.sides.items():
+        assert side.median_ms > 0
+        assert side.ratio == 1.0 if name == EXACT else side.ratio > 0
+        if name.startswith("auto") and side.stated_error is not None:
+            assert side.stated_error <= float(name.split()[1])
+            # both routes are rounded
+            assert side.true_error <= side.stated_error + 2 * BAR
+            assert sum(side.routes.values()) == pytest.approx(1.0)
+        if side.recall is not None and side.recall_5 is not None:
+            assert 0.0 <= side.recall_5 <= side.recall <= 1.0
+
+
+def test_the_table_the_passage_and_the_figure_come_from_the_file(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("--table", str(file))
+    table = capsys.readouterr().out.splitlines()
+    assert len(table) == 1 + 5 + 2 * 6 + 2 * 5 + 5
+    run("--readme", str(file))
+    passage = capsys.readouterr().out
+    assert "| digits, 1,200 x 64 | exact route, ms |" in passage
+    assert "ODE from noise, 3 steps, auto 1e-3 trajectory" in passage
+    run("--figure", str(file), "--out", str(file.with_suffix(".png")))
+    assert file.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
