@@ -64,10 +64,9 @@ def product_logits(rows: Rows, query: Query, pairs: Pairs) -> Float64[Tensor, "P
         place = order[(first[part, None] + columns).clamp_max(len(order) - 1)]
         for start in range(0, len(columns), width):
             some = place[:, start : start + width]
-            samples = rows.stored.index_select(0, pairs.row[some.reshape(-1)]).float().reshape(*some.shape, rows.dim)
-            if not rows.raw_operand:
-                samples -= rows.centre.float()
-            found = torch.bmm(samples, point[part, :, None])[:, :, 0]
+            stored = rows.stored.index_select(0, pairs.row[some.reshape(-1)])
+            samples = stored.float() if rows.raw_operand else rows.centred(stored)
+            found = torch.bmm(samples.reshape(*some.shape, rows.dim), point[part, :, None])[:, :, 0]
             inside = real[:, start : start + width]
             products[some[inside]] = found[inside]
     shift = query.point @ rows.operand_centre

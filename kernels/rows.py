@@ -7,7 +7,7 @@ from functools import cached_property
 
 import torch
 
-from ..arrays import Float64, Int64, Shaped, Tensor
+from ..arrays import Float, Float64, Int64, Shaped, Tensor
 
 # a raw operand costs no pass over the data; one whose radius is this much larger loses too many digits
 RAW_RADIUS_LIMIT = 3.0
@@ -70,6 +70,11 @@ class Rows:
             return stored
         out = buffer[: stop - start].copy_(stored)
         return out if self.raw_operand else out.sub_(self.centre.to(out.dtype))
+
+    def centred(self, stored: Shaped[Tensor, "n D"]) -> Float[Tensor, "n D"]:
+        """Return some of the stored rows without the centre, rounded once to float32."""
+        wide = torch.promote_types(stored.dtype, torch.float32)
+        return stored.to(wide, copy=True).sub_(self.centre.to(wide)).float()
 
     def gather(self, index: Int64[Tensor, "..."]) -> Float64[Tensor, "... D"]:
         """Return the rows named by `index` in float64, as stored: the centre is still in them."""

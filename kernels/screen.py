@@ -106,7 +106,7 @@ def principal_basis(rows: Rows, width: int, seed: int) -> Float64[Tensor, "D M"]
     with torch.random.fork_rng(devices=[] if rows.device.type == "cpu" else None):
         torch.manual_seed(seed)
         chosen = torch.randperm(len(rows), device=rows.device)[:count].sort().values
-        subset = rows.stored.index_select(0, chosen).to(torch.float32).sub_(rows.centre.float())
+        subset = rows.centred(rows.stored.index_select(0, chosen))
         basis = torch.svd_lowrank(subset, q=width, niter=2)[2]
     orthonormal: Tensor = torch.linalg.qr(basis.double()).Q
     return orthonormal
@@ -124,8 +124,7 @@ def row_features(
     step = max(1, PROJECT_BYTES // (4 * rows.dim))
     for start in range(span.start, span.stop, step):
         stop = min(start + step, span.stop)
-        centred = rows.stored[start:stop].to(torch.float32, copy=True).sub_(rows.centre.float())
-        coordinates = centred @ narrow
+        coordinates = rows.centred(rows.stored[start:stop]) @ narrow
         for width, part in zip(widths, out, strict=True):
             part[start - span.start : stop - span.start] = _features(rows, coordinates, width, edges, start, stop)
         if progress is not None:
