@@ -44,7 +44,7 @@ class Screen:
 
     basis: Float64[Tensor, "D M"]
     widths: tuple[int, ...]
-    features: tuple[Float[Tensor, "N w"], ...]
+    features: tuple[Float[Tensor, "N _"], ...]
     reach: tuple[float, ...]
     known_reach: tuple[float, ...]
 
@@ -114,7 +114,7 @@ def principal_basis(rows: Rows, width: int, seed: int) -> Float64[Tensor, "D M"]
 
 def row_features(
     rows: Rows, basis: Float64[Tensor, "D M"], widths: Sequence[int], span: Span, progress: Progress | None = None
-) -> tuple[Float[Tensor, "n w"], ...]:
+) -> tuple[Float[Tensor, "n _"], ...]:
     """Return the features of the rows in `span` for each level, computed block by block."""
     edges = block_edges(widths)
     extra = 2 if rows.log_weights is None else 3
@@ -150,7 +150,7 @@ def projection_error(width: int) -> float:
 
 def _features(
     rows: Rows, coordinates: Float[Tensor, "n M"], width: int, edges: list[int], start: int, stop: int
-) -> Float[Tensor, "n w"]:
+) -> Float[Tensor, "n _"]:
     beyond = edges[edges.index(width) :]
     half_norms = rows.half_norms[start:stop]
     error = projection_error(edges[-1])

@@ -55,6 +55,19 @@ TOLERANCES: Mapping[str, Tolerance] = MappingProxyType(
             1e-9,
             "float64 sums of a few terms in another order; log-partitions reach 1e6, so 1e-10 of a share is rounding",
         ),
+        "float32 sums": Tolerance(
+            1e-5, "two float32 sums of up to a hundred products in another order, relative to their largest term"
+        ),
+        "upper logits": Tolerance(
+            1e-4,
+            "a bound that has nothing to bound but rounding allows 8 (sqrt(terms) + 2) roundings of float32, relative "
+            "to (alpha / sigma^2) (|q| R + alpha R^2): 3e-5 for a thousand terms",
+        ),
+        "vanished norms": Tolerance(
+            3e-3,
+            "a norm of zero found as the root of a difference of float32 squares: the root of 8 (sqrt(M) + 1) "
+            "roundings is 2e-3 of the radius, and a product with it is that share of the largest one",
+        ),
         "finite difference": Tolerance(
             1e-6, "central differences with step 1e-4 in float64: truncation h^2 and cancellation 2^-53 / h"
         ),
