@@ -54,7 +54,7 @@ class Router:
         return self.index
 
     def _late(self, index: SearchIndex) -> LateRoute:
-        return LateRoute(self.exact.data, self.exact.point_std, index.search(), index.route)
+        return LateRoute(self.exact.data, self.exact.point_std, index.search, index.route)
 
     def _automatic(self, request: Request, wanted: Wanted, carry: Carry | None) -> Answer:
         index = self._prepared
