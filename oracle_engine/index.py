@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from os import PathLike
 from pathlib import Path
 
@@ -47,8 +48,9 @@ class SearchIndex:
         """The route that answers of this index take."""
         return Route.SCREEN if self.spec == "screen" else Route.FAISS
 
+    @cached_property
     def search(self) -> Search:
-        """Return the search over this index."""
+        """The search over this index, which keeps what it trains."""
         if self.screen is None:
             return FactorySearch(self.spec)
         return ScreenSearch(self.screen) if self.spec == "screen" else FlatSearch(self.screen)

@@ -56,7 +56,7 @@ class Router:
         return self.index
 
     def _late(self, index: SearchIndex) -> LateRoute:
-        return LateRoute(self.exact.data, self.exact.point_std, index.search(), index.route)
+        return LateRoute(self.exact.data, self.exact.point_std, index.search, index.route)
 
     def _sampled(self, index: SearchIndex, request: Request, wanted: Wanted, budget: Budget) -> Answer:
         if index.screen is None:

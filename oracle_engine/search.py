@@ -87,9 +87,7 @@ class FlatSearch:
         level = len(self.screen.widths) - 1
         factors = upper.probe.coefficients(self.screen, level, rows.log_weights is not None)
         features = self.screen.features[level][ask.span.start : ask.span.stop]
-        # samples that do not count take places of those that do
-        taken = int((ask.query.holes[:, :, 1] - ask.query.holes[:, :, 0]).sum(1).amax()) if len(ask.query) else 0
-        kept = min(count + taken, len(ask.span))
+        kept = _places(ask, count)
         values, place = _faiss().knn(factors.numpy(), features.numpy(), kept, metric=_faiss().METRIC_INNER_PRODUCT)
         last = torch.from_numpy(values)[:, -1].double() + upper.probe.constant + offset(ask.query)
         others = math.log(len(ask.span) - kept) if kept < len(ask.span) else -math.inf
@@ -116,7 +114,7 @@ class FactorySearch:
         """Return the `count` samples that the index finds nearest to x / alpha."""
         _check_processor(rows)
         target = (ask.query.point / ask.query.alpha.clamp_min(1e-12)[:, None]).float()
-        _, place = self.index(rows, ask.span).search(target.numpy(), min(count, len(ask.span)))
+        _, place = self.index(rows, ask.span).search(target.numpy(), _places(ask, count))
         row = torch.from_numpy(place)
         row = torch.where(row < 0, -1, row + ask.span.start)
         return _shortlist(rows, ask, row, torch.full_like(ask.query.alpha, torch.nan))
@@ -160,6 +158,12 @@ def _refused(spec: str, what: str, error: RuntimeError) -> InputError:
 
 def _upper(rows: Rows, screen: Screen, ask: Ask) -> UpperLogits:
     return UpperLogits.of(rows, screen, ask.query, ask.span, ask.source, ask.carry)
+
+
+def _places(ask: Ask, count: int) -> int:
+    """Return how many samples to ask for: those that do not count take places of those that do."""
+    taken = int((ask.query.holes[:, :, 1] - ask.query.holes[:, :, 0]).sum(1).amax()) if len(ask.query) else 0
+    return min(count + taken, len(ask.span))
 
 
 def _shortlist(rows: Rows, ask: Ask, row: Int64[Tensor, "B k"], log_omitted: Float64[Tensor, "B"]) -> Shortlist:

@@ -66,10 +66,16 @@ TOLERANCES: Mapping[str, Tolerance] = MappingProxyType(
             "a bound that has nothing to bound but rounding allows 8 (sqrt(terms) + 2) roundings of float32, relative "
             "to (alpha / sigma^2) (|q| R + alpha R^2): 3e-5 for a thousand terms",
         ),
+        "rounded upper logits": Tolerance(
+            0.05, "nats by which rounding may lift all upper logits: 'upper logits' times logits of a few hundred"
+        ),
         "vanished norms": Tolerance(
             3e-3,
             "a norm of zero found as the root of a difference of float32 squares: the root of 8 (sqrt(M) + 1) "
             "roundings is 2e-3 of the radius, and a product with it is that share of the largest one",
+        ),
+        "tolerance of a search": Tolerance(
+            1.1e-4, "the relative velocity error an engine allows a search by default, and the bar of the exact answer"
         ),
         "finite difference": Tolerance(
             1e-6, "central differences with step 1e-4 in float64: truncation h^2 and cancellation 2^-53 / h"
