@@ -135,7 +135,7 @@ def load(arguments: Namespace) -> OracleDataset:
 def engine_of(arguments: Namespace, **options: Any) -> OracleEngine:
     """Return the engine that the arguments describe, with the index that --index names."""
     index = None if arguments.index is None else SearchIndex.read(arguments.index)
-    if index is not None and not index.search().certified:
+    if index is not None and not index.search.certified:
         found = f"{arguments.index}, an index {index.spec!r}"
         raise invalid("--index", "must certify its answers", found, "build it with --index screen or flat")
     engine = OracleEngine(load(arguments), arguments.path, device=device_of(arguments.device), **options)

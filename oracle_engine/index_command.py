@@ -50,7 +50,7 @@ def index_facts(index: SearchIndex, file: Path) -> dict[str, Any]:
     screen = index.screen
     return {
         "spec": index.spec,
-        "certified": index.search().certified,
+        "certified": index.search.certified,
         "of": index.name,
         "fingerprint": index.fingerprint,
         "samples": None if screen is None else len(screen),

@@ -15,10 +15,11 @@ from torch import Tensor
 
 from oracle_engine.arrays import STORAGE_DTYPES
 from oracle_engine.kernels import Query, Rows, Span, prepare_rows
+from oracle_engine.kernels.carry import Carry
 from oracle_engine.kernels.neighbours import nearest_distances
-from oracle_engine.kernels.probe import Carry, Source
+from oracle_engine.kernels.probe import Source
 from oracle_engine.kernels.rescore import Pairs, product_error, product_logits
-from oracle_engine.kernels.screen import Screen, build_screen, row_features
+from oracle_engine.kernels.screen import Knowledge, Screen, build_screen, row_features
 from oracle_engine.kernels.upper import TILE, UpperLogits
 
 TIMES = (0.0, 1e-6, 0.05, 0.3, 0.6, 0.9, 0.99, 1 - 1e-4)
@@ -72,8 +73,8 @@ def some_widths(rows: Rows) -> tuple[int, ...]:
 def random_screen(rows: Rows, widths: tuple[int, ...], generator: torch.Generator) -> Screen:
     """Return a screen in directions that have nothing to do with the data."""
     basis = torch.linalg.qr(normal(rows.dim, widths[-1], generator)).Q
-    always = (0.0,) * len(widths)
-    return Screen(basis, widths, row_features(rows, basis, widths, whole(rows)), always, always)
+    always = ((0.0,) * len(widths),) * len(Knowledge)
+    return Screen(basis, widths, row_features(rows, basis, widths, whole(rows)), always)
 
 
 @given(
@@ -211,7 +212,7 @@ def test_a_carry_bounds_from_any_point(generator: torch.Generator, which: str, w
     query = make_query(rows, generator, 16, (1e-3, 0.1, 0.5, 0.9, 0.999), holes=1)
     other = normal(16, 48, generator)
     point = {"own": query.point, "near": query.point + 0.05 * other, "other": other, "zero": 0 * other}[which]
-    carry = Carry(point, centred(rows).float() @ point.float().T)
+    carry = Carry.of(rows, point)
     assert_bounded(rows, screen, query, carry=carry)
     assert_bounded(rows, screen, query, span=Span(30, 100), carry=carry)
     if which == "own":

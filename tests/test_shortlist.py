@@ -18,7 +18,7 @@ from torch import Tensor
 from oracle_engine.arrays import STORAGE_DTYPES
 from oracle_engine.kernels import Query, Rows, Span, Wanted, prepare_rows, reference_logits
 from oracle_engine.kernels.reference import state_from_logits
-from oracle_engine.kernels.screen import build_screen
+from oracle_engine.kernels.screen import Knowledge, build_screen
 from oracle_engine.kernels.shortlist import Allowance, Shortlist, screened, settled_share, strongest
 from oracle_engine.kernels.upper import UpperLogits
 
@@ -184,7 +184,7 @@ def test_levels_are_tried_from_their_reach_on(generator: torch.Generator) -> Non
         ((math.inf, 1000.0), [1, 3, 5, 7]),
         ((1000.0, 0.0), [*range(8)]),
     ):
-        screen = replace(upper.screen, reach=reach)
+        screen = replace(upper.screen, reach=(reach,) * len(Knowledge))
         found = assert_honest(
             replace(upper, screen=screen), lambda upper, wanted: screened(upper, wanted, allowing(1e-6))
         )
