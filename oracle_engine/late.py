@@ -9,7 +9,7 @@ import torch
 
 from .answer import Answer, Route
 from .arrays import Bool, Float, Float64, Int64, Tensor
-from .certificate import allowance, farthest
+from .certificate import allowance, certify, farthest, mean_error, omitted_mass
 from .dataset import OracleDataset
 from .kernels import PosteriorState, Query, Wanted
 from .kernels.neighbours import source_log_omitted
@@ -44,7 +44,19 @@ class LateRoute:
             return self.search.within(self.data.rows, ask, lambda part, state: allowed(index[part], state))
 
         found = self._by_tasks(request, query, wanted, carry, find)
-        return Answer.listed(found, self.route, request.source >= 0), found.settled
+        return Answer.listed(found, self.route, request.source >= 0), self._proved(request, wanted, tolerance, found)
+
+    def _proved(
+        self, request: Request, wanted: Wanted, tolerance: Float64[Tensor, "B"], found: Shortlist
+    ) -> Bool[Tensor, "B"]:
+        # a shortlist without any weight proves nothing
+        settled = found.settled & (found.state.lse > -torch.inf)
+        if not wanted.mean:
+            return settled
+        # the velocity aimed with may have been larger than the final one is
+        omitted = omitted_mass(found.state, found.log_omitted)
+        error = mean_error(self.data, found.state, omitted)
+        return settled & (certify(self._prediction(request, found.state), omitted, error).velocity_error <= tolerance)
 
     def top(self, request: Request, wanted: Wanted, count: int) -> Answer:
         """Return answers from the `count` most promising samples of each query and class."""
