@@ -89,7 +89,8 @@ def test_flat_search_settles_what_it_can_prove(generator: torch.Generator, rows:
 @pytest.mark.parametrize("search", ["screen", "flat", "IVF4,Flat", "Flat"])
 def test_a_search_of_a_class_returns_its_samples_only(generator: torch.Generator, rows: Rows, search: str) -> None:
     screen = build_screen(rows, (4, 16))
-    chosen: Search = {"screen": ScreenSearch(screen), "flat": FlatSearch(screen)}.get(search) or FactorySearch(search)
+    certified: dict[str, Search] = {"screen": ScreenSearch(screen), "flat": FlatSearch(screen)}
+    chosen = certified.get(search) or FactorySearch(search)
     span = Span(101, 280)
     asked = ask(rows, make_query(rows, generator, 24, TIMES), span, top_k=7)
     named = chosen.top(rows, asked, 7).state.top_rows
