@@ -9,7 +9,7 @@ import torch
 
 from .answer import Answer, Route
 from .arrays import Bool, Float, Float64, Int64, Tensor
-from .certificate import allowance, farthest
+from .certificate import allowance, farthest, omitted_mass, relative_error
 from .dataset import OracleDataset
 from .kernels import PosteriorState, Query, Wanted, merge
 from .kernels.carry import Carry
@@ -47,7 +47,18 @@ class LateRoute:
             return self.search.within(self.data.rows, ask, lambda part, state: allowed(index[part], state))
 
         found = self._by_tasks(request, query, wanted, carry, find)
-        return Answer.listed(found, self.route, request.source >= 0), found.settled
+        return Answer.listed(found, self.route, request.source >= 0), self._proved(request, wanted, tolerance, found)
+
+    def _proved(
+        self, request: Request, wanted: Wanted, tolerance: Float64[Tensor, "B"], found: Shortlist
+    ) -> Bool[Tensor, "B"]:
+        # a shortlist without any weight proves nothing
+        settled = found.settled & (found.state.lse > -torch.inf)
+        if not wanted.mean:
+            return settled
+        # the velocity aimed with may have been larger than the final one is
+        error = omitted_mass(found.state, found.log_omitted) * farthest(self.data, found.state)
+        return settled & (relative_error(self._prediction(request, found.state), error) <= tolerance)
 
     def top(self, request: Request, wanted: Wanted, count: int) -> Answer:
         """Return answers from the `count` most promising samples of each query and class."""

@@ -34,7 +34,9 @@ class Router:
     def answer(self, request: Request, wanted: Wanted, carry: Carry | None = None) -> Answer:
         """Return the answers of a batch. Raises InputError where the mode needs an index and there is none."""
         if isinstance(self.mode, TopK):
-            return self._late(self._prepared).top(request, wanted, self.mode.count)
+            answer = self._late(self._prepared).top(request, wanted, self.mode.count)
+            # a search that finds nothing leaves the query to a scan, which knows whether there is anything to find
+            return self._completed(request, wanted, answer, answer.state.lse == -torch.inf)
         if isinstance(self.mode, Budget):
             return self._sampled(self._prepared, request, wanted, self.mode)
         if isinstance(self.mode, FullScan) or self.index is None or len(request) == 0:
@@ -80,6 +82,9 @@ class Router:
             found, settled = late.certified(request.take(place), wanted, tolerance[place], known)
             everywhere = torch.zeros_like(waiting).index_copy_(0, place, settled)
             answer, waiting = _settle(answer, waiting, answer.put(place, found), everywhere)
+        return self._completed(request, wanted, answer, waiting)
+
+    def _completed(self, request: Request, wanted: Wanted, answer: Answer, waiting: Bool[Tensor, "B"]) -> Answer:
         place = waiting.nonzero()[:, 0]
         return answer.put(place, self._scanned(request.take(place), wanted)) if len(place) else answer
 

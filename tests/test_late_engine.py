@@ -1,0 +1,221 @@
+"""An engine that may search answers as one that scans does, within its tolerance, and says which way it went."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from closed_form import clusters, near_duplicates, normal, stored_as
+from tolerances import TOLERANCES, assert_close, assert_rows_close
+from torch import Tensor
+
+from oracle_engine import Guidance, OracleDataset, OracleEngine
+from oracle_engine.exact import ExactScan
+from oracle_engine.index import SearchIndex
+from oracle_engine.kernels.screen import Knowledge
+from oracle_engine.kernels.upper import UpperLogits
+from oracle_engine.late import SourceRoute
+from oracle_engine.modes import Mode, TopK
+from oracle_engine.search import Ask, FlatSearch, ScreenSearch
+
+TIMES = torch.tensor([0.0, 0.02, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999]).double()
+
+# what a call may come with, by name; the queries are made from samples 3, 6, 9, ...
+OPTIONS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "labels": {"labels": torch.arange(len(TIMES)) % 5 - 1},
+    "unions": {"labels": torch.stack([torch.arange(len(TIMES)) % 4, torch.full((len(TIMES),), -1)], 1)},
+    "guidance": {"labels": 2, "guidance": Guidance(2.5, 0.1, 0.97)},
+    "exclude": {"exclude": 3 * torch.arange(len(TIMES)) + 3},
+    "source": {"source": 3 * torch.arange(len(TIMES)) + 3},
+    "source and labels": {"source": 3 * torch.arange(len(TIMES)) + 3, "labels": 1},
+}
+
+DATA: dict[str, dict[str, Any]] = {
+    "float32": {},
+    "uint8": {"dtype": torch.uint8},
+    "float64": {"dtype": torch.float64},
+    "weights": {"weights": torch.linspace(0.1, 2.0, 300)},
+    "duplicates": {"family": near_duplicates},
+}
+
+
+def make_data(
+    generator: torch.Generator,
+    dtype: torch.dtype = torch.float32,
+    weights: Tensor | None = None,
+    family: Any = clusters,
+    dim: int = 64,
+) -> OracleDataset:
+    """Return 300 samples of 4 classes, the last of which has one sample."""
+    labels = torch.arange(300) % 3
+    labels[17] = 3
+    return OracleDataset(stored_as(family(300, dim, generator), dtype), labels, weights)
+
+
+def eager(engine: OracleEngine) -> OracleEngine:
+    """Let every query try the search, as it would among many more samples."""
+    assert engine.index is not None
+    screen = engine.index.screen
+    if screen is not None:
+        always = (0.0,) * len(screen.widths)
+        engine.index = replace(engine.index, screen=replace(screen, reach=(always,) * len(Knowledge)))
+    return engine
+
+
+@cache
+def the_data(kind: str) -> OracleDataset:
+    return make_data(torch.Generator().manual_seed(1), **DATA[kind])
+
+
+@cache
+def the_index(kind: str, spec: str) -> SearchIndex | None:
+    return eager(OracleEngine(the_data(kind)).prepare(spec)).index
+
+
+def prepared(kind: str = "float32", spec: str = "screen", **options: Any) -> OracleEngine:
+    """Return an engine whose index lets every query try the search."""
+    engine = OracleEngine(the_data(kind), **options)
+    engine.index = the_index(kind, spec)
+    return engine
+
+
+def queries(data: OracleDataset, generator: torch.Generator, times: Tensor = TIMES) -> Tensor:
+    """Return queries made from samples 3, 6, 9, ..., float64."""
+    own = data[3 * torch.arange(len(times)) + 3].double().reshape(len(times), -1)
+    return times[:, None] * own + (1 - times)[:, None] * normal(len(times), data.dim, generator)
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """Count how many queries each route was asked."""
+    counted: Counter[str] = Counter()
+
+    def count(owner: type, name: str, route: str, place: int) -> None:
+        real = getattr(owner, name)
+
+        def counting(self: Any, *arguments: Any) -> Any:
+            asked = arguments[place]
+            counted[route] += len(asked.query if isinstance(asked, Ask) else asked)
+            return real(self, *arguments)
+
+        monkeypatch.setattr(owner, name, counting)
+
+    count(ExactScan, "state", "exact", 0)
+    for search in (ScreenSearch, FlatSearch):
+        count(search, "within", "search", 1)
+        count(search, "top", "top", 1)
+    count(SourceRoute, "certified", "source", 0)
+    return counted
+
+
+@pytest.mark.parametrize("options", sorted(OPTIONS))
+@pytest.mark.parametrize("kind", sorted(DATA))
+def test_auto_is_within_its_tolerance_of_exact(generator: torch.Generator, kind: str, options: str) -> None:
+    data = the_data(kind)
+    x = queries(data, generator)
+    exact = OracleEngine(data, mode="exact").velocity(x, TIMES, **OPTIONS[options])
+    for index, tolerance in (("screen", 1e-2), ("screen", 1e-5), ("flat", 1e-3)):
+        engine = prepared(kind, index, tolerance=tolerance)
+        error = (engine.velocity(x, TIMES, **OPTIONS[options]) - exact).norm(dim=1) / exact.norm(dim=1)
+        assert bool((error <= tolerance + TOLERANCES["bar"].value).all())
+
+
+@pytest.mark.parametrize("mode", ["auto", TopK(1), TopK(20), TopK(1000)])
+@pytest.mark.parametrize("options", ["plain", "labels", "unions", "exclude", "source"])
+@pytest.mark.parametrize("index", ["screen", "flat"])
+def test_answers_are_honest_about_what_they_miss(
+    generator: torch.Generator, mode: str | Mode, options: str, index: str
+) -> None:
+    data, given = the_data("float32"), OPTIONS[options]
+    x = queries(data, generator)
+    truth = OracleEngine(data, backend="reference", mode="exact")
+    full = truth.posterior(x, TIMES, **given, top_k=300)
+    engine = prepared("float32", index, mode=mode)
+    p = engine.posterior(x, TIMES, **given, top_k=300)
+    # weight, in the whole posterior, of the samples that have no name in this one
+    weight = torch.zeros(len(x), 301, dtype=torch.float64)
+    weight.scatter_(1, full.top_indices.where(full.top_indices >= 0, 300), full.top_weights)
+    missed = weight.scatter(1, p.top_indices.where(p.top_indices >= 0, 300), 0.0)[:, :300].sum(1)
+    assert bool((missed <= p.omitted_mass * (1 + TOLERANCES["moment"].value)).all())
+    assert bool((p.omitted_mass <= 1.0).all())
+    answer = engine.velocity(x, TIMES, **given)
+    error = (answer - truth.velocity(x, TIMES, **given)).norm(dim=1) / answer.norm(dim=1)
+    assert bool((error <= p.velocity_error + TOLERANCES["bar"].value).all())
+    sure = 1 - 1e-6 if options == "source" else 1.0
+    assert p.confidence[-4:].tolist() == pytest.approx([sure] * 4, abs=1e-12)
+    if mode == "auto":
+        assert float(p.velocity_error.max()) <= engine.tolerance
+    if mode == TopK(1000):
+        assert float(p.omitted_mass.max()) == 0.0
+        assert torch.equal(p.survivors, full.survivors)
+
+
+@pytest.mark.parametrize("path", ["gvp", "vp", "linear_vp", "polynomial", "edm"])
+def test_the_bound_on_the_velocity_holds_on_every_path(generator: torch.Generator, path: str) -> None:
+    data = the_data("float32")
+    times = torch.linspace(0.1, 0.95, 20).double()
+    exact = OracleEngine(data, path, mode="exact", point_std=0.01)
+    x = exact.data[torch.arange(20)].double() * 0.9 + 0.1 * normal(20, 64, generator)
+    for mode in ("auto", TopK(3)):
+        engine = prepared(path=path, mode=mode, point_std=0.01)
+        velocity, bound = engine.velocity(x, times), engine.posterior(x, times).velocity_error
+        error = (velocity - exact.velocity(x, times)).norm(dim=1) / velocity.norm(dim=1)
+        assert bool((error <= bound + TOLERANCES["bar"].value).all())
+
+
+@pytest.mark.parametrize("name", ["velocity", "denoiser", "score", "noise"])
+def test_every_prediction_is_made_from_the_few_that_matter(generator: torch.Generator, name: str) -> None:
+    data = the_data("float32")
+    times = torch.linspace(0.6, 0.95, 14).double()
+    x = queries(data, generator, times)
+    exact, late = OracleEngine(data, mode="exact"), prepared(tolerance=1e-6)
+    assert "screen" in late.posterior(x, times).route
+    assert_rows_close(getattr(late, name)(x, times), getattr(exact, name)(x, times), "tolerance of a search")
+    assert_close(late.log_density(x, times), exact.log_density(x, times), "moment")
+
+
+def test_each_query_goes_where_it_is_said_to_go(generator: torch.Generator, calls: Counter[str]) -> None:
+    data = the_data("float32")
+    x, source = queries(data, generator), 3 * torch.arange(len(TIMES)) + 3
+    p = prepared().posterior(x, TIMES)
+    routes = Counter(p.route)
+    assert routes.keys() == {"exact", "screen"}
+    assert calls == {"search": len(x), "exact": routes["exact"]}
+    # early queries need every sample, late ones few
+    assert (p.route[0], p.route[-1]) == ("exact", "screen")
+    scanned = torch.tensor([way == "exact" for way in p.route])
+    assert bool((p.survivors[scanned] == 300).all())
+    assert bool((p.survivors[~scanned] < 300).all())
+    calls.clear()
+    routes = Counter(prepared().posterior(x, TIMES, source=source).route)
+    assert {"exact", "source"} <= routes.keys()
+    assert calls == {"source": len(x), "search": len(x) - routes["source"], "exact": routes["exact"]}
+    calls.clear()
+    assert set(prepared(mode="exact").posterior(x, TIMES, source=source).route) == {"exact"}
+    assert set(OracleEngine(data).posterior(x, TIMES).route) == {"exact"}
+    assert calls == {"exact": 2 * len(x)}
+    calls.clear()
+    assert set(prepared(mode="top_k").posterior(x, TIMES).route) == {"screen"}
+    assert calls == {"top": len(x)}
+
+
+def test_early_queries_do_not_search_in_vain(generator: torch.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = make_data(generator, family=normal)
+    engine, x = OracleEngine(data).prepare(), queries(data, generator)
+    looks: list[int] = []
+    at = UpperLogits.at
+
+    def spied(self: UpperLogits, level: int, index: Tensor, chosen: Tensor | None = None) -> Tensor:
+        looks.append(len(index))
+        return at(self, level, index, chosen)
+
+    monkeypatch.setattr(UpperLogits, "at", spied)
+    assert set(engine.posterior(x[:3], TIMES[:3]).route) == {"exact"}
+    assert looks == []
+    assert set(engine.posterior(x[-3:], TIMES[-3:]).route) == {"screen"}
+    assert looks != []
