@@ -13,6 +13,9 @@ from .carry import Carry
 from .rows import Query, Rows
 from .screen import UPWARD, Knowledge, Screen, block_edges, block_norms
 
+# rows whose average tells which of two bounds is the smaller
+TYPICAL_ROWS = 1024
+
 
 @dataclass(frozen=True)
 class Source:
@@ -92,10 +95,11 @@ def make_probe(
     spread = torch.zeros_like(rest)
     knowledge = torch.full_like(rest, Knowledge.NOTHING if carry is None else Knowledge.CARRY, dtype=torch.int64)
     if source is not None and carry is None:
-        known = source.row >= 0
         tall = math.sqrt(2.0 * math.log(len(rows) * len(screen.widths) / source.failure))
         noise = query.inverse_variance.rsqrt() * tall + source.blur
-        blocks = torch.where(known[:, None], query.alpha[:, None] * _source_blocks(screen, source), blocks)
+        own = query.alpha[:, None] * _source_blocks(screen, source)
+        known = (source.row >= 0) & _tighter(screen, own, noise, blocks)
+        blocks = torch.where(known[:, None], own, blocks)
         spread = torch.where(known, noise, spread)
         knowledge = torch.where(known, Knowledge.SOURCE, knowledge)
     gain = query.gain
@@ -121,6 +125,16 @@ def _source_blocks(screen: Screen, source: Source) -> Float64[Tensor, "B e"]:
     first = screen.features[0].index_select(0, source.row.clamp_min(0))
     count = len(block_edges(screen.widths))
     return first[:, screen.widths[0] : screen.widths[0] + count].double()
+
+
+def _tighter(
+    screen: Screen, own: Float64[Tensor, "B e"], noise: Float64[Tensor, "B"], blocks: Float64[Tensor, "B e"]
+) -> Bool[Tensor, "B"]:
+    """Return where the bound from the source is the smaller one for a typical row: for short rows the other may be."""
+    first, count = screen.widths[0], blocks.shape[1]
+    typical = screen.features[0][:TYPICAL_ROWS].double().mean(0)
+    norms, rest = typical[first : first + count], typical[first + count]
+    return own @ norms + noise * rest < blocks @ norms
 
 
 def _rounding(
