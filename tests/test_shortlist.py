@@ -18,7 +18,7 @@ from torch import Tensor
 from oracle_engine.arrays import STORAGE_DTYPES
 from oracle_engine.kernels import Query, Rows, Span, Wanted, prepare_rows, reference_logits
 from oracle_engine.kernels.reference import state_from_logits
-from oracle_engine.kernels.screen import Knowledge, build_screen
+from oracle_engine.kernels.screen import Knowledge, Screen, build_screen, row_features
 from oracle_engine.kernels.shortlist import Allowance, Shortlist, screened, settled_share, strongest
 from oracle_engine.kernels.upper import UpperLogits
 
@@ -211,15 +211,16 @@ def test_deeper_levels_look_at_the_rows_that_are_left(
     assert {level for level, _ in looks} == {0, 1}
 
 
-def test_a_deeper_level_reads_only_rows_that_may_matter(
-    generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # one query far out among ten clusters of a tile each: nine of them are out of question after the first level
-    centres = 10 * normal(10, 48, generator)
-    rows = prepare_rows((centres.repeat_interleave(64, 0) + 0.3 * normal(640, 48, generator)).float(), None)
-    query = make_query(rows, generator, 1, (0.5,))
-    query = replace(query, inverse_variance=torch.ones_like(query.alpha) / 0.04)
-    upper = upper_logits(rows, query, widths=(2, 4, 48))
+def test_a_deeper_level_reads_only_rows_that_may_matter_and_counts_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    # a query at 3 e_20, 40 rows there, 24 rows that only the second level tells from them, and 576 rows that the
+    # first level rules out: each weighs little, together they are nearly all that is left out
+    axes = torch.eye(48, dtype=torch.float64)
+    stored = torch.cat([3.0 * axes[[20] * 40 + [30] * 24], 2.28 * axes[[1] * 576]])
+    half_norms = 0.5 * stored.square().sum(1)
+    rows = Rows(stored, torch.zeros(48, dtype=torch.float64), half_norms, None, 3.0, 3.0)
+    ones = torch.ones(1, dtype=torch.float64)
+    query = Query(3.0 * axes[20:21], ones, ones, torch.zeros(1, 0, 2).long())
+    screen = Screen(axes, (8, 48), row_features(rows, axes, (8, 48), whole(rows)), ((0.0, 0.0),) * len(Knowledge))
     at, looks = UpperLogits.at, []
 
     def spied(self: UpperLogits, level: int, index: Tensor, chosen: Tensor | None = None) -> Tensor:
@@ -227,9 +228,10 @@ def test_a_deeper_level_reads_only_rows_that_may_matter(
         return at(self, level, index, chosen)
 
     monkeypatch.setattr(UpperLogits, "at", spied)
-    assert_honest(upper, lambda upper, wanted: screened(upper, wanted, allowing(1e-6), limit=3))
-    assert looks[0] == 640
-    assert 0 < looks[-1] <= 64
+    upper = UpperLogits.of(rows, screen, query, whole(rows), None, None)
+    found = assert_honest(upper, lambda upper, wanted: screened(upper, wanted, allowing(0.5), limit=50))
+    assert looks == [640, 64]
+    assert found.settled.tolist() == [True]
 
 
 def test_the_sum_rule_tells_something(generator: torch.Generator) -> None:
