@@ -220,7 +220,7 @@ def test_a_deeper_level_reads_only_rows_that_may_matter_and_counts_the_others(mo
     rows = Rows(stored, torch.zeros(48, dtype=torch.float64), half_norms, None, 3.0, 3.0)
     ones = torch.ones(1, dtype=torch.float64)
     query = Query(3.0 * axes[20:21], ones, ones, torch.zeros(1, 0, 2).long())
-    screen = Screen(axes, (8, 48), row_features(rows, axes, (8, 48), whole(rows)), (0.0, 0.0), (0.0, 0.0))
+    screen = Screen(axes, (8, 48), row_features(rows, axes, (8, 48), whole(rows)), ((0.0, 0.0),) * len(Knowledge))
     at, looks = UpperLogits.at, []
 
     def spied(self: UpperLogits, level: int, index: Tensor, chosen: Tensor | None = None) -> Tensor:
