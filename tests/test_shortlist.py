@@ -18,7 +18,7 @@ from torch import Tensor
 from oracle_engine.arrays import STORAGE_DTYPES
 from oracle_engine.kernels import Query, Rows, Span, Wanted, prepare_rows, reference_logits
 from oracle_engine.kernels.reference import state_from_logits
-from oracle_engine.kernels.screen import Knowledge, build_screen
+from oracle_engine.kernels.screen import Knowledge, Screen, build_screen, row_features
 from oracle_engine.kernels.shortlist import Allowance, Shortlist, screened, settled_share, strongest
 from oracle_engine.kernels.upper import UpperLogits
 
@@ -212,10 +212,11 @@ def test_deeper_levels_look_at_the_rows_that_are_left(
 
 
 def test_a_deeper_level_reads_only_rows_that_may_matter_and_counts_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    # a query at 3 e_20, 40 rows there, 24 rows that only the second level tells from them, and 576 rows that the
-    # first level rules out: each weighs little, together they are nearly all that is left out
+    # a query at 3 e_20, 40 rows there, 24 rows that only the second level tells from them (shorter, so that a row at
+    # the query leads), and 576 rows that the first level rules out: each weighs little, together they are nearly all
+    # that is left out
     axes = torch.eye(48, dtype=torch.float64)
-    stored = torch.cat([3.0 * axes[[20] * 40 + [30] * 24], 2.28 * axes[[1] * 576]])
+    stored = torch.cat([3.0 * axes[[20] * 40], 2.9 * axes[[30] * 24], 2.4 * axes[[1] * 576]])
     half_norms = 0.5 * stored.square().sum(1)
     rows = Rows(stored, torch.zeros(48, dtype=torch.float64), half_norms, None, 3.0, 3.0)
     ones = torch.ones(1, dtype=torch.float64)
