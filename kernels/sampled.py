@@ -1,7 +1,8 @@
 """An estimate of a broad posterior from a sample of the rows, with its standard error; it proves nothing.
 
-Rows are drawn by systematic sampling in proportion to their weight in the leading coordinates of a screen, weighed by
-the ratio to their true weight, and corrected by the mean of the leading coordinates over all rows, which is known.
+The rows that the leading coordinates of a screen make most likely are weighed exactly. Of the others some are drawn
+by systematic sampling in proportion to their weight in the screen, weighed by the ratio to their true weight, and
+corrected by the mean of the leading coordinates over all rows, which is known.
 """
 
 from __future__ import annotations
@@ -11,149 +12,151 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ..arrays import Float, Float64, Int64, Tensor
+from ..arrays import Float64, Int64, Tensor
 from .matmul import ieee_products
-from .probe import make_probe
+from .proposal import Proposal, Rest, systematic
+from .rescore import pairs_state
 from .rows import Query, Rows, Span
 from .screen import Screen
 from .shortlist import offset
-from .state import PosteriorState, Wanted, concatenate
+from .state import PosteriorState, Wanted, concatenate, merge
 from .upper import CHUNK_VALUES
 
 # interleaved parts of a sample whose spread tells its standard error
 GROUPS = 8
 
+# rows weighed exactly, at least and at most: late they hold everything, and early they cost little beside the draws
+LEAST_EXACT, MOST_EXACT = 8, 64
+
 
 @dataclass(frozen=True)
 class Sampled:
-    """Estimated states and the standard error of their means, a norm in row units, [B]."""
+    """Estimated states, the standard error of their means, a norm in row units, [B], and how many rows were read."""
 
     state: PosteriorState
     standard_error: Float64[Tensor, "B"]
+    count: int
 
 
 def sampled_state(
     rows: Rows, screen: Screen, query: Query, span: Span, wanted: Wanted, count: int, generator: torch.Generator
 ) -> Sampled:
-    """Return estimates from `count` rows of `span` for each query, rounded up to a multiple of 8, repeats included.
+    """Return estimates from `count` rows of `span` for each query, repeats included; at least 16 and a multiple of 8.
 
-    Costs a product with the widest level of the screen, and one row for each draw.
+    Exact where the span has no more rows. Costs a product with the widest level of the screen, and one row for each
+    draw.
     """
-    count = -(-count // GROUPS) * GROUPS
-    chunk = max(1, CHUNK_VALUES // max(count * rows.dim // 16, len(span), 1))
-    slices = torch.arange(len(query), device=rows.device).split(chunk)
+    count = max(LEAST_EXACT + GROUPS, -(-count // GROUPS) * GROUPS)
+    exact, draws = (len(span), 0) if count >= len(span) else _split(count)
+    chunk = max(1, CHUNK_VALUES // max(1, len(span)))
+    states, errors = [PosteriorState.empty(0, rows.dim, wanted.top_k, rows.device)], [query.alpha[:0]]
     with ieee_products(rows.device.type):
-        parts = [
-            _sampled(rows, screen, query.take(part), span, wanted, count, generator) for part in slices if len(part)
-        ]
-    if not parts:
-        return Sampled(PosteriorState.empty(0, rows.dim, wanted.top_k, rows.device), query.alpha)
-    states = [part.state for part in parts]
-    return Sampled(concatenate(states), torch.cat([part.standard_error for part in parts]))
+        for part in torch.arange(len(query), device=rows.device).split(chunk):
+            if len(part) == 0:
+                continue
+            head, rest = Proposal.of(rows, screen, query.take(part), span).parted(exact)
+            state = pairs_state(rows, rest.query, head, wanted)
+            found = _completed(rows, rest, state, wanted, draws, generator) if draws else [(state, state.lse * 0.0)]
+            states += [state for state, _ in found]
+            errors += [error for _, error in found]
+    return Sampled(concatenate(states), torch.cat(errors), exact + draws)
 
 
-def _sampled(
-    rows: Rows, screen: Screen, query: Query, span: Span, wanted: Wanted, count: int, generator: torch.Generator
-) -> Sampled:
-    coarse = _coarse_logits(rows, screen, query, span)
-    proposal = coarse.double().softmax(1)
-    place = _systematic(proposal, count, generator)
-    leading = screen.features[-1][span.start : span.stop, : screen.widths[-1]]
-    expected = proposal.float() @ leading
-    log_mass = coarse.double().logsumexp(1)
-    row = place + span.start
-    draws = [
-        _Draw(rows, query.take(one), row[b], coarse[b, place[b]].double(), leading[place[b]], expected[b])
-        for b, one in enumerate(torch.arange(len(query), device=rows.device).split(1))
-    ]
-    return _summary(rows, screen, query, wanted, draws, log_mass)
+def _completed(
+    rows: Rows, rest: Rest, exact: PosteriorState, wanted: Wanted, draws: int, generator: torch.Generator
+) -> list[tuple[PosteriorState, Float64[Tensor, "b"]]]:
+    """Return the states of `exact` and of what is drawn from the rest, and their standard errors, part by part."""
+    found = []
+    size = max(1, CHUNK_VALUES // (draws * rows.dim))
+    for part in torch.arange(len(rest.query), device=rows.device).split(size):
+        drawn, head = _Drawn.of(rows, rest.take(part), draws, generator), exact.take(part)
+        found.append((merge(head, drawn.state(wanted)), drawn.standard_error(head)))
+    return found
 
 
-def _coarse_logits(rows: Rows, screen: Screen, query: Query, span: Span) -> Float[Tensor, "B n"]:
-    """Return logits in the leading coordinates alone, -inf where a row does not count."""
-    probe = make_probe(rows, screen, query)
-    blind = replace(probe, blocks=torch.zeros_like(probe.blocks), spread=torch.zeros_like(probe.spread))
-    level = len(screen.widths) - 1
-    factors = blind.coefficients(screen, level, rows.log_weights is not None)
-    logits = factors @ screen.features[level][span.start : span.stop].T
-    position = torch.arange(span.start, span.stop, device=rows.device)
-    for hole in query.holes.unbind(1):
-        for one in (hole[:, 1] > hole[:, 0]).nonzero()[:, 0].tolist():
-            logits[one].masked_fill_((position >= hole[one, 0]) & (position < hole[one, 1]), -torch.inf)
-    return logits
+def _split(count: int) -> tuple[int, int]:
+    exact = min(MOST_EXACT, max(LEAST_EXACT, count // 4 // GROUPS * GROUPS))
+    return exact, count - exact
 
 
-def _systematic(proposal: Float64[Tensor, "B n"], count: int, generator: torch.Generator) -> Int64[Tensor, "B m"]:
-    """Return `count` positions a query, as often as their probability asks for up to one; in rising order."""
-    cumulative = proposal.cumsum(1)
-    begin = torch.rand(len(proposal), 1, generator=generator, dtype=torch.float64, device=proposal.device)
-    steps = torch.arange(count, dtype=torch.float64, device=proposal.device)
-    place = torch.searchsorted(cumulative, (steps + begin) / count * cumulative[:, -1:], right=True)
-    # the end of the sum may be passed by a rounding: the last row that has any weight
-    last = (proposal > 0.0).long().cumsum(1).argmax(1, keepdim=True)
-    return torch.minimum(place, last)
+@dataclass(frozen=True)
+class _Drawn:
+    """The rows drawn for each query, and what all of them and each of their parts say of the rows they stand for.
 
+    logits, row: of the draws, [b, m]. ratio: log of how many rows of its own logit each draw stands for, [b, m].
+    surplus: of the mean half norm of the rows they stand for over that of the draws, [b].
+    lse, mean: of the whole sample and of each of its parts, [b, 1 + GROUPS] and [b, 1 + GROUPS, D].
+    """
 
-class _Draw:
-    """The rows drawn for one query and what they say."""
+    rows: Rows
+    query: Query
+    row: Int64[Tensor, "b m"]
+    logits: Float64[Tensor, "b m"]
+    ratio: Float64[Tensor, "b m"]
+    surplus: Float64[Tensor, "b"]
+    lse: Float64[Tensor, "b g"]
+    mean: Float64[Tensor, "b g D"]
 
-    def __init__(
-        self,
-        rows: Rows,
-        query: Query,
-        row: Int64[Tensor, "m"],
-        coarse: Float64[Tensor, "m"],
-        leading: Float[Tensor, "m M"],
-        expected: Float[Tensor, "M"],
-    ) -> None:
-        samples = rows.stored.index_select(0, row).float()
-        if not rows.raw_operand:
-            samples -= rows.centre.float()
-        products = (samples @ query.point[0].float()).double() - query.point[0] @ rows.operand_centre
-        self.row, self.half_norms = row, rows.half_norms[row]
-        self.logits = query.gain * (products - query.alpha * self.half_norms)
+    @classmethod
+    def of(cls, rows: Rows, rest: Rest, count: int, generator: torch.Generator) -> _Drawn:
+        query, log_mass = rest.query, rest.log_mass[:, None]
+        place = systematic(rest.shares, count, generator)
+        row = place + rest.span.start
+        stored = rows.stored.index_select(0, row.reshape(-1))
+        samples = (stored.float() if rows.raw_operand else rows.centred(stored)).reshape(*row.shape, rows.dim)
+        products = torch.bmm(samples, query.point.float()[:, :, None])[:, :, 0].double()
+        shift = (query.point @ rows.operand_centre)[:, None]
+        logits = query.gain[:, None] * (products - shift - query.alpha[:, None] * rows.half_norms[row])
         if rows.log_weights is not None:
-            self.logits = self.logits + rows.log_weights[row]
-        self.log_ratio = self.logits - coarse
-        self.weights = self.log_ratio.softmax(0)
-        # one row of weights for the whole sample, then one for each of its interleaved parts
-        parts = self.log_ratio.unflatten(0, (-1, GROUPS)).softmax(0)
-        spread = torch.zeros(len(row), GROUPS, dtype=torch.float64, device=row.device)
-        group = torch.arange(len(row), device=row.device) % GROUPS
-        spread.scatter_(1, group[:, None], parts.reshape(-1, 1))
-        weights = torch.cat([self.weights[:, None], spread], dim=1).T.float()
-        alone = torch.nn.functional.one_hot(group, GROUPS).T * (GROUPS / len(row))
-        counted = torch.cat([torch.full_like(weights[:1], 1.0 / len(row)), alone])
-        self.means = weights @ samples - rows.operand_centre.float()
-        # the leading coordinates of the sample should average to what they do over all rows
-        self.corrections = expected - counted @ leading
+            logits = logits + rows.log_weights[row]
+        ratio = log_mass - rest.logits.gather(1, place) - math.log(count)
+        weights = torch.where(log_mass > -torch.inf, logits + ratio, -torch.inf)
+        within = _parts(count, rows.device)
+        each = weights[:, None] + within.log()
+        # the leading coordinates of the sample should average to what they do over all the rows it stands for
+        found = torch.matmul((within / count).float(), rest.leading[place])
+        normal = each.softmax(2).nan_to_num(0.0).float()
+        mean = torch.bmm(normal, samples).double() - rows.operand_centre
+        mean = mean + (rest.expected[:, None] - found).double() @ rest.basis.T
+        surplus = rest.half_norm - rows.half_norms[row].mean(1)
+        return cls(rows, query, row, logits, ratio, surplus, each.logsumexp(2), mean)
+
+    def standard_error(self, exact: PosteriorState) -> Float64[Tensor, "b"]:
+        """Return the standard error of the mean of these rows and those of `exact`, from the spread of the parts."""
+        lse = self.lse[:, 1:] + offset(self.query)[:, None]
+        share = torch.sigmoid(lse - exact.lse[:, None]).nan_to_num(0.0)
+        parts = share[:, :, None] * (self.mean[:, 1:] - exact.mean[:, None])
+        squares = (parts - parts.mean(1, keepdim=True)).square().sum((1, 2))
+        return squares.div(GROUPS * (GROUPS - 1)).sqrt()
+
+    def state(self, wanted: Wanted) -> PosteriorState:
+        """Return the estimated state of the rows that the draws stand for."""
+        lse, mean = self.lse[:, 0], self.mean[:, 0]
+        apart = (self.logits - lse[:, None]).nan_to_num(-torch.inf)
+        weights = (apart + self.ratio).exp().nan_to_num(0.0)
+        norms = 2.0 * ((weights * self.rows.half_norms[self.row]).sum(1) + self.surplus)
+        repeated = torch.zeros_like(self.row, dtype=torch.bool)
+        repeated[:, 1:] = self.row[:, 1:] == self.row[:, :-1]
+        named = self.logits.masked_fill(repeated | (weights == 0.0), -torch.inf)
+        top = named.topk(min(wanted.top_k, named.shape[1]), dim=1)
+        shift = offset(self.query)
+        state = PosteriorState.empty(len(lse), self.rows.dim, wanted.top_k, lse.device)
+        state.top_logits[:, : top.values.shape[1]] = top.values + shift[:, None]
+        state.top_rows[:, : top.values.shape[1]] = self.row.gather(1, top.indices).masked_fill(
+            top.values == -torch.inf, -1
+        )
+        return replace(
+            state,
+            lse=lse + shift,
+            mean=mean,
+            concentration=(weights * apart.exp()).sum(1).clamp(max=1.0),
+            entropy=-(weights * apart.clamp_min(-1e30)).sum(1).clamp(max=0.0),
+            variance=(norms - mean.square().sum(1)).clamp_min(0.0),
+        )
 
 
-def _summary(
-    rows: Rows, screen: Screen, query: Query, wanted: Wanted, draws: list[_Draw], log_mass: Float64[Tensor, "B"]
-) -> Sampled:
-    means = torch.stack([draw.means for draw in draws]).double()
-    means = means + torch.stack([draw.corrections for draw in draws]).double() @ screen.basis.T
-    mean, groups = means[:, 0], means[:, 1:]
-    error = (groups - groups.mean(1, keepdim=True)).square().sum((1, 2)).div(GROUPS * (GROUPS - 1)).sqrt()
-    weights = torch.stack([draw.weights for draw in draws])
-    logits = torch.stack([draw.logits for draw in draws])
-    count = weights.shape[1]
-    lse = log_mass + torch.stack([draw.log_ratio for draw in draws]).logsumexp(1) - math.log(count)
-    row = torch.stack([draw.row for draw in draws])
-    second = (weights * torch.stack([draw.half_norms for draw in draws])).sum(1) * 2.0
-    first = torch.ones_like(row, dtype=torch.bool)
-    first[:, 1:] = row[:, 1:] != row[:, :-1]
-    top = logits.masked_fill(~first, -torch.inf).topk(min(wanted.top_k, count), dim=1)
-    state = PosteriorState.empty(len(draws), rows.dim, wanted.top_k, rows.device)
-    state.top_logits[:, : top.values.shape[1]] = top.values + offset(query)[:, None]
-    state.top_rows[:, : top.values.shape[1]] = row.gather(1, top.indices).masked_fill(top.values == -torch.inf, -1)
-    state = replace(
-        state,
-        lse=lse + offset(query),
-        mean=mean,
-        concentration=(weights * (logits - lse[:, None]).exp()).sum(1).clamp(max=1.0),
-        entropy=(weights * (lse[:, None] - logits)).sum(1).clamp_min(0.0),
-        variance=(second - mean.square().sum(1)).clamp_min(0.0),
-    )
-    return Sampled(state, error)
+def _parts(count: int, device: torch.device) -> Float64[Tensor, "g m"]:
+    """Return the factor of each draw in the whole sample, and in each of its interleaved parts."""
+    group = torch.arange(count, device=device) % GROUPS
+    alone = torch.nn.functional.one_hot(group, GROUPS).T.double() * GROUPS
+    return torch.cat([torch.ones_like(alone[:1]), alone])

@@ -138,13 +138,13 @@ class SampledRoute:
         for task in scan_tasks(request.labels, self.data.segments, len(self.data), everyone):
             part, index = query.take(task.query), task.query
             found = sampled_state(self.data.rows, self.screen, part, task.span, wanted, budget.rows, generator)
-            answer = answer.put(index, _joined(answer.take(index), found, budget.rows))
+            answer = answer.put(index, _joined(answer.take(index), found))
         return replace(answer, log_omitted=torch.full_like(answer.log_omitted, torch.nan))
 
 
-def _joined(answer: Answer, found: Sampled, rows: int) -> Answer:
+def _joined(answer: Answer, found: Sampled) -> Answer:
     state = merge(answer.state, found.state)
     shares = [(part.lse - state.lse).exp() for part in (answer.state, found.state)]
     error = torch.hypot(shares[0] * answer.standard_error, shares[1] * found.standard_error)
-    sampled = Answer.bounded(state, answer.log_omitted, answer.survivors + rows, Route.SAMPLED)
+    sampled = Answer.bounded(state, answer.log_omitted, answer.survivors + found.count, Route.SAMPLED)
     return replace(sampled, standard_error=error)

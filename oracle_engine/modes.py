@@ -30,7 +30,11 @@ class TopK:
 
 @dataclass(frozen=True)
 class Budget:
-    """Look at `rows` samples drawn by their approximate weight: an estimate with a standard error, no certificate."""
+    """Look at `rows` samples: an estimate with a standard error, no certificate.
+
+    Up to 64 of them are the most likely ones, the others are drawn by their approximate weight with `seed`. At least
+    16, and a multiple of 8, are looked at.
+    """
 
     rows: int = 1024
     seed: int = 0
