@@ -16,7 +16,7 @@ import torch
 from .arrays import Tensor
 from .errors import invalid
 from .gradient import Derivative, second_derivative
-from .request import Guidance
+from .request import Conditions, Guidance
 
 
 @runtime_checkable
@@ -24,15 +24,7 @@ class Answerer(Protocol):
     """What a number stands for."""
 
     def answer(
-        self,
-        name: str,
-        x: Tensor,
-        t: float | Tensor,
-        labels: int | Tensor | None,
-        guidance: float | Tensor | Guidance | None,
-        exclude: int | Tensor | None,
-        source: int | Tensor | None,
-        derivative: bool,
+        self, name: str, x: Tensor, t: float | Tensor, given: Conditions, derivative: bool
     ) -> tuple[Tensor, Derivative | None]:
         """Return the answer called `name` without a graph and, where wanted, its derivative in x."""
         ...
@@ -59,21 +51,13 @@ def live(number: int) -> Answerer:
     return engine
 
 
-def respond(
-    number: int,
-    name: str,
-    x: Tensor,
-    t: float | Tensor,
-    labels: int | Tensor | None,
-    guidance: float | Tensor | Guidance | None,
-    exclude: int | Tensor | None,
-    source: int | Tensor | None,
-) -> Tensor:
+def respond(number: int, name: str, x: Tensor, t: float | Tensor, given: Conditions) -> Tensor:
     """Return what the engine answers, as a call of the operator."""
+    guidance = given.guidance
     scale, bounds = guidance, (0.0, 1.0)
     if isinstance(guidance, Guidance):
         scale, bounds = guidance.scale, (guidance.t_min, guidance.t_max)
-    rows = (_tensor(labels, x), _tensor(exclude, x), _tensor(source, x))
+    rows = (_tensor(given.labels, x), _tensor(given.exclude, x), _tensor(given.source, x))
     asked = (_tensor(t, x, torch.float64), *rows, _tensor(scale, x, torch.float64))
     result: Tensor = answer(x, *asked, *bounds, name, number)
     return result
@@ -93,7 +77,7 @@ ASKED = (
 def _answer(asked: Sequence[Any], derivative: bool) -> tuple[Tensor, Derivative | None]:
     x, t, labels, exclude, source, scale, t_min, t_max, name, engine = asked
     guidance = None if scale is None else Guidance(scale, t_min, t_max)
-    return live(engine).answer(name, x, t, labels, guidance, exclude, source, derivative)
+    return live(engine).answer(name, x, t, Conditions(labels, guidance, exclude, source), derivative)
 
 
 @torch.library.custom_op("oracle_engine::answer", mutates_args=(), schema=f"({ASKED}) -> Tensor")

@@ -14,7 +14,7 @@ from .errors import invalid
 from .kernels import Query, Rows, Span
 from .paths import marginal_variance
 from .plan import batch_slices, scan_tasks
-from .request import Asker, Request
+from .request import Conditions, Request
 
 # float64 values of a block of rows, and of its logits: 32 MB each
 BLOCK_VALUES = 1 << 22
@@ -53,7 +53,7 @@ def posterior_draw(
     Costs 2 B N D operations in float64 and 64 MB: blocks of rows are scored, one row of each is drawn, and the draws
     are merged by the weights of the blocks, so that no [B, N] is ever held.
     """
-    request = Asker(engine.data, engine.path, engine.point_std, engine.t_max).request(x, t, labels, exclude)
+    request = engine.asker.request(x, t, Conditions(labels, exclude=exclude))
     return draw_with_density(engine, request, generator)[0]
 
 

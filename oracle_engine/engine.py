@@ -13,26 +13,14 @@ import torch
 from . import compiled
 from .answer import Route
 from .arrays import Float, Float64, Tensor
+from .backends import BACKENDS, resolve_backend, resolve_precision
 from .certificate import farthest, omitted_mass, relative_error
 from .dataset import OracleDataset
-from .env import Settings
 from .errors import invalid
 from .exact import ExactScan
 from .gradient import DensityDerivative, Derivative, PredictionDerivative, Term, attached, mixed, plain
 from .index import Progress, SearchIndex, build_index
-from .kernels import (
-    PosteriorState,
-    Query,
-    Rows,
-    Span,
-    Wanted,
-    covariance_product,
-    posterior_state,
-    reference_covariance_product,
-    reference_memory,
-    reference_state,
-    scan_memory,
-)
+from .kernels import PosteriorState, Wanted, covariance_product, reference_covariance_product
 from .kernels.carry import Carry
 from .modes import Auto, Mode, resolve_mode
 from .outlook import outlook
@@ -40,34 +28,9 @@ from .paths import Path as ProbabilityPath
 from .paths import Prediction, marginal_variance, resolve_path
 from .plan import Plan, batch_slices, product_rate
 from .posterior import Posterior
-from .request import FAILURE, Asker, Guidance, Request
+from .request import FAILURE, Asker, Conditions, Guidance, Request
 from .router import Router
 from .trajectory import Trajectory, check_deterministic
-
-
-def _triton_state(rows: Rows, query: Query, span: Span, wanted: Wanted) -> PosteriorState:
-    from .kernels.triton_scan import triton_state  # triton is imported only where it is asked for
-
-    return triton_state(rows, query, span, wanted)
-
-
-def _triton_half_state(rows: Rows, query: Query, span: Span, wanted: Wanted) -> PosteriorState:
-    from .kernels.operands import HALF
-    from .kernels.triton_scan import triton_state
-
-    return triton_state(rows, query, span, wanted, HALF)
-
-
-def _triton_memory(rows: Rows, batch: int) -> int:
-    from .kernels.triton_scan import triton_memory
-
-    return triton_memory(rows, batch)
-
-
-# what computes the state of a span of rows, in full and half precision, and what memory it needs for a batch
-BACKENDS = {"torch": posterior_state, "reference": reference_state, "triton": _triton_state}
-HALF_BACKENDS = {"triton": _triton_half_state}
-MEMORY = {"torch": scan_memory, "reference": reference_memory, "triton": _triton_memory}
 
 
 class OracleEngine(torch.nn.Module):
@@ -121,8 +84,8 @@ class OracleEngine(torch.nn.Module):
             raise invalid("t_max", "must lie in [0, 1]", t_max, "pass 0.999, or None to refuse such times")
         self.data = data if device is None else data.to(device)
         self.path = resolve_path(path)
-        self.backend, self.backend_reason = _resolve_backend(backend)
-        self.precision = _resolve_precision(precision, self.backend)
+        self.backend, self.backend_reason = resolve_backend(backend)
+        self.precision = resolve_precision(precision, self.backend)
         self.point_std, self.t_max = float(point_std), t_max
         self.mode, self.tolerance = resolve_mode(mode), tolerance
         self.index: SearchIndex | None = None
@@ -168,7 +131,7 @@ class OracleEngine(torch.nn.Module):
         Raises InputError for anything else, where sigma(t) = 0, and where no sample is left.
         Costs one pass over the rows in question: 2 to 4 B N D operations.
         """
-        return self._respond("velocity", x, t, labels, guidance, exclude, source)
+        return self._respond("velocity", x, t, Conditions(labels, guidance, exclude, source))
 
     def denoiser(
         self,
@@ -180,7 +143,7 @@ class OracleEngine(torch.nn.Module):
         source: int | Tensor | None = None,
     ) -> Float[Tensor, "B ..."]:
         """Return the posterior mean E[X | x_t = x], like x; arguments, errors and cost as in :meth:`velocity`."""
-        return self._respond("denoiser", x, t, labels, guidance, exclude, source)
+        return self._respond("denoiser", x, t, Conditions(labels, guidance, exclude, source))
 
     def score(
         self,
@@ -192,7 +155,7 @@ class OracleEngine(torch.nn.Module):
         source: int | Tensor | None = None,
     ) -> Float[Tensor, "B ..."]:
         """Return the gradient of log p_t at x, like x; arguments, errors and cost as in :meth:`velocity`."""
-        return self._respond("score", x, t, labels, guidance, exclude, source)
+        return self._respond("score", x, t, Conditions(labels, guidance, exclude, source))
 
     def noise(
         self,
@@ -204,7 +167,7 @@ class OracleEngine(torch.nn.Module):
         source: int | Tensor | None = None,
     ) -> Float[Tensor, "B ..."]:
         """Return the posterior mean E[eps | x_t = x], like x; arguments, errors and cost as in :meth:`velocity`."""
-        return self._respond("noise", x, t, labels, guidance, exclude, source)
+        return self._respond("noise", x, t, Conditions(labels, guidance, exclude, source))
 
     def log_density(
         self,
@@ -219,7 +182,7 @@ class OracleEngine(torch.nn.Module):
         log p_t(x) = lse_j(log w_j - |x - alpha X_j|^2 / 2 s^2) - lse_j(log w_j) - (D/2) log(2 pi s^2).
         Costs half of a velocity: no weighted mean is taken.
         """
-        return self._respond("log_density", x, t, labels, None, exclude, source)
+        return self._respond("log_density", x, t, Conditions(labels, None, exclude, source))
 
     def posterior(
         self,
@@ -236,7 +199,7 @@ class OracleEngine(torch.nn.Module):
         """
         if top_k < 0:
             raise invalid("top_k", "must not be negative", top_k, "pass 0 to name no samples")
-        request = self._asker.request(x, t, labels, exclude, source=source)
+        request = self.asker.request(x, t, Conditions(labels, None, exclude, source))
         answer = self._router.answer(request, Wanted(moments=True, top_k=top_k))
         state = answer.state
         variance = marginal_variance(request.at, self.point_std)
@@ -301,23 +264,16 @@ class OracleEngine(torch.nn.Module):
         what all states share with x is computed once, at the cost of a scan and 4 B N bytes. Without an index, see
         :meth:`prepare`, it only hands on.
         """
-        request = self._asker.request(x, t, labels, None, guidance)
+        given = Conditions(labels, guidance)
+        request = self.asker.request(x, t, given)
         point = request.query(self.data, self.point_std).point
         useful = isinstance(self.mode, Auto) and self.index is not None and self.index.spec == "screen"
         carry = Carry.of(self.data.rows, point) if useful else None
-        return Trajectory(self._follow, carry, {"labels": labels, "guidance": guidance})
+        return Trajectory(self._follow, carry, given)
 
-    def _follow(
-        self,
-        name: str,
-        x: Tensor,
-        t: float | Tensor,
-        carry: Carry | None,
-        labels: int | Tensor | None,
-        guidance: float | Tensor | Guidance | None,
-    ) -> Tensor:
+    def _follow(self, name: str, x: Tensor, t: float | Tensor, given: Conditions, carry: Carry | None) -> Tensor:
         with torch.no_grad():
-            request = self._asker.request(x.detach(), t, labels, None, guidance)
+            request = self.asker.request(x.detach(), t, given)
             if carry is not None:
                 check_deterministic(self.data, request, carry, self.point_std)
             prediction = self._prediction(request, mixed(self._terms(request, carry)))
@@ -339,7 +295,7 @@ class OracleEngine(torch.nn.Module):
             route=", ".join(late.routes),
             reason=self.backend_reason + (", velocities off by about 1e-3" if self.precision == "half" else ""),
             late=late,
-            memory=MEMORY[self.backend](rows, size),
+            memory=BACKENDS[self.backend].memory(rows, size),
             operations=operations,
             read=rows.stored.nbytes * len(slices),
             seconds=operations / product_rate(rows.device, size, rows.dim),
@@ -347,43 +303,27 @@ class OracleEngine(torch.nn.Module):
 
     @property
     def _router(self) -> Router:
-        run = (HALF_BACKENDS if self.precision == "half" else BACKENDS)[self.backend]
+        run = BACKENDS[self.backend].run(self.precision)
         return Router(self.mode, self.tolerance, ExactScan(self.data, self.point_std, run), self.index)
 
     @property
-    def _asker(self) -> Asker:
+    def asker(self) -> Asker:
+        """What checks arguments and turns them into requests."""
         return Asker(self.data, self.path, self.point_std, self.t_max)
 
-    def _respond(
-        self,
-        name: str,
-        x: Tensor,
-        t: float | Tensor,
-        labels: int | Tensor | None,
-        guidance: float | Tensor | Guidance | None,
-        exclude: int | Tensor | None,
-        source: int | Tensor | None,
-    ) -> Tensor:
+    def _respond(self, name: str, x: Tensor, t: float | Tensor, given: Conditions) -> Tensor:
         if torch.compiler.is_compiling():
-            return compiled.respond(self._handle, name, x, t, labels, guidance, exclude, source)
+            return compiled.respond(self._handle, name, x, t, given)
         point, wanted = plain(x)
-        answer, derivative = self.answer(name, point, t, labels, guidance, exclude, source, wanted)
+        answer, derivative = self.answer(name, point, t, given, wanted)
         return attached(answer, x, derivative)
 
     def answer(
-        self,
-        name: str,
-        x: Float[Tensor, "B ..."],
-        t: float | Tensor,
-        labels: int | Tensor | None,
-        guidance: float | Tensor | Guidance | None,
-        exclude: int | Tensor | None,
-        source: int | Tensor | None,
-        derivative: bool,
+        self, name: str, x: Float[Tensor, "B ..."], t: float | Tensor, given: Conditions, derivative: bool
     ) -> tuple[Tensor, Derivative | None]:
         """Return the answer called `name` without a graph and, where wanted, its derivative in x."""
         with torch.no_grad():
-            request = self._asker.request(x, t, labels, exclude, guidance, source)
+            request = self.asker.request(x, t, given)
             if name == "log_density":
                 return self._density_answer(request, derivative)
             terms = self._terms(request)
@@ -426,23 +366,3 @@ class OracleEngine(torch.nn.Module):
     @staticmethod
     def _shaped(values: Float64[Tensor, "B D"], x: Tensor) -> Tensor:
         return values.to(x.dtype).reshape(x.shape)
-
-
-def _resolve_precision(precision: str, backend: str) -> str:
-    if precision not in ("full", "half"):
-        raise invalid("precision", "must be full or half", repr(precision), "use 'full'")
-    if precision == "half" and backend not in HALF_BACKENDS:
-        remedy = "pass backend='triton', or precision='full'"
-        raise invalid("precision", "can be half with the Triton kernels only", f"backend {backend!r}", remedy)
-    return precision
-
-
-def _resolve_backend(backend: str) -> tuple[str, str]:
-    chosen, source = backend, "asked for"
-    if backend == "auto":
-        chosen, source = Settings.read().backend, "set by ORACLE_BACKEND"
-    if chosen == "auto":
-        return "torch", "the torch backend runs on every device"
-    if chosen not in BACKENDS:
-        raise invalid("backend", f"must be auto, {', '.join(BACKENDS)}", repr(chosen), "use 'auto'")
-    return chosen, f"backend {chosen} was {source}"

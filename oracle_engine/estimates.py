@@ -18,7 +18,7 @@ from .engine import OracleEngine
 from .errors import invalid
 from .kernels import Span
 from .paths import Coefficients, Path, coefficients, marginal_variance
-from .request import Asker
+from .request import Conditions
 
 
 @dataclass(frozen=True)
@@ -146,8 +146,7 @@ class PosteriorDraw:
 
     def mean(self, engine: OracleEngine, asked: Asked) -> Mean:
         """Return the samples drawn, and the density of all of them."""
-        asker = Asker(engine.data, engine.path, engine.point_std, engine.t_max)
-        request = asker.request(asked.x, asked.t, asked.labels, asked.exclude)
+        request = engine.asker.request(asked.x, asked.t, Conditions(asked.labels, exclude=asked.exclude))
         drawn, density = draw_with_density(engine, request, self.generator)
         return Mean(engine.data.sample_values(engine.data.row_of(drawn)).double(), density)
 

@@ -7,14 +7,12 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from .backends import ScanState
 from .dataset import OracleDataset
 from .errors import invalid
-from .kernels import PosteriorState, Query, Rows, Span, Wanted, concatenate, merge
+from .kernels import PosteriorState, Span, Wanted, concatenate, merge
 from .plan import batch_slices, class_holes, scan_tasks
 from .request import Request
-
-# what computes the state of a span of rows
-Backend = Callable[[Rows, Query, Span, Wanted], PosteriorState]
 
 
 @dataclass(frozen=True)
@@ -23,7 +21,7 @@ class ExactScan:
 
     data: OracleDataset
     point_std: float
-    backend: Backend
+    backend: ScanState
 
     def state(self, request: Request, wanted: Wanted) -> PosteriorState:
         """Return the states over the samples each query may use. Raises InputError where none has any weight."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from typing import NamedTuple
 
 import torch
 
@@ -34,6 +35,15 @@ class Guidance:
     scale: float | Tensor
     t_min: float = 0.0
     t_max: float = 1.0
+
+
+class Conditions(NamedTuple):
+    """What an answer depends on beside x and t, as the caller passed it; see OracleEngine.velocity."""
+
+    labels: int | Tensor | None = None
+    guidance: float | Tensor | Guidance | None = None
+    exclude: int | Tensor | None = None
+    source: int | Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -133,6 +143,9 @@ class Request:
         return torch.stack([others[span.start : span.stop].sum() for span in spans]).sum()
 
 
+NONE = Conditions()
+
+
 @dataclass(frozen=True)
 class Asker:
     """What turns arguments into requests: the data, the path and the two ends of the noise."""
@@ -142,15 +155,7 @@ class Asker:
     point_std: float
     t_max: float | None
 
-    def request(
-        self,
-        x: Tensor,
-        t: float | Tensor,
-        labels: int | Tensor | None,
-        exclude: int | Tensor | None,
-        guidance: float | Tensor | Guidance | None = None,
-        source: int | Tensor | None = None,
-    ) -> Request:
+    def request(self, x: Tensor, t: float | Tensor, given: Conditions = NONE) -> Request:
         """Check every argument and return the request. Raises InputError."""
         self._check_points(x)
         batch, device = len(x), x.device
@@ -160,11 +165,11 @@ class Asker:
             bad = times[marginal_variance(at, self.point_std) <= NO_NOISE][0].item()
             remedy = "stop before the end point, clamp with OracleEngine(t_max=0.999), or give samples a point_std"
             raise invalid("t", "must leave some noise: sigma(t) > 0", f"t = {bad}", remedy)
-        resolved = _labels(labels, batch, self.data.segments, device)
-        rows = _named_rows("exclude", exclude, batch, self.data, device)
+        resolved = _labels(given.labels, batch, self.data.segments, device)
+        rows = _named_rows("exclude", given.exclude, batch, self.data, device)
         _check_nonempty(resolved, rows, self.data)
-        origin = _named_rows("source", source, batch, self.data, device)
-        scale = _guidance_scale(guidance, times, resolved)
+        origin = _named_rows("source", given.source, batch, self.data, device)
+        scale = _guidance_scale(given.guidance, times, resolved)
         point = x.detach().double().reshape(batch, self.data.dim)
         blur = 0.5 * torch.finfo(x.dtype).eps * torch.linalg.vector_norm(point, dim=1)
         request = Request(point, times, at, resolved, rows, origin, blur, scale)

@@ -13,7 +13,7 @@ from .errors import invalid
 from .estimates import Asked, Estimate, Exact, Flip, References, over_points
 from .paths import Coefficients, Path, coefficients, resolve_path, resolve_times
 from .paths import Prediction as Predicted
-from .request import Asker, Guidance, Request
+from .request import Conditions, Guidance, Request
 
 Prediction = Literal["velocity", "denoiser", "score", "noise"]
 
@@ -104,9 +104,7 @@ class OracleTarget(torch.nn.Module):
     def _request(
         self, x_t: Tensor, t: float | Tensor, labels: int | Tensor | None, exclude: Tensor | None, source: Tensor | None
     ) -> Request:
-        engine = self.engine
-        asker = Asker(engine.data, engine.path, engine.point_std, engine.t_max)
-        return asker.request(x_t, t, labels, exclude, self.guidance, source)
+        return self.engine.asker.request(x_t, t, Conditions(labels, self.guidance, exclude, source))
 
     def _guided(self, asked: Asked, request: Request) -> Float64[Tensor, "B ..."]:
         """Return the mean of the samples, guided where that is asked for: every prediction is affine in it."""

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from .arrays import Float, Tensor
 from .dataset import OracleDataset
 from .errors import invalid
 from .kernels.carry import Carry
-from .request import Request
+from .request import Conditions, Request
 
 # answers a question of an engine, with what the steps of a run share
-Respond = Callable[..., Tensor]
+Respond = Callable[[str, Tensor, float | Tensor, Conditions, Carry | None], Tensor]
 
 
 @dataclass(frozen=True)
@@ -28,18 +27,18 @@ class Trajectory:
 
     respond: Respond
     carry: Carry | None
-    options: dict[str, Any]
+    given: Conditions
 
     def velocity(self, x: Float[Tensor, "B ..."], t: float | Tensor) -> Float[Tensor, "B ..."]:
         """Return the oracle velocity at the states x, in the order of the starting points.
 
         Raises InputError where x cannot be reached by deterministic steps, as after adding fresh noise.
         """
-        return self.respond("velocity", x, t, self.carry, **self.options)
+        return self.respond("velocity", x, t, self.given, self.carry)
 
     def denoiser(self, x: Float[Tensor, "B ..."], t: float | Tensor) -> Float[Tensor, "B ..."]:
         """Return the posterior mean at the states x; errors as in :meth:`velocity`."""
-        return self.respond("denoiser", x, t, self.carry, **self.options)
+        return self.respond("denoiser", x, t, self.given, self.carry)
 
     def __call__(self, x: Float[Tensor, "B ..."], t: float | Tensor) -> Float[Tensor, "B ..."]:
         """Return :meth:`velocity`."""

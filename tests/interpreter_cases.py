@@ -12,7 +12,7 @@ from tolerances import assert_within
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from oracle_engine import OracleDataset, OracleEngine, engine
+from oracle_engine import OracleDataset, OracleEngine, backends
 from oracle_engine.errors import InputError
 from oracle_engine.kernels import Query, Rows, Span, Wanted, chunked, configs, prepare_rows, reference_state
 from oracle_engine.kernels import triton_scan as scan
@@ -269,7 +269,8 @@ def test_what_is_wanted_decides_the_kernels(counted: dict[str, Recorder], genera
 def test_the_engine_runs_on_the_kernels(
     counted: dict[str, Recorder], monkeypatch: pytest.MonkeyPatch, generator: torch.Generator
 ) -> None:
-    monkeypatch.setitem(engine.BACKENDS, "triton", scan.triton_state)
+    triton = replace(backends.BACKENDS["triton"], state=scan.triton_state)
+    monkeypatch.setitem(backends.BACKENDS, "triton", triton)
     points = torch.randint(0, 256, (120, 3, 5, 5), generator=generator).to(torch.uint8)
     data = OracleDataset(points, labels=torch.arange(120) % 3)
     ours, truth = (OracleEngine(data, backend=name) for name in ("triton", "reference"))
@@ -334,7 +335,7 @@ def test_a_block_takes_no_more_memory_than_planned(
 
 def test_the_plan_of_the_engine_is_that_of_the_kernels(generator: torch.Generator) -> None:
     data = OracleDataset(torch.randn(150, 77, generator=generator))
-    plans = {name: OracleEngine(data, backend=name).plan(40) for name in engine.BACKENDS}
+    plans = {name: OracleEngine(data, backend=name).plan(40) for name in backends.BACKENDS}
     assert plans["triton"].memory == scan.triton_memory(data.rows, 40)
     assert len({plan.memory for plan in plans.values()}) == len(plans)
 

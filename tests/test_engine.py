@@ -9,6 +9,7 @@ import pickle
 import re
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any
 
 import jaxtyping
@@ -21,6 +22,7 @@ from tolerances import assert_close
 from torch import Tensor
 
 from oracle_engine import Guidance, InputError, OracleDataset, OracleEngine, Posterior
+from oracle_engine.backends import BACKENDS, Backend
 
 LABELS = torch.arange(20) % 3
 X = torch.zeros(2, 4)
@@ -244,18 +246,17 @@ def test_the_backend_is_named_with_the_reason(engine: OracleEngine, monkeypatch:
 
 
 def test_the_backend_that_is_named_is_the_one_that_runs(engine: OracleEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    from oracle_engine import engine as module
-
     ran: list[str] = []
 
-    def recorder(name: str, kernel: Any) -> Any:
-        def recorded(*arguments: Any) -> Any:
+    def recorded(name: str, backend: Backend) -> Backend:
+        def state(*arguments: Any) -> Any:
             ran.append(name)
-            return kernel(*arguments)
+            return backend.state(*arguments)
 
-        return recorded
+        return replace(backend, state=state)
 
-    monkeypatch.setattr(module, "BACKENDS", {name: recorder(name, kernel) for name, kernel in module.BACKENDS.items()})
+    for name, backend in BACKENDS.items():
+        monkeypatch.setitem(BACKENDS, name, recorded(name, backend))
     for name in ("torch", "reference"):
         OracleEngine(engine.data, backend=name).velocity(X, 0.5)
     assert ran == ["torch", "reference"]
