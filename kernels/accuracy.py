@@ -26,6 +26,13 @@ LOGIT_BUDGET = 1e-5
 # it grow as sqrt(D) beyond
 CALM_DIM = 4096
 
+# coordinates that a CPU product for few queries may add one after the other, by how large the centre of the operand is
+# beside its rows: products that share a sign drift. Measured with MKL on photographs, root mean square error over
+# logit_error: 0.95 for centred values; for raw bytes 0.8 with 768 and 1.6 to 1.9 with 1536. One or two queries are
+# summed in lanes: as much with twice the length
+DRIFT_CENTRE = 0.3
+CALM_SUM, DRIFTING_SUM = 3072, 1024
+
 # the largest of many thousand rounding errors over their root mean square
 WORST_CASE = 6.0
 
@@ -47,6 +54,13 @@ def logit_error(rows: Rows, query: Query, dtype: torch.dtype) -> Float64[Tensor,
     radius = rows.operand_radius
     product = radius * (query.norm + 4.0 * query.alpha * radius)
     return 0.5 * UNIT_ROUNDOFF[dtype] * growth * query.gain.abs() * product
+
+
+def longest_sum(rows: Rows, batch: int) -> int:
+    """Return how many coordinates a product for `batch` queries may add in one go and stay within the law above."""
+    drifts = float(rows.operand_centre.norm()) > DRIFT_CENTRE * rows.operand_radius
+    length = DRIFTING_SUM if drifts else CALM_SUM
+    return 2 * length if batch <= 2 else length
 
 
 @dataclass(frozen=True)

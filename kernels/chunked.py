@@ -14,7 +14,7 @@ import torch
 from ..arrays import Bool, Float, Float64, Int64, Tensor
 from ..env import Settings
 from .accumulate import Accumulator
-from .accuracy import competitor_spread, live_window, logit_error, rescore_window
+from .accuracy import competitor_spread, live_window, logit_error, longest_sum, rescore_window
 from .attention import attention_applies, attention_state, navigating
 from .matmul import FEW_QUERIES, ieee_products, score_product
 from .rescore import Pairs, pairs_state
@@ -28,8 +28,9 @@ NARROW_DIM = 64
 # a block of rows as operand, in bytes: with the logits beside it, it stays in a last-level cache
 BLOCK_BYTES = {"cpu": 16 << 20, "cuda": 256 << 20}
 
-# with few queries a block is soon done: larger ones spread the fixed cost of some thirty small operations
-FEW_QUERIES_FACTOR = 2
+# where the rows are read as they are stored, larger blocks spread the fixed cost of some thirty small operations; with
+# few queries, which are soon done with a block, it weighs more than a second read from memory
+VIEW_FACTOR, FEW_QUERIES_FACTOR = 2, 4
 
 # from this window on, samples to score again are told by their logits before weights of e^-80 underflow
 STEEP_WINDOW = 30.0
@@ -97,6 +98,7 @@ class Scan:
         self.rows, self.query, self.wanted, self.dtype = rows, query, wanted, dtype
         self.scaled = (query.gain[:, None] * query.point).to(dtype)
         self.bias = (-query.gain * query.alpha).to(dtype)
+        self.longest = longest_sum(rows, len(query))
         self.partition = torch.full((len(query),), -torch.inf, dtype=dtype, device=rows.device)
         self.sums = Accumulator(len(query), rows.dim, dtype, wanted, rows.device)
         self.top = TopCandidates(len(query), wanted.top_k, rows.device)
@@ -150,7 +152,7 @@ class Scan:
     def logits(self, block: Span, operand: Float[Tensor, "n D"]) -> Float[Tensor, "B n"]:
         """Return the coarse logits of a block: without the terms that are the same for all samples of a query."""
         half_norms = self.rows.half_norms[block.start : block.stop].to(self.dtype)
-        logits = score_product(operand, self.scaled).addr_(half_norms, self.bias).T
+        logits = score_product(operand, self.scaled, self.longest).addr_(half_norms, self.bias).T
         if len(self.query) <= FEW_QUERIES:
             logits = logits.contiguous()  # a maximum over rows this short is slower than turning them around
         if self.rows.log_weights is not None:
@@ -247,10 +249,10 @@ def score_dtype(rows: Rows) -> torch.dtype:
 def block_rows(rows: Rows, dtype: torch.dtype, span: Span, batch: int) -> int:
     """Return how many rows a block holds for a scan of `span` in `dtype` for `batch` queries."""
     view = rows.raw_operand and rows.stored.dtype == dtype
-    few = FEW_QUERIES_FACTOR if batch <= FEW_QUERIES and view else 1
+    factor = (FEW_QUERIES_FACTOR if batch <= FEW_QUERIES else VIEW_FACTOR) if view else 1
     wished = Settings.read().block_mb
     limit = int(wished * 2**20) if wished else BLOCK_BYTES["cpu" if rows.device.type == "cpu" else "cuda"]
-    size = few * limit // (rows.dim * dtype.itemsize)
+    size = factor * limit // (rows.dim * dtype.itemsize)
     return max(1, min(len(span), max(64, min(size, 16384))))
 
 

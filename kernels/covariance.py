@@ -10,7 +10,7 @@ import torch
 
 from ..arrays import Float, Float64, Int64, Tensor
 from .accumulate import dropped_constant
-from .accuracy import WORST_CASE, logit_error
+from .accuracy import WORST_CASE, logit_error, longest_sum
 from .chunked import Scan, score_dtype
 from .matmul import ieee_products, mean_product, score_product
 from .reference import reference_logits
@@ -94,11 +94,12 @@ def _dense_product(rows: Rows, vectors: Vectors, span: Span, dtype: torch.dtype)
     middle = vectors.mean + rows.operand_centre
     offset = (directions.double() * middle).sum(1)
     total, shares = torch.zeros_like(middle), torch.zeros_like(origin)
+    longest = longest_sum(rows, len(vectors))
     for _, operand, logits in _scored(rows, vectors.query, span, dtype):
         part = (logits.amax(1) >= floor).nonzero()[:, 0]
         if len(part):
             weights = (logits[part] - origin[part, None].to(dtype)).exp_()
-            weights *= score_product(operand, directions[part]).T - offset[part, None].to(dtype)
+            weights *= score_product(operand, directions[part], longest).T - offset[part, None].to(dtype)
             shares.index_add_(0, part, weights.sum(1, dtype=torch.float64))
             total.index_add_(0, part, mean_product(weights, operand).double())
     return unit[:, None] * (total - shares[:, None] * middle)

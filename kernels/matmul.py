@@ -17,9 +17,6 @@ FEW_QUERIES = 16
 # rows summed in one go for few queries: MKL adds them one after the other, and rounding grows with their number
 SUM_ROWS = 512
 
-# coordinates summed in one go for few queries: one long sum at D = 3072 errs up to 36 u|q||r|, halves up to 6
-SUM_DIMS = 1536
-
 # rows of one product for more queries, in bytes: what a core's caches hold
 PRODUCT_BYTES = 4 << 20
 
@@ -67,8 +64,11 @@ def _leave() -> None:
                     setting.fp32_precision = precision
 
 
-def score_product(block: Float[Tensor, "n D"], queries: Float[Tensor, "B D"]) -> Float[Tensor, "n B"]:
-    """Return block @ queries.T: data times queries, up to 1.6x faster on CPU than queries times data."""
+def score_product(block: Float[Tensor, "n D"], queries: Float[Tensor, "B D"], longest: int) -> Float[Tensor, "n B"]:
+    """Return block @ queries.T: data times queries, up to 1.6x faster on CPU than queries times data.
+
+    longest: coordinates that one sum may have where a library adds them one after the other, see `longest_sum`.
+    """
     product = torch.empty(len(block), len(queries), dtype=block.dtype, device=block.device)
     if block.is_cuda:
         return torch.mm(block, queries.T, out=product)
@@ -80,9 +80,11 @@ def score_product(block: Float[Tensor, "n D"], queries: Float[Tensor, "B D"]) ->
     parts, whole = _parts(len(block), torch.get_num_threads())
     shared = queries.T.expand(parts, *queries.T.shape)
     pieces, sums = block[:whole].view(parts, -1, block.shape[1]), product[:whole].view(parts, -1, len(queries))
-    sums.zero_()
-    for start in range(0, block.shape[1], SUM_DIMS):
-        some = slice(start, start + SUM_DIMS)
+    dim = block.shape[1]
+    length = -(-dim // -(-dim // longest))
+    torch.bmm(pieces[:, :, :length], shared[:, :length], out=sums)
+    for start in range(length, dim, length):
+        some = slice(start, start + length)
         sums.baddbmm_(pieces[:, :, some], shared[:, some])
     torch.mm(block[whole:], queries.T, out=product[whole:])
     return product

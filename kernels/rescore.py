@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import reduce
 
 import torch
 
 from ..arrays import Float64, Int64, Tensor
 from .accuracy import UNIT_ROUNDOFF, WALK, logit_error
 from .rows import Query, Rows
-from .state import PosteriorState, Wanted, merge
+from .state import PosteriorState, Wanted, concatenate, merge
 
 # float64 products are used while their error in a logit stays below this; beyond, differences
 PRODUCT_LIMIT = 1e-7
@@ -87,9 +88,11 @@ def pairs_state(rows: Rows, query: Query, pairs: Pairs, wanted: Wanted) -> Poste
     Queries with many candidates are padded only against queries with about as many.
     """
     state = PosteriorState.empty(len(query), rows.dim, wanted.top_k, rows.device)
-    for part, candidates, width in grouped(pairs, len(query), rows.dim):
-        state = state.put(part, _state(rows, query.take(part), candidates, width, wanted))
-    return state
+    groups = list(grouped(pairs, len(query), rows.dim))
+    if not groups:
+        return state
+    found = [_state(rows, query.take(part), candidates, width, wanted) for part, candidates, width in groups]
+    return state.put(torch.cat([part for part, _, _ in groups]), concatenate(found))
 
 
 def grouped(pairs: Pairs, batch: int, dim: int) -> Iterator[tuple[Int64[Tensor, "b"], Int64[Tensor, "b K"], int]]:
@@ -118,11 +121,11 @@ def _slices(
 
 
 def _state(rows: Rows, query: Query, candidates: Int64[Tensor, "B K"], width: int, wanted: Wanted) -> PosteriorState:
-    state = PosteriorState.empty(len(query), rows.dim, wanted.top_k, rows.device)
-    for start in range(0, candidates.shape[1], width):
-        chosen = candidates[:, start : start + width]
+    parts = []
+    for chosen in candidates.split(width, dim=1):
         samples = rows.gather(chosen.clamp_min(0))
-        state = merge(state, _weigh(logits_of(rows, query, chosen, samples), samples, chosen, wanted))
+        parts.append(_weigh(logits_of(rows, query, chosen, samples), samples, chosen, wanted))
+    state = reduce(merge, parts)
     return replace(state, mean=state.mean - rows.centre) if wanted.mean else state
 
 
