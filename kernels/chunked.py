@@ -35,7 +35,7 @@ VIEW_FACTOR, FEW_QUERIES_FACTOR = 2, 4
 # from this window on, samples to score again are told by their logits before weights of e^-80 underflow
 STEEP_WINDOW = 30.0
 
-# below this share of live pairs a block is summed pair by pair; measured break-even on CPU 0.12 .. 0.2
+# below this share of live rows a query sums a block row by row; measured break-even on CPU 0.12 .. 0.2
 SPARSE_SHARE = 0.12
 
 
@@ -51,17 +51,15 @@ def posterior_state(rows: Rows, query: Query, span: Span, wanted: Wanted) -> Pos
     with ieee_products(rows.device.type):
         if score_dtype(rows) == torch.float64:
             return Scan(rows, query, wanted, torch.float64).run(span).coarse
-        if not attention_applies(rows, query, wanted):
-            return scanned_state(rows, query, span, wanted)
-        early = (head_window(rows, query, span) == -torch.inf) & navigating(rows, query, span)
-        state = PosteriorState.empty(len(query), rows.dim, 0, rows.device)
-        if bool(early.any()):
-            part = early.nonzero()[:, 0]
-            state = state.put(part, attention_state(rows, query.take(part), span))
-        if not bool(early.all()):
-            part = (~early).nonzero()[:, 0]
-            state = state.put(part, scanned_state(rows, query.take(part), span, wanted))
-        return state
+        if attention_applies(rows, query, wanted) and _all_early(rows, query, span):
+            return attention_state(rows, query, span)
+        return scanned_state(rows, query, span, wanted)
+
+
+def _all_early(rows: Rows, query: Query, span: Span) -> bool:
+    # a scan that some of them need anyway takes the others along for less than a pass of their own
+    early = (head_window(rows, query, span) == -torch.inf) & navigating(rows, query, span)
+    return bool(early.all())
 
 
 def scanned_state(rows: Rows, query: Query, span: Span, wanted: Wanted) -> PosteriorState:
@@ -121,7 +119,7 @@ class Scan:
             yield block, self.rows.block(block.start, block.stop, buffer)
 
     def _set_windows(self, span: Span) -> None:
-        live = live_window(len(span), logit_error(self.rows, self.query, self.dtype))
+        live = live_window(len(span), logit_error(self.rows, self.query, self.dtype), self.dtype)
         exact = self.dtype == torch.float64
         self.live_window = live.to(self.dtype)
         self.head_window = torch.full_like(live, -torch.inf) if exact else head_window(self.rows, self.query, span)
@@ -138,15 +136,15 @@ class Scan:
         if len(query) == 0:
             return
         self.sums.raise_reference(torch.maximum(self.sums.reference, top))
-        # turned around only for the queries that need it: late, hardly any
-        logits = logits.contiguous() if len(query) == len(top) else logits[query].contiguous()
-        top, floor = top[query], floor[query]
-        # a sample of the columns tells dense blocks from sparse ones at an eighth of the cost
+        # a sample of the rows tells queries of many live ones from those of few at an eighth of the cost
         some = logits[:, :: max(1, min(8, logits.shape[1] // 64))]
-        if int((some >= floor[:, None]).count_nonzero()) > SPARSE_SHARE * some.numel():
-            self._add_dense(query, logits, top, block, operand, half_norms)
-        else:
-            self._add_pairs(query, logits, logits >= floor[:, None], block, operand, half_norms)
+        many = (some >= floor[:, None]).sum(1)[query] > SPARSE_SHARE * some.shape[1]
+        dense, sparse = query[many], query[~many]
+        if len(dense):
+            self._add_dense(dense, _of(logits, dense), top[dense], block, operand, half_norms)
+        if len(sparse):
+            own = _of(logits, sparse)
+            self._add_pairs(sparse, own, own >= floor[sparse, None], block, operand, half_norms)
         self.partition = torch.maximum(self.partition, self.sums.partition().to(self.dtype))
 
     def logits(self, block: Span, operand: Float[Tensor, "n D"]) -> Float[Tensor, "B n"]:
@@ -185,7 +183,8 @@ class Scan:
         weights, largest = self.sums.weigh(query, logits), self.sums.weigh(query, top)
         mass = weights.sum(1)
         self.sums.meet(query, mass)
-        floor = self._head_floor()[query]
+        # steep queries are told already, and what is left of them may have underflowed
+        floor = self._head_floor()[query].index_fill(0, steep, torch.inf)
         heads = (largest >= floor).nonzero()[:, 0]
         if len(heads):
             pair = (weights[heads] >= floor[heads, None]).nonzero()
@@ -238,6 +237,11 @@ class Scan:
         logits, named = self.top.settle(self.rows, self.query)
         coarse = replace(self.sums.state(self.rows, self.query), top_logits=logits, top_rows=named)
         return ScanResult(coarse, heads.where(late & ~crowded[heads.query]), crowded)
+
+
+def _of(logits: Float[Tensor, "B n"], query: Int64[Tensor, "b"]) -> Float[Tensor, "b n"]:
+    # turned around only for the queries that need it
+    return logits.contiguous() if len(query) == len(logits) else logits[query].contiguous()
 
 
 def score_dtype(rows: Rows) -> torch.dtype:
