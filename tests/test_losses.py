@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from typing import Any
 
 import jaxtyping
@@ -14,11 +13,11 @@ import torch
 from closed_form import normal
 from hypothesis import given
 from hypothesis import strategies as st
+from refusals import refused
 from tolerances import TOLERANCES, assert_close, assert_within
 from torch import Tensor
 
 from oracle_engine import (
-    InputError,
     LossTerms,
     OracleDataset,
     OracleEngine,
@@ -36,10 +35,6 @@ from oracle_engine.stages import analyse
 @pytest.fixture
 def engine(generator: torch.Generator) -> OracleEngine:
     return OracleEngine(OracleDataset(normal(60, 6, generator).reshape(60, 2, 3), torch.arange(60) % 3))
-
-
-def refused(message: str) -> AbstractContextManager[Any]:
-    return pytest.raises(InputError, match=rf"^(?=.*\. Remedy: .+\.$){message}")
 
 
 def halved(x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
