@@ -20,12 +20,6 @@ def one_sample(generator: torch.Generator) -> OracleEngine:
     return OracleEngine(OracleDataset(normal(1, 24, generator)))
 
 
-def nearest(x: Tensor, data: OracleDataset) -> Tensor:
-    """Return the nearest samples, like x."""
-    points = data[torch.arange(len(data))].to(x.dtype)
-    return points[torch.cdist(x.flatten(1), points.flatten(1)).argmin(1)]
-
-
 def assert_is_projection(target: Tensor, conditional: Tensor, x: Tensor) -> None:
     """Check E[(u - v) f(x)] = 0, which says that v is E[u | x], for f = 1, x and v."""
     rest = (conditional - target).double()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from adapter_cases import assert_is_projection, nearest, one_sample, small_images
-from closed_form import normal
+from adapter_cases import assert_is_projection, one_sample, small_images
+from closed_form import nearest, normal
 from flow_matching.path import AffineProbPath, CondOTProbPath, MixtureDiscreteProbPath
 from flow_matching.path.scheduler import (
     CondOTScheduler,
@@ -89,7 +89,7 @@ def test_the_solver_of_flow_matching_takes_the_oracle(data: OracleDataset, gener
     solved = solver.sample(x_init=x, step_size=None, method="euler", time_grid=grid, labels=labels, guidance=2.0)
     expected = sample(engine, x, sampling_times(12), labels=labels, guidance=2.0).x
     assert_rows_close(solved, expected, "bar")
-    assert_rows_close(solved, nearest(solved, data), "landing")
+    assert_rows_close(solved, nearest(solved, data)[0], "landing")
 
 
 def test_adaptive_methods_need_the_time_clamped(data: OracleDataset, generator: torch.Generator) -> None:
@@ -100,7 +100,7 @@ def test_adaptive_methods_need_the_time_clamped(data: OracleDataset, generator: 
     solved = ODESolver(SolverModel(engine)).sample(
         x_init=x, step_size=None, method="dopri5", time_grid=torch.tensor([0.0, 0.999])
     )
-    assert_rows_close(solved, nearest(solved, data), "near a sample")
+    assert_rows_close(solved, nearest(solved, data)[0], "near a sample")
 
 
 def test_a_gradient_through_the_oracle_is_refused(data: OracleDataset) -> None:

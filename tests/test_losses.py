@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import jaxtyping
 import pytest
 import torch
 from closed_form import normal
@@ -232,10 +231,8 @@ def test_a_short_answer_under_autocast_has_a_float32_loss(engine: OracleEngine, 
         (lambda x, t: (x, t), "`model` must return a tensor; received tuple. Remedy: return the prediction alone"),
     ],
 )
-def test_a_model_that_returns_something_else(
-    model: Callable[..., Any], message: str, engine: OracleEngine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+@pytest.mark.usefixtures("unchecked")
+def test_a_model_that_returns_something_else(model: Callable[..., Any], message: str, engine: OracleEngine) -> None:
     with refused(message):
         oracle_loss(model, OracleTarget(engine), engine.data[:4])
     with refused(r"`x1` must have shape \[B, 2, 3\]; received \[4, 3, 2\]"):
