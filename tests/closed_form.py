@@ -271,6 +271,13 @@ def values_of(data: OracleDataset) -> Tensor:
     return data.rows.stored.double() * data.value_map.scale + data.value_map.offset
 
 
+def nearest(x: Tensor, data: OracleDataset) -> tuple[Tensor, Tensor]:
+    """Return the sample nearest to each x, like x, and their indices [B]."""
+    points = data[torch.arange(len(data))]
+    index = torch.cdist(x.flatten(1), points.flatten(1).to(x.dtype)).argmin(1)
+    return points[index].to(x.dtype), index
+
+
 def direct_weights(
     values: Tensor, x: Tensor, alpha: Tensor, sigma: Tensor, log_weights: Tensor | None = None
 ) -> Tensor:

@@ -1,9 +1,10 @@
-"""What every test module shares: the Hypothesis profiles and a seeded generator."""
+"""What every test module shares: the Hypothesis profiles, a seeded generator, and annotations left unchecked."""
 
 from __future__ import annotations
 
 import os
 
+import jaxtyping
 import pytest
 import torch
 from hypothesis import settings
@@ -19,3 +20,9 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 def generator() -> torch.Generator:
     """A CPU generator that starts from the same seed in every test."""
     return torch.Generator().manual_seed(20251202)
+
+
+@pytest.fixture
+def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Annotations are not checked, as for a user: what is wrong reaches the library's own checks."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from closed_form import normal
-from test_late_engine import make_data, prepared, queries, the_data
+from late_cases import make_data, prepared, queries, the_data
 from tolerances import assert_rows_close, assert_within
 from torch import Tensor
 

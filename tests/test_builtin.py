@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_readers import write_cifar10, write_idx
+from written_files import write_cifar10, write_idx
 
 from oracle_engine.builtin import BUILTINS, load_builtin
 from oracle_engine.errors import DataFileError, InputError, MissingDependencyError

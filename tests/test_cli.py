@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from command_line import assert_refused, run, run_json
+from interruptions import interrupt_engine
 from safetensors.torch import load_file, save_file
 
 from oracle_engine import OracleDataset, OracleEngine, __version__
@@ -54,18 +56,6 @@ def read(path: Path, name: str) -> torch.Tensor:
         return load_file(path)[name]
     held = np.load(path)
     return torch.from_numpy(held if path.suffix == ".npy" else held[name])
-
-
-def run(*arguments: object) -> int:
-    return main([str(argument) for argument in arguments])
-
-
-def run_json(capsys: pytest.CaptureFixture[str], *arguments: object) -> dict[str, Any]:
-    assert run(*arguments, "--json") == 0
-    captured = capsys.readouterr()
-    assert captured.err == ""
-    facts: dict[str, Any] = json.loads(captured.out)
-    return facts
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
@@ -159,12 +149,7 @@ def test_a_wrong_input_is_one_line_and_status_2(
     write(Path("times.npz"), queries | {"t": torch.zeros(5)})
     write(Path("labels.npz"), queries | {"labels": torch.arange(23)})
     before = sorted(tmp_path.iterdir())
-    assert run("velocity", *arguments, "--data", data) == 2
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert captured.err.startswith("oracle-engine: error: ")
-    assert captured.err.count("\n") == 1
-    assert message in captured.err
+    assert_refused(capsys, message, "velocity", *arguments, "--data", data)
     assert sorted(tmp_path.iterdir()) == before
 
 
@@ -215,15 +200,7 @@ def test_stages_in_the_current_folder_as_json(
 
 
 def test_interrupted_stages_leave_nothing(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    exact, calls = OracleEngine.posterior, []
-
-    def posterior(self: OracleEngine, *arguments: Any, **options: Any) -> Any:
-        calls.append(1)
-        if len(calls) == 5:
-            raise KeyboardInterrupt
-        return exact(self, *arguments, **options)
-
-    monkeypatch.setattr(OracleEngine, "posterior", posterior)
+    calls = interrupt_engine(monkeypatch, "posterior", 5)
     assert run("stages", "--data", data, "--out", tmp_path / "out") == 130
     assert len(calls) == 5
     assert list((tmp_path / "out").iterdir()) == []

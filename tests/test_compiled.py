@@ -8,7 +8,6 @@ import pickle
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import jaxtyping
 import pytest
 import torch
 from closed_form import normal
@@ -31,9 +30,8 @@ ASKED: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture(autouse=True)
-def unwatched(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Annotations are not checked while code is traced, as for a user; every test compiles afresh."""
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+def unwatched(unchecked: None) -> Iterator[None]:
+    """No annotation is checked while code is traced, and every test compiles afresh."""
     torch._dynamo.reset()
     yield
     torch._dynamo.reset()

@@ -7,7 +7,7 @@ import torch
 from closed_form import FAMILIES, generators, normal, stored_as
 from hypothesis import given
 from hypothesis import strategies as st
-from test_kernels import REGIMES, make_query
+from row_cases import REGIMES, make_query
 from tolerances import assert_close, assert_within
 
 from oracle_engine.arrays import STORAGE_DTYPES

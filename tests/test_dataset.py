@@ -12,7 +12,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import jaxtyping
 import pytest
 import safetensors.torch
 import torch
@@ -382,8 +381,8 @@ def test_what_cannot_be_a_data_set_is_refused(arguments: dict[str, Any], message
         OracleDataset(**({"points": torch.zeros(3, 2)} | arguments))
 
 
-def test_arrays_are_pointed_to_the_front_door(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+@pytest.mark.usefixtures("unchecked")
+def test_arrays_are_pointed_to_the_front_door() -> None:
     points: Any = [[1.0], [2.0]]
     with pytest.raises(
         InputError, match=r"must be a torch\.Tensor; received list\. Remedy: use oracle_engine\.load_dataset"

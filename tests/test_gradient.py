@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from closed_form import direct_weights, normal, stored_as, values_of
+from engine_cases import PREDICTIONS
 from tolerances import assert_close, assert_rows_close, assert_within
 from torch import Tensor
 
@@ -14,8 +15,6 @@ from oracle_engine import Guidance, InputError, OracleDataset, OracleEngine, pla
 
 # torch itself uses it where derivatives are taken forward
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
-
-PREDICTIONS = ("velocity", "denoiser", "score", "noise")
 
 # queries at all times, some without a class, in a union, guided in an interval, and without one of the samples
 UNIONS = torch.tensor([[0, 1], [2, -1], [-1, -1], [1, 2], [0, -1]])

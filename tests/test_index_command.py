@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -8,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from command_line import assert_refused, run, run_json
 from safetensors.torch import load_file, save_file
 
 from oracle_engine import OracleDataset, OracleEngine
-from oracle_engine.__main__ import main
 from oracle_engine.index import Progress, SearchIndex, build_index
 from oracle_engine.kernels.screen import Knowledge
 from oracle_engine.modes import Budget, TopK
@@ -46,19 +45,6 @@ def index(built: Path, tmp_path: Path) -> Path:
     path = tmp_path / "data.index"
     path.write_bytes(built.read_bytes())
     return path
-
-
-def run(*arguments: object) -> int:
-    return main([str(argument) for argument in arguments])
-
-
-def run_json(capsys: pytest.CaptureFixture[str], *arguments: object) -> dict[str, Any]:
-    capsys.readouterr()
-    assert run(*arguments, "--json") == 0
-    captured = capsys.readouterr()
-    assert captured.err == ""
-    facts: dict[str, Any] = json.loads(captured.out)
-    return facts
 
 
 def test_the_file_is_the_index_that_prepare_makes(data: Path, index: Path) -> None:
@@ -185,13 +171,7 @@ def test_what_cannot_be_used_is_one_line_and_status_2(
     np.save("data.npy", points.numpy())
     Path("damaged.index").write_bytes(index.read_bytes()[:-16])
     before = sorted(tmp_path.iterdir())
-    capsys.readouterr()
-    assert run("index", *arguments) == 2
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert captured.err.startswith("oracle-engine: error: ")
-    assert captured.err.count("\n") == 1
-    assert message in captured.err
+    assert_refused(capsys, message, "index", *arguments)
     assert sorted(tmp_path.iterdir()) == before
 
 

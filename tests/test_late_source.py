@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from closed_form import clusters, normal
-from test_late_engine import eager, make_data
+from late_cases import eager, make_data
 from tolerances import assert_close, assert_rows_close
 from torch import Tensor
 

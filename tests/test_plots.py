@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from interruptions import interrupt_figures
 
 from oracle_engine import MissingDependencyError, OracleDataset, OracleEngine
 from oracle_engine.pictures import is_picture, picture_frames, plane_frames
@@ -66,11 +67,7 @@ def test_planes_show_the_directions_that_vary_most(generator: torch.Generator) -
 def test_a_figure_that_fails_leaves_nothing(
     tmp_path: Path, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupt(figure: object, path: Path, **options: object) -> None:
-        path.write_bytes(b"half")
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("matplotlib.figure.Figure.savefig", interrupt)
+    interrupt_figures(monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         stages_figure(report_of((2,), generator), tmp_path / "stages.png")
     assert list(tmp_path.iterdir()) == []

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from command_line import assert_refused, run, run_json
+from interruptions import interrupt_engine
 from safetensors.torch import load_file, save_file
 
 from oracle_engine import OracleDataset, OracleEngine
-from oracle_engine.__main__ import main
 from oracle_engine.pictures import sheet_of
 from oracle_engine.plots import samples_figure
 from oracle_engine.samplers import initial_noise, sample, sampling_times
@@ -26,18 +25,6 @@ def data(tmp_path: Path, generator: torch.Generator) -> Path:
     return path
 
 
-def run(*arguments: object) -> int:
-    return main(["sample", *map(str, arguments)])
-
-
-def run_json(capsys: pytest.CaptureFixture[str], *arguments: object) -> dict[str, Any]:
-    assert run(*arguments, "--json") == 0
-    captured = capsys.readouterr()
-    assert captured.err == ""
-    facts: dict[str, Any] = json.loads(captured.out)
-    return facts
-
-
 @pytest.mark.parametrize("suffix", [".npy", ".npz", ".safetensors"])
 def test_the_numbers_are_those_of_the_sampler_and_land_on_samples(
     suffix: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -45,7 +32,7 @@ def test_the_numbers_are_those_of_the_sampler_and_land_on_samples(
     saved = tmp_path / f"out/drawn{suffix}"
     options = ("--draw", 7, "--steps", 15, "--method", "heun", "--shift", 0.5, "--seed", 4, "--labels", 2, 0)
     facts = run_json(
-        capsys, "--data", data, "--key", "points", *options, "--guidance", 1.5, "--save", saved, "--no-figure"
+        capsys, "sample", "--data", data, "--key", "points", *options, "--guidance", 1.5, "--save", saved, "--no-figure"
     )
     tensors = load_file(data)
     engine = OracleEngine(OracleDataset(tensors["points"], tensors["labels"]))
@@ -69,7 +56,8 @@ def test_a_sheet_of_pictures_is_written(
     suffix: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / f"new/folder/drawn{suffix}"
-    assert run("--data", data, "--key", "points", "--draw", 5, "--steps", 10, "--path", "edm", "--out", out) == 0
+    options = ("--draw", 5, "--steps", 10, "--path", "edm")
+    assert run("sample", "--data", data, "--key", "points", *options, "--out", out) == 0
     assert "5 of 5 runs end on a sample of the data" in capsys.readouterr().out
     assert [file.name for file in out.parent.iterdir()] == [out.name]
     assert out.read_bytes()[:200].lstrip().startswith({".png": b"\x89PNG", ".pdf": b"%PDF", ".svg": b"<?xml"}[suffix])
@@ -110,25 +98,15 @@ def test_a_wrong_argument_is_one_line_and_leaves_nothing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
-    assert run("--data", data, "--key", "points", *options) == 2
-    captured = capsys.readouterr()
-    assert (captured.out, captured.err.count("\n")) == ("", 1)
-    assert message in captured.err
+    assert_refused(capsys, message, "sample", "--data", data, "--key", "points", *options)
     assert [file.name for file in tmp_path.iterdir()] == ["data.safetensors"]
 
 
 def test_an_interrupted_run_leaves_nothing(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    exact, calls = OracleEngine.velocity, []
-
-    def velocity(self: OracleEngine, *arguments: Any, **options: Any) -> torch.Tensor:
-        calls.append(1)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return exact(self, *arguments, **options)
-
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(OracleEngine, "velocity", velocity)
-    assert run("--data", data, "--key", "points", "--save", "x.npz") == 130
+    calls = interrupt_engine(monkeypatch, "velocity", 3)
+    assert run("sample", "--data", data, "--key", "points", "--save", "x.npz") == 130
+    assert len(calls) == 3
     assert [file.name for file in tmp_path.iterdir()] == ["data.safetensors"]
 
 
@@ -137,7 +115,7 @@ def test_what_is_missing_is_said_before_any_work(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    assert run("--data", data, "--key", "points") == 2
+    assert run("sample", "--data", data, "--key", "points") == 2
     assert "oracle-velocity-engine[plot]" in capsys.readouterr().err
-    assert run("--data", data, "--key", "points", "--draw", 2, "--steps", 3, "--no-figure") == 0
+    assert run("sample", "--data", data, "--key", "points", "--draw", 2, "--steps", 3, "--no-figure") == 0
     assert "nothing written" in capsys.readouterr().out

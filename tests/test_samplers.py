@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from closed_form import nearest
 from tolerances import assert_close, assert_rows_close, assert_within
 from torch import Tensor
 
 from oracle_engine import Guidance, InputError, OracleDataset, OracleEngine
+from oracle_engine.paths import PATHS
 from oracle_engine.samplers import (
     METHODS,
     Capture,
@@ -23,8 +25,6 @@ from oracle_engine.samplers import (
     shift_for,
     shifted,
 )
-
-PATHS = ["rectified_flow", "gvp", "vp", "linear_vp", "polynomial", "edm"]
 
 
 @pytest.fixture
@@ -45,14 +45,7 @@ class Recorded:
         return self.inner.velocity(x, t)
 
 
-def nearest(x: Tensor, data: OracleDataset) -> tuple[Tensor, Tensor]:
-    """Return the nearest samples and their indices."""
-    points = data[torch.arange(len(data))]
-    index = torch.cdist(x.flatten(1), points.flatten(1).to(x.dtype)).argmin(1)
-    return points[index].to(x.dtype), index
-
-
-@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("path", sorted(PATHS))
 @pytest.mark.parametrize("method", METHODS)
 def test_a_full_oracle_run_lands_on_samples(
     path: str, method: str, data: OracleDataset, generator: torch.Generator
@@ -105,7 +98,7 @@ def test_methods_converge_at_their_order(method: str, order: int) -> None:
         assert math.log2(coarse / fine) == pytest.approx(order, abs=0.1)
 
 
-@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("path", sorted(PATHS))
 def test_ddim_is_exact_while_the_denoiser_stands_still(path: str, generator: torch.Generator) -> None:
     target = torch.randn(1, 7, generator=generator, dtype=torch.float64)
     engine = OracleEngine(OracleDataset(target), path)
@@ -117,7 +110,7 @@ def test_ddim_is_exact_while_the_denoiser_stands_still(path: str, generator: tor
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("path", sorted(PATHS))
 def test_a_model_that_is_the_oracle_makes_the_same_run_and_is_never_asked_at_one(
     path: str, method: str, data: OracleDataset, generator: torch.Generator
 ) -> None:

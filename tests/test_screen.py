@@ -9,7 +9,7 @@ import torch
 from closed_form import FAMILIES, generators, normal, stored_as
 from hypothesis import given
 from hypothesis import strategies as st
-from test_kernels import centred, make_query, whole
+from row_cases import centred, make_query, whole
 from tolerances import assert_close, assert_within
 from torch import Tensor
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from closed_form import clusters, normal
-from test_kernels import make_query, whole
+from row_cases import make_query, whole
 from tolerances import assert_close, assert_rows_close
 from torch import Tensor
 

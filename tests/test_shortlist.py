@@ -11,7 +11,7 @@ import torch
 from closed_form import FAMILIES, clusters, generators, near_duplicates, normal, stored_as
 from hypothesis import given
 from hypothesis import strategies as st
-from test_kernels import make_query, whole
+from row_cases import make_query, whole
 from tolerances import assert_close, assert_rows_close
 from torch import Tensor
 

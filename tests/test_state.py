@@ -12,6 +12,7 @@ import torch
 from closed_form import generators, normal
 from hypothesis import given
 from hypothesis import strategies as st
+from row_cases import assert_identical
 from tolerances import assert_close
 from torch import Tensor
 
@@ -53,11 +54,6 @@ def states_between(rows: Rows, query: Query, cuts: list[int]) -> list[PosteriorS
 def assert_same(first: PosteriorState, second: PosteriorState) -> None:
     for field in fields(first):
         assert_close(getattr(first, field.name), getattr(second, field.name), "merge")
-
-
-def assert_identical(first: PosteriorState, second: PosteriorState) -> None:
-    for field in fields(first):
-        assert torch.equal(getattr(first, field.name), getattr(second, field.name)), field.name
 
 
 def tree_merge(states: list[PosteriorState], draw: st.DataObject) -> PosteriorState:

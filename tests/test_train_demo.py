@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from closed_form import normal
+from interruptions import interrupt_engine, interrupt_figures
 
 from oracle_engine import InputError, MissingDependencyError, OracleDataset, OracleEngine
 from oracle_engine.__main__ import main
@@ -110,12 +111,7 @@ def test_a_figure_is_written_whole_or_not_at_all(
     train_figure(report, tmp_path / f"train{suffix}")
     assert [file.name for file in tmp_path.iterdir()] == [f"train{suffix}"]
     assert (tmp_path / f"train{suffix}").stat().st_size > 5000
-
-    def interrupt(figure: object, path: Path, **options: object) -> None:
-        path.write_bytes(b"half")
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("matplotlib.figure.Figure.savefig", interrupt)
+    interrupt_figures(monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         train_figure(report, tmp_path / "other.png")
     assert [file.name for file in tmp_path.iterdir()] == [f"train{suffix}"]
@@ -165,15 +161,7 @@ def test_digits_stand_in_for_files_that_are_not_there_and_it_is_said(
 
 
 def test_an_interrupted_demonstration_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    exact, calls = OracleEngine.velocity, []
-
-    def velocity(self: OracleEngine, *arguments: Any, **options: Any) -> torch.Tensor:
-        calls.append(1)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return exact(self, *arguments, **options)
-
-    monkeypatch.setattr(OracleEngine, "velocity", velocity)
+    calls = interrupt_engine(monkeypatch, "velocity", 3)
     assert main(["train-demo", "--data", "digits", "--count", "100", "--out", str(tmp_path), *OPTIONS]) == 130
     assert len(calls) == 3
     assert list(tmp_path.iterdir()) == []

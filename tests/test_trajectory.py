@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from closed_form import normal
-from test_late_engine import eager, make_data, prepared, the_data
+from late_cases import eager, make_data, prepared, the_data
 from tolerances import assert_rows_close
 from torch import Tensor
 

@@ -1,3 +1,5 @@
+"""What Triton's interpreter runs passes in a process of its own: tests/interpreter/, and in small test_gpu.py."""
+
 from __future__ import annotations
 
 import importlib.util
@@ -14,7 +16,9 @@ ROOT = Path(__file__).resolve().parent.parent
 @pytest.mark.interpreter
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 @pytest.mark.parametrize(
-    "tests", [["tests/interpreter_cases.py"], ["-c", "tests/gpu.ini", "tests/test_gpu.py"]], ids=["cases", "gpu"]
+    "tests",
+    [["-o", "python_files=check_*.py", "tests/interpreter"], ["-c", "tests/gpu.ini", "tests/test_gpu.py"]],
+    ids=["cases", "gpu"],
 )
 def test_kernels_in_the_interpreter(tests: list[str]) -> None:
     """Run the cases of the interpreter, and in small those of a card, with the variable set before triton is there."""

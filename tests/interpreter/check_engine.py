@@ -1,0 +1,81 @@
+"""The engine answers with the Triton kernels, in full and in half precision, and plans for them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+import torch
+from interpreter.problems import BAR, all_times, make_query, make_rows, velocity_error
+from tolerances import assert_within
+
+from oracle_engine import OracleDataset, OracleEngine, backends
+from oracle_engine.errors import InputError
+from oracle_engine.kernels import Span, Wanted, reference_state
+from oracle_engine.kernels import triton_scan as scan
+from oracle_engine.kernels.operands import EXACT, HALF
+
+
+def test_the_engine_runs_on_the_kernels(
+    counted: Counter[str], monkeypatch: pytest.MonkeyPatch, generator: torch.Generator
+) -> None:
+    triton = replace(backends.BACKENDS["triton"], state=scan.triton_state)
+    monkeypatch.setitem(backends.BACKENDS, "triton", triton)
+    points = torch.randint(0, 256, (120, 3, 5, 5), generator=generator).to(torch.uint8)
+    data = OracleDataset(points, labels=torch.arange(120) % 3)
+    ours, truth = (OracleEngine(data, backend=name) for name in ("triton", "reference"))
+    x, t = torch.randn(6, 3, 5, 5, generator=generator, dtype=torch.float64), all_times(6)
+    for options in ({}, {"labels": 1}, {"labels": 1, "guidance": 2.0}, {"exclude": 7}):
+        found, true = (side.velocity(x, t, **options) for side in (ours, truth))
+        assert float(((found - true).flatten(1).norm(dim=1) / true.flatten(1).norm(dim=1)).max()) < BAR
+    torch.testing.assert_close(ours.log_density(x, t), truth.log_density(x, t), rtol=1e-5, atol=1e-5)
+    posterior, expected = (side.posterior(x, t, top_k=4) for side in (ours, truth))
+    assert torch.equal(posterior.top_indices, expected.top_indices)
+    torch.testing.assert_close(posterior.ess, expected.ess, rtol=1e-4, atol=0.0)
+    assert counted["score"] > 0
+    assert counted["weigh"] > 0
+
+
+def test_the_plan_of_the_engine_is_that_of_the_kernels(generator: torch.Generator) -> None:
+    data = OracleDataset(torch.randn(150, 77, generator=generator))
+    plans = {name: OracleEngine(data, backend=name).plan(40) for name in backends.BACKENDS}
+    assert plans["triton"].memory == scan.triton_memory(data.rows, 40)
+    assert len({plan.memory for plan in plans.values()}) == len(plans)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dim", [20, 150])
+def test_half_precision_keeps_its_promise_with_half_the_products(
+    dtype: torch.dtype, dim: int, generator: torch.Generator
+) -> None:
+    rows = make_rows(dtype, 140, dim, generator)
+    query, span = make_query(rows, all_times(17), generator), Span(0, 140)
+    found = scan.triton_state(rows, query, span, Wanted(), HALF)
+    true = reference_state(rows, query, span, Wanted())
+    assert_within(velocity_error(rows, query, found, true), "half precision")
+    config = scan.checked_config(rows, query, span, HALF)
+    exact, half = (
+        scan.TwoPhaseScan(rows, query, 140, Wanted(), config, split).operand.parts for split in (EXACT, HALF)
+    )
+    assert len(half) == len(exact) - 1
+
+
+def test_half_precision_reaches_the_engine(counted: Counter[str], generator: torch.Generator) -> None:
+    data = OracleDataset((60 * torch.randn(200, 77, generator=generator) + 128).clamp(0, 255).to(torch.uint8))
+    x, t = torch.randn(9, 77, generator=generator), all_times(9)
+    ours, truth = OracleEngine(data, backend="triton", precision="half"), OracleEngine(data, backend="reference")
+    found, true = (side.velocity(x.double(), t) for side in (ours, truth))
+    error = (found - true).norm(dim=1) / true.norm(dim=1)
+    assert_within(error, "half precision")
+    assert float(error.max()) > BAR / 10
+    assert counted["score"] > 0
+    assert "1e-3" in ours.plan(9).reason
+
+
+@pytest.mark.parametrize("offset", [0.0, 300.0])
+def test_samples_that_half_precision_cannot_read_are_refused(offset: float, generator: torch.Generator) -> None:
+    dtype = torch.float16 if offset else torch.float32
+    data = OracleDataset((torch.randn(20, 77, generator=generator) + offset).to(dtype))
+    with pytest.raises(InputError, match=r"`precision` must be full .*read as torch.float32. Remedy: pass prec"):
+        OracleEngine(data, backend="triton", precision="half")(torch.zeros(2, 77), 0.5)
