@@ -1,3 +1,5 @@
+"""The command line: what each command writes, prints and returns, and what it says of bad input."""
+
 from __future__ import annotations
 
 import io

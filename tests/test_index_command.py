@@ -1,3 +1,5 @@
+"""`oracle-engine index` and the engine it serves: building, loading, refusing, planning."""
+
 from __future__ import annotations
 
 import sys
