@@ -14,11 +14,17 @@ from ..arrays import Float, Tensor
 # up to this many queries a CPU product is bound by reading the rows, and one call leaves all but one core idle
 FEW_QUERIES = 16
 
+# a CPU product with one query less than a multiple of this many takes up to 1.6 times as long as with that many
+QUERY_MULTIPLE = 8
+
 # rows summed in one go for few queries: MKL adds them one after the other, and rounding grows with their number
 SUM_ROWS = 512
 
-# rows of one product for more queries, in bytes: what a core's caches hold
+# rows of one of several products that run side by side, in bytes: what a core's caches hold
 PRODUCT_BYTES = 4 << 20
+
+# weighted sums that several cores hold before they are added up, in bytes
+SUMS_BYTES = 32 << 20
 
 
 # torch's precision is one setting for all threads: it is restored when the last of them leaves
@@ -69,32 +75,33 @@ def score_product(block: Float[Tensor, "n D"], queries: Float[Tensor, "B D"], lo
 
     longest: coordinates that one sum may have where a library adds them one after the other, see `longest_sum`.
     """
-    product = torch.empty(len(block), len(queries), dtype=block.dtype, device=block.device)
     if block.is_cuda:
-        return torch.mm(block, queries.T, out=product)
-    if len(queries) > FEW_QUERIES:
-        size = max(64, PRODUCT_BYTES // (block.shape[1] * block.dtype.itemsize))
-        for start in range(0, len(block), size):
-            torch.mm(block[start : start + size], queries.T, out=product[start : start + size])
-        return product
-    parts, whole = _parts(len(block), torch.get_num_threads())
-    shared = queries.T.expand(parts, *queries.T.shape)
-    pieces, sums = block[:whole].view(parts, -1, block.shape[1]), product[:whole].view(parts, -1, len(queries))
-    dim = block.shape[1]
-    length = -(-dim // -(-dim // longest))
+        return block @ queries.T
+    many = len(queries) > FEW_QUERIES
+    asked = torch.nn.functional.pad(queries, (0, 0, 0, -len(queries) % QUERY_MULTIPLE)) if many else queries
+    product = torch.empty(len(block), len(asked), dtype=block.dtype)
+    threads, dim = torch.get_num_threads(), block.shape[1]
+    parts, whole = _parts(len(block), threads * -(-block.nbytes // (threads * PRODUCT_BYTES)))
+    shared = asked.T.expand(parts, *asked.T.shape)
+    pieces, sums = block[:whole].view(parts, -1, dim), product[:whole].view(parts, -1, len(asked))
+    # sums of equal length; for many queries libraries block them anyway
+    length = dim if many else -(-dim // -(-dim // longest))
     torch.bmm(pieces[:, :, :length], shared[:, :length], out=sums)
     for start in range(length, dim, length):
         some = slice(start, start + length)
         sums.baddbmm_(pieces[:, :, some], shared[:, some])
-    torch.mm(block[whole:], queries.T, out=product[whole:])
-    return product
+    torch.mm(block[whole:], asked.T, out=product[whole:])
+    return product[:, : len(queries)]
 
 
 def mean_product(weights: Float[Tensor, "B n"], block: Float[Tensor, "n D"]) -> Float[Tensor, "B D"]:
     """Return weights @ block."""
-    if block.is_cuda or len(weights) > FEW_QUERIES:
+    if block.is_cuda:
         return weights @ block
-    parts, whole = _parts(len(block), -(-len(block) // SUM_ROWS))
+    # a core each, while the sums of all of them are small; for few queries as many as rounding asks for
+    most = max(1, SUMS_BYTES // (len(weights) * block.shape[1] * block.dtype.itemsize + 1))
+    wanted = min(torch.get_num_threads(), most) if len(weights) > FEW_QUERIES else -(-len(block) // SUM_ROWS)
+    parts, whole = _parts(len(block), wanted)
     pieces = weights[:, :whole].reshape(len(weights), parts, -1).transpose(0, 1)
     sums = torch.bmm(pieces, block[:whole].view(parts, -1, block.shape[1])).sum(0)
     return sums.addmm_(weights[:, whole:], block[whole:])

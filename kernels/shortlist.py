@@ -34,6 +34,13 @@ PAIR_COST = 40
 # a scan costs as much as this many queries of it, before the first
 READ_QUERIES = 24
 
+# an upper logit costs, beside its product, as much as this many coordinates of a dense product: passes over it, and its
+# part of the rows looked at; measured on CPU
+TOUCH_COST = 700
+
+# where a scan is needed anyway, queries join it until alpha^2 / sigma^2 is so many times what makes a level worth it
+COMPANY = 4.0
+
 # fraction of the mass a caller allows to omit, given what is known of the queries in `index` so far
 Allowance = Callable[[Int64[Tensor, "b"], PosteriorState], Float64[Tensor, "b"]]
 
@@ -154,7 +161,12 @@ def _entry_level(upper: UpperLogits) -> Int64[Tensor, "B"]:
     query, screen = upper.query, upper.screen
     ratio = (query.alpha.square() * query.inverse_variance)[:, None]
     reach = torch.tensor(screen.reach, dtype=ratio.dtype, device=ratio.device)
-    able = ratio >= reach[upper.probe.knowledge]
+    least = reach[upper.probe.knowledge]
+    able = ratio >= least
+    if not bool(able.any(1).all()):
+        # those that must be scanned take others along for the price of their products alone
+        widths = torch.tensor(screen.widths, device=ratio.device)
+        able = (ratio >= COMPANY * least) & (widths + TOUCH_COST < upper.rows.dim)
     return torch.where(able.any(1), able.int().argmax(1), len(screen.widths))
 
 

@@ -16,7 +16,7 @@ from tolerances import assert_close, assert_rows_close
 from torch import Tensor
 
 from oracle_engine.arrays import STORAGE_DTYPES
-from oracle_engine.kernels import Query, Rows, Span, Wanted, prepare_rows, reference_logits
+from oracle_engine.kernels import Query, Rows, Span, Wanted, prepare_rows, reference_logits, shortlist
 from oracle_engine.kernels.reference import state_from_logits
 from oracle_engine.kernels.screen import Knowledge, Screen, build_screen, row_features
 from oracle_engine.kernels.shortlist import Allowance, Shortlist, screened, settled_share, strongest
@@ -175,20 +175,33 @@ def test_queries_that_too_many_rows_matter_to_stay_unsettled(generator: torch.Ge
     assert settled_share(upper, 0, 1e-6) == pytest.approx(0.5, abs=0.1)
 
 
+def settled_with(upper: UpperLogits, *reach: float) -> list[int]:
+    """Return the queries that are settled where the levels are worth it from these alpha^2 / sigma^2 on."""
+    screen = replace(upper.screen, reach=(reach,) * len(Knowledge))
+    found = assert_honest(replace(upper, screen=screen), lambda upper, wanted: screened(upper, wanted, allowing(1e-6)))
+    return found.settled.nonzero()[:, 0].tolist()
+
+
 def test_levels_are_tried_from_their_reach_on(generator: torch.Generator) -> None:
     rows = prepare_rows(normal(200, 32, generator).float(), None)
-    upper = upper_logits(rows, make_query(rows, generator, 8, (0.9, 0.99)))
     # alpha^2 / sigma^2 is 81 and 9801 in units of one variance
-    for reach, settled in (
-        ((math.inf, math.inf), []),
-        ((math.inf, 1000.0), [1, 3, 5, 7]),
-        ((1000.0, 0.0), [*range(8)]),
-    ):
-        screen = replace(upper.screen, reach=(reach,) * len(Knowledge))
-        found = assert_honest(
-            replace(upper, screen=screen), lambda upper, wanted: screened(upper, wanted, allowing(1e-6))
-        )
-        assert found.settled.nonzero()[:, 0].tolist() == settled
+    upper = upper_logits(rows, make_query(rows, generator, 8, (0.9, 0.99)))
+    assert settled_with(upper, math.inf, math.inf) == []
+    assert settled_with(upper, 1000.0, 0.0) == [*range(8)]
+
+
+def test_queries_join_a_scan_that_others_need(generator: torch.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = prepare_rows(normal(200, 32, generator).float(), None)
+    upper = upper_logits(rows, make_query(rows, generator, 8, (0.9, 0.99)))
+    # rows this short are scanned for less than a look at their upper logits costs
+    assert settled_with(upper, math.inf, 1000.0) == []
+    monkeypatch.setattr(shortlist, "TOUCH_COST", -100)
+    assert settled_with(upper, math.inf, 1000.0) == [1, 3, 5, 7]
+    # not late enough to be cheaper than the scan's product
+    assert settled_with(upper, math.inf, 5000.0) == []
+    # alone they are worth a look
+    late = upper_logits(rows, make_query(rows, generator, 8, (0.99,)))
+    assert settled_with(late, math.inf, 5000.0) == [*range(8)]
 
 
 def test_deeper_levels_look_at_the_rows_that_are_left(
