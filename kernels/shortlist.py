@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from ..arrays import Bool, Float, Float64, Int64, Tensor
-from .matmul import ieee_products
+from .matmul import QUERY_MULTIPLE, ieee_products
 from .rescore import Pairs, pairs_state, product_error, product_logits
 from .rows import Query
 from .state import PosteriorState, Wanted, merge
@@ -165,9 +165,16 @@ def _entry_level(upper: UpperLogits) -> Int64[Tensor, "B"]:
     able = ratio >= least
     if not bool(able.any(1).all()):
         # those that must be scanned take others along for the price of their products alone
-        widths = torch.tensor(screen.widths, device=ratio.device)
-        able = (ratio >= COMPANY * least) & (widths + TOUCH_COST < upper.rows.dim)
+        able = ratio >= COMPANY * least
+        able &= _saving(upper, able.sum(0)) > 0
     return torch.where(able.any(1), able.int().argmax(1), len(screen.widths))
+
+
+def _saving(upper: UpperLogits, count: Int64[Tensor, "l"]) -> Int64[Tensor, "l"]:
+    """Return what a scan saves, in entries of a dense product a row, where each level takes so many queries from it."""
+    widths, dim = torch.tensor(upper.screen.widths, device=count.device), upper.rows.dim
+    # scans take a few queries more for nothing
+    return count * (dim - widths - TOUCH_COST) - READ_QUERIES * widths - QUERY_MULTIPLE * dim
 
 
 @dataclass(frozen=True)

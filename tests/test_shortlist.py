@@ -195,7 +195,7 @@ def test_queries_join_a_scan_that_others_need(generator: torch.Generator, monkey
     upper = upper_logits(rows, make_query(rows, generator, 8, (0.9, 0.99)))
     # rows this short are scanned for less than a look at their upper logits costs
     assert settled_with(upper, math.inf, 1000.0) == []
-    monkeypatch.setattr(shortlist, "TOUCH_COST", -100)
+    monkeypatch.setattr(shortlist, "TOUCH_COST", -1000)
     assert settled_with(upper, math.inf, 1000.0) == [1, 3, 5, 7]
     # not late enough to be cheaper than the scan's product
     assert settled_with(upper, math.inf, 5000.0) == []
