@@ -8,11 +8,11 @@ corrected by the mean of the leading coordinates over all rows, which is known.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
-from ..arrays import Float64, Int64, Tensor
+from ..arrays import Bool, Float, Float64, Int64, Tensor
 from .matmul import ieee_products
 from .proposal import Proposal, Rest, systematic
 from .rescore import pairs_state
@@ -99,27 +99,22 @@ class _Drawn:
 
     @classmethod
     def of(cls, rows: Rows, rest: Rest, count: int, generator: torch.Generator) -> _Drawn:
-        query, log_mass = rest.query, rest.log_mass[:, None]
+        """Draw `count` rows of each query from `rest`, and weigh them by how many each of them stands for."""
         place = systematic(rest.shares, count, generator)
         row = place + rest.span.start
         stored = rows.stored.index_select(0, row.reshape(-1))
         samples = (stored.float() if rows.raw_operand else rows.centred(stored)).reshape(*row.shape, rows.dim)
-        products = torch.bmm(samples, query.point.float()[:, :, None])[:, :, 0].double()
-        shift = (query.point @ rows.operand_centre)[:, None]
-        logits = query.gain[:, None] * (products - shift - query.alpha[:, None] * rows.half_norms[row])
-        if rows.log_weights is not None:
-            logits = logits + rows.log_weights[row]
+        logits = _logits(rows, rest.query, row, samples)
+        log_mass = rest.log_mass[:, None]
         ratio = log_mass - rest.logits.gather(1, place) - math.log(count)
-        weights = torch.where(log_mass > -torch.inf, logits + ratio, -torch.inf)
         within = _parts(count, rows.device)
-        each = weights[:, None] + within.log()
+        each = torch.where(log_mass > -torch.inf, logits + ratio, -torch.inf)[:, None] + within.log()
+        mean = torch.bmm(each.softmax(2).nan_to_num(0.0).float(), samples).double() - rows.operand_centre
         # the leading coordinates of the sample should average to what they do over all the rows it stands for
         found = torch.matmul((within / count).float(), rest.leading[place])
-        normal = each.softmax(2).nan_to_num(0.0).float()
-        mean = torch.bmm(normal, samples).double() - rows.operand_centre
         mean = mean + (rest.expected[:, None] - found).double() @ rest.basis.T
         surplus = rest.half_norm - rows.half_norms[row].mean(1)
-        return cls(rows, query, row, logits, ratio, surplus, each.logsumexp(2), mean)
+        return cls(rows, rest.query, row, logits, ratio, surplus, each.logsumexp(2), mean)
 
     def standard_error(self, exact: PosteriorState) -> Float64[Tensor, "b"]:
         """Return the standard error of the mean of these rows and those of `exact`, from the spread of the parts."""
@@ -131,28 +126,41 @@ class _Drawn:
 
     def state(self, wanted: Wanted) -> PosteriorState:
         """Return the estimated state of the rows that the draws stand for."""
-        lse, mean = self.lse[:, 0], self.mean[:, 0]
+        lse, mean, shift = self.lse[:, 0], self.mean[:, 0], offset(self.query)
         apart = (self.logits - lse[:, None]).nan_to_num(-torch.inf)
         weights = (apart + self.ratio).exp().nan_to_num(0.0)
         norms = 2.0 * ((weights * self.rows.half_norms[self.row]).sum(1) + self.surplus)
-        repeated = torch.zeros_like(self.row, dtype=torch.bool)
-        repeated[:, 1:] = self.row[:, 1:] == self.row[:, :-1]
-        named = self.logits.masked_fill(repeated | (weights == 0.0), -torch.inf)
-        top = named.topk(min(wanted.top_k, named.shape[1]), dim=1)
-        shift = offset(self.query)
-        state = PosteriorState.empty(len(lse), self.rows.dim, wanted.top_k, lse.device)
-        state.top_logits[:, : top.values.shape[1]] = top.values + shift[:, None]
-        state.top_rows[:, : top.values.shape[1]] = self.row.gather(1, top.indices).masked_fill(
-            top.values == -torch.inf, -1
-        )
-        return replace(
-            state,
+        top_logits, top_rows = self._top(weights > 0.0, wanted.top_k)
+        return PosteriorState(
             lse=lse + shift,
             mean=mean,
             concentration=(weights * apart.exp()).sum(1).clamp(max=1.0),
             entropy=-(weights * apart.clamp_min(-1e30)).sum(1).clamp(max=0.0),
             variance=(norms - mean.square().sum(1)).clamp_min(0.0),
+            top_logits=top_logits + shift[:, None],
+            top_rows=top_rows,
         )
+
+    def _top(self, counts: Bool[Tensor, "b m"], top_k: int) -> tuple[Float64[Tensor, "b k"], Int64[Tensor, "b k"]]:
+        """Return the heaviest draws, every row once, with -inf and -1 where there are fewer."""
+        # draws are in rising order: repeats stand side by side
+        first = torch.ones_like(counts)
+        first[:, 1:] = self.row[:, 1:] != self.row[:, :-1]
+        named = self.logits.masked_fill(~(first & counts), -torch.inf)
+        missing = (0, max(0, top_k - named.shape[1]))
+        top = torch.nn.functional.pad(named, missing, value=-torch.inf).topk(top_k, dim=1)
+        rows = torch.nn.functional.pad(self.row, missing, value=-1).gather(1, top.indices)
+        return top.values, rows.masked_fill(top.values == -torch.inf, -1)
+
+
+def _logits(
+    rows: Rows, query: Query, row: Int64[Tensor, "b m"], samples: Float[Tensor, "b m D"]
+) -> Float64[Tensor, "b m"]:
+    """Return the logits of `row`, whose operands are `samples`, up to -|q|^2 / 2 sigma^2, from float32 products."""
+    products = torch.bmm(samples, query.point.float()[:, :, None])[:, :, 0].double()
+    shift = (query.point @ rows.operand_centre)[:, None]
+    logits = query.gain[:, None] * (products - shift - query.alpha[:, None] * rows.half_norms[row])
+    return logits if rows.log_weights is None else logits + rows.log_weights[row]
 
 
 def _parts(count: int, device: torch.device) -> Float64[Tensor, "g m"]:

@@ -17,7 +17,7 @@ from .errors import invalid
 from .fields import path_at
 from .plots import require_matplotlib, samples_figure
 from .progress import progress_bar
-from .samplers import Trajectory, initial_noise, sample, sampling_times
+from .samplers import Run, initial_noise, sample, sampling_times
 from .tensor_files import check_result, result_file
 from .transition import draw_rows
 
@@ -72,7 +72,7 @@ def run_sample(arguments: Namespace) -> None:
     say(arguments, _words(landing, files, facts["elapsed"]), facts)
 
 
-def land(engine: OracleEngine, run: Trajectory) -> Landing:
+def land(engine: OracleEngine, run: Run) -> Landing:
     """Return where a run ended: one pass over the data finds the nearest samples."""
     # the posterior at alpha x is heaviest at the sample nearest to x
     t = float(run.times[-2])
@@ -105,7 +105,7 @@ def _labels(arguments: Namespace, x: Tensor) -> Tensor | None:
     return torch.tensor(arguments.labels, device=x.device).repeat(-(-len(x) // len(arguments.labels)))[: len(x)]
 
 
-def _write(arguments: Namespace, engine: OracleEngine, run: Trajectory) -> list[str]:
+def _write(arguments: Namespace, engine: OracleEngine, run: Run) -> list[str]:
     files = []
     if arguments.save is not None:
         with result_file(Path(arguments.save), "samples", list(run.x.shape), run.x.dtype) as write:

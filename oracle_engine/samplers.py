@@ -19,8 +19,8 @@ from .time_grids import check_times, sampling_times, shift_for, shifted
 __all__ = [
     "METHODS",
     "Capture",
+    "Run",
     "Switch",
-    "Trajectory",
     "Velocity",
     "initial_noise",
     "noised",
@@ -50,7 +50,7 @@ class Capture:
 
 
 @dataclass(frozen=True, eq=False)
-class Trajectory:
+class Run:
     """A run of a sampler over S steps.
 
     x: its end, [B, *shape]. times: [S + 1].
@@ -79,8 +79,8 @@ def sample(
     guidance: float | Tensor | Guidance | None = None,
     capture: Capture | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> Trajectory:
-    """Integrate dx/dt = v(x, t) over `times` from `x` and return the trajectory; no gradient is kept.
+) -> Run:
+    """Integrate dx/dt = v(x, t) over `times` from `x` and return the run; no gradient is kept.
 
     velocity: an OracleEngine; an object with `velocity(x, t)`, t [B] float64; a model v(x, t), t [B] in the dtype of x;
         or a Switch between two of these.
@@ -97,14 +97,14 @@ def sample(
     """
     check_floating("x", x)
     grid = check_times(times).tolist()
-    run = _Run(velocity, path_of(velocity, path), _method(method), labels, guidance, capture or Capture())
-    run.check()
+    sampler = _Sampler(velocity, path_of(velocity, path), _method(method), labels, guidance, capture or Capture())
+    sampler.check()
     kept = _Kept()
     for step, (t, end) in enumerate(pairwise(grid)):
-        x = run.step(x, t, end, kept)
+        x = sampler.step(x, t, end, kept)
         if progress is not None:
             progress(step + 1, len(grid) - 1)
-    return kept.trajectory(x, grid, run.path, method, run.capture)
+    return kept.run(x, grid, sampler.path, method, sampler.capture)
 
 
 def initial_noise(
@@ -145,8 +145,8 @@ class _Kept:
         self.weights: list[Tensor] = []
         self.indices: list[Tensor] = []
 
-    def trajectory(self, x: Tensor, grid: list[float], path: Path, method: str, capture: Capture) -> Trajectory:
-        return Trajectory(
+    def run(self, x: Tensor, grid: list[float], path: Path, method: str, capture: Capture) -> Run:
+        return Run(
             x=x,
             times=torch.tensor(grid, dtype=torch.float64),
             path=path,
@@ -159,7 +159,7 @@ class _Kept:
 
 
 @dataclass(frozen=True)
-class _Run:
+class _Sampler:
     velocity: Velocity | Switch
     path: Path
     advance: _Advance
