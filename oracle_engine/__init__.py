@@ -10,6 +10,7 @@ from .losses import LossPart, LossTerms, OracleLoss, oracle_loss, stage_boundary
 from .modes import Budget, TopK
 from .paths import EDM, GVP, VP, LinearVP, Path, Polynomial, RectifiedFlow
 from .posterior import Posterior
+from .prefetch import prefetched
 from .request import Guidance
 from .sources import load_dataset
 from .targets import OracleTarget, conditional_target, drop_labels, path_sample
@@ -48,5 +49,6 @@ __all__ = [
     "oracle_loss",
     "path_sample",
     "posterior_draw",
+    "prefetched",
     "stage_boundary",
 ]

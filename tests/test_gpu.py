@@ -12,7 +12,7 @@ from sides import INTERPRETED, Side, card_side, sides
 from tolerances import assert_close, assert_rows_close, assert_within
 from torch import Tensor
 
-from oracle_engine import InputError, OracleDataset, OracleEngine
+from oracle_engine import InputError, OracleDataset, OracleEngine, prefetched
 from oracle_engine.kernels import (
     Query,
     Span,
@@ -276,6 +276,18 @@ def test_a_side_stream_gives_the_same_answer(card: Side) -> None:
         found = engine(x, t)
     torch.cuda.current_stream().wait_stream(stream)
     assert torch.equal(found, expected)
+
+
+def test_targets_computed_ahead_are_those_of_the_loop(card: Side) -> None:
+    data = draw(card, torch.float16, *SHAPES["digits"][0])
+    engine = card.engine(data)
+    batches = [queries(card, data, 64) for _ in range(5)]
+    expected = [engine(x, t) for x, t in batches]
+    for found, wanted in zip(
+        prefetched(lambda batch: engine(*batch), batches, depth=2, device=card.device), expected, strict=True
+    ):
+        # what the caller does with it is queued behind it
+        assert torch.equal(found.clone(), wanted)
 
 
 def test_data_that_do_not_fit_are_refused_before_they_move(card: Side) -> None:
