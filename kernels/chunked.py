@@ -16,8 +16,8 @@ from ..env import Settings
 from .accumulate import Accumulator
 from .accuracy import competitor_spread, live_window, logit_error, longest_sum, rescore_window
 from .attention import attention_applies, attention_state, navigating
-from .matmul import FEW_QUERIES, ieee_products, score_product
-from .rescore import Pairs, pairs_state
+from .matmul import FEW_QUERIES, SUMS_BYTES, ieee_products, score_product
+from .rescore import GATHER_VALUES, Pairs, pairs_state
 from .rows import Query, Rows, Span
 from .state import PosteriorState, Wanted, merge, without_top
 from .top import TopCandidates
@@ -261,10 +261,13 @@ def block_rows(rows: Rows, dtype: torch.dtype, span: Span, batch: int) -> int:
 
 
 def scan_memory(rows: Rows, batch: int) -> int:
-    """Return the bytes a scan of all rows for `batch` queries needs beyond the data: independent of N x batch."""
+    """Return the most bytes a scan of all rows for `batch` queries needs beyond the data: independent of N x batch."""
     dtype = score_dtype(rows)
     size = block_rows(rows, dtype, Span(0, len(rows)), batch)
     copies = 0 if rows.raw_operand and rows.stored.dtype == dtype else size * rows.dim
     logits = 3 * size * batch  # the product, its transpose with the bias, and a mask
-    sums = batch * rows.dim * (2 + 5 * 8 // dtype.itemsize)  # scaled queries and sums; query, mean, merge in float64
-    return (copies + logits + sums) * dtype.itemsize
+    # scaled and padded queries and sums; query, means and their merge in float64
+    sums = batch * rows.dim * (3 + 8 * 8 // dtype.itemsize)
+    shares = min(SUMS_BYTES, torch.get_num_threads() * batch * rows.dim * dtype.itemsize)
+    again = 0 if dtype == torch.float64 else 4 * 8 * min(GATHER_VALUES, batch * len(rows) * rows.dim)
+    return (copies + logits + sums) * dtype.itemsize + shares + again

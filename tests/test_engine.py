@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from closed_form import normal
 from engine_cases import X, twenty
 from refusals import refused
 from tolerances import assert_close
 
-from oracle_engine import OracleDataset, OracleEngine
+from bench.memory import peak_extra_bytes
+from oracle_engine import OracleDataset, OracleEngine, load_dataset
 from oracle_engine.backends import BACKENDS, Backend
 
 
@@ -82,6 +84,17 @@ def test_memory_of_the_plan_does_not_grow_with_the_data() -> None:
         return OracleEngine(OracleDataset(torch.zeros(count, 256, dtype=torch.uint8))).plan(batch=32).memory
 
     assert memory(400_000) == memory(100_000)
+
+
+@pytest.mark.parametrize("batch", [1, 64])
+def test_a_call_needs_no_more_memory_than_planned(generator: torch.Generator, batch: int) -> None:
+    engine = OracleEngine(load_dataset("patches", count=3000))
+    t = torch.linspace(0.1, 0.9, batch)
+    x = normal(batch, 3072, generator).reshape(batch, 3, 32, 32)
+    engine(x, t)
+    peak = peak_extra_bytes(lambda: engine(x, t), torch.device("cpu"))
+    # measured on Linux only
+    assert peak is None or peak <= engine.plan(batch).memory
 
 
 def test_every_query_says_which_way_it_took(engine: OracleEngine) -> None:
