@@ -65,6 +65,7 @@ class _Side:
 
     @classmethod
     def of(cls, device: torch.device | str | None) -> _Side:
+        """Return the side of a device. Raises InputError for a CUDA device that is not there."""
         chosen = torch.device("cpu" if device is None else device)
         if chosen.type != "cuda":
             return cls(None)
