@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 
 import torch
 
-from ..arrays import Float64, Int64, Tensor
+from ..arrays import Bool, Float64, Int64, Tensor
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,15 @@ class PosteriorState:
         """Return these states with those of the queries in `index` replaced by `part`."""
         pairs = ((getattr(self, field.name), getattr(part, field.name)) for field in fields(self))
         return PosteriorState(*(whole.index_copy(0, index, new) for whole, new in pairs))
+
+    def without(self, gone: Bool[Tensor, "B"]) -> PosteriorState:
+        """Return these states, empty for the queries in `gone`."""
+        return replace(
+            self,
+            lse=self.lse.masked_fill(gone, -torch.inf),
+            top_logits=self.top_logits.masked_fill(gone[:, None], -torch.inf),
+            top_rows=self.top_rows.masked_fill(gone[:, None], -1),
+        )
 
 
 def merge(first: PosteriorState, second: PosteriorState) -> PosteriorState:

@@ -7,12 +7,13 @@ from dataclasses import replace
 
 import torch
 
-from ..arrays import Bool, Int64, Tensor
+from ..arrays import Tensor
+from ..capture import capturing
 from ..errors import invalid
 from .accuracy import live_window, rescore_window, unit_error
-from .chunked import Scan
 from .configs import FusedConfig, LaunchConfig, ScoreConfig, WeighConfig, choose, device_of
 from .fused import fused
+from .heads import Heads
 from .matmul import ieee_products
 from .operands import (
     EXACT,
@@ -25,7 +26,7 @@ from .operands import (
     product_rounding,
     shared_bound,
 )
-from .rescore import GATHER_VALUES, Pairs, pairs_state
+from .rescored import heads_memory, heads_state
 from .rows import Query, Rows, Span
 from .running import BlockSums, RunningSums
 from .score import Scores, score
@@ -61,13 +62,10 @@ def triton_state(rows: Rows, query: Query, span: Span, wanted: Wanted, split: Sp
         scan = scan_type(query, wanted, config)(rows, query, len(span), wanted, config, split)
         for block in scan.blocks(span):
             scan.add(block)
-        crowded, pairs = scan.heads()
-        heads = pairs_state(rows, query, pairs, wanted)
-        state = merge(without_top(scan.state(), heads.top_rows), heads)
-        if len(crowded):
-            part = Scan(rows, query.take(crowded), wanted, torch.float64).run(span).coarse
-            state = state.put(crowded, part)
-        return state
+        heads = scan.heads()
+        again = heads_state(rows, query, heads, span, wanted, looks=not capturing())
+        state = scan.state().without(heads.crowded)
+        return merge(without_top(state, again.top_rows), again)
 
 
 def scan_type(query: Query, wanted: Wanted, config: LaunchConfig) -> type[TritonScan]:
@@ -104,8 +102,8 @@ class TritonScan:
         """Meet a block, and add what is not set aside."""
         raise NotImplementedError
 
-    def heads(self) -> tuple[Int64[Tensor, "b"], Pairs]:
-        """Return the queries with too many samples set aside, and the samples of the others; waits for the device."""
+    def heads(self) -> Heads:
+        """Return the samples set aside that are live; no synchronisation."""
         raise NotImplementedError
 
     def state(self) -> PosteriorState:
@@ -149,16 +147,9 @@ class TwoPhaseScan(TritonScan):
             total = weigh(weights, block, batch, self.operand.precision, config.weigh, shares)
         self.sums.add(BlockSums(origin, weights.sums, total))
 
-    def heads(self) -> tuple[Int64[Tensor, "b"], Pairs]:
-        """Return the queries with too many samples set aside, and the samples of the others; waits for the device."""
-        limit = self.list.row.shape[1]
-        crowded = self.list.count > limit
-        floor = (self.sums.partition - self.live_window)[:, None]
-        listed = torch.arange(limit, device=self.rows.device) < self.list.count[:, None]
-        which, slot = (listed & ~crowded[:, None] & (self.list.logit >= floor)).nonzero().unbind(1)
-        pairs = Pairs(which, self.list.row[which, slot], self.list.logit[which, slot].double())
-        # programs append in any order: sorted, equal calls give equal bits
-        return crowded.nonzero()[:, 0], pairs.where((which * len(self.rows) + pairs.row).argsort())
+    def heads(self) -> Heads:
+        """Return the samples set aside that are live; no synchronisation."""
+        return Heads.of_list(self.list, (self.sums.partition - self.live_window).float())
 
 
 class FusedScan(TritonScan):
@@ -171,7 +162,7 @@ class FusedScan(TritonScan):
         self, rows: Rows, query: Query, count: int, wanted: Wanted, config: LaunchConfig, split: Split = EXACT
     ) -> None:
         super().__init__(rows, query, count, wanted, config, split)
-        self.found: list[tuple[int, int, Tensor]] = []
+        self.found: list[tuple[int, Tensor]] = []
 
     @property
     def fused(self) -> FusedConfig:
@@ -190,26 +181,15 @@ class FusedScan(TritonScan):
         part = fused(self.operand, block, window, self.fused, shares, self.wanted.mean, self.split)
         self.sums.meet(part.partition)
         self.sums.add(part.block)
-        self.found.append((span.start, span.stop, part.head))
+        self.found.append((span.start, part.head))
 
-    def heads(self) -> tuple[Int64[Tensor, "b"], Pairs]:
-        """Return the queries with too many samples set aside, and the samples of the others; waits for the device."""
-        size = self.fused.block_n
-        floor = (self.sums.partition - self.live_window).float()
-        late = [(start, stop, head >= floor) for start, stop, head in self.found]
-        crowded = torch.stack([marked.sum(0) for _, _, marked in late]).sum(0) * size > self.head_limit
-        parts = [self._rows_of(marked & ~crowded, start, stop, size) for start, stop, marked in late]
-        pairs = Pairs(*(torch.cat([getattr(part, name) for part in parts]) for name in ("query", "row", "logit")))
-        return crowded.nonzero()[:, 0], pairs
-
-    def _rows_of(self, marked: Bool[Tensor, "T B"], start: int, stop: int, size: int) -> Pairs:
-        tile, which = marked.nonzero().unbind(1)
-        row = start + tile[:, None] * size + torch.arange(size, device=tile.device)
-        holes = self.query.holes[which]
-        inside = (row[:, :, None] >= holes[:, None, :, 0]) & (row[:, :, None] < holes[:, None, :, 1])
-        keep = (row < stop) & ~inside.any(2)
-        kept = row[keep]
-        return Pairs(which[:, None].expand_as(row)[keep], kept, torch.zeros_like(kept, dtype=torch.float64))
+    def heads(self) -> Heads:
+        """Return the tiles set aside that are live; no synchronisation."""
+        size, floor = self.fused.block_n, (self.sums.partition - self.live_window).float()
+        # a query without samples has no floor, and its tiles hold nothing
+        marked = torch.cat([(head >= floor) & (head > -torch.inf) for _, head in self.found])
+        first = torch.cat([start + size * torch.arange(len(head), device=head.device) for start, head in self.found])
+        return Heads.of_tiles(marked, first, size, max(1, self.head_limit // size))
 
 
 def block_rows(rows: Rows, batch: int, pair_bytes: int) -> int:
@@ -237,8 +217,9 @@ def triton_memory(rows: Rows, batch: int) -> int:
     else:
         shares = config.fused_shares(count, batch)
         held += 4 * padded * -(-count // config.fused.block_n) + 8 * values * shares
+    held += heads_memory(batch, most_heads(len(rows)), len(rows), rows.dim)
     # queries and their parts, sums and means, most of them in float64, and the sum of every share
-    return held + values * (16 * 8 + 4 * shares) + 3 * 8 * GATHER_VALUES
+    return held + values * (16 * 8 + 4 * shares)
 
 
 def most_heads(count: int) -> int:

@@ -36,7 +36,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def counted(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """Count the launches of the scan, and its scans in float64, by name."""
+    """Count the launches of the scan, by name."""
     from oracle_engine.kernels import triton_scan
 
     calls: Counter[str] = Counter()
@@ -50,6 +50,6 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
         monkeypatch.setattr(triton_scan, name, counting)
 
-    for name in ("score", "weigh", "fused", "Scan"):
+    for name in ("score", "weigh", "fused"):
         count(name)
     return calls
