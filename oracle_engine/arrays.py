@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Float64, Int64, Shaped
@@ -37,6 +38,19 @@ def flat_size(shape: Sequence[int]) -> int:
 def exact(value: int | float | Tensor) -> Float64[Tensor, "..."]:
     """Return a number or a tensor in float64; through float32 a number would lose half of its digits."""
     return value.detach().double() if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
+
+
+def on_device(value: Any, device: torch.device) -> Tensor:
+    """Return a tensor, a number or a sequence of numbers as a tensor on `device`; a number keeps all digits.
+
+    A number is filled in there instead of being copied, which a CUDA graph could not record.
+    """
+    if isinstance(value, bool | int | float):
+        dtype = torch.float64 if isinstance(value, float) else torch.bool if isinstance(value, bool) else torch.int64
+        return torch.full((), value, dtype=dtype, device=device)
+    if isinstance(value, Tensor):
+        return value.to(device)
+    return torch.tensor(value, device=device)
 
 
 def check_floating(name: str, value: Tensor) -> None:

@@ -14,11 +14,13 @@ from . import compiled
 from .answer import Route
 from .arrays import Float, Float64, Tensor
 from .backends import BACKENDS, resolve_backend, resolve_precision
+from .capture import capturing
 from .certificate import farthest, omitted_mass, relative_error
 from .dataset import OracleDataset
 from .errors import invalid
 from .exact import ExactScan
 from .gradient import DensityDerivative, Derivative, PredictionDerivative, Term, attached, mixed, plain
+from .graphs import check_recordable
 from .index import Progress, SearchIndex, build_index
 from .kernels import PosteriorState, Wanted, covariance_product, reference_covariance_product
 from .kernels.carry import Carry
@@ -50,6 +52,8 @@ class OracleEngine(torch.nn.Module):
 
     Answers can be differentiated in x, once: forward or backward, at one and a half times the cost of the answer, and
     free where x wants no gradient. Posteriors carry no graph. Under torch.compile an answer is one opaque operator.
+    With backend "triton" a CUDA graph can record an answer, after a first call outside of it: every sample is scanned,
+    and values of arguments are not checked.
     The module has no parameters and an empty state_dict; `.to(device)` moves the data, casts such as `.half()` leave
     them as they are.
     """
@@ -199,7 +203,9 @@ class OracleEngine(torch.nn.Module):
         """
         if top_k < 0:
             raise invalid("top_k", "must not be negative", top_k, "pass 0 to name no samples")
-        request = self.asker.request(x, t, Conditions(labels, None, exclude, source))
+        given = Conditions(labels, None, exclude, source)
+        self._check_capture("posterior", given)
+        request = self.asker.request(x, t, given)
         answer = self._router.answer(request, Wanted(moments=True, top_k=top_k))
         state = answer.state
         variance = marginal_variance(request.at, self.point_std)
@@ -265,6 +271,7 @@ class OracleEngine(torch.nn.Module):
         :meth:`prepare`, it only hands on.
         """
         given = Conditions(labels, guidance)
+        self._check_capture("trajectory", given)
         request = self.asker.request(x, t, given)
         point = request.query(self.data, self.point_std).point
         useful = isinstance(self.mode, Auto) and self.index is not None and self.index.spec == "screen"
@@ -272,6 +279,7 @@ class OracleEngine(torch.nn.Module):
         return Trajectory(self._follow, carry, given)
 
     def _follow(self, name: str, x: Tensor, t: float | Tensor, given: Conditions, carry: Carry | None) -> Tensor:
+        self._check_capture("trajectory", given)
         with torch.no_grad():
             request = self.asker.request(x.detach(), t, given)
             if carry is not None:
@@ -322,6 +330,7 @@ class OracleEngine(torch.nn.Module):
         self, name: str, x: Float[Tensor, "B ..."], t: float | Tensor, given: Conditions, derivative: bool
     ) -> tuple[Tensor, Derivative | None]:
         """Return the answer called `name` without a graph and, where wanted, its derivative in x."""
+        self._check_capture(name, given, derivative)
         with torch.no_grad():
             request = self.asker.request(x, t, given)
             if name == "log_density":
@@ -331,6 +340,11 @@ class OracleEngine(torch.nn.Module):
             prediction = self._prediction(request, mixed(terms))
             values = self._shaped(getattr(prediction, name), x)
             return values, self._derivative(name, request, terms) if derivative else None
+
+    def _check_capture(self, name: str, given: Conditions, derivative: bool = False) -> None:
+        if capturing():
+            weighted = self.data.rows.log_weights is not None
+            check_recordable(name, self.backend, self.mode, given, weighted, derivative)
 
     def _density_answer(self, request: Request, derivative: bool) -> tuple[Tensor, Derivative | None]:
         state = self._router.answer(request, Wanted(mean=derivative)).state
@@ -347,7 +361,7 @@ class OracleEngine(torch.nn.Module):
         answer = self._router.answer(request, Wanted(), carry)
         everyone = torch.arange(len(request), device=self.data.device)
         terms = [Term(everyone, request.scale, request, answer.state)]
-        guided = (request.scale != 1.0).nonzero()[:, 0]
+        guided = everyone[:0] if capturing() else (request.scale != 1.0).nonzero()[:, 0]
         if len(guided):
             part = request.take(guided)
             shared = None if carry is None else carry.take(guided)

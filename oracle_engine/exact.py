@@ -7,11 +7,13 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from .arrays import Int64, Tensor
 from .backends import ScanState
+from .capture import capturing, holds
 from .dataset import OracleDataset
 from .errors import invalid
 from .kernels import PosteriorState, Span, Wanted, concatenate, merge
-from .plan import batch_slices, class_holes, scan_tasks
+from .plan import batch_slices, class_ranges, rows_between, scan_tasks
 from .request import Request
 
 
@@ -26,7 +28,7 @@ class ExactScan:
     def state(self, request: Request, wanted: Wanted) -> PosteriorState:
         """Return the states over the samples each query may use. Raises InputError where none has any weight."""
         state = self._by_slices(request, wanted, self._scan)
-        if bool((state.lse == -torch.inf).any()):
+        if not holds(state.lse > -torch.inf):
             first = int((state.lse == -torch.inf).nonzero()[0])
             raise invalid(
                 "weights", "must be positive for some sample", f"none for query {first}", "change labels or exclude"
@@ -44,6 +46,8 @@ class ExactScan:
         return concatenate(parts or [PosteriorState.empty(0, self.data.dim, wanted.top_k, self.data.device)])
 
     def _scan(self, request: Request, wanted: Wanted) -> PosteriorState:
+        if capturing() and request.labels is not None:
+            return self._scan_all(request, wanted, rows_between(self._ranges(request), len(self.data)))
         query = request.query(self.data, self.point_std)
         everyone = torch.arange(len(query), device=self.data.device)
         state = PosteriorState.empty(len(query), self.data.dim, wanted.top_k, self.data.device)
@@ -53,6 +57,15 @@ class ExactScan:
         return state
 
     def _scan_rest(self, request: Request, wanted: Wanted) -> PosteriorState:
+        return self._scan_all(request, wanted, self._ranges(request))
+
+    def _scan_all(self, request: Request, wanted: Wanted, without: Int64[Tensor, "B V 2"]) -> PosteriorState:
+        """Scan all samples, of which each query leaves out some ranges of rows."""
         query = request.query(self.data, self.point_std)
-        holes = torch.cat([query.holes, class_holes(request.labels, self.data.segments)], dim=1)
+        holes = torch.cat([query.holes, without], dim=1)
         return self.backend(self.data.rows, replace(query, holes=holes), Span(0, len(self.data)), wanted)
+
+    def _ranges(self, request: Request) -> Int64[Tensor, "B U 2"]:
+        if request.labels is None or self.data.sorted_labels is None:
+            raise AssertionError("labels of unlabelled data, and guidance without labels, are refused before any scan")
+        return class_ranges(request.labels, self.data.sorted_labels)

@@ -9,7 +9,8 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 
-from .arrays import Float64, Tensor
+from .arrays import Float64, Tensor, on_device
+from .capture import holds
 from .errors import invalid
 
 # in place of sigma = 0 where d_sigma is infinite: their product, which the velocity needs, stays finite and right
@@ -163,9 +164,7 @@ def resolve_times(t: float | Tensor, batch: int, t_max: float | None, device: to
     Raises InputError for other shapes and for times outside [0, 1].
     """
     # a Python number goes to float64 at once: by way of float32 it would lose half of its digits
-    times = (
-        t.detach().to(device).double() if isinstance(t, Tensor) else torch.tensor(t, dtype=torch.float64, device=device)
-    )
+    times = on_device(t, device).detach().double()
     if times.numel() == batch and times.shape[:1] == (batch,):
         times = times.reshape(batch)
     elif times.numel() == 1 and times.ndim <= 1:
@@ -174,7 +173,7 @@ def resolve_times(t: float | Tensor, batch: int, t_max: float | None, device: to
         raise invalid(
             "t", f"must be a number, [{batch}] or [{batch}, 1, ...]", list(times.shape), "pass one time a query"
         )
-    if not bool(((times >= 0) & (times <= 1)).all()):
+    if not holds((times >= 0) & (times <= 1)):
         bad = times[~((times >= 0) & (times <= 1))][0].item()
         raise invalid(
             "t",
@@ -194,9 +193,7 @@ def coefficients(path: Path, t: Float64[Tensor, "B"]) -> Coefficients:
         raise invalid(
             "path", f"must return an object with {', '.join(names)}", f"no {missing[0]}", "see oracle_engine.paths.Path"
         )
-    return Coefficients(
-        *(torch.as_tensor(getattr(result, name), device=t.device).double().expand_as(t) for name in names)
-    )
+    return Coefficients(*(on_device(getattr(result, name), t.device).double().expand_as(t) for name in names))
 
 
 @dataclass(frozen=True)

@@ -46,14 +46,22 @@ def scan_tasks(
     return tasks + [Task(segments[name], query[(labels == name).any(1)]) for name in classes]
 
 
-def class_holes(labels: Int64[Tensor, "B U"] | None, segments: Mapping[int, Span]) -> Int64[Tensor, "B U 2"]:
-    """Return the row ranges of the classes of every query, empty ranges for -1."""
-    if labels is None:
-        raise AssertionError("guidance without labels is refused before any scan")
-    holes = labels.new_full((*labels.shape, 2), -1)
-    for name in labels[labels >= 0].unique().tolist():
-        holes[labels == name] = labels.new_tensor([segments[name].start, segments[name].stop])
-    return holes
+def class_ranges(labels: Int64[Tensor, "B U"], sorted_labels: Int64[Tensor, "N"]) -> Int64[Tensor, "B U 2"]:
+    """Return the row ranges of the classes of every query, in rising order; empty for -1 and for repeated classes."""
+    names = labels.sort(dim=1).values
+    start = torch.searchsorted(sorted_labels, names)
+    stop = torch.searchsorted(sorted_labels, names, right=True)
+    again = torch.zeros_like(names, dtype=torch.bool)
+    again[:, 1:] = names[:, 1:] == names[:, :-1]
+    return torch.stack([torch.where(again, stop, start), stop], dim=2)
+
+
+def rows_between(ranges: Int64[Tensor, "B U 2"], count: int) -> Int64[Tensor, "B V 2"]:
+    """Return the ranges of the `count` rows that lie before, between and behind `ranges`; none where all are empty."""
+    ends = torch.nn.functional.pad(ranges.reshape(len(ranges), -1), (1, 1))
+    ends[:, -1].fill_(count)
+    named = (ranges[:, :, 1] > ranges[:, :, 0]).any(1)
+    return ends.reshape(len(ranges), -1, 2) * named[:, None, None]
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,14 @@ from typing import NamedTuple
 
 import torch
 
-from .arrays import Bool, Float64, Int64, Tensor, check_floating, check_shape
+from .arrays import Bool, Float64, Int64, Tensor, check_floating, check_shape, on_device
+from .capture import capturing, holds
 from .dataset import OracleDataset
 from .errors import invalid
 from .kernels import Query, Span
 from .kernels.probe import Source
 from .paths import Coefficients, Path, coefficients, marginal_variance, resolve_times
+from .plan import class_ranges
 
 # probability, over the noise of a query whose source is known, that a bound which uses it does not hold
 FAILURE = 1e-6
@@ -104,20 +106,20 @@ class Request:
     def usable(self, data: OracleDataset) -> Int64[Tensor, "B"]:
         """Return how many samples each query may use, [B]."""
         count = torch.full_like(self.exclude, len(data))
-        own = torch.ones_like(count, dtype=torch.bool)
-        if self.labels is not None:
+        own = self.exclude >= 0
+        if self.labels is not None and data.sorted_labels is not None:
+            ranges = class_ranges(self.labels, data.sorted_labels)
+            start, stop, row = ranges[:, :, 0], ranges[:, :, 1], self.exclude[:, None]
             conditional = (self.labels >= 0).any(1)
-            count, own = torch.where(conditional, 0, count), ~conditional
-            for name, span in data.segments.items():
-                uses = (self.labels == name).any(1)
-                count = count + uses * len(span)
-                own = own | (uses & (self.exclude >= span.start) & (self.exclude < span.stop))
-        return count - (own & (self.exclude >= 0)).long()
+            count = torch.where(conditional, (stop - start).sum(1), count)
+            own = own & (~conditional | ((row >= start) & (row < stop)).any(1))
+        return count - own.long()
 
     def log_mass(self, data: OracleDataset) -> Float64[Tensor, "B"]:
-        """Return the log of the prior weight of the samples each query may use, [B]."""
-        log_weights = data.rows.log_weights
-        weights = torch.ones_like(data.rows.half_norms) if log_weights is None else log_weights.exp()
+        """Return the log of the weight of the samples each query may use, [B]; without weights each counts one."""
+        if data.rows.log_weights is None:
+            return self.usable(data).double().log()
+        weights = data.rows.log_weights.exp()
         mass = weights.sum().expand(len(self)).clone()
         own = torch.ones(len(self), dtype=torch.bool, device=mass.device)
         if self.labels is not None:
@@ -161,7 +163,7 @@ class Asker:
         batch, device = len(x), x.device
         times = resolve_times(t, batch, self.t_max, device)
         at = coefficients(self.path, times)
-        if batch and not bool((marginal_variance(at, self.point_std) > NO_NOISE).all()):
+        if batch and not holds(marginal_variance(at, self.point_std) > NO_NOISE):
             bad = times[marginal_variance(at, self.point_std) <= NO_NOISE][0].item()
             remedy = "stop before the end point, clamp with OracleEngine(t_max=0.999), or give samples a point_std"
             raise invalid("t", "must leave some noise: sigma(t) > 0", f"t = {bad}", remedy)
@@ -178,6 +180,8 @@ class Asker:
 
     def _check_source(self, request: Request) -> None:
         """Refuse sources that cannot have made x: what is left would be too long for noise."""
+        if capturing():
+            return
         known = (request.source >= 0).nonzero()[:, 0]
         if len(known) == 0:
             return
@@ -201,7 +205,7 @@ class Asker:
         check_shape("x", x, self.data.sample_shape)
         if x.device != self.data.device:
             raise invalid("x", f"must be on the device of the data, {self.data.device}", x.device, "move one of them")
-        if not bool(x.isfinite().all()):
+        if not holds(x.isfinite()):
             bad = int((~x.isfinite().reshape(len(x), -1).all(1)).nonzero()[0])
             raise invalid(
                 "x",
@@ -218,7 +222,7 @@ def _labels(
         return None
     if not segments:
         raise invalid("labels", "need labelled data", "a data set without labels", "pass labels= to OracleDataset")
-    given = torch.as_tensor(labels, device=device).detach()
+    given = on_device(labels, device)
     if given.is_floating_point() or given.dtype == torch.bool:
         raise invalid("labels", "must be integers", given.dtype, "pass labels.long()")
     if given.ndim == 0:
@@ -227,7 +231,7 @@ def _labels(
         raise invalid(
             "labels", f"must be one number, [{batch}] or [{batch}, U]", list(given.shape), "pass one row a query"
         )
-    unknown = sorted(set(given.unique().tolist()) - set(segments) - {-1})
+    unknown = [] if capturing() else sorted(set(given.unique().tolist()) - set(segments) - {-1})
     if unknown:
         known = f"{min(segments)} .. {max(segments)} ({len(segments)} classes)"
         raise invalid(
@@ -240,12 +244,12 @@ def _named_rows(
     name: str, index: int | Tensor | None, batch: int, data: OracleDataset, device: torch.device
 ) -> Int64[Tensor, "B"]:
     """Return the rows of the samples with these indices, [B]; -1 for none."""
-    given = torch.as_tensor(-1 if index is None else index, device=device).detach()
+    given = on_device(-1 if index is None else index, device)
     if given.is_floating_point() or given.dtype == torch.bool:
         raise invalid(name, "must be integers", given.dtype, "pass the indices of samples")
     if given.shape not in ((), (batch,)):
         raise invalid(name, f"must be one number or [{batch}]", list(given.shape), "pass one index a query")
-    if given.numel() and not bool(((given >= -1) & (given < len(data))).all()):
+    if not holds((given >= -1) & (given < len(data))):
         bad = given[(given < -1) | (given >= len(data))].reshape(-1)[0].item()
         raise invalid(name, f"must be indices of samples, 0 .. {len(data) - 1}, or -1", bad, "check the indices")
     chosen = given.long().expand(batch)
@@ -260,7 +264,7 @@ def _check_nonempty(labels: Int64[Tensor, "B U"] | None, exclude: Int64[Tensor, 
         for name, row in single.items():
             only = ((labels == name) | (labels < 0)).all(1) & (labels == name).any(1)
             alone = alone | (only & (exclude == row))
-    if bool(alone.any()):
+    if not holds(~alone):
         first = int(alone.nonzero()[0])
         raise invalid("exclude", "must leave a sample to each query", f"none left for query {first}", "pass -1 for it")
 
@@ -273,8 +277,8 @@ def _guidance_scale(
     if labels is None:
         raise invalid("guidance", "needs labels to guide towards", "no labels", "pass labels=")
     chosen = guidance if isinstance(guidance, Guidance) else Guidance(guidance)
-    scale = torch.as_tensor(chosen.scale, device=times.device).detach().double()
-    if scale.shape not in ((), times.shape) or not bool(scale.isfinite().all()):
+    scale = on_device(chosen.scale, times.device).detach().double()
+    if scale.shape not in ((), times.shape) or not holds(scale.isfinite()):
         raise invalid("guidance", f"must be a finite number or [{len(times)}]", chosen.scale, "pass one scale a query")
     inside: Bool[Tensor, "B"] = (times >= chosen.t_min) & (times <= chosen.t_max)
     # a query without a class has nothing to be guided towards

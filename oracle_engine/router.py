@@ -8,6 +8,7 @@ import torch
 
 from .answer import Answer
 from .arrays import Bool, Tensor
+from .capture import capturing
 from .errors import invalid
 from .exact import ExactScan
 from .index import SearchIndex
@@ -39,7 +40,8 @@ class Router:
             return self._completed(request, wanted, answer, answer.state.lse == -torch.inf)
         if isinstance(self.mode, Budget):
             return self._sampled(self._prepared, request, wanted, self.mode)
-        if isinstance(self.mode, FullScan) or self.index is None or len(request) == 0:
+        # what a search finds depends on values, so a CUDA graph records the scan, which is right at every t
+        if isinstance(self.mode, FullScan) or self.index is None or len(request) == 0 or capturing():
             return self._scanned(request, wanted)
         return self._automatic(request, wanted, carry)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from closed_form import normal
 from engine_cases import X, twenty
 from hypothesis import given
 from hypothesis import strategies as st
+from recording import begin_capture
 from refusals import refused
 
 from oracle_engine import Guidance, InputError, OracleDataset, OracleEngine
@@ -232,3 +234,37 @@ def test_nothing_but_an_input_error_is_raised_and_nothing_but_numbers_returned(d
         return
     assert velocity.shape == x.shape
     assert bool(velocity.isfinite().all())
+
+
+@pytest.mark.parametrize(
+    ("options", "call", "message"),
+    [
+        ({}, lambda engine: engine(X, 0.5), "`backend` must not need a look at values while a CUDA graph is captured"),
+        (
+            {"mode": "top_k"},
+            lambda engine: engine(X, 0.5),
+            "`mode` must not .*received TopK.*Remedy: pass mode='exact'",
+        ),
+        ({}, lambda engine: engine.posterior(X, 0.5), "`posterior` must not .*Remedy: ask for it outside of the graph"),
+        ({}, lambda engine: engine.trajectory(X), "`trajectory` must not"),
+        ({}, lambda engine: engine(X.clone().requires_grad_(), 0.5), r"`x` must not .*Remedy: pass x.detach\(\)"),
+        (
+            {},
+            lambda engine: engine(X, 0.5, labels=0, guidance=2.0),
+            "`guidance` must not .*velocities with and without",
+        ),
+    ],
+)
+def test_what_a_graph_cannot_record_is_refused(
+    options: dict[str, Any],
+    call: Callable[[OracleEngine], Any],
+    message: str,
+    generator: torch.Generator,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    data = twenty(generator).data
+    backend = "torch" if "backend" in message else "triton"
+    engine = OracleEngine(data, backend=backend, **options)
+    begin_capture(monkeypatch)
+    with refused(message):
+        call(engine)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from interpreter.problems import BAR, all_times, make_query, make_rows, velocity_error
+from recording import Waiting, begin_capture
 from tolerances import assert_within
 
 from oracle_engine import OracleDataset, OracleEngine, backends
@@ -15,6 +17,8 @@ from oracle_engine.errors import InputError
 from oracle_engine.kernels import Span, Wanted, reference_state
 from oracle_engine.kernels import triton_scan as scan
 from oracle_engine.kernels.operands import EXACT, HALF
+
+ANSWERS = ("velocity", "denoiser", "score", "noise", "log_density")
 
 
 def test_the_engine_runs_on_the_kernels(
@@ -35,6 +39,26 @@ def test_the_engine_runs_on_the_kernels(
     torch.testing.assert_close(posterior.ess, expected.ess, rtol=1e-4, atol=0.0)
     assert counted["score"] > 0
     assert counted["weigh"] > 0
+
+
+@pytest.mark.parametrize("dim", [20, 77])
+def test_a_graph_can_record_every_answer(dim: int, monkeypatch: pytest.MonkeyPatch, generator: torch.Generator) -> None:
+    data = OracleDataset(torch.randn(150, dim, generator=generator).half(), labels=torch.arange(150) % 4)
+    ours, truth = (OracleEngine(data, backend=name) for name in ("triton", "reference"))
+    t, own = all_times(5), torch.tensor([149, -1, 3, 0, 7])
+    x = t[:, None] * data[own].double() + (1 - t)[:, None] * torch.randn(5, dim, generator=generator).double()
+    unions = torch.tensor([[0, -1], [2, 3], [-1, -1], [1, 1], [3, 0]])
+    asked: list[dict[str, Any]] = [{}, {"labels": 2}, {"labels": unions, "exclude": own}, {"source": own}]
+    expected = [[getattr(truth, name)(x, t, **options) for name in ANSWERS] for options in asked]
+    # as before every capture: a call that compiles what is missing and keeps what is kept
+    ours.velocity(x, t, exclude=0)
+    begin_capture(monkeypatch)
+    with Waiting() as waiting:
+        found = [[getattr(ours, name)(x, t, **options) for name in ANSWERS] for options in asked]
+        assert waiting.found == []
+    for given, wanted in zip(found, expected, strict=True):
+        for one, other in zip(given, wanted, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4 * float(other.abs().max()))
 
 
 def test_the_plan_of_the_engine_is_that_of_the_kernels(generator: torch.Generator) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 from interpreter.problems import DTYPES, all_times, compare, make_query, make_rows
+from recording import Waiting, begin_capture
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from oracle_engine.errors import InputError
 from oracle_engine.kernels import (
@@ -157,21 +157,6 @@ def test_a_block_takes_no_more_memory_than_planned(
     assert planned < scan.triton_memory(rows, 80) < 2 * planned
 
 
-class Waiting(TorchDispatchMode):
-    """Notes what would have to wait for a device: sizes and values that the host learns from tensors."""
-
-    WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "bincount", "_unique2", "unique_consecutive")
-
-    found: list[str]
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = func.overloadpacket.__name__
-        marked = name == "index" and any(part is not None and part.dtype == torch.bool for part in args[1])
-        if name in self.WAITS or marked:
-            self.found.append(name)
-        return func(*args, **(kwargs or {}))
-
-
 @pytest.mark.parametrize("dim", [20, 77])
 @pytest.mark.parametrize("captured", [False, True])
 def test_nothing_waits_for_the_device(
@@ -180,12 +165,10 @@ def test_nothing_waits_for_the_device(
     if captured:
         # where lists may be followed by several parts, the host may look whether they are needed; not in a graph
         monkeypatch.setattr(rescored, "LOGIT_BYTES", 1)
-        monkeypatch.setattr(scan, "capturing", lambda: True)
+        begin_capture(monkeypatch)
     rows = make_rows(torch.float16, 340, dim, generator, weighted=True)
     query = make_query(rows, all_times(9), generator, holes=1)
-    waiting = Waiting()  # type: ignore[no-untyped-call]
-    waiting.found = []
-    with waiting:
+    with Waiting() as waiting:
         state = scan.triton_state(rows, query, Span(0, 340), Wanted(moments=dim > 50))
     assert waiting.found == []
     torch.testing.assert_close(
