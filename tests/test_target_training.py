@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -101,6 +104,37 @@ def test_wrapped_students_train_with_the_target_inside_and_outside(wrap: str, ge
     assert not list(target.parameters())
     assert not list(target.buffers())
     assert list(inside.state_dict()) == list(plain.state_dict())
+
+
+# each of two processes takes half of the batch; the barrier is there because one that leaves takes the store along
+RANK = """
+import os, sys, torch
+rank, folder = int(sys.argv[1]), sys.argv[2]
+os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+torch.distributed.init_process_group("gloo", f"file://{folder}/group", rank=rank, world_size=2)
+held = torch.load(f"{folder}/held.pt", weights_only=False)
+wrapped = torch.nn.parallel.DistributedDataParallel(held["student"])
+part = slice(2 * rank, 2 * rank + 2)
+wrapped(held["x"][part], held["t"][part]).backward()
+torch.save([parameter.grad for parameter in held["student"].parameters()], f"{folder}/gradients{rank}.pt")
+torch.distributed.barrier()
+torch.distributed.destroy_process_group()
+"""
+
+
+def test_two_processes_train_as_one(tmp_path: Path, generator: torch.Generator) -> None:
+    x, t = torch.randn(4, 2, 3, generator=generator), TIMES.float()
+    student = Student(OracleTarget(OracleEngine(pictures(20, generator))))
+    torch.save({"student": student, "x": x, "t": t}, tmp_path / "held.pt")
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
+    ranks = [
+        subprocess.Popen([sys.executable, "-c", RANK, str(rank), str(tmp_path)], env=environment) for rank in range(2)
+    ]
+    assert [rank.wait(timeout=240) for rank in ranks] == [0, 0]
+    expected = gradients(lambda: student(x, t), student)
+    for rank in range(2):
+        for found, wanted in zip(torch.load(tmp_path / f"gradients{rank}.pt"), expected, strict=True):
+            assert_close(found, wanted, "float32 output")
 
 
 def wrapped_by(wrap: str, student: torch.nn.Module) -> torch.nn.Module:
