@@ -298,8 +298,9 @@ class _Level:
         logit = product_logits(self.search.upper.rows, query, pairs)
         error = product_error(self.search.upper.rows, query)
         best = torch.full_like(lead, -torch.inf).scatter_reduce_(0, pairs.query, logit, "amax") - error
-        # the best of them often proves far more than the leaders did
-        raised = floor + (best - lead).clamp_min(0.0)
+        # the best of them often proves far more than the leaders did, and the allowance is shared by few rows now
+        sharing = torch.bincount(pairs.query, minlength=len(query)).clamp_min(1)
+        raised = floor + (best - lead).clamp_min(0.0) + (len(self.search.upper.span) / sharing).log()
         upper = (logit + error[pairs.query]) - raised[pairs.query]
         keep = upper >= 0.0
         rest = torch.zeros_like(lead).index_add_(0, pairs.query[~keep], upper[~keep].exp())
