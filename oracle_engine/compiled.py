@@ -51,15 +51,18 @@ def live(number: int) -> Answerer:
     return engine
 
 
-def respond(number: int, name: str, x: Tensor, t: float | Tensor, given: Conditions) -> Tensor:
-    """Return what the engine answers, as a call of the operator."""
+def respond(
+    number: int, name: str, x: Tensor, t: float | Tensor, given: Conditions, recordable: bool = False
+) -> Tensor:
+    """Return what the engine answers, as a call of an operator; recordable: CUDA graphs may contain it."""
     guidance = given.guidance
     scale, bounds = guidance, (0.0, 1.0)
     if isinstance(guidance, Guidance):
         scale, bounds = guidance.scale, (guidance.t_min, guidance.t_max)
     rows = (_tensor(given.labels, x), _tensor(given.exclude, x), _tensor(given.source, x))
     asked = (_tensor(t, x, torch.float64), *rows, _tensor(scale, x, torch.float64))
-    result: Tensor = answer(x, *asked, *bounds, name, number)
+    operator = recorded_answer if recordable else answer
+    result: Tensor = operator(x, *asked, *bounds, name, number)
     return result
 
 
@@ -80,13 +83,25 @@ def _answer(asked: Sequence[Any], derivative: bool) -> tuple[Tensor, Derivative 
     return live(engine).answer(name, x, t, Conditions(labels, guidance, exclude, source), derivative)
 
 
-@torch.library.custom_op("oracle_engine::answer", mutates_args=(), schema=f"({ASKED}) -> Tensor")
+# looks at values: code that is compiled into CUDA graphs is cut around it
+LOOKS = (torch.Tag.cudagraph_unsafe,)
+
+
+@torch.library.custom_op("oracle_engine::answer", mutates_args=(), schema=f"({ASKED}) -> Tensor", tags=LOOKS)
 def answer(*asked: Any) -> Tensor:
     """Return the answer called `name` of an engine to x at t."""
     return _answer(asked, derivative=False)[0]
 
 
-@torch.library.custom_op("oracle_engine::pull", mutates_args=(), schema=f"(Tensor vector, {ASKED}) -> Tensor")
+@torch.library.custom_op("oracle_engine::recorded_answer", mutates_args=(), schema=f"({ASKED}) -> Tensor")
+def recorded_answer(*asked: Any) -> Tensor:
+    """Return the same where no step needs a look at a value."""
+    return _answer(asked, derivative=False)[0]
+
+
+@torch.library.custom_op(
+    "oracle_engine::pull", mutates_args=(), schema=f"(Tensor vector, {ASKED}) -> Tensor", tags=LOOKS
+)
 def pull(vector: Tensor, *asked: Any) -> Tensor:
     """Return the transposed derivative of that answer in x times a vector; the answer is computed once more."""
     x: Tensor = asked[0]
@@ -96,8 +111,7 @@ def pull(vector: Tensor, *asked: Any) -> Tensor:
     return derivative.pull(vector).to(x.dtype).reshape(x.shape)
 
 
-@answer.register_fake
-def _(*asked: Any) -> Tensor:
+def _fake_answer(*asked: Any) -> Tensor:
     x: Tensor = asked[0]
     return x.new_empty(x.shape[0], dtype=torch.float64) if asked[-2] == "log_density" else x.new_empty(x.shape)
 
@@ -121,5 +135,7 @@ def _refuse(ctx: Any, vector: Tensor) -> Any:
     raise second_derivative()
 
 
-answer.register_autograd(_pull_back, setup_context=_keep)
+for operator in (answer, recorded_answer):
+    operator.register_fake(_fake_answer)
+    operator.register_autograd(_pull_back, setup_context=_keep)
 pull.register_autograd(_refuse)

@@ -20,7 +20,7 @@ from .dataset import OracleDataset
 from .errors import invalid
 from .exact import ExactScan
 from .gradient import DensityDerivative, Derivative, PredictionDerivative, Term, attached, mixed, plain
-from .graphs import check_recordable
+from .graphs import obstacle, unrecordable
 from .index import Progress, SearchIndex, build_index
 from .kernels import PosteriorState, Wanted, covariance_product, reference_covariance_product
 from .kernels.carry import Carry
@@ -321,7 +321,7 @@ class OracleEngine(torch.nn.Module):
 
     def _respond(self, name: str, x: Tensor, t: float | Tensor, given: Conditions) -> Tensor:
         if torch.compiler.is_compiling():
-            return compiled.respond(self._handle, name, x, t, given)
+            return compiled.respond(self._handle, name, x, t, given, self._obstacle(name, given) is None)
         point, wanted = plain(x)
         answer, derivative = self.answer(name, point, t, given, wanted)
         return attached(answer, x, derivative)
@@ -341,10 +341,13 @@ class OracleEngine(torch.nn.Module):
             values = self._shaped(getattr(prediction, name), x)
             return values, self._derivative(name, request, terms) if derivative else None
 
+    def _obstacle(self, name: str, given: Conditions) -> str | None:
+        return obstacle(name, self.backend, self.mode, given, self.data.rows.log_weights is not None)
+
     def _check_capture(self, name: str, given: Conditions, derivative: bool = False) -> None:
-        if capturing():
-            weighted = self.data.rows.log_weights is not None
-            check_recordable(name, self.backend, self.mode, given, weighted, derivative)
+        found = (self._obstacle(name, given) or ("x" if derivative else None)) if capturing() else None
+        if found is not None:
+            raise unrecordable(found)
 
     def _density_answer(self, request: Request, derivative: bool) -> tuple[Tensor, Derivative | None]:
         state = self._router.answer(request, Wanted(mean=derivative)).state

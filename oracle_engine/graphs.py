@@ -6,22 +6,33 @@ from .errors import InputError, invalid
 from .modes import Auto, FullScan, Mode
 from .request import Conditions
 
+# for each parameter that can stand in the way: what was received, and the remedy
+OUTSIDE = "ask for it outside of the graph"
+OBSTACLES = {
+    "posterior": ("a posterior", OUTSIDE),
+    "trajectory": ("a trajectory", OUTSIDE),
+    "x": ("queries that want a gradient", "pass x.detach(), or call under torch.no_grad()"),
+    "backend": ("one that does", "pass backend='triton'"),
+    "mode": ("a mode that searches or draws", "pass mode='exact'"),
+    "guidance": ("guidance", "record velocities with and without labels, and mix them"),
+    "labels": ("the density of some of the weighted samples", OUTSIDE),
+}
 
-def check_recordable(name: str, backend: str, mode: Mode, given: Conditions, weighted: bool, derivative: bool) -> None:
-    """Raise InputError where what is called `name` takes steps that depend on values, which a graph cannot record."""
+
+def obstacle(name: str, backend: str, mode: Mode, given: Conditions, weighted: bool) -> str | None:
+    """Return what keeps a graph from recording what is called `name`, a key of OBSTACLES, or None."""
+    some = given.labels is not None or given.exclude is not None
     if name in ("posterior", "trajectory"):
-        raise _refused(name, f"a {name}", "ask for it outside of the graph")
+        return name
     if backend != "triton":
-        raise _refused("backend", repr(backend), "pass backend='triton'")
+        return "backend"
     if not isinstance(mode, FullScan | Auto):
-        raise _refused("mode", repr(mode), "pass mode='exact'")
-    if derivative:
-        raise _refused("x", "queries that want a gradient", "pass x.detach(), or call under torch.no_grad()")
+        return "mode"
     if given.guidance is not None:
-        raise _refused("guidance", "guidance", "record velocities with and without labels, and mix them")
-    if weighted and name == "log_density" and (given.labels is not None or given.exclude is not None):
-        raise _refused("labels", "the density of some of the weighted samples", "ask for it outside of the graph")
+        return "guidance"
+    return "labels" if weighted and some and name == "log_density" else None
 
 
-def _refused(parameter: str, received: str, remedy: str) -> InputError:
-    return invalid(parameter, "must not need a look at values while a CUDA graph is captured", received, remedy)
+def unrecordable(parameter: str) -> InputError:
+    """Word why a graph cannot record an answer."""
+    return invalid(parameter, "must not need a look at values while a CUDA graph is captured", *OBSTACLES[parameter])

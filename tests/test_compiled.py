@@ -157,3 +157,28 @@ def test_compiled_code_follows_the_engine(engine: OracleEngine, x: Tensor, gener
     engine.data = OracleDataset(normal(4, 3, generator))
     assert torch.equal(call(x), engine(x, TIMES))
     assert not torch.equal(call(x), before)
+
+
+@pytest.mark.parametrize(
+    ("options", "asked", "recorded"),
+    [
+        ({"backend": "triton"}, {}, True),
+        ({"backend": "triton"}, {"labels": 1, "exclude": 3}, True),
+        ({"backend": "triton"}, {"labels": 1, "guidance": 2.0}, False),
+        ({"backend": "triton", "mode": "top_k"}, {}, False),
+        ({"backend": "torch"}, {}, False),
+    ],
+)
+def test_graphs_are_cut_around_answers_that_look_at_values(
+    engine: OracleEngine, options: dict[str, Any], asked: dict[str, Any], recorded: bool
+) -> None:
+    found: list[bool] = []
+
+    def backend(module: torch.fx.GraphModule, inputs: Any) -> Callable[..., Any]:
+        operators = [node.target for node in module.graph.nodes if "oracle_engine" in str(node.target)]
+        found.extend(torch.Tag.cudagraph_unsafe not in operator.tags for operator in operators)
+        return lambda *values: (torch.zeros(5, 3),)
+
+    asking = OracleEngine(engine.data, **options)
+    torch.compile(lambda x: asking(x, 0.5, **asked), fullgraph=True, backend=backend)(torch.zeros(5, 3))
+    assert found == [recorded]

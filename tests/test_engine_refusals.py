@@ -243,7 +243,7 @@ def test_nothing_but_an_input_error_is_raised_and_nothing_but_numbers_returned(d
         (
             {"mode": "top_k"},
             lambda engine: engine(X, 0.5),
-            "`mode` must not .*received TopK.*Remedy: pass mode='exact'",
+            "`mode` must not .*that searches.*Remedy: pass mode='exact'",
         ),
         ({}, lambda engine: engine.posterior(X, 0.5), "`posterior` must not .*Remedy: ask for it outside of the graph"),
         ({}, lambda engine: engine.trajectory(X), "`trajectory` must not"),
