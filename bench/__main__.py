@@ -12,7 +12,7 @@ import torch
 
 from .compare import Comparison
 from .peers import ATTENDS, default_peers
-from .record import OURS, OURS_COARSE, Row, document_of, machine_name, read_json, rows_of, write_json
+from .record import OURS, OURS_COARSE, OURS_RECORDED, Row, document_of, machine_name, read_json, rows_of, write_json
 from .report import SIDE_COLUMNS, SUMMARY_COLUMNS, as_markdown, as_text, readme_lines, side_lines, summary_lines
 from .workloads import BATCHES, DATA, TIMES, load_data, workloads
 
@@ -58,7 +58,7 @@ def parse_options() -> argparse.Namespace:
     """Return the command line; names of data and sides are checked."""
     parser = argparse.ArgumentParser(prog="python -m bench", description="Speed of the engine beside its peers.")
     add = parser.add_argument
-    names = (OURS, OURS_COARSE, *ATTENDS)
+    names = (OURS, OURS_COARSE, OURS_RECORDED, *ATTENDS)
     add("--data", type=_some_of(DATA), default=list(DATA), metavar="NAMES", help=", ".join(DATA))
     add("--batch", type=list_of(int), default=list(BATCHES), metavar="B,...", help="numbers of queries")
     add("--t", type=list_of(_time), default=list(TIMES), metavar="T,...", help="times in (0, 1), or mixed")

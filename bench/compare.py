@@ -13,7 +13,8 @@ from oracle_engine import OracleDataset, OracleEngine
 from .load import watch_others
 from .memory import peak_extra_bytes
 from .peers import Centred, UnavailableError, Velocity, build_peer
-from .record import OURS, OURS_COARSE, Row, Side
+from .record import OURS, OURS_COARSE, OURS_RECORDED, Row, Side
+from .recorded import recorded
 from .rescoring import without_rescoring
 from .timing import Timing, interleave
 from .truth import exact_velocity, relative_error
@@ -32,7 +33,7 @@ class Comparison:
     def __init__(self, data: OracleDataset, names: Sequence[str], say: Callable[[str], None]) -> None:
         self.data = data
         self.velocities: dict[str, Velocity] = {}
-        self._engine: Velocity = OracleEngine(data, device=data.device).velocity
+        self._engine = OracleEngine(data, device=data.device)
         self._centred = Centred.of(data)
         for name in names:
             try:
@@ -48,7 +49,7 @@ class Comparison:
         errors = self._errors(calls, x, t)
         peaks = {name: peak_extra_bytes(call, x.device) for name, call in calls.items()}
         others = watch_others()
-        timings = interleave(calls, budget, x.device, always=(OURS, OURS_COARSE))
+        timings = interleave(calls, budget, x.device, always=(OURS, OURS_COARSE, OURS_RECORDED))
         busy = others()
         sides = {name: _measured(timings[name], timings.get(OURS), errors[name], peaks[name]) for name in calls}
         data, storage = self.data, str(self.data.storage).removeprefix("torch.")
@@ -56,9 +57,11 @@ class Comparison:
 
     def _side(self, name: str) -> Velocity:
         if name == OURS:
-            return self._engine
+            return self._engine.velocity
         if name == OURS_COARSE:
-            return without_rescoring(self._engine)
+            return without_rescoring(self._engine.velocity)
+        if name == OURS_RECORDED:
+            return recorded(self._engine)
         return build_peer(name, Centred.of(self.data, torch.float64) if name == "float64" else self._centred)
 
     def _errors(self, calls: Mapping[str, Callable[[], Tensor]], x: Tensor, t: Tensor | float) -> dict[str, float]:

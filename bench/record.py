@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 # the engine, and the engine without re-scoring; every other side is a peer
-OURS, OURS_COARSE = "ours", "ours-coarse"
+OURS, OURS_COARSE, OURS_RECORDED = "ours", "ours-coarse", "ours-recorded"
 
 
 @dataclass(frozen=True)
