@@ -23,7 +23,7 @@ from oracle_engine.errors import invalid
 
 from .__main__ import RESULTS, say
 from .compare import Comparison
-from .record import OURS, Row, document_of, machine_name, write_json
+from .record import OURS, OURS_RECORDED, Row, document_of, machine_name, write_json
 from .workloads import Workload
 
 # products of an exact answer for each pair of a row and a query, in units of D: two parts of the query for the logit,
@@ -110,7 +110,7 @@ def measure(
         if case.bytes > 0.8 * torch.cuda.mem_get_info(device)[0]:
             say(f"{case.name} left out: it does not fit")
             continue
-        contest = Comparison(draw(case, device), (OURS, *case.peers), say)
+        contest = Comparison(draw(case, device), (OURS, OURS_RECORDED, *case.peers), say)
         for batch in case.batches:
             for t in case.times:
                 if time.perf_counter() - began > limit:
