@@ -14,6 +14,7 @@ OBSTACLES = {
     "x": ("queries that want a gradient", "pass x.detach(), or call under torch.no_grad()"),
     "backend": ("one that does", "pass backend='triton'"),
     "mode": ("a mode that searches or draws", "pass mode='exact'"),
+    "estimate": ("draws, or mirrored samples", "use Exact() without an augmentation"),
     "guidance": ("guidance", "record velocities with and without labels, and mix them"),
     "labels": ("the density of some of the weighted samples", OUTSIDE),
 }

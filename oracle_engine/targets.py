@@ -6,11 +6,13 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from .arrays import Float, Float64, Int64, Tensor, check_floating
+from .arrays import Float, Float64, Int64, Tensor, check_floating, on_device
+from .capture import capturing, holds
 from .draws import uniforms
 from .engine import OracleEngine
 from .errors import invalid
 from .estimates import Asked, Estimate, Exact, Flip, References, over_points
+from .graphs import unrecordable
 from .paths import Coefficients, Path, coefficients, resolve_path, resolve_times
 from .paths import Prediction as Predicted
 from .request import Conditions, Guidance, Request
@@ -80,6 +82,8 @@ class OracleTarget(torch.nn.Module):
         exclude = source if self.leave_one_out else None
         if isinstance(self.estimate, Exact) and self.augmentation is None:
             return self._exactly(x_t, t, labels, exclude, source)
+        if capturing():
+            raise unrecordable("estimate")
         # a mirrored sample is not the one that the engine knows by this index
         origin = source if self.augmentation is None else None
         request = self._request(x_t, t, labels, exclude, origin)
@@ -131,12 +135,12 @@ class OracleTarget(torch.nn.Module):
                 raise invalid("source", f"is needed for {what}", None, remedy)
             return None
         count, batch = len(self.engine.data), len(x_t)
-        given = torch.as_tensor(source, device=self.engine.data.device).detach()
+        given = on_device(source, self.engine.data.device)
         if given.is_floating_point() or given.dtype == torch.bool or given.shape not in ((), (batch,)):
             found = f"{given.dtype} {list(given.shape)}"
             raise invalid("source", f"must be integers, one or [{batch}]", found, "pass one index a query")
         least = 0 if self.estimate.needs_source else -1
-        if not bool(((given >= least) & (given < count)).all()):
+        if not holds((given >= least) & (given < count)):
             bad = given[(given < least) | (given >= count)].reshape(-1)[0].item()
             remedy = "check the indices" if least else "a query that no sample made has no such target; use Exact()"
             raise invalid("source", f"must be indices of samples, {least} .. {count - 1}", bad, remedy)
@@ -248,7 +252,7 @@ def _combined(x1: Tensor, eps: Tensor, first: Float64[Tensor, "B"], second: Floa
     # in float32 at least: both terms of a bfloat16 batch are rounded once, together
     dtype = torch.promote_types(x1.dtype, torch.float32)
     ends = torch.stack([first, second]).to(dtype)
-    if not bool(ends.isfinite().all()):
+    if not holds(ends.isfinite()):
         raise invalid("t", "must leave a finite target", "the end of the path", "stop before it, at 0.999")
     columns = ends.reshape(2, -1, *[1] * (x1.ndim - 1))
     return (columns[0] * x1.detach().to(dtype) + columns[1] * eps.detach().to(dtype)).to(x1.dtype)

@@ -11,8 +11,17 @@ import torch
 from interpreter.problems import BAR, all_times, make_query, make_rows, velocity_error
 from recording import Waiting, begin_capture
 from tolerances import assert_within
+from torch import Tensor
 
-from oracle_engine import OracleDataset, OracleEngine, backends
+from oracle_engine import (
+    OracleDataset,
+    OracleEngine,
+    OracleTarget,
+    PosteriorDraw,
+    backends,
+    conditional_target,
+    path_sample,
+)
 from oracle_engine.errors import InputError
 from oracle_engine.kernels import Span, Wanted, reference_state
 from oracle_engine.kernels import triton_scan as scan
@@ -59,6 +68,27 @@ def test_a_graph_can_record_every_answer(dim: int, monkeypatch: pytest.MonkeyPat
     for given, wanted in zip(found, expected, strict=True):
         for one, other in zip(given, wanted, strict=True):
             torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4 * float(other.abs().max()))
+
+
+def test_a_graph_can_record_a_training_target(monkeypatch: pytest.MonkeyPatch, generator: torch.Generator) -> None:
+    data = OracleDataset(torch.randn(150, 77, generator=generator).half(), labels=torch.arange(150) % 4)
+    target = OracleTarget(OracleEngine(data, backend="triton"), leave_one_out=True)
+    own, t = torch.tensor([3, 149, 0, 77]), torch.tensor([0.1, 0.4, 0.6, 0.9])
+    x1, eps = data[own], torch.randn(4, 77, generator=generator)
+
+    def step() -> Tensor:
+        x_t = path_sample("rectified_flow", x1, eps, t)
+        velocity: Tensor = target(x_t, t, source=own)
+        return velocity - conditional_target("rectified_flow", x1, eps, t)
+
+    expected = step()
+    begin_capture(monkeypatch)
+    with Waiting() as waiting:
+        recorded = step()
+    assert waiting.found == []
+    assert torch.equal(recorded, expected)
+    with pytest.raises(InputError, match=r"`estimate` must not need a look .*Remedy: use Exact\(\)"):
+        OracleTarget(target.engine, estimate=PosteriorDraw())(x1, t)
 
 
 def test_the_plan_of_the_engine_is_that_of_the_kernels(generator: torch.Generator) -> None:
