@@ -11,6 +11,7 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
 from statistics import median
@@ -20,11 +21,26 @@ import torch
 import triton
 
 from ..errors import invalid
-from .configs import ANY, KINDS, Choice, Device, ScoreConfig, WeighConfig, choose, device_of, plain, tuned_file
-from .operands import BlockOperand, QueryOperand, operand_dtype, shared_bound
+from .configs import (
+    ANY,
+    KINDS,
+    Choice,
+    Device,
+    DigitConfig,
+    ScoreConfig,
+    WeighConfig,
+    choose,
+    device_of,
+    plain,
+    scored_with,
+    tuned_file,
+)
+from .digits import DigitOperand
+from .operands import BlockOperand, QueryOperand, operand_dtype, operand_rows, shared_bound
 from .prepare import prepare_rows
 from .rows import Query, Rows, Span
-from .score import score
+from .score import Scores, score
+from .score_digits import score_digits
 from .weigh import HeadList, Reference, weigh, weights_of
 
 # batches that are tuned, and how far each choice reaches; the last one reaches everywhere
@@ -56,16 +72,22 @@ WEIGH_GRID = {
 }
 
 
+# digits are a byte each: tiles twice as long in D move as much
+DIGIT_GRID = {**SCORE_GRID, "block_d": (64, 128, 256)}
+
+Tuned = ScoreConfig | DigitConfig | WeighConfig
+
+
 @dataclass(frozen=True)
 class Trial:
     """What came of one configuration: relative difference from float64, and the median time where that is small."""
 
-    config: ScoreConfig | WeighConfig
+    config: Tuned
     error: float
     milliseconds: float | None
 
 
-Config = TypeVar("Config", ScoreConfig, WeighConfig)
+Config = TypeVar("Config", ScoreConfig, DigitConfig, WeighConfig)
 
 
 def candidates(
@@ -78,7 +100,7 @@ def candidates(
             yield config
 
 
-def fastest(trials: Iterable[Trial], current: ScoreConfig | WeighConfig) -> Trial | None:
+def fastest(trials: Iterable[Trial], current: Tuned) -> Trial | None:
     """Return the fastest correct trial, the current configuration where nothing is clearly faster; None without any."""
     correct = [trial for trial in trials if trial.milliseconds is not None and trial.error <= TOLERANCE]
     best = min(correct, key=lambda trial: trial.milliseconds or 0.0, default=None)
@@ -100,11 +122,16 @@ def document(device: Device, found: Mapping[str, Sequence[tuple[Choice, Trial]]]
 
 @dataclass(frozen=True)
 class Problem:
-    """One batch over random rows, and its logits in float64."""
+    """One batch over random rows, both as the kernels see them, and its logits in float64."""
 
     rows: Rows
     query: Query
     logits: torch.Tensor
+
+    @property
+    def values(self) -> torch.Tensor:
+        """The rows as they are multiplied, float64: 8-bit ones without their centre."""
+        return self.rows.stored.double() - (self.rows.centre - self.rows.operand_centre)
 
     @classmethod
     def of(cls, stored: torch.dtype, batch: int, device: torch.device) -> Problem:
@@ -112,7 +139,7 @@ class Problem:
         generator = torch.Generator(device).manual_seed(0)
         values = torch.randn(COUNT, DIM, generator=generator, device=device)
         points = (values * 40 + 128).clamp(0, 255) if KINDS[stored] == "byte" else values
-        rows = prepare_rows(points.to(stored), None)
+        rows = operand_rows(prepare_rows(points.to(stored), None))
         point = rows.gather(torch.arange(batch, device=device)) * 0.02
         point += (
             torch.randn(batch, DIM, generator=generator, device=device, dtype=torch.float64) * rows.radius / DIM**0.5
@@ -121,22 +148,29 @@ class Problem:
         inverse_variance = torch.full_like(alpha, DIM / rows.radius**2)
         holes = torch.zeros(batch, 0, 2, dtype=torch.int64, device=device)
         query = Query(point, alpha, inverse_variance, holes)
-        product = torch.cat([part.double() @ (query.gain[:, None] * point).T for part in rows.stored.split(8192)])
+        scaled, taken = (query.gain[:, None] * point).T, rows.centre - rows.operand_centre
+        product = torch.cat([(part.double() - taken) @ scaled for part in rows.stored.split(8192)])
         return cls(rows, query, product - (query.gain * alpha)[None] * rows.half_norms[:, None])
 
 
 def tune_score(problem: Problem, device: Device) -> Iterator[Trial]:
-    """Try every score configuration that fits."""
+    """Try every score configuration that fits: for 8-bit rows those with digits too, where the device has the unit."""
     block, operand = _operands(problem, device)
-    batch = len(problem.query)
-
-    for config in candidates(SCORE_GRID, ScoreConfig, batch, device.shared_bytes, block.rows.dtype):
-        yield trial(
-            config,
-            lambda config=config: score(operand, block, config, 1),  # type: ignore[misc]
-            lambda scores: scores.logits[:, :batch].double() - problem.logits,
-            float(problem.logits.abs().max()),
-        )
+    batch, stored = len(problem.query), block.rows.dtype
+    calls: list[tuple[Tuned, Callable[[], Scores]]] = [
+        (config, partial(score, operand, block, config, 1))
+        for config in candidates(SCORE_GRID, ScoreConfig, batch, device.shared_bytes, stored)
+    ]
+    if KINDS[stored] == "byte" and device.multiplies_digits:
+        # the sums by which the centre is taken off are laid out in tiles of D
+        digits = {size: DigitOperand.of(problem.query, problem.rows, size) for size in DIGIT_GRID["block_d"]}
+        calls += [
+            (config, partial(score_digits, digits[config.block_d], block, config, 1))
+            for config in candidates(DIGIT_GRID, DigitConfig, batch, device.shared_bytes, stored)
+        ]
+    scale = float(problem.logits.abs().max())
+    for config, call in calls:
+        yield trial(config, call, lambda scores: scores.logits[:, :batch].double() - problem.logits, scale)
 
 
 def tune_weigh(problem: Problem, device: Device) -> Iterator[Trial]:
@@ -144,12 +178,12 @@ def tune_weigh(problem: Problem, device: Device) -> Iterator[Trial]:
     block, operand = _operands(problem, device)
     batch = len(problem.query)
     chosen = choose(device, block.rows.dtype, batch, DIM)
-    scores = score(operand, block, chosen.score, 1)
+    scores = score(operand, block, _parts_config(device, block.rows.dtype, batch), 1)
     origin = problem.logits.logsumexp(0)
     everything = Reference(
         origin.float(), torch.full_like(origin, -1e30).float(), torch.full_like(origin, 1e30).float()
     )
-    true = (problem.logits - origin).exp().T @ block.rows.double()
+    true = (problem.logits - origin).exp().T @ problem.values
     shares = chosen.weigh_shares(COUNT, batch, DIM)
     for config in candidates(WEIGH_GRID, WeighConfig, batch, device.shared_bytes, block.rows.dtype):
         weights = weights_of(scores, block, everything, HeadList.empty(batch, 1, origin.device), config, mean=True)
@@ -164,7 +198,7 @@ def tune_weigh(problem: Problem, device: Device) -> Iterator[Trial]:
 
 
 def trial(
-    config: ScoreConfig | WeighConfig,
+    config: Tuned,
     call: Callable[[], Any],
     difference: Callable[[Any], torch.Tensor],
     scale: float,
@@ -180,6 +214,13 @@ def trial(
 def _operands(problem: Problem, device: Device) -> tuple[BlockOperand, QueryOperand]:
     block = BlockOperand.of(problem.rows, Span(0, COUNT))
     return block, QueryOperand.of(problem.query, operand_dtype(block.rows.dtype), device.precision)
+
+
+def _parts_config(device: Device, stored: torch.dtype, batch: int) -> ScoreConfig:
+    with scored_with("parts"):
+        config = choose(device, stored, batch, DIM).score
+    assert isinstance(config, ScoreConfig)
+    return config
 
 
 def _milliseconds(call: Callable[[], Any], rounds: int = 20) -> float:
