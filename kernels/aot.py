@@ -18,7 +18,8 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from .configs import TABLES, AnyConfig, Device, DigitConfig, ScoreConfig, WeighConfig, table_name
+from .configs import TABLES, AnyConfig, DigitConfig, ScoreConfig, WeighConfig, table_name
+from .devices import Device
 from .fused import fused_kernel
 from .operands import EXACT, HALF, operand_dtype, shared_bound
 from .score import finish_kernel, score_kernel
@@ -57,8 +58,8 @@ TYPES = {
 
 # as they appear in the disassembly, grouped by what the gate asks for
 FLOATING = ("HGMMA", "UTCHMMA", "UTCQMMA", "HMMA", "MFMA")
-INTEGER = ("IGMMA", "UTCIMMA", "IMMA", "MFMA_I8")
-MATRIX = (*FLOATING, *INTEGER)
+INTEGER = {"sm_80": ("IMMA",), "sm_90": ("IGMMA", "IMMA"), "sm_100": ("UTCIMMA",), "gfx942": ("MFMA_I8",)}
+MATRIX = (*FLOATING, "IGMMA", "UTCIMMA", "IMMA")
 ASYNC = ("LDGSTS", "UTMALDG", "UBLKCP")
 SPILL = ("STL", "LDL")
 
@@ -93,7 +94,7 @@ class Job:
     @property
     def units(self) -> tuple[str, ...]:
         """The matrix instructions that may appear: on whole numbers for digits, on floating point for the others."""
-        return INTEGER if self.kernel == "digits" else FLOATING
+        return INTEGER[self.target] if self.kernel == "digits" else FLOATING
 
 
 @dataclass(frozen=True)
@@ -154,8 +155,9 @@ def jobs(targets: Sequence[str]) -> Iterator[Job]:
 
 def _jobs_of(target: str, stored: torch.dtype, config: AnyConfig) -> Iterator[Job]:
     if isinstance(config, DigitConfig):
-        yield Job(target, "digits", stored, config)
-        yield Job(target, "finish", stored, config)
+        if Device(target, target, 1, 1).multiplies_digits:
+            yield Job(target, "digits", stored, config)
+            yield Job(target, "finish", stored, config)
     elif isinstance(config, ScoreConfig):
         yield Job(target, "score", stored, config)
         yield Job(target, "finish", stored, config)

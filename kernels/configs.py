@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import torch
 
 from ..errors import bad_file, invalid
+from .devices import Device
 
 # where the tuner writes and this module reads: one file for each GPU
 TUNED = Path(__file__).parent / "tuned"
@@ -33,12 +34,6 @@ PROGRAMS = 2
 # values of D, in tiles, below which a slice of the score, and live rows below which a share of the sum, is not worth
 # the additional sum
 LEAST_SLICE, LEAST_SHARE = 8, 4
-
-# architectures whose int8 matrix unit runs at twice the rate of the 16-bit one: three products of 8-bit rows with a
-# digit of the query take the time of 1.5, against two with 16-bit parts, need no conversion of the rows, and their
-# sums are exact, so fewer samples are scored again. Not sm_103, where that unit is slow, nor gfx90a, where both are
-# equal. Arithmetic from data sheets, for a GPU to confirm
-INT8_UNITS = frozenset({"sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120", "gfx942", "gfx950", "interpreter"})
 
 # values of D after which a sum of digits times 8-bit differences might exceed an int32: 128 255 D < 2^31, rounded down
 # to a multiple of every tile
@@ -246,28 +241,6 @@ RELATED = {"sm_100": "sm_90", "sm_103": "sm_90", "sm_86": "sm_80", "sm_89": "sm_
 
 
 @dataclass(frozen=True)
-class Device:
-    """What a launch must know of a GPU: name, architecture, multiprocessors, shared memory of a program in bytes."""
-
-    name: str
-    architecture: str
-    multiprocessors: int
-    shared_bytes: int
-
-    @property
-    def multiplies_digits(self) -> bool:
-        """Whether its int8 matrix unit is worth the additional product."""
-        return self.architecture in INT8_UNITS
-
-    @property
-    def precision(self) -> str:
-        """How float32 operands are multiplied: in three TF32 products, or six of bf16 where there is no TF32."""
-        if self.architecture == "interpreter":
-            return "ieee"
-        return "bf16x6" if self.architecture.startswith("gfx") else "tf32x3"
-
-
-@dataclass(frozen=True)
 class LaunchConfig:
     """The configurations of one call; `fused` where one program can hold everything."""
 
@@ -353,18 +326,6 @@ def _first(kind: type[Config], configs: Sequence[AnyConfig]) -> Config | None:
 
 def _ceil(count: int, size: int) -> int:
     return -(-count // size)
-
-
-@lru_cache
-def device_of(device: torch.device) -> Device:
-    """Return what a launch must know of `device`; the CPU stands for the interpreter."""
-    if device.type != "cuda":
-        return Device("interpreter", "interpreter", 2, ANY)
-    facts = torch.cuda.get_device_properties(device)
-    gcn = getattr(facts, "gcnArchName", "") if torch.version.hip else ""
-    architecture = gcn.split(":")[0] or f"sm_{facts.major}{facts.minor}"
-    shared = getattr(facts, "shared_memory_per_block_optin", 0) or facts.shared_memory_per_block
-    return Device(facts.name, architecture, facts.multi_processor_count, shared)
 
 
 def tuned_file(name: str) -> Path:

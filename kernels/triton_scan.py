@@ -12,7 +12,8 @@ from ..arrays import Tensor
 from ..capture import capturing
 from ..errors import invalid
 from .accuracy import Rounding, live_window, rescore_window, unit_error
-from .configs import AnyConfig, DigitConfig, FusedConfig, LaunchConfig, ScoreConfig, choose, device_of
+from .configs import AnyConfig, DigitConfig, FusedConfig, LaunchConfig, ScoreConfig, choose
+from .devices import device_of
 from .digits import DigitOperand, digit_rounding
 from .fused import fused
 from .heads import Heads
@@ -285,7 +286,7 @@ def checked_config(rows: Rows, query: Query, span: Span, split: Split = EXACT) -
         raise invalid("points", f"must be {names} for the Triton kernels", stored.dtype, "use backend='torch'")
     if operand_dtype(block_dtype(rows)) not in split.query:
         received = f"{stored.dtype}, read as {block_dtype(rows)}"
-        needs = "must be full for these samples: half is for 8-bit and 16-bit ones whose mean is small"
+        needs = "must be full for these samples: half is for 8-bit ones, and for 16-bit ones whose mean is small"
         raise invalid("precision", needs, received, "pass precision='full'")
     if rows.dim == 0 or len(span) == 0 or len(query) == 0:
         received = f"{len(query)} queries for {len(span)} x {rows.dim}"

@@ -25,16 +25,15 @@ from .configs import (
     ANY,
     KINDS,
     Choice,
-    Device,
     DigitConfig,
     ScoreConfig,
     WeighConfig,
     choose,
-    device_of,
     plain,
     scored_with,
     tuned_file,
 )
+from .devices import Device, device_of
 from .digits import DigitOperand
 from .operands import BlockOperand, QueryOperand, operand_dtype, operand_rows, shared_bound
 from .prepare import prepare_rows

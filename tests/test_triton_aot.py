@@ -9,8 +9,9 @@ import torch
 pytest.importorskip("triton")
 
 from oracle_engine.errors import DataFileError, InputError
-from oracle_engine.kernels import Query, Span, Wanted, aot, configs, prepare_rows, tune
-from oracle_engine.kernels.configs import ANY, Choice, Device, DigitConfig, ScoreConfig, WeighConfig
+from oracle_engine.kernels import Query, Span, Wanted, aot, configs, devices, prepare_rows, tune
+from oracle_engine.kernels.configs import ANY, Choice, DigitConfig, ScoreConfig, WeighConfig
+from oracle_engine.kernels.devices import Device
 from oracle_engine.kernels.steps import INTERPRET
 from oracle_engine.kernels.triton_scan import check_shared_memory, triton_state
 
@@ -68,7 +69,9 @@ def test_small_grids_are_cut_until_they_fill_the_gpu() -> None:
     assert tiles * slices >= H100.multiprocessors or slices == 8192 // (8 * chosen.score.block_d)
 
 
-def test_8_bit_rows_meet_digits_where_that_unit_is_faster() -> None:
+def test_8_bit_rows_meet_digits_where_that_unit_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "triton_version", lambda: (3, 9))
+
     def operand(architecture: str, stored: torch.dtype) -> str:
         return configs.choose(Device("none such", architecture, 100, 99 << 10), stored, 64, 4096).operand
 
@@ -82,6 +85,11 @@ def test_8_bit_rows_meet_digits_where_that_unit_is_faster() -> None:
     assert operand("sm_103", torch.uint8) == operand("gfx90a", torch.uint8) == "parts"
     with configs.scored_with("digits"):
         assert operand("sm_103", torch.uint8) == "parts"
+    # an older version, and one that goes by another name, as on AMD cards
+    for version in ((3, 6), (0, 0)):
+        monkeypatch.setattr(devices, "triton_version", lambda version=version: version)
+        assert operand("sm_100", torch.uint8) == "parts"
+        assert operand("sm_90", torch.uint8) == operand("gfx942", torch.uint8) == "digits"
 
 
 @pytest.mark.parametrize("dim", [65_536, 65_537, 131_075, 196_608])

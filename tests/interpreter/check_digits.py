@@ -15,6 +15,7 @@ from oracle_engine.kernels import Query, Rows, Span, Wanted, configs, prepare_ro
 from oracle_engine.kernels import triton_scan as scan
 from oracle_engine.kernels.accuracy import unit_error
 from oracle_engine.kernels.configs import DigitConfig, scored_with
+from oracle_engine.kernels.devices import Device
 from oracle_engine.kernels.digits import DigitOperand, digit_rounding, digits_of
 from oracle_engine.kernels.operands import HALF, BlockOperand, QueryOperand, operand_rows
 from oracle_engine.kernels.score_digits import score_digits
@@ -106,7 +107,7 @@ def test_long_sums_are_cut_before_they_overflow(generator: torch.Generator) -> N
     query = Query(-ones[:, None].expand(1, dim), ones, ones, torch.zeros(1, 0, 2, dtype=torch.int64))
     config = DigitConfig(16, 16, 4096, 4, 2)
     operand, block = DigitOperand.of(query, rows, 4096), BlockOperand.of(operand_rows(rows), Span(0, 4))
-    device = configs.Device("any", "sm_90", 1, 1 << 20)
+    device = Device("any", "sm_90", 1, 1 << 20)
     slices = configs.LaunchConfig(config, configs.WeighConfig(16, 16, 32, 4, 2), None, device).score_slices(4, 1, dim)
     assert slices == 3
     found = score_digits(operand, block, config, slices).logits[:, 0]

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from oracle_engine.kernels import configs, tune
-from oracle_engine.kernels.configs import Device, DigitConfig, ScoreConfig, WeighConfig
+from oracle_engine.kernels.configs import DigitConfig, ScoreConfig, WeighConfig
+from oracle_engine.kernels.devices import Device, device_of
 from oracle_engine.kernels.digits import DigitOperand
 
 GRID = {"block_n": (32,), "block_b": (16,), "block_d": (32, 64), "warps": (4,), "stages": (2,)}
@@ -51,6 +52,6 @@ def test_a_wrong_product_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     wrong = torch.full((3, 1, 16), 1000, dtype=torch.int32)
     monkeypatch.setattr(DigitOperand, "shift", lambda operand, slices: wrong)
     monkeypatch.setattr(tune, "_milliseconds", lambda call: pytest.fail("timed"))
-    trials = list(tune.tune_digits(problem, configs.device_of(torch.device("cpu"))))
+    trials = list(tune.tune_digits(problem, device_of(torch.device("cpu"))))
     assert trials
     assert all(trial.milliseconds is None and trial.error > tune.TOLERANCE for trial in trials)
