@@ -13,11 +13,13 @@ from tolerances import assert_within
 from oracle_engine.errors import InputError
 from oracle_engine.kernels import Query, Rows, Span, Wanted, configs, prepare_rows, reference_state
 from oracle_engine.kernels import triton_scan as scan
+from oracle_engine.kernels.accumulate import dropped_constant
 from oracle_engine.kernels.accuracy import unit_error
 from oracle_engine.kernels.configs import DigitConfig, scored_with
 from oracle_engine.kernels.devices import Device
 from oracle_engine.kernels.digits import DigitOperand, digit_rounding, digits_of
 from oracle_engine.kernels.operands import HALF, BlockOperand, QueryOperand, operand_rows
+from oracle_engine.kernels.reference import reference_logits
 from oracle_engine.kernels.score_digits import score_digits
 
 BYTES = (torch.uint8, torch.int8)
@@ -118,14 +120,13 @@ def test_long_sums_are_cut_before_they_overflow(generator: torch.Generator) -> N
 
 
 @pytest.mark.parametrize("dtype", BYTES, ids=str)
-@pytest.mark.parametrize("levels", ["narrow", "ends"])
-@pytest.mark.parametrize("dim", [20, 77])
+@pytest.mark.parametrize(("levels", "dim"), [("narrow", 20), ("narrow", 77), ("ends", 77)])
 def test_no_mean_is_too_large(
     dtype: torch.dtype, levels: str, dim: int, counted: Counter[str], generator: torch.Generator
 ) -> None:
     rows = make_bytes(dtype, 140, dim, generator, levels, weighted=True)
     assert rows.raw_operand == (levels == "ends")
-    query = make_query(rows, all_times(17), generator, holes=2)
+    query = make_query(rows, all_times(9), generator, holes=2)
     compare(rows, query, Wanted(), Span(5, 139))
     compare(rows, query, Wanted(moments=True, top_k=3))
     assert counted["score_digits"] > 0
@@ -135,8 +136,7 @@ def test_no_mean_is_too_large(
     assert scan.triton_memory(rows, 17) == scan.triton_memory(replace(rows, stored_radius=0.0), 17)
 
 
-@pytest.mark.parametrize("dtype", BYTES, ids=str)
-@pytest.mark.parametrize("levels", ["all", "narrow"])
+@pytest.mark.parametrize(("dtype", "levels"), [(torch.uint8, "narrow"), (torch.int8, "all")], ids=str)
 @pytest.mark.parametrize("stray", [0.0, 3.0, 300.0])
 def test_queries_anywhere_meet_the_bar(
     dtype: torch.dtype, levels: str, stray: float, generator: torch.Generator
@@ -156,8 +156,7 @@ def test_products_cut_over_the_dimension_meet_the_bar(dtype: torch.dtype, genera
     compare(rows, query, Wanted())
 
 
-@pytest.mark.parametrize("dtype", BYTES, ids=str)
-@pytest.mark.parametrize("levels", ["all", "narrow"])
+@pytest.mark.parametrize(("dtype", "levels"), [(torch.int8, "narrow"), (torch.uint8, "all")], ids=str)
 def test_parts_answer_where_they_are_asked_for(
     dtype: torch.dtype, levels: str, counted: Counter[str], generator: torch.Generator
 ) -> None:
@@ -186,19 +185,24 @@ def test_half_precision_keeps_its_promise_wherever_the_mean_is(
     assert_within(velocity_error(rows, query, found, true), "half precision")
 
 
-def test_exact_sums_leave_less_to_score_again(generator: torch.Generator) -> None:
-    rows = make_bytes(torch.uint8, 140, 77, generator, "all")
+@pytest.mark.parametrize("levels", ["all", "narrow"])
+def test_errors_stay_below_a_law_that_leaves_less_to_score_again(levels: str, generator: torch.Generator) -> None:
+    rows = make_bytes(torch.uint8, 64, 300, generator, levels)
     query = make_query(rows, all_times(9), generator)
     scans = []
-    for operand, kind in (("digits", DigitOperand), ("parts", QueryOperand)):
-        with scored_with(operand):
-            config = scan.checked_config(rows, query, Span(0, 140))
-        scans.append(scan.TwoPhaseScan(rows, query, 140, Wanted(), config))
+    for asked, kind in (("digits", DigitOperand), ("parts", QueryOperand)):
+        with scored_with(asked):
+            config = scan.checked_config(rows, query, Span(0, 64))
+        scans.append(scan.TwoPhaseScan(rows, query, 64, Wanted(), config))
         assert isinstance(scans[-1].operand, kind)
     digits, parts = scans
     assert (digits.live_window < parts.live_window).all()
     assert (digits.head_window <= parts.head_window).all()
+    rounding = digit_rounding()
+    law = unit_error(digits.rows, query, rounding) - rounding.weight
+    found = digits._score(BlockOperand.of(digits.rows, Span(0, 64))).logits[:, :9].double()
+    error = found - reference_logits(rows, query, Span(0, 64)).T - dropped_constant(digits.rows, query)
+    assert (error.square().mean(0).sqrt() < law).all()
     # sums do not grow less exact with their length
     wide = replace(rows, stored=rows.stored.repeat(1, 1000), centre=rows.centre.repeat(1000))
-    long, short = (unit_error(side, query, digit_rounding()) for side in (wide, rows))
-    assert torch.equal(long, short)
+    assert torch.equal(unit_error(wide, query, rounding), unit_error(rows, query, rounding))
