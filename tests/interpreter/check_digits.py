@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 from interpreter.problems import all_times, compare, make_query, make_rows, velocity_error
+from recording import Waiting
 from tolerances import assert_within
 
 from oracle_engine.errors import InputError
@@ -183,6 +184,14 @@ def test_half_precision_keeps_its_promise_wherever_the_mean_is(
     found = scan.triton_state(rows, query, span, Wanted(), HALF)
     true = reference_state(rows, query, span, Wanted())
     assert_within(velocity_error(rows, query, found, true), "half precision")
+
+
+def test_digits_wait_for_nothing(generator: torch.Generator) -> None:
+    rows = make_bytes(torch.uint8, 130, 523, generator, "narrow")
+    query = make_query(rows, all_times(5), generator)
+    with Waiting() as waiting:
+        scan.triton_state(rows, query, Span(0, 130), Wanted())
+    assert waiting.found == []
 
 
 @pytest.mark.parametrize("levels", ["all", "narrow"])
