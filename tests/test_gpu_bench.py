@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from bench import gpu
+from bench.compare import Comparison
+from bench.record import OURS
 from oracle_engine.kernels.configs import scored_with
 
 ROWS = gpu.Case(1000, 784, torch.uint8, (64,))
@@ -15,6 +17,12 @@ def test_8_bit_data_are_measured_with_either_operand_or_both() -> None:
     assert gpu.operands(ROWS, "parts") == ("parts",)
     assert gpu.operands(ROWS, "both") == ("digits", "parts")
     assert gpu.operands(half, "both") == (None,)
+
+
+def test_nothing_is_copied_where_no_peer_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.compare.Centred.of", lambda *_: pytest.fail("copied"))
+    data = gpu.draw(gpu.Case(50, 8, torch.uint8, (2,)), torch.device("cpu"))
+    assert list(Comparison(data, (OURS,), print).velocities) == [OURS]
 
 
 def test_a_row_says_what_ran() -> None:
