@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
@@ -34,7 +34,6 @@ class Comparison:
         self.data = data
         self.velocities: dict[str, Velocity] = {}
         self._engine = OracleEngine(data, device=data.device)
-        self._centred = Centred.of(data)
         for name in names:
             try:
                 self.velocities[name] = self._side(name)
@@ -54,6 +53,11 @@ class Comparison:
         sides = {name: _measured(timings[name], timings.get(OURS), errors[name], peaks[name]) for name in calls}
         data, storage = self.data, str(self.data.storage).removeprefix("torch.")
         return Row(data.name, len(data), data.dim, storage, work.batch, work.time_label, busy, sides)
+
+    @cached_property
+    def _centred(self) -> Centred:
+        # a float32 copy, which the largest data leave no room for: made when a peer asks
+        return Centred.of(self.data)
 
     def _side(self, name: str) -> Velocity:
         if name == OURS:

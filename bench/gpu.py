@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +21,17 @@ import torch
 from oracle_engine import OracleDataset
 from oracle_engine.env import environment_report
 from oracle_engine.errors import invalid
+from oracle_engine.kernels.configs import choose, scored_with
+from oracle_engine.kernels.devices import device_of
 
 from .__main__ import RESULTS, say
 from .compare import Comparison
 from .record import OURS, OURS_RECORDED, Row, document_of, machine_name, write_json
 from .workloads import Workload
 
-# products of an exact answer for each pair of a row and a query, in units of D: two parts of the query for the logit,
-# two of the weight for the mean
-PARTS = 4
+# time of the products of an exact answer for each pair of a row and a query, in units of D at the 16-bit rate: two
+# parts of the query for the logit, or three digits at twice that rate, and two parts of the weight for the mean
+PRODUCTS = {"parts": 4.0, "digits": 3.5}
 
 # values of random data that are drawn at once
 DRAWN = 1 << 26
@@ -95,30 +98,51 @@ class Rates:
         factor = torch.randn(side, side, device=device).bfloat16()
         return cls(2 * source.numel() * source.itemsize / seconds, 2 * side**3 / _seconds(lambda: factor @ factor))
 
-    def floors(self, case: Case, batch: int) -> dict[str, float]:
-        """Return the milliseconds of one read of the data, and of the products of an exact answer."""
-        products = 2.0 * PARTS * batch * case.count * case.dim
+    def floors(self, case: Case, batch: int, operand: str) -> dict[str, float]:
+        """Return the milliseconds of one read of the data, and of the products of an exact answer with `operand`."""
+        products = 2.0 * PRODUCTS[operand] * batch * case.count * case.dim
         return {"read_ms": 1e3 * case.bytes / self.copied, "products_ms": 1e3 * products / self.product}
 
 
 def measure(
-    cases: Sequence[Case], rates: Rates, device: torch.device, limit: float
+    cases: Sequence[Case], rates: Rates, device: torch.device, limit: float, operand: str | None = None
 ) -> Iterator[tuple[Row, dict[str, Any]]]:
-    """Yield a row and its floors for every batch and time of the cases; stop before `limit` seconds are over."""
+    """Yield a row and its floors for every batch and time of the cases; stop before `limit` seconds are over.
+
+    operand: what 8-bit rows are scored with: digits, parts, both one after the other, or None for what the tables say.
+    """
     began = time.perf_counter()
     for case in cases:
         if case.bytes > 0.8 * torch.cuda.mem_get_info(device)[0]:
             say(f"{case.name} left out: it does not fit")
             continue
-        contest = Comparison(draw(case, device), (OURS, OURS_RECORDED, *case.peers), say)
-        for batch in case.batches:
-            for t in case.times:
+        data = draw(case, device)
+        for place, wanted in enumerate(operands(case, operand)):
+            # of each operand its own, since a graph keeps what it recorded; peers run once
+            contest = Comparison(data, (OURS, OURS_RECORDED, *(case.peers if place == 0 else ())), say)
+            for batch, t in product(case.batches, case.times):
                 if time.perf_counter() - began > limit:
                     return
-                row = contest.row(Workload(contest.data, batch, t), budget=1.0)
-                yield row, against_floors(row, rates.floors(case, batch))
-        del contest
+                with scored_with(wanted):
+                    used = operand_used(case, batch, device)
+                    row = contest.row(Workload(data, batch, t), budget=1.0)
+                yield row, {"operand": used, **against_floors(row, rates.floors(case, batch, used))}
+            del contest
+        del data
         torch.cuda.empty_cache()
+
+
+def operands(case: Case, wanted: str | None) -> tuple[str | None, ...]:
+    """Return the operands that a case is measured with, one after the other; only 8-bit data have two."""
+    if case.storage.itemsize > 1:
+        return (None,)
+    return ("digits", "parts") if wanted == "both" else (wanted,)
+
+
+def operand_used(case: Case, batch: int, device: torch.device) -> str:
+    """Return what the Triton kernels score this case with: parts wherever one program holds all of D."""
+    config = choose(device_of(device), case.storage, batch, case.dim)
+    return config.operand if config.fused is None else "parts"
 
 
 def against_floors(row: Row, floors: dict[str, float]) -> dict[str, Any]:
@@ -145,6 +169,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.gpu", description=__doc__)
     parser.add_argument("--json", type=Path, help="default: bench/results/<gpu>.json")
     parser.add_argument("--limit", type=float, default=420.0, metavar="SECONDS", help="start no row after this long")
+    parser.add_argument("--operand", choices=("digits", "parts", "both"), help="what 8-bit rows are scored with")
     options = parser.parse_args(arguments)
     if not torch.cuda.is_available():
         raise invalid("device", "must be a CUDA device", "none", "run it on the machine of the GPU")
@@ -153,8 +178,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rates = Rates.measured(device)
     rows: list[Row] = []
     floors: list[dict[str, Any]] = []
-    asked = {"backend": environment_report()["settings"]["ORACLE_BACKEND"], "device": str(device)}
-    for row, floor in measure(CASES, rates, device, options.limit):
+    backend = environment_report()["settings"]["ORACLE_BACKEND"]
+    asked = {"backend": backend, "device": str(device), "operand": options.operand}
+    for row, floor in measure(CASES, rates, device, options.limit, options.operand):
         rows.append(row)
         floors.append(floor)
         write_json(path, {**document_of(rows, asked), "rates": asdict(rates), "floors": floors})

@@ -51,10 +51,14 @@ def logit_error(rows: Rows, query: Query, dtype: torch.dtype) -> Float64[Tensor,
     term is for the samples that matter most: their products <q, r> ~ alpha |r|^2 add up with one sign.
     Rounding errors of different samples are independent; this is a measured law, not a proof.
     """
-    growth = max(1.0, math.sqrt(rows.dim / CALM_DIM))
+    return max(1.0, math.sqrt(rows.dim / CALM_DIM)) * _sum_error(rows, query, dtype)
+
+
+def _sum_error(rows: Rows, query: Query, dtype: torch.dtype) -> Float64[Tensor, "B"]:
+    # without the growth of long sums
     radius = rows.operand_radius
     product = radius * (query.norm + 4.0 * query.alpha * radius)
-    return 0.5 * UNIT_ROUNDOFF[dtype] * growth * query.gain.abs() * product
+    return 0.5 * UNIT_ROUNDOFF[dtype] * query.gain.abs() * product
 
 
 def longest_sum(rows: Rows, batch: int) -> int:
@@ -68,7 +72,8 @@ def longest_sum(rows: Rows, batch: int) -> int:
 class Rounding:
     """How a matrix unit rounds, in addition to the rounding of its results to float32.
 
-    accumulation: unit roundoffs by which all products of a query may shrink together, since units truncate.
+    accumulation: unit roundoffs by which all products of a query may shrink together, since units truncate; 0 for
+    exact integer sums, which are rounded once, however long they are.
     query: root mean square rounding of a coordinate of the query, relative to its largest one.
     weight: root mean square rounding of a weight, relative to itself.
     """
@@ -82,13 +87,15 @@ def unit_error(rows: Rows, query: Query, rounding: Rounding) -> Float64[Tensor, 
     """Return delta [B], the root mean square error of a coarse logit from a matrix unit and of its weight, in nats.
 
     Three parts beside the law of float32: (alpha / sigma^2) R |q| u per step of the unit, (alpha / sigma^2) R times
-    the rounding of a coordinate of q, and the rounding of the weight, which acts as an error of the logit would.
+    the rounding of a coordinate of q, and the rounding of the weight, which acts as an error of the logit would. Of
+    the law, exact sums keep what a logit and its two terms are rounded by, without the growth with D.
     Arithmetic on the way units sum, not measured; it wants to be compared with a float64 scan on each new unit.
     """
     steps = rounding.accumulation * UNIT_ROUNDOFF[torch.float32] * query.norm
     coordinate = rounding.query * query.point.abs().amax(1)
     product = query.gain.abs() * rows.operand_radius * (steps + coordinate)
-    return logit_error(rows, query, torch.float32) + product + rounding.weight
+    law = logit_error if rounding.accumulation else _sum_error
+    return law(rows, query, torch.float32) + product + rounding.weight
 
 
 def live_window(count: int, error: Float64[Tensor, "B"], dtype: torch.dtype = torch.float32) -> Float64[Tensor, "B"]:

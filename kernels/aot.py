@@ -18,10 +18,12 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from .configs import TABLES, Device, FusedConfig, ScoreConfig, WeighConfig, table_name
+from .configs import TABLES, AnyConfig, DigitConfig, ScoreConfig, WeighConfig, table_name
+from .devices import Device
 from .fused import fused_kernel
 from .operands import EXACT, HALF, operand_dtype, shared_bound
 from .score import finish_kernel, score_kernel
+from .score_digits import digits_kernel
 from .weigh import WEIGHTS_WARPS, weigh_kernel, weights_kernel, weights_rows
 
 # what is compiled for, and the shared memory that a program may use there: sm_80 also stands for the 99 KB of sm_86
@@ -32,11 +34,17 @@ TARGETS = {
     "gfx942": (GPUTarget("hip", "gfx942", 64), 64 << 10),
 }
 
-STORED = {"half": (torch.float16, torch.bfloat16), "byte": (torch.uint8,), "single": (torch.float32,)}
+STORED = {
+    "half": (torch.float16, torch.bfloat16),
+    "byte": (torch.uint8, torch.int8),
+    "single": (torch.float32,),
+}
 NAMES = {torch.uint8: "u8", torch.int8: "i8", torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
 
 # arguments that are neither float32 pointers nor 32-bit integers; those of the operands depend on the dtype
 TYPES = {
+    "p_centre": "*fp16",
+    "p_shift": "*i32",
     "p_holes": "*i64",
     "p_list": "*i32",
     "p_live": "*i32",
@@ -49,7 +57,9 @@ TYPES = {
 }
 
 # as they appear in the disassembly, grouped by what the gate asks for
-MATRIX = ("HGMMA", "IGMMA", "UTCHMMA", "UTCQMMA", "UTCIMMA", "HMMA", "IMMA")
+FLOATING = ("HGMMA", "UTCHMMA", "UTCQMMA", "HMMA", "MFMA")
+INTEGER = {"sm_80": ("IMMA",), "sm_90": ("IGMMA", "IMMA"), "sm_100": ("UTCIMMA",), "gfx942": ("MFMA_I8",)}
+MATRIX = (*FLOATING, "IGMMA", "UTCIMMA", "IMMA")
 ASYNC = ("LDGSTS", "UTMALDG", "UBLKCP")
 SPILL = ("STL", "LDL")
 
@@ -61,7 +71,7 @@ class Job:
     target: str
     kernel: str
     stored: torch.dtype
-    config: ScoreConfig | WeighConfig | FusedConfig
+    config: AnyConfig
     half: bool = False
 
     def __str__(self) -> str:
@@ -72,13 +82,19 @@ class Job:
     @property
     def wants_matrix_unit(self) -> bool:
         """Whether the kernel multiplies blocks; the others work element by element."""
-        return self.kernel in ("score", "weigh", "fused")
+        return self.kernel in ("score", "digits", "weigh", "fused")
 
     @property
     def wants_wgmma(self) -> bool:
         """Whether Hopper's own matrix instructions must appear: they take 64 rows of the accumulator at once."""
-        rows = {"score": self.config.block_n, "weigh": self.config.block_d, "fused": self.config.block_b}
+        tile = self.config
+        rows = {"score": tile.block_n, "digits": tile.block_n, "weigh": tile.block_d, "fused": tile.block_b}
         return self.target == "sm_90" and rows.get(self.kernel, 0) >= 64
+
+    @property
+    def units(self) -> tuple[str, ...]:
+        """The matrix instructions that may appear: on whole numbers for digits, on floating point for the others."""
+        return INTEGER[self.target] if self.kernel == "digits" else FLOATING
 
 
 @dataclass(frozen=True)
@@ -106,8 +122,10 @@ class Result:
             found.append(f"{self.races} float atomics")
         if self.shared > TARGETS[job.target][1]:
             found.append(f"shared memory over {TARGETS[job.target][1]}")
-        if job.wants_matrix_unit and not self.matrix:
+        if job.wants_matrix_unit and not set(job.units) & set(self.matrix):
             found.append("no matrix instructions")
+        if set(self.matrix) - set(job.units):
+            found.append("matrix instructions of another kind")
         if job.wants_wgmma and not {"HGMMA", "IGMMA"} & set(self.matrix):
             found.append("no wgmma")
         if job.wants_matrix_unit and not job.target.startswith("gfx") and not self.copies:
@@ -135,8 +153,12 @@ def jobs(targets: Sequence[str]) -> Iterator[Job]:
                     yield from _jobs_of(target, stored, config)
 
 
-def _jobs_of(target: str, stored: torch.dtype, config: ScoreConfig | WeighConfig | FusedConfig) -> Iterator[Job]:
-    if isinstance(config, ScoreConfig):
+def _jobs_of(target: str, stored: torch.dtype, config: AnyConfig) -> Iterator[Job]:
+    if isinstance(config, DigitConfig):
+        if Device(target, target, 1, 1).multiplies_digits:
+            yield Job(target, "digits", stored, config)
+            yield Job(target, "finish", stored, config)
+    elif isinstance(config, ScoreConfig):
         yield Job(target, "score", stored, config)
         yield Job(target, "finish", stored, config)
     elif isinstance(config, WeighConfig):
@@ -154,10 +176,10 @@ def subset() -> list[Job]:
         chosen[job.kernel, NAMES[job.stored]] = job
     few = [chosen[key] for key in (("score", "fp16"), ("weights", "bf16"), ("weigh", "u8"), ("score", "fp32"))]
     few += [replace(chosen[key], half=True) for key in (("score", "u8"), ("weights", "fp16"), ("weigh", "bf16"))]
-    others = [job for target in ("sm_80", "sm_100", "gfx942") for job in jobs([target]) if job.kernel == "score"]
-    firsts = {job.target: job for job in reversed(others)}
+    others = [job for target in ("sm_80", "sm_100", "gfx942") for job in jobs([target])]
+    firsts = {(job.target, job.kernel): job for job in reversed(others) if job.kernel in ("score", "digits")}
     fused = next(job for job in jobs(["sm_90"]) if job.kernel == "fused")
-    return [*few, fused, *firsts.values()]
+    return [*few, chosen["digits", "u8"], fused, *firsts.values()]
 
 
 def source_of(job: Job) -> ASTSource:
@@ -176,6 +198,8 @@ def source_of(job: Job) -> ASTSource:
 def _type_of(name: str, job: Job) -> str:
     if name == "p_rows":
         return f"*{NAMES[job.stored]}"
+    if name == "p_query" and job.kernel == "digits":
+        return "*i8"
     if name in ("p_query", "p_weights"):
         return f"*{NAMES[operand_dtype(job.stored)]}"
     return TYPES.get(name, "*fp32" if name.startswith("p_") else "i32")
@@ -192,6 +216,10 @@ def _kernel_of(job: Job) -> tuple[Any, dict[str, Any]]:
     # one label per query is the usual number of holes; weights add a load
     kernels: dict[str, tuple[Any, dict[str, Any]]] = {
         "score": (score_kernel, {**wide, "PARTS": queries, "WEIGHTED": True, "SPLIT": 1}),
+        "digits": (
+            digits_kernel,
+            {**tile, "BLOCK_D": config.block_d, "PARTS": split.digits, "WEIGHTED": True, "SPLIT": 1},
+        ),
         "finish": (finish_kernel, {**tile, "WEIGHTED": True}),
         "weigh": (weigh_kernel, wide),
         "weights": (
@@ -235,10 +263,10 @@ def _read_amdgcn(job: Job, code: str, shared: int) -> Result:
     def count(name: str) -> int:
         return max(map(int, re.findall(rf"\.{name}:\s+(\d+)", code)))
 
-    found = len(re.findall(r"\bv_mfma_", code))
+    kinds = Counter("MFMA_I8" if kind == "i32" else "MFMA" for kind in re.findall(r"\bv_mfma_([a-z0-9]+)_", code))
     copies = len(re.findall(r"\bbuffer_load_\S+ .*\blds\b|\bglobal_load_lds", code))
     # scalar registers are kept in lanes of vector registers, not in memory
-    return Result(job, count("vgpr_count"), count("vgpr_spill_count"), shared, {"MFMA": found} if found else {}, copies)
+    return Result(job, count("vgpr_count"), count("vgpr_spill_count"), shared, dict(kinds), copies)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -17,7 +19,8 @@ from typing import Any, TypeVar
 
 import torch
 
-from ..errors import bad_file
+from ..errors import bad_file, invalid
+from .devices import Device
 
 # where the tuner writes and this module reads: one file for each GPU
 TUNED = Path(__file__).parent / "tuned"
@@ -31,6 +34,10 @@ PROGRAMS = 2
 # values of D, in tiles, below which a slice of the score, and live rows below which a share of the sum, is not worth
 # the additional sum
 LEAST_SLICE, LEAST_SHARE = 8, 4
+
+# values of D after which a sum of digits times 8-bit differences might exceed an int32: 128 255 D < 2^31, rounded down
+# to a multiple of every tile
+DIGIT_DEPTH = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -47,6 +54,30 @@ class ScoreConfig:
         """Return an upper bound of the shared memory, for rows of `row_bytes` a value and queries of `part_bytes`."""
         tile = self.block_n * row_bytes + self.block_b * part_bytes
         return self.stages * self.block_d * tile + 8192
+
+    def least_slices(self, dim: int) -> int:
+        """Return into how many slices of D the score must be cut: none."""
+        return 1
+
+
+@dataclass(frozen=True)
+class DigitConfig:
+    """Tile of the score through the int8 matrix unit: rows, queries, values of D; warps and stages of a program."""
+
+    block_n: int
+    block_b: int
+    block_d: int
+    warps: int
+    stages: int
+
+    def shared_bytes(self, row_bytes: int, part_bytes: int) -> int:
+        """Return an upper bound of the shared memory, for rows of `row_bytes` a value and queries of `part_bytes`."""
+        tile = self.block_n * row_bytes + self.block_b * part_bytes
+        return self.stages * self.block_d * tile + 8192
+
+    def least_slices(self, dim: int) -> int:
+        """Return into how many slices of D the score must be cut, so that no sum overflows."""
+        return _ceil(dim, DIGIT_DEPTH)
 
 
 @dataclass(frozen=True)
@@ -81,11 +112,14 @@ class FusedConfig:
         return rows + self.block_b * (self.block_d + 2 * self.block_n) * part_bytes + 8192
 
 
+AnyConfig = ScoreConfig | DigitConfig | WeighConfig | FusedConfig
+
+
 @dataclass(frozen=True)
 class Choice:
     """A configuration and how far it reaches: for batches up to `batch`, and dimensions up to `dim`."""
 
-    config: ScoreConfig | WeighConfig | FusedConfig
+    config: AnyConfig
     batch: int = ANY
     dim: int = ANY
 
@@ -99,7 +133,8 @@ KINDS = {
     torch.float32: "single",
 }
 
-# by architecture, kind and kernel, the first entry that reaches is taken
+# by architecture, kind and kernel, the first entry that reaches is taken; of the two ways to score 8-bit rows, the
+# first that the device has a unit for
 TABLES: Mapping[str, Mapping[str, Sequence[Choice]]] = {
     "sm_90": {
         "half": (
@@ -119,6 +154,9 @@ TABLES: Mapping[str, Mapping[str, Sequence[Choice]]] = {
             Choice(FusedConfig(64, 16, 512, 8, 2), batch=16, dim=512),
         ),
         "byte": (
+            Choice(DigitConfig(64, 16, 128, 4, 4), batch=16),
+            # three accumulators, but none outside the unit
+            Choice(DigitConfig(128, 64, 128, 8, 3)),
             Choice(ScoreConfig(64, 16, 128, 4, 4), batch=16),
             Choice(ScoreConfig(128, 64, 64, 4, 4)),
             Choice(WeighConfig(64, 16, 128, 4, 4), batch=16),
@@ -146,6 +184,8 @@ TABLES: Mapping[str, Mapping[str, Sequence[Choice]]] = {
             Choice(FusedConfig(32, 32, 128, 4, 2), dim=128),
         ),
         "byte": (
+            Choice(DigitConfig(64, 16, 128, 4, 3), batch=16),
+            Choice(DigitConfig(128, 64, 64, 8, 3)),
             Choice(ScoreConfig(64, 16, 128, 4, 3), batch=16),
             Choice(ScoreConfig(128, 64, 64, 8, 3)),
             Choice(WeighConfig(64, 16, 128, 4, 4), batch=16),
@@ -169,6 +209,8 @@ TABLES: Mapping[str, Mapping[str, Sequence[Choice]]] = {
             Choice(WeighConfig(32, 64, 64, 4, 2)),
         ),
         "byte": (
+            Choice(DigitConfig(64, 16, 64, 4, 2), batch=16),
+            Choice(DigitConfig(64, 64, 64, 4, 2)),
             Choice(ScoreConfig(64, 16, 64, 4, 2), batch=16),
             Choice(ScoreConfig(64, 64, 64, 4, 2)),
             Choice(WeighConfig(32, 16, 64, 4, 2), batch=16),
@@ -184,6 +226,7 @@ TABLES: Mapping[str, Mapping[str, Sequence[Choice]]] = {
     # the interpreter runs programs one after the other: small tiles, so that small tests cover masks and loops
     "interpreter": {
         kind: (
+            *([Choice(DigitConfig(32, 16, 32, 4, 2))] if kind == "byte" else []),
             Choice(ScoreConfig(32, 16, 32, 4, 2)),
             Choice(WeighConfig(32, 16, 32, 4, 2)),
             Choice(FusedConfig(16, 16, 16, 4, 2), dim=16),
@@ -198,35 +241,24 @@ RELATED = {"sm_100": "sm_90", "sm_103": "sm_90", "sm_86": "sm_80", "sm_89": "sm_
 
 
 @dataclass(frozen=True)
-class Device:
-    """What a launch must know of a GPU: name, architecture, multiprocessors, shared memory of a program in bytes."""
-
-    name: str
-    architecture: str
-    multiprocessors: int
-    shared_bytes: int
-
-    @property
-    def precision(self) -> str:
-        """How float32 operands are multiplied: in three TF32 products, or six of bf16 where there is no TF32."""
-        if self.architecture == "interpreter":
-            return "ieee"
-        return "bf16x6" if self.architecture.startswith("gfx") else "tf32x3"
-
-
-@dataclass(frozen=True)
 class LaunchConfig:
     """The configurations of one call; `fused` where one program can hold everything."""
 
-    score: ScoreConfig
+    score: ScoreConfig | DigitConfig
     weigh: WeighConfig
     fused: FusedConfig | None
     device: Device
 
+    @property
+    def operand(self) -> str:
+        """What rows are multiplied by in the score: `digits` of the query, or `parts` of it."""
+        return "digits" if isinstance(self.score, DigitConfig) else "parts"
+
     def score_slices(self, count: int, batch: int, dim: int) -> int:
         """Return into how many slices of D the score is cut, so that few tiles still fill the GPU."""
         tiles = _ceil(count, self.score.block_n) * _ceil(batch, self.score.block_b)
-        return self._share(tiles, dim // (LEAST_SLICE * self.score.block_d))
+        slices = self._share(tiles, dim // (LEAST_SLICE * self.score.block_d))
+        return max(slices, self.score.least_slices(dim))
 
     def weigh_shares(self, count: int, batch: int, dim: int) -> int:
         """Return among how many programs the live rows are shared."""
@@ -247,11 +279,36 @@ def choose(device: Device, stored: torch.dtype, batch: int, dim: int) -> LaunchC
     """Return the configurations for data stored as `stored`, the tuned ones of this GPU before the tables."""
     kind = KINDS[stored]
     table = (*tuned(device.name).get(kind, ()), *TABLES[table_name(device.architecture)][kind])
-    fused = _first(FusedConfig, table, batch, dim)
-    score, weigh = _first(ScoreConfig, table, batch, dim), _first(WeighConfig, table, batch, dim)
-    if score is None or weigh is None:
+    reaching = [choice.config for choice in table if batch <= choice.batch and dim <= choice.dim]
+    fused, weigh = _first(FusedConfig, reaching), _first(WeighConfig, reaching)
+    parts, digits = _first(ScoreConfig, reaching), _first(DigitConfig, reaching) if device.multiplies_digits else None
+    if parts is None or weigh is None:
         raise AssertionError(f"the last entries of a table reach everywhere, but not for {kind}, {batch} x {dim}")
+    score: ScoreConfig | DigitConfig
+    if digits is None or _OPERAND.get() == "parts":
+        score = parts
+    elif _OPERAND.get() == "digits":
+        score = digits
+    else:
+        # the one that is listed first
+        score = digits if reaching.index(digits) < reaching.index(parts) else parts
     return LaunchConfig(score, weigh, fused, device)
+
+
+# which operand meets 8-bit rows where both are possible; None leaves it to the tables
+_OPERAND: ContextVar[str | None] = ContextVar("operand", default=None)
+
+
+@contextmanager
+def scored_with(operand: str | None) -> Iterator[None]:
+    """Score 8-bit rows with `digits` or with `parts` of the queries in this context: to compare the two."""
+    if operand not in (None, "digits", "parts"):
+        raise invalid("operand", "must be digits or parts", repr(operand), "pass None for the one in the tables")
+    token = _OPERAND.set(operand)
+    try:
+        yield
+    finally:
+        _OPERAND.reset(token)
 
 
 def table_name(architecture: str) -> str:
@@ -260,30 +317,15 @@ def table_name(architecture: str) -> str:
     return name if name in TABLES else "any"
 
 
-Config = TypeVar("Config", ScoreConfig, WeighConfig, FusedConfig)
+Config = TypeVar("Config", ScoreConfig, DigitConfig, WeighConfig, FusedConfig)
 
 
-def _first(config: type[Config], table: Sequence[Choice], batch: int, dim: int) -> Config | None:
-    for choice in table:
-        if isinstance(choice.config, config) and batch <= choice.batch and dim <= choice.dim:
-            return choice.config
-    return None
+def _first(kind: type[Config], configs: Sequence[AnyConfig]) -> Config | None:
+    return next((config for config in configs if isinstance(config, kind)), None)
 
 
 def _ceil(count: int, size: int) -> int:
     return -(-count // size)
-
-
-@lru_cache
-def device_of(device: torch.device) -> Device:
-    """Return what a launch must know of `device`; the CPU stands for the interpreter."""
-    if device.type != "cuda":
-        return Device("interpreter", "interpreter", 2, ANY)
-    facts = torch.cuda.get_device_properties(device)
-    gcn = getattr(facts, "gcnArchName", "") if torch.version.hip else ""
-    architecture = gcn.split(":")[0] or f"sm_{facts.major}{facts.minor}"
-    shared = getattr(facts, "shared_memory_per_block_optin", 0) or facts.shared_memory_per_block
-    return Device(facts.name, architecture, facts.multi_processor_count, shared)
 
 
 def tuned_file(name: str) -> Path:
@@ -305,8 +347,9 @@ def tuned(name: str) -> dict[str, tuple[Choice, ...]]:
         raise bad_file(path, expected, repr(error), "delete it, or run kernels.tune again") from None
 
 
-CONFIGS: dict[str, type[ScoreConfig | WeighConfig | FusedConfig]] = {
+CONFIGS: dict[str, type[AnyConfig]] = {
     "score": ScoreConfig,
+    "digits": DigitConfig,
     "weigh": WeighConfig,
     "fused": FusedConfig,
 }

@@ -16,7 +16,7 @@ from ..arrays import Float, Float64, Tensor
 from .configs import FusedConfig
 from .operands import EXACT, BlockOperand, QueryOperand, Split
 from .running import BlockSums
-from .steps import WEIGHT_SCALE, dot, dot_add, finite, rounded
+from .steps import WEIGHT_SCALE, centre_of, dot, dot_add, finite, operand, rounded
 
 
 @triton.jit
@@ -24,6 +24,7 @@ from .steps import WEIGHT_SCALE, dot, dot_add, finite, rounded
 def fused_kernel(  # noqa: C901, PLR0915 - one program is the point of it
     p_rows,
     p_query,
+    p_centre,
     p_half_norm,
     p_log_weight,
     p_gain,
@@ -70,6 +71,7 @@ def fused_kernel(  # noqa: C901, PLR0915 - one program is the point of it
         b_second = tl.load(p_part + part_stride, mask=m_query, other=0)
     if QUERY_PARTS == 3:
         b_third = tl.load(p_part + 2 * part_stride, mask=m_query, other=0)
+    centre = centre_of(p_rows, p_centre, o_d, m_d)
     # [BLOCK_B]
     gain = tl.load(p_gain + o_b, mask=m_b, other=0.0)
     slope = tl.load(p_slope + o_b, mask=m_b, other=0.0)
@@ -84,7 +86,7 @@ def fused_kernel(  # noqa: C901, PLR0915 - one program is the point of it
         # [BLOCK_N, BLOCK_D]
         p_block = p_rows + o_n.to(tl.int64)[:, None] * row_stride + o_d[None, :]
         b_rows = tl.load(p_block, mask=m_n[:, None] & m_d[None, :], other=0)
-        b_rows = b_rows.to(dtype)
+        b_rows = operand(b_rows, centre[None, :], dtype)
         b_product = dot(b_query, tl.trans(b_rows), PRECISION)
         if QUERY_PARTS >= 2:
             b_product = dot_add(b_second, tl.trans(b_rows), b_product, PRECISION)
@@ -171,8 +173,9 @@ def fused(
     out = block.rows.new_empty(shares, batch, dim if mean else 0, dtype=torch.float32)
     head = block.rows.new_empty(triton.cdiv(count, config.block_n), padded, dtype=torch.float32)
     fused_kernel[(triton.cdiv(batch, config.block_b), shares)](
-        block.rows, query.parts, block.half_norms, block.log_weights, query.gain, query.slope, block.holes(query),
-        head_window, sums, out, head, count, dim, batch, block.rows.stride(0), query.parts.stride(0), padded,
+        block.rows, query.parts, block.centre, block.half_norms, block.log_weights, query.gain, query.slope,
+        block.holes(query), head_window, sums, out, head, count, dim, batch, block.rows.stride(0),
+        query.parts.stride(0), padded,
         HOLES=query.holes.shape[1], QUERY_PARTS=len(query.parts), PARTS=split.weight[query.parts.dtype],
         WEIGHTED=block.weighted, MEAN=mean, PRECISION=query.precision,
         BLOCK_N=config.block_n, BLOCK_B=config.block_b, BLOCK_D=config.block_d,

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from ..arrays import Float, Float64, Int64, Shaped, Tensor
 from .accuracy import COARSE_LIMIT, LOGIT_BUDGET, Rounding
-from .configs import FusedConfig, ScoreConfig, WeighConfig
+from .configs import AnyConfig, DigitConfig, WeighConfig
 from .rows import Query, Rows, Span
 
 # storage dtypes that the kernels read; float64 rows are for the torch implementation
@@ -31,21 +31,26 @@ WEIGHT_PARTS = {torch.float16: 2, torch.bfloat16: 2, torch.float32: 1}
 class Split:
     """Into how many numbers queries and weights are split, by dtype of the matrix unit, and what rounding may cost.
 
+    digits: into how many digits queries are split for the int8 matrix unit, see :mod:`.digits`.
     budget: velocity error that rounding of logits may cause. limit: error of a logit, in nats, from which on every live
     sample is scored again.
     """
 
     query: Mapping[torch.dtype, int]
     weight: Mapping[torch.dtype, int]
+    digits: int
     budget: float
     limit: float
 
 
-EXACT = Split(QUERY_PARTS, WEIGHT_PARTS, LOGIT_BUDGET, COARSE_LIMIT)
+EXACT = Split(QUERY_PARTS, WEIGHT_PARTS, 3, LOGIT_BUDGET, COARSE_LIMIT)
 
 # half of the products and a velocity error of about 1e-3. One bfloat16 has too few bits for a query, and float32 data
 # have nothing to gain
-HALF = Split({torch.float16: 1, torch.bfloat16: 2}, {torch.float16: 1, torch.bfloat16: 1}, budget=1e-3, limit=0.3)
+HALF = Split({torch.float16: 1, torch.bfloat16: 2}, {torch.float16: 1, torch.bfloat16: 1}, 2, budget=1e-3, limit=0.3)
+
+# a float16 whose bits may be joined with those of a level to make their sum: so the kernels read 8-bit rows
+RAISED = 1024.0
 
 # what one instruction of a matrix unit sums over, in values of D
 UNIT_DEPTH = {torch.float16: 16, torch.bfloat16: 16, torch.float32: 8}
@@ -59,9 +64,19 @@ def operand_dtype(stored: torch.dtype) -> torch.dtype:
     return torch.float16 if stored in (torch.uint8, torch.int8) else stored
 
 
+def operand_rows(rows: Rows) -> Rows:
+    """Return the rows as the kernels multiply them: 8-bit ones without their centre, a whole number."""
+    return rows if rows.stored.is_floating_point() else replace(rows, centre_off=True)
+
+
+def copied(rows: Rows) -> bool:
+    """Whether the kernels read a centred copy: of floating point rows that would lose digits to a large centre."""
+    return rows.stored.is_floating_point() and not rows.raw_operand
+
+
 def block_dtype(rows: Rows) -> torch.dtype:
-    """Return the dtype of the rows as the kernels read them: float32 where the centre is large and taken off first."""
-    return rows.stored.dtype if rows.raw_operand else torch.float32
+    """Return the dtype of the rows as the kernels read them: float32 where they are copied."""
+    return torch.float32 if copied(rows) else rows.stored.dtype
 
 
 @dataclass(frozen=True)
@@ -69,9 +84,12 @@ class BlockOperand:
     """Rows [start, start + n) of a data set as the kernels read them.
 
     rows: [n, D] in a dtype of KERNEL_DTYPES; half_norms, log_weights: [n] float32, the latter unused if not `weighted`.
+    centre: [D] float16, what is taken off 8-bit rows in registers: the centre, counted from the lowest level, and
+    RAISED; empty for other rows.
     """
 
     rows: Shaped[Tensor, "n D"]
+    centre: Float[Tensor, "C"]
     half_norms: Float[Tensor, "n"]
     log_weights: Float[Tensor, "n"]
     weighted: bool
@@ -79,15 +97,15 @@ class BlockOperand:
 
     @classmethod
     def of(cls, rows: Rows, span: Span) -> BlockOperand:
-        """Return the operand of `span`: a view of the data, or a centred copy where the centre is large."""
+        """Return the operand of `span`: a view of the data, or a centred copy where there must be one."""
         stored = rows.stored[span.start : span.stop]
-        if not rows.raw_operand:
+        if copied(rows):
             copy = torch.empty(stored.shape, dtype=block_dtype(rows), device=rows.device)
             stored = rows.block(span.start, span.stop, copy)
         half_norms = rows.half_norms[span.start : span.stop].float()
         weights = rows.log_weights
         log_weights = half_norms if weights is None else weights[span.start : span.stop].float()
-        return cls(stored, half_norms, log_weights, weights is not None, span.start)
+        return cls(stored, _raised_centre(rows), half_norms, log_weights, weights is not None, span.start)
 
     def __len__(self) -> int:
         return self.rows.shape[0]
@@ -96,24 +114,42 @@ class BlockOperand:
     def dim(self) -> int:
         return self.rows.shape[1]
 
-    def holes(self, query: QueryOperand) -> Int64[Tensor, "B H 2"]:
+    def holes(self, query: ScoredQuery) -> Int64[Tensor, "B H 2"]:
         """Return the holes of the queries as row numbers within the block."""
         return (query.holes - self.start).contiguous()
 
 
-@dataclass(frozen=True)
-class QueryOperand:
-    """Queries as the kernels read them: logit = gain <sum of parts, row> + slope |r|^2 / 2.
+def _raised_centre(rows: Rows) -> Float[Tensor, "C"]:
+    if rows.stored.is_floating_point():
+        return rows.centre[:0].half()
+    lowest = torch.iinfo(rows.stored.dtype).min
+    return (rows.centre - lowest + RAISED).half()
 
-    parts: [P, B, D] in the dtype of the matrix unit; their sum is q / 2^e, at most one in size.
-    gain: alpha / sigma^2 2^e; slope: -alpha^2 / sigma^2; both [B] float32.
-    precision: how float32 operands are multiplied, a key of PRODUCTS; 16-bit operands are exact.
+
+@dataclass(frozen=True)
+class ScoredQuery:
+    """Queries split into numbers of a matrix unit: logit = gain <numbers, row> + slope |r|^2 / 2.
+
+    parts: [P, B, D] in the dtype of the matrix unit. gain, slope: [B] float32. holes: as in Query.
     """
 
     parts: Shaped[Tensor, "P B D"]
     gain: Float[Tensor, "B"]
     slope: Float[Tensor, "B"]
     holes: Int64[Tensor, "B H 2"]
+
+    def __len__(self) -> int:
+        return self.parts.shape[1]
+
+
+@dataclass(frozen=True)
+class QueryOperand(ScoredQuery):
+    """Queries in floating point numbers, whose sum is q / 2^e, at most one in size.
+
+    gain: alpha / sigma^2 2^e; slope: -alpha^2 / sigma^2.
+    precision: how float32 operands are multiplied, a key of PRODUCTS; 16-bit operands are exact.
+    """
+
     precision: str
 
     @classmethod
@@ -128,14 +164,6 @@ class QueryOperand:
         gain = (query.gain * scale).float()
         slope = (-query.gain * query.alpha).float()
         return cls(torch.stack(parts), gain, slope, query.holes, precision)
-
-    def __len__(self) -> int:
-        return self.parts.shape[1]
-
-    def take(self, index: Int64[Tensor, "b"]) -> QueryOperand:
-        """Return the queries in `index`."""
-        gain, slope, holes = (values[index] for values in (self.gain, self.slope, self.holes))
-        return QueryOperand(self.parts[:, index].contiguous(), gain, slope, holes, self.precision)
 
 
 def unit_scale(query: Query) -> Float64[Tensor, "B"]:
@@ -152,17 +180,22 @@ def product_rounding(dtype: torch.dtype, precision: str, depth: int, split: Spli
     """
     parts = split.query[dtype]
     steps = math.ceil(depth / UNIT_DEPTH[dtype]) * parts * PRODUCTS[precision]
-    query, weight = (
-        2.0 ** -(count[dtype] * SIGNIFICAND[dtype]) / math.sqrt(3.0) for count in (split.query, split.weight)
-    )
+    query, weight = (number_rounding(dtype, count[dtype]) for count in (split.query, split.weight))
     if precision != "ieee" and dtype == torch.float32:
         # both float32 operands are kept to about 22 bits, and truncated
         steps, query, weight = steps + 4, 2.0**-21, 2.0**-21
     return Rounding(accumulation=float(steps + 1), query=query, weight=weight)
 
 
-def shared_bound(config: ScoreConfig | WeighConfig | FusedConfig, stored: torch.dtype) -> int:
+def number_rounding(dtype: torch.dtype, parts: int) -> float:
+    """Return the root mean square rounding of a number that `parts` numbers of `dtype` stand for, relative to it."""
+    return 2.0 ** -(parts * SIGNIFICAND[dtype]) / math.sqrt(3.0)
+
+
+def shared_bound(config: AnyConfig, stored: torch.dtype) -> int:
     """Return an upper bound of the shared memory of a program, in bytes, for rows stored as `stored`."""
+    if isinstance(config, DigitConfig):
+        return config.shared_bytes(stored.itemsize, EXACT.digits)
     dtype = operand_dtype(stored)
     parts = WEIGHT_PARTS if isinstance(config, WeighConfig) else QUERY_PARTS
     return config.shared_bytes(stored.itemsize, parts[dtype] * dtype.itemsize)

@@ -18,10 +18,12 @@ class Rows:
     """Samples r_j = stored_j - centre, flattened, in their storage dtype.
 
     stored: [N, D], any of STORAGE_DTYPES; never copied.
-    centre: [D] float64, exactly representable in float32, so that a centred float32 block is as exact as the data.
+    centre: [D] float64, exactly representable in float32, so that a centred float32 block is as exact as the data;
+    for 8-bit storage integers that the storage could hold.
     half_norms: |r_j|^2 / 2, summed in float64.
     log_weights: log w_j with the weights summing to one, or None for equal weights 1/N.
     radius, stored_radius: the largest |r_j| and the largest |stored_j|.
+    centre_off: whether matrix products take the centre off however small it is, as kernels do where that costs nothing.
     """
 
     stored: Shaped[Tensor, "N D"]
@@ -30,6 +32,7 @@ class Rows:
     log_weights: Float64[Tensor, "N"] | None
     radius: float
     stored_radius: float
+    centre_off: bool = False
 
     def __len__(self) -> int:
         return self.stored.shape[0]
@@ -51,7 +54,8 @@ class Rows:
     @cached_property
     def raw_operand(self) -> bool:
         """Whether matrix products may read the rows as they are stored, without subtracting the centre first."""
-        return self.stored_radius <= RAW_RADIUS_LIMIT * self.radius or self.stored_radius == 0.0
+        small = self.stored_radius <= RAW_RADIUS_LIMIT * self.radius or self.stored_radius == 0.0
+        return small and not self.centre_off
 
     @cached_property
     def operand_centre(self) -> Float64[Tensor, "D"]:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import no_type_check
+from typing import Any, no_type_check
 
 import torch
 import triton
 import triton.language as tl
 
 from ..arrays import Float, Tensor
-from .configs import ScoreConfig
-from .operands import BlockOperand, QueryOperand
-from .steps import dot, dot_add, finite, masked_by_holes
+from .configs import DigitConfig, ScoreConfig
+from .operands import BlockOperand, QueryOperand, ScoredQuery
+from .steps import centre_of, dot, dot_add, finite, masked_by_holes, operand
 
 
 @triton.jit
@@ -20,6 +20,7 @@ from .steps import dot, dot_add, finite, masked_by_holes
 def score_kernel(
     p_rows,
     p_query,
+    p_centre,
     p_half_norm,
     p_log_weight,
     p_gain,
@@ -65,7 +66,9 @@ def score_kernel(
     b_total = tl.zeros([BLOCK_N, BLOCK_B], dtype=tl.float32)
     for start in range(begin, end, BLOCK_D):
         m_d = start + tl.arange(0, BLOCK_D) < end
-        b_rows = tl.load(p_block + start, mask=m_n[:, None] & m_d[None, :], other=0).to(p_query.dtype.element_ty)
+        b_rows = tl.load(p_block + start, mask=m_n[:, None] & m_d[None, :], other=0)
+        centre = centre_of(p_rows, p_centre, start + tl.arange(0, BLOCK_D), m_d)
+        b_rows = operand(b_rows, centre[None, :], p_query.dtype.element_ty)
         m_query = m_b[:, None] & m_d[None, :]
         b_query = tl.load(p_part + start, mask=m_query, other=0)
         b_product = dot(b_rows, tl.trans(b_query), PRECISION)
@@ -166,6 +169,19 @@ def score(query: QueryOperand, block: BlockOperand, config: ScoreConfig, split: 
 
     Costs one read of the block and 2 parts B n D operations, and writes 4 n B bytes.
     """
+    return launch(score_kernel, query, block, block.centre, config, split, PRECISION=query.precision)
+
+
+def launch(
+    kernel: Any,
+    query: ScoredQuery,
+    block: BlockOperand,
+    centre: Tensor,
+    config: ScoreConfig | DigitConfig,
+    split: int,
+    **constants: Any,
+) -> Scores:
+    """Launch a kernel that multiplies and, where D is cut, the one that adds; `centre` is what the first takes off."""
     count, batch = len(block), len(query)
     padded = 16 * triton.cdiv(batch, 16)
     tiles = triton.cdiv(count, config.block_n)
@@ -176,11 +192,10 @@ def score(query: QueryOperand, block: BlockOperand, config: ScoreConfig, split: 
     side = (block.half_norms, block.log_weights, query.gain, query.slope, block.holes(query))
     holes = query.holes.shape[1]
     options = {"num_warps": config.warps, "num_stages": config.stages, "enable_fp_fusion": True}
-    score_kernel[(grid, split)](
-        block.rows, query.parts, *side, target, stats, count, block.dim, batch, block.rows.stride(0),
+    kernel[(grid, split)](
+        block.rows, query.parts, centre, *side, target, stats, count, block.dim, batch, block.rows.stride(0),
         query.parts.stride(0), padded, count * padded, holes, PARTS=len(query.parts), WEIGHTED=block.weighted,
-        SPLIT=split, PRECISION=query.precision, BLOCK_N=config.block_n, BLOCK_B=config.block_b, BLOCK_D=config.block_d,
-        **options,
+        SPLIT=split, BLOCK_N=config.block_n, BLOCK_B=config.block_b, BLOCK_D=config.block_d, **constants, **options,
     )  # fmt: skip
     if split > 1:
         finish_kernel[(grid,)](

@@ -42,6 +42,41 @@ def dot_add(left, right, total, PRECISION: tl.constexpr):
 
 @triton.jit
 @no_type_check
+def centre_of(p_rows, p_centre, o_d, m_d):
+    """What :func:`operand` takes off 8-bit rows at `o_d`; nothing is read for others."""
+    if p_rows.dtype.element_ty.primitive_bitwidth == 8:
+        centre = tl.load(p_centre + o_d, mask=m_d, other=0.0)
+    else:
+        centre = tl.zeros(o_d.shape, dtype=tl.float16)
+    return centre
+
+
+@triton.jit
+@no_type_check
+def operand(rows, centre, dtype: tl.constexpr):
+    """Rows as the matrix unit sees them: 8-bit ones in float16, without their centre; exact."""
+    if rows.dtype.primitive_bitwidth == 8:
+        if rows.dtype == tl.int8:
+            rows = rows.to(tl.uint8, bitcast=True) ^ 0x80
+        # the bits of 1024, whose last place is one, with a level in their last byte: no conversion instruction, only
+        # the subtraction that the centre, which is as much higher, needs anyway
+        rows = (rows.to(tl.uint16) | 0x6400).to(tl.float16, bitcast=True) - centre
+    else:
+        rows = rows.to(dtype)
+    return rows
+
+
+@triton.jit
+@no_type_check
+def signed(rows):
+    """8-bit rows as int8: unsigned levels less 128."""
+    if rows.dtype == tl.uint8:
+        rows = (rows ^ 0x80).to(tl.int8, bitcast=True)
+    return rows
+
+
+@triton.jit
+@no_type_check
 def masked_by_holes(logits, o_row, o_b, m_b, p_holes, holes):
     """Logits [rows, queries] with -inf where a row lies in one of the `holes` ranges of the query."""
     for i_h in range(holes):

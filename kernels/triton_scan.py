@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from typing import Generic, TypeVar
 
 import torch
 
 from ..arrays import Tensor
 from ..capture import capturing
 from ..errors import invalid
-from .accuracy import live_window, rescore_window, unit_error
-from .configs import FusedConfig, LaunchConfig, ScoreConfig, WeighConfig, choose, device_of
+from .accuracy import Rounding, live_window, rescore_window, unit_error
+from .configs import AnyConfig, DigitConfig, FusedConfig, LaunchConfig, ScoreConfig, choose
+from .devices import device_of
+from .digits import DigitOperand, digit_rounding
 from .fused import fused
 from .heads import Heads
 from .matmul import ieee_products
@@ -22,7 +25,9 @@ from .operands import (
     QueryOperand,
     Split,
     block_dtype,
+    copied,
     operand_dtype,
+    operand_rows,
     product_rounding,
     shared_bound,
 )
@@ -30,6 +35,7 @@ from .rescored import heads_memory, heads_state
 from .rows import Query, Rows, Span
 from .running import BlockSums, RunningSums
 from .score import Scores, score
+from .score_digits import score_digits
 from .state import PosteriorState, Wanted, merge, without_top
 from .steps import INTERPRET
 from .top import TopCandidates
@@ -68,13 +74,16 @@ def triton_state(rows: Rows, query: Query, span: Span, wanted: Wanted, split: Sp
         return merge(without_top(state, again.top_rows), again)
 
 
-def scan_type(query: Query, wanted: Wanted, config: LaunchConfig) -> type[TritonScan]:
+def scan_type(query: Query, wanted: Wanted, config: LaunchConfig) -> type[TwoPhaseScan] | type[FusedScan]:
     """Return the scan that answers: the fused one where a program can hold all that is wanted."""
     plain = not wanted.moments and wanted.top_k == 0 and query.holes.shape[1] <= FUSED_HOLES
     return FusedScan if config.fused is not None and plain else TwoPhaseScan
 
 
-class TritonScan:
+Operand = TypeVar("Operand", bound=QueryOperand | DigitOperand)
+
+
+class TritonScan(Generic[Operand]):
     """What both scans share: operands, windows and running sums; nothing waits for the device before `heads`."""
 
     # bytes held for each pair of a row and a query
@@ -83,10 +92,9 @@ class TritonScan:
     def __init__(
         self, rows: Rows, query: Query, count: int, wanted: Wanted, config: LaunchConfig, split: Split = EXACT
     ) -> None:
-        self.rows, self.query, self.wanted, self.config, self.split = rows, query, wanted, config, split
-        self.dtype = operand_dtype(block_dtype(rows))
-        self.operand = QueryOperand.of(query, self.dtype, config.device.precision, split)
-        error = unit_error(rows, query, product_rounding(self.dtype, self.operand.precision, self._depth(), split))
+        self.rows, self.query, self.wanted, self.config, self.split = operand_rows(rows), query, wanted, config, split
+        self.operand, rounding = self._operand()
+        error = unit_error(self.rows, query, rounding)
         self.live_window = live_window(count, error)
         self.head_window = rescore_window(self.live_window, error, budget=split.budget, limit=split.limit)
         self.head_limit = most_heads(count)
@@ -111,12 +119,18 @@ class TritonScan:
         logits, named = self.top.settle(self.rows, self.query)
         return replace(self.sums.state(self.rows, self.query), top_logits=logits, top_rows=named)
 
-    def _depth(self) -> int:
-        """Return how many values of D the matrix unit sums before its accumulator is restarted."""
+    def _operand(self) -> tuple[Operand, Rounding]:
+        """Return the queries as the kernels read them, and how their products round."""
         raise NotImplementedError
 
+    def _parts(self, depth: int) -> tuple[QueryOperand, Rounding]:
+        """Return the queries in floating point numbers, and the rounding of sums over `depth` values of D at a time."""
+        dtype, precision = operand_dtype(block_dtype(self.rows)), self.config.device.precision
+        operand = QueryOperand.of(self.query, dtype, precision, self.split)
+        return operand, product_rounding(dtype, precision, depth, self.split)
 
-class TwoPhaseScan(TritonScan):
+
+class TwoPhaseScan(TritonScan[QueryOperand | DigitOperand]):
     """Logits of a block, the reference they settle, then the weighted sum over the rows that are live."""
 
     # logits, and weights in two parts
@@ -128,13 +142,26 @@ class TwoPhaseScan(TritonScan):
         super().__init__(rows, query, count, wanted, config, split)
         self.list = HeadList.empty(len(query), self.head_limit, rows.device)
 
-    def _depth(self) -> int:
-        return self.config.score.block_d
+    def _operand(self) -> tuple[QueryOperand | DigitOperand, Rounding]:
+        config = self.config.score
+        if isinstance(config, DigitConfig):
+            operand = DigitOperand.of(self.query, self.rows, config.block_d, self.split)
+            return operand, digit_rounding(self.split)
+        return self._parts(config.block_d)
+
+    def _score(self, block: BlockOperand) -> Scores:
+        config, operand = self.config.score, self.operand
+        slices = self.config.score_slices(len(block), len(operand), block.dim)
+        if isinstance(config, DigitConfig) and isinstance(operand, DigitOperand):
+            return score_digits(operand, block, config, slices)
+        if isinstance(config, ScoreConfig) and isinstance(operand, QueryOperand):
+            return score(operand, block, config, slices)
+        raise AssertionError(f"{type(operand).__name__} has no kernel for {config}")
 
     def add(self, span: Span) -> None:
         """Score a block, move the origin of the weights to the new log-partition, and weigh."""
         block, batch, config = BlockOperand.of(self.rows, span), len(self.query), self.config
-        scores = score(self.operand, block, config.score, config.score_slices(len(span), batch, block.dim))
+        scores = self._score(block)
         self.top.offer_tiles(scores, span.start)
         tops, masses = scores.stats[:, :, :batch].double().unbind(1)
         origin = self.sums.meet((tops + masses.log()).logsumexp(0))
@@ -144,7 +171,7 @@ class TwoPhaseScan(TritonScan):
         total = weights.sums.new_empty(batch, 0)
         if self.wanted.mean:
             shares = config.weigh_shares(len(span), batch, block.dim)
-            total = weigh(weights, block, batch, self.operand.precision, config.weigh, shares)
+            total = weigh(weights, block, batch, config.device.precision, config.weigh, shares)
         self.sums.add(BlockSums(origin, weights.sums, total))
 
     def heads(self) -> Heads:
@@ -152,7 +179,7 @@ class TwoPhaseScan(TritonScan):
         return Heads.of_list(self.list, (self.sums.partition - self.live_window).float())
 
 
-class FusedScan(TritonScan):
+class FusedScan(TritonScan[QueryOperand]):
     """Everything in one launch a block; what is set aside are whole tiles."""
 
     # a number for every tile
@@ -171,8 +198,9 @@ class FusedScan(TritonScan):
             raise AssertionError("a fused scan needs a fused configuration")
         return self.config.fused
 
-    def _depth(self) -> int:
-        return self.fused.block_d
+    def _operand(self) -> tuple[QueryOperand, Rounding]:
+        # rows in 16 bits serve both products, so digits would spare no conversion and add a second form of the rows
+        return self._parts(self.fused.block_d)
 
     def add(self, span: Span) -> None:
         """Score and weigh a block in one launch."""
@@ -194,8 +222,8 @@ class FusedScan(TritonScan):
 
 def block_rows(rows: Rows, batch: int, pair_bytes: int) -> int:
     """Return how many rows are held at once with `pair_bytes` for each of them and a query."""
-    copied = 0 if rows.raw_operand else 4 * rows.dim
-    size = SCORE_BYTES // (pair_bytes * (batch + 15) + copied)
+    copy = 4 * rows.dim if copied(rows) else 0
+    size = SCORE_BYTES // (pair_bytes * (batch + 15) + copy)
     # whole tiles, and row numbers within a block that fit into 32 bits
     return max(BLOCK_UNIT, min(size, 1 << 30) // BLOCK_UNIT * BLOCK_UNIT)
 
@@ -206,7 +234,7 @@ def triton_memory(rows: Rows, batch: int) -> int:
     count = min(block_rows(rows, batch, (TwoPhaseScan if config.fused is None else FusedScan).pair_bytes), len(rows))
     padded, values = -(-batch // 16) * 16, batch * rows.dim
     # a centred copy where one is needed, norms and weights of the rows
-    held = count * (8 + (0 if rows.raw_operand else 4 * rows.dim))
+    held = count * (8 + (4 * rows.dim if copied(rows) else 0))
     if config.fused is None:
         slices, shares = (part(count, batch, rows.dim) for part in (config.score_slices, config.weigh_shares))
         # logits and weights, slices of the logits, statistics of tiles, and the list of live rows for each tile
@@ -258,7 +286,7 @@ def checked_config(rows: Rows, query: Query, span: Span, split: Split = EXACT) -
         raise invalid("points", f"must be {names} for the Triton kernels", stored.dtype, "use backend='torch'")
     if operand_dtype(block_dtype(rows)) not in split.query:
         received = f"{stored.dtype}, read as {block_dtype(rows)}"
-        needs = "must be full for these samples: half is for 8-bit and 16-bit ones whose mean is small"
+        needs = "must be full for these samples: half is for 8-bit ones, and for 16-bit ones whose mean is small"
         raise invalid("precision", needs, received, "pass precision='full'")
     if rows.dim == 0 or len(span) == 0 or len(query) == 0:
         received = f"{len(query)} queries for {len(span)} x {rows.dim}"
@@ -272,7 +300,7 @@ def checked_config(rows: Rows, query: Query, span: Span, split: Split = EXACT) -
 
 def check_shared_memory(config: LaunchConfig, stored: torch.dtype) -> None:
     """Raise InputError where a program of `config` might need more shared memory than the device has."""
-    parts: list[ScoreConfig | WeighConfig | FusedConfig] = [config.score, config.weigh]
+    parts: list[AnyConfig] = [config.score, config.weigh]
     parts += [config.fused] if config.fused else []
     for part in parts:
         if shared_bound(part, stored) > config.device.shared_bytes:

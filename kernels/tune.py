@@ -11,6 +11,7 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
 from statistics import median
@@ -20,11 +21,25 @@ import torch
 import triton
 
 from ..errors import invalid
-from .configs import ANY, KINDS, Choice, Device, ScoreConfig, WeighConfig, choose, device_of, plain, tuned_file
-from .operands import BlockOperand, QueryOperand, operand_dtype, shared_bound
+from .configs import (
+    ANY,
+    KINDS,
+    Choice,
+    DigitConfig,
+    ScoreConfig,
+    WeighConfig,
+    choose,
+    plain,
+    scored_with,
+    tuned_file,
+)
+from .devices import Device, device_of
+from .digits import DigitOperand
+from .operands import BlockOperand, QueryOperand, operand_dtype, operand_rows, shared_bound
 from .prepare import prepare_rows
 from .rows import Query, Rows, Span
-from .score import score
+from .score import Scores, score
+from .score_digits import score_digits
 from .weigh import HeadList, Reference, weigh, weights_of
 
 # batches that are tuned, and how far each choice reaches; the last one reaches everywhere
@@ -56,16 +71,25 @@ WEIGH_GRID = {
 }
 
 
+# digits are a byte each: tiles twice as long in D move as much
+DIGIT_GRID = {**SCORE_GRID, "block_d": (64, 128, 256)}
+
+# scores the rows whose weighted sum is timed, on every device
+TILE = ScoreConfig(64, 16, 64, 4, 2)
+
+Tuned = ScoreConfig | DigitConfig | WeighConfig
+
+
 @dataclass(frozen=True)
 class Trial:
     """What came of one configuration: relative difference from float64, and the median time where that is small."""
 
-    config: ScoreConfig | WeighConfig
+    config: Tuned
     error: float
     milliseconds: float | None
 
 
-Config = TypeVar("Config", ScoreConfig, WeighConfig)
+Config = TypeVar("Config", ScoreConfig, DigitConfig, WeighConfig)
 
 
 def candidates(
@@ -78,7 +102,7 @@ def candidates(
             yield config
 
 
-def fastest(trials: Iterable[Trial], current: ScoreConfig | WeighConfig) -> Trial | None:
+def fastest(trials: Iterable[Trial], current: Tuned) -> Trial | None:
     """Return the fastest correct trial, the current configuration where nothing is clearly faster; None without any."""
     correct = [trial for trial in trials if trial.milliseconds is not None and trial.error <= TOLERANCE]
     best = min(correct, key=lambda trial: trial.milliseconds or 0.0, default=None)
@@ -100,11 +124,16 @@ def document(device: Device, found: Mapping[str, Sequence[tuple[Choice, Trial]]]
 
 @dataclass(frozen=True)
 class Problem:
-    """One batch over random rows, and its logits in float64."""
+    """One batch over random rows, both as the kernels see them, and its logits in float64."""
 
     rows: Rows
     query: Query
     logits: torch.Tensor
+
+    @property
+    def values(self) -> torch.Tensor:
+        """The rows as they are multiplied, float64: 8-bit ones without their centre."""
+        return self.rows.stored.double() - (self.rows.centre - self.rows.operand_centre)
 
     @classmethod
     def of(cls, stored: torch.dtype, batch: int, device: torch.device) -> Problem:
@@ -112,7 +141,7 @@ class Problem:
         generator = torch.Generator(device).manual_seed(0)
         values = torch.randn(COUNT, DIM, generator=generator, device=device)
         points = (values * 40 + 128).clamp(0, 255) if KINDS[stored] == "byte" else values
-        rows = prepare_rows(points.to(stored), None)
+        rows = operand_rows(prepare_rows(points.to(stored), None))
         point = rows.gather(torch.arange(batch, device=device)) * 0.02
         point += (
             torch.randn(batch, DIM, generator=generator, device=device, dtype=torch.float64) * rows.radius / DIM**0.5
@@ -121,22 +150,34 @@ class Problem:
         inverse_variance = torch.full_like(alpha, DIM / rows.radius**2)
         holes = torch.zeros(batch, 0, 2, dtype=torch.int64, device=device)
         query = Query(point, alpha, inverse_variance, holes)
-        product = torch.cat([part.double() @ (query.gain[:, None] * point).T for part in rows.stored.split(8192)])
+        scaled, taken = (query.gain[:, None] * point).T, rows.centre - rows.operand_centre
+        product = torch.cat([(part.double() - taken) @ scaled for part in rows.stored.split(8192)])
         return cls(rows, query, product - (query.gain * alpha)[None] * rows.half_norms[:, None])
 
 
 def tune_score(problem: Problem, device: Device) -> Iterator[Trial]:
-    """Try every score configuration that fits."""
+    """Try every score configuration with queries in floating point numbers that fits."""
     block, operand = _operands(problem, device)
-    batch = len(problem.query)
+    for config in candidates(SCORE_GRID, ScoreConfig, len(problem.query), device.shared_bytes, block.rows.dtype):
+        yield _score_trial(problem, config, partial(score, operand, block, config, 1))
 
-    for config in candidates(SCORE_GRID, ScoreConfig, batch, device.shared_bytes, block.rows.dtype):
-        yield trial(
-            config,
-            lambda config=config: score(operand, block, config, 1),  # type: ignore[misc]
-            lambda scores: scores.logits[:, :batch].double() - problem.logits,
-            float(problem.logits.abs().max()),
-        )
+
+def tune_digits(problem: Problem, device: Device) -> Iterator[Trial]:
+    """Try every score configuration with queries in digits that fits, for 8-bit rows where the device has the unit."""
+    block = BlockOperand.of(problem.rows, Span(0, COUNT))
+    if KINDS[block.rows.dtype] != "byte" or not device.multiplies_digits:
+        return
+    # what is taken off for the centre is laid out in tiles of D
+    operands = {size: DigitOperand.of(problem.query, problem.rows, size) for size in DIGIT_GRID["block_d"]}
+    for config in candidates(DIGIT_GRID, DigitConfig, len(problem.query), device.shared_bytes, block.rows.dtype):
+        yield _score_trial(problem, config, partial(score_digits, operands[config.block_d], block, config, 1))
+
+
+def _score_trial(problem: Problem, config: ScoreConfig | DigitConfig, call: Callable[[], Scores]) -> Trial:
+    def difference(scores: Scores) -> torch.Tensor:
+        return scores.logits[:, : len(problem.query)].double() - problem.logits
+
+    return trial(config, call, difference, float(problem.logits.abs().max()))
 
 
 def tune_weigh(problem: Problem, device: Device) -> Iterator[Trial]:
@@ -144,12 +185,12 @@ def tune_weigh(problem: Problem, device: Device) -> Iterator[Trial]:
     block, operand = _operands(problem, device)
     batch = len(problem.query)
     chosen = choose(device, block.rows.dtype, batch, DIM)
-    scores = score(operand, block, chosen.score, 1)
+    scores = score(operand, block, TILE, 1)
     origin = problem.logits.logsumexp(0)
     everything = Reference(
         origin.float(), torch.full_like(origin, -1e30).float(), torch.full_like(origin, 1e30).float()
     )
-    true = (problem.logits - origin).exp().T @ block.rows.double()
+    true = (problem.logits - origin).exp().T @ problem.values
     shares = chosen.weigh_shares(COUNT, batch, DIM)
     for config in candidates(WEIGH_GRID, WeighConfig, batch, device.shared_bytes, block.rows.dtype):
         weights = weights_of(scores, block, everything, HeadList.empty(batch, 1, origin.device), config, mean=True)
@@ -164,7 +205,7 @@ def tune_weigh(problem: Problem, device: Device) -> Iterator[Trial]:
 
 
 def trial(
-    config: ScoreConfig | WeighConfig,
+    config: Tuned,
     call: Callable[[], Any],
     difference: Callable[[Any], torch.Tensor],
     scale: float,
@@ -200,13 +241,24 @@ def tune(device: torch.device, dtypes: Sequence[torch.dtype]) -> dict[str, list[
     found: dict[str, list[tuple[Choice, Trial]]] = {}
     for stored, (batch, reach) in product(dtypes, BATCHES):
         problem = Problem.of(stored, batch, device)
-        current = choose(facts, stored, batch, DIM)
-        for trials, own in ((tune_score, current.score), (tune_weigh, current.weigh)):
-            best = fastest(trials(problem, facts), own)
-            if best is not None:
-                found.setdefault(KINDS[stored], []).append((Choice(best.config, batch=reach), best))
-                print(f"{KINDS[stored]:6} up to {reach}: {best}", flush=True)
+        best = [fastest(trials(problem, facts), own) for trials, own in _contests(facts, stored, batch)]
+        # of two ways to score, the first in the file is taken, and the other is there to be asked for
+        for won in sorted(filter(None, best), key=lambda won: won.milliseconds or 0.0):
+            found.setdefault(KINDS[stored], []).append((Choice(won.config, batch=reach), won))
+            print(f"{KINDS[stored]:6} up to {reach}: {won}", flush=True)
     return found
+
+
+Contest = tuple[Callable[[Problem, Device], Iterator[Trial]], Tuned]
+
+
+def _contests(device: Device, stored: torch.dtype, batch: int) -> list[Contest]:
+    """Return what is tuned, each with the configuration to be beaten."""
+    with scored_with("parts"):
+        parts = choose(device, stored, batch, DIM)
+    with scored_with("digits"):
+        digits = choose(device, stored, batch, DIM)
+    return [(tune_score, parts.score), (tune_digits, digits.score), (tune_weigh, parts.weigh)]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -13,7 +13,7 @@ from ..arrays import Float, Float64, Int64, Shaped, Tensor
 from .configs import WeighConfig
 from .operands import EXACT, BlockOperand, Split, operand_dtype
 from .score import Scores
-from .steps import WEIGHT_SCALE, dot, dot_add, rounded
+from .steps import WEIGHT_SCALE, centre_of, dot, dot_add, operand, rounded
 
 
 @triton.jit
@@ -96,6 +96,7 @@ def weights_kernel(
 def weigh_kernel(
     p_rows,
     p_weights,
+    p_centre,
     p_list,
     p_live_count,
     p_out,
@@ -124,6 +125,7 @@ def weigh_kernel(
     begin = i_split * share
     end = tl.minimum(begin + share, live)
     p_row = p_list + i_b.to(tl.int64) * list_stride + tl.arange(0, BLOCK_N)
+    centre = centre_of(p_rows, p_centre, o_d, m_d)
     # [BLOCK_D, BLOCK_B]: rows on the side whose operand may come from registers, after conversion of 8-bit data
     b_total = tl.zeros([BLOCK_D, BLOCK_B], dtype=tl.float32)
     for start in range(begin, end, BLOCK_N):
@@ -131,7 +133,8 @@ def weigh_kernel(
         o_row = tl.load(p_row + start, mask=m_n, other=0).to(tl.int64)
         # [BLOCK_D, BLOCK_N], addressed as its transpose: a transposed block would not be copied asynchronously on sm_80
         p_block = p_rows + o_row[None, :] * row_stride + o_d[:, None]
-        b_rows = tl.load(p_block, mask=m_d[:, None] & m_n[None, :], other=0).to(p_weights.dtype.element_ty)
+        b_rows = tl.load(p_block, mask=m_d[:, None] & m_n[None, :], other=0)
+        b_rows = operand(b_rows, centre[:, None], p_weights.dtype.element_ty)
         # [BLOCK_N, BLOCK_B]
         p_weight = p_weights + o_row[:, None] * weight_stride + o_b[None, :]
         # up to the padded width: a mask that ends anywhere would forbid wide asynchronous copies
@@ -239,7 +242,7 @@ def live_rows(live: Shaped[Tensor, "U n"]) -> tuple[Shaped[Tensor, "U m"], Shape
 def weigh(
     weights: Weights, block: BlockOperand, batch: int, precision: str, config: WeighConfig, splits: int
 ) -> Float64[Tensor, "B D"]:
-    """Return the sum of weights times rows, [B, D]; deterministic, no synchronisation.
+    """Return the sum of weights times rows, 8-bit ones centred, [B, D]; deterministic, no synchronisation.
 
     The live rows are shared among `splits` programs, whose float32 sums are added in float64.
     """
@@ -248,7 +251,7 @@ def weigh(
     grid = (triton.cdiv(block.dim, config.block_d), len(rows), splits)
     _, _, padded = weights.parts.shape
     weigh_kernel[grid](
-        block.rows, weights.parts, rows, count, out, block.dim, batch, block.rows.stride(0), padded,
+        block.rows, weights.parts, block.centre, rows, count, out, block.dim, batch, block.rows.stride(0), padded,
         weights.parts.stride(0), rows.stride(0), PARTS=len(weights.parts), PRECISION=precision,
         BLOCK_N=config.block_n, BLOCK_B=config.block_b, BLOCK_D=config.block_d,
         num_warps=config.warps, num_stages=config.stages, enable_fp_fusion=True,

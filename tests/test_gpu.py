@@ -22,6 +22,7 @@ from oracle_engine.kernels import (
     reference_covariance_product,
     reference_state,
 )
+from oracle_engine.kernels.configs import scored_with
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
 
@@ -78,6 +79,19 @@ def test_every_storage_and_shape_meets_the_bar(side: Side, dtype: torch.dtype, s
     data = draw(side, dtype, *(real if side.real else small))
     x, t = queries(side, data, 17)
     assert_rows_close(side.engine(data)(x, t), side.truth(data)(x, t), "bar")
+
+
+@pytest.mark.parametrize("dtype", DTYPES[:2], ids=str)
+@pytest.mark.parametrize("shape", ["narrow", "digits"])
+@pytest.mark.parametrize("operand", ["digits", "parts"])
+def test_8_bit_data_far_from_zero_meet_the_bar(side: Side, dtype: torch.dtype, shape: str, operand: str) -> None:
+    count, dim = SHAPES[shape][0 if side.real else 1]
+    values = torch.randint(90, 102, (count, dim), generator=side.generator(), device=side.device)
+    data = OracleDataset(values.to(dtype))
+    assert not data.rows.raw_operand
+    x, t = queries(side, data, 17)
+    with scored_with(operand):
+        assert_rows_close(side.engine(data)(x, t), side.truth(data)(x, t), "bar")
 
 
 @pytest.mark.parametrize("shape", ["narrow", "images"])

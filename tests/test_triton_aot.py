@@ -9,8 +9,9 @@ import torch
 pytest.importorskip("triton")
 
 from oracle_engine.errors import DataFileError, InputError
-from oracle_engine.kernels import Query, Span, Wanted, aot, configs, prepare_rows, tune
-from oracle_engine.kernels.configs import ANY, Choice, Device, ScoreConfig, WeighConfig
+from oracle_engine.kernels import Query, Span, Wanted, aot, configs, devices, prepare_rows, tune
+from oracle_engine.kernels.configs import ANY, Choice, DigitConfig, ScoreConfig, WeighConfig
+from oracle_engine.kernels.devices import Device
 from oracle_engine.kernels.steps import INTERPRET
 from oracle_engine.kernels.triton_scan import check_shared_memory, triton_state
 
@@ -68,6 +69,51 @@ def test_small_grids_are_cut_until_they_fill_the_gpu() -> None:
     assert tiles * slices >= H100.multiprocessors or slices == 8192 // (8 * chosen.score.block_d)
 
 
+def test_8_bit_rows_meet_digits_where_that_unit_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "triton_version", lambda: (3, 9))
+
+    def operand(architecture: str, stored: torch.dtype) -> str:
+        return configs.choose(Device("none such", architecture, 100, 99 << 10), stored, 64, 4096).operand
+
+    for architecture in ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120", "gfx942"):
+        for stored in (torch.uint8, torch.int8):
+            assert operand(architecture, stored) == "digits"
+            with configs.scored_with("parts"):
+                assert operand(architecture, stored) == "parts"
+        assert operand(architecture, torch.float16) == "parts"
+    # one is slow there, the other no faster than 16 bits
+    assert operand("sm_103", torch.uint8) == operand("gfx90a", torch.uint8) == "parts"
+    with configs.scored_with("digits"):
+        assert operand("sm_103", torch.uint8) == "parts"
+    # an older version, and one that goes by another name, as on AMD cards
+    for version in ((3, 6), (0, 0)):
+        monkeypatch.setattr(devices, "triton_version", lambda version=version: version)
+        assert operand("sm_100", torch.uint8) == "parts"
+        assert operand("sm_90", torch.uint8) == operand("gfx942", torch.uint8) == "digits"
+
+
+@pytest.mark.parametrize("dim", [65_536, 65_537, 131_075, 196_608])
+def test_no_slice_of_digits_is_long_enough_to_overflow(dim: int) -> None:
+    for batch in (1, 1024):
+        chosen = configs.choose(H100, torch.uint8, batch, dim)
+        slices = chosen.score_slices(1 << 24, batch, dim)
+        width = -(-dim // slices // chosen.score.block_d) * chosen.score.block_d
+        assert chosen.operand == "digits"
+        # the largest difference from the centre times the largest digit
+        assert width * 255 * 128 < 2**31
+        assert configs.choose(H100, torch.float16, batch, dim).score_slices(1 << 24, batch, dim) == 1
+
+
+def test_digits_want_an_integer_unit() -> None:
+    job = next(job for job in aot.jobs(["sm_90"]) if job.kernel == "digits")
+    assert aot.Result(job, 200, 0, 49152, {"IGMMA": 12}, 48).complaints == []
+    assert aot.Result(job, 200, 0, 49152, {"HGMMA": 12}, 48).complaints == [
+        "no matrix instructions",
+        "matrix instructions of another kind",
+    ]
+    assert aot.Result(job, 200, 0, 49152, {"IMMA": 12}, 48).complaints == ["no wgmma"]
+
+
 def test_tuned_choices_come_before_the_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(configs, "TUNED", tmp_path)
     configs.tuned.cache_clear()
@@ -79,6 +125,14 @@ def test_tuned_choices_come_before_the_tables(tmp_path: Path, monkeypatch: pytes
         assert configs.choose(H100, torch.float16, 40, 4096).score == mine
         assert configs.choose(H100, torch.float16, 65, 4096).score != mine
         assert configs.choose(H100, torch.uint8, 40, 4096).score != mine
+        slow, digits = tune.Trial(mine, 1e-6, 2.5), tune.Trial(DigitConfig(64, 64, 128, 4, 3), 1e-6, 1.5)
+        kinds = {"byte": [(Choice(trial.config, batch=64), trial) for trial in (done, digits, slow)]}
+        for entries, operand in ((kinds["byte"][:2], "parts"), (kinds["byte"][1:], "digits")):
+            configs.tuned.cache_clear()
+            configs.tuned_file(H100.name).write_text(json.dumps(tune.document(H100, {"byte": entries})))
+            assert configs.choose(H100, torch.uint8, 40, 4096).operand == operand
+            with configs.scored_with("digits"):
+                assert configs.choose(H100, torch.uint8, 40, 4096).score == digits.config
         configs.tuned.cache_clear()
         configs.tuned_file(H100.name).write_text(text.replace('"warps": 4', '"warps": "many"'))
         with pytest.raises(DataFileError, match="tuned configurations"):

@@ -25,6 +25,7 @@ from oracle_engine.kernels import (
     rescored,
 )
 from oracle_engine.kernels import triton_scan as scan
+from oracle_engine.kernels.devices import Device
 from oracle_engine.kernels.heads import Heads
 
 
@@ -130,7 +131,7 @@ def test_what_cannot_run_is_refused_in_words(generator: torch.Generator) -> None
     turned = replace(rows, stored=rows.stored.T.contiguous().T)
     with pytest.raises(InputError, match="contiguous"):
         scan.triton_state(turned, query, Span(0, 10), Wanted())
-    tiny = configs.Device("tiny", "sm_90", 1, 1024)
+    tiny = Device("tiny", "sm_90", 1, 1024)
     with pytest.raises(InputError, match="1024 bytes of shared memory"):
         scan.check_shared_memory(configs.choose(tiny, torch.float16, 64, 4096), torch.float16)
 

@@ -50,6 +50,6 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
         monkeypatch.setattr(triton_scan, name, counting)
 
-    for name in ("score", "weigh", "fused"):
+    for name in ("score", "score_digits", "weigh", "fused"):
         count(name)
     return calls

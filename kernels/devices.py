@@ -1,0 +1,62 @@
+"""What a launch must know of a GPU."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+
+import torch
+
+# architectures whose int8 matrix unit runs at twice the rate of the 16-bit one, and the first version of Triton that
+# uses it: three products of 8-bit rows with a digit of the query take the time of 1.5, against two with 16-bit parts,
+# need no conversion of the rows, and their sums are exact, so fewer samples are scored again. Not sm_103, where that
+# unit is slow, nor gfx90a, where both are equal. Arithmetic from data sheets, for a GPU to confirm
+INT8_UNITS = {
+    **dict.fromkeys(("sm_80", "sm_86", "sm_89", "sm_90", "sm_120", "gfx942", "gfx950", "interpreter"), (0, 0)),
+    # older versions give it the instructions of older cards
+    "sm_100": (3, 8),
+}
+
+
+@dataclass(frozen=True)
+class Device:
+    """What a launch must know of a GPU: name, architecture, multiprocessors, shared memory of a program in bytes."""
+
+    name: str
+    architecture: str
+    multiprocessors: int
+    shared_bytes: int
+
+    @property
+    def multiplies_digits(self) -> bool:
+        """Whether its int8 matrix unit is worth the additional product."""
+        return self.architecture in INT8_UNITS and INT8_UNITS[self.architecture] <= triton_version()
+
+    @property
+    def precision(self) -> str:
+        """How float32 operands are multiplied: in three TF32 products, or six of bf16 where there is no TF32."""
+        if self.architecture == "interpreter":
+            return "ieee"
+        return "bf16x6" if self.architecture.startswith("gfx") else "tf32x3"
+
+
+@lru_cache
+def triton_version() -> tuple[int, ...]:
+    """Return the first two numbers of the version of Triton, zeros where it goes by another name."""
+    try:
+        return tuple(map(int, version("triton").split(".")[:2]))
+    except PackageNotFoundError:
+        return (0, 0)
+
+
+@lru_cache
+def device_of(device: torch.device) -> Device:
+    """Return what a launch must know of `device`; the CPU stands for the interpreter."""
+    if device.type != "cuda":
+        return Device("interpreter", "interpreter", 2, 1 << 30)
+    facts = torch.cuda.get_device_properties(device)
+    gcn = getattr(facts, "gcnArchName", "") if torch.version.hip else ""
+    architecture = gcn.split(":")[0] or f"sm_{facts.major}{facts.minor}"
+    shared = getattr(facts, "shared_memory_per_block_optin", 0) or facts.shared_memory_per_block
+    return Device(facts.name, architecture, facts.multi_processor_count, shared)
