@@ -21,7 +21,9 @@ from triton.compiler import ASTSource
 from .configs import TABLES, AnyConfig, DigitConfig, ScoreConfig, WeighConfig, table_name
 from .devices import Device
 from .fused import fused_kernel
+from .heads import EVERY, ORDER_BLOCK, order_kernel
 from .operands import EXACT, HALF, operand_dtype, shared_bound
+from .rescored import SUM_BLOCK, TILE, RescoreConfig, distance_kernel, mass_kernel, mean_kernel
 from .score import finish_kernel, score_kernel
 from .score_digits import digits_kernel
 from .weigh import WEIGHTS_WARPS, weigh_kernel, weights_kernel, weights_rows
@@ -51,10 +53,18 @@ TYPES = {
     "p_live_count": "*i32",
     "p_head_count": "*i32",
     "p_head_row": "*i64",
+    "p_row": "*i64",
+    "p_first": "*i64",
+    "p_listed": "*i32",
+    "p_count": "*i32",
+    "p_used": "*i32",
     "first_row": "i64",
     "row_stride": "i64",
     "split_stride": "i64",
 }
+
+# kernels that compute in float64
+DOUBLE = ("distance", "mean", "mass")
 
 # as they appear in the disassembly, grouped by what the gate asks for
 FLOATING = ("HGMMA", "UTCHMMA", "UTCQMMA", "HMMA", "MFMA")
@@ -71,7 +81,7 @@ class Job:
     target: str
     kernel: str
     stored: torch.dtype
-    config: AnyConfig
+    config: AnyConfig | RescoreConfig
     half: bool = False
 
     def __str__(self) -> str:
@@ -130,8 +140,10 @@ class Result:
             found.append("no wgmma")
         if job.wants_matrix_unit and not job.target.startswith("gfx") and not self.copies:
             found.append("no asynchronous copies")
-        if job.wants_matrix_unit and not self.shared <= shared_bound(job.config, job.stored) <= TARGETS[job.target][1]:
-            found.append(f"launches are checked with a bound of {shared_bound(job.config, job.stored)}")
+        if job.wants_matrix_unit and not isinstance(job.config, RescoreConfig):
+            bound = shared_bound(job.config, job.stored)
+            if not self.shared <= bound <= TARGETS[job.target][1]:
+                found.append(f"launches are checked with a bound of {bound}")
         return found
 
     def __str__(self) -> str:
@@ -151,6 +163,7 @@ def jobs(targets: Sequence[str]) -> Iterator[Job]:
             for stored in STORED[kind]:
                 for config in configs:
                     yield from _jobs_of(target, stored, config)
+        yield from _rescoring(target)
 
 
 def _jobs_of(target: str, stored: torch.dtype, config: AnyConfig) -> Iterator[Job]:
@@ -168,6 +181,15 @@ def _jobs_of(target: str, stored: torch.dtype, config: AnyConfig) -> Iterator[Jo
         yield Job(target, "fused", stored, config)
 
 
+def _rescoring(target: str) -> Iterator[Job]:
+    """Yield the kernels that score samples again, which have one tile for all devices."""
+    for stored in dict.fromkeys(dtype for dtypes in STORED.values() for dtype in dtypes):
+        yield Job(target, "distance", stored, TILE)
+        yield Job(target, "mean", stored, TILE)
+    yield Job(target, "mass", torch.float32, TILE)
+    yield Job(target, "order", torch.float32, TILE)
+
+
 def subset() -> list[Job]:
     """Return a few jobs that cover every kernel, dtype and target, in well under a minute."""
     chosen: dict[tuple[str, str], Job] = {}
@@ -179,7 +201,8 @@ def subset() -> list[Job]:
     others = [job for target in ("sm_80", "sm_100", "gfx942") for job in jobs([target])]
     firsts = {(job.target, job.kernel): job for job in reversed(others) if job.kernel in ("score", "digits")}
     fused = next(job for job in jobs(["sm_90"]) if job.kernel == "fused")
-    return [*few, chosen["digits", "u8"], fused, *firsts.values()]
+    again = [chosen[key] for key in (("distance", "fp32"), ("mean", "u8"), ("mass", "fp32"), ("order", "fp32"))]
+    return [*few, chosen["digits", "u8"], fused, *again, *firsts.values()]
 
 
 def source_of(job: Job) -> ASTSource:
@@ -202,6 +225,8 @@ def _type_of(name: str, job: Job) -> str:
         return "*i8"
     if name in ("p_query", "p_weights"):
         return f"*{NAMES[operand_dtype(job.stored)]}"
+    if name.startswith("p_") and job.kernel in DOUBLE:
+        return TYPES.get(name, "*fp64")
     return TYPES.get(name, "*fp32" if name.startswith("p_") else "i32")
 
 
@@ -226,6 +251,10 @@ def _kernel_of(job: Job) -> tuple[Any, dict[str, Any]]:
             weights_kernel,
             {**tile, "BLOCK_N": weights_rows(config.block_b), "PARTS": weights, "STORE": True},
         ),
+        "distance": (distance_kernel, {"WEIGHTED": True, "BLOCK_N": config.block_n, "BLOCK_D": config.block_d}),
+        "mean": (mean_kernel, {"BLOCK_N": config.block_n, "BLOCK_D": config.block_d}),
+        "mass": (mass_kernel, {"BLOCK": SUM_BLOCK}),
+        "order": (order_kernel, {"EVERY": EVERY, "BLOCK": ORDER_BLOCK}),
         "fused": (fused_kernel, {**wide, "QUERY_PARTS": queries, "WEIGHTED": True, "MEAN": True, "HOLES": 1}),
     }
     return kernels[job.kernel]

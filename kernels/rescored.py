@@ -19,9 +19,6 @@ from .state import PosteriorState, Wanted, merge
 # logits held at once, in bytes
 LOGIT_BYTES = 128 << 20
 
-# rows and values of a tile: float64 sums of a tile take two registers each
-BLOCK_N, BLOCK_D, WARPS = 16, 256, 4
-
 # logits of a query that one program sums at once
 SUM_BLOCK = 512
 
@@ -167,6 +164,23 @@ def mean_kernel(
 
 
 @dataclass(frozen=True)
+class RescoreConfig:
+    """Tile of rows and values of D of one query, warps and stages of a program: the same on every GPU.
+
+    Float64 sums take two registers each, which leaves no room for more, and lists are too short to repay a pipeline.
+    """
+
+    block_n: int = 16
+    block_b: int = 1
+    block_d: int = 256
+    warps: int = 4
+    stages: int = 1
+
+
+TILE = RescoreConfig()
+
+
+@dataclass(frozen=True)
 class Slots:
     """Places for logits, [B, width]: those of listed rows, or of the rows from `begin` on for queries that mean all.
 
@@ -198,24 +212,24 @@ class Slots:
         batch, dim = query.point.shape
         out = torch.empty(0, dtype=torch.float64, device=rows.device).new_empty(batch, self.width)
         log_weights = rows.half_norms if rows.log_weights is None else rows.log_weights
-        distance_kernel[(batch, programs(batch, self.width, BLOCK_N))](
+        distance_kernel[(batch, programs(batch, self.width, TILE.block_n))](
             rows.stored, query.point.contiguous(), query.alpha, query.inverse_variance, log_weights,
             self.heads.first, self.heads.count, self.used, query.holes.contiguous(), out, self.begin, self.stop,
             self.width, self.heads.first.shape[1], self.heads.run, dim, rows.stored.stride(0), query.holes.shape[1],
-            WEIGHTED=weighted and rows.log_weights is not None, BLOCK_N=BLOCK_N, BLOCK_D=slice_width(dim),
-            num_warps=WARPS, enable_fp_fusion=True,
+            WEIGHTED=weighted and rows.log_weights is not None, BLOCK_N=TILE.block_n, BLOCK_D=slice_width(dim),
+            num_warps=TILE.warps, enable_fp_fusion=True,
         )  # fmt: skip
         return out
 
     def mean(self, rows: Rows, logits: Float64[Tensor, "B W"], lse: Float64[Tensor, "B"]) -> Float64[Tensor, "B D"]:
         """Return the weighted mean of the named rows as they are stored; zero where there are none."""
         batch, slices = len(lse), triton.cdiv(rows.dim, slice_width(rows.dim))
-        shares = max(1, min(PROGRAMS // (batch * slices), triton.cdiv(self.width, 8 * BLOCK_N)))
+        shares = max(1, min(PROGRAMS // (batch * slices), triton.cdiv(self.width, 8 * TILE.block_n)))
         out = logits.new_empty(shares, batch, rows.dim)
         mean_kernel[(slices, batch, shares)](
             rows.stored, logits, lse, self.heads.first, self.heads.count, self.used, out, self.begin, self.width,
             self.heads.first.shape[1], self.heads.run, rows.dim, rows.stored.stride(0),
-            BLOCK_N=BLOCK_N, BLOCK_D=slice_width(rows.dim), num_warps=WARPS, enable_fp_fusion=True,
+            BLOCK_N=TILE.block_n, BLOCK_D=slice_width(rows.dim), num_warps=TILE.warps, enable_fp_fusion=True,
         )  # fmt: skip
         return out.sum(0)
 
@@ -248,13 +262,13 @@ def heads_state(rows: Rows, query: Query, heads: Heads, span: Span, wanted: Want
 
 def slice_width(dim: int) -> int:
     """Return how many values of D a tile holds."""
-    return max(16, min(BLOCK_D, 1 << (dim - 1).bit_length()))
+    return max(16, min(TILE.block_d, 1 << (dim - 1).bit_length()))
 
 
 def heads_memory(batch: int, limit: int, count: int, dim: int) -> int:
     """Return the bytes that :func:`heads_state` needs for lists of `limit` rows out of `count`, at most."""
     width = max(limit, min(count, LOGIT_BYTES // (8 * batch)))
-    return 8 * batch * (width + limit) + 8 * dim * max(3 * batch, PROGRAMS * BLOCK_D // min(dim, BLOCK_D))
+    return 8 * batch * (width + limit) + 8 * dim * max(3 * batch, PROGRAMS * TILE.block_d // min(dim, TILE.block_d))
 
 
 def _state(rows: Rows, stored: Query, slots: Slots, wanted: Wanted) -> PosteriorState:
@@ -262,7 +276,7 @@ def _state(rows: Rows, stored: Query, slots: Slots, wanted: Wanted) -> Posterior
     batch = len(logits)
     sums = logits.new_empty(3, batch)
     mass_kernel[(batch,)](
-        logits, slots.used, sums, slots.width, batch, BLOCK=SUM_BLOCK, num_warps=WARPS, enable_fp_fusion=True
+        logits, slots.used, sums, slots.width, batch, BLOCK=SUM_BLOCK, num_warps=TILE.warps, enable_fp_fusion=True
     )
     lse, concentration, entropy = sums.unbind(0)
     state = replace(PosteriorState.empty(batch, rows.dim, wanted.top_k, rows.device), lse=lse)
