@@ -27,7 +27,7 @@ from oracle_engine.kernels import Span, Wanted, reference_state
 from oracle_engine.kernels import triton_scan as scan
 from oracle_engine.kernels.operands import EXACT, HALF
 
-ANSWERS = ("velocity", "denoiser", "score", "noise", "log_density")
+ANSWERS = ("velocity", "log_density")
 
 
 def test_the_engine_runs_on_the_kernels(
@@ -51,9 +51,12 @@ def test_the_engine_runs_on_the_kernels(
     assert counted["score"] == 0
 
 
-@pytest.mark.parametrize("dim", [20, 77])
+@pytest.mark.parametrize("dim", [20, 150])
 def test_a_graph_can_record_every_answer(dim: int, monkeypatch: pytest.MonkeyPatch, generator: torch.Generator) -> None:
-    data = OracleDataset(torch.randn(150, dim, generator=generator).half(), labels=torch.arange(150) % 4)
+    values = torch.randn(150, dim, generator=generator)
+    # one fused launch a block, and digits on the int8 matrix unit
+    points = values.half() if dim == 20 else (40 * values + 128).clamp(0, 255).to(torch.uint8)
+    data = OracleDataset(points, labels=torch.arange(150) % 4)
     ours, truth = (OracleEngine(data, backend=name) for name in ("triton", "reference"))
     t, own = all_times(5), torch.tensor([149, -1, 3, 0, 7])
     x = t[:, None] * data[own].double() + (1 - t)[:, None] * torch.randn(5, dim, generator=generator).double()
