@@ -9,9 +9,9 @@ import torch
 
 from .carry import Carry
 from .prepare import total_variance
-from .probe import Source
+from .probe import Knowledge, Source
 from .rows import Query, Rows, Span
-from .screen import Knowledge, Progress, Screen
+from .screen import Progress, Screen
 from .shortlist import settled_share
 from .upper import UpperLogits
 

@@ -13,6 +13,8 @@ from .arrays import Float64, Int64, Tensor
 from .errors import InputError, invalid, missing
 from .kernels import Query, Rows, Span, Wanted
 from .kernels.carry import Carry
+from .kernels.kinds import KINDS
+from .kernels.principal import PrincipalScreen
 from .kernels.probe import Source
 from .kernels.rescore import Pairs, pairs_state
 from .kernels.screen import Screen
@@ -69,7 +71,7 @@ class ScreenSearch:
 class FlatSearch:
     """FAISS exact inner-product search on the rows of a screen; certified by the k-th upper logit."""
 
-    screen: Screen
+    screen: PrincipalScreen
     count: int = 1024
     certified: bool = True
 
@@ -85,13 +87,29 @@ class FlatSearch:
         _check_processor(rows)
         upper = _upper(rows, self.screen, ask)
         level = len(self.screen.widths) - 1
-        factors = upper.probe.coefficients(self.screen, level, rows.log_weights is not None)
+        factors = self.screen.factors(upper.probe, level, rows.log_weights is not None)
         features = self.screen.features[level][ask.span.start : ask.span.stop]
         kept = _places(ask, count)
         values, place = _faiss().knn(factors.numpy(), features.numpy(), kept, metric=_faiss().METRIC_INNER_PRODUCT)
         last = torch.from_numpy(values)[:, -1].double() + upper.probe.constant + offset(ask.query)
         others = math.log(len(ask.span) - kept) if kept < len(ask.span) else -math.inf
         return _shortlist(rows, ask, torch.from_numpy(place) + ask.span.start, last + others)
+
+
+@dataclass(frozen=True)
+class NoSearch:
+    """The search of data for which no screen pays, for the reason given: it settles nothing."""
+
+    reason: str
+    certified: bool = False
+
+    def within(self, rows: Rows, ask: Ask, allowance: Allowance) -> Shortlist:
+        """Return nothing: every query is left to a scan."""
+        return Shortlist.unsettled(len(ask.query), rows.dim, ask.wanted.top_k, rows.device)
+
+    def top(self, rows: Rows, ask: Ask, count: int) -> Shortlist:
+        """Raise InputError: there is nothing to look things up in."""
+        raise invalid("mode", "top_k needs a screen", f"none: {self.reason}", "call engine.prepare('pca')")
 
 
 class FactorySearch:
@@ -139,7 +157,7 @@ class FactorySearch:
 
 def check_spec(spec: str, dim: int) -> None:
     """Raise InputError for a factory string FAISS does not know for `dim` values, MissingDependencyError without it."""
-    if spec == "screen":
+    if spec in ("screen", *KINDS):
         return
     faiss = _faiss()
     try:

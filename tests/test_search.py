@@ -17,8 +17,8 @@ from torch import Tensor
 from oracle_engine import InputError, OracleDataset, OracleEngine
 from oracle_engine.errors import MissingDependencyError
 from oracle_engine.kernels import PosteriorState, Query, Rows, Span, Wanted, prepare_rows, reference_logits
+from oracle_engine.kernels.principal import principal_screen
 from oracle_engine.kernels.probe import Source
-from oracle_engine.kernels.screen import build_screen
 from oracle_engine.modes import TopK
 from oracle_engine.search import Ask, FactorySearch, FlatSearch, ScreenSearch, Search
 
@@ -59,7 +59,7 @@ def rows(generator: torch.Generator) -> Rows:
 def test_faiss_and_the_screen_name_the_same_rows(generator: torch.Generator, rows: Rows, weighted: bool) -> None:
     weights = torch.rand(300, generator=generator).double() if weighted else None
     rows = prepare_rows(rows.stored, weights)
-    screen = build_screen(rows, (4, 16))
+    screen = principal_screen(rows, (4, 16))
     asked = ask(rows, make_query(rows, generator, 24, TIMES[1:]), top_k=10)
     by_screen, by_faiss = (search.top(rows, asked, 10) for search in (ScreenSearch(screen), FlatSearch(screen)))
     assert_same(by_faiss.state, by_screen.state, rows)
@@ -71,7 +71,7 @@ def test_faiss_and_the_screen_name_the_same_rows(generator: torch.Generator, row
 @pytest.mark.parametrize("count", [1, 5, 100, 299, 300, 1000])
 def test_the_bound_of_the_last_row_found_holds(generator: torch.Generator, rows: Rows, count: int) -> None:
     asked = ask(rows, make_query(rows, generator, 24, TIMES, holes=2), top_k=300)
-    found = FlatSearch(build_screen(rows, (4, 16))).top(rows, asked, count)
+    found = FlatSearch(principal_screen(rows, (4, 16))).top(rows, asked, count)
     assert bool((left_out(rows, asked, found.state.top_rows) <= found.log_omitted).all())
     if count >= 300:
         assert bool((found.log_omitted == -torch.inf).all())
@@ -79,7 +79,7 @@ def test_the_bound_of_the_last_row_found_holds(generator: torch.Generator, rows:
 
 def test_flat_search_settles_what_it_can_prove(generator: torch.Generator, rows: Rows) -> None:
     asked = ask(rows, make_query(rows, generator, 24, (0.05, 0.95)), top_k=300)
-    found = FlatSearch(build_screen(rows, (4, 16)), count=60).within(rows, asked, allow)
+    found = FlatSearch(principal_screen(rows, (4, 16)), count=60).within(rows, asked, allow)
     assert found.settled.tolist() == [False, True] * 12
     share = (found.log_omitted - found.state.lse).exp()
     assert bool((share[found.settled] <= 1e-6).all())
@@ -88,7 +88,7 @@ def test_flat_search_settles_what_it_can_prove(generator: torch.Generator, rows:
 
 @pytest.mark.parametrize("search", ["screen", "flat", "IVF4,Flat", "Flat"])
 def test_a_search_of_a_class_returns_its_samples_only(generator: torch.Generator, rows: Rows, search: str) -> None:
-    screen = build_screen(rows, (4, 16))
+    screen = principal_screen(rows, (4, 16))
     certified: dict[str, Search] = {"screen": ScreenSearch(screen), "flat": FlatSearch(screen)}
     chosen = certified.get(search) or FactorySearch(search)
     span = Span(101, 280)
@@ -115,7 +115,7 @@ def test_factory_indexes_do_not_know_what_they_miss(generator: torch.Generator, 
 def test_an_exact_factory_index_finds_what_the_screen_finds(generator: torch.Generator, rows: Rows) -> None:
     asked = ask(rows, make_query(rows, generator, 24, (0.9, 0.99)))
     found = FactorySearch("Flat").top(rows, asked, 20)
-    assert_same(found.state, ScreenSearch(build_screen(rows, (4, 32))).top(rows, asked, 20).state, rows)
+    assert_same(found.state, ScreenSearch(principal_screen(rows, (4, 32))).top(rows, asked, 20).state, rows)
 
 
 @pytest.mark.parametrize("spec", ["Flat", "IVF8,Flat"])
