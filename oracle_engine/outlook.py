@@ -50,7 +50,7 @@ def outlook(mode: Mode, index: SearchIndex | None, data: OracleDataset, path: Pa
     routes = (*known, index.route.label, Route.EXACT.label)
     if index.route is Route.FAISS:
         return Outlook(routes, "FAISS is asked at every t, exact where its answer is not proved", untouched=untouched)
-    words = f"the screen ({index.kind}: {index.reason}) is tried from these t on, exact where its answer is not proved"
+    words = f"the {index.kind} screen is tried from these t on, exact where its answer is not proved ({index.reason})"
     return Outlook(routes, words, screen_levels(index, path, point_std), untouched)
 
 
