@@ -14,7 +14,7 @@ import torch
 
 from ..arrays import Float, Float64, Shaped, Tensor
 from .accuracy import DRIFTING_SUM
-from .matmul import score_product
+from .matmul import ieee_products, score_product
 
 BASE = 128
 LARGEST = 127 * BASE + 63
@@ -47,7 +47,8 @@ def product_cost(device: torch.device) -> float:
         integers = _seconds(lambda: torch._int_mm(codes, digits.T))
     except RuntimeError:
         return 1.0
-    return min(1.0, integers / _seconds(lambda: rows @ queries.T))
+    with ieee_products(device.type):
+        return min(1.0, integers / _seconds(lambda: rows @ queries.T))
 
 
 def integers_pay(device: torch.device, dim: int) -> bool:

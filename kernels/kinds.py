@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import replace
 
 import torch
 
 from .codes import code_cost, code_screen
-from .prepare import total_variance
 from .principal import default_widths, principal_screen
-from .reach import with_measured_reach
+from .reach import Measured, measured
 from .rows import Rows
 from .screen import Progress, Screen
 from .stored import STORED_DTYPES, stored_screen
@@ -37,9 +35,9 @@ def refusal(kind: str, rows: Rows) -> str | None:
     return None
 
 
-def build_kind(kind: str, rows: Rows, steps: Steps | None = None) -> Screen:
+def build_kind(kind: str, rows: Rows, steps: Steps | None = None) -> Measured:
     """Return the screen of this kind with its measured reach; `steps` hears of "projecting" and "measuring"."""
-    return with_measured_reach(rows, _built(kind, rows, _part(steps, "projecting")), progress=_part(steps, "measuring"))
+    return measured(rows, _built(kind, rows, _part(steps, "projecting")), progress=_part(steps, "measuring"))
 
 
 def best_screen(rows: Rows, steps: Steps | None = None) -> tuple[Screen | None, str]:
@@ -48,38 +46,15 @@ def best_screen(rows: Rows, steps: Steps | None = None) -> tuple[Screen | None, 
     Kinds that could pay are built for a random sample of the rows and tried on noised ones, then the best for all.
     """
     idle = {kind: _idle(kind, rows) for kind in KINDS}
-    able = [kind for kind in KINDS if idle[kind] is None]
     sample = _sample(rows)
-    trials = {kind: build_kind(kind, sample, steps if sample is rows else None) for kind in able}
-    saved = {kind: saved_share(screen, sample) for kind, screen in trials.items()}
-    best = max(saved, key=lambda kind: saved[kind], default=None)
-    words = [
-        f"{kind} saves {saved[kind]:.0%} of the products" if kind in saved else f"{kind} {idle[kind]}" for kind in KINDS
-    ]
-    reason = "; ".join(words)
-    if best is None or saved[best] <= 0.0:
+    heard = steps if sample is rows else None
+    trials = {kind: build_kind(kind, sample, heard) for kind in KINDS if idle[kind] is None}
+    words = {kind: f"saves {trial.saved:.0%} of the products" for kind, trial in trials.items()}
+    reason = "; ".join(f"{kind} {words.get(kind, idle[kind])}" for kind in KINDS)
+    best = max(trials, key=lambda kind: trials[kind].saved, default=None)
+    if best is None or trials[best].saved <= 0.0:
         return None, reason
-    return (trials[best] if sample is rows else build_kind(best, rows, steps)), reason
-
-
-def saved_share(screen: Screen, rows: Rows) -> float:
-    """Return the share of the products of a scan that queries do without, averaged over s = sigma / (alpha d + sigma).
-
-    d is the deviation of a coordinate: on the straight path of standardised data 1 - s is t. Every kind of knowledge
-    of a query counts the same; from its reach on a level settles most queries, and takes its cost.
-    """
-    unit = max(total_variance(rows) / rows.dim, 1e-300)
-    shares = []
-    for reach in screen.reach:
-        covered, share = 0.0, 0.0
-        # the first level that a query may enter is the cheapest
-        for least, cost in zip(reach, screen.costs, strict=True):
-            root = math.sqrt(least * unit)
-            length = 0.0 if math.isinf(root) else 1.0 / (1.0 + root)
-            share += max(0.0, length - covered) * (1.0 - cost / rows.dim)
-            covered = max(covered, length)
-        shares.append(share)
-    return sum(shares) / len(shares)
+    return (trials[best] if sample is rows else build_kind(best, rows, steps)).screen, reason
 
 
 def _built(kind: str, rows: Rows, progress: Progress | None) -> Screen:

@@ -20,7 +20,7 @@ from .kernels.codes import CodeScreen
 from .kernels.kinds import KINDS, best_screen, build_kind, refusal
 from .kernels.neighbours import Vectors, extended_distances, nearest_distances
 from .kernels.principal import PrincipalScreen
-from .kernels.reach import with_measured_reach
+from .kernels.reach import measured
 from .kernels.screen import Screen
 from .kernels.stored import StoredScreen
 from .search import FactorySearch, FlatSearch, NoSearch, ScreenSearch, Search, check_spec
@@ -129,7 +129,7 @@ class SearchIndex:
         screen, distances = here.screen, here.distances
         if screen is not None:
             screen = screen.extended(rows, kept, _named("projecting", progress))
-            screen = with_measured_reach(rows, screen, progress=_named("measuring", progress))
+            screen = measured(rows, screen, progress=_named("measuring", progress)).screen
         if distances is not None:
             vectors = Vectors.of(rows) if screen is None else screen.vectors(rows)
             distances = extended_distances(vectors, distances, kept, _named("neighbours", progress))
@@ -204,7 +204,7 @@ def build_index(
 def _screen(spec: str, data: OracleDataset, progress: Progress | None) -> tuple[Screen | None, str]:
     if spec == "screen":
         return best_screen(data.rows, progress)
-    return build_kind("pca" if spec == "flat" else spec, data.rows, progress), "asked for"
+    return build_kind("pca" if spec == "flat" else spec, data.rows, progress).screen, "asked for"
 
 
 def _check_kind(kind: str, data: OracleDataset) -> None:

@@ -16,7 +16,7 @@ from tolerances import TOLERANCES, assert_rows_close
 from oracle_engine import DataFileError, InputError, OracleDataset, OracleEngine
 from oracle_engine.index import SearchIndex
 from oracle_engine.kernels import Rows, kinds
-from oracle_engine.kernels.screen import Screen
+from oracle_engine.kernels.reach import Measured
 from oracle_engine.modes import Budget, TopK
 
 
@@ -120,7 +120,7 @@ def test_an_index_is_tried_on_some_rows_first(generator: torch.Generator, monkey
     monkeypatch.setattr(kinds, "LEAST_SAMPLE", 150)
     built, real = [], kinds.build_kind
 
-    def counted(kind: str, rows: Rows, steps: kinds.Steps | None = None) -> Screen:
+    def counted(kind: str, rows: Rows, steps: kinds.Steps | None = None) -> Measured:
         built.append(len(rows))
         return real(kind, rows, steps)
 

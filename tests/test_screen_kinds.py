@@ -19,8 +19,8 @@ from oracle_engine.kernels import Query, Rows, Span, Wanted, eight_bit, kinds, p
 from oracle_engine.kernels.carry import Carry
 from oracle_engine.kernels.codes import CodeScreen, code_screen
 from oracle_engine.kernels.eight_bit import LARGEST, product_cost, products, two_digits
-from oracle_engine.kernels.kinds import best_screen, saved_share
-from oracle_engine.kernels.reach import with_measured_reach
+from oracle_engine.kernels.kinds import best_screen
+from oracle_engine.kernels.reach import measured
 from oracle_engine.kernels.screen import Screen, always
 from oracle_engine.kernels.shortlist import screened
 from oracle_engine.kernels.stored import stored_screen
@@ -232,16 +232,21 @@ def test_kinds_compete_on_what_they_save(generator: torch.Generator, monkeypatch
     assert "int8 costs what a scan does" in reason
 
 
-def test_what_is_saved_follows_from_reach_and_cost(generator: torch.Generator) -> None:
+def test_what_is_saved_is_what_is_settled_less_its_cost(
+    generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rows = prepare_rows(normal(400, 64, generator).float(), None)
-    screen: Screen = code_screen(rows)
     variance = float(2 * rows.half_norms.mean()) / 64
-    assert saved_share(screen, rows) == 1.0 - screen.costs[0] / 64
-    half = replace(screen, reach=((1.0 / variance,),) * 3)
-    assert saved_share(half, rows) == pytest.approx(0.5 * (1.0 - screen.costs[0] / 64), abs=1e-2)
-    assert saved_share(replace(screen, reach=((math.inf,),) * 3), rows) == 0.0
-    measured = with_measured_reach(rows, replace(screen, reach=always(1)))
-    assert all(0.0 < least < math.inf for (least,) in measured.reach)
+    saved = {}
+    for cost in (0.25, 0.5):
+        monkeypatch.setattr("oracle_engine.kernels.codes.code_cost", cheap(cost))
+        found = measured(rows, replace(code_screen(rows), reach=always(1)))
+        assert all(0.0 < least < math.inf for (least,) in found.screen.reach)
+        saved[cost] = found.saved
+    # where it is tried: noise up to its reach, as a share of noise and signal
+    tried = sum(1 / (1 + math.sqrt(least * variance)) for (least,) in found.screen.reach) / 3
+    assert saved[0.25] - saved[0.5] == pytest.approx(0.25 * tried, rel=0.05)
+    assert 0.5 * tried < saved[0.25] < 0.75 * tried
 
 
 def test_a_product_costs_no_more_than_a_converted_one() -> None:
