@@ -28,9 +28,10 @@ MULTIPLE, FEWEST_ROWS = 8, 17
 # values converted at once: 16 MB in float32
 BLOCK_VALUES = 1 << 22
 
-# rows, coordinates and queries of the products that are timed; each is tried a few times
+# rows, coordinates and queries of the products that are timed; each is tried a few times, unless the first takes many
+# times as long as it would have to
 TRIAL = (512, 1024, 64)
-TRIALS = 4
+TRIALS, HOPELESS = 4, 8.0
 
 
 @cache
@@ -43,12 +44,12 @@ def product_cost(device: torch.device) -> float:
     codes = torch.ones(count, dim, dtype=torch.int8, device=device)
     digits = torch.ones(2 * batch, dim, dtype=torch.int8, device=device)
     rows, queries = codes.float(), digits[:batch].float()
+    with ieee_products(device.type):
+        floats = _seconds(lambda: rows @ queries.T)
     try:
-        integers = _seconds(lambda: torch._int_mm(codes, digits.T))
+        return min(1.0, _seconds(lambda: torch._int_mm(codes, digits.T), HOPELESS * floats) / floats)
     except RuntimeError:
         return 1.0
-    with ieee_products(device.type):
-        return min(1.0, integers / _seconds(lambda: rows @ queries.T))
 
 
 def integers_pay(device: torch.device, dim: int) -> bool:
@@ -107,9 +108,12 @@ def _step(values: Float64[Tensor, "b K"]) -> Float64[Tensor, "b 1"]:
     return values.abs().amax(1, keepdim=True).clamp_min(1e-300) / LARGEST
 
 
-def _seconds(run: Callable[[], Tensor]) -> float:
+def _seconds(run: Callable[[], Tensor], hopeless: float = float("inf")) -> float:
+    """Return the seconds of the quickest of some runs, of the first alone where that takes longer than `hopeless`."""
     best = float("inf")
-    for _ in range(TRIALS):
+    for trial in range(TRIALS):
+        if trial and best > hopeless:
+            break
         begin = time.perf_counter()
         run()[0, 0].item()  # waits for the device
         best = min(best, time.perf_counter() - begin)
