@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 
@@ -38,6 +39,14 @@ def prepare_rows(stored: Shaped[Tensor, "N D"], weights: Float64[Tensor, "N"] | 
         radius=float((2 * half_norms.max()).sqrt()),
         stored_radius=stored_square**0.5,
     )
+
+
+def recentred(rows: Rows, centre: Float64[Tensor, "D"]) -> Rows:
+    """Return the same rows with another centre, one that :func:`prepare_rows` may give; reads the data once."""
+    half_norms = torch.empty_like(rows.half_norms)
+    for start, block in _blocks(rows.stored):
+        half_norms[start : start + len(block)] = 0.5 * block.sub_(centre).square_().sum(1)
+    return replace(rows, centre=centre, half_norms=half_norms, radius=float((2 * half_norms.max()).sqrt()))
 
 
 def total_variance(rows: Rows) -> float:

@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import IntEnum
 
 import torch
 
-from ..arrays import Bool, Float, Float64, Int64, Tensor
+from ..arrays import Bool, Float64, Int64, Tensor
 from .accuracy import UNIT_ROUNDOFF, WALK
 from .carry import Carry
 from .rows import Query, Rows
-from .screen import UPWARD, Knowledge, Screen, block_edges, block_norms
 
 # rows whose average tells which of two bounds is the smaller
 TYPICAL_ROWS = 1024
+
+# norms are stored a little larger than they are: a few float32 roundings
+UPWARD = 1.0 + 2.0**-21
+
+
+class Knowledge(IntEnum):
+    """What narrows the bounds of a query: nothing, the row it was made from, or the point its trajectory began at."""
+
+    NOTHING = 0
+    SOURCE = 1
+    CARRY = 2
 
 
 @dataclass(frozen=True)
@@ -38,9 +49,9 @@ class Source:
 class Probe:
     """Coefficients of a batch of queries, in nats; upper logits lack the term -|q|^2 / 2 sigma^2 of every sample.
 
-    head: gain times the coordinates of the query, [B, M].
+    head: gain times what multiplies the compressed rows, [B, M].
     blocks: gain times what bounds the product of a unit vector of each block with the query, [B, e].
-    spread: the same for a unit vector anywhere beyond the level, [B].
+    spread: the same for a unit vector anywhere in what the compressed rows leave out, [B].
     fall, constant: minus the factor of |z|^2 / 2, and what rounding may hide, [B].
     shared: factor of the products of a carry, [B], or None.
     knowledge: what narrows the bounds, values of Knowledge, [B].
@@ -66,93 +77,95 @@ class Probe:
             knowledge=self.knowledge[index],
         )
 
-    def coefficients(self, screen: Screen, level: int, weighted: bool) -> Float[Tensor, "B w"]:
-        """Return the factors of the features of `level`, [B, w] float32, bounds rounded up."""
-        width = screen.widths[level]
-        skipped = block_edges(screen.widths).index(width)
-        bounds = torch.cat([self.blocks[:, skipped:], self.spread[:, None]], dim=1) * UPWARD
-        parts = [self.head[:, :width], bounds, -self.fall[:, None]]
-        if weighted:
-            parts.append(torch.ones_like(self.fall)[:, None])
-        return torch.cat(parts, dim=1).float()
+    def bounds(self, skipped: int = 0) -> Float64[Tensor, "B _"]:
+        """Return the factors of the norms of the blocks from `skipped` on, and of the norm of all, rounded up."""
+        return torch.cat([self.blocks[:, skipped:], self.spread[:, None]], dim=1) * UPWARD
+
+    def tail(self, weighted: bool) -> list[Float64[Tensor, "B 1"]]:
+        """Return the factors of |z|^2 / 2 and, where rows have weights, of their logs."""
+        return [-self.fall[:, None]] + ([torch.ones_like(self.fall)[:, None]] if weighted else [])
 
 
-def make_probe(
-    rows: Rows, screen: Screen, query: Query, source: Source | None = None, carry: Carry | None = None
-) -> Probe:
-    """Return the coefficients of a batch of queries.
+@dataclass(frozen=True)
+class Split:
+    """A batch of queries as a screen sees it: what it multiplies and what it only bounds.
 
-    Without `source` the bounds hold always. Queries that know theirs replace |y_b| |z_b| by
-    alpha |s_b| |z_b| + sigma |z| sqrt(2 ln(N / failure)), s the source: the noise is independent of every other row,
-    so its product with a row is Gaussian, and the union bound covers all rows and levels. A `carry` adds exact
-    products.
+    point: what a carry does not know of the queries, [B, D]; shared: how much of its point is in them, [B], or None.
+    head: what multiplies the compressed rows, [B, M]. blocks: norms of what bounds the rest in each block, [B, e].
     """
-    shared, point = (None, query.point) if carry is None else carry.split(query.point)
-    head = point @ screen.basis
-    edges = block_edges(screen.widths)
-    rest = _rest_norm(point, head)
-    blocks = torch.cat([block_norms(head, edges), rest[:, None]], dim=1)
-    spread = torch.zeros_like(rest)
-    knowledge = torch.full_like(rest, Knowledge.NOTHING if carry is None else Knowledge.CARRY, dtype=torch.int64)
-    if source is not None and carry is None:
-        tall = math.sqrt(2.0 * math.log(len(rows) * len(screen.widths) / source.failure))
-        noise = query.inverse_variance.rsqrt() * tall + source.blur
-        own = query.alpha[:, None] * _source_blocks(screen, source)
-        known = (source.row >= 0) & _tighter(screen, own, noise, blocks)
-        blocks = torch.where(known[:, None], own, blocks)
-        spread = torch.where(known, noise, spread)
-        knowledge = torch.where(known, Knowledge.SOURCE, knowledge)
+
+    point: Float64[Tensor, "B D"]
+    shared: Float64[Tensor, "B"] | None
+    head: Float64[Tensor, "B M"]
+    blocks: Float64[Tensor, "B e"]
+
+
+@dataclass(frozen=True)
+class Known:
+    """What a screen knows of the products of a source with what it leaves out of the other rows.
+
+    own: alpha times norms that bound them in each block, [B, e]. norms, rest: those of a typical row, [e] and [].
+    tests: how many Gaussian products a query is bounded by at once.
+    """
+
+    own: Float64[Tensor, "B e"]
+    norms: Float64[Tensor, "e"]
+    rest: Float64[Tensor, ""]
+    tests: int
+
+
+def make_probe(rows: Rows, query: Query, split: Split, rounding: Float64[Tensor, "B"], carried: bool) -> Probe:
+    """Return the coefficients of a batch of queries; the bounds hold always. rounding: in units of the products."""
     gain = query.gain
+    knowledge = Knowledge.CARRY if carried else Knowledge.NOTHING
     return Probe(
-        head=gain[:, None] * head,
-        blocks=gain[:, None] * blocks,
-        spread=gain * spread,
+        head=gain[:, None] * split.head,
+        blocks=gain[:, None] * split.blocks,
+        spread=torch.zeros_like(gain),
         fall=gain * query.alpha,
-        constant=gain * _rounding(rows, screen, query, point, shared, carry) + _weight_rounding(rows),
-        shared=None if shared is None else gain * shared,
-        knowledge=knowledge,
+        constant=gain * rounding + _weight_rounding(rows),
+        shared=None if split.shared is None else gain * split.shared,
+        knowledge=torch.full_like(gain, knowledge, dtype=torch.int64),
     )
 
 
-def _rest_norm(point: Float64[Tensor, "B D"], head: Float64[Tensor, "B M"]) -> Float64[Tensor, "B"]:
-    # float64 products: what cancels here is lost below 1e-14 of |y|^2, which is added
-    square: Tensor = point.square().sum(1) * (1.0 + 1e-13) - head.square().sum(1)
-    return square.clamp_min(0.0).sqrt()
+def with_source(probe: Probe, query: Query, source: Source, known: Known) -> Probe:
+    """Return the coefficients of queries that know their sources, where that makes the bound of a typical row smaller.
+
+    |y_b| |e_b| becomes alpha |s_b| |e_b| + sigma |e| sqrt(2 ln(tests / failure)), s the source: the noise is
+    independent of every row, so its product with what is left out of one is Gaussian, and the union bound covers all.
+    """
+    gain = query.gain
+    tall = math.sqrt(2.0 * math.log(known.tests / source.failure))
+    noise = gain * (query.inverse_variance.rsqrt() * tall + source.blur)
+    own = gain[:, None] * known.own
+    # for short rows the tail of the noise may be longer than all of it
+    tighter: Bool[Tensor, "B"] = own @ known.norms + noise * known.rest < probe.blocks @ known.norms
+    use = (source.row >= 0) & tighter
+    return replace(
+        probe,
+        blocks=torch.where(use[:, None], own, probe.blocks),
+        spread=torch.where(use, noise, probe.spread),
+        knowledge=torch.where(use, Knowledge.SOURCE, probe.knowledge),
+    )
 
 
-def _source_blocks(screen: Screen, source: Source) -> Float64[Tensor, "B e"]:
-    # the first level has the norms of all blocks: they stand before the last columns
-    first = screen.features[0].index_select(0, source.row.clamp_min(0))
-    count = len(block_edges(screen.widths))
-    return first[:, screen.widths[0] : screen.widths[0] + count].double()
-
-
-def _tighter(
-    screen: Screen, own: Float64[Tensor, "B e"], noise: Float64[Tensor, "B"], blocks: Float64[Tensor, "B e"]
-) -> Bool[Tensor, "B"]:
-    """Return where the bound from the source is the smaller one for a typical row: for short rows the other may be."""
-    first, count = screen.widths[0], blocks.shape[1]
-    typical = screen.features[0][:TYPICAL_ROWS].double().mean(0)
-    norms, rest = typical[first : first + count], typical[first + count]
-    return own @ norms + noise * rest < blocks @ norms
-
-
-def _rounding(
-    rows: Rows,
-    screen: Screen,
-    query: Query,
-    point: Float64[Tensor, "B D"],
-    shared: Float64[Tensor, "B"] | None,
-    carry: Carry | None,
+def product_rounding(
+    rows: Rows, query: Query, point: Float64[Tensor, "B D"], terms: int, radius: float
 ) -> Float64[Tensor, "B"]:
-    """Return what float32 may hide of <y, z> - alpha |z|^2 / 2, [B]: coordinates, their product, and the carry's."""
-    terms = max(part.shape[1] for part in screen.features) + 4 * screen.widths[-1]
-    norm = torch.linalg.vector_norm(point, dim=1)
-    size = 2.0 * norm * rows.radius + query.alpha * rows.radius**2
+    """Return what float32 may hide of <y, z> - alpha |z|^2 / 2, [B], from sums of `terms` products.
+
+    radius: norm of the largest operand that the query is multiplied with.
+    """
+    size = torch.linalg.vector_norm(point, dim=1) * radius + query.alpha * rows.radius**2
     error: Tensor = WALK * UNIT_ROUNDOFF[torch.float32] * (math.sqrt(terms) + 2.0) * size
-    if carry is not None and shared is not None:
-        known = torch.linalg.vector_norm(carry.point, dim=1) * rows.operand_radius
-        error = error + WALK * UNIT_ROUNDOFF[torch.float32] * (math.sqrt(rows.dim) + 2.0) * shared.abs() * known
+    return error
+
+
+def carry_rounding(rows: Rows, carry: Carry, shared: Float64[Tensor, "B"]) -> Float64[Tensor, "B"]:
+    """Return what float32 may hide of the products of a carry, [B]."""
+    known = torch.linalg.vector_norm(carry.point, dim=1) * rows.operand_radius
+    error: Tensor = WALK * UNIT_ROUNDOFF[torch.float32] * (math.sqrt(rows.dim) + 2.0) * shared.abs() * known
     return error
 
 

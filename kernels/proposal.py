@@ -7,10 +7,9 @@ from dataclasses import dataclass, replace
 import torch
 
 from ..arrays import Float, Float64, Int64, Tensor
-from .probe import make_probe
+from .principal import PrincipalScreen
 from .rescore import Pairs
 from .rows import Query, Rows, Span
-from .screen import Screen
 
 
 @dataclass(frozen=True)
@@ -30,14 +29,14 @@ class Proposal:
     basis: Float64[Tensor, "D M"]
 
     @classmethod
-    def of(cls, rows: Rows, screen: Screen, query: Query, span: Span) -> Proposal:
+    def of(cls, rows: Rows, screen: PrincipalScreen, query: Query, span: Span) -> Proposal:
         """Return what the widest level of `screen` says of the rows in `span`. Costs one product with its features."""
-        probe = make_probe(rows, screen, query)
+        probe = screen.probe(rows, query)
         blind = replace(probe, blocks=torch.zeros_like(probe.blocks), spread=torch.zeros_like(probe.spread))
         level, width = len(screen.widths) - 1, screen.widths[-1]
         weighted = rows.log_weights is not None
         features = screen.features[level][span.start : span.stop]
-        logits = blind.coefficients(screen, level, weighted) @ features.T
+        logits = screen.factors(blind, level, weighted) @ features.T
         _cut_holes(logits, query, span)
         beyond = features[:, width + 1]
         own = torch.addr(logits, (0.5 * query.gain * query.alpha).float(), beyond.square())

@@ -14,10 +14,10 @@ import torch
 
 from ..arrays import Bool, Float, Float64, Int64, Tensor
 from .matmul import ieee_products
+from .principal import PrincipalScreen
 from .proposal import Proposal, Rest, systematic
 from .rescore import pairs_state
 from .rows import Query, Rows, Span
-from .screen import Screen
 from .shortlist import offset
 from .state import PosteriorState, Wanted, concatenate, merge
 from .upper import CHUNK_VALUES
@@ -39,7 +39,13 @@ class Sampled:
 
 
 def sampled_state(
-    rows: Rows, screen: Screen, query: Query, span: Span, wanted: Wanted, count: int, generator: torch.Generator
+    rows: Rows,
+    screen: PrincipalScreen,
+    query: Query,
+    span: Span,
+    wanted: Wanted,
+    count: int,
+    generator: torch.Generator,
 ) -> Sampled:
     """Return estimates from `count` rows of `span` for each query, repeats included; at least 16 and a multiple of 8.
 

@@ -101,7 +101,7 @@ def screened(upper: UpperLogits, wanted: Wanted, allowance: Allowance, limit: in
 
     allowance: fraction of the mass that may be left out. limit: most rows to look at for a query; None for as many
     as cost half of a dense scan. Queries that need more stay unsettled.
-    Costs 2 B n w operations for each level of width w; memory is 16 MB of upper logits, or 64 n bytes.
+    Costs a product of each level it needs; memory is 16 MB of upper logits, or 64 n bytes.
     """
     search = _Search(upper, wanted, allowance, limit)
     result = Shortlist.unsettled(len(upper.query), upper.rows.dim, wanted.top_k, upper.rows.device)
@@ -172,9 +172,9 @@ def _entry_level(upper: UpperLogits) -> Int64[Tensor, "B"]:
 
 def _saving(upper: UpperLogits, count: Int64[Tensor, "l"]) -> Int64[Tensor, "l"]:
     """Return what a scan saves, in entries of a dense product a row, where each level takes so many queries from it."""
-    widths, dim = torch.tensor(upper.screen.widths, device=count.device), upper.rows.dim
+    costs, dim = torch.tensor(upper.screen.costs, device=count.device), upper.rows.dim
     # scans take a few queries more for nothing
-    return count * (dim - widths - TOUCH_COST) - READ_QUERIES * widths - QUERY_MULTIPLE * dim
+    return count * (dim - costs - TOUCH_COST) - READ_QUERIES * costs - QUERY_MULTIPLE * dim
 
 
 @dataclass(frozen=True)
@@ -193,9 +193,9 @@ class _Search:
         """
         if self.most is not None:
             return self.most
-        widths, rows = self.upper.screen.widths, self.upper.rows
-        if level + 1 < len(widths):
-            return max(LEADERS, int(widths[level + 1] / rows.dim * len(self.upper.span) / PAIR_COST))
+        costs, rows = self.upper.screen.costs, self.upper.rows
+        if level + 1 < len(costs):
+            return max(LEADERS, int(costs[level + 1] / rows.dim * len(self.upper.span) / PAIR_COST))
         base = max(LEADERS, int(0.5 * len(self.upper.span) / PAIR_COST))
         left = max(1, int((count > base).sum()))
         return int(base * (1.0 + READ_QUERIES / left))

@@ -8,7 +8,7 @@ import torch
 
 from ..arrays import Float, Int64, Tensor
 from .carry import Carry
-from .probe import Probe, Source, make_probe
+from .probe import Probe, Source
 from .rows import Query, Rows, Span
 from .screen import Screen
 
@@ -37,8 +37,8 @@ class UpperLogits:
     def of(
         cls, rows: Rows, screen: Screen, query: Query, span: Span, source: Source | None, carry: Carry | None
     ) -> UpperLogits:
-        """Return what gives the upper logits of `query` over `span`; see :func:`make_probe` for what it may use."""
-        return cls(rows, screen, query, span, make_probe(rows, screen, query, source, carry), carry)
+        """Return what gives the upper logits of `query` over `span`; see :class:`Probe` for what it may use."""
+        return cls(rows, screen, query, span, screen.probe(rows, query, source, carry), carry)
 
     @property
     def chunk(self) -> int:
@@ -53,16 +53,15 @@ class UpperLogits:
 
         chosen: rows of the data, or None for the whole span. Rows beyond the last are -inf.
         """
-        features = self.screen.features[level]
-        part = features[self.span.start : self.span.stop] if chosen is None else features.index_select(0, chosen)
         probe = self.probe.take(index)
-        factors = probe.coefficients(self.screen, level, self.rows.log_weights is not None)
-        out = torch.empty(-(-len(part) // TILE) * TILE, len(index), device=part.device)
-        torch.mm(part, factors.T, out=out[: len(part)])
-        out[len(part) :] = -torch.inf
+        place = self.span if chosen is None else chosen
+        count = len(place)
+        out = torch.empty(-(-count // TILE) * TILE, len(index), device=self.rows.device)
+        self.screen.bound(self.rows, level, probe, place, out[:count])
+        out[count:] = -torch.inf
         out += probe.constant.float() * (1.0 + 2.0**-21)
         if self.carry is not None and probe.shared is not None:
-            out[: len(part)].addcmul_(self.carry.of_rows(self.span, chosen, index), probe.shared.float())
+            out[:count].addcmul_(self.carry.of_rows(self.span, chosen, index), probe.shared.float())
         self._cut_holes(out, index, chosen)
         return out
 

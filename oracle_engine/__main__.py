@@ -128,10 +128,11 @@ def _add_index(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     build.add_argument("--key", dest="data_key", help="which array of an .npz or .safetensors file holds the data")
     build.add_argument(
         "--index",
-        default="screen",
         metavar="KIND",
-        help="screen; flat, the same searched by FAISS; or a FAISS factory string, not certified (screen)",
+        help="screen, the kind that saves most, if any; pca, int8 or exact8 by name; flat, pca searched by FAISS; or a "
+        "FAISS factory string, not certified (screen)",
     )
+    build.add_argument("--append", metavar="OLD", help="extend this index, of the first of the samples, by the others")
     build.add_argument(
         "--no-neighbours", action="store_true", help="leave out distances to nearest samples: sooner built"
     )

@@ -135,12 +135,11 @@ def load(arguments: Namespace) -> OracleDataset:
 def engine_of(arguments: Namespace, **options: Any) -> OracleEngine:
     """Return the engine that the arguments describe, with the index that --index names."""
     index = None if arguments.index is None else SearchIndex.read(arguments.index)
-    if index is not None and not index.search.certified:
+    if index is not None and not index.screened and not index.search.certified:
         found = f"{arguments.index}, an index {index.spec!r}"
         raise invalid("--index", "must certify its answers", found, "build it with --index screen or flat")
     engine = OracleEngine(load(arguments), arguments.path, device=device_of(arguments.device), **options)
-    engine.index = None if index is None else index.of(engine.data, arguments.index)
-    return engine
+    return engine if index is None else engine.use(index, arguments.index)
 
 
 def _load_or_digits(arguments: Namespace) -> tuple[OracleDataset, list[str]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +12,11 @@ import torch
 from .arrays import STORAGE_DTYPES, Float64, Int64, Shaped, Tensor
 from .errors import invalid
 from .kernels import Rows, Span, prepare_rows, total_variance
+from .kernels.prepare import recentred
 from .storage import hash_tensors, is_kind, read_tensors, write_tensors
+
+# values hashed at once where samples may have to be put in order
+HASH_VALUES = 1 << 23
 
 # what a saved file says it is, and the tensors of its rows
 KIND = "oracle-dataset-1"
@@ -156,6 +160,28 @@ class OracleDataset:
         facts = (len(self), self.sample_shape, str(self.storage), self.value_map)
         return hash_tensors(repr(facts), [self.rows.stored, self.sorted_labels, self.order, self.rows.log_weights])
 
+    def prefix_fingerprint(self, count: int) -> str:
+        """Return a hash of the first `count` samples, their labels, shape and value map, but not of their weights.
+
+        Grown data have it in common with what they grew from. Reads the samples once.
+        """
+        facts = (count, self.sample_shape, str(self.storage), self.value_map)
+        labels = None if self.labels is None else self.labels[:count]
+        return hash_tensors(repr(facts), [labels, *self._blocks(count)])
+
+    def prefix_rows(self, count: int) -> Int64[Tensor, "n"]:
+        """Return where the rows of a data set of the first `count` samples alone are here, in their order there."""
+        order = torch.arange(count, device=self.device)
+        if self.labels is not None:
+            order = self.labels[:count].sort(stable=True).indices
+        return self.row_of(order)
+
+    def _blocks(self, count: int) -> Iterator[Tensor]:
+        size = max(1, HASH_VALUES // self.dim)
+        for start in range(0, count, size):
+            some = torch.arange(start, min(start + size, count), device=self.device)
+            yield self.rows.stored.index_select(0, self.row_of(some))
+
     @cached_property
     def variance_per_dim(self) -> float:
         """(Weighted) variance of the samples in value space, averaged over the coordinates."""
@@ -191,6 +217,18 @@ class OracleDataset:
         rows = self.rows.to(target)
         rest = {"order": _moved(self.order, target), "sorted_labels": _moved(self.sorted_labels, target)}
         return self._prepared(self.name, self.sample_shape, self.value_map, rows, rest)
+
+    def centred_at(self, centre: Float64[Tensor, "D"]) -> OracleDataset:
+        """Return the data set with its rows prepared around `centre`, itself where they are; answers stay the same.
+
+        An index has to find the centre it was built with. Reads the data once and copies none.
+        """
+        if torch.equal(centre, self.rows.centre):
+            return self
+        rest = {"order": self.order, "sorted_labels": self.sorted_labels}
+        moved = self._prepared(self.name, self.sample_shape, self.value_map, recentred(self.rows, centre), rest)
+        moved.__dict__["fingerprint"] = self.fingerprint
+        return moved
 
     def save(self, path: str | Path) -> None:
         """Write the data set, prepared, to one checksummed `.safetensors` file; a failure leaves no file behind."""

@@ -241,21 +241,40 @@ class OracleEngine(torch.nn.Module):
     ) -> OracleEngine:
         """Build, or load, what late queries search with, and return the engine.
 
-        index: "screen": short copies of the samples with certified bounds; "flat": the same searched by FAISS; or a
-            FAISS factory string such as "IVF1024,Flat", for mode "top_k" only, since it cannot certify its answers.
-        path: a file to load the index from; where there is none it is built and saved there.
+        index: "screen": certified bounds of every logit, of the kind that saves most, or none where none does; a kind
+            by name: "pca", short copies of the samples, "int8", 8-bit codes of them, "exact8", samples in 8 bits as
+            they are; "flat": those of "pca" searched by FAISS; or a FAISS factory string such as "IVF1024,Flat", for
+            mode "top_k" only, since it cannot certify its answers.
+        path: a file to load the index from; where there is none it is built and saved there. The index of data whose
+            samples are the first of these is extended by the others, and saved.
         neighbours: also bound the distances to nearest neighbours, so that late training queries with `source` read
             no data at all; costs N^2 short products.
         progress: called with what is done, how far it is, and how far it goes.
         Raises InputError where samples are too short for a screen to help, DataFileError for the index of other data.
         """
         if path is not None and Path(path).exists():
-            self.index = SearchIndex.load(path, self.data)
-            return self
-        self.index = build_index(self.data, index, neighbours, progress)
+            return self.use(self._loaded(path, progress))
+        made = build_index(self.data, index, neighbours, progress)
         if path is not None:
-            self.index.save(path)
+            made.save(path)
+        return self.use(made)
+
+    def use(self, index: SearchIndex, path: str | PathLike[str] = "the index") -> OracleEngine:
+        """Search with `index`, read from `path`, from now on, and return the engine.
+
+        The data are prepared around the centre of the index, which changes no answer. Raises DataFileError where the
+        index is of other data.
+        """
+        self.index = index.of(self.data, path)
+        self.data = self.data.centred_at(self.index.centre)
         return self
+
+    def _loaded(self, path: str | PathLike[str], progress: Progress | None) -> SearchIndex:
+        index = SearchIndex.read(path)
+        if index.origin.count < len(self.data):
+            index = index.extended(self.data, path, progress)
+            index.save(path)
+        return index.of(self.data, path)
 
     def trajectory(
         self,
@@ -274,7 +293,7 @@ class OracleEngine(torch.nn.Module):
         self._check_capture("trajectory", given)
         request = self.asker.request(x, t, given)
         point = request.query(self.data, self.point_std).point
-        useful = isinstance(self.mode, Auto) and self.index is not None and self.index.spec == "screen"
+        useful = isinstance(self.mode, Auto) and self.index is not None and self.index.carries
         carry = Carry.of(self.data.rows, point) if useful else None
         return Trajectory(self._follow, carry, given)
 

@@ -2,86 +2,164 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import torch
 
 from .answer import Route
-from .arrays import Float, Tensor
+from .arrays import Float, Float64, Tensor
 from .dataset import OracleDataset
 from .errors import bad_file, invalid
-from .kernels.neighbours import nearest_distances
-from .kernels.reach import with_measured_reach
-from .kernels.screen import Screen, build_screen, default_widths
-from .search import FactorySearch, FlatSearch, ScreenSearch, Search, check_spec
+from .kernels.codes import CodeScreen
+from .kernels.kinds import KINDS, best_screen, build_kind, refusal
+from .kernels.neighbours import Vectors, extended_distances, nearest_distances
+from .kernels.principal import PrincipalScreen
+from .kernels.reach import measured
+from .kernels.screen import Screen
+from .kernels.stored import StoredScreen
+from .search import FactorySearch, FlatSearch, NoSearch, ScreenSearch, Search, check_spec
 from .storage import read_tensors, write_tensors
 
 # what a saved file says it is
-KIND = "oracle-index-1"
+KIND = "oracle-index-2"
+
+# how a screen of each kind is read back
+RESTORED: Mapping[str, Callable[..., Screen]] = MappingProxyType(
+    {"pca": PrincipalScreen.restored, "int8": CodeScreen.restored, "exact8": StoredScreen.restored}
+)
 
 # called with what is being done, how much of it is done, and how much there is
 Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
+class Origin:
+    """The data set an index is of.
+
+    name, fingerprint: of the data set. count: samples. prefix: its prefix fingerprint at `count`, which data grown
+    from it have too. scale: values for a unit of its rows.
+    """
+
+    name: str
+    fingerprint: str
+    count: int
+    prefix: str
+    scale: float
+
+    @classmethod
+    def of(cls, data: OracleDataset) -> Origin:
+        """Return the origin of an index of `data`. Reads the samples twice."""
+        count = len(data)
+        return cls(data.name, data.fingerprint, count, data.prefix_fingerprint(count), data.value_map.scale)
+
+
+@dataclass(frozen=True)
 class SearchIndex:
     """A screen of a data set and the distances of its samples to their nearest neighbours.
 
-    spec: "screen", "flat", or a FAISS factory string. screen: None for a factory string.
+    spec: "screen", a kind of screen, "flat", or a FAISS factory string. screen: None for a factory string, and where
+        no screen pays. reason: of the kind of screen, in words. origin: the data set.
+    centre: of the rows as the screen knows them, [D].
     distances: to the nearest other sample, at least, [N] float32 in row units, or None.
-    fingerprint, name: of the data set. scale: values for a unit of its rows.
     """
 
     spec: str
-    fingerprint: str
-    name: str
-    scale: float
+    reason: str
+    origin: Origin
+    centre: Float64[Tensor, "D"]
     screen: Screen | None
     distances: Float[Tensor, "N"] | None
 
     @property
+    def kind(self) -> str:
+        """The kind of screen: pca, int8, exact8, or none."""
+        return "none" if self.screen is None else self.screen.kind
+
+    @property
+    def screened(self) -> bool:
+        """Whether torch searches a screen, or would where one pays."""
+        return self.spec in ("screen", *KINDS)
+
+    @property
+    def carries(self) -> bool:
+        """Whether the products of a trajectory narrow its bounds."""
+        return self.screened and self.screen is not None and self.screen.carries
+
+    @property
     def route(self) -> Route:
         """The route that answers of this index take."""
-        return Route.SCREEN if self.spec == "screen" else Route.FAISS
+        return Route.SCREEN if self.screened else Route.FAISS
 
     @cached_property
     def search(self) -> Search:
         """The search over this index, which keeps what it trains."""
-        if self.screen is None:
-            return FactorySearch(self.spec)
-        return ScreenSearch(self.screen) if self.spec == "screen" else FlatSearch(self.screen)
+        if isinstance(self.screen, PrincipalScreen) and self.spec == "flat":
+            return FlatSearch(self.screen)
+        if self.screen is not None:
+            return ScreenSearch(self.screen)
+        return NoSearch(self.reason) if self.screened else FactorySearch(self.spec)
 
     def to(self, device: torch.device) -> SearchIndex:
         """Return the index on `device`."""
         screen = None if self.screen is None else self.screen.to(device)
-        return replace(self, screen=screen, distances=None if self.distances is None else self.distances.to(device))
+        distances = None if self.distances is None else self.distances.to(device)
+        return replace(self, centre=self.centre.to(device), screen=screen, distances=distances)
+
+    def extended(
+        self, data: OracleDataset, source: str | PathLike[str], progress: Progress | None = None
+    ) -> SearchIndex:
+        """Return the index of `data`, which begin with the samples this one is of; read from `source`.
+
+        Only the samples that were added are encoded and compared with all. The rows keep the centre of this index.
+        Raises DataFileError where the first samples, or their labels, are others.
+        """
+        if not self.begins(data):
+            expected = f"an index of the first samples of {data.name!r}"
+            found = f"one of {self.origin.count:,} samples that differ from the first of its {len(data):,}"
+            raise bad_file(source, expected, found, "build the index of these data anew")
+        here = self.to(data.device)
+        rows = data.centred_at(here.centre).rows
+        kept = data.prefix_rows(self.origin.count)
+        screen, distances = here.screen, here.distances
+        if screen is not None:
+            screen = screen.extended(rows, kept, _named("projecting", progress))
+            screen = measured(rows, screen, progress=_named("measuring", progress)).screen
+        if distances is not None:
+            vectors = Vectors.of(rows) if screen is None else screen.vectors(rows)
+            distances = extended_distances(vectors, distances, kept, _named("neighbours", progress))
+        return replace(here, origin=Origin.of(data), screen=screen, distances=distances)
+
+    def begins(self, data: OracleDataset) -> bool:
+        """Whether the first samples of `data` are those of this index; reads them once."""
+        count = self.origin.count
+        return count <= len(data) and data.prefix_fingerprint(count) == self.origin.prefix
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write the index to one checksummed `.safetensors` file; a failure leaves no file behind."""
-        tensors = {} if self.distances is None else {"distances": self.distances}
-        names = ("spec", "fingerprint", "name", "scale")
-        facts = {name: getattr(self, name) for name in names}
+        tensors = {"centre": self.centre}
+        facts: dict[str, Any] = {"spec": self.spec, "reason": self.reason, "origin": vars(self.origin)}
+        if self.distances is not None:
+            tensors["distances"] = self.distances
         if self.screen is not None:
-            tensors |= {f"features{level}": part for level, part in enumerate(self.screen.features)}
-            tensors["basis"] = self.screen.basis
-            facts |= {"widths": self.screen.widths, "reach": self.screen.reach}
+            tensors |= self.screen.tensors
+            facts["screen"] = {"kind": self.kind, "reach": self.screen.reach, **self.screen.facts}
         write_tensors(Path(path), KIND, tensors, facts)
 
     @classmethod
     def read(cls, path: str | PathLike[str], *, verify: bool = True) -> SearchIndex:
         """Read what :meth:`save` wrote, for whatever data set. Raises FileNotFoundError, DataFileError if damaged."""
         tensors, facts = read_tensors(Path(path), KIND, verify=verify)
-        screen = None
-        if "basis" in tensors:
-            widths, reach = tuple(facts["widths"]), tuple(tuple(row) for row in facts["reach"])
-            features = tuple(tensors[f"features{level}"] for level in range(len(widths)))
-            screen = Screen(tensors["basis"], widths, features, reach)
-        about = {name: facts[name] for name in ("spec", "fingerprint", "name", "scale")}
-        return cls(**about, screen=screen, distances=tensors.get("distances"))
+        screen, kept = None, facts.get("screen")
+        if kept is not None:
+            screen = RESTORED[kept["kind"]](tensors, kept, tuple(tuple(row) for row in kept["reach"]))
+        origin = Origin(**facts["origin"])
+        return cls(facts["spec"], facts["reason"], origin, tensors["centre"], screen, tensors.get("distances"))
 
     @classmethod
     def load(cls, path: str | PathLike[str], data: OracleDataset, *, verify: bool = True) -> SearchIndex:
@@ -90,10 +168,12 @@ class SearchIndex:
 
     def of(self, data: OracleDataset, path: str | PathLike[str]) -> SearchIndex:
         """Return the index, read from `path`, on the device of `data`. Raises DataFileError if it is of other data."""
-        if self.fingerprint == data.fingerprint:
+        if self.origin.fingerprint == data.fingerprint:
             return self.to(data.device)
-        remedy = "build it again with `oracle-engine index build` or engine.prepare(path=...)"
-        raise bad_file(path, f"an index of the data set {data.fingerprint}", f"one of {self.fingerprint}", remedy)
+        remedy = "build it again with `oracle-engine index build` or engine.prepare(path=...); --append where data grew"
+        raise bad_file(
+            path, f"an index of the data set {data.fingerprint}", f"one of {self.origin.fingerprint}", remedy
+        )
 
 
 def build_index(
@@ -101,28 +181,45 @@ def build_index(
 ) -> SearchIndex:
     """Return the index of `data`.
 
-    spec: "screen" (torch), "flat" (FAISS inner product on the same short rows) or a FAISS factory string such as
-        "IVF1024,Flat", which cannot certify its answers and is trained on first use.
-    neighbours: also bound the distance of every sample to its nearest neighbour, N^2 short products: what lets late
-        training queries skip the search.
-    Raises InputError where samples are so short that no screen can help and for strings that FAISS does not know,
-    MissingDependencyError where FAISS is needed and not installed.
+    spec: "screen": the kind that saves most of a scan, measured, or none where none does; a kind by name, "pca"
+        (leading coordinates), "int8" (8-bit codes) or "exact8" (samples stored in 8 bits, as they are); "flat" (FAISS
+        inner product on the rows of "pca"); or a FAISS factory string such as "IVF1024,Flat", which cannot certify
+        its answers and is trained on first use.
+    neighbours: also bound the distance of every sample to its nearest neighbour, N^2 products: what lets late training
+        queries skip the search.
+    Raises InputError for a kind that these data cannot have, where samples are so short or few that no screen can help,
+    and for strings that FAISS does not know; MissingDependencyError where FAISS is needed and not installed.
     """
     check_spec(spec, data.dim)
-    if spec not in ("screen", "flat"):
-        return SearchIndex(spec, data.fingerprint, data.name, data.value_map.scale, None, None)
-    widths = default_widths(data.rows)
-    if not widths:
+    if spec in ("screen", "flat", *KINDS):
+        _check_kind("pca" if spec == "flat" else spec, data)
+        screen, reason = _screen(spec, data, progress)
+        vectors = Vectors.of(data.rows) if screen is None else screen.vectors(data.rows)
+        distances = nearest_distances(vectors, _named("neighbours", progress)) if neighbours else None
+    else:
+        screen, reason, distances = None, "built by FAISS on its first use", None
+    return SearchIndex(spec, reason, Origin.of(data), data.rows.centre, screen, distances)
+
+
+def _screen(spec: str, data: OracleDataset, progress: Progress | None) -> tuple[Screen | None, str]:
+    if spec == "screen":
+        return best_screen(data.rows, progress)
+    return build_kind("pca" if spec == "flat" else spec, data.rows, progress).screen, "asked for"
+
+
+def _check_kind(kind: str, data: OracleDataset) -> None:
+    # samples that are few or short are scanned sooner than anything else could be asked
+    why = refusal("pca" if kind == "screen" else kind, data.rows)
+    if why is None:
+        return
+    if kind in ("pca", "screen"):
         raise invalid(
             "data",
             "must have at least 48 values a sample and a few dozen samples for a screen to help",
             f"{len(data)} samples of {data.dim}",
             "keep mode='exact', which is cheap here",
         )
-    screen = build_screen(data.rows, widths, progress=_named("projecting", progress))
-    screen = with_measured_reach(data.rows, screen, progress=_named("measuring", progress))
-    distances = nearest_distances(data.rows, screen, _named("neighbours", progress)) if neighbours else None
-    return SearchIndex(spec, data.fingerprint, data.name, data.value_map.scale, screen, distances)
+    raise invalid("index", f"{kind!r} {why}", f"{data!r}", "use 'screen', which picks a kind that fits")
 
 
 def _named(what: str, progress: Progress | None) -> Callable[[int, int], None] | None:

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from .commands import device_of, load, say
+from .dataset import OracleDataset
 from .errors import invalid
-from .index import SearchIndex, build_index
+from .index import Progress, SearchIndex, build_index
+from .kernels.kinds import KINDS
 from .outlook import screen_levels
 from .paths import RectifiedFlow
 from .progress import progress_bars
@@ -27,11 +29,20 @@ def run_index_build(arguments: Namespace) -> None:
     with progress_bars() as progress:
         data, device = load(arguments), device_of(arguments.device)
         data = data if device is None else data.to(device)
-        index = build_index(data, arguments.index, not arguments.no_neighbours, progress)
+        index = _built(arguments, data, progress)
         index.save(target)
     took = time.perf_counter() - began
     facts = {"file": str(target), "data": repr(data), **index_facts(index, target), "elapsed": took}
     say(arguments, f"{format_facts(facts)}\n{target} written; {took:.1f} s", facts)
+
+
+def _built(arguments: Namespace, data: OracleDataset, progress: Progress) -> SearchIndex:
+    if arguments.append is None:
+        return build_index(data, arguments.index or "screen", not arguments.no_neighbours, progress)
+    if arguments.index is not None or arguments.no_neighbours:
+        remedy = "leave --index and --no-neighbours out: the extended index is like the old one"
+        raise invalid("--append", "must stand alone", "another choice beside it", remedy)
+    return SearchIndex.read(arguments.append).extended(data, arguments.append, progress)
 
 
 def run_index_info(arguments: Namespace) -> None:
@@ -41,20 +52,21 @@ def run_index_info(arguments: Namespace) -> None:
     facts: dict[str, Any] = {"file": str(source), **index_facts(index, source)}
     if arguments.data is not None:
         data = load(arguments)
-        facts |= {"data": repr(data), "fits": data.fingerprint == index.fingerprint}
+        facts |= {"data": repr(data), "fits": data.fingerprint == index.origin.fingerprint}
     say(arguments, format_facts(facts), facts)
 
 
 def index_facts(index: SearchIndex, file: Path) -> dict[str, Any]:
     """Return what is worth knowing of an index and its file; times are those of the rectified flow."""
-    screen = index.screen
     return {
         "spec": index.spec,
+        "kind": index.kind,
+        "reason": index.reason,
         "certified": index.search.certified,
-        "of": index.name,
-        "fingerprint": index.fingerprint,
-        "samples": None if screen is None else len(screen),
-        "dim": None if screen is None else len(screen.basis),
+        "of": index.origin.name,
+        "fingerprint": index.origin.fingerprint,
+        "samples": index.origin.count,
+        "dim": len(index.centre),
         "levels": [asdict(level) for level in screen_levels(index, RectifiedFlow())],
         "neighbours": index.distances is not None,
         "bytes": file.stat().st_size,
@@ -63,19 +75,26 @@ def index_facts(index: SearchIndex, file: Path) -> dict[str, Any]:
 
 def format_facts(facts: dict[str, Any]) -> str:
     """Return the facts as aligned text."""
-    what = {"screen": "screen, searched by torch", "flat": "screen, searched by FAISS"}
-    size = "" if facts["samples"] is None else f", {facts['samples']:,} samples of {facts['dim']:,} values"
+    by = {"none": "no screen", "pca": "screen of leading coordinates", "int8": "screen of 8-bit codes"}
+    what = by.get(facts["kind"], "screen of the samples, which are stored in 8 bits")
+    searched = "" if facts["kind"] == "none" else f", searched by {'FAISS' if facts['spec'] == 'flat' else 'torch'}"
+    factory = facts["spec"] not in ("screen", "flat", *KINDS)
     lines = {
-        "index": what.get(facts["spec"], f"{facts['spec']}, built by FAISS on its first use"),
-        "of": f"{facts['of']}{size}",
+        "index": f"{facts['spec']}, built by FAISS on its first use" if factory else f"{what}{searched}",
+        "why": "" if factory else facts["reason"],
+        "of": f"{facts['of']}, {facts['samples']:,} samples of {facts['dim']:,} values",
         "print": facts["fingerprint"],
         "size": f"{facts['bytes'] / 2**20:,.1f} MiB",
-        "answers": "certified" if facts["certified"] else "not certified: for mode 'top_k' only",
+        "answers": "" if facts["kind"] == "none" and not factory else _promise(facts["certified"]),
         "nearest": "distances are in it: late training queries with source need no data" if facts["neighbours"] else "",
         "fits": "" if "fits" not in facts else f"{'yes' if facts['fits'] else 'NO'}, {facts['data']}",
     }
     text = [f"{name:<9} {words}" for name, words in lines.items() if words]
     return "\n".join([*text, *_level_lines(facts["levels"])])
+
+
+def _promise(certified: bool) -> str:
+    return "certified" if certified else "not certified: for mode 'top_k' only"
 
 
 def _level_lines(levels: list[dict[str, Any]]) -> list[str]:

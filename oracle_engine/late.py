@@ -14,9 +14,9 @@ from .dataset import OracleDataset
 from .kernels import PosteriorState, Query, Wanted, merge
 from .kernels.carry import Carry
 from .kernels.neighbours import source_log_omitted
+from .kernels.principal import PrincipalScreen
 from .kernels.rescore import Pairs, pairs_state
 from .kernels.sampled import Sampled, sampled_state
-from .kernels.screen import Screen
 from .kernels.shortlist import Shortlist
 from .modes import Budget
 from .paths import Prediction
@@ -127,7 +127,7 @@ class SampledRoute:
 
     data: OracleDataset
     point_std: float
-    screen: Screen
+    screen: PrincipalScreen
 
     def estimate(self, request: Request, wanted: Wanted, budget: Budget) -> Answer:
         """Return estimates from as many samples of each class as the budget has; unions merge them by mass."""

@@ -13,9 +13,9 @@ from .dataset import OracleDataset
 from .index import SearchIndex
 from .kernels import Query
 from .kernels.neighbours import source_log_omitted
-from .kernels.probe import Source
+from .kernels.principal import default_widths
+from .kernels.probe import Knowledge, Source
 from .kernels.reach import TRIAL_MASS
-from .kernels.screen import Knowledge, default_widths
 from .modes import Auto, Budget, FullScan, Mode, TopK
 from .paths import Coefficients, Path, coefficients, marginal_variance
 from .plan import Level, Outlook
@@ -33,18 +33,24 @@ def outlook(mode: Mode, index: SearchIndex | None, data: OracleDataset, path: Pa
         return _only_exact("mode 'exact' scans every sample")
     if index is None:
         return _without_index(mode, data)
+    if index.kind == "none" and index.screened and not isinstance(mode, Auto):
+        return Outlook(
+            (), f"this mode answers nothing without a screen, and none pays here ({index.reason}): prepare('pca')"
+        )
     if isinstance(mode, TopK):
         return Outlook((index.route.label,), f"mode 'top_k' looks at {mode.count:,} samples at every t")
     if isinstance(mode, Budget):
         return Outlook((Route.SAMPLED.label,), f"mode 'budget' estimates from {mode.rows:,} samples at every t")
-    if index.screen is None:
+    if index.screen is None and not index.screened:
         return _only_exact(f"{index.spec} cannot certify its answers: mode 'auto' leaves it alone, 'top_k' uses it")
     known = () if index.distances is None else (Route.SOURCE.label,)
-    routes = (*known, index.route.label, Route.EXACT.label)
     untouched = _untouched(index, data, path, point_std)
+    if index.screen is None:
+        return Outlook((*known, Route.EXACT.label), f"no screen pays: {index.reason}", untouched=untouched)
+    routes = (*known, index.route.label, Route.EXACT.label)
     if index.route is Route.FAISS:
         return Outlook(routes, "FAISS is asked at every t, exact where its answer is not proved", untouched=untouched)
-    words = "the screen is tried from these t on, exact where its answer is not proved"
+    words = f"the {index.kind} screen is tried from these t on, exact where its answer is not proved ({index.reason})"
     return Outlook(routes, words, screen_levels(index, path, point_std), untouched)
 
 
@@ -53,7 +59,7 @@ def screen_levels(index: SearchIndex, path: Path, point_std: float = 0.0) -> tup
     if index.screen is None:
         return ()
     reach = index.screen.reach
-    known = [_first_times(reach[kind], index.scale, path, point_std) for kind in Knowledge]
+    known = [_first_times(reach[kind], index.origin.scale, path, point_std) for kind in Knowledge]
     return tuple(map(Level, index.screen.widths, *known))
 
 
@@ -78,7 +84,7 @@ def _first_times(reach: Sequence[float], scale: float, path: Path, point_std: fl
 def _untouched(index: SearchIndex, data: OracleDataset, path: Path, point_std: float) -> float | None:
     if index.distances is None:
         return None
-    times, at, precision = _grid(index.scale, path, point_std, data.device)
+    times, at, precision = _grid(index.origin.scale, path, point_std, data.device)
     row = index.distances.sort().indices[len(data) // 2]
     nowhere = torch.zeros_like(data.rows.centre).expand(len(times), -1)
     query = Query(nowhere, at.alpha_t, precision, row.new_empty(len(times), 0, 2))

@@ -14,6 +14,7 @@ from .exact import ExactScan
 from .index import SearchIndex
 from .kernels import Wanted, merge
 from .kernels.carry import Carry
+from .kernels.principal import PrincipalScreen
 from .late import LateRoute, SampledRoute, SourceRoute
 from .modes import Budget, FullScan, Mode, TopK
 from .request import Request
@@ -63,8 +64,9 @@ class Router:
         return LateRoute(self.exact.data, self.exact.point_std, index.search, index.route)
 
     def _sampled(self, index: SearchIndex, request: Request, wanted: Wanted, budget: Budget) -> Answer:
-        if index.screen is None:
-            raise invalid("mode", "budget needs a screen", repr(index.spec), "call engine.prepare('screen')")
+        if not isinstance(index.screen, PrincipalScreen):
+            found = f"{index.spec!r}, {index.kind}"
+            raise invalid("mode", "budget needs a screen of leading coordinates", found, "call engine.prepare('pca')")
         route = SampledRoute(self.exact.data, self.exact.point_std, index.screen)
         return route.estimate(request, wanted, budget)
 

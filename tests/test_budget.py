@@ -122,7 +122,7 @@ def test_it_needs_a_screen() -> None:
     x = torch.zeros(1, 64)
     with pytest.raises(InputError, match=r"(?s)needs an index.*prepare\(\)"):
         OracleEngine(data, mode="budget").velocity(x, 0.5)
-    with pytest.raises(InputError, match=r"(?s)needs a screen.*prepare\('screen'\)"):
+    with pytest.raises(InputError, match=r"(?s)needs a screen.*prepare\('pca'\)"):
         prepared(spec="IVF4,Flat", mode="budget").velocity(x, 0.5)
     with pytest.raises(InputError, match="at least 2"):
         Budget(1)

@@ -395,3 +395,31 @@ def test_data_that_do_not_fit_a_card_are_refused_before_they_move(monkeypatch: p
     message = r"`device` must have 0.0 GiB free for the data; received 0.0 of 1.0 GiB free. Remedy: store 8-bit"
     with pytest.raises(InputError, match=message):
         OracleDataset(torch.zeros(2, 1024, dtype=torch.uint8)).to("cuda")
+
+
+@pytest.mark.parametrize("labelled", [False, True])
+def test_grown_data_know_what_they_grew_from(generator: torch.Generator, labelled: bool) -> None:
+    points, labels = normal(50, 6, generator).float(), (torch.arange(50) * 3) % 4 if labelled else None
+    first = OracleDataset(points[:30], None if labels is None else labels[:30])
+    grown = OracleDataset(points, labels)
+    assert grown.prefix_fingerprint(30) == first.prefix_fingerprint(30)
+    assert grown.prefix_fingerprint(30) != grown.prefix_fingerprint(29)
+    assert torch.equal(grown.rows.stored[grown.prefix_rows(30)], first.rows.stored)
+    other = OracleDataset(points.flip(0), labels)
+    assert other.prefix_fingerprint(30) != first.prefix_fingerprint(30)
+    if labels is not None:
+        assert OracleDataset(points, labels.flip(0)).prefix_fingerprint(30) != first.prefix_fingerprint(30)
+        assert OracleDataset(points).prefix_fingerprint(30) != first.prefix_fingerprint(30)
+
+
+def test_another_centre_changes_no_sample(generator: torch.Generator) -> None:
+    data = OracleDataset(torch.randint(0, 256, (40, 2, 3), generator=generator).to(torch.uint8), torch.arange(40) % 3)
+    assert data.centred_at(data.rows.centre.clone()) is data
+    moved = data.centred_at(data.rows.centre + 7.0)
+    assert torch.equal(moved[:], data[:])
+    assert moved.fingerprint == data.fingerprint
+    assert_close(moved.base, data.base + 7.0 * data.value_map.scale, "float64")
+    rows = moved.rows.stored.double() - moved.rows.centre
+    assert_close(moved.rows.half_norms, 0.5 * rows.square().sum(1), "float64")
+    assert moved.rows.radius == pytest.approx(float(rows.norm(dim=1).max()))
+    assert moved.variance_per_dim == pytest.approx(data.variance_per_dim)

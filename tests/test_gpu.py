@@ -23,6 +23,7 @@ from oracle_engine.kernels import (
     reference_state,
 )
 from oracle_engine.kernels.configs import scored_with
+from oracle_engine.modes import TopK
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
 
@@ -228,6 +229,38 @@ def test_the_operator_keeps_the_rules_of_the_library(side: Side) -> None:
     engine = side.engine(data)
     x, t = queries(side, data, 4, 0.9)
     torch.library.opcheck(answer, (x.requires_grad_(), t, None, None, None, None, 0.0, 1.0, "velocity", engine._handle))
+
+
+@pytest.mark.parametrize("kind", ["pca", "int8", "exact8"])
+def test_every_screen_keeps_the_tolerance(side: Side, kind: str) -> None:
+    data = draw(side, torch.uint8 if kind == "exact8" else torch.float16, side.size(20_000, 300), side.size(1024, 64))
+    engine = side.engine(data).prepare(kind, neighbours=False)
+    assert engine.index is not None
+    assert engine.index.screen is not None
+    always = ((0.0,) * len(engine.index.screen.widths),) * len(engine.index.screen.reach)
+    engine.use(replace(engine.index, screen=replace(engine.index.screen, reach=always)))
+    x, t = queries(side, data, 17)
+    assert "screen" in engine.posterior(x, t).route
+    assert_rows_close(engine(x, t), side.truth(data)(x, t), "tolerance of a search")
+
+
+@pytest.mark.parametrize("spec", ["flat", "IVF16,Flat"])
+def test_faiss_searches_where_the_data_are(side: Side, spec: str) -> None:
+    faiss = pytest.importorskip("faiss")
+    if side.real and not hasattr(faiss, "StandardGpuResources"):
+        pytest.skip("this FAISS has no GPU support")
+    labels = torch.arange(side.size(20_000, 600), device=side.device) % 2
+    data = draw(side, torch.float16, len(labels), side.size(1024, 64), labels=labels)
+    engine = OracleEngine(data, device=side.device, backend=side.backend, mode=TopK(32)).prepare(spec, neighbours=False)
+    x, t = queries(side, data, 17)
+    late = t > 0.9
+    for given in ({}, {"labels": 1}, {"exclude": 3}):
+        p = engine.posterior(x[late], t[late], **given)
+        truth = side.truth(data).posterior(x[late], t[late], **given)
+        assert bool((p.omitted_mass.isnan() if spec != "flat" else p.omitted_mass <= 1.0).all())
+        if spec == "flat":
+            missed = 1.0 - (p.log_density - truth.log_density).exp()
+            assert bool((missed <= p.omitted_mass + 1e-4).all())
 
 
 def test_a_query_elsewhere_is_refused(side: Side) -> None:

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from oracle_engine import OracleDataset, OracleEngine
 from oracle_engine.index import Progress, SearchIndex, build_index
-from oracle_engine.kernels.screen import Knowledge
+from oracle_engine.kernels.probe import Knowledge
 from oracle_engine.modes import Budget, TopK
 from oracle_engine.progress import progress_bars
 
@@ -53,10 +53,10 @@ def test_the_file_is_the_index_that_prepare_makes(data: Path, index: Path) -> No
     engine = OracleEngine(OracleDataset(load_file(data)["points"])).prepare()
     made = SearchIndex.read(index)
     assert engine.index is not None
-    assert (made.spec, made.fingerprint, made.name) == ("screen", engine.data.fingerprint, "data")
+    assert (made.spec, made.origin.fingerprint, made.origin.name) == ("screen", engine.data.fingerprint, "data")
     assert made.screen is not None
     assert engine.index.screen is not None
-    torch.testing.assert_close(made.screen.features, engine.index.screen.features, rtol=0, atol=0)
+    torch.testing.assert_close(made.screen.tensors, engine.index.screen.tensors, rtol=0, atol=0)
     torch.testing.assert_close(made.distances, engine.index.distances, rtol=0, atol=0)
 
 
@@ -72,7 +72,7 @@ def test_info_says_what_is_in_the_file_and_whether_it_fits(
     assert "fits" not in run_json(capsys, "index", "info", index)
     assert run("index", "info", index, "--data", other) == 0
     text = capsys.readouterr().out
-    assert "screen, searched by torch" in text
+    assert "screen of leading coordinates, searched by torch" in text
     assert f"fits      NO, {OracleDataset(points + 1, name='other')!r}" in text
 
 
@@ -159,7 +159,7 @@ def test_an_interrupted_build_leaves_nothing(
         (["build", "--data", "short.npy", "--out", "out.index"], "must have at least 48 values a sample"),
         (["build", "--data", "data.npy", "--index", "nonsense", "--out", "o"], "could not parse index string"),
         (["info", "none.index"], "none.index: no such file"),
-        (["info", "data.npy"], "expected a oracle-index-1 file"),
+        (["info", "data.npy"], "expected a oracle-index-2 file"),
         (["info", "damaged.index"], "damaged"),
     ],
 )

@@ -10,59 +10,17 @@ from closed_form import FAMILIES, generators, normal, stored_as
 from hypothesis import given
 from hypothesis import strategies as st
 from row_cases import centred, make_query, whole
+from screen_cases import TIMES, assert_bounded, noised, slack, whole_logits
 from tolerances import assert_close, assert_within
-from torch import Tensor
 
 from oracle_engine.arrays import STORAGE_DTYPES
 from oracle_engine.kernels import Query, Rows, Span, prepare_rows
 from oracle_engine.kernels.carry import Carry
 from oracle_engine.kernels.neighbours import nearest_distances
-from oracle_engine.kernels.probe import Source
+from oracle_engine.kernels.principal import PrincipalScreen, principal_screen, row_features
 from oracle_engine.kernels.rescore import Pairs, product_error, product_logits
-from oracle_engine.kernels.screen import Knowledge, Screen, build_screen, row_features
-from oracle_engine.kernels.upper import TILE, UpperLogits
-
-TIMES = (0.0, 1e-6, 0.05, 0.3, 0.6, 0.9, 0.99, 1 - 1e-4)
-
-
-def whole_logits(rows: Rows, query: Query) -> Tensor:
-    """Return the logits [N, B] in float64, up to -|q|^2 / 2 sigma^2; -inf inside holes."""
-    logits = query.gain * (centred(rows) @ query.point.T - query.alpha * rows.half_norms[:, None])
-    if rows.log_weights is not None:
-        logits = logits + rows.log_weights[:, None]
-    row = torch.arange(len(rows))[:, None, None]
-    inside = ((row >= query.holes[:, :, 0]) & (row < query.holes[:, :, 1])).any(2)
-    return logits.masked_fill(inside, -torch.inf)
-
-
-def slack(
-    rows: Rows,
-    screen: Screen,
-    query: Query,
-    span: Span | None = None,
-    source: Source | None = None,
-    carry: Carry | None = None,
-) -> list[Tensor]:
-    """Return upper logit minus logit [n, B] of every level, after a check of its shape and of what does not count."""
-    span = span or whole(rows)
-    logits = whole_logits(rows, query)[span.start : span.stop]
-    everyone, found = torch.arange(len(query)), []
-    upper = UpperLogits.of(rows, screen, query, span, source, carry)
-    for level in range(len(screen.widths)):
-        values = upper.at(level, everyone).double()
-        assert len(values) % TILE == 0
-        assert bool((values[len(span) :] == -torch.inf).all())
-        values = values[: len(span)]
-        counts = torch.isin(logits, torch.tensor(-torch.inf, dtype=torch.float64), invert=True)
-        if rows.log_weights is None:
-            assert torch.equal(values > -torch.inf, counts)
-        found.append(torch.where(counts, values - logits, 0.0))
-    return found
-
-
-def assert_bounded(rows: Rows, screen: Screen, query: Query, **known: object) -> None:
-    for level, above in enumerate(slack(rows, screen, query, **known)):  # type: ignore[arg-type]
-        assert bool((above >= 0.0).all()), f"level {level}: a logit is {-float(above.min()):.3g} above its bound"
+from oracle_engine.kernels.screen import always
+from oracle_engine.kernels.upper import UpperLogits
 
 
 def some_widths(rows: Rows) -> tuple[int, ...]:
@@ -70,11 +28,11 @@ def some_widths(rows: Rows) -> tuple[int, ...]:
     return tuple(sorted({max(1, most // 16), max(1, most // 2), most}))
 
 
-def random_screen(rows: Rows, widths: tuple[int, ...], generator: torch.Generator) -> Screen:
+def random_screen(rows: Rows, widths: tuple[int, ...], generator: torch.Generator) -> PrincipalScreen:
     """Return a screen in directions that have nothing to do with the data."""
     basis = torch.linalg.qr(normal(rows.dim, widths[-1], generator)).Q
-    always = ((0.0,) * len(widths),) * len(Knowledge)
-    return Screen(basis, widths, row_features(rows, basis, widths, whole(rows)), always)
+    features = row_features(rows, basis, widths, whole(rows))
+    return PrincipalScreen(reach=always(len(widths)), dim=rows.dim, basis=basis, widths=widths, features=features)
 
 
 @given(
@@ -92,7 +50,7 @@ def test_upper_logits_are_above_logits(
     weights = torch.rand(count, generator=generator).double().pow(8) + 1e-30 if weighted else None
     rows = prepare_rows(stored_as(FAMILIES[family](count, dim, generator), dtype), weights)
     widths = some_widths(rows)
-    screen = build_screen(rows, widths) if fitted else random_screen(rows, widths, generator)
+    screen = principal_screen(rows, widths) if fitted else random_screen(rows, widths, generator)
     query = make_query(rows, generator, batch=16, times=TIMES, holes=2)
     assert_bounded(rows, screen, query)
     if count > 2:
@@ -106,13 +64,13 @@ def test_upper_logits_are_above_logits(
 def test_samples_without_weight_are_bounded(generator: torch.Generator) -> None:
     weights = (torch.arange(100) % 3).double()
     rows = prepare_rows(normal(100, 20, generator).float(), weights)
-    assert_bounded(rows, build_screen(rows, (4, 8)), make_query(rows, generator, 16, TIMES))
+    assert_bounded(rows, principal_screen(rows, (4, 8)), make_query(rows, generator, 16, TIMES))
 
 
 def test_float64_samples_far_from_zero_keep_their_digits(generator: torch.Generator) -> None:
     rows = prepare_rows(1e6 + normal(150, 48, generator), None)
     query = make_query(rows, generator, 16, TIMES)
-    assert_bounded(rows, build_screen(rows, (4, 8, 48)), query)
+    assert_bounded(rows, principal_screen(rows, (4, 8, 48)), query)
     which, row = torch.arange(16).repeat_interleave(150), torch.arange(150).repeat(16)
     found = product_logits(rows, query, Pairs(which, row, torch.zeros(2400, dtype=torch.float64)))
     error = (found.reshape(16, 150).T - whole_logits(rows, query)).abs()
@@ -138,7 +96,7 @@ def test_a_screen_that_holds_all_of_the_data_leaves_nothing_to_bound(generator: 
     rows = prepare_rows(normal(90, rank, generator) @ normal(rank, 40, generator), None)
     query = make_query(rows, generator, 16, (0.1, 0.5, 0.9))
     scale = query.gain * (query.norm * rows.radius + query.alpha * rows.radius**2)
-    for above in slack(rows, build_screen(rows, (rank,)), query):
+    for above in slack(rows, principal_screen(rows, (rank,)), query):
         assert bool((above >= 0.0).all())
         # coordinates beyond the rank have no norm but what float32 leaves of it: the root of a roundoff
         assert_within(above / scale, "upper logits" if rank == 40 else "vanished norms")
@@ -147,30 +105,18 @@ def test_a_screen_that_holds_all_of_the_data_leaves_nothing_to_bound(generator: 
 def test_chosen_rows_have_the_bounds_they_have_among_all(generator: torch.Generator) -> None:
     rows = prepare_rows(normal(200, 48, generator).float(), None)
     query = make_query(rows, generator, 8, holes=1)
-    upper = UpperLogits.of(rows, build_screen(rows, (4, 8)), query, Span(20, 190), None, None)
+    upper = UpperLogits.of(rows, principal_screen(rows, (4, 8)), query, Span(20, 190), None, None)
     index, chosen = torch.tensor([5, 0, 3]), torch.tensor([150, 21, 40, 189])
     picked, among_all = upper.at(1, index, chosen), upper.at(1, index)
     assert_close(picked[:4], among_all[chosen - 20], "float32 sums")
     assert bool((picked[4:] == -torch.inf).all())
 
 
-def noised(
-    rows: Rows, t: float, draws: int, generator: torch.Generator, dtype: torch.dtype = torch.float64
-) -> tuple[Query, Source, Tensor]:
-    """Return queries x = t X + (1 - t) noise rounded to `dtype`, their sources, and norms of the rounding."""
-    row = torch.randint(len(rows), (draws,), generator=generator)
-    times = torch.full((draws,), t, dtype=torch.float64)
-    x = (t * centred(rows)[row] + (1 - t) * normal(draws, rows.dim, generator)).to(dtype).double()
-    query = Query(x, times, (1 - times).pow(-2), torch.zeros(draws, 0, 2).long())
-    blur = 0.5 * torch.finfo(dtype).eps * x.norm(dim=1)
-    return query, Source(row, torch.zeros_like(blur), 1e-6), blur
-
-
 @pytest.mark.parametrize("t", [0.2, 0.7, 0.99])
 def test_the_bound_of_a_known_source_holds_for_gaussian_noise(generator: torch.Generator, t: float) -> None:
     # little is left of a row beyond the screen, much of the noise
     rows = prepare_rows(FAMILIES["one direction"](150, 300, generator).float(), None)
-    screen = build_screen(rows, (4, 8))
+    screen = principal_screen(rows, (4, 8))
     query, source, _ = noised(rows, t, 2000, generator)
     blind, known = slack(rows, screen, query), slack(rows, screen, query, source=source)
     for without, above in zip(blind, known, strict=True):
@@ -186,7 +132,7 @@ def test_the_bound_of_a_known_source_holds_for_gaussian_noise(generator: torch.G
 
 def test_queries_without_a_source_have_the_bound_of_all_queries(generator: torch.Generator) -> None:
     rows = prepare_rows(normal(100, 48, generator).float(), None)
-    screen = build_screen(rows, (4, 8))
+    screen = principal_screen(rows, (4, 8))
     # where noise is most of the query and a failure is likely, knowing the source is sure to help
     query, source, _ = noised(rows, 0.1, 10, generator)
     mixed = replace(source, row=torch.where(torch.arange(10) % 2 == 0, -1, source.row), failure=0.5)
@@ -198,7 +144,7 @@ def test_queries_without_a_source_have_the_bound_of_all_queries(generator: torch
 def test_a_source_never_widens_the_bound_of_a_typical_row(generator: torch.Generator) -> None:
     # of short rows late in t: the tail of the noise is longer than all of it
     rows = prepare_rows(normal(100, 24, generator).float(), None)
-    screen = build_screen(rows, (4, 8))
+    screen = principal_screen(rows, (4, 8))
     query, source, _ = noised(rows, 0.95, 10, generator)
     for blind, some in zip(slack(rows, screen, query), slack(rows, screen, query, source=source), strict=True):
         assert bool((some.mean(0) <= 1.05 * blind.mean(0)).all())
@@ -207,7 +153,7 @@ def test_a_source_never_widens_the_bound_of_a_typical_row(generator: torch.Gener
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_rounding_of_a_query_is_no_noise(generator: torch.Generator, dtype: torch.dtype) -> None:
     rows = prepare_rows(normal(150, 48, generator).float(), None)
-    screen = build_screen(rows, (4, 8))
+    screen = principal_screen(rows, (4, 8))
     query, source, blur = noised(rows, 1 - 1e-4, 1000, generator, dtype)
     assert_bounded(rows, screen, query, source=replace(source, blur=blur))
     # rounding is many times the noise here: taken for noise it breaks the bound
@@ -218,7 +164,7 @@ def test_rounding_of_a_query_is_no_noise(generator: torch.Generator, dtype: torc
 def test_a_carry_bounds_from_any_point(generator: torch.Generator, which: str, weighted: bool) -> None:
     weights = torch.rand(130, generator=generator).double() if weighted else None
     rows = prepare_rows(normal(130, 48, generator).float(), weights)
-    screen = build_screen(rows, (4, 8))
+    screen = principal_screen(rows, (4, 8))
     query = make_query(rows, generator, 16, (1e-3, 0.1, 0.5, 0.9, 0.999), holes=1)
     other = normal(16, 48, generator)
     point = {"own": query.point, "near": query.point + 0.05 * other, "other": other, "zero": 0 * other}[which]
@@ -237,8 +183,8 @@ def test_appended_rows_keep_a_screen(generator: torch.Generator) -> None:
     first = replace(
         rows, stored=rows.stored[:100], half_norms=rows.half_norms[:100], log_weights=rows.log_weights[:100]
     )
-    screen = build_screen(first, (4, 8))
-    extended = screen.extended(rows)
+    screen = principal_screen(first, (4, 8))
+    extended = screen.extended(rows, torch.arange(100))
     assert len(extended) == 150
     for part, at_once in zip(extended.features, row_features(rows, screen.basis, (4, 8), whole(rows)), strict=True):
         assert_close(part, at_once, "float32 sums", rows.radius**2)
@@ -249,7 +195,7 @@ def test_appended_rows_keep_a_screen(generator: torch.Generator) -> None:
 def test_the_basis_is_orthonormal_and_drawn_in_private(generator: torch.Generator, family: str) -> None:
     rows = prepare_rows(FAMILIES[family](120, 48, generator).float(), None)
     before = torch.get_rng_state()
-    screen, again = build_screen(rows, (4, 8)), build_screen(rows, (4, 8))
+    screen, again = principal_screen(rows, (4, 8)), principal_screen(rows, (4, 8))
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(screen.basis, again.basis)
     assert_close(screen.basis.T @ screen.basis, torch.eye(8, dtype=torch.float64), "float64")
@@ -263,7 +209,7 @@ def test_the_basis_is_orthonormal_and_drawn_in_private(generator: torch.Generato
 @pytest.mark.parametrize("count", [1, 2, 130])
 def test_neighbours_are_no_nearer_than_said(generator: torch.Generator, family: str, count: int) -> None:
     rows = prepare_rows(FAMILIES[family](count, 48, generator).float(), None)
-    said = nearest_distances(rows, build_screen(rows, some_widths(rows))).double()
+    said = nearest_distances(principal_screen(rows, some_widths(rows)).vectors(rows)).double()
     gaps = torch.cdist(centred(rows), centred(rows), compute_mode="donot_use_mm_for_euclid_dist")
     true = gaps.fill_diagonal_(torch.inf).amin(1)
     assert bool((said <= true).all())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import sys
+import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,11 @@ from tolerances import assert_close, assert_rows_close
 from torch import Tensor
 
 from oracle_engine import InputError, OracleDataset, OracleEngine
+from oracle_engine import search as search_module
 from oracle_engine.errors import MissingDependencyError
 from oracle_engine.kernels import PosteriorState, Query, Rows, Span, Wanted, prepare_rows, reference_logits
+from oracle_engine.kernels.principal import principal_screen
 from oracle_engine.kernels.probe import Source
-from oracle_engine.kernels.screen import build_screen
 from oracle_engine.modes import TopK
 from oracle_engine.search import Ask, FactorySearch, FlatSearch, ScreenSearch, Search
 
@@ -59,7 +62,7 @@ def rows(generator: torch.Generator) -> Rows:
 def test_faiss_and_the_screen_name_the_same_rows(generator: torch.Generator, rows: Rows, weighted: bool) -> None:
     weights = torch.rand(300, generator=generator).double() if weighted else None
     rows = prepare_rows(rows.stored, weights)
-    screen = build_screen(rows, (4, 16))
+    screen = principal_screen(rows, (4, 16))
     asked = ask(rows, make_query(rows, generator, 24, TIMES[1:]), top_k=10)
     by_screen, by_faiss = (search.top(rows, asked, 10) for search in (ScreenSearch(screen), FlatSearch(screen)))
     assert_same(by_faiss.state, by_screen.state, rows)
@@ -71,7 +74,7 @@ def test_faiss_and_the_screen_name_the_same_rows(generator: torch.Generator, row
 @pytest.mark.parametrize("count", [1, 5, 100, 299, 300, 1000])
 def test_the_bound_of_the_last_row_found_holds(generator: torch.Generator, rows: Rows, count: int) -> None:
     asked = ask(rows, make_query(rows, generator, 24, TIMES, holes=2), top_k=300)
-    found = FlatSearch(build_screen(rows, (4, 16))).top(rows, asked, count)
+    found = FlatSearch(principal_screen(rows, (4, 16))).top(rows, asked, count)
     assert bool((left_out(rows, asked, found.state.top_rows) <= found.log_omitted).all())
     if count >= 300:
         assert bool((found.log_omitted == -torch.inf).all())
@@ -79,7 +82,7 @@ def test_the_bound_of_the_last_row_found_holds(generator: torch.Generator, rows:
 
 def test_flat_search_settles_what_it_can_prove(generator: torch.Generator, rows: Rows) -> None:
     asked = ask(rows, make_query(rows, generator, 24, (0.05, 0.95)), top_k=300)
-    found = FlatSearch(build_screen(rows, (4, 16)), count=60).within(rows, asked, allow)
+    found = FlatSearch(principal_screen(rows, (4, 16)), count=60).within(rows, asked, allow)
     assert found.settled.tolist() == [False, True] * 12
     share = (found.log_omitted - found.state.lse).exp()
     assert bool((share[found.settled] <= 1e-6).all())
@@ -88,7 +91,7 @@ def test_flat_search_settles_what_it_can_prove(generator: torch.Generator, rows:
 
 @pytest.mark.parametrize("search", ["screen", "flat", "IVF4,Flat", "Flat"])
 def test_a_search_of_a_class_returns_its_samples_only(generator: torch.Generator, rows: Rows, search: str) -> None:
-    screen = build_screen(rows, (4, 16))
+    screen = principal_screen(rows, (4, 16))
     certified: dict[str, Search] = {"screen": ScreenSearch(screen), "flat": FlatSearch(screen)}
     chosen = certified.get(search) or FactorySearch(search)
     span = Span(101, 280)
@@ -115,7 +118,7 @@ def test_factory_indexes_do_not_know_what_they_miss(generator: torch.Generator, 
 def test_an_exact_factory_index_finds_what_the_screen_finds(generator: torch.Generator, rows: Rows) -> None:
     asked = ask(rows, make_query(rows, generator, 24, (0.9, 0.99)))
     found = FactorySearch("Flat").top(rows, asked, 20)
-    assert_same(found.state, ScreenSearch(build_screen(rows, (4, 32))).top(rows, asked, 20).state, rows)
+    assert_same(found.state, ScreenSearch(principal_screen(rows, (4, 32))).top(rows, asked, 20).state, rows)
 
 
 @pytest.mark.parametrize("spec", ["Flat", "IVF8,Flat"])
@@ -195,6 +198,94 @@ def test_a_string_that_faiss_refuses_is_an_error_in_words(generator: torch.Gener
         InputError, match=rf"^`index` must be a FAISS factory string that fits {count} samples; .*Remedy"
     ):
         FactorySearch(spec).top(rows, ask(rows, make_query(rows, generator, 2, (0.5,))), 5)
+
+
+class Resources:
+    """Working memory of a device, as FAISS names it."""
+
+
+class CardFaiss:
+    """FAISS with the two names of its GPU support, whose card is the CPU."""
+
+    def __init__(self) -> None:
+        self.real: Any = pytest.importorskip("faiss")
+        self.moved: list[tuple[Resources, int, str]] = []
+
+    StandardGpuResources = Resources
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.real, name)
+
+    def index_cpu_to_gpu(self, resources: Resources, number: int, index: Any) -> Any:
+        if "HNSW" in type(index).__name__:
+            raise RuntimeError("Error: 'HNSW' is not implemented on GPU")
+        self.moved.append((resources, number, type(index).__name__))
+        return index
+
+
+@pytest.fixture
+def card(monkeypatch: pytest.MonkeyPatch) -> CardFaiss:
+    faiss = CardFaiss()
+    monkeypatch.setattr(search_module, "_faiss", lambda: faiss)
+    monkeypatch.setattr(search_module, "on_gpu", lambda device: True)
+    monkeypatch.setattr(search_module, "_thread", threading.local())
+    return faiss
+
+
+def test_a_card_is_searched_by_its_own_index(
+    generator: torch.Generator, rows: Rows, card: CardFaiss, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    screen, span = principal_screen(rows, (4, 16)), Span(101, 280)
+    asked = ask(rows, make_query(rows, generator, 24, TIMES, holes=1), span, top_k=7)
+    search = FlatSearch(screen)
+    found = [search.top(rows, asked, 7), search.top(rows, asked, 7)]
+    assert [what for _, _, what in card.moved] == ["IndexFlatIP"]
+    monkeypatch.setattr(search_module, "on_gpu", lambda device: False)
+    by_host = FlatSearch(screen).top(rows, asked, 7)
+    for one in found:
+        assert_same(one.state, by_host.state, rows)
+        assert_close(one.log_omitted, by_host.log_omitted, "moment")
+
+
+def test_threads_share_no_working_memory(rows: Rows, card: CardFaiss, generator: torch.Generator) -> None:
+    search = FactorySearch("IVF4,Flat")
+    asked = ask(rows, make_query(rows, generator, 4, (0.9,)), top_k=5)
+    search.top(rows, asked, 5)
+    search.top(rows, replace(asked, span=Span(0, 150)), 5)
+    other = threading.Thread(target=search.top, args=(rows, asked, 5))
+    other.start()
+    other.join()
+    # two spans of one thread with one memory, the other thread with its own
+    (first, *_), (second, *_), (third, *_) = card.moved
+    assert first is second
+    assert third is not first
+
+
+def test_a_card_has_places_for_so_many(generator: torch.Generator, card: CardFaiss) -> None:
+    rows = prepare_rows(clusters(2500, 32, generator).float(), None)
+    asked = ask(rows, make_query(rows, generator, 4, (0.9,)), top_k=1)
+    screen = principal_screen(rows, (4, 16))
+    # the screen itself has no such limit, and proves more
+    many = FlatSearch(screen).top(rows, asked, 2100)
+    assert card.moved == []
+    assert_close(many.log_omitted, ScreenSearch(screen).top(rows, asked, 2100).log_omitted, "float64")
+    with pytest.raises(InputError, match=r"may ask a GPU for 2,048 places.*received 2,049\. Remedy: take fewer"):
+        FactorySearch("Flat").top(rows, asked, 2049)
+
+
+def test_an_index_that_no_card_has_is_an_error_in_words(
+    generator: torch.Generator, rows: Rows, card: CardFaiss
+) -> None:
+    with pytest.raises(InputError, match=r"fits 300 samples on cpu; .*not implemented on GPU"):
+        FactorySearch("HNSW8").top(rows, ask(rows, make_query(rows, generator, 2, (0.5,))), 5)
+
+
+def test_a_faiss_for_the_host_says_what_a_card_needs() -> None:
+    faiss = pytest.importorskip("faiss")
+    if hasattr(faiss, "StandardGpuResources"):
+        pytest.skip("this FAISS has GPU support")
+    with pytest.raises(MissingDependencyError, match=r"GPU support.*pip install faiss-gpu-cuvs"):
+        search_module.on_device(faiss.IndexFlatIP(4), torch.device("cuda:0"))
 
 
 def test_without_faiss_everything_else_works(

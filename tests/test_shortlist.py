@@ -17,8 +17,10 @@ from torch import Tensor
 
 from oracle_engine.arrays import STORAGE_DTYPES
 from oracle_engine.kernels import Query, Rows, Span, Wanted, prepare_rows, reference_logits, shortlist
+from oracle_engine.kernels.principal import PrincipalScreen, principal_screen, row_features
+from oracle_engine.kernels.probe import Knowledge
 from oracle_engine.kernels.reference import state_from_logits
-from oracle_engine.kernels.screen import Knowledge, Screen, build_screen, row_features
+from oracle_engine.kernels.screen import always
 from oracle_engine.kernels.shortlist import Allowance, Shortlist, screened, settled_share, strongest
 from oracle_engine.kernels.upper import UpperLogits
 
@@ -39,7 +41,7 @@ def upper_logits(
     rows: Rows, query: Query, span: Span | None = None, widths: Sequence[int] | None = None
 ) -> UpperLogits:
     most = min(len(rows), rows.dim, 16)
-    screen = build_screen(rows, widths or sorted({max(1, most // 4), most}))
+    screen = principal_screen(rows, widths or sorted({max(1, most // 4), most}))
     return UpperLogits.of(rows, screen, query, span or whole(rows), None, None)
 
 
@@ -234,7 +236,8 @@ def test_a_deeper_level_reads_only_rows_that_may_matter_and_counts_the_others(mo
     rows = Rows(stored, torch.zeros(48, dtype=torch.float64), half_norms, None, 3.0, 3.0)
     ones = torch.ones(1, dtype=torch.float64)
     query = Query(3.0 * axes[20:21], ones, ones, torch.zeros(1, 0, 2).long())
-    screen = Screen(axes, (8, 48), row_features(rows, axes, (8, 48), whole(rows)), ((0.0, 0.0),) * len(Knowledge))
+    features = row_features(rows, axes, (8, 48), whole(rows))
+    screen = PrincipalScreen(reach=always(2), dim=48, basis=axes, widths=(8, 48), features=features)
     at, looks = UpperLogits.at, []
 
     def spied(self: UpperLogits, level: int, index: Tensor, chosen: Tensor | None = None) -> Tensor:

@@ -66,6 +66,11 @@ TOLERANCES: Mapping[str, Tolerance] = MappingProxyType(
             "a bound that has nothing to bound but rounding allows 8 (sqrt(terms) + 2) roundings of float32, relative "
             "to (alpha / sigma^2) (|q| R + alpha R^2): 3e-5 for a thousand terms",
         ),
+        "two digits": Tolerance(
+            1e-3,
+            "a query rounded to steps of 1 / 16,319 of its largest coordinate, which is at most a few times their root "
+            "mean square: 2.5e-4 of its norm times the radius of the rows, and the rounding that upper logits allow",
+        ),
         "rounded upper logits": Tolerance(
             0.05, "nats by which rounding may lift all upper logits: 'upper logits' times logits of a few hundred"
         ),
