@@ -42,8 +42,9 @@ $(VENV)/.stamp-bench: $(VENV)/.stamp
 demo: $(VENV)/.stamp
 	@$(BIN)/oracle-engine stages --data patches
 
+# a process for each core, of one thread each: most tests are too small to share
 test: $(VENV)/.stamp
-	@$(BIN)/python -m pytest
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
 check: $(VENV)/.stamp
 	$(BIN)/ruff check

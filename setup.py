@@ -27,7 +27,7 @@ DEMO = ["scikit-learn>=1.4", "pillow>=10", *CLI, *PLOT]
 BENCH = ["pytest>=8.2", "pytest-benchmark>=4", "pykeops>=2.2; platform_system != 'Windows'"]
 # what the adapters are tested against; flow_matching needs tqdm without saying so
 PEERS = ["flow_matching>=1.0.10", "torchdiffeq>=0.2.5", "tqdm>=4.60"]
-TEST = ["pytest>=8.2", "pytest-benchmark>=4", "hypothesis>=6.100", "beartype>=0.18", *DEMO, *PEERS]
+TEST = ["pytest>=8.2", "pytest-xdist>=3.6", "pytest-benchmark>=4", "hypothesis>=6.100", "beartype>=0.18", *DEMO, *PEERS]
 
 setup(
     name="oracle-velocity-engine",

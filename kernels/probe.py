@@ -54,7 +54,7 @@ class Probe:
     spread: the same for a unit vector anywhere in what the compressed rows leave out, [B].
     fall, constant: minus the factor of |z|^2 / 2, and what rounding may hide, [B].
     shared: factor of the products of a carry, [B], or None.
-    knowledge: what narrows the bounds, values of Knowledge, [B].
+    knowledge: what is known that may narrow the bounds, values of Knowledge, [B].
     """
 
     head: Float64[Tensor, "B M"]
@@ -141,12 +141,14 @@ def with_source(probe: Probe, query: Query, source: Source, known: Known) -> Pro
     own = gain[:, None] * known.own
     # for short rows the tail of the noise may be longer than all of it
     tighter: Bool[Tensor, "B"] = own @ known.norms + noise * known.rest < probe.blocks @ known.norms
-    use = (source.row >= 0) & tighter
+    given = source.row >= 0
+    use = given & tighter
     return replace(
         probe,
         blocks=torch.where(use[:, None], own, probe.blocks),
         spread=torch.where(use, noise, probe.spread),
-        knowledge=torch.where(use, Knowledge.SOURCE, probe.knowledge),
+        # what the level proves of them was measured with sources, whichever bound they took
+        knowledge=torch.where(given, Knowledge.SOURCE, probe.knowledge),
     )
 
 

@@ -12,15 +12,15 @@ from .prepare import total_variance
 from .probe import Knowledge, Source
 from .rows import Query, Rows, Span
 from .screen import Progress, Screen
-from .shortlist import settled_share
+from .shortlist import TOUCH_COST, settled_share
 from .upper import UpperLogits
 
 # signal to noise ratios tried, in powers of ten around the variance of a coordinate, and queries at each
 FIRST, LAST, STEPS_PER_DECADE = -2, 6, 3
 TRIALS = 48
 
-# a level is worth its product where it settles this share of the queries
-WORTH = 0.5
+# a level is worth its cost where it settles this share of the queries: the cost relative to a scan, within these limits
+LEAST_WORTH, MOST_WORTH = 0.5, 0.9
 
 # probability of a bound that fails in the trials with known sources
 FAILURE = 1e-6
@@ -69,7 +69,7 @@ def _reach(rows: Rows, screen: Screen, knowledge: Knowledge, seed: int) -> tuple
         upper, gains = trials.upper(screen, scaled / variance), [0.0]
         for level in sorted(waiting):
             share = settled_share(upper, level, TRIAL_MASS)
-            if share < WORTH:
+            if share < _worth(screen.costs[level], rows.dim):
                 waiting.discard(level)
             else:
                 reach[level] = scaled / variance
@@ -79,16 +79,20 @@ def _reach(rows: Rows, screen: Screen, knowledge: Knowledge, seed: int) -> tuple
     return tuple(reach), saved
 
 
+def _worth(cost: int, dim: int) -> float:
+    return min(max(LEAST_WORTH, (cost + TOUCH_COST) / dim), MOST_WORTH)
+
+
 class _Trials:
-    """Noised rows: half of those of which nothing is known leave out their own row, as held-out queries would."""
+    """Noised rows; those of which nothing is known leave out their own row, as held-out queries do."""
 
     def __init__(self, rows: Rows, knowledge: Knowledge, generator: torch.Generator) -> None:
         self.rows = rows
         device = rows.device
         self.chosen = torch.randint(len(rows), (TRIALS,), generator=generator, device=device)
         self.noise = torch.randn(TRIALS, rows.dim, generator=generator, device=device, dtype=torch.float64)
-        known, odd = knowledge == Knowledge.SOURCE, torch.arange(TRIALS, device=device) % 2 == 1
-        left_out = torch.where(odd | (knowledge != Knowledge.NOTHING), -1, self.chosen)
+        known = knowledge == Knowledge.SOURCE
+        left_out = self.chosen if knowledge == Knowledge.NOTHING else torch.full_like(self.chosen, -1)
         self.holes = torch.stack([left_out, left_out + (left_out >= 0)], dim=1)[:, None]
         blur = torch.zeros(TRIALS, dtype=torch.float64, device=device)
         self.source = Source(self.chosen if known else torch.full_like(self.chosen, -1), blur, FAILURE)

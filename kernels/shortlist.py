@@ -14,8 +14,10 @@ import torch
 
 from ..arrays import Bool, Float, Float64, Int64, Tensor
 from .matmul import QUERY_MULTIPLE, ieee_products
+from .probe import Knowledge
 from .rescore import Pairs, pairs_state, product_error, product_logits
 from .rows import Query
+from .screen import Screen
 from .state import PosteriorState, Wanted, merge
 from .upper import TILE, UpperLogits
 
@@ -157,9 +159,21 @@ def offset(query: Query) -> Float64[Tensor, "B"]:
     return -0.5 * query.inverse_variance * query.norm.square()
 
 
+def out_of_reach(screen: Screen, query: Query, carried: bool) -> bool:
+    """Return whether no level is worth a try for any of the queries, whether or not their sources are known."""
+    rows = (Knowledge.CARRY,) if carried else (Knowledge.NOTHING, Knowledge.SOURCE)
+    least = min((value for row in rows for value in screen.reach[row]), default=math.inf)
+    return not bool((_ratio(query) >= least).any())
+
+
+def _ratio(query: Query) -> Float64[Tensor, "B"]:
+    """Return alpha^2 / sigma^2, [B]: what the reach of a level is a bound on."""
+    return query.alpha.square() * query.inverse_variance
+
+
 def _entry_level(upper: UpperLogits) -> Int64[Tensor, "B"]:
     query, screen = upper.query, upper.screen
-    ratio = (query.alpha.square() * query.inverse_variance)[:, None]
+    ratio = _ratio(query)[:, None]
     reach = torch.tensor(screen.reach, dtype=ratio.dtype, device=ratio.device)
     least = reach[upper.probe.knowledge]
     able = ratio >= least

@@ -38,7 +38,12 @@ def allowance(
     prediction: at the mean known so far. distance: see :func:`farthest`.
     """
     share = _speed(prediction) / (prediction.velocity_gain * distance).clamp_min(1e-300)
-    return AIM * tolerance * share.clamp_max(1.0)
+    return largest_allowance(tolerance) * share.clamp_max(1.0)
+
+
+def largest_allowance(tolerance: Float64[Tensor, "B"]) -> Float64[Tensor, "B"]:
+    """Return what :func:`allowance` cannot exceed, whatever the prediction, [B]."""
+    return AIM * tolerance
 
 
 def _speed(prediction: Prediction) -> Float64[Tensor, "B"]:

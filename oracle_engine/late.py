@@ -9,7 +9,7 @@ import torch
 
 from .answer import Answer, Route
 from .arrays import Bool, Float, Float64, Int64, Tensor
-from .certificate import allowance, farthest, omitted_mass, relative_error
+from .certificate import allowance, farthest, largest_allowance, omitted_mass, relative_error
 from .dataset import OracleDataset
 from .kernels import PosteriorState, Query, Wanted, merge
 from .kernels.carry import Carry
@@ -106,19 +106,25 @@ class SourceRoute:
         self, request: Request, wanted: Wanted, tolerance: Float64[Tensor, "B"]
     ) -> tuple[Answer, Bool[Tensor, "B"]]:
         """Return answers whose velocity errors are within `tolerance` except with probability FAILURE, and for whom."""
-        counts = request.source_counts(self.data)
-        index = counts.nonzero()[:, 0]
         query = request.query(self.data, self.point_std)
+        log_omitted = self._log_omitted(request, query)
+        # most sources are told to be out of reach by one comparison
+        index = (log_omitted <= largest_allowance(tolerance).log()).nonzero()[:, 0]
         pairs = Pairs(index, request.source[index], torch.zeros_like(request.times[index]))
         state = pairs_state(self.data.rows, query, pairs, wanted)
-        log_omitted = torch.full_like(state.lse, torch.inf)
-        source = request.known_source(self.data).take(index)
-        log_omitted[index] = source_log_omitted(self.data.rows, query.take(index), source, self.distances)
-        answer = Answer.bounded(state, state.lse + log_omitted, counts.long(), Route.SOURCE)
+        named = torch.zeros_like(request.source, dtype=torch.bool).index_fill_(0, index, value=True)
+        answer = Answer.bounded(state, state.lse + log_omitted, named.long(), Route.SOURCE)
         values = self.data.value_map.scale * state.mean + self.data.base
         prediction = Prediction(request.x, values, request.at, self.point_std)
-        settled = log_omitted <= allowance(prediction, farthest(self.data, state), tolerance).log()
-        return replace(answer, likely=counts), settled
+        settled = named & (log_omitted <= allowance(prediction, farthest(self.data, state), tolerance).log())
+        return replace(answer, likely=named), settled
+
+    def _log_omitted(self, request: Request, query: Query) -> Float64[Tensor, "B"]:
+        """Return the log of what all but the source hold at most, beside it; infinite where it does not count."""
+        index = request.source_counts(self.data).nonzero()[:, 0]
+        source = request.known_source(self.data).take(index)
+        found = source_log_omitted(self.data.rows, query.take(index), source, self.distances)
+        return torch.full_like(request.times, torch.inf).index_copy_(0, index, found)
 
 
 @dataclass(frozen=True)

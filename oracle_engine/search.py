@@ -19,7 +19,7 @@ from .kernels.principal import PrincipalScreen
 from .kernels.probe import Source
 from .kernels.rescore import Pairs, pairs_state
 from .kernels.screen import Screen
-from .kernels.shortlist import Allowance, Shortlist, offset, screened, strongest
+from .kernels.shortlist import Allowance, Shortlist, offset, out_of_reach, screened, strongest
 from .kernels.upper import UpperLogits
 
 # places that a GPU index of FAISS returns at most
@@ -69,6 +69,8 @@ class ScreenSearch:
 
     def within(self, rows: Rows, ask: Ask, allowance: Allowance) -> Shortlist:
         """Return all samples that can matter, leaving out no more than `allowance`; others stay unsettled."""
+        if out_of_reach(self.screen, ask.query, ask.carry is not None):
+            return Shortlist.unsettled(len(ask.query), rows.dim, ask.wanted.top_k, rows.device)
         return screened(_upper(rows, self.screen, ask), ask.wanted, allowance)
 
     def top(self, rows: Rows, ask: Ask, count: int) -> Shortlist:

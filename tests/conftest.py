@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import jaxtyping
 import pytest
@@ -20,6 +21,15 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 def generator() -> torch.Generator:
     """A CPU generator that starts from the same seed in every test."""
     return torch.Generator().manual_seed(20251202)
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    """Products are shared between threads, however many the tests were given."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -15,6 +15,8 @@ from oracle_engine.arrays import STORAGE_DTYPES
 from oracle_engine.kernels import Query, Rows, Wanted, accumulate, chunked, prepare_rows
 from oracle_engine.kernels.rescore import Pairs
 
+pytestmark = pytest.mark.usefixtures("two_threads")
+
 
 @pytest.fixture
 def taken(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:

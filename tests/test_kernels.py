@@ -25,6 +25,8 @@ from oracle_engine.kernels import (
     reference_state,
 )
 
+pytestmark = pytest.mark.usefixtures("two_threads")
+
 
 @pytest.mark.parametrize("dim", [1, 2, 31, 32, 33, 784, 3072])
 @pytest.mark.parametrize("count", [1, 2, 63, 64, 65, 1000])

@@ -136,7 +136,8 @@ def test_each_query_goes_where_it_is_said_to_go(generator: torch.Generator, call
 
 def test_early_queries_do_not_search_in_vain(generator: torch.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     data = make_data(generator, family=normal)
-    engine, x = OracleEngine(data).prepare(), queries(data, generator)
+    engine, x = OracleEngine(data).prepare(neighbours=False), queries(data, generator)
+    source = OPTIONS["source"]["source"]
     looks: list[int] = []
     at = UpperLogits.at
 
@@ -145,7 +146,7 @@ def test_early_queries_do_not_search_in_vain(generator: torch.Generator, monkeyp
         return at(self, level, index, chosen)
 
     monkeypatch.setattr(UpperLogits, "at", spied)
-    assert set(engine.posterior(x[:3], TIMES[:3]).route) == {"exact"}
+    assert set(engine.posterior(x[:3], TIMES[:3], source=source[:3]).route) == {"exact"}
     assert looks == []
-    assert set(engine.posterior(x[-3:], TIMES[-3:]).route) == {"screen"}
+    assert set(engine.posterior(x[-3:], TIMES[-3:], source=source[-3:]).route) == {"screen"}
     assert looks != []

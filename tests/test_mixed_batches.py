@@ -17,6 +17,8 @@ from oracle_engine.kernels.accumulate import Accumulator
 TIMES = torch.tensor([0.002, 0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.987, 0.99, 0.999]).double()
 LATE = TIMES > 0.75
 
+pytestmark = pytest.mark.usefixtures("two_threads")
+
 
 @pytest.fixture(scope="module")
 def data() -> OracleDataset:

@@ -13,12 +13,19 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 
+# a process of its own for each of these, so that several can run at once
+CASES = sorted((ROOT / "tests" / "interpreter").glob("check_*.py"))
+
+
 @pytest.mark.interpreter
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 @pytest.mark.parametrize(
     "tests",
-    [["-o", "python_files=check_*.py", "tests/interpreter"], ["-c", "tests/gpu.ini", "tests/test_gpu.py"]],
-    ids=["cases", "gpu"],
+    [
+        *(["-o", "python_files=check_*.py", str(path.relative_to(ROOT))] for path in CASES),
+        ["-c", "tests/gpu.ini", "tests/test_gpu.py"],
+    ],
+    ids=[*(path.stem for path in CASES), "gpu"],
 )
 def test_kernels_in_the_interpreter(tests: list[str]) -> None:
     """Run the cases of the interpreter, and in small those of a card, with the variable set before triton is there."""
