@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,7 +20,7 @@ from .errors import invalid
 from .exact import ExactScan
 from .gradient import DensityDerivative, Derivative, PredictionDerivative, Term, attached, mixed, plain
 from .graphs import obstacle, unrecordable
-from .index import Progress, SearchIndex, build_index
+from .index import Progress, SearchIndex, prepared_index
 from .kernels import PosteriorState, Wanted, covariance_product, reference_covariance_product
 from .kernels.carry import Carry
 from .modes import Auto, Mode, resolve_mode
@@ -252,12 +251,7 @@ class OracleEngine(torch.nn.Module):
         progress: called with what is done, how far it is, and how far it goes.
         Raises InputError where samples are too short for a screen to help, DataFileError for the index of other data.
         """
-        if path is not None and Path(path).exists():
-            return self.use(self._loaded(path, progress))
-        made = build_index(self.data, index, neighbours, progress)
-        if path is not None:
-            made.save(path)
-        return self.use(made)
+        return self.use(prepared_index(self.data, index, path, neighbours, progress))
 
     def use(self, index: SearchIndex, path: str | PathLike[str] = "the index") -> OracleEngine:
         """Search with `index`, read from `path`, from now on, and return the engine.
@@ -268,13 +262,6 @@ class OracleEngine(torch.nn.Module):
         self.index = index.of(self.data, path)
         self.data = self.data.centred_at(self.index.centre)
         return self
-
-    def _loaded(self, path: str | PathLike[str], progress: Progress | None) -> SearchIndex:
-        index = SearchIndex.read(path)
-        if index.origin.count < len(self.data):
-            index = index.extended(self.data, path, progress)
-            index.save(path)
-        return index.of(self.data, path)
 
     def trajectory(
         self,

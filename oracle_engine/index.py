@@ -201,6 +201,29 @@ def build_index(
     return SearchIndex(spec, reason, Origin.of(data), data.rows.centre, screen, distances)
 
 
+def prepared_index(
+    data: OracleDataset,
+    spec: str,
+    path: str | PathLike[str] | None,
+    neighbours: bool,
+    progress: Progress | None = None,
+) -> SearchIndex:
+    """Return the index of `data` that the file at `path` holds, extended where the data grew, or build and save it.
+
+    Raises what :func:`build_index` does, and DataFileError for the index of other data.
+    """
+    if path is not None and Path(path).exists():
+        kept = SearchIndex.read(path)
+        made = kept.extended(data, path, progress) if kept.origin.count < len(data) else kept.of(data, path)
+        if made.origin == kept.origin:
+            return made
+    else:
+        made = build_index(data, spec, neighbours, progress)
+    if path is not None:
+        made.save(path)
+    return made
+
+
 def _screen(spec: str, data: OracleDataset, progress: Progress | None) -> tuple[Screen | None, str]:
     if spec == "screen":
         return best_screen(data.rows, progress)
