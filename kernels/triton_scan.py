@@ -47,7 +47,7 @@ SCORE_BYTES = 512 << 20
 # rows of a block are a multiple of every tile
 BLOCK_UNIT = 1024
 
-# samples of a query that are scored again one by one; with more of them it is scanned in float64
+# samples of a query that are scored again from a list; with more of them every row is, in float64
 LEAST_HEADS, MOST_HEADS = 256, 8192
 
 # the fused kernel unrolls its loop over holes and is compiled for each number of them
@@ -84,7 +84,7 @@ Operand = TypeVar("Operand", bound=QueryOperand | DigitOperand)
 
 
 class TritonScan(Generic[Operand]):
-    """What both scans share: operands, windows and running sums; nothing waits for the device before `heads`."""
+    """What both scans share: operands, windows and running sums; nothing waits for the device but naming the top-k."""
 
     # bytes held for each pair of a row and a query
     pair_bytes: int
