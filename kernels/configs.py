@@ -41,8 +41,8 @@ DIGIT_DEPTH = 1 << 16
 
 
 @dataclass(frozen=True)
-class ScoreConfig:
-    """Tile of the score: rows, queries, values of D; warps and pipeline stages of a program."""
+class ScoreTile:
+    """Tile of the score: rows, queries, values of D; warps and stages of a program."""
 
     block_n: int
     block_b: int
@@ -54,6 +54,11 @@ class ScoreConfig:
         """Return an upper bound of the shared memory, for rows of `row_bytes` a value and queries of `part_bytes`."""
         tile = self.block_n * row_bytes + self.block_b * part_bytes
         return self.stages * self.block_d * tile + 8192
+
+
+@dataclass(frozen=True)
+class ScoreConfig(ScoreTile):
+    """Tile of the score with floating point numbers."""
 
     def least_slices(self, dim: int) -> int:
         """Return into how many slices of D the score must be cut: none."""
@@ -61,19 +66,8 @@ class ScoreConfig:
 
 
 @dataclass(frozen=True)
-class DigitConfig:
-    """Tile of the score through the int8 matrix unit: rows, queries, values of D; warps and stages of a program."""
-
-    block_n: int
-    block_b: int
-    block_d: int
-    warps: int
-    stages: int
-
-    def shared_bytes(self, row_bytes: int, part_bytes: int) -> int:
-        """Return an upper bound of the shared memory, for rows of `row_bytes` a value and queries of `part_bytes`."""
-        tile = self.block_n * row_bytes + self.block_b * part_bytes
-        return self.stages * self.block_d * tile + 8192
+class DigitConfig(ScoreTile):
+    """Tile of the score through the int8 matrix unit."""
 
     def least_slices(self, dim: int) -> int:
         """Return into how many slices of D the score must be cut, so that no sum overflows."""

@@ -19,7 +19,8 @@ from .upper import UpperLogits
 FIRST, LAST, STEPS_PER_DECADE = -2, 6, 3
 TRIALS = 48
 
-# a level is worth its cost where it settles this share of the queries: the cost relative to a scan, within these limits
+# a level is worth its cost where it settles this share of the queries: the cost relative to a scan; at least half,
+# since the others pay for it, and no more than a few dozen trials can tell from all of them
 LEAST_WORTH, MOST_WORTH = 0.5, 0.9
 
 # probability of a bound that fails in the trials with known sources

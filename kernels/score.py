@@ -12,7 +12,7 @@ import triton.language as tl
 from ..arrays import Float, Tensor
 from .configs import DigitConfig, ScoreConfig
 from .operands import BlockOperand, QueryOperand, ScoredQuery
-from .steps import centre_of, dot, dot_add, finite, masked_by_holes, operand
+from .steps import centre_of, dot, dot_add, finite, masked_by_holes, operand, slice_of, tile_of
 
 
 @triton.jit
@@ -46,17 +46,8 @@ def score_kernel(
 ):
     """Products of a tile of rows with a tile of queries; without a split, their logits and statistics too."""
     i_split = tl.program_id(1)
-    tiles_b = tl.cdiv(batch, BLOCK_B)
-    # neighbouring programs share their rows, which are the larger operand
-    i_b = tl.program_id(0) % tiles_b
-    i_n = tl.program_id(0) // tiles_b
-    o_n = i_n * BLOCK_N + tl.arange(0, BLOCK_N)
-    o_b = i_b * BLOCK_B + tl.arange(0, BLOCK_B)
-    m_n = o_n < count
-    m_b = o_b < batch
-    width = tl.cdiv(tl.cdiv(dim, SPLIT), BLOCK_D) * BLOCK_D
-    begin = i_split * width
-    end = tl.minimum(begin + width, dim)
+    i_n, _, o_n, o_b, m_n, m_b = tile_of(count, batch, BLOCK_N, BLOCK_B)
+    begin, end = slice_of(dim, SPLIT, BLOCK_D)
 
     # [BLOCK_N, BLOCK_D], 64-bit offsets: N D may exceed 2^31
     p_block = p_rows + o_n.to(tl.int64)[:, None] * row_stride + tl.arange(0, BLOCK_D)[None, :]
@@ -110,12 +101,7 @@ def finish_kernel(
     BLOCK_B: tl.constexpr,
 ):
     """Logits and statistics of a tile from the products over every slice of D."""
-    i_b = tl.program_id(0) % tl.cdiv(batch, BLOCK_B)
-    i_n = tl.program_id(0) // tl.cdiv(batch, BLOCK_B)
-    o_n = i_n * BLOCK_N + tl.arange(0, BLOCK_N)
-    o_b = i_b * BLOCK_B + tl.arange(0, BLOCK_B)
-    m_n = o_n < count
-    m_b = o_b < batch
+    i_n, _, o_n, o_b, m_n, m_b = tile_of(count, batch, BLOCK_N, BLOCK_B)
     # [BLOCK_N, BLOCK_B]
     offset = o_n.to(tl.int64)[:, None] * logit_stride + o_b[None, :]
     b_total = tl.zeros([BLOCK_N, BLOCK_B], dtype=tl.float32)

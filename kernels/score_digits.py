@@ -11,7 +11,7 @@ from .configs import DigitConfig
 from .digits import DigitOperand
 from .operands import BlockOperand
 from .score import Scores, finish, launch
-from .steps import signed
+from .steps import signed, slice_of, tile_of
 
 
 @triton.jit
@@ -44,17 +44,8 @@ def digits_kernel(
 ):
     """Exact products of a tile of rows with two or three digits of queries, the share of the centre taken off."""
     i_split = tl.program_id(1)
-    tiles_b = tl.cdiv(batch, BLOCK_B)
-    # neighbouring programs share their rows, which are the larger operand
-    i_b = tl.program_id(0) % tiles_b
-    i_n = tl.program_id(0) // tiles_b
-    o_n = i_n * BLOCK_N + tl.arange(0, BLOCK_N)
-    o_b = i_b * BLOCK_B + tl.arange(0, BLOCK_B)
-    m_n = o_n < count
-    m_b = o_b < batch
-    width = tl.cdiv(tl.cdiv(dim, SPLIT), BLOCK_D) * BLOCK_D
-    begin = i_split * width
-    end = tl.minimum(begin + width, dim)
+    i_n, _, o_n, o_b, m_n, m_b = tile_of(count, batch, BLOCK_N, BLOCK_B)
+    begin, end = slice_of(dim, SPLIT, BLOCK_D)
 
     # [BLOCK_N, BLOCK_D], 64-bit offsets: N D may exceed 2^31
     p_block = p_rows + o_n.to(tl.int64)[:, None] * row_stride + tl.arange(0, BLOCK_D)[None, :]

@@ -97,8 +97,8 @@ def chosen_rows(part: Shaped[Tensor, "N ..."], place: Place) -> Shaped[Tensor, "
     return part[place.start : place.stop] if isinstance(place, Span) else part.index_select(0, place)
 
 
-def log_weights(rows: Rows, part: slice) -> Float[Tensor, "n"]:
-    """Return the logs of the weights of a range of rows, zeros where there are none."""
+def log_weights(rows: Rows, part: slice | Int64[Tensor, "n"]) -> Float[Tensor, "n"]:
+    """Return the logs of the weights of some rows, zeros where there are none."""
     if rows.log_weights is None:
         return rows.half_norms[part].float() * 0.0
     # the log of no weight at all is finite here: infinities do not survive a matrix product

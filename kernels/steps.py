@@ -19,6 +19,28 @@ WEIGHT_SCALE = tl.constexpr(16384.0)
 
 @triton.jit
 @no_type_check
+def tile_of(count, batch, BLOCK_N: tl.constexpr, BLOCK_B: tl.constexpr):
+    """Tile of rows and of queries of this program, its rows and queries, and which of them there are."""
+    tiles_b = tl.cdiv(batch, BLOCK_B)
+    # neighbouring programs share their rows, which are the larger operand
+    i_b = tl.program_id(0) % tiles_b
+    i_n = tl.program_id(0) // tiles_b
+    o_n = i_n * BLOCK_N + tl.arange(0, BLOCK_N)
+    o_b = i_b * BLOCK_B + tl.arange(0, BLOCK_B)
+    return i_n, i_b, o_n, o_b, o_n < count, o_b < batch
+
+
+@triton.jit
+@no_type_check
+def slice_of(dim, SPLIT: tl.constexpr, BLOCK_D: tl.constexpr):
+    """First and last value of the slice of D of this program."""
+    width = tl.cdiv(tl.cdiv(dim, SPLIT), BLOCK_D) * BLOCK_D
+    begin = tl.program_id(1) * width
+    return begin, tl.minimum(begin + width, dim)
+
+
+@triton.jit
+@no_type_check
 def dot(left, right, PRECISION: tl.constexpr):
     """Product of two blocks of one dtype, summed in float32 from zero; never plain TF32 unless asked for."""
     # the interpreter multiplies the bit patterns of bf16; in float32 the products of 16-bit numbers are exact as well

@@ -13,7 +13,7 @@ from .codes import code_cost
 from .eight_bit import BASE, integers_pay, products, two_digits
 from .neighbours import Vectors
 from .probe import UPWARD, Probe, Source, Split, make_probe, product_rounding
-from .rows import Query, Rows
+from .rows import Query, Rows, Span
 from .screen import Place, Progress, Reach, Screen, always, chosen_rows, log_weights
 
 STORED_DTYPES = (torch.uint8, torch.int8)
@@ -71,7 +71,7 @@ class StoredScreen(Screen):
         out -= (probe.head @ rows.centre).float()
         out.addr_(chosen_rows(rows.half_norms, place).float(), -probe.fall.float())
         if rows.log_weights is not None:
-            out += chosen_rows(log_weights(rows, slice(None)), place)[:, None]
+            out += log_weights(rows, slice(place.start, place.stop) if isinstance(place, Span) else place)[:, None]
 
     def vectors(self, rows: Rows) -> Vectors:
         """Return the rows themselves."""

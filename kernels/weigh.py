@@ -13,7 +13,7 @@ from ..arrays import Float, Float64, Int64, Shaped, Tensor
 from .configs import WeighConfig
 from .operands import EXACT, BlockOperand, Split, operand_dtype
 from .score import Scores
-from .steps import WEIGHT_SCALE, centre_of, dot, dot_add, operand, rounded
+from .steps import WEIGHT_SCALE, centre_of, dot, dot_add, operand, rounded, tile_of
 
 
 @triton.jit
@@ -43,13 +43,7 @@ def weights_kernel(
     BLOCK_B: tl.constexpr,
 ):
     """Weights exp(l - reference) of a tile, which rows are live, the samples set aside, and sums over the others."""
-    tiles_b = tl.cdiv(batch, BLOCK_B)
-    i_b = tl.program_id(0) % tiles_b
-    i_n = tl.program_id(0) // tiles_b
-    o_n = i_n * BLOCK_N + tl.arange(0, BLOCK_N)
-    o_b = i_b * BLOCK_B + tl.arange(0, BLOCK_B)
-    m_n = o_n < count
-    m_b = o_b < batch
+    i_n, i_b, o_n, o_b, m_n, m_b = tile_of(count, batch, BLOCK_N, BLOCK_B)
     # [BLOCK_B]
     reference = tl.load(p_reference + o_b, mask=m_b, other=0.0)
     live_floor = tl.load(p_live_floor + o_b, mask=m_b, other=float("inf"))

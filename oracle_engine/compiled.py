@@ -1,7 +1,8 @@
-"""The operator that stands for an answer under torch.compile: opaque, with fake tensors and a derivative in x.
+"""The operators that stand for an answer under torch.compile: opaque, with fake tensors and a derivative in x.
 
-Checks of the input and the choice of rows depend on values, so all of it happens when the operator runs. It names its
-engine by a number, because an operator takes tensors and plain values only.
+Checks of the input and the choice of rows depend on values, so all of it happens when an operator runs; one of the two
+is for answers that take no look at values, which CUDA graphs may contain. They name their engine by a number, because
+an operator takes tensors and plain values only.
 """
 
 from __future__ import annotations

@@ -121,6 +121,7 @@ def _read_mean_std(path: Path, storage: torch.dtype | None) -> LatentFiles:
         squares = []
 
         def mean(index: int) -> Tensor:
+            """Return the mean of a latent, [1, C, H, W], and note the mean square of its widths."""
             moments = tensor_of(load(files[index]), path / files[index])
             if moments.ndim != 3 or len(moments) % 2:
                 found = f"shape {list(moments.shape)}"

@@ -146,6 +146,7 @@ class _Kept:
         self.indices: list[Tensor] = []
 
     def run(self, x: Tensor, grid: list[float], path: Path, method: str, capture: Capture) -> Run:
+        """Return the run that ended in x, with what was recorded on the way."""
         return Run(
             x=x,
             times=torch.tensor(grid, dtype=torch.float64),

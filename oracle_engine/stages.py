@@ -94,6 +94,7 @@ class _Run:
         self.seen = torch.empty(5, len(self.times), len(rows), dtype=torch.float64)
 
     def steps(self) -> Iterator[tuple[int, int]]:
+        """Look at every batch of samples at every time; yield how many looks are done, and how many there are."""
         size = max(1, min(QUERY_BATCH, BATCH_VALUES // self.engine.data.dim))
         starts = range(0, len(self.rows), size)
         yield 0, len(starts) * len(self.times)
@@ -113,6 +114,7 @@ class _Run:
         self.seen[:, index, part] = torch.stack(seen).cpu()
 
     def points(self) -> tuple[StagePoint, ...]:
+        """Return what was seen at each time, over all samples."""
         at = self.at
         factor = (at.d_alpha_t - at.alpha_t * at.d_sigma_t / at.sigma_t).square() / self.engine.data.dim
         return tuple(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from closed_form import normal
-from row_cases import centred, whole
+from row_cases import centred, make_query, whole
 from torch import Tensor
 
 from oracle_engine.kernels import Query, Rows, Span
@@ -66,3 +68,15 @@ def noised(
     query = Query(x, times, (1 - times).pow(-2), torch.zeros(draws, 0, 2).long())
     blur = 0.5 * torch.finfo(dtype).eps * x.norm(dim=1)
     return query, Source(row, torch.zeros_like(blur), 1e-6), blur
+
+
+def assert_bounded_everywhere(rows: Rows, screen: Screen, generator: torch.Generator) -> None:
+    """Check bounds for queries on the path, over a part of the rows, on rows, and far from all of them."""
+    count, query = len(rows), make_query(rows, generator, batch=16, times=TIMES, holes=2)
+    assert_bounded(rows, screen, query)
+    if count > 2:
+        assert_bounded(rows, screen, query, span=Span(count // 3, count - 1))
+    on_a_row = replace(query, point=query.alpha[:, None] * centred(rows)[torch.arange(16) % count])
+    assert_bounded(rows, screen, on_a_row)
+    # as far from all rows as queries get, and noise that no row has made
+    assert_bounded(rows, screen, replace(query, point=100 * normal(16, rows.dim, generator)))

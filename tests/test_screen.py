@@ -10,7 +10,7 @@ from closed_form import FAMILIES, generators, normal, stored_as
 from hypothesis import given
 from hypothesis import strategies as st
 from row_cases import centred, make_query, whole
-from screen_cases import TIMES, assert_bounded, noised, slack, whole_logits
+from screen_cases import TIMES, assert_bounded, assert_bounded_everywhere, noised, slack, whole_logits
 from tolerances import assert_close, assert_within
 
 from oracle_engine.arrays import STORAGE_DTYPES
@@ -51,14 +51,7 @@ def test_upper_logits_are_above_logits(
     rows = prepare_rows(stored_as(FAMILIES[family](count, dim, generator), dtype), weights)
     widths = some_widths(rows)
     screen = principal_screen(rows, widths) if fitted else random_screen(rows, widths, generator)
-    query = make_query(rows, generator, batch=16, times=TIMES, holes=2)
-    assert_bounded(rows, screen, query)
-    if count > 2:
-        assert_bounded(rows, screen, query, span=Span(count // 3, count - 1))
-    on_a_row = replace(query, point=query.alpha[:, None] * centred(rows)[torch.arange(16) % count])
-    assert_bounded(rows, screen, on_a_row)
-    # as far from all rows as queries get, and noise that no row has made
-    assert_bounded(rows, screen, replace(query, point=100 * normal(16, dim, generator)))
+    assert_bounded_everywhere(rows, screen, generator)
 
 
 def test_samples_without_weight_are_bounded(generator: torch.Generator) -> None:

@@ -12,7 +12,7 @@ from closed_form import FAMILIES, generators, normal, stored_as
 from hypothesis import given
 from hypothesis import strategies as st
 from row_cases import centred, make_query, whole
-from screen_cases import TIMES, assert_bounded, noised, slack
+from screen_cases import TIMES, assert_bounded, assert_bounded_everywhere, noised, slack
 from tolerances import assert_within
 
 from oracle_engine.kernels import Query, Rows, Span, Wanted, eight_bit, kinds, prepare_rows, reference_logits
@@ -62,13 +62,7 @@ def test_upper_logits_are_above_logits(
     weights = torch.rand(count, generator=generator).double().pow(8) + 1e-30 if weighted else None
     rows = prepare_rows(stored_as(FAMILIES[family](count, dim, generator), dtype), weights)
     for screen in screens(rows):
-        query = make_query(rows, generator, batch=16, times=TIMES, holes=2)
-        assert_bounded(rows, screen, query)
-        if count > 2:
-            assert_bounded(rows, screen, query, span=Span(count // 3, count - 1))
-        on_a_row = replace(query, point=query.alpha[:, None] * centred(rows)[torch.arange(16) % count])
-        assert_bounded(rows, screen, on_a_row)
-        assert_bounded(rows, screen, replace(query, point=100 * normal(16, dim, generator)))
+        assert_bounded_everywhere(rows, screen, generator)
 
 
 @given(generators(), st.booleans(), st.sampled_from([1e-12, 1.0, 1e3]))
