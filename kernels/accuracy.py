@@ -51,14 +51,15 @@ def logit_error(rows: Rows, query: Query, dtype: torch.dtype) -> Float64[Tensor,
     term is for the samples that matter most: their products <q, r> ~ alpha |r|^2 add up with one sign.
     Rounding errors of different samples are independent; this is a measured law, not a proof.
     """
-    return max(1.0, math.sqrt(rows.dim / CALM_DIM)) * _sum_error(rows, query, dtype)
+    return max(1.0, math.sqrt(rows.dim / CALM_DIM)) * _rounded(rows, query, product_size(rows, query), dtype)
 
 
-def _sum_error(rows: Rows, query: Query, dtype: torch.dtype) -> Float64[Tensor, "B"]:
-    # without the growth of long sums
-    radius = rows.operand_radius
-    product = radius * (query.norm + 4.0 * query.alpha * radius)
-    return 0.5 * UNIT_ROUNDOFF[dtype] * query.gain.abs() * product
+def _rounded(
+    rows: Rows, query: Query, product: Float64[Tensor, "B"], dtype: torch.dtype = torch.float32
+) -> Float64[Tensor, "B"]:
+    # the law without the growth of long sums
+    own = query.gain.abs() * query.alpha * rows.operand_radius**2
+    return 0.5 * UNIT_ROUNDOFF[dtype] * (product + 4.0 * own)
 
 
 def longest_sum(rows: Rows, batch: int) -> int:
@@ -72,30 +73,50 @@ def longest_sum(rows: Rows, batch: int) -> int:
 class Rounding:
     """How a matrix unit rounds, in addition to the rounding of its results to float32.
 
-    accumulation: unit roundoffs by which all products of a query may shrink together, since units truncate; 0 for
-    exact integer sums, which are rounded once, however long they are.
+    steps: how often a running sum is cut to float32 before it is restarted; 0 for exact integer sums, which are
+    rounded once, however long they are.
     query: root mean square rounding of a coordinate of the query, relative to its largest one.
     weight: root mean square rounding of a weight, relative to itself.
     """
 
-    accumulation: float
+    steps: int
     query: float
     weight: float
 
 
-def unit_error(rows: Rows, query: Query, rounding: Rounding) -> Float64[Tensor, "B"]:
+def product_size(rows: Rows, query: Query, partition: Float64[Tensor, "B"] | None = None) -> Float64[Tensor, "B"]:
+    """Return how large (alpha / sigma^2) <q, r> may be for samples that matter, [B] nats.
+
+    Before a scan Cauchy-Schwarz bounds it. The log-partition of the coarse logits tells more: theirs are close to it,
+    so their products are no larger than it and what norms take off, (alpha^2 / sigma^2) R^2 / 2, together.
+    """
+    gain, radius = query.gain.abs(), rows.operand_radius
+    bound = gain * query.norm * radius
+    if partition is None:
+        return bound
+    # infinite where there is no sample
+    return torch.minimum(bound, partition.abs() + 0.5 * gain * query.alpha.abs() * radius**2)
+
+
+def unit_error(
+    rows: Rows, query: Query, rounding: Rounding, partition: Float64[Tensor, "B"] | None = None
+) -> Float64[Tensor, "B"]:
     """Return delta [B], the root mean square error of a coarse logit from a matrix unit and of its weight, in nats.
 
-    Three parts beside the law of float32: (alpha / sigma^2) R |q| u per step of the unit, (alpha / sigma^2) R times
-    the rounding of a coordinate of q, and the rounding of the weight, which acts as an error of the logit would. Of
-    the law, exact sums keep what a logit and its two terms are rounded by, without the growth with D.
-    Arithmetic on the way units sum, not measured; it wants to be compared with a float64 scan on each new unit.
+    With p the size of products, see :func:`product_size`: every step of the unit cuts off half a last place on
+    average, always towards zero, so products shrink together by up to u p a step, in addition to the law of float32.
+    Exact sums keep of that law what a product, a norm and a logit are rounded by, u/2 (p + 4 (alpha^2 / sigma^2) R^2).
+    Both err by (alpha / sigma^2) R times the rounding of a coordinate of q, and by the rounding of the weight, which
+    acts as an error of the logit would. `tests/interpreter/check_units.py` holds it against units that round as
+    hardware does.
     """
-    steps = rounding.accumulation * UNIT_ROUNDOFF[torch.float32] * query.norm
+    product = product_size(rows, query, partition)
+    if rounding.steps:
+        law = logit_error(rows, query, torch.float32) + rounding.steps * UNIT_ROUNDOFF[torch.float32] * product
+    else:
+        law = _rounded(rows, query, product)
     coordinate = rounding.query * query.point.abs().amax(1)
-    product = query.gain.abs() * rows.operand_radius * (steps + coordinate)
-    law = logit_error if rounding.accumulation else _sum_error
-    return law(rows, query, torch.float32) + product + rounding.weight
+    return law + query.gain.abs() * rows.operand_radius * coordinate + rounding.weight
 
 
 def live_window(count: int, error: Float64[Tensor, "B"], dtype: torch.dtype = torch.float32) -> Float64[Tensor, "B"]:

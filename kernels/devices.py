@@ -19,6 +19,13 @@ INT8_UNITS = {
 }
 
 
+# values of D, in 16 bits, that a matrix unit adds at once before it cuts the running sum to float32; half as many of
+# float32. Older units, and those that nothing is known of, take half of an instruction (arXiv 2511.10909, whose models
+# give the bits of the hardware)
+STEP_DEPTH = dict.fromkeys(("sm_90", "sm_100", "sm_103", "sm_120"), 16)
+LEAST_STEP_DEPTH = 8
+
+
 @dataclass(frozen=True)
 class Device:
     """What a launch must know of a GPU: name, architecture, multiprocessors, shared memory of a program in bytes."""
@@ -39,6 +46,11 @@ class Device:
         if self.architecture == "interpreter":
             return "ieee"
         return "bf16x6" if self.architecture.startswith("gfx") else "tf32x3"
+
+    def steps(self, depth: int, operand_bytes: int) -> int:
+        """Return how often the sum of `depth` products of operands of 2 or 4 bytes is cut to float32."""
+        at_once = STEP_DEPTH.get(self.architecture, LEAST_STEP_DEPTH) * 2 // operand_bytes
+        return -(-depth // at_once)
 
 
 @lru_cache

@@ -73,7 +73,7 @@ def digit_rounding(split: Split = EXACT) -> Rounding:
     Digits end half a unit of the last one away from a coordinate, at most.
     """
     query = 1.0 / (TOP_DIGIT * RADIX ** (split.digits - 1) * math.sqrt(12.0))
-    return Rounding(accumulation=0.0, query=query, weight=number_rounding(torch.float16, split.weight[torch.float16]))
+    return Rounding(steps=0, query=query, weight=number_rounding(torch.float16, split.weight[torch.float16]))
 
 
 def _running_sums(digits: Shaped[Tensor, "B D"], centre: Float64[Tensor, "D"], unit: int) -> Int64[Tensor, "U B"]:

@@ -11,6 +11,7 @@ import torch
 from ..arrays import Float, Float64, Int64, Shaped, Tensor
 from .accuracy import COARSE_LIMIT, LOGIT_BUDGET, Rounding
 from .configs import AnyConfig, DigitConfig, WeighConfig
+from .devices import Device
 from .rows import Query, Rows, Span
 
 # storage dtypes that the kernels read; float64 rows are for the torch implementation
@@ -51,12 +52,6 @@ HALF = Split({torch.float16: 1, torch.bfloat16: 2}, {torch.float16: 1, torch.bfl
 
 # a float16 whose bits may be joined with those of a level to make their sum: so the kernels read 8-bit rows
 RAISED = 1024.0
-
-# what one instruction of a matrix unit sums over, in values of D
-UNIT_DEPTH = {torch.float16: 16, torch.bfloat16: 16, torch.float32: 8}
-
-# products that a float32 product is made of: tf32x3, bf16x6
-PRODUCTS = {"ieee": 1, "tf32x3": 3, "bf16x6": 6}
 
 
 def operand_dtype(stored: torch.dtype) -> torch.dtype:
@@ -147,7 +142,7 @@ class QueryOperand(ScoredQuery):
     """Queries in floating point numbers, whose sum is q / 2^e, at most one in size.
 
     gain: alpha / sigma^2 2^e; slope: -alpha^2 / sigma^2.
-    precision: how float32 operands are multiplied, a key of PRODUCTS; 16-bit operands are exact.
+    precision: how float32 operands are multiplied, as in Device; 16-bit operands are exact.
     """
 
     precision: str
@@ -172,19 +167,19 @@ def unit_scale(query: Query) -> Float64[Tensor, "B"]:
     return torch.ldexp(torch.ones_like(query.alpha), exponent)
 
 
-def product_rounding(dtype: torch.dtype, precision: str, depth: int, split: Split = EXACT) -> Rounding:
+def product_rounding(dtype: torch.dtype, device: Device, depth: int, split: Split = EXACT) -> Rounding:
     """Return how products of operands of `dtype` round when they are restarted every `depth` values of D.
 
-    Every instruction truncates the running sum by up to 2^-23 of it, half of that on average, so all products of a
-    query shrink by up to steps 2^-24 together.
+    Every part of a 16-bit query adds to the running sum. Float32 products are made of several, smallest first: only the
+    last one meets a sum of full size.
     """
-    parts = split.query[dtype]
-    steps = math.ceil(depth / UNIT_DEPTH[dtype]) * parts * PRODUCTS[precision]
+    steps = device.steps(depth, dtype.itemsize)
+    if dtype == torch.float32:
+        # both operands are kept to 22 bits and a sign, independently; or exactly, by float32 units
+        kept = 0.0 if device.precision == "ieee" else 2.0**-22
+        return Rounding(steps, kept + number_rounding(dtype, 1), kept + number_rounding(dtype, 1))
     query, weight = (number_rounding(dtype, count[dtype]) for count in (split.query, split.weight))
-    if precision != "ieee" and dtype == torch.float32:
-        # both float32 operands are kept to about 22 bits, and truncated
-        steps, query, weight = steps + 4, 2.0**-21, 2.0**-21
-    return Rounding(accumulation=float(steps + 1), query=query, weight=weight)
+    return Rounding(steps * split.query[dtype], query, weight)
 
 
 def number_rounding(dtype: torch.dtype, parts: int) -> float:

@@ -45,7 +45,7 @@ def dot(left, right, PRECISION: tl.constexpr):
     """Product of two blocks of one dtype, summed in float32 from zero; never plain TF32 unless asked for."""
     # the interpreter multiplies the bit patterns of bf16; in float32 the products of 16-bit numbers are exact as well
     if _INTERPRET:
-        product = tl.dot(left.to(tl.float32), right.to(tl.float32), input_precision="ieee")
+        product = tl.dot(left.to(tl.float32), right.to(tl.float32), input_precision=PRECISION)
     else:
         product = tl.dot(left, right, input_precision=PRECISION, out_dtype=tl.float32)
     return product
@@ -56,7 +56,7 @@ def dot(left, right, PRECISION: tl.constexpr):
 def dot_add(left, right, total, PRECISION: tl.constexpr):
     """The same, summed inside the matrix unit on top of `total`."""
     if _INTERPRET:
-        product = tl.dot(left.to(tl.float32), right.to(tl.float32), total, input_precision="ieee")
+        product = tl.dot(left.to(tl.float32), right.to(tl.float32), total, input_precision=PRECISION)
     else:
         product = tl.dot(left, right, total, input_precision=PRECISION, out_dtype=tl.float32)
     return product

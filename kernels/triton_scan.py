@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 import torch
 
-from ..arrays import Tensor
+from ..arrays import Float64, Tensor
 from ..capture import capturing
 from ..errors import invalid
-from .accuracy import Rounding, live_window, rescore_window, unit_error
+from .accuracy import Rounding, competitor_spread, live_window, rescore_window, unit_error
 from .configs import AnyConfig, DigitConfig, FusedConfig, LaunchConfig, ScoreConfig, choose
 from .devices import device_of
 from .digits import DigitOperand, digit_rounding
@@ -80,6 +80,14 @@ def scan_type(query: Query, wanted: Wanted, config: LaunchConfig) -> type[TwoPha
     return FusedScan if config.fused is not None and plain else TwoPhaseScan
 
 
+@dataclass(frozen=True)
+class Windows:
+    """How far below the log-partition samples still belong in the mean, and how far they are scored again; [B] nats."""
+
+    live: Float64[Tensor, "B"]
+    head: Float64[Tensor, "B"]
+
+
 Operand = TypeVar("Operand", bound=QueryOperand | DigitOperand)
 
 
@@ -93,12 +101,10 @@ class TritonScan(Generic[Operand]):
         self, rows: Rows, query: Query, count: int, wanted: Wanted, config: LaunchConfig, split: Split = EXACT
     ) -> None:
         self.rows, self.query, self.wanted, self.config, self.split = operand_rows(rows), query, wanted, config, split
-        self.operand, rounding = self._operand()
-        error = unit_error(self.rows, query, rounding)
-        self.live_window = live_window(count, error)
-        self.head_window = rescore_window(self.live_window, error, budget=split.budget, limit=split.limit)
-        self.head_limit = most_heads(count)
+        self.operand, self.rounding = self._operand()
         self.sums = RunningSums(len(query), rows.dim, wanted, rows.device)
+        self.count, self.head_limit = count, most_heads(count)
+        self.windows = self._windows(None)
         self.top = TileCandidates(len(query), wanted.top_k, rows.device)
 
     def blocks(self, span: Span) -> list[Span]:
@@ -123,11 +129,17 @@ class TritonScan(Generic[Operand]):
         """Return the queries as the kernels read them, and how their products round."""
         raise NotImplementedError
 
+    def _windows(self, partition: Float64[Tensor, "B"] | None) -> Windows:
+        error = unit_error(self.rows, self.query, self.rounding, partition)
+        live = live_window(self.count, error)
+        spread = competitor_spread(self.rows, self.query, self.count)
+        return Windows(live, rescore_window(live, error, spread, self.split.budget, self.split.limit))
+
     def _parts(self, depth: int) -> tuple[QueryOperand, Rounding]:
         """Return the queries in floating point numbers, and the rounding of sums over `depth` values of D at a time."""
-        dtype, precision = operand_dtype(block_dtype(self.rows)), self.config.device.precision
-        operand = QueryOperand.of(self.query, dtype, precision, self.split)
-        return operand, product_rounding(dtype, precision, depth, self.split)
+        dtype, device = operand_dtype(block_dtype(self.rows)), self.config.device
+        operand = QueryOperand.of(self.query, dtype, device.precision, self.split)
+        return operand, product_rounding(dtype, device, depth, self.split)
 
 
 class TwoPhaseScan(TritonScan[QueryOperand | DigitOperand]):
@@ -165,7 +177,8 @@ class TwoPhaseScan(TritonScan[QueryOperand | DigitOperand]):
         self.top.offer_tiles(scores, span.start)
         tops, masses = scores.stats[:, :, :batch].double().unbind(1)
         origin = self.sums.meet((tops + masses.log()).logsumexp(0))
-        floors = (self.sums.partition - window for window in (self.live_window, self.head_window))
+        self.windows = self._windows(self.sums.partition)
+        floors = (self.sums.partition - window for window in (self.windows.live, self.windows.head))
         reference = Reference(origin, *(floor.float() for floor in floors))
         weights = weights_of(scores, block, reference, self.list, config.weigh, self.wanted.mean, self.split)
         total = weights.sums.new_empty(batch, 0)
@@ -176,7 +189,7 @@ class TwoPhaseScan(TritonScan[QueryOperand | DigitOperand]):
 
     def heads(self) -> Heads:
         """Return the samples set aside that are live; no synchronisation."""
-        return Heads.of_list(self.list, (self.sums.partition - self.live_window).float())
+        return Heads.of_list(self.list, (self.sums.partition - self.windows.live).float())
 
 
 class FusedScan(TritonScan[QueryOperand]):
@@ -204,7 +217,7 @@ class FusedScan(TritonScan[QueryOperand]):
 
     def add(self, span: Span) -> None:
         """Score and weigh a block in one launch."""
-        block, window = BlockOperand.of(self.rows, span), self.head_window.float()
+        block, window = BlockOperand.of(self.rows, span), self.windows.head.float()
         shares = self.config.fused_shares(len(span), len(self.query))
         part = fused(self.operand, block, window, self.fused, shares, self.wanted.mean, self.split)
         self.sums.meet(part.partition)
@@ -213,7 +226,7 @@ class FusedScan(TritonScan[QueryOperand]):
 
     def heads(self) -> Heads:
         """Return the tiles set aside that are live; no synchronisation."""
-        size, floor = self.fused.block_n, (self.sums.partition - self.live_window).float()
+        size, floor = self.fused.block_n, (self.sums.partition - self.windows.live).float()
         # a query without samples has no floor, and its tiles hold nothing
         marked = torch.cat([(head >= floor) & (head > -torch.inf) for _, head in self.found])
         first = torch.cat([start + size * torch.arange(len(head), device=head.device) for start, head in self.found])

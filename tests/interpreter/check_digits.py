@@ -205,13 +205,15 @@ def test_errors_stay_below_a_law_that_leaves_less_to_score_again(levels: str, ge
         scans.append(scan.TwoPhaseScan(rows, query, 64, Wanted(), config))
         assert isinstance(scans[-1].operand, kind)
     digits, parts = scans
-    assert (digits.live_window < parts.live_window).all()
-    assert (digits.head_window <= parts.head_window).all()
+    assert (digits.windows.live < parts.windows.live).all()
+    assert (digits.windows.head <= parts.windows.head).all()
     rounding = digit_rounding()
     law = unit_error(digits.rows, query, rounding) - rounding.weight
     found = digits._score(BlockOperand.of(digits.rows, Span(0, 64))).logits[:, :9].double()
     error = found - reference_logits(rows, query, Span(0, 64)).T - dropped_constant(digits.rows, query)
     assert (error.square().mean(0).sqrt() < law).all()
+    # what a scan finds out about the size of products narrows the law
+    assert (unit_error(digits.rows, query, rounding, found.logsumexp(0)) <= law + rounding.weight).all()
     # sums do not grow less exact with their length
     wide = replace(rows, stored=rows.stored.repeat(1, 1000), centre=rows.centre.repeat(1000))
     assert torch.equal(unit_error(wide, query, rounding), unit_error(rows, query, rounding))
