@@ -47,12 +47,13 @@ setup(
         "Typing :: Typed",
     ],
     python_requires=">=3.11",
-    packages=["oracle_engine", "oracle_engine.adapters", "oracle_engine.kernels"],
+    packages=["oracle_engine", "oracle_engine.adapters", "oracle_engine.kernels", "oracle_engine.kernels.screens"],
     # in a checkout oracle_engine/kernels is a symlink to kernels/; builds name the folder itself and need no symlink
     package_dir={
         "oracle_engine": "oracle_engine",
         "oracle_engine.adapters": "oracle_engine/adapters",
         "oracle_engine.kernels": "kernels",
+        "oracle_engine.kernels.screens": "kernels/screens",
     },
     package_data={"oracle_engine": ["py.typed"], "oracle_engine.kernels": ["tuned/*.json"]},
     include_package_data=False,

@@ -9,7 +9,7 @@ import torch
 
 from .arrays import Bool, Float64, Int64, Tensor
 from .kernels import PosteriorState
-from .kernels.shortlist import Shortlist
+from .kernels.screens.shortlist import Shortlist
 
 
 class Route(IntEnum):

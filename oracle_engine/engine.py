@@ -22,7 +22,7 @@ from .gradient import DensityDerivative, Derivative, PredictionDerivative, Term,
 from .graphs import obstacle, unrecordable
 from .index import Progress, SearchIndex, prepared_index
 from .kernels import PosteriorState, Wanted, covariance_product, reference_covariance_product
-from .kernels.carry import Carry
+from .kernels.screens.carry import Carry
 from .modes import Auto, Mode, resolve_mode
 from .outlook import outlook
 from .paths import Path as ProbabilityPath

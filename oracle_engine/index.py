@@ -16,13 +16,13 @@ from .answer import Route
 from .arrays import Float, Float64, Tensor
 from .dataset import OracleDataset
 from .errors import bad_file, invalid
-from .kernels.codes import CodeScreen
-from .kernels.kinds import KINDS, best_screen, build_kind, refusal
-from .kernels.neighbours import Vectors, extended_distances, nearest_distances
-from .kernels.principal import PrincipalScreen
-from .kernels.reach import measured
-from .kernels.screen import Screen
-from .kernels.stored import StoredScreen
+from .kernels.screens.codes import CodeScreen
+from .kernels.screens.kinds import KINDS, best_screen, build_kind, refusal
+from .kernels.screens.neighbours import Vectors, extended_distances, nearest_distances
+from .kernels.screens.principal import PrincipalScreen
+from .kernels.screens.reach import measured
+from .kernels.screens.screen import Screen
+from .kernels.screens.stored import StoredScreen
 from .search import FactorySearch, FlatSearch, NoSearch, ScreenSearch, Search, check_spec
 from .storage import read_tensors, write_tensors
 

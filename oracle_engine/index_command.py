@@ -12,7 +12,7 @@ from .commands import device_of, load, say
 from .dataset import OracleDataset
 from .errors import invalid
 from .index import Progress, SearchIndex, build_index
-from .kernels.kinds import KINDS
+from .kernels.screens.kinds import KINDS
 from .outlook import screen_levels
 from .paths import RectifiedFlow
 from .progress import progress_bars

@@ -12,12 +12,12 @@ from .arrays import Bool, Float, Float64, Int64, Tensor
 from .certificate import allowance, farthest, largest_allowance, omitted_mass, relative_error
 from .dataset import OracleDataset
 from .kernels import PosteriorState, Query, Wanted, merge
-from .kernels.carry import Carry
-from .kernels.neighbours import source_log_omitted
-from .kernels.principal import PrincipalScreen
 from .kernels.rescore import Pairs, pairs_state
-from .kernels.sampled import Sampled, sampled_state
-from .kernels.shortlist import Shortlist
+from .kernels.screens.carry import Carry
+from .kernels.screens.neighbours import source_log_omitted
+from .kernels.screens.principal import PrincipalScreen
+from .kernels.screens.sampled import Sampled, sampled_state
+from .kernels.screens.shortlist import Shortlist
 from .modes import Budget
 from .paths import Prediction
 from .plan import scan_tasks

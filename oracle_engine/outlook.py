@@ -12,10 +12,10 @@ from .arrays import Bool, Float64, Int64, Tensor
 from .dataset import OracleDataset
 from .index import SearchIndex
 from .kernels import Query
-from .kernels.neighbours import source_log_omitted
-from .kernels.principal import default_widths
-from .kernels.probe import Knowledge, Source
-from .kernels.reach import TRIAL_MASS
+from .kernels.screens.neighbours import source_log_omitted
+from .kernels.screens.principal import default_widths
+from .kernels.screens.probe import Knowledge, Source
+from .kernels.screens.reach import TRIAL_MASS
 from .modes import Auto, Budget, FullScan, Mode, TopK
 from .paths import Coefficients, Path, coefficients, marginal_variance
 from .plan import Level, Outlook

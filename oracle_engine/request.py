@@ -13,7 +13,7 @@ from .capture import capturing, holds
 from .dataset import OracleDataset
 from .errors import invalid
 from .kernels import Query, Span
-from .kernels.probe import Source
+from .kernels.screens.probe import Source
 from .paths import Coefficients, Path, coefficients, marginal_variance, resolve_times
 from .plan import class_ranges
 

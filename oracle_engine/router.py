@@ -13,8 +13,8 @@ from .errors import invalid
 from .exact import ExactScan
 from .index import SearchIndex
 from .kernels import Wanted, merge
-from .kernels.carry import Carry
-from .kernels.principal import PrincipalScreen
+from .kernels.screens.carry import Carry
+from .kernels.screens.principal import PrincipalScreen
 from .late import LateRoute, SampledRoute, SourceRoute
 from .modes import Budget, FullScan, Mode, TopK
 from .request import Request

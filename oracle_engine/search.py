@@ -13,14 +13,14 @@ import torch
 from .arrays import Float, Float64, Int64, Tensor
 from .errors import InputError, MissingDependencyError, invalid, missing
 from .kernels import Query, Rows, Span, Wanted
-from .kernels.carry import Carry
-from .kernels.kinds import KINDS
-from .kernels.principal import PrincipalScreen
-from .kernels.probe import Source
 from .kernels.rescore import Pairs, pairs_state
-from .kernels.screen import Screen
-from .kernels.shortlist import Allowance, Shortlist, offset, out_of_reach, screened, strongest
-from .kernels.upper import UpperLogits
+from .kernels.screens.carry import Carry
+from .kernels.screens.kinds import KINDS
+from .kernels.screens.principal import PrincipalScreen
+from .kernels.screens.probe import Source
+from .kernels.screens.screen import Screen
+from .kernels.screens.shortlist import Allowance, Shortlist, offset, out_of_reach, screened, strongest
+from .kernels.screens.upper import UpperLogits
 
 # places that a GPU index of FAISS returns at most
 GPU_MOST = 2048

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from .arrays import Float, Tensor
 from .dataset import OracleDataset
 from .errors import invalid
-from .kernels.carry import Carry
+from .kernels.screens.carry import Carry
 from .request import Conditions, Request
 
 # answers a question of an engine, with what the steps of a run share

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from oracle_engine import Guidance, OracleDataset, OracleEngine
 from oracle_engine.index import SearchIndex
-from oracle_engine.kernels.probe import Knowledge
+from oracle_engine.kernels.screens.probe import Knowledge
 
 TIMES = torch.tensor([0.0, 0.02, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999]).double()
 

@@ -10,10 +10,10 @@ from row_cases import centred, make_query, whole
 from torch import Tensor
 
 from oracle_engine.kernels import Query, Rows, Span
-from oracle_engine.kernels.carry import Carry
-from oracle_engine.kernels.probe import Source
-from oracle_engine.kernels.screen import Screen
-from oracle_engine.kernels.upper import TILE, UpperLogits
+from oracle_engine.kernels.screens.carry import Carry
+from oracle_engine.kernels.screens.probe import Source
+from oracle_engine.kernels.screens.screen import Screen
+from oracle_engine.kernels.screens.upper import TILE, UpperLogits
 
 TIMES = (0.0, 1e-6, 0.05, 0.3, 0.6, 0.9, 0.99, 1 - 1e-4)
 

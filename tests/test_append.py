@@ -17,7 +17,7 @@ from torch import Tensor
 
 from oracle_engine import DataFileError, OracleDataset, OracleEngine
 from oracle_engine.index import SearchIndex
-from oracle_engine.kernels.principal import PrincipalScreen
+from oracle_engine.kernels.screens.principal import PrincipalScreen
 from oracle_engine.modes import TopK
 
 COUNT, FIRST = 300, 200

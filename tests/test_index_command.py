@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from oracle_engine import OracleDataset, OracleEngine
 from oracle_engine.index import Progress, SearchIndex, build_index
-from oracle_engine.kernels.probe import Knowledge
+from oracle_engine.kernels.screens.probe import Knowledge
 from oracle_engine.modes import Budget, TopK
 from oracle_engine.progress import progress_bars
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from oracle_engine import OracleEngine
 from oracle_engine.exact import ExactScan
-from oracle_engine.kernels.upper import UpperLogits
+from oracle_engine.kernels.screens.upper import UpperLogits
 from oracle_engine.late import SourceRoute
 from oracle_engine.modes import Mode, TopK
 from oracle_engine.search import Ask, FlatSearch, ScreenSearch

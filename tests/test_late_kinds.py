@@ -15,8 +15,9 @@ from tolerances import TOLERANCES, assert_rows_close
 
 from oracle_engine import DataFileError, InputError, OracleDataset, OracleEngine
 from oracle_engine.index import SearchIndex
-from oracle_engine.kernels import Rows, kinds
-from oracle_engine.kernels.reach import Measured
+from oracle_engine.kernels import Rows
+from oracle_engine.kernels.screens import kinds
+from oracle_engine.kernels.screens.reach import Measured
 from oracle_engine.modes import Budget, TopK
 
 
@@ -101,8 +102,8 @@ def test_the_kind_that_saves_most_is_built_and_kept(
     generator: torch.Generator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # a machine with quick 8-bit products
-    for place in ("oracle_engine.kernels.kinds", "oracle_engine.kernels.codes", "oracle_engine.kernels.stored"):
-        monkeypatch.setattr(f"{place}.code_cost", lambda device, dim: 0.25)
+    for place in ("kinds", "codes", "stored"):
+        monkeypatch.setattr(f"oracle_engine.kernels.screens.{place}.code_cost", lambda device, dim: 0.25)
     save_file({"points": normal(300, 256, generator).half()}, tmp_path / "flat.safetensors")
     out = tmp_path / "flat.index"
     facts = run_json(capsys, "index", "build", "--data", tmp_path / "flat.safetensors", "--out", out)

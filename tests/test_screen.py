@@ -15,12 +15,12 @@ from tolerances import assert_close, assert_within
 
 from oracle_engine.arrays import STORAGE_DTYPES
 from oracle_engine.kernels import Query, Rows, Span, prepare_rows
-from oracle_engine.kernels.carry import Carry
-from oracle_engine.kernels.neighbours import nearest_distances
-from oracle_engine.kernels.principal import PrincipalScreen, principal_screen, row_features
 from oracle_engine.kernels.rescore import Pairs, product_error, product_logits
-from oracle_engine.kernels.screen import always
-from oracle_engine.kernels.upper import UpperLogits
+from oracle_engine.kernels.screens.carry import Carry
+from oracle_engine.kernels.screens.neighbours import nearest_distances
+from oracle_engine.kernels.screens.principal import PrincipalScreen, principal_screen, row_features
+from oracle_engine.kernels.screens.screen import always
+from oracle_engine.kernels.screens.upper import UpperLogits
 
 
 def some_widths(rows: Rows) -> tuple[int, ...]:

@@ -15,16 +15,17 @@ from row_cases import centred, make_query, whole
 from screen_cases import TIMES, assert_bounded, assert_bounded_everywhere, noised, slack
 from tolerances import assert_within
 
-from oracle_engine.kernels import Query, Rows, Span, Wanted, eight_bit, kinds, prepare_rows, reference_logits
-from oracle_engine.kernels.carry import Carry
-from oracle_engine.kernels.codes import CodeScreen, code_screen
-from oracle_engine.kernels.eight_bit import LARGEST, product_cost, products, two_digits
-from oracle_engine.kernels.kinds import best_screen
-from oracle_engine.kernels.reach import measured
-from oracle_engine.kernels.screen import Screen, always
-from oracle_engine.kernels.shortlist import screened
-from oracle_engine.kernels.stored import stored_screen
-from oracle_engine.kernels.upper import UpperLogits
+from oracle_engine.kernels import Query, Rows, Span, Wanted, prepare_rows, reference_logits
+from oracle_engine.kernels.screens import eight_bit, kinds
+from oracle_engine.kernels.screens.carry import Carry
+from oracle_engine.kernels.screens.codes import CodeScreen, code_screen
+from oracle_engine.kernels.screens.eight_bit import LARGEST, product_cost, products, two_digits
+from oracle_engine.kernels.screens.kinds import best_screen
+from oracle_engine.kernels.screens.reach import measured
+from oracle_engine.kernels.screens.screen import Screen, always
+from oracle_engine.kernels.screens.shortlist import screened
+from oracle_engine.kernels.screens.stored import stored_screen
+from oracle_engine.kernels.screens.upper import UpperLogits
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 EIGHT = (torch.uint8, torch.int8)
@@ -211,7 +212,7 @@ def test_kinds_compete_on_what_they_save(generator: torch.Generator, monkeypatch
     low = prepare_rows((normal(300, 6, generator) @ normal(6, 256, generator)).float(), None)
     # where 8-bit products are quick, codes prove what no few coordinates of flat data do
     monkeypatch.setattr(kinds, "code_cost", cheap(0.25))
-    monkeypatch.setattr("oracle_engine.kernels.codes.code_cost", cheap(0.25))
+    monkeypatch.setattr("oracle_engine.kernels.screens.codes.code_cost", cheap(0.25))
     found = {name: best_screen(rows) for name, rows in (("flat", flat), ("low", low))}
     assert {name: screen.kind for name, (screen, _) in found.items() if screen} == {"flat": "int8", "low": "pca"}
     assert "int8 saves" in found["flat"][1]
@@ -230,7 +231,7 @@ def test_what_is_saved_is_what_is_settled_less_its_cost(
     variance = float(2 * rows.half_norms.mean()) / 64
     saved = {}
     for cost in (0.25, 0.5):
-        monkeypatch.setattr("oracle_engine.kernels.codes.code_cost", cheap(cost))
+        monkeypatch.setattr("oracle_engine.kernels.screens.codes.code_cost", cheap(cost))
         found = measured(rows, replace(code_screen(rows), reach=always(1)))
         assert all(0.0 < least < math.inf for (least,) in found.screen.reach)
         saved[cost] = found.saved

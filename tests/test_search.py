@@ -20,8 +20,8 @@ from oracle_engine import InputError, OracleDataset, OracleEngine
 from oracle_engine import search as search_module
 from oracle_engine.errors import MissingDependencyError
 from oracle_engine.kernels import PosteriorState, Query, Rows, Span, Wanted, prepare_rows, reference_logits
-from oracle_engine.kernels.principal import principal_screen
-from oracle_engine.kernels.probe import Source
+from oracle_engine.kernels.screens.principal import principal_screen
+from oracle_engine.kernels.screens.probe import Source
 from oracle_engine.modes import TopK
 from oracle_engine.search import Ask, FactorySearch, FlatSearch, ScreenSearch, Search
 

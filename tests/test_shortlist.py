@@ -16,13 +16,14 @@ from tolerances import assert_close, assert_rows_close
 from torch import Tensor
 
 from oracle_engine.arrays import STORAGE_DTYPES
-from oracle_engine.kernels import Query, Rows, Span, Wanted, prepare_rows, reference_logits, shortlist
-from oracle_engine.kernels.principal import PrincipalScreen, principal_screen, row_features
-from oracle_engine.kernels.probe import Knowledge
+from oracle_engine.kernels import Query, Rows, Span, Wanted, prepare_rows, reference_logits
 from oracle_engine.kernels.reference import state_from_logits
-from oracle_engine.kernels.screen import always
-from oracle_engine.kernels.shortlist import Allowance, Shortlist, screened, settled_share, strongest
-from oracle_engine.kernels.upper import UpperLogits
+from oracle_engine.kernels.screens import shortlist
+from oracle_engine.kernels.screens.principal import PrincipalScreen, principal_screen, row_features
+from oracle_engine.kernels.screens.probe import Knowledge
+from oracle_engine.kernels.screens.screen import always
+from oracle_engine.kernels.screens.shortlist import Allowance, Shortlist, screened, settled_share, strongest
+from oracle_engine.kernels.screens.upper import UpperLogits
 
 TIMES = (0.0, 0.05, 0.2, 0.4, 0.6, 0.9, 0.99, 1 - 1e-4)
 

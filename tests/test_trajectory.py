@@ -15,8 +15,8 @@ from torch import Tensor
 
 from oracle_engine import Guidance, InputError, OracleEngine, samplers
 from oracle_engine.exact import ExactScan
-from oracle_engine.kernels.carry import Carry
-from oracle_engine.kernels.upper import UpperLogits
+from oracle_engine.kernels.screens.carry import Carry
+from oracle_engine.kernels.screens.upper import UpperLogits
 from oracle_engine.trajectory import Trajectory
 
 STEPS = torch.linspace(0.0, 1.0, 13).double()

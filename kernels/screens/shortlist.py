@@ -12,13 +12,13 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ..arrays import Bool, Float, Float64, Int64, Tensor
-from .matmul import QUERY_MULTIPLE, ieee_products
+from ...arrays import Bool, Float, Float64, Int64, Tensor
+from ..matmul import QUERY_MULTIPLE, ieee_products
+from ..rescore import Pairs, pairs_state, product_error, product_logits
+from ..rows import Query
+from ..state import PosteriorState, Wanted, merge
 from .probe import Knowledge
-from .rescore import Pairs, pairs_state, product_error, product_logits
-from .rows import Query
 from .screen import Screen
-from .state import PosteriorState, Wanted, merge
 from .upper import TILE, UpperLogits
 
 # rows with the largest upper logits, looked at first: they bound the partition function from below

@@ -7,13 +7,13 @@ from typing import Any, ClassVar
 
 import torch
 
-from ..arrays import Float, Int64, Tensor
+from ...arrays import Float, Int64, Tensor
+from ..rows import Query, Rows, Span
 from .carry import Carry
 from .codes import code_cost
 from .eight_bit import BASE, integers_pay, products, two_digits
 from .neighbours import Vectors
 from .probe import UPWARD, Probe, Source, Split, make_probe, product_rounding
-from .rows import Query, Rows, Span
 from .screen import Place, Progress, Reach, Screen, always, chosen_rows, log_weights
 
 STORED_DTYPES = (torch.uint8, torch.int8)

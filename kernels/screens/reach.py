@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from ..prepare import total_variance
+from ..rows import Query, Rows, Span
 from .carry import Carry
-from .prepare import total_variance
 from .probe import Knowledge, Source
-from .rows import Query, Rows, Span
 from .screen import Progress, Screen
 from .shortlist import TOUCH_COST, settled_share
 from .upper import UpperLogits

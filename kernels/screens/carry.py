@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import torch
 
-from ..arrays import Bool, Float, Float64, Int64, Tensor
-from .matmul import ieee_products
-from .rows import Query, Rows, Span
+from ...arrays import Bool, Float, Float64, Int64, Tensor
+from ..matmul import ieee_products
+from ..rows import Query, Rows, Span
 
 # rows multiplied at once, in values: 16 MB in float32
 BLOCK_VALUES = 1 << 22

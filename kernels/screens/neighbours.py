@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import torch
 
-from ..arrays import Float, Float64, Int64, Shaped, Tensor
-from .accuracy import UNIT_ROUNDOFF, WALK
-from .matmul import ieee_products
+from ...arrays import Float, Float64, Int64, Shaped, Tensor
+from ..accuracy import UNIT_ROUNDOFF, WALK
+from ..matmul import ieee_products
+from ..rows import Query, Rows
 from .probe import Source
-from .rows import Query, Rows
 
 # products held at once, of so many rows with so many others: 16 MB
 SIDE_ROWS, OTHER_ROWS = 512, 8192

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import torch
 
+from ..rows import Rows
 from .codes import code_cost, code_screen
 from .principal import default_widths, principal_screen
 from .reach import Measured, measured
-from .rows import Rows
 from .screen import Progress, Screen
 from .stored import STORED_DTYPES, stored_screen
 

@@ -12,9 +12,9 @@ from functools import cache
 
 import torch
 
-from ..arrays import Float, Float64, Shaped, Tensor
-from .accuracy import DRIFTING_SUM
-from .matmul import ieee_products, score_product
+from ...arrays import Float, Float64, Shaped, Tensor
+from ..accuracy import DRIFTING_SUM
+from ..matmul import ieee_products, score_product
 
 BASE = 128
 LARGEST = 127 * BASE + 63

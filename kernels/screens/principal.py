@@ -14,8 +14,9 @@ from typing import Any, ClassVar
 
 import torch
 
-from ..arrays import Float, Float64, Int64, Tensor
-from .accuracy import UNIT_ROUNDOFF, WALK
+from ...arrays import Float, Float64, Int64, Tensor
+from ..accuracy import UNIT_ROUNDOFF, WALK
+from ..rows import Query, Rows, Span
 from .carry import Carry
 from .neighbours import Vectors
 from .probe import (
@@ -30,7 +31,6 @@ from .probe import (
     product_rounding,
     with_source,
 )
-from .rows import Query, Rows, Span
 from .screen import Place, Progress, Screen, always, chosen_rows, gaps, log_weights
 
 # coordinates beyond those of a level are bounded in blocks of this many

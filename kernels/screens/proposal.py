@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ..arrays import Float, Float64, Int64, Tensor
+from ...arrays import Float, Float64, Int64, Tensor
+from ..rescore import Pairs
+from ..rows import Query, Rows, Span
 from .principal import PrincipalScreen
-from .rescore import Pairs
-from .rows import Query, Rows, Span
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """What a screen is: something about every row whose product with a query is at least the logit of the row.
 
-There are three kinds, values with one interface: leading coordinates (:mod:`principal`), 8-bit codes of all coordinates
-(:mod:`codes`), and rows that are stored in 8 bits already (:mod:`stored`).
+There are three kinds, values with one interface: leading coordinates (:mod:`.principal`), 8-bit codes of all
+coordinates (:mod:`.codes`), and rows that are stored in 8 bits already (:mod:`.stored`).
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import Any, ClassVar
 
 import torch
 
-from ..arrays import Float, Int64, Shaped, Tensor
+from ...arrays import Float, Int64, Shaped, Tensor
+from ..rows import Query, Rows, Span
 from .carry import Carry
 from .neighbours import Vectors
 from .probe import Knowledge, Probe, Source
-from .rows import Query, Rows, Span
 
 Progress = Callable[[int, int], None]
 

@@ -12,7 +12,8 @@ from typing import Any, ClassVar
 
 import torch
 
-from ..arrays import Float, Float64, Int64, Shaped, Tensor
+from ...arrays import Float, Float64, Int64, Shaped, Tensor
+from ..rows import Query, Rows, Span
 from .carry import Carry
 from .eight_bit import integers_pay, product_cost, products, two_digits
 from .neighbours import Vectors
@@ -28,7 +29,6 @@ from .probe import (
     product_rounding,
     with_source,
 )
-from .rows import Query, Rows, Span
 from .screen import Place, Progress, Reach, Screen, always, chosen_rows, gaps, log_weights
 
 # what codes leave out is bounded in blocks of this many coordinates: a 64th of the memory of the codes

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 
 import torch
 
-from ..arrays import Bool, Float, Float64, Int64, Tensor
-from .matmul import ieee_products
+from ...arrays import Bool, Float, Float64, Int64, Tensor
+from ..matmul import ieee_products
+from ..rescore import pairs_state
+from ..rows import Query, Rows, Span
+from ..state import PosteriorState, Wanted, concatenate, merge
 from .principal import PrincipalScreen
 from .proposal import Proposal, Rest, systematic
-from .rescore import pairs_state
-from .rows import Query, Rows, Span
 from .shortlist import offset
-from .state import PosteriorState, Wanted, concatenate, merge
 from .upper import CHUNK_VALUES
 
 # interleaved parts of a sample whose spread tells its standard error

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import torch
 
-from ..arrays import Float, Int64, Tensor
+from ...arrays import Float, Int64, Tensor
+from ..rows import Query, Rows, Span
 from .carry import Carry
 from .probe import Probe, Source
-from .rows import Query, Rows, Span
 from .screen import Screen
 
 # rows whose largest upper logit stands for them until one of them turns out to matter

@@ -8,10 +8,10 @@ from enum import IntEnum
 
 import torch
 
-from ..arrays import Bool, Float64, Int64, Tensor
-from .accuracy import UNIT_ROUNDOFF, WALK
+from ...arrays import Bool, Float64, Int64, Tensor
+from ..accuracy import UNIT_ROUNDOFF, WALK
+from ..rows import Query, Rows
 from .carry import Carry
-from .rows import Query, Rows
 
 # rows whose average tells which of two bounds is the smaller
 TYPICAL_ROWS = 1024
