@@ -69,6 +69,15 @@ def test_setup_says_the_version_that_the_package_says() -> None:
     assert run_python("setup.py", "--quiet", "--version").strip() == oracle_engine.__version__
 
 
+def test_every_folder_of_modules_is_installed() -> None:
+    pytest.importorskip("setuptools")
+    code = "import setuptools, distutils.core as core; print(*core.run_setup('setup.py', stop_after='init').packages)"
+    listed = set(run_python("-c", code).split())
+    found = {path.parent for path in (*ROOT.glob("oracle_engine/**/__init__.py"), *ROOT.glob("kernels/**/__init__.py"))}
+    names = {".".join(path.relative_to(ROOT).parts) for path in found}
+    assert listed == {f"oracle_engine.{name}" if name.startswith("kernels") else name for name in names}
+
+
 def test_the_package_is_marked_as_typed() -> None:
     assert resources.files("oracle_engine").joinpath("py.typed").is_file()
 
