@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
 from unittest.mock import patch
 
 import torch
 from torch import Tensor
 
 from oracle_engine.kernels import chunked
+from oracle_engine.kernels.accuracy import Windows, windows
 
 from .peers import UnavailableError, Velocity
 
 
 def without_rescoring(velocity: Velocity) -> Velocity:
     """Return the engine's `velocity` from coarse logits alone; UnavailableError if the step goes by another name."""
-    if not hasattr(chunked, "rescore_window"):
+    if not hasattr(chunked, "windows"):
         raise UnavailableError("the engine decides elsewhere what it scores again")
 
-    def nowhere(live: Tensor, *_: object) -> Tensor:
-        return torch.full_like(live, -torch.inf)
+    def nowhere(*arguments: Any) -> Windows:
+        found = windows(*arguments)
+        return replace(found, head=torch.full_like(found.head, -torch.inf))
 
     def coarse(x: Tensor, t: Tensor | float) -> Tensor:
-        with patch.object(chunked, "rescore_window", nowhere):
+        with patch.object(chunked, "windows", nowhere):
             return velocity(x, t)
 
     return coarse

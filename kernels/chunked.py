@@ -13,8 +13,8 @@ import torch
 
 from ..arrays import Bool, Float, Float64, Int64, Tensor
 from ..env import Settings
-from .accumulate import Accumulator
-from .accuracy import competitor_spread, live_window, logit_error, longest_sum, rescore_window
+from .accumulate import Accumulator, dropped_constant
+from .accuracy import Windows, live_window, logit_error, longest_sum, path_partition, windows
 from .attention import attention_applies, attention_state, navigating
 from .matmul import FEW_QUERIES, SUMS_BYTES, ieee_products, score_product
 from .rescore import GATHER_VALUES, Pairs, pairs_state
@@ -52,14 +52,23 @@ def posterior_state(rows: Rows, query: Query, span: Span, wanted: Wanted) -> Pos
         if score_dtype(rows) == torch.float64:
             return Scan(rows, query, wanted, torch.float64).run(span).coarse
         if attention_applies(rows, query, wanted) and _all_early(rows, query, span):
-            return attention_state(rows, query, span)
+            state = attention_state(rows, query, span)
+            # where queries are, off the path, is known only now
+            if _none_again(rows, query, len(span), state.lse + dropped_constant(rows, query)):
+                return state
         return scanned_state(rows, query, span, wanted)
 
 
 def _all_early(rows: Rows, query: Query, span: Span) -> bool:
     # a scan that some of them need anyway takes the others along for less than a pass of their own
-    early = (head_window(rows, query, span) == -torch.inf) & navigating(rows, query, span)
-    return bool(early.all())
+    expected = path_partition(rows, query)
+    return _none_again(rows, query, len(span), expected) and bool(navigating(rows, query, span).all())
+
+
+def _none_again(rows: Rows, query: Query, count: int, partition: Float64[Tensor, "B"]) -> bool:
+    # whether no sample of any query needs a second look
+    error = logit_error(rows, query, torch.float32, partition)
+    return bool((windows(rows, query, count, error).head == -torch.inf).all())
 
 
 def scanned_state(rows: Rows, query: Query, span: Span, wanted: Wanted) -> PosteriorState:
@@ -72,12 +81,6 @@ def scanned_state(rows: Rows, query: Query, span: Span, wanted: Wanted) -> Poste
         part = Scan(rows, query.take(crowded), wanted, torch.float64).run(span).coarse
         state = state.put(crowded, part)
     return state
-
-
-def head_window(rows: Rows, query: Query, span: Span) -> Float64[Tensor, "B"]:
-    """Return how far below the log-partition samples are scored again after a float32 scan, -inf for nowhere."""
-    error = logit_error(rows, query, torch.float32)
-    return rescore_window(live_window(len(span), error), error, competitor_spread(rows, query, len(span)))
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,8 @@ class Scan:
 
     def run(self, span: Span) -> ScanResult:
         """Scan `span` block by block."""
-        self._set_windows(span)
+        self.count, self.head_limit = len(span), min(max(256, len(span) // 32), 8192)
+        self._set_windows(None)
         for block, operand in self.operands(span):
             self._add_block(block, operand)
         return self._result()
@@ -118,12 +122,21 @@ class Scan:
             block = Span(start, min(start + size, span.stop))
             yield block, self.rows.block(block.start, block.stop, buffer)
 
-    def _set_windows(self, span: Span) -> None:
-        live = live_window(len(span), logit_error(self.rows, self.query, self.dtype), self.dtype)
-        exact = self.dtype == torch.float64
-        self.live_window = live.to(self.dtype)
-        self.head_window = torch.full_like(live, -torch.inf) if exact else head_window(self.rows, self.query, span)
-        self.head_limit = min(max(256, len(span) // 32), 8192)
+    def _set_windows(self, partition: Float64[Tensor, "B"] | None) -> None:
+        error = logit_error(self.rows, self.query, self.dtype, partition)
+        if self.dtype == torch.float64:
+            live = live_window(self.count, error, self.dtype)
+            found = Windows(live, torch.full_like(live, -torch.inf))
+        else:
+            found = windows(self.rows, self.query, self.count, error)
+        self.live_window = found.live.to(self.dtype)
+        # a crowded query starts again in float64: what else it meets here need not be kept
+        self.head_window = found.head.masked_fill(self.crowded, -torch.inf)
+
+    @property
+    def crowded(self) -> Bool[Tensor, "B"]:
+        """Queries with more samples set aside than are scored again one by one."""
+        return self.head_count > self.head_limit
 
     def _add_block(self, block: Span, operand: Float[Tensor, "n D"]) -> None:
         half_norms = self.rows.half_norms[block.start : block.stop].to(self.dtype)
@@ -131,6 +144,8 @@ class Scan:
         top = logits.amax(1)
         self.top.offer(logits, top, block.start)
         self.partition = torch.maximum(self.partition, top)
+        if self.dtype == torch.float32:
+            self._set_windows(self.partition.double())
         floor = self.partition - self.live_window
         query = ((top >= floor) & (top > -torch.inf)).nonzero()[:, 0]
         if len(query) == 0:
@@ -225,11 +240,10 @@ class Scan:
             return
         self.heads.append(Pairs(query, row, logit))
         self.head_count += torch.bincount(query, minlength=len(self.query))
-        # a crowded query starts again in float64: what else it meets here need not be kept
-        self.head_window[self.head_count > self.head_limit] = -torch.inf
+        self.head_window[self.crowded] = -torch.inf
 
     def _result(self) -> ScanResult:
-        crowded = self.head_count > self.head_limit
+        crowded = self.crowded
         none = torch.empty(0, dtype=torch.int64, device=self.rows.device)
         found = self.heads or [Pairs(none, none, none.double())]
         heads = Pairs(*(torch.cat([getattr(part, name) for part in found]) for name in ("query", "row", "logit")))

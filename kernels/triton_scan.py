@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Generic, TypeVar
 
 import torch
@@ -11,7 +11,7 @@ import torch
 from ..arrays import Float64, Tensor
 from ..capture import capturing
 from ..errors import invalid
-from .accuracy import Rounding, competitor_spread, live_window, rescore_window, unit_error
+from .accuracy import Rounding, Windows, unit_error, windows
 from .configs import AnyConfig, DigitConfig, FusedConfig, LaunchConfig, ScoreConfig, choose
 from .devices import device_of
 from .digits import DigitOperand, digit_rounding
@@ -80,14 +80,6 @@ def scan_type(query: Query, wanted: Wanted, config: LaunchConfig) -> type[TwoPha
     return FusedScan if config.fused is not None and plain else TwoPhaseScan
 
 
-@dataclass(frozen=True)
-class Windows:
-    """How far below the log-partition samples still belong in the mean, and how far they are scored again; [B] nats."""
-
-    live: Float64[Tensor, "B"]
-    head: Float64[Tensor, "B"]
-
-
 Operand = TypeVar("Operand", bound=QueryOperand | DigitOperand)
 
 
@@ -131,9 +123,7 @@ class TritonScan(Generic[Operand]):
 
     def _windows(self, partition: Float64[Tensor, "B"] | None) -> Windows:
         error = unit_error(self.rows, self.query, self.rounding, partition)
-        live = live_window(self.count, error)
-        spread = competitor_spread(self.rows, self.query, self.count)
-        return Windows(live, rescore_window(live, error, spread, self.split.budget, self.split.limit))
+        return windows(self.rows, self.query, self.count, error, self.split.budget, self.split.limit)
 
     def _parts(self, depth: int) -> tuple[QueryOperand, Rounding]:
         """Return the queries in floating point numbers, and the rounding of sums over `depth` values of D at a time."""
