@@ -62,6 +62,15 @@ def test_an_early_mean_alone_is_attention(generator: torch.Generator, taken: Cou
     assert ways_of(taken, rows, make_query(rows, generator, times=(0.05,), holes=1), MEAN_ONLY) == {"float32", "dense"}
 
 
+def test_a_query_far_off_the_path_is_scanned_after_all(generator: torch.Generator, taken: Counter[str]) -> None:
+    rows = prepare_rows(normal(400, 100, generator).float(), None)
+    query = make_query(rows, generator, 2, (0.05,))
+    # towards a sample, as no noise would be: that one dominates, at a time at which on the path all share the weight
+    point = query.point + torch.tensor([[0.0], [300.0]]) * rows.gather(torch.tensor([1, 2]))
+    off = Query(point, query.alpha, query.inverse_variance, query.holes)
+    assert {"attention", "float32", "rescored"} <= ways_of(taken, rows, off, MEAN_ONLY)
+
+
 def test_a_late_query_scores_its_heads_again(generator: torch.Generator, taken: Counter[str]) -> None:
     rows = prepare_rows(normal(400, 784, generator).float(), None)
     ways = ways_of(taken, rows, make_query(rows, generator, times=(0.9,)))

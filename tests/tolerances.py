@@ -33,6 +33,11 @@ TOLERANCES: Mapping[str, Tolerance] = MappingProxyType(
             "error of a posterior mean relative to the radius of the rows: kernels know no velocity, and the bar on it "
             "is no looser than this where the distance of query and mean is of that size",
         ),
+        "rounding law": Tolerance(
+            1.5,
+            "root mean square error of coarse logits relative to the law that decides what is scored again: up to 1.0 "
+            "over many queries, a few may have more; what is scored again leaves the bar a factor of five",
+        ),
         "moment": Tolerance(
             1e-4,
             "log-densities and entropies in nats, ESS, variance and weights relative to themselves (at least 1): a "
