@@ -89,6 +89,9 @@ class TritonScan(Generic[Operand]):
     # bytes held for each pair of a row and a query
     pair_bytes: int
 
+    # set once what they depend on is known
+    windows: Windows
+
     def __init__(
         self, rows: Rows, query: Query, count: int, wanted: Wanted, config: LaunchConfig, split: Split = EXACT
     ) -> None:
@@ -96,7 +99,6 @@ class TritonScan(Generic[Operand]):
         self.operand, self.rounding = self._operand()
         self.sums = RunningSums(len(query), rows.dim, wanted, rows.device)
         self.count, self.head_limit = count, most_heads(count)
-        self.windows = self._windows(None)
         self.top = TileCandidates(len(query), wanted.top_k, rows.device)
 
     def blocks(self, span: Span) -> list[Span]:
@@ -193,6 +195,8 @@ class FusedScan(TritonScan[QueryOperand]):
     ) -> None:
         super().__init__(rows, query, count, wanted, config, split)
         self.found: list[tuple[int, Tensor]] = []
+        # one launch settles everything: no log-partition is known before
+        self.windows = self._windows(None)
 
     @property
     def fused(self) -> FusedConfig:
