@@ -57,12 +57,12 @@ bench: $(VENV)/.stamp-bench
 	@$(BIN)/python -m pytest -o addopts=-ra bench --benchmark-only
 
 aot: $(VENV)/.stamp
-	@$(BIN)/python -m oracle_engine.kernels.aot
+	@$(BIN)/python -m oracle_engine.kernels.gpu.tools.aot
 
 # not in .venv, which holds the CPU build of torch: the python of the card, with torch, triton, numpy and pytest, and
 # the wheels of what it may lack, which are imported as they are. No figure without the tests
 gpu:
-	@$(ON_CARD) timeout 200 $(PYTHON) -m pytest -c tests/gpu.ini tests/test_gpu.py -m gpu
+	@$(ON_CARD) timeout 200 $(PYTHON) -m pytest -c tests/gpu.ini tests/engine/test_cuda.py -m gpu
 	@$(ON_CARD) ORACLE_BACKEND=triton $(PYTHON) -m bench.gpu --limit 300
 
 gpu-wheels:

@@ -5,18 +5,23 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 ROOT = Path(__file__).resolve().parent
 
 
 def read_version() -> str:
-    """Return the version written in oracle_engine/env.py, read as text because importing it would need torch."""
-    found = re.search(r'^__version__ = "(.+)"$', (ROOT / "oracle_engine" / "env.py").read_text("utf-8"), re.MULTILINE)
+    """Return the version written in oracle_engine/base/settings.py, as text: importing it would need torch."""
+    found = re.search(
+        r'^__version__ = "(.+)"$', (ROOT / "oracle_engine" / "base" / "settings.py").read_text("utf-8"), re.MULTILINE
+    )
     if found is None:
-        raise RuntimeError('oracle_engine/env.py has no line __version__ = "..."')
+        raise RuntimeError('oracle_engine/base/settings.py has no line __version__ = "..."')
     return found[1]
 
+
+OURS = find_packages(include=["oracle_engine*"], exclude=["oracle_engine.kernels*"])
+KERNELS = [f"oracle_engine.kernels.{name}" for name in find_packages("kernels")]
 
 CLI = ["rich>=13.7"]
 PLOT = ["matplotlib>=3.8"]
@@ -47,15 +52,10 @@ setup(
         "Typing :: Typed",
     ],
     python_requires=">=3.11",
-    packages=["oracle_engine", "oracle_engine.adapters", "oracle_engine.kernels", "oracle_engine.kernels.screens"],
+    packages=[*OURS, "oracle_engine.kernels", *KERNELS],
     # in a checkout oracle_engine/kernels is a symlink to kernels/; builds name the folder itself and need no symlink
-    package_dir={
-        "oracle_engine": "oracle_engine",
-        "oracle_engine.adapters": "oracle_engine/adapters",
-        "oracle_engine.kernels": "kernels",
-        "oracle_engine.kernels.screens": "kernels/screens",
-    },
-    package_data={"oracle_engine": ["py.typed"], "oracle_engine.kernels": ["tuned/*.json"]},
+    package_dir={"oracle_engine.kernels": "kernels"},
+    package_data={"oracle_engine": ["py.typed"], "oracle_engine.kernels.gpu": ["tuned/*.json"]},
     include_package_data=False,
     zip_safe=False,
     install_requires=["torch>=2.9", "numpy>=1.26", "safetensors>=0.4", "jaxtyping>=0.2.30"],
@@ -72,5 +72,5 @@ setup(
         "demo": DEMO,
         "dev": ["ruff>=0.6", "mypy>=1.11", "import-linter>=2.7", *TEST, *FAISS, *TRITON],
     },
-    entry_points={"console_scripts": ["oracle-engine = oracle_engine.__main__:main"]},
+    entry_points={"console_scripts": ["oracle-engine = oracle_engine.cli.main:main"]},
 )

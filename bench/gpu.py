@@ -19,10 +19,10 @@ from typing import Any
 import torch
 
 from oracle_engine import OracleDataset
-from oracle_engine.env import environment_report
-from oracle_engine.errors import invalid
-from oracle_engine.kernels.configs import choose, scored_with
-from oracle_engine.kernels.devices import device_of
+from oracle_engine.base.environment import environment_report
+from oracle_engine.base.errors import invalid
+from oracle_engine.kernels.gpu.configs import choose, scored_with
+from oracle_engine.kernels.gpu.devices import device_of
 
 from .__main__ import RESULTS, say
 from .compare import Comparison

@@ -13,7 +13,7 @@ from statistics import median, quantiles
 import torch
 from torch import Tensor
 
-from oracle_engine.errors import OracleError
+from oracle_engine.base.errors import OracleError
 
 from .__main__ import RESULTS, list_of, say
 from .late_data import HELD, TRAINING, Batch, Split
@@ -110,7 +110,7 @@ def late_row(sides: Sides, kind: str, size: int, t: float | None, budget: float)
     calls = sides.calls(kind, batch)
     answers = {name: sides.answered(name, call, batch) for name, call in calls.items()}
     others = watch_others()
-    timings = interleave(calls, budget, CPU, always=calls)
+    timings = interleave(calls, budget, CPU, no_thresholds=calls)
     busy = others()
     truth = answers[EXACT]
     measured = {name: _side(timings[name], timings[EXACT], answers[name], truth) for name in calls}

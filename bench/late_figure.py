@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from oracle_engine.plots import BLUE, BODY, GREEN, GREY, INK, ORANGE, SMALL, require_matplotlib
+from oracle_engine.science.stage_plots import BLUE, BODY, GREEN, GREY, INK, ORANGE, SMALL, require_matplotlib
 
 from .late_data import HELD, TRAINING
 from .late_peers import peer_names

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from oracle_engine import OracleDataset
-from oracle_engine.env import environment_report
+from oracle_engine.base.environment import environment_report
 
 from .truth import mean_value, value_blocks
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from oracle_engine.env import environment_report
+from oracle_engine.base.environment import environment_report
 
 from .truth import BAR
 

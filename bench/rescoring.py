@@ -9,8 +9,8 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-from oracle_engine.kernels import chunked
-from oracle_engine.kernels.accuracy import Windows, windows
+from oracle_engine.kernels.common.rounding import Windows, windows
+from oracle_engine.kernels.portable import scan as chunked
 
 from .peers import UnavailableError, Velocity
 
@@ -22,7 +22,7 @@ def without_rescoring(velocity: Velocity) -> Velocity:
 
     def nowhere(*arguments: Any) -> Windows:
         found = windows(*arguments)
-        return replace(found, head=torch.full_like(found.head, -torch.inf))
+        return replace(found, rescore=torch.full_like(found.rescore, -torch.inf))
 
     def coarse(x: Tensor, t: Tensor | float) -> Tensor:
         with patch.object(chunked, "windows", nowhere):

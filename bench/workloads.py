@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from oracle_engine import OracleDataset, load_dataset
-from oracle_engine.errors import DataFileError
+from oracle_engine.base.errors import DataFileError
 
 DATA = ("fashion-mnist", "fashion-mnist-fp32", "patches", "patches-fp32")
 BATCHES = (1, 16, 64, 256)

@@ -1,27 +1,35 @@
-"""Kernels: posterior states of queries over rows, as plain tensor functions.
+"""Kernels: posterior states of queries over rows, as plain tensor functions; nothing here knows flow matching.
 
-Import them as `oracle_engine.kernels`; the folder is not a package of its own.
+Import them as `oracle_engine.kernels`; the folder is not a package of its own. This module and
+`oracle_engine.kernels.screens` are the only doors: the rest of the package imports nothing below them.
 """
 
-from .chunked import posterior_state, scan_memory
-from .covariance import Vectors, covariance_product, reference_covariance_product
-from .prepare import prepare_rows, total_variance
+from .common.prepare import prepare_rows, recentred, total_variance
+from .common.rescore import Pairs, pairs_state
+from .common.rows import Query, Rows, Span
+from .common.state import PosteriorState, Wanted, concatenate, merge
+from .gpu import gpu_memory, gpu_state
+from .portable.covariance import Directions, covariance_product, reference_covariance_product
+from .portable.scan import posterior_state, scan_memory
 from .reference import reference_logits, reference_memory, reference_state
-from .rows import Query, Rows, Span
-from .state import PosteriorState, Wanted, concatenate, merge
 
 __all__ = [
+    "Directions",
+    "Pairs",
     "PosteriorState",
     "Query",
     "Rows",
     "Span",
-    "Vectors",
     "Wanted",
     "concatenate",
     "covariance_product",
+    "gpu_memory",
+    "gpu_state",
     "merge",
+    "pairs_state",
     "posterior_state",
     "prepare_rows",
+    "recentred",
     "reference_covariance_product",
     "reference_logits",
     "reference_memory",

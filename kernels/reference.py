@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from ..arrays import Float64, Tensor
-from .rows import Query, Rows, Span
-from .state import PosteriorState, Wanted
+from ..base.arrays import Float64, Tensor
+from .common.rows import Query, Rows, Span
+from .common.state import PosteriorState, Wanted
 
 
 def reference_logits(rows: Rows, query: Query, span: Span) -> Float64[Tensor, "B n"]:
@@ -21,7 +21,7 @@ def reference_logits(rows: Rows, query: Query, span: Span) -> Float64[Tensor, "B
     logits = -0.5 * query.inverse_variance[:, None] * squares
     if rows.log_weights is not None:
         logits = logits + rows.log_weights[index]
-    inside = (index >= query.holes[..., :1]) & (index < query.holes[..., 1:])
+    inside = (index >= query.excluded[..., :1]) & (index < query.excluded[..., 1:])
     return logits.masked_fill(inside.any(1), -torch.inf)
 
 

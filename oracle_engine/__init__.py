@@ -1,19 +1,20 @@
 """Exact oracle velocities of flow matching over finite data sets."""
 
-from .dataset import OracleDataset, ValueMap
-from .draws import posterior_draw
-from .engine import OracleEngine
-from .env import __version__
-from .errors import DataFileError, InputError, MissingDependencyError, OracleError
-from .estimates import Exact, Flip, PosteriorDraw, References
-from .losses import LossPart, LossTerms, OracleLoss, oracle_loss, stage_boundary
-from .modes import Budget, TopK
-from .paths import EDM, GVP, VP, LinearVP, Path, Polynomial, RectifiedFlow
-from .posterior import Posterior
-from .prefetch import prefetched
-from .request import Guidance
-from .sources import load_dataset
-from .targets import OracleTarget, conditional_target, drop_labels, path_sample
+from .base.errors import DataFileError, InputError, MissingDependencyError, OracleError
+from .base.settings import __version__
+from .data.dataset import OracleDataset, ValueMap
+from .data.load import load_dataset
+from .engine.engine import OracleEngine
+from .paths.paths import EDM, GVP, VP, LinearVP, Path, Polynomial, RectifiedFlow
+from .queries.modes import Budget, TopK
+from .queries.posterior import Posterior
+from .queries.request import Guidance
+from .science.transition import stage_boundary
+from .training.estimates import Exact, Flip, PosteriorDraw, References
+from .training.losses import LossPart, LossTerms, OracleLoss, oracle_loss
+from .training.posterior_draws import posterior_draw
+from .training.prefetch import prefetched
+from .training.targets import OracleTarget, conditional_target, drop_labels, path_sample
 
 __all__ = [
     "EDM",

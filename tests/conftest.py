@@ -10,6 +10,8 @@ import pytest
 import torch
 from hypothesis import settings
 
+from oracle_engine.kernels.screens import int8_products
+
 # the same examples on every run, and no deadline: the first call of a kernel pays for warm-up and page faults
 settings.register_profile("ci", derandomize=True, deadline=None, max_examples=25, print_blob=True)
 # what looks for new problems: HYPOTHESIS_PROFILE=search
@@ -30,6 +32,12 @@ def two_threads() -> Iterator[None]:
     torch.set_num_threads(2)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def steady_costs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """8-bit products cost what float32 ones do, whatever a busy machine would measure."""
+    monkeypatch.setattr(int8_products, "product_cost", lambda device: 1.0)
 
 
 @pytest.fixture

@@ -34,7 +34,7 @@ print(json.dumps({
 def run_python(*arguments: str) -> str:
     """Return what a fresh interpreter prints, started in the root of the checkout."""
     command = [sys.executable, *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=300).stdout
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from oracle_engine.__main__ import build_parser
+from oracle_engine.cli.main import build_parser
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 

@@ -7,39 +7,38 @@ coordinates (:mod:`.codes`), and rows that are stored in 8 bits already (:mod:`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 
-from ...arrays import Float, Int64, Shaped, Tensor
-from ..rows import Query, Rows, Span
-from .carry import Carry
-from .neighbours import Vectors
-from .probe import Knowledge, Probe, Source
-
-Progress = Callable[[int, int], None]
+from ...base.arrays import Float, Int64, Shaped, Tensor
+from ...base.progress import Progress
+from ..common.rows import Query, Rows, Span
+from .nearest import DistanceVectors
+from .query_bounds import Knowledge, QueryBound, Source
+from .shared_products import SharedProducts
 
 # rows of a data set: a range, or their numbers
 Place = Span | Int64[Tensor, "n"]
 
-Reach = tuple[tuple[float, ...], ...]
+Thresholds = tuple[tuple[float, ...], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Screen(ABC):
     """A way to bound the logits of all rows at one or more levels of detail, the cheapest first.
 
-    reach: for each level the smallest alpha^2 / sigma^2 at which it is worth trying, infinite for never; one row for
-        each Knowledge of a query.
+    thresholds: for each level the smallest alpha^2 / sigma^2 from which on it is worth trying, infinite for never; one
+        row for each Knowledge of a query.
     dim: values in a row, D. widths: how many coordinates each level multiplies.
     """
 
     kind: ClassVar[str]
     # whether the products of a trajectory narrow its bounds
-    carries: ClassVar[bool] = True
-    reach: Reach
+    uses_shared_products: ClassVar[bool] = True
+    thresholds: Thresholds
     dim: int
     widths: tuple[int, ...]
 
@@ -65,15 +64,17 @@ class Screen(ABC):
         """Return the screen of `rows`, where the rows of this one stand at `kept`; the centre has to be the same."""
 
     @abstractmethod
-    def probe(self, rows: Rows, query: Query, source: Source | None = None, carry: Carry | None = None) -> Probe:
+    def query_bound(
+        self, rows: Rows, query: Query, source: Source | None = None, shared_products: SharedProducts | None = None
+    ) -> QueryBound:
         """Return the coefficients of a batch of queries."""
 
     @abstractmethod
-    def bound(self, rows: Rows, level: int, probe: Probe, place: Place, out: Float[Tensor, "n b"]) -> None:
-        """Write the upper logits of the rows at `place` into `out`, up to the constants of `probe`."""
+    def bound(self, rows: Rows, level: int, query_bound: QueryBound, place: Place, out: Float[Tensor, "n b"]) -> None:
+        """Write the upper logits of the rows at `place` into `out`, up to the constants of `query_bound`."""
 
     @abstractmethod
-    def vectors(self, rows: Rows) -> Vectors:
+    def vectors(self, rows: Rows) -> DistanceVectors:
         """Return vectors whose distances are never larger than those of the rows."""
 
     @property
@@ -87,7 +88,7 @@ class Screen(ABC):
         """What a file says of them."""
 
 
-def always(levels: int) -> Reach:
+def no_thresholds(levels: int) -> Thresholds:
     """Return the reach of levels that are tried for every query."""
     return ((0.0,) * levels,) * len(Knowledge)
 

@@ -12,14 +12,14 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ...arrays import Bool, Float, Float64, Int64, Tensor
-from ..matmul import QUERY_MULTIPLE, ieee_products
-from ..rescore import Pairs, pairs_state, product_error, product_logits
-from ..rows import Query
-from ..state import PosteriorState, Wanted, merge
-from .probe import Knowledge
+from ...base.arrays import Bool, Float, Float64, Int64, Tensor
+from ..common.matmul import QUERY_MULTIPLE, ieee_products
+from ..common.rescore import Pairs, pairs_state, product_error, product_logits
+from ..common.rows import Query
+from ..common.state import PosteriorState, Wanted, merge
+from .query_bounds import Knowledge
 from .screen import Screen
-from .upper import TILE, UpperLogits
+from .upper_bounds import ROW_TILE, UpperLogits
 
 # rows with the largest upper logits, looked at first: they bound the partition function from below
 LEADERS = 8
@@ -41,7 +41,7 @@ READ_QUERIES = 24
 TOUCH_COST = 700
 
 # where a scan is needed anyway, queries join it until alpha^2 / sigma^2 is so many times what makes a level worth it
-COMPANY = 4.0
+JOIN_SCAN_FACTOR = 4.0
 
 # fraction of the mass a caller allows to omit, given what is known of the queries in `index` so far
 Allowance = Callable[[Int64[Tensor, "b"], PosteriorState], Float64[Tensor, "b"]]
@@ -53,13 +53,13 @@ class Shortlist:
 
     state: posterior over the rows looked at.
     log_omitted: log of a bound on the sum of the weights of all other rows, [B], on the scale of `state.lse`.
-    survivors: rows looked at, [B]. settled: queries that were decided; the state of the others is empty.
+    survivors: rows looked at, [B]. certified: queries that were decided; the state of the others is empty.
     """
 
     state: PosteriorState
     log_omitted: Float64[Tensor, "B"]
     survivors: Int64[Tensor, "B"]
-    settled: Bool[Tensor, "B"]
+    certified: Bool[Tensor, "B"]
 
     def put(self, index: Int64[Tensor, "b"], part: Shortlist) -> Shortlist:
         """Return this with the queries in `index` replaced by `part`."""
@@ -67,12 +67,12 @@ class Shortlist:
             self.state.put(index, part.state),
             self.log_omitted.index_copy(0, index, part.log_omitted),
             self.survivors.index_copy(0, index, part.survivors),
-            self.settled.index_copy(0, index, part.settled),
+            self.certified.index_copy(0, index, part.certified),
         )
 
     def take(self, index: Int64[Tensor, "b"]) -> Shortlist:
         """Return the part of the queries in `index`."""
-        return Shortlist(self.state.take(index), self.log_omitted[index], self.survivors[index], self.settled[index])
+        return Shortlist(self.state.take(index), self.log_omitted[index], self.survivors[index], self.certified[index])
 
     def joined(self, other: Shortlist) -> Shortlist:
         """Return the shortlist of two disjoint sets of rows."""
@@ -80,7 +80,7 @@ class Shortlist:
             merge(self.state, other.state),
             torch.logaddexp(self.log_omitted, other.log_omitted),
             self.survivors + other.survivors,
-            self.settled & other.settled,
+            self.certified & other.certified,
         )
 
     @classmethod
@@ -91,7 +91,7 @@ class Shortlist:
         return cls(state, torch.full_like(state.lse, -torch.inf), none, ~none.bool())
 
     @classmethod
-    def unsettled(cls, batch: int, dim: int, top_k: int, device: torch.device) -> Shortlist:
+    def pending(cls, batch: int, dim: int, top_k: int, device: torch.device) -> Shortlist:
         """Return the shortlist of queries that are not settled."""
         state = PosteriorState.empty(batch, dim, top_k, device)
         none = torch.zeros(batch, dtype=torch.int64, device=device)
@@ -106,7 +106,7 @@ def screened(upper: UpperLogits, wanted: Wanted, allowance: Allowance, limit: in
     Costs a product of each level it needs; memory is 16 MB of upper logits, or 64 n bytes.
     """
     search = _Search(upper, wanted, allowance, limit)
-    result = Shortlist.unsettled(len(upper.query), upper.rows.dim, wanted.top_k, upper.rows.device)
+    result = Shortlist.pending(len(upper.query), upper.rows.dim, wanted.top_k, upper.rows.device)
     entry = _entry_level(upper)
     with ieee_products(upper.rows.device.type):
         for level in range(len(upper.screen.widths)):
@@ -121,7 +121,7 @@ def strongest(upper: UpperLogits, wanted: Wanted, count: int) -> Shortlist:
     Costs one product at the widest level; memory as in :func:`screened`.
     """
     level, rows = len(upper.screen.widths) - 1, upper.rows
-    result = Shortlist.unsettled(len(upper.query), rows.dim, wanted.top_k, rows.device)
+    result = Shortlist.pending(len(upper.query), rows.dim, wanted.top_k, rows.device)
     with ieee_products(rows.device.type):
         for index in torch.arange(len(upper.query), device=rows.device).split(upper.chunk):
             values = upper.at(level, index)
@@ -139,19 +139,19 @@ def strongest(upper: UpperLogits, wanted: Wanted, count: int) -> Shortlist:
     return result
 
 
-def settled_share(upper: UpperLogits, level: int, mass: float) -> float:
+def certified_share(upper: UpperLogits, level: int, mass: float) -> float:
     """Return the share of the queries that this level alone would settle with so much mass left out."""
 
     def allowance(index: Int64[Tensor, "b"], state: PosteriorState) -> Float64[Tensor, "b"]:
         return torch.full_like(state.lse, mass)
 
-    search, settled = _Search(upper, Wanted(), allowance, None), 0
+    search, certified = _Search(upper, Wanted(), allowance, None), 0
     with ieee_products(upper.rows.device.type):
         for index in torch.arange(len(upper.query), device=upper.rows.device).split(upper.chunk):
             nothing = torch.full((len(index),), -torch.inf, dtype=torch.float64, device=index.device)
             step = _Level(search, index, level, None, nothing)
-            settled += int((step.count <= step.limit).sum())
-    return settled / len(upper.query)
+            certified += int((step.count <= step.limit).sum())
+    return certified / len(upper.query)
 
 
 def offset(query: Query) -> Float64[Tensor, "B"]:
@@ -159,10 +159,10 @@ def offset(query: Query) -> Float64[Tensor, "B"]:
     return -0.5 * query.inverse_variance * query.norm.square()
 
 
-def out_of_reach(screen: Screen, query: Query, carried: bool) -> bool:
+def below_thresholds(screen: Screen, query: Query, with_shared: bool) -> bool:
     """Return whether no level is worth a try for any of the queries, whether or not their sources are known."""
-    rows = (Knowledge.CARRY,) if carried else (Knowledge.NOTHING, Knowledge.SOURCE)
-    least = min((value for row in rows for value in screen.reach[row]), default=math.inf)
+    rows = (Knowledge.TRAJECTORY,) if with_shared else (Knowledge.NOTHING, Knowledge.SOURCE)
+    least = min((value for row in rows for value in screen.thresholds[row]), default=math.inf)
     return not bool((_ratio(query) >= least).any())
 
 
@@ -174,12 +174,12 @@ def _ratio(query: Query) -> Float64[Tensor, "B"]:
 def _entry_level(upper: UpperLogits) -> Int64[Tensor, "B"]:
     query, screen = upper.query, upper.screen
     ratio = _ratio(query)[:, None]
-    reach = torch.tensor(screen.reach, dtype=ratio.dtype, device=ratio.device)
-    least = reach[upper.probe.knowledge]
+    thresholds = torch.tensor(screen.thresholds, dtype=ratio.dtype, device=ratio.device)
+    least = thresholds[upper.query_bound.knowledge]
     able = ratio >= least
     if not bool(able.any(1).all()):
         # those that must be scanned take others along for the price of their products alone
-        able = ratio >= COMPANY * least
+        able = ratio >= JOIN_SCAN_FACTOR * least
         able &= _saving(upper, able.sum(0)) > 0
     return torch.where(able.any(1), able.int().argmax(1), len(screen.widths))
 
@@ -217,7 +217,7 @@ class _Search:
     def cascade(self, index: Int64[Tensor, "b"], level: int) -> Shortlist:
         """Return the shortlist of the queries in `index`, which enter at `level`."""
         rows = self.upper.rows
-        result = Shortlist.unsettled(len(index), rows.dim, self.wanted.top_k, rows.device)
+        result = Shortlist.pending(len(index), rows.dim, self.wanted.top_k, rows.device)
         place = torch.arange(len(index), device=index.device)
         nothing = torch.full((len(index),), -torch.inf, dtype=torch.float64, device=index.device)
         step = _Level(self, index, level, None, nothing)
@@ -246,7 +246,7 @@ class _Level:
         self.query = search.upper.query.take(index)
         self.offset = offset(self.query)
         self.upper = search.upper.at(level, index, chosen)
-        tiles = self.upper.unflatten(0, (-1, TILE))
+        tiles = self.upper.unflatten(0, (-1, ROW_TILE))
         self.largest = tiles.amax(1)
         leaders = _leaders(tiles, self.largest)
         self.lead = self._lead(leaders)
@@ -277,15 +277,15 @@ class _Level:
 
     def _open(self, few: Int64[Tensor, "f"]) -> tuple[Pairs, Float64[Tensor, "b"]]:
         """Return the pairs of the queries `few` that may matter, and the log of what their other rows hold at most."""
-        tiles = self.upper.unflatten(0, (-1, TILE))
+        tiles = self.upper.unflatten(0, (-1, ROW_TILE))
         hot, floor = self.hot[:, few], self.floor[few]
         # relative to the floor, below which all of these are: nothing overflows
-        cold = TILE * _exp(self.largest[:, few] - floor).masked_fill_(hot, 0.0).sum(0)
+        cold = ROW_TILE * _exp(self.largest[:, few] - floor).masked_fill_(hot, 0.0).sum(0)
         place, column = hot.T.nonzero().unbind(1)
         values = tiles[column, :, few[place]] - floor[place, None]
         alive = values >= 0.0
         pair, offset = alive.nonzero().unbind(1)
-        row, logit = self._rows(column[pair] * TILE + offset), values[pair, offset].double() + floor[place[pair]]
+        row, logit = self._rows(column[pair] * ROW_TILE + offset), values[pair, offset].double() + floor[place[pair]]
         rest = cold.index_add_(0, place, _exp(values).masked_fill_(alive, 0.0).sum(1))
         missed = torch.full_like(self.lead.lse, -torch.inf)
         # sums of float32 terms
@@ -327,8 +327,8 @@ class _Level:
         tile = self.hot[:, column].any(1).nonzero()[:, 0]
         # picking rows costs a copy of their features: not worth it for most of them
         if len(tile) < PICK_SHARE * len(self.hot):
-            alive = (self.upper.unflatten(0, (-1, TILE))[tile][:, :, column] >= self.floor[column]).any(2)
-            position = (tile[:, None] * TILE + torch.arange(TILE, device=tile.device))[alive]
+            alive = (self.upper.unflatten(0, (-1, ROW_TILE))[tile][:, :, column] >= self.floor[column]).any(2)
+            position = (tile[:, None] * ROW_TILE + torch.arange(ROW_TILE, device=tile.device))[alive]
             total = len(self.search.upper.span) if self.chosen is None else len(self.chosen)
             left_out = math.log(total - len(position)) if len(position) < total else -math.inf
             omitted = torch.logaddexp(omitted, self.floor[column].double() + left_out)

@@ -8,10 +8,10 @@ from types import MappingProxyType
 
 import torch
 
-from ..arrays import Float, Float64, Tensor, exact
-from ..engine import OracleEngine
-from ..errors import invalid
-from ..request import Guidance
+from ..base.arrays import Float, Float64, Tensor, exact
+from ..base.errors import invalid
+from ..engine.engine import OracleEngine
+from ..queries.request import Guidance
 from .evidence import check_direction, check_no_graph
 
 

@@ -7,12 +7,12 @@ from copy import copy
 
 import torch
 
-from ..arrays import Float, Float64, Int64, Tensor, exact
-from ..dataset import OracleDataset
-from ..engine import OracleEngine
-from ..errors import invalid
-from ..paths import RectifiedFlow
-from ..request import Guidance
+from ..base.arrays import Float, Float64, Int64, Tensor, exact
+from ..base.errors import invalid
+from ..data.dataset import OracleDataset
+from ..engine.engine import OracleEngine
+from ..paths.paths import RectifiedFlow
+from ..queries.request import Guidance
 from .evidence import check_no_graph, refuse_reversed
 
 

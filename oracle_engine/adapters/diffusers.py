@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from ..arrays import Float, Float64, Tensor
-from ..engine import OracleEngine
-from ..errors import invalid
-from ..request import Guidance
+from ..base.arrays import Float, Float64, Tensor
+from ..base.errors import invalid
+from ..engine.engine import OracleEngine
+from ..queries.request import Guidance
 from .conventions import Convention, VelocityModel
 
 
@@ -46,7 +46,7 @@ class DiffusersTransformer:
 
 
 def scheduler_times(scheduler: Any) -> Float64[Tensor, "T"]:
-    """Return the grid of a scheduler, after its set_timesteps, as times for oracle_engine.samplers: 1 - sigma, float64.
+    """Return the grid of a scheduler, after its set_timesteps, as times for `samplers.sample`: 1 - sigma, float64.
 
     scheduler: with `sigmas` in [0, 1], such as FlowMatchEulerDiscreteScheduler. Its shift is in them: sigma shifted by
     s is t shifted by 1 / s. Raises InputError for sigmas outside [0, 1], which belong to another path.

@@ -6,10 +6,10 @@ import math
 
 import torch
 
-from ..arrays import Bool, Float, Float64, Tensor
-from ..engine import OracleEngine
-from ..errors import InputError, invalid
-from ..paths import coefficients, resolve_times
+from ..base.arrays import Bool, Float, Float64, Tensor
+from ..base.errors import InputError, invalid
+from ..engine.engine import OracleEngine
+from ..paths.paths import coefficients, resolve_times
 
 # a time says something about its direction where the mirrored time has this many times its noise
 CONTRAST = 4.0

@@ -10,11 +10,10 @@ from typing import Any
 
 import torch
 
-from ..arrays import Float64, Tensor
-from ..engine import OracleEngine
-from ..errors import invalid
-from ..fields import same_path
-from ..paths import SMALLEST, Coefficients, coefficients, resolve_times
+from ..base.arrays import Float64, Tensor
+from ..base.errors import invalid
+from ..engine.engine import OracleEngine
+from ..paths.paths import SMALLEST, Coefficients, coefficients, resolve_times, same_path
 from .evidence import check_independent, check_standard_normal, no_closed_form
 
 # the mean of x_t in torchcfm's matchers that pair noise and data independently
@@ -65,7 +64,7 @@ def matcher_path(matcher: Any) -> MatcherPath:
     if hasattr(matcher, "ot_sampler"):
         raise no_closed_form("matcher", name)
     if name not in _MATCHERS:
-        remedy = "pass the engine's velocity to the loss yourself if its path is one of oracle_engine.paths"
+        remedy = "pass the engine's velocity to the loss yourself if its path is one of oracle_engine.paths.paths"
         raise invalid("matcher", f"must be one of {', '.join(_MATCHERS)}", name, remedy)
     return MatcherPath(_MATCHERS[name], float(matcher.sigma))
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..arrays import Float, Tensor, exact
-from ..engine import OracleEngine
-from ..errors import invalid
-from ..request import Guidance
+from ..base.arrays import Float, Tensor, exact
+from ..base.errors import invalid
+from ..engine.engine import OracleEngine
+from ..queries.request import Guidance
 from .evidence import check_no_graph
 
 

@@ -1,0 +1,171 @@
+"""Named candidates of each query, scored again in float64: the exact end of every coarse route."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import reduce
+
+import torch
+
+from ...base.arrays import Float64, Int64, Tensor
+from .rounding import UNIT_ROUNDOFF, WALK, logit_error
+from .rows import Query, Rows
+from .state import PosteriorState, Wanted, concatenate, merge
+
+# float64 products are used while their error in a logit stays below this; beyond, differences
+PRODUCT_LIMIT = 1e-7
+
+# values gathered at once, in float64: 4 MB, small enough to stay in a last-level cache between its passes
+GATHER_VALUES = 500_000
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Pairs of a query and a row, in any order: `query` [P], `row` [P] and the coarse `logit` [P]."""
+
+    query: Int64[Tensor, "P"]
+    row: Int64[Tensor, "P"]
+    logit: Float64[Tensor, "P"]
+
+    def where(self, keep: Tensor) -> Pairs:
+        """Return the pairs that `keep` [P] selects."""
+        return Pairs(self.query[keep], self.row[keep], self.logit[keep])
+
+
+def candidate_logits(rows: Rows, query: Query, candidates: Int64[Tensor, "B K"]) -> Float64[Tensor, "B K"]:
+    """Return log w_j - |q - alpha r_j|^2 / 2 sigma^2 of the rows in `candidates`; -inf where an entry is -1.
+
+    Products and norms in float64 while that is exact enough, else the difference is taken before it is squared,
+    which errs no more than the inputs do at any sigma. Costs one gather of B K rows, in slices of bounded memory.
+    """
+    out = candidates.new_full(candidates.shape, -torch.inf, dtype=torch.float64)
+    for part, width in _slices(torch.full((len(query),), candidates.shape[1], device=rows.device), rows.dim):
+        for start in range(0, candidates.shape[1], width):
+            chosen = candidates[part, start : start + width]
+            samples = rows.gather(chosen.clamp_min(0))
+            out[part, start : start + width] = logits_of(rows, query.take(part), chosen, samples)
+    return out
+
+
+def product_logits(rows: Rows, query: Query, pairs: Pairs) -> Float64[Tensor, "P"]:
+    """Return the logits of `pairs` up to -|q|^2 / 2 sigma^2, from float32 products that err by :func:`product_error`.
+
+    Costs one gather of the rows, a few MB at a time.
+    """
+    order = pairs.query.argsort(stable=True)
+    counts = torch.bincount(pairs.query, minlength=len(query))
+    first = counts.cumsum(0) - counts
+    point = query.point.float()
+    products = torch.empty(len(order), dtype=torch.float32, device=rows.device)
+    for part, width in _slices(counts, rows.dim, 2 * GATHER_VALUES):
+        columns = torch.arange(int(counts[part].max()), device=rows.device)
+        real = columns < counts[part, None]
+        place = order[(first[part, None] + columns).clamp_max(len(order) - 1)]
+        for start in range(0, len(columns), width):
+            some = place[:, start : start + width]
+            stored = rows.stored.index_select(0, pairs.row[some.reshape(-1)])
+            samples = stored.float() if rows.raw_operand else rows.centred(stored)
+            found = torch.bmm(samples.reshape(*some.shape, rows.dim), point[part, :, None])[:, :, 0]
+            inside = real[:, start : start + width]
+            products[some[inside]] = found[inside]
+    shift = query.point @ rows.operand_centre
+    gain = query.gain[pairs.query]
+    logits = gain * (products - shift[pairs.query] - query.alpha[pairs.query] * rows.half_norms[pairs.row])
+    return logits if rows.log_weights is None else logits + rows.log_weights[pairs.row]
+
+
+def product_error(rows: Rows, query: Query) -> Float64[Tensor, "B"]:
+    """Return how far :func:`product_logits` may be off, [B] nats: rounding errors that add up like a random walk."""
+    size = query.norm * rows.operand_radius + query.alpha * rows.radius**2
+    return WALK * UNIT_ROUNDOFF[torch.float32] * (math.sqrt(rows.dim) + 2.0) * query.gain * size
+
+
+def pairs_state(rows: Rows, query: Query, pairs: Pairs, wanted: Wanted) -> PosteriorState:
+    """Return the states of the samples that `pairs` names, each scored again in float64.
+
+    Queries with many candidates are padded only against queries with about as many.
+    """
+    state = PosteriorState.empty(len(query), rows.dim, wanted.top_k, rows.device)
+    groups = list(grouped(pairs, len(query), rows.dim))
+    if not groups:
+        return state
+    found = [_state(rows, query.take(part), candidates, width, wanted) for part, candidates, width in groups]
+    return state.put(torch.cat([part for part, _, _ in groups]), concatenate(found))
+
+
+def grouped(pairs: Pairs, batch: int, dim: int) -> Iterator[tuple[Int64[Tensor, "b"], Int64[Tensor, "b K"], int]]:
+    """Yield groups of queries with similar counts, the rows of each padded with -1, and how many to gather at once."""
+    order = pairs.query.argsort(stable=True)
+    counts = torch.bincount(pairs.query, minlength=batch)
+    first = counts.cumsum(0) - counts
+    for part, width in _slices(counts, dim):
+        columns = torch.arange(int(counts[part].max()), device=counts.device)
+        position = (first[part, None] + columns).clamp_max(len(order) - 1)
+        yield part, pairs.row[order[position]].masked_fill(columns >= counts[part, None], -1), width
+
+
+def _slices(
+    counts: Int64[Tensor, "B"], dim: int, values: int = GATHER_VALUES
+) -> Iterator[tuple[Int64[Tensor, "b"], int]]:
+    """Yield groups of queries with similar counts, and how many candidates of each fit in memory at once."""
+    budget = max(1, values // dim)
+    order = counts.argsort(descending=True)
+    sizes = counts[order].tolist()
+    start = 0
+    while start < len(sizes) and sizes[start] > 0:
+        stop = min(len(sizes), start + max(1, budget // sizes[start]))
+        yield order[start:stop], min(sizes[start], budget)
+        start = stop
+
+
+def _state(rows: Rows, query: Query, candidates: Int64[Tensor, "B K"], width: int, wanted: Wanted) -> PosteriorState:
+    parts = []
+    for chosen in candidates.split(width, dim=1):
+        samples = rows.gather(chosen.clamp_min(0))
+        parts.append(_weigh(logits_of(rows, query, chosen, samples), samples, chosen, wanted))
+    state = reduce(merge, parts)
+    return replace(state, mean=state.mean - rows.centre) if wanted.mean else state
+
+
+def logits_of(
+    rows: Rows, query: Query, chosen: Int64[Tensor, "B K"], samples: Float64[Tensor, "B K D"]
+) -> Float64[Tensor, "B K"]:
+    """Return the logits of the rows in `chosen`, whose values as stored are `samples`; -inf where an entry is -1."""
+    error = logit_error(rows, query, torch.float64)
+    named = chosen.clamp_min(0)
+    if bool((error <= PRODUCT_LIMIT).all()):
+        # two passes fewer than the difference, and exact enough: |q - alpha r|^2 from the norms and a product
+        products = torch.bmm(samples, query.point[:, :, None])[:, :, 0] - (query.point @ rows.centre)[:, None]
+        norms = 0.5 * query.norm.square()[:, None] + query.alpha.square()[:, None] * rows.half_norms[named]
+        halves = norms - query.alpha[:, None] * products
+    else:
+        difference = torch.addcmul(
+            query.in_stored_coordinates(rows)[:, None], samples, query.alpha[:, None, None], value=-1.0
+        )
+        halves = 0.5 * torch.linalg.vecdot(difference, difference)
+    logits: Tensor = -query.inverse_variance[:, None] * halves
+    if rows.log_weights is not None:
+        logits = logits + rows.log_weights[named]
+    return logits.masked_fill(chosen < 0, -torch.inf)
+
+
+def _weigh(
+    logits: Float64[Tensor, "B K"], samples: Float64[Tensor, "B K D"], chosen: Int64[Tensor, "B K"], wanted: Wanted
+) -> PosteriorState:
+    state = PosteriorState.empty(len(logits), samples.shape[2], wanted.top_k, logits.device)
+    top = logits.topk(min(wanted.top_k, logits.shape[1]), dim=1)
+    state.top_logits[:, : top.values.shape[1]] = top.values
+    state.top_rows[:, : top.values.shape[1]] = chosen.gather(1, top.indices)
+    weights = logits.softmax(1).nan_to_num(0.0)  # a slice that is all padding has no weights
+    changes: dict[str, Tensor] = {"lse": logits.logsumexp(1)}
+    if wanted.mean:
+        changes["mean"] = torch.bmm(weights[:, None], samples)[:, 0]
+    if wanted.moments:
+        changes["concentration"] = weights.square().sum(1)
+        changes["entropy"] = -torch.xlogy(weights, weights).sum(1)
+    if wanted.moments and wanted.mean:
+        spread = samples - changes["mean"][:, None]
+        changes["variance"] = (weights * torch.linalg.vecdot(spread, spread)).sum(1)
+    return replace(state, **changes)

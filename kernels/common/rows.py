@@ -1,0 +1,134 @@
+"""What the kernels see of a data set and of a batch of queries: plain tensors, nothing about flow matching."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+
+from ...base.arrays import Float, Float64, Int64, Shaped, Tensor
+
+# a raw operand costs no pass over the data; one whose radius is this much larger loses too many digits
+RAW_RADIUS_LIMIT = 3.0
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Samples r_j = stored_j - centre, flattened, in their storage dtype.
+
+    stored: [N, D], any of STORAGE_DTYPES; never copied.
+    centre: [D] float64, exactly representable in float32, so that a centred float32 block is as exact as the data;
+    for 8-bit storage integers that the storage could hold.
+    half_norms: |r_j|^2 / 2, summed in float64.
+    log_weights: log w_j with the weights summing to one, or None for equal weights 1/N.
+    radius, stored_radius: the largest |r_j| and the largest |stored_j|.
+    centre_off: whether matrix products take the centre off however small it is, as kernels do where that costs nothing.
+    """
+
+    stored: Shaped[Tensor, "N D"]
+    centre: Float64[Tensor, "D"]
+    half_norms: Float64[Tensor, "N"]
+    log_weights: Float64[Tensor, "N"] | None
+    radius: float
+    stored_radius: float
+    centre_off: bool = False
+
+    def __len__(self) -> int:
+        return self.stored.shape[0]
+
+    @property
+    def dim(self) -> int:
+        return self.stored.shape[1]
+
+    @property
+    def device(self) -> torch.device:
+        return self.stored.device
+
+    def to(self, device: torch.device) -> Rows:
+        """Return the rows on `device`."""
+        log_weights = None if self.log_weights is None else self.log_weights.to(device)
+        stored, centre, half_norms = (part.to(device) for part in (self.stored, self.centre, self.half_norms))
+        return replace(self, stored=stored, centre=centre, half_norms=half_norms, log_weights=log_weights)
+
+    @cached_property
+    def raw_operand(self) -> bool:
+        """Whether matrix products may read the rows as they are stored, without subtracting the centre first."""
+        small = self.stored_radius <= RAW_RADIUS_LIMIT * self.radius or self.stored_radius == 0.0
+        return small and not self.centre_off
+
+    @cached_property
+    def operand_centre(self) -> Float64[Tensor, "D"]:
+        """The part of the centre that is still in the operand of the matrix products: [D] float64."""
+        return self.centre if self.raw_operand else torch.zeros_like(self.centre)
+
+    @property
+    def operand_radius(self) -> float:
+        """The largest norm of a row as the matrix products see it."""
+        return self.stored_radius if self.raw_operand else self.radius
+
+    def block(self, start: int, stop: int, buffer: Shaped[Tensor, "m D"]) -> Shaped[Tensor, "n D"]:
+        """Return rows [start, stop) as an operand in the dtype of `buffer`: a view where nothing must change."""
+        stored = self.stored[start:stop]
+        if self.raw_operand and stored.dtype == buffer.dtype:
+            return stored
+        out = buffer[: stop - start].copy_(stored)
+        return out if self.raw_operand else out.sub_(self.centre.to(out.dtype))
+
+    def centred(self, stored: Shaped[Tensor, "n D"]) -> Float[Tensor, "n D"]:
+        """Return some of the stored rows without the centre, rounded once to float32."""
+        wide = torch.promote_types(stored.dtype, torch.float32)
+        return stored.to(wide, copy=True).sub_(self.centre.to(wide)).float()
+
+    def gather(self, index: Int64[Tensor, "..."]) -> Float64[Tensor, "... D"]:
+        """Return the rows named by `index` in float64, as stored: the centre is still in them."""
+        return self.stored.index_select(0, index.reshape(-1)).double().reshape(*index.shape, self.dim)
+
+
+@dataclass(frozen=True)
+class Query:
+    """A batch of queries in the coordinates of the rows.
+
+    point: q = x - alpha * centre, [B, D] float64.
+    alpha: scale of the samples, [B].
+    inverse_variance: 1 / sigma^2, [B].
+    excluded: row ranges [start, stop) that do not count for a query, [B, H, 2]; H may be 0.
+    """
+
+    point: Float64[Tensor, "B D"]
+    alpha: Float64[Tensor, "B"]
+    inverse_variance: Float64[Tensor, "B"]
+    excluded: Int64[Tensor, "B H 2"]
+
+    def __len__(self) -> int:
+        return self.point.shape[0]
+
+    @property
+    def gain(self) -> Float64[Tensor, "B"]:
+        """Factor of <q, r_j> in the logit: alpha / sigma^2."""
+        return self.alpha * self.inverse_variance
+
+    @cached_property
+    def norm(self) -> Float64[Tensor, "B"]:
+        """|q|, [B]."""
+        norm: Tensor = torch.linalg.vector_norm(self.point, dim=1)
+        return norm
+
+    def in_stored_coordinates(self, rows: Rows) -> Float64[Tensor, "B D"]:
+        """The point against rows that still carry their centre: q + alpha * centre."""
+        return torch.addcmul(self.point, self.alpha[:, None], rows.centre)
+
+    def take(self, index: Int64[Tensor, "b"]) -> Query:
+        """Return the queries in `index`."""
+        return Query(self.point[index], self.alpha[index], self.inverse_variance[index], self.excluded[index])
+
+
+@dataclass(frozen=True)
+class Span:
+    """A contiguous range [start, stop) of rows."""
+
+    start: int
+    stop: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start

@@ -1,0 +1,122 @@
+"""The partial result over a subset of the samples, and the associative merge that combines two of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+import torch
+
+from ...base.arrays import Bool, Float64, Int64, Tensor
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a caller needs beyond the log-partition function; the rest is not computed.
+
+    mean: the weighted mean, one more matrix product per block of rows.
+    moments: entropy, concentration and (with the mean) variance.
+    top_k: how many of the heaviest samples to name, 0 for none.
+    """
+
+    mean: bool = True
+    moments: bool = False
+    top_k: int = 0
+
+
+@dataclass(frozen=True)
+class PosteriorState:
+    """Posterior of each query restricted to some of the samples; what was not wanted is zero.
+
+    lse: log of the sum of the weights exp(-|q - alpha r_j|^2 / 2 s^2 + log w_j), -inf where the subset is empty.
+    mean: posterior mean in the coordinates of the centred rows.
+    concentration: sum of squared normalised weights, so that ESS = 1 / concentration.
+    entropy: of the normalised weights, in nats.
+    variance: trace of the posterior covariance, in squared row units.
+    top_logits, top_rows: the heaviest samples in falling order; -inf and -1 where there are fewer.
+    """
+
+    lse: Float64[Tensor, "B"]
+    mean: Float64[Tensor, "B D"]
+    concentration: Float64[Tensor, "B"]
+    entropy: Float64[Tensor, "B"]
+    variance: Float64[Tensor, "B"]
+    top_logits: Float64[Tensor, "B K"]
+    top_rows: Int64[Tensor, "B K"]
+
+    @classmethod
+    def empty(cls, batch: int, dim: int, top_k: int, device: torch.device) -> PosteriorState:
+        """Return the neutral element of :func:`merge` for `batch` queries of `dim` coordinates."""
+        zeros = torch.zeros(batch, dtype=torch.float64, device=device)
+        return cls(
+            lse=torch.full_like(zeros, -torch.inf),
+            mean=zeros.new_zeros(batch, dim),
+            concentration=zeros,
+            entropy=zeros,
+            variance=zeros,
+            top_logits=zeros.new_full((batch, top_k), -torch.inf),
+            top_rows=torch.full((batch, top_k), -1, dtype=torch.int64, device=device),
+        )
+
+    def take(self, index: Int64[Tensor, "b"]) -> PosteriorState:
+        """Return the states of the queries in `index`."""
+        return PosteriorState(*(getattr(self, field.name)[index] for field in fields(self)))
+
+    def put(self, index: Int64[Tensor, "b"], part: PosteriorState) -> PosteriorState:
+        """Return these states with those of the queries in `index` replaced by `part`."""
+        pairs = ((getattr(self, field.name), getattr(part, field.name)) for field in fields(self))
+        return PosteriorState(*(whole.index_copy(0, index, new) for whole, new in pairs))
+
+    def without(self, gone: Bool[Tensor, "B"]) -> PosteriorState:
+        """Return these states, empty for the queries in `gone`."""
+        return replace(
+            self,
+            lse=self.lse.masked_fill(gone, -torch.inf),
+            top_logits=self.top_logits.masked_fill(gone[:, None], -torch.inf),
+            top_rows=self.top_rows.masked_fill(gone[:, None], -1),
+        )
+
+
+def merge(first: PosteriorState, second: PosteriorState) -> PosteriorState:
+    """Combine the states of two disjoint subsets of the samples; associative and commutative up to rounding.
+
+    The shares are w_i = exp(lse_i - lse). Means and variances combine as in Chan, Golub and LeVeque (1979),
+    entropies by the chain rule H = sum_i w_i (H_i - log w_i). Costs a few float64 passes over [B, D].
+    """
+    lse = torch.logaddexp(first.lse, second.lse)
+    w1, w2 = _share(first.lse, second.lse), _share(second.lse, first.lse)
+    gap = (second.mean - first.mean).square().sum(1)
+    logits = torch.cat([first.top_logits, second.top_logits], dim=1)
+    rows = torch.cat([first.top_rows, second.top_rows], dim=1)
+    top = logits.topk(max(first.top_logits.shape[1], second.top_logits.shape[1]), dim=1)
+    return PosteriorState(
+        lse=lse,
+        # not first + w2 (second - first): that would leave a rounding of `first` where its share is zero
+        mean=w1[:, None] * first.mean + w2[:, None] * second.mean,
+        concentration=w1.square() * first.concentration + w2.square() * second.concentration,
+        entropy=w1 * first.entropy + w2 * second.entropy - torch.xlogy(w1, w1) - torch.xlogy(w2, w2),
+        variance=w1 * first.variance + w2 * second.variance + w1 * w2 * gap,
+        top_logits=top.values,
+        top_rows=rows.gather(1, top.indices),
+    )
+
+
+def without_top(state: PosteriorState, rows: Int64[Tensor, "B K"]) -> PosteriorState:
+    """Return `state` with `rows` no longer named among its heaviest samples: another state names them."""
+    named = (state.top_rows[:, :, None] == rows[:, None, :]).any(2)
+    return replace(
+        state,
+        top_logits=state.top_logits.masked_fill(named, -torch.inf),
+        top_rows=state.top_rows.masked_fill(named, -1),
+    )
+
+
+def concatenate(states: Sequence[PosteriorState]) -> PosteriorState:
+    """Return the states of several batches of queries as one batch."""
+    return PosteriorState(*(torch.cat([getattr(state, field.name) for state in states]) for field in fields(states[0])))
+
+
+def _share(own: Float64[Tensor, "B"], other: Float64[Tensor, "B"]) -> Float64[Tensor, "B"]:
+    # from the difference of the two, not from their sum: shares add up to one however large the logs are.
+    # both are -inf where neither subset has a sample: that share is zero, not NaN
+    return torch.where(own == -torch.inf, 0.0, torch.sigmoid(own - other))

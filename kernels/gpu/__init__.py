@@ -1,0 +1,24 @@
+"""The Triton implementation, for CUDA and ROCm. Triton itself is imported by the first call, never before."""
+
+from __future__ import annotations
+
+from ..common.rows import Query, Rows, Span
+from ..common.state import PosteriorState, Wanted
+
+
+def gpu_state(rows: Rows, query: Query, span: Span, wanted: Wanted, *, half: bool = False) -> PosteriorState:
+    """Return the state of the rows in `span` for every query, see :func:`.scan.triton_state`.
+
+    half: half of the matrix products, and velocities off by about 1e-3.
+    """
+    from .operands import EXACT, HALF
+    from .scan import triton_state
+
+    return triton_state(rows, query, span, wanted, HALF if half else EXACT)
+
+
+def gpu_memory(rows: Rows, batch: int) -> int:
+    """Return the most bytes that the posterior means of `batch` queries need beyond the data."""
+    from .scan import triton_memory
+
+    return triton_memory(rows, batch)

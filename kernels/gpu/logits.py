@@ -1,0 +1,192 @@
+"""Triton: logits of a block of rows for a batch of queries, and the softmax statistics of every tile."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, no_type_check
+
+import torch
+import triton
+import triton.language as tl
+
+from ...base.arrays import Float, Tensor
+from .configs import DigitConfig, ScoreConfig
+from .jit import centre_of, dot, dot_add, finite, masked_by_ranges, operand, slice_of, tile_of
+from .operands import BlockOperand, QueryOperand, ScoredQuery
+
+
+@triton.jit
+@no_type_check
+def score_kernel(
+    p_rows,
+    p_query,
+    p_centre,
+    p_half_norm,
+    p_log_weight,
+    p_gain,
+    p_slope,
+    p_excluded,
+    p_logits,
+    p_stats,
+    count,
+    dim,
+    batch,
+    row_stride,
+    part_stride,
+    logit_stride,
+    split_stride,
+    excluded,
+    PARTS: tl.constexpr,
+    WEIGHTED: tl.constexpr,
+    SPLIT: tl.constexpr,
+    PRECISION: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_B: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """Products of a tile of rows with a tile of queries; without a split, their logits and statistics too."""
+    i_split = tl.program_id(1)
+    i_n, _, o_n, o_b, m_n, m_b = tile_of(count, batch, BLOCK_N, BLOCK_B)
+    begin, end = slice_of(dim, SPLIT, BLOCK_D)
+
+    # [BLOCK_N, BLOCK_D], 64-bit offsets: N D may exceed 2^31
+    p_block = p_rows + o_n.to(tl.int64)[:, None] * row_stride + tl.arange(0, BLOCK_D)[None, :]
+    # [BLOCK_B, BLOCK_D]
+    p_part = p_query + o_b.to(tl.int64)[:, None] * dim + tl.arange(0, BLOCK_D)[None, :]
+    # [BLOCK_N, BLOCK_B]
+    b_total = tl.zeros([BLOCK_N, BLOCK_B], dtype=tl.float32)
+    for start in range(begin, end, BLOCK_D):
+        m_d = start + tl.arange(0, BLOCK_D) < end
+        b_rows = tl.load(p_block + start, mask=m_n[:, None] & m_d[None, :], other=0)
+        centre = centre_of(p_rows, p_centre, start + tl.arange(0, BLOCK_D), m_d)
+        b_rows = operand(b_rows, centre[None, :], p_query.dtype.element_ty)
+        m_query = m_b[:, None] & m_d[None, :]
+        b_query = tl.load(p_part + start, mask=m_query, other=0)
+        b_product = dot(b_rows, tl.trans(b_query), PRECISION)
+        for i_part in tl.static_range(1, PARTS):
+            b_query = tl.load(p_part + i_part * part_stride + start, mask=m_query, other=0)
+            b_product = dot_add(b_rows, tl.trans(b_query), b_product, PRECISION)
+        # added outside the matrix unit, whose own sums are truncated and would all shrink together
+        b_total += b_product
+
+    p_out = p_logits + o_n.to(tl.int64)[:, None] * logit_stride + o_b[None, :]
+    if SPLIT > 1:
+        tl.store(p_out + i_split.to(tl.int64) * split_stride, b_total, mask=m_n[:, None] & m_b[None, :])
+    else:
+        finish(
+            b_total, o_n, o_b, m_n, m_b, p_half_norm, p_log_weight, p_gain, p_slope, p_excluded, excluded,
+            p_out, p_stats + i_n * 2 * logit_stride + o_b, logit_stride, WEIGHTED,
+        )  # fmt: skip
+
+
+@triton.jit
+@no_type_check
+def finish_kernel(
+    p_partial,
+    p_half_norm,
+    p_log_weight,
+    p_gain,
+    p_slope,
+    p_excluded,
+    p_logits,
+    p_stats,
+    count,
+    batch,
+    logit_stride,
+    split_stride,
+    excluded,
+    split,
+    WEIGHTED: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_B: tl.constexpr,
+):
+    """Logits and statistics of a tile from the products over every slice of D."""
+    i_n, _, o_n, o_b, m_n, m_b = tile_of(count, batch, BLOCK_N, BLOCK_B)
+    # [BLOCK_N, BLOCK_B]
+    offset = o_n.to(tl.int64)[:, None] * logit_stride + o_b[None, :]
+    b_total = tl.zeros([BLOCK_N, BLOCK_B], dtype=tl.float32)
+    p_slice = p_partial + offset
+    for _ in range(split):
+        b_total += tl.load(p_slice, mask=m_n[:, None] & m_b[None, :], other=0.0)
+        p_slice += split_stride
+    finish(
+        b_total, o_n, o_b, m_n, m_b, p_half_norm, p_log_weight, p_gain, p_slope, p_excluded, excluded,
+        p_logits + offset, p_stats + i_n * 2 * logit_stride + o_b, logit_stride, WEIGHTED,
+    )  # fmt: skip
+
+
+@triton.jit
+@no_type_check
+def finish(
+    b_product, o_n, o_b, m_n, m_b, p_half_norm, p_log_weight, p_gain, p_slope, p_excluded, excluded, p_out, p_stat,
+    stat_stride, WEIGHTED: tl.constexpr,
+):  # fmt: skip
+    """Turn products [BLOCK_N, BLOCK_B] into logits, store them, and their maximum and sum of exponentials."""
+    gain = tl.load(p_gain + o_b, mask=m_b, other=0.0)
+    slope = tl.load(p_slope + o_b, mask=m_b, other=0.0)
+    half_norm = tl.load(p_half_norm + o_n, mask=m_n, other=0.0)
+    b_logits = gain[None, :] * b_product + slope[None, :] * half_norm[:, None]
+    if WEIGHTED:
+        b_logits += tl.load(p_log_weight + o_n, mask=m_n, other=0.0)[:, None]
+    b_logits = masked_by_ranges(b_logits, o_n, o_b, m_b, p_excluded, excluded)
+    tl.store(p_out, b_logits, mask=m_n[:, None] & m_b[None, :])
+    b_logits = tl.where(m_n[:, None], b_logits, float("-inf"))
+    # [BLOCK_B]
+    top = tl.max(b_logits, axis=0)
+    mass = tl.sum(tl.exp(b_logits - finite(top)[None, :]), axis=0)
+    tl.store(p_stat, top, mask=m_b)
+    tl.store(p_stat + stat_stride, mass, mask=m_b)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Logits of a block, [n, P] with P >= B, and per tile of `tile` rows their maximum and sum of exp(l - maximum).
+
+    Columns from B on are padding and hold nothing.
+    """
+
+    logits: Float[Tensor, "n P"]
+    stats: Float[Tensor, "T 2 P"]
+    tile: int
+
+
+def score(query: QueryOperand, block: BlockOperand, config: ScoreConfig, split: int) -> Scores:
+    """Score `block` for every query; with D cut into `split` slices, a second launch adds them. No synchronisation.
+
+    Costs one read of the block and 2 parts B n D operations, and writes 4 n B bytes.
+    """
+    return launch(score_kernel, query, block, block.centre, config, split, PRECISION=query.precision)
+
+
+def launch(
+    kernel: Any,
+    query: ScoredQuery,
+    block: BlockOperand,
+    centre: Tensor,
+    config: ScoreConfig | DigitConfig,
+    split: int,
+    **constants: Any,
+) -> Scores:
+    """Launch a kernel that multiplies and, where D is cut, the one that adds; `centre` is what the first takes off."""
+    count, batch = len(block), len(query)
+    padded = 16 * triton.cdiv(batch, 16)
+    tiles = triton.cdiv(count, config.block_n)
+    logits = block.rows.new_empty(count, padded, dtype=torch.float32)
+    stats = block.rows.new_empty(tiles, 2, padded, dtype=torch.float32)
+    target = logits if split == 1 else logits.new_empty(split, count, padded)
+    grid = tiles * triton.cdiv(batch, config.block_b)
+    side = (block.half_norms, block.log_weights, query.gain, query.slope, block.excluded(query))
+    excluded = query.excluded.shape[1]
+    options = {"num_warps": config.warps, "num_stages": config.stages, "enable_fp_fusion": True}
+    kernel[(grid, split)](
+        block.rows, query.parts, centre, *side, target, stats, count, block.dim, batch, block.rows.stride(0),
+        query.parts.stride(0), padded, count * padded, excluded, PARTS=len(query.parts), WEIGHTED=block.weighted,
+        SPLIT=split, BLOCK_N=config.block_n, BLOCK_B=config.block_b, BLOCK_D=config.block_d, **constants, **options,
+    )  # fmt: skip
+    if split > 1:
+        finish_kernel[(grid,)](
+            target, *side, logits, stats, count, batch, padded, count * padded, excluded, split,
+            WEIGHTED=block.weighted,
+            BLOCK_N=config.block_n, BLOCK_B=config.block_b, **options,
+        )  # fmt: skip
+    return Scores(logits, stats, config.block_n)

@@ -1,0 +1,196 @@
+"""What the Triton kernels multiply: blocks of rows as they are stored, queries split into numbers of the same kind."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+
+from ...base.arrays import Float, Float64, Int64, Shaped, Tensor
+from ..common.rounding import COARSE_LIMIT, LOGIT_BUDGET, Rounding
+from ..common.rows import Query, Rows, Span
+from .configs import AnyConfig, DigitConfig, WeighConfig
+from .devices import Device
+
+# storage dtypes that the kernels read; float64 rows are for the torch implementation
+KERNEL_DTYPES = (torch.uint8, torch.int8, torch.float16, torch.bfloat16, torch.float32)
+
+# bits of a significand, the hidden one included; 8-bit numbers are exact in float16
+SIGNIFICAND = {torch.float16: 11, torch.bfloat16: 8, torch.float32: 24}
+
+# numbers that a query is split into. Its rounding moves all logits together, as another query would: 16 bits, two
+# bfloat16, would use up the accuracy bar, 22 bits, two float16, do not
+QUERY_PARTS = {torch.float16: 2, torch.bfloat16: 3, torch.float32: 1}
+
+# numbers that a weight is split into; their errors are independent of each other, and 16 bits do
+WEIGHT_PARTS = {torch.float16: 2, torch.bfloat16: 2, torch.float32: 1}
+
+
+@dataclass(frozen=True)
+class Split:
+    """Into how many numbers queries and weights are split, by dtype of the matrix unit, and what rounding may cost.
+
+    digits: into how many digits queries are split for the int8 matrix unit, see :mod:`.digits`.
+    budget: velocity error that rounding of logits may cause. limit: error of a logit, in nats, from which on every live
+    sample is scored again.
+    """
+
+    query: Mapping[torch.dtype, int]
+    weight: Mapping[torch.dtype, int]
+    digits: int
+    budget: float
+    limit: float
+
+
+EXACT = Split(QUERY_PARTS, WEIGHT_PARTS, 3, LOGIT_BUDGET, COARSE_LIMIT)
+
+# half of the products and a velocity error of about 1e-3. One bfloat16 has too few bits for a query, and float32 data
+# have nothing to gain
+HALF = Split({torch.float16: 1, torch.bfloat16: 2}, {torch.float16: 1, torch.bfloat16: 1}, 2, budget=1e-3, limit=0.3)
+
+# a float16 whose bits may be joined with those of a level to make their sum: so the kernels read 8-bit rows
+RAISED = 1024.0
+
+
+def operand_dtype(stored: torch.dtype) -> torch.dtype:
+    """Return the dtype in which the matrix unit sees rows stored as `stored`; the conversion is exact."""
+    return torch.float16 if stored in (torch.uint8, torch.int8) else stored
+
+
+def operand_rows(rows: Rows) -> Rows:
+    """Return the rows as the kernels multiply them: 8-bit ones without their centre, a whole number."""
+    return rows if rows.stored.is_floating_point() else replace(rows, centre_off=True)
+
+
+def copied(rows: Rows) -> bool:
+    """Whether the kernels read a centred copy: of floating point rows that would lose digits to a large centre."""
+    return rows.stored.is_floating_point() and not rows.raw_operand
+
+
+def block_dtype(rows: Rows) -> torch.dtype:
+    """Return the dtype of the rows as the kernels read them: float32 where they are copied."""
+    return torch.float32 if copied(rows) else rows.stored.dtype
+
+
+@dataclass(frozen=True)
+class BlockOperand:
+    """Rows [start, start + n) of a data set as the kernels read them.
+
+    rows: [n, D] in a dtype of KERNEL_DTYPES; half_norms, log_weights: [n] float32, the latter unused if not `weighted`.
+    centre: [D] float16, what is taken off 8-bit rows in registers: the centre, counted from the lowest level, and
+    RAISED; empty for other rows.
+    """
+
+    rows: Shaped[Tensor, "n D"]
+    centre: Float[Tensor, "C"]
+    half_norms: Float[Tensor, "n"]
+    log_weights: Float[Tensor, "n"]
+    weighted: bool
+    start: int
+
+    @classmethod
+    def of(cls, rows: Rows, span: Span) -> BlockOperand:
+        """Return the operand of `span`: a view of the data, or a centred copy where there must be one."""
+        stored = rows.stored[span.start : span.stop]
+        if copied(rows):
+            copy = torch.empty(stored.shape, dtype=block_dtype(rows), device=rows.device)
+            stored = rows.block(span.start, span.stop, copy)
+        half_norms = rows.half_norms[span.start : span.stop].float()
+        weights = rows.log_weights
+        log_weights = half_norms if weights is None else weights[span.start : span.stop].float()
+        return cls(stored, _raised_centre(rows), half_norms, log_weights, weights is not None, span.start)
+
+    def __len__(self) -> int:
+        return self.rows.shape[0]
+
+    @property
+    def dim(self) -> int:
+        return self.rows.shape[1]
+
+    def excluded(self, query: ScoredQuery) -> Int64[Tensor, "B H 2"]:
+        """Return the holes of the queries as row numbers within the block."""
+        return (query.excluded - self.start).contiguous()
+
+
+def _raised_centre(rows: Rows) -> Float[Tensor, "C"]:
+    if rows.stored.is_floating_point():
+        return rows.centre[:0].half()
+    lowest = torch.iinfo(rows.stored.dtype).min
+    return (rows.centre - lowest + RAISED).half()
+
+
+@dataclass(frozen=True)
+class ScoredQuery:
+    """Queries split into numbers of a matrix unit: logit = gain <numbers, row> + slope |r|^2 / 2.
+
+    parts: [P, B, D] in the dtype of the matrix unit. gain, slope: [B] float32. excluded: as in Query.
+    """
+
+    parts: Shaped[Tensor, "P B D"]
+    gain: Float[Tensor, "B"]
+    slope: Float[Tensor, "B"]
+    excluded: Int64[Tensor, "B H 2"]
+
+    def __len__(self) -> int:
+        return self.parts.shape[1]
+
+
+@dataclass(frozen=True)
+class QueryOperand(ScoredQuery):
+    """Queries in floating point numbers, whose sum is q / 2^e, at most one in size.
+
+    gain: alpha / sigma^2 2^e; slope: -alpha^2 / sigma^2.
+    precision: how float32 operands are multiplied, as in Device; 16-bit operands are exact.
+    """
+
+    precision: str
+
+    @classmethod
+    def of(cls, query: Query, dtype: torch.dtype, precision: str, split: Split = EXACT) -> QueryOperand:
+        """Split the queries into numbers of `dtype`, after scaling each by a power of two."""
+        scale = unit_scale(query)
+        rest = query.point / scale[:, None]
+        parts = []
+        for _ in range(split.query[dtype]):
+            parts.append(rest.to(dtype))
+            rest = rest - parts[-1].double()
+        gain = (query.gain * scale).float()
+        slope = (-query.gain * query.alpha).float()
+        return cls(torch.stack(parts), gain, slope, query.excluded, precision)
+
+
+def unit_scale(query: Query) -> Float64[Tensor, "B"]:
+    """Return the powers of two above the largest coordinate of each query, one for a query of zeros, [B]."""
+    exponent = torch.frexp(query.point.abs().amax(1)).exponent
+    return torch.ldexp(torch.ones_like(query.alpha), exponent)
+
+
+def unit_rounding(dtype: torch.dtype, device: Device, depth: int, split: Split = EXACT) -> Rounding:
+    """Return how products of operands of `dtype` round when they are restarted every `depth` values of D.
+
+    Every part of a 16-bit query adds to the running sum. Float32 products are made of several, smallest first: only the
+    last one meets a sum of full size.
+    """
+    steps = device.steps(depth, dtype.itemsize)
+    if dtype == torch.float32:
+        # both operands are kept to 22 bits and a sign, independently; or exactly, by float32 units
+        kept = 0.0 if device.precision == "ieee" else 2.0**-22
+        return Rounding(steps, kept + number_rounding(dtype, 1), kept + number_rounding(dtype, 1))
+    query, weight = (number_rounding(dtype, count[dtype]) for count in (split.query, split.weight))
+    return Rounding(steps * split.query[dtype], query, weight)
+
+
+def number_rounding(dtype: torch.dtype, parts: int) -> float:
+    """Return the root mean square rounding of a number that `parts` numbers of `dtype` stand for, relative to it."""
+    return 2.0 ** -(parts * SIGNIFICAND[dtype]) / math.sqrt(3.0)
+
+
+def shared_bound(config: AnyConfig, stored: torch.dtype) -> int:
+    """Return an upper bound of the shared memory of a program, in bytes, for rows stored as `stored`."""
+    if isinstance(config, DigitConfig):
+        return config.shared_bytes(stored.itemsize, EXACT.digits)
+    dtype = operand_dtype(stored)
+    parts = WEIGHT_PARTS if isinstance(config, WeighConfig) else QUERY_PARTS
+    return config.shared_bytes(stored.itemsize, parts[dtype] * dtype.itemsize)

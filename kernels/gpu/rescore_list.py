@@ -1,0 +1,116 @@
+"""Triton: which samples of each query are to be scored again, as lists whose lengths only the device knows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import no_type_check
+
+import torch
+import triton
+import triton.language as tl
+
+from ...base.arrays import Bool, Float, Int64, Shaped, Tensor
+from .weighted_sum import ListedPairs
+
+# the count of a query whose list is too short: every row of the span is meant
+EVERY = -1
+
+# programs that fill a GPU; entries of a list that one of them compares at once, and how many such parts it takes
+PROGRAMS, ORDER_BLOCK, PARTS = 1024, 64, 4
+
+
+@dataclass(frozen=True)
+class RescoreList:
+    """Samples of each query to be scored again: runs of neighbouring rows, in rising order.
+
+    first: the rows that runs begin with, [B, L]. count: runs of each query, [B] int32, or EVERY. run: rows of a run.
+    """
+
+    first: Int64[Tensor, "B L"]
+    count: Shaped[Tensor, "B"]
+    run: int
+
+    @property
+    def overflowed(self) -> Bool[Tensor, "B"]:
+        """Which queries mean every row."""
+        return self.count == EVERY
+
+    @property
+    def width(self) -> int:
+        """Rows that a full list names."""
+        return self.first.shape[1] * self.run
+
+    @classmethod
+    def of_list(cls, listed: ListedPairs, floor: Float[Tensor, "B"]) -> RescoreList:
+        """Return the listed samples whose coarse logits reach `floor`; no synchronisation.
+
+        Programs append to a list in any order: sorted by row, equal calls give equal bits. Costs the square of the
+        number of listed samples, in comparisons.
+        """
+        batch, limit = listed.row.shape
+        first, count = torch.zeros_like(listed.row), torch.zeros_like(listed.count)
+        order_kernel[(batch, programs(batch, limit, ORDER_BLOCK))](
+            listed.row, listed.logit, listed.count, floor, first, count, limit, EVERY=EVERY, BLOCK=ORDER_BLOCK,
+            enable_fp_fusion=True,
+        )  # fmt: skip
+        return cls(first, count, 1)
+
+    @classmethod
+    def of_tiles(cls, marked: Bool[Tensor, "T B"], first: Int64[Tensor, "T"], size: int, limit: int) -> RescoreList:
+        """Return the marked tiles of `size` rows, the t-th of which begins with row first[t]; no synchronisation.
+
+        Queries with more than `limit` of them mean every row.
+        """
+        number = marked.cumsum(0, dtype=torch.int32)
+        # unmarked tiles, and those beyond the limit, all go to one place behind the list
+        place = torch.where(marked & (number <= limit), number - 1, limit).long()
+        found = torch.zeros(limit + 1, marked.shape[1], dtype=torch.int64, device=marked.device)
+        found.scatter_(0, place, first[:, None].expand_as(place))
+        count = torch.where(number[-1] > limit, EVERY, number[-1])
+        return cls(found[:limit].T.contiguous(), count, size)
+
+
+def programs(batch: int, slots: int, block: int) -> int:
+    """Return how many programs share the slots of a query, which they look at `block` at a time."""
+    return max(1, min(PROGRAMS // batch, -(-slots // (PARTS * block))))
+
+
+@triton.jit
+@no_type_check
+def order_kernel(
+    p_row,
+    p_logit,
+    p_listed,
+    p_floor,
+    p_first,
+    p_count,
+    limit,
+    EVERY: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Move the listed rows of a query that reach its floor to their places by size, and count them."""
+    i_b = tl.program_id(0).to(tl.int64)
+    listed = tl.load(p_listed + i_b)
+    floor = tl.load(p_floor + i_b)
+    overflow = listed > limit
+    if overflow & (tl.program_id(1) == 0):
+        tl.store(p_count + i_b, EVERY)
+    stop = tl.where(overflow, 0, listed)
+    p_row += i_b * limit
+    p_logit += i_b * limit
+    for start in range(tl.program_id(1) * BLOCK, stop, tl.num_programs(1) * BLOCK):
+        o_s = start + tl.arange(0, BLOCK)
+        row = tl.load(p_row + o_s, mask=o_s < stop, other=0)
+        keep = tl.load(p_logit + o_s, mask=o_s < stop, other=float("-inf")) >= floor
+        keep = keep & (o_s < stop)
+        # [BLOCK], how many kept rows come before
+        rank = tl.zeros([BLOCK], dtype=tl.int32)
+        for other in range(0, stop, BLOCK):
+            o_r = other + tl.arange(0, BLOCK)
+            rival = tl.load(p_row + o_r, mask=o_r < stop, other=0)
+            kept = tl.load(p_logit + o_r, mask=o_r < stop, other=float("-inf")) >= floor
+            before = (rival[None, :] < row[:, None]) & (kept & (o_r < stop))[None, :]
+            rank += tl.sum(before.to(tl.int32), axis=1)
+        tl.store(p_first + i_b * limit + rank, row, mask=keep)
+        # integers: the order of the sums does not matter
+        tl.atomic_add(p_count + i_b, tl.sum(keep.to(tl.int32), axis=0))

@@ -1,0 +1,324 @@
+"""Compile every listed configuration without a GPU and check what came out: `make aot`."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from ..configs import TABLES, AnyConfig, DigitConfig, ScoreConfig, WeighConfig, table_name
+from ..devices import Device
+from ..fused import fused_kernel
+from ..logits import finish_kernel, score_kernel
+from ..logits_int8 import digits_kernel
+from ..operands import EXACT, HALF, operand_dtype, shared_bound
+from ..rescore import SUM_BLOCK, TILE, RescoreConfig, distance_kernel, mass_kernel, mean_kernel
+from ..rescore_list import EVERY, ORDER_BLOCK, order_kernel
+from ..weighted_sum import WEIGHTS_WARPS, weigh_kernel, weights_kernel, weights_rows
+
+# what is compiled for, and the shared memory that a program may use there: sm_80 also stands for the 99 KB of sm_86
+TARGETS = {
+    "sm_80": (GPUTarget("cuda", 80, 32), 99 << 10),
+    "sm_90": (GPUTarget("cuda", 90, 32), 227 << 10),
+    "sm_100": (GPUTarget("cuda", 100, 32), 227 << 10),
+    "gfx942": (GPUTarget("hip", "gfx942", 64), 64 << 10),
+}
+
+STORED = {
+    "half": (torch.float16, torch.bfloat16),
+    "byte": (torch.uint8, torch.int8),
+    "single": (torch.float32,),
+}
+KERNEL_NAMES = {
+    torch.uint8: "u8",
+    torch.int8: "i8",
+    torch.float16: "fp16",
+    torch.bfloat16: "bf16",
+    torch.float32: "fp32",
+}
+
+# arguments that are neither float32 pointers nor 32-bit integers; those of the operands depend on the dtype
+TYPES = {
+    "p_centre": "*fp16",
+    "p_shift": "*i32",
+    "p_excluded": "*i64",
+    "p_list": "*i32",
+    "p_live": "*i32",
+    "p_live_count": "*i32",
+    "p_rescore_count": "*i32",
+    "p_rescore_row": "*i64",
+    "p_row": "*i64",
+    "p_first": "*i64",
+    "p_listed": "*i32",
+    "p_count": "*i32",
+    "p_used": "*i32",
+    "first_row": "i64",
+    "row_stride": "i64",
+    "split_stride": "i64",
+}
+
+# kernels that compute in float64
+DOUBLE = ("distance", "mean", "mass")
+
+# as they appear in the disassembly, grouped by what the gate asks for
+FLOATING = ("HGMMA", "UTCHMMA", "UTCQMMA", "HMMA", "MFMA")
+INTEGER = {"sm_80": ("IMMA",), "sm_90": ("IGMMA", "IMMA"), "sm_100": ("UTCIMMA",), "gfx942": ("MFMA_I8",)}
+MATRIX = (*FLOATING, "IGMMA", "UTCIMMA", "IMMA")
+ASYNC = ("LDGSTS", "UTMALDG", "UBLKCP")
+SPILL = ("STL", "LDL")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One kernel of one configuration for one target."""
+
+    target: str
+    kernel: str
+    stored: torch.dtype
+    config: AnyConfig | RescoreConfig
+    half: bool = False
+
+    def __str__(self) -> str:
+        tile = f"{self.config.block_n}x{self.config.block_b}x{self.config.block_d}"
+        launch = f"w{self.config.warps} s{self.config.stages}{' half' if self.half else ''}"
+        return f"{self.target:7} {self.kernel:8} {KERNEL_NAMES[self.stored]:5} {tile:11} {launch}"
+
+    @property
+    def wants_matrix_unit(self) -> bool:
+        """Whether the kernel multiplies blocks; the others work element by element."""
+        return self.kernel in ("score", "digits", "weigh", "fused")
+
+    @property
+    def wants_wgmma(self) -> bool:
+        """Whether Hopper's own matrix instructions must appear: they take 64 rows of the accumulator at once."""
+        tile = self.config
+        rows = {"score": tile.block_n, "digits": tile.block_n, "weigh": tile.block_d, "fused": tile.block_b}
+        return self.target == "sm_90" and rows.get(self.kernel, 0) >= 64
+
+    @property
+    def units(self) -> tuple[str, ...]:
+        """The matrix instructions that may appear: on whole numbers for digits, on floating point for the others."""
+        return INTEGER[self.target] if self.kernel == "digits" else FLOATING
+
+
+@dataclass(frozen=True)
+class Compilation:
+    """What the compiler made of a job: registers of a thread, spill instructions, shared bytes, instructions.
+
+    races: sums of floats by atomic instructions, whose order and so whose result varies.
+    """
+
+    job: Job
+    registers: int
+    spills: int
+    shared: int
+    matrix: dict[str, int]
+    copies: int
+    races: int = 0
+
+    @property
+    def complaints(self) -> list[str]:
+        """What fails the gate, in words; empty when it passes."""
+        job, found = self.job, []
+        if self.spills:
+            found.append(f"{self.spills} spills")
+        if self.races:
+            found.append(f"{self.races} float atomics")
+        if self.shared > TARGETS[job.target][1]:
+            found.append(f"shared memory over {TARGETS[job.target][1]}")
+        if job.wants_matrix_unit and not set(job.units) & set(self.matrix):
+            found.append("no matrix instructions")
+        if set(self.matrix) - set(job.units):
+            found.append("matrix instructions of another kind")
+        if job.wants_wgmma and not {"HGMMA", "IGMMA"} & set(self.matrix):
+            found.append("no wgmma")
+        if job.wants_matrix_unit and not job.target.startswith("gfx") and not self.copies:
+            found.append("no asynchronous copies")
+        if job.wants_matrix_unit and not isinstance(job.config, RescoreConfig):
+            bound = shared_bound(job.config, job.stored)
+            if not self.shared <= bound <= TARGETS[job.target][1]:
+                found.append(f"launches are checked with a bound of {bound}")
+        return found
+
+    def __str__(self) -> str:
+        units = " ".join(f"{name}:{count}" for name, count in self.matrix.items()) or "-"
+        verdict = "; ".join(self.complaints) or "ok"
+        return f"{self.job}  {self.registers:4} {self.spills:6} {self.shared:7} {self.copies:5}  {units:22} {verdict}"
+
+
+HEADER = "target  kernel   data  tile        launch  regs spills  shared async  matrix"
+
+
+def jobs(targets: Sequence[str]) -> Iterator[Job]:
+    """Yield every listed configuration for the targets, with the kernels that are launched beside it."""
+    for target in targets:
+        for kind, table in TABLES[table_name(target)].items():
+            configs = dict.fromkeys(choice.config for choice in table)
+            for stored in STORED[kind]:
+                for config in configs:
+                    yield from _jobs_of(target, stored, config)
+        yield from _rescoring(target)
+
+
+def _jobs_of(target: str, stored: torch.dtype, config: AnyConfig) -> Iterator[Job]:
+    if isinstance(config, DigitConfig):
+        if Device(target, target, 1, 1).multiplies_digits:
+            yield Job(target, "digits", stored, config)
+            yield Job(target, "finish", stored, config)
+    elif isinstance(config, ScoreConfig):
+        yield Job(target, "score", stored, config)
+        yield Job(target, "finish", stored, config)
+    elif isinstance(config, WeighConfig):
+        yield Job(target, "weigh", stored, config)
+        yield Job(target, "weights", stored, config)
+    else:
+        yield Job(target, "fused", stored, config)
+
+
+def _rescoring(target: str) -> Iterator[Job]:
+    """Yield the kernels that score samples again, which have one tile for all devices."""
+    for stored in dict.fromkeys(dtype for dtypes in STORED.values() for dtype in dtypes):
+        yield Job(target, "distance", stored, TILE)
+        yield Job(target, "mean", stored, TILE)
+    yield Job(target, "mass", torch.float32, TILE)
+    yield Job(target, "order", torch.float32, TILE)
+
+
+def subset() -> list[Job]:
+    """Return a few jobs that cover every kernel, dtype and target, in well under a minute."""
+    chosen: dict[tuple[str, str], Job] = {}
+    for job in jobs(["sm_90"]):
+        # the last of each is the one for large batches
+        chosen[job.kernel, KERNEL_NAMES[job.stored]] = job
+    few = [chosen[key] for key in (("score", "fp16"), ("weights", "bf16"), ("weigh", "u8"), ("score", "fp32"))]
+    few += [replace(chosen[key], half=True) for key in (("score", "u8"), ("weights", "fp16"), ("weigh", "bf16"))]
+    others = [job for target in ("sm_80", "sm_100", "gfx942") for job in jobs([target])]
+    firsts = {(job.target, job.kernel): job for job in reversed(others) if job.kernel in ("score", "digits")}
+    fused = next(job for job in jobs(["sm_90"]) if job.kernel == "fused")
+    again = [chosen[key] for key in (("distance", "fp32"), ("mean", "u8"), ("mass", "fp32"), ("order", "fp32"))]
+    return [*few, chosen["digits", "u8"], fused, *again, *firsts.values()]
+
+
+def source_of(job: Job) -> ASTSource:
+    """Return the source of a job, its arguments as a launch finds them when D is a multiple of 16."""
+    kernel, constants = _kernel_of(job)
+    signature = {name: "constexpr" if name in constants else _type_of(name, job) for name in kernel.arg_names}
+    even = [
+        index
+        for index, (name, kind) in enumerate(signature.items())
+        if kind.startswith("*") or name == "dim" or (name.endswith("_stride") and name != "live_stride")
+    ]
+    attrs = {(index,): [["tt.divisibility", 16]] for index in even}
+    return ASTSource(kernel, signature, constexprs=constants, attrs=attrs)
+
+
+def _type_of(name: str, job: Job) -> str:
+    if name == "p_rows":
+        return f"*{KERNEL_NAMES[job.stored]}"
+    if name == "p_query" and job.kernel == "digits":
+        return "*i8"
+    if name in ("p_query", "p_weights"):
+        return f"*{KERNEL_NAMES[operand_dtype(job.stored)]}"
+    if name.startswith("p_") and job.kernel in DOUBLE:
+        return TYPES.get(name, "*fp64")
+    return TYPES.get(name, "*fp32" if name.startswith("p_") else "i32")
+
+
+def _kernel_of(job: Job) -> tuple[Any, dict[str, Any]]:
+    config, dtype = job.config, operand_dtype(job.stored)
+    architecture = job.target
+    precision = Device(job.target, architecture, 1, 1).precision if job.stored == torch.float32 else "ieee"
+    tile = {"BLOCK_N": config.block_n, "BLOCK_B": config.block_b}
+    split = HALF if job.half else EXACT
+    queries, weights = split.query[dtype], split.weight[dtype]
+    wide = {**tile, "BLOCK_D": config.block_d, "PARTS": weights, "PRECISION": precision}
+    # one label per query is the usual number of holes; weights add a load
+    kernels: dict[str, tuple[Any, dict[str, Any]]] = {
+        "score": (score_kernel, {**wide, "PARTS": queries, "WEIGHTED": True, "SPLIT": 1}),
+        "digits": (
+            digits_kernel,
+            {**tile, "BLOCK_D": config.block_d, "PARTS": split.digits, "WEIGHTED": True, "SPLIT": 1},
+        ),
+        "finish": (finish_kernel, {**tile, "WEIGHTED": True}),
+        "weigh": (weigh_kernel, wide),
+        "weights": (
+            weights_kernel,
+            {**tile, "BLOCK_N": weights_rows(config.block_b), "PARTS": weights, "STORE": True},
+        ),
+        "distance": (distance_kernel, {"WEIGHTED": True, "BLOCK_N": config.block_n, "BLOCK_D": config.block_d}),
+        "mean": (mean_kernel, {"BLOCK_N": config.block_n, "BLOCK_D": config.block_d}),
+        "mass": (mass_kernel, {"BLOCK": SUM_BLOCK}),
+        "order": (order_kernel, {"EVERY": EVERY, "BLOCK": ORDER_BLOCK}),
+        "fused": (fused_kernel, {**wide, "QUERY_PARTS": queries, "WEIGHTED": True, "MEAN": True, "RANGES": 1}),
+    }
+    return kernels[job.kernel]
+
+
+def compile_job(job: Job) -> Compilation:
+    """Compile a job and look at the machine code; raises what the compiler raises."""
+    warps = WEIGHTS_WARPS if job.kernel == "weights" else job.config.warps
+    options = {"num_warps": warps, "num_stages": job.config.stages, "enable_fp_fusion": True}
+    compiled = triton.compile(source_of(job), target=TARGETS[job.target][0], options=options)
+    shared, races = compiled.metadata.shared, len(re.findall(r"\batomic_rmw f", compiled.asm["ttir"]))
+    if "cubin" in compiled.asm:
+        return replace(_read_cubin(job, compiled.asm["cubin"], shared), races=races)
+    return replace(_read_amdgcn(job, compiled.asm["amdgcn"], shared), races=races)
+
+
+def _read_cubin(job: Job, cubin: bytes, shared: int) -> Compilation:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "kernel.cubin"
+        path.write_bytes(cubin)
+        usage, code = (_disassemble(option, path) for option in ("-res-usage", "-sass"))
+    registers = max(map(int, re.findall(r"REG:(\d+)", usage)))
+    counts = Counter(re.findall(r"\b([A-Z][A-Z0-9]+)[. ]", code))
+    matrix = {name: counts[name] for name in MATRIX if counts[name]}
+    spills = sum(counts[name] for name in SPILL)
+    return Compilation(job, registers, spills, shared, matrix, sum(counts[name] for name in ASYNC))
+
+
+def _disassemble(option: str, path: Path) -> str:
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    return subprocess.run([tool, option, path], capture_output=True, text=True, check=True, timeout=120).stdout
+
+
+def _read_amdgcn(job: Job, code: str, shared: int) -> Compilation:
+    def count(name: str) -> int:
+        return max(map(int, re.findall(rf"\.{name}:\s+(\d+)", code)))
+
+    kinds = Counter("MFMA_I8" if kind == "i32" else "MFMA" for kind in re.findall(r"\bv_mfma_([a-z0-9]+)_", code))
+    copies = len(re.findall(r"\bbuffer_load_\S+ .*\blds\b|\bglobal_load_lds", code))
+    # scalar registers are kept in lanes of vector registers, not in memory
+    return Compilation(job, count("vgpr_count"), count("vgpr_spill_count"), shared, dict(kinds), copies)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Compile, print a table, and return 1 when anything fails the gate."""
+    parser = argparse.ArgumentParser(prog="python -m oracle_engine.kernels.gpu.tools.aot", description=__doc__)
+    parser.add_argument("--subset", action="store_true", help="a few jobs that cover every kernel and target")
+    parser.add_argument("--targets", default=",".join(TARGETS), help=f"some of {','.join(TARGETS)}")
+    options = parser.parse_args(arguments)
+    print(HEADER, flush=True)
+    failed = total = 0
+    for job in subset() if options.subset else jobs(options.targets.split(",")):
+        result = compile_job(job)
+        total, failed = total + 1, failed + bool(result.complaints)
+        print(result, flush=True)
+    print(f"{total - failed} of {total} pass")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,271 @@
+"""An estimate of a broad posterior from a sample of the rows, with its standard error; it proves nothing.
+
+The rows that the leading coordinates of a screen make most likely are weighed exactly. Of the others some are drawn
+by systematic sampling in proportion to their weight in the screen, weighed by the ratio to their true weight, and
+corrected by the mean of the leading coordinates over all rows, which is known.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+
+from ...base.arrays import Bool, Float, Float64, Int64, Tensor
+from ..common.matmul import ieee_products
+from ..common.rescore import Pairs, pairs_state
+from ..common.rows import Query, Rows, Span
+from ..common.state import PosteriorState, Wanted, concatenate, merge
+from .pca import PrincipalScreen
+from .shortlist import offset
+from .upper_bounds import CHUNK_VALUES
+
+# interleaved parts of a sample whose spread tells its standard error
+GROUPS = 8
+
+# rows weighed exactly, at least and at most: late they hold everything, and early they cost little beside the draws
+LEAST_EXACT, MOST_EXACT = 8, 64
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """Estimated states, the standard error of their means, a norm in row units, [B], and how many rows were read."""
+
+    state: PosteriorState
+    standard_error: Float64[Tensor, "B"]
+    count: int
+
+
+def sampled_state(
+    rows: Rows,
+    screen: PrincipalScreen,
+    query: Query,
+    span: Span,
+    wanted: Wanted,
+    count: int,
+    generator: torch.Generator,
+) -> Sampled:
+    """Return estimates from `count` rows of `span` for each query, repeats included; at least 16 and a multiple of 8.
+
+    Exact where the span has no more rows. Costs a product with the widest level of the screen, and one row for each
+    draw.
+    """
+    count = max(LEAST_EXACT + GROUPS, -(-count // GROUPS) * GROUPS)
+    exact, draws = (len(span), 0) if count >= len(span) else _split(count)
+    chunk = max(1, CHUNK_VALUES // max(1, len(span)))
+    states, errors = [PosteriorState.empty(0, rows.dim, wanted.top_k, rows.device)], [query.alpha[:0]]
+    with ieee_products(rows.device.type):
+        for part in torch.arange(len(query), device=rows.device).split(chunk):
+            if len(part) == 0:
+                continue
+            head, rest = Proposal.of(rows, screen, query.take(part), span).parted(exact)
+            state = pairs_state(rows, rest.query, head, wanted)
+            found = _completed(rows, rest, state, wanted, draws, generator) if draws else [(state, state.lse * 0.0)]
+            states += [state for state, _ in found]
+            errors += [error for _, error in found]
+    return Sampled(concatenate(states), torch.cat(errors), exact + draws)
+
+
+def _completed(
+    rows: Rows, rest: Rest, exact: PosteriorState, wanted: Wanted, draws: int, generator: torch.Generator
+) -> list[tuple[PosteriorState, Float64[Tensor, "b"]]]:
+    """Return the states of `exact` and of what is drawn from the rest, and their standard errors, part by part."""
+    found = []
+    size = max(1, CHUNK_VALUES // (draws * rows.dim))
+    for part in torch.arange(len(rest.query), device=rows.device).split(size):
+        drawn, head = _Drawn.of(rows, rest.take(part), draws, generator), exact.take(part)
+        found.append((merge(head, drawn.state(wanted)), drawn.standard_error(head)))
+    return found
+
+
+def _split(count: int) -> tuple[int, int]:
+    exact = min(MOST_EXACT, max(LEAST_EXACT, count // 4 // GROUPS * GROUPS))
+    return exact, count - exact
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """The rows drawn for each query, and what all of them and each of their parts say of the rows they stand for.
+
+    logits, row: of the draws, [b, m]. ratio: log of how many rows of its own logit each draw stands for, [b, m].
+    surplus: of the mean half norm of the rows they stand for over that of the draws, [b].
+    lse, mean: of the whole sample and of each of its parts, [b, 1 + GROUPS] and [b, 1 + GROUPS, D].
+    """
+
+    rows: Rows
+    query: Query
+    row: Int64[Tensor, "b m"]
+    logits: Float64[Tensor, "b m"]
+    ratio: Float64[Tensor, "b m"]
+    surplus: Float64[Tensor, "b"]
+    lse: Float64[Tensor, "b g"]
+    mean: Float64[Tensor, "b g D"]
+
+    @classmethod
+    def of(cls, rows: Rows, rest: Rest, count: int, generator: torch.Generator) -> _Drawn:
+        """Draw `count` rows of each query from `rest`, and weigh them by how many each of them stands for."""
+        place = systematic(rest.shares, count, generator)
+        row = place + rest.span.start
+        stored = rows.stored.index_select(0, row.reshape(-1))
+        samples = (stored.float() if rows.raw_operand else rows.centred(stored)).reshape(*row.shape, rows.dim)
+        logits = _logits(rows, rest.query, row, samples)
+        log_mass = rest.log_mass[:, None]
+        ratio = log_mass - rest.logits.gather(1, place) - math.log(count)
+        within = _parts(count, rows.device)
+        each = torch.where(log_mass > -torch.inf, logits + ratio, -torch.inf)[:, None] + within.log()
+        mean = torch.bmm(each.softmax(2).nan_to_num(0.0).float(), samples).double() - rows.operand_centre
+        # the leading coordinates of the sample should average to what they do over all the rows it stands for
+        found = torch.matmul((within / count).float(), rest.leading[place])
+        mean = mean + (rest.expected[:, None] - found).double() @ rest.basis.T
+        surplus = rest.half_norm - rows.half_norms[row].mean(1)
+        return cls(rows, rest.query, row, logits, ratio, surplus, each.logsumexp(2), mean)
+
+    def standard_error(self, exact: PosteriorState) -> Float64[Tensor, "b"]:
+        """Return the standard error of the mean of these rows and those of `exact`, from the spread of the parts."""
+        lse = self.lse[:, 1:] + offset(self.query)[:, None]
+        share = torch.sigmoid(lse - exact.lse[:, None]).nan_to_num(0.0)
+        parts = share[:, :, None] * (self.mean[:, 1:] - exact.mean[:, None])
+        squares = (parts - parts.mean(1, keepdim=True)).square().sum((1, 2))
+        return squares.div(GROUPS * (GROUPS - 1)).sqrt()
+
+    def state(self, wanted: Wanted) -> PosteriorState:
+        """Return the estimated state of the rows that the draws stand for."""
+        lse, mean, shift = self.lse[:, 0], self.mean[:, 0], offset(self.query)
+        apart = (self.logits - lse[:, None]).nan_to_num(-torch.inf)
+        weights = (apart + self.ratio).exp().nan_to_num(0.0)
+        norms = 2.0 * ((weights * self.rows.half_norms[self.row]).sum(1) + self.surplus)
+        top_logits, top_rows = self._top(weights > 0.0, wanted.top_k)
+        return PosteriorState(
+            lse=lse + shift,
+            mean=mean,
+            concentration=(weights * apart.exp()).sum(1).clamp(max=1.0),
+            entropy=-(weights * apart.clamp_min(-1e30)).sum(1).clamp(max=0.0),
+            variance=(norms - mean.square().sum(1)).clamp_min(0.0),
+            top_logits=top_logits + shift[:, None],
+            top_rows=top_rows,
+        )
+
+    def _top(self, counts: Bool[Tensor, "b m"], top_k: int) -> tuple[Float64[Tensor, "b k"], Int64[Tensor, "b k"]]:
+        """Return the heaviest draws, every row once, with -inf and -1 where there are fewer."""
+        # draws are in rising order: repeats stand side by side
+        first = torch.ones_like(counts)
+        first[:, 1:] = self.row[:, 1:] != self.row[:, :-1]
+        named = self.logits.masked_fill(~(first & counts), -torch.inf)
+        missing = (0, max(0, top_k - named.shape[1]))
+        top = torch.nn.functional.pad(named, missing, value=-torch.inf).topk(top_k, dim=1)
+        rows = torch.nn.functional.pad(self.row, missing, value=-1).gather(1, top.indices)
+        return top.values, rows.masked_fill(top.values == -torch.inf, -1)
+
+
+def _logits(
+    rows: Rows, query: Query, row: Int64[Tensor, "b m"], samples: Float[Tensor, "b m D"]
+) -> Float64[Tensor, "b m"]:
+    """Return the logits of `row`, whose operands are `samples`, up to -|q|^2 / 2 sigma^2, from float32 products."""
+    products = torch.bmm(samples, query.point.float()[:, :, None])[:, :, 0].double()
+    shift = (query.point @ rows.operand_centre)[:, None]
+    logits = query.gain[:, None] * (products - shift - query.alpha[:, None] * rows.half_norms[row])
+    return logits if rows.log_weights is None else logits + rows.log_weights[row]
+
+
+def _parts(count: int, device: torch.device) -> Float64[Tensor, "g m"]:
+    """Return the factor of each draw in the whole sample, and in each of its interleaved parts."""
+    group = torch.arange(count, device=device) % GROUPS
+    alone = torch.nn.functional.one_hot(group, GROUPS).T.double() * GROUPS
+    return torch.cat([torch.ones_like(alone[:1]), alone])
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What a screen says of every row of a span, [b, n]: -inf where a row does not count.
+
+    logits: as if the query had nothing beyond the leading coordinates. own: of the leading coordinates alone, which do
+    not hold what lies beyond them against the row that a query was made from.
+    """
+
+    query: Query
+    span: Span
+    logits: Float[Tensor, "b n"]
+    own: Float[Tensor, "b n"]
+    leading: Float[Tensor, "n M"]
+    half_norms: Float[Tensor, "n"]
+    basis: Float64[Tensor, "D M"]
+
+    @classmethod
+    def of(cls, rows: Rows, screen: PrincipalScreen, query: Query, span: Span) -> Proposal:
+        """Return what the widest level of `screen` says of the rows in `span`. Costs one product with its features."""
+        query_bound = screen.query_bound(rows, query)
+        blind = replace(
+            query_bound, blocks=torch.zeros_like(query_bound.blocks), spread=torch.zeros_like(query_bound.spread)
+        )
+        level, width = len(screen.widths) - 1, screen.widths[-1]
+        weighted = rows.log_weights is not None
+        features = screen.features[level][span.start : span.stop]
+        logits = screen.factors(blind, level, weighted) @ features.T
+        _mask_excluded(logits, query, span)
+        beyond = features[:, width + 1]
+        own = torch.addr(logits, (0.5 * query.gain * query.alpha).float(), beyond.square())
+        return cls(query, span, logits, own, features[:, :width], features[:, width + 2], screen.basis)
+
+    def parted(self, count: int) -> tuple[Pairs, Rest]:
+        """Return the `count` rows of each query that are most likely, and what there is to draw the others from."""
+        best = self.own.topk(count, dim=1)
+        real = best.values > -torch.inf
+        which = torch.arange(len(self.query), device=real.device)[:, None].expand_as(real)
+        head = Pairs(which[real], best.indices[real] + self.span.start, best.values[real].double())
+        return head, Rest.of(self, self.logits.scatter(1, best.indices, -torch.inf))
+
+
+@dataclass(frozen=True)
+class Rest:
+    """The rows of a span that are not weighed exactly, with the weight a screen gives them.
+
+    logits, shares: in the screen and as shares of their sum, [b, n]. log_mass: log of the sum of the weights, [b].
+    expected, half_norm: means over these shares of the leading coordinates, [b, M], and of the half norms, [b].
+    """
+
+    query: Query
+    span: Span
+    logits: Float[Tensor, "b n"]
+    shares: Float[Tensor, "b n"]
+    log_mass: Float64[Tensor, "b"]
+    expected: Float[Tensor, "b M"]
+    half_norm: Float64[Tensor, "b"]
+    leading: Float[Tensor, "n M"]
+    basis: Float64[Tensor, "D M"]
+
+    @classmethod
+    def of(cls, proposal: Proposal, logits: Float[Tensor, "b n"]) -> Rest:
+        """Return the rows whose `logits` are finite, as a proposal to draw from. Costs a product as large as its."""
+        log_mass = logits.logsumexp(1, keepdim=True)
+        shares = (logits - log_mass).exp_().nan_to_num_(0.0)
+        expected = shares @ proposal.leading
+        half_norm = (shares @ proposal.half_norms).double()
+        query, span, leading, basis = proposal.query, proposal.span, proposal.leading, proposal.basis
+        return cls(query, span, logits, shares, log_mass[:, 0].double(), expected, half_norm, leading, basis)
+
+    def take(self, index: Int64[Tensor, "b"]) -> Rest:
+        """Return the part of the queries in `index`."""
+        own = ("logits", "shares", "log_mass", "expected", "half_norm")
+        return replace(self, query=self.query.take(index), **{name: getattr(self, name)[index] for name in own})
+
+
+def _mask_excluded(logits: Float[Tensor, "b n"], query: Query, span: Span) -> None:
+    position = torch.arange(span.start, span.stop, device=logits.device)
+    for one_range in query.excluded.unbind(1):
+        for one in (one_range[:, 1] > one_range[:, 0]).nonzero()[:, 0].tolist():
+            logits[one].masked_fill_((position >= one_range[one, 0]) & (position < one_range[one, 1]), -torch.inf)
+
+
+def systematic(weights: Float[Tensor, "B n"], count: int, generator: torch.Generator) -> Int64[Tensor, "B m"]:
+    """Return `count` positions a query, each as often as its share of the weights asks for up to one; in rising order.
+
+    Positions are arbitrary where there is no weight at all.
+    """
+    cumulative = weights.cumsum(1, dtype=torch.float64)
+    begin = torch.rand(len(weights), 1, generator=generator, dtype=torch.float64, device=weights.device)
+    steps = torch.arange(count, dtype=torch.float64, device=weights.device)
+    place = torch.searchsorted(cumulative, (steps + begin) / count * cumulative[:, -1:], right=True)
+    # the end of the sum may be passed by a rounding: the last row that has any weight
+    last = (weights > 0.0).long().cumsum(1).argmax(1, keepdim=True)
+    return torch.minimum(place, last)

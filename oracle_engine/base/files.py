@@ -1,0 +1,104 @@
+"""Tensors on disk: one checksummed safetensors file, written whole or not at all, read memory-mapped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .arrays import Tensor
+from .errors import bad_file
+
+# bytes hashed at once
+HASH_BYTES = 64 << 20
+
+
+def hash_tensors(facts: str, tensors: Iterable[Tensor | None]) -> str:
+    """Return a 128-bit BLAKE2 hash of `facts` and the bytes of `tensors` as hexadecimal text."""
+    digest = hashlib.blake2b(facts.encode(), digest_size=16)
+    for tensor in tensors:
+        digest.update(b"-" if tensor is None else f"+{list(tensor.shape)}{tensor.dtype}".encode())
+        for block in () if tensor is None else _byte_blocks(tensor):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def write_tensors(path: Path, kind: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+    """Write `tensors` and the JSON-able `facts` to `path` under a temporary name, then rename.
+
+    kind: names the format; read_tensors refuses another. Raises OSError where the folder cannot be written.
+    """
+    from safetensors.torch import save_file
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    held = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
+    text = json.dumps(dict(facts))
+    checksum = hash_tensors(kind + text, [held[name] for name in sorted(held)])
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        save_file(held, partial, metadata={"kind": kind, "checksum": checksum, "facts": text})
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read_tensors(path: Path, kind: str, *, verify: bool) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the tensors, memory-mapped on the CPU, and the facts of a file that write_tensors wrote.
+
+    Raises FileNotFoundError, and DataFileError for another kind of file or, with `verify`, a wrong checksum.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file. Remedy: check the path.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()} if metadata.get("kind") == kind else {}
+    except SafetensorError as error:
+        raise bad_file(path, f"a {kind} file", f"{error}", "write it again; it is damaged or incomplete") from None
+    if metadata.get("kind") != kind:
+        remedy = "pass a file that `save` wrote, or write it again"
+        raise bad_file(path, f"a {kind} file", f"kind {metadata.get('kind')!r}", remedy)
+    if not {"facts", "checksum"} <= metadata.keys():
+        raise bad_file(path, "facts and a checksum", f"{sorted(metadata)}", "write it again; it is damaged")
+    content = [tensors[name] for name in sorted(tensors)]
+    if verify and hash_tensors(kind + metadata["facts"], content) != metadata["checksum"]:
+        raise bad_file(path, f"checksum {metadata['checksum']}", "other content", "write it again; it is damaged")
+    return tensors, json.loads(metadata["facts"])
+
+
+def is_kind(path: Path, kind: str) -> bool:
+    """Whether `path` is a file of this kind; reads only its header."""
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        return False
+    try:
+        with safe_open(path, framework="pt") as file:
+            return (file.metadata() or {}).get("kind") == kind
+    except SafetensorError:
+        return False
+
+
+def _byte_blocks(tensor: Tensor) -> Iterator[memoryview]:
+    flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    for start in range(0, len(flat), HASH_BYTES):
+        yield flat[start : start + HASH_BYTES].numpy().data
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary name beside `path`, renamed to `path` when the block ends and removed when it fails."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

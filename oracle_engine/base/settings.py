@@ -1,0 +1,78 @@
+"""The ORACLE_* environment variables, and a report on the machine and on what is installed."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, cast, get_args
+
+from .errors import invalid
+
+__version__ = "0.1.0"
+
+BackendName = Literal["auto", "torch", "reference", "triton"]
+
+_VARIABLES = ("ORACLE_DATA", "ORACLE_BLOCK_MB", "ORACLE_BACKEND")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The ORACLE_* variables, read when asked for and never at import.
+
+    data: ORACLE_DATA, the folder in which data sets are looked for.
+    block_mb: ORACLE_BLOCK_MB, the megabytes of a block of rows held in cache; None chooses by itself.
+    backend: ORACLE_BACKEND, which implementation answers where the caller leaves it open.
+    """
+
+    data: Path | None = None
+    block_mb: float | None = None
+    backend: BackendName = "auto"
+
+    @classmethod
+    def read(cls, environ: Mapping[str, str] | None = None) -> Settings:
+        """Return the settings in `environ` (default: the process environment); an empty value counts as unset.
+
+        Raises InputError that names the variable, what it must be and what was found.
+        """
+        raw = _raw_settings(environ)
+        return cls(
+            data=_folder("ORACLE_DATA", raw["ORACLE_DATA"]),
+            block_mb=_positive("ORACLE_BLOCK_MB", raw["ORACLE_BLOCK_MB"]),
+            backend=_backend("ORACLE_BACKEND", raw["ORACLE_BACKEND"]),
+        )
+
+
+def _raw_settings(environ: Mapping[str, str] | None) -> dict[str, str | None]:
+    source = os.environ if environ is None else environ
+    return {name: source.get(name, "").strip() or None for name in _VARIABLES}
+
+
+def _folder(name: str, value: str | None) -> Path | None:
+    if value is None:
+        return None
+    path = Path(value).expanduser()
+    if not path.is_dir():
+        raise invalid(name, "must name an existing folder", repr(value), f"create it, or unset {name}")
+    return path
+
+
+def _positive(name: str, value: str | None) -> float | None:
+    if value is None:
+        return None
+    try:
+        number = float(value)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise invalid(name, "must be a number above 0", repr(value), f"unset {name} for automatic")
+    return number
+
+
+def _backend(name: str, value: str | None) -> BackendName:
+    choice, known = (value or "auto").lower(), get_args(BackendName)
+    if choice not in known:
+        raise invalid(name, f"must be one of {', '.join(known)}", repr(value), f"unset {name} for auto")
+    return cast(BackendName, choice)

@@ -1,0 +1,329 @@
+"""One reader for each file format: samples as they are stored, or an error that says what is wrong with the file."""
+
+from __future__ import annotations
+
+import gzip
+import lzma
+import math
+import re
+import tokenize
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from operator import index, length_hint
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..base.arrays import Tensor
+from ..base.errors import OracleError, bad_file, invalid
+from .samples import DTYPE_REMEDIES, Samples, labels_of, problem, samples_of, tensor_of
+
+LABEL_KEYS = ("labels", "y")
+SHARD_SUFFIXES = (".npy", ".npz", ".safetensors")
+
+_SAFETENSORS_STORAGE = ("U8", "I8", "F16", "BF16", "F32", "F64")
+FRESH_COPY = "write or download the file again"
+_DAMAGE = (
+    ValueError, EOFError, OverflowError, SyntaxError, TypeError, RuntimeError, tokenize.TokenError,
+    gzip.BadGzipFile, zipfile.BadZipFile, zlib.error, lzma.LZMAError,
+)  # fmt: skip
+
+_IDX_NAME = re.compile(r"idx\d-ubyte(\.gz)?$|\.idx(\.gz)?$")
+_IDX_IMAGES = re.compile(r"^(.*)images([-.])idx3-ubyte(?:\.gz)?$")
+_IDX_DTYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+_GZIP_MAGIC = b"\x1f\x8b"
+
+_CIFAR_BATCHES = tuple(f"data_batch_{number}.bin" for number in range(1, 6))
+_CIFAR_RECORD = 1 + 3 * 32 * 32
+
+
+def read_path(path: Path, key: str | None = None) -> Samples:
+    """Return the samples of a file, by the end of its name, or of a folder, by what is in it.
+
+    key: which array of an .npz or .safetensors file, or of each shard of a folder, holds the samples.
+    Raises DataFileError for what cannot be read and InputError for a key where arrays have no names.
+    """
+    if path.is_dir():
+        return _read_folder(path, key)
+    if path.suffix == ".npz":
+        return read_npz(path, key)
+    if path.suffix == ".safetensors":
+        return read_safetensors(path, key)
+    if key is not None:
+        raise invalid("key", "names an array of an .npz or .safetensors file", f"{key!r} for {path}", "leave it out")
+    if path.suffix == ".npy":
+        return read_npy(path)
+    if path.suffix == ".bin":
+        return read_cifar10(path)
+    if _IDX_NAME.search(path.name):
+        return read_idx(path)
+    known = "a name that ends in .npy, .npz, .safetensors, .bin (CIFAR-10), .idx or idx*-ubyte (.gz or not)"
+    raise bad_file(path, known, f"{path.suffix or 'no suffix'}", "save the samples as .npy or .safetensors")
+
+
+def read_npy(path: Path) -> Samples:
+    """Return the array of an .npy file, [N, *shape], memory-mapped.
+
+    Raises DataFileError for a damaged file, one with more in it than one array, and dtypes that are not stored.
+    """
+    with reading(path, "a NumPy .npy file"):
+        _check_magic(path, b"\x93NUMPY")
+        # copy on write: pages come from the file, and torch gets an array that it need not warn about
+        array = np.load(path, mmap_mode="c", allow_pickle=False)
+        excess = path.stat().st_size - array.offset - array.nbytes
+    if excess:
+        raise bad_file(path, "one array", f"{excess} bytes after it", "save one array to a file")
+    return samples_of(array, None, path)
+
+
+def read_npz(path: Path, key: str | None = None) -> Samples:
+    """Return the array called `key` of an .npz file, or its only one beside the labels ("labels" or "y").
+
+    Raises DataFileError for a damaged file, an array that is not there, and several where no key is given.
+    """
+    with reading(path, "a NumPy .npz file"):
+        _check_magic(path, b"PK")
+        with zipfile.ZipFile(path) as archive:
+            names = [name[:-4] for name in archive.namelist() if name.endswith(".npy")]
+            name, label_name = _choose(path, names, names, key)
+            points, labels = (None if chosen is None else member(archive, chosen) for chosen in (name, label_name))
+    return samples_of(points, labels, path)
+
+
+def read_safetensors(path: Path, key: str | None = None) -> Samples:
+    """Return the tensor called `key` of a .safetensors file, or its only one of a storage dtype, memory-mapped.
+
+    A tensor called "labels" or "y" is taken as the labels. Raises DataFileError as :func:`read_npz` does.
+    """
+    with reading(path, "a .safetensors file"), open_safetensors(path) as file:
+        names = list(file.keys())
+        storable = [name for name in names if file.get_slice(name).get_dtype() in _SAFETENSORS_STORAGE]
+        name, label_name = _choose(path, names, storable, key)
+        points, labels = file.get_tensor(name), None if label_name is None else file.get_tensor(label_name)
+    return samples_of(points, labels, path)
+
+
+@contextmanager
+def open_safetensors(path: Path) -> Iterator[Any]:
+    """Give an open .safetensors file; damage is a ValueError."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except SafetensorError as error:
+        raise ValueError(str(error)) from error
+
+
+def read_idx(path: Path) -> Samples:
+    """Return the array of an IDX file, gzipped or not, whose header and length agree.
+
+    A file named as MNIST names its images (`...images-idx3-ubyte`) gives [N, 1, H, W], and its labels where they lie
+    beside it. Unpacked files are memory-mapped. Raises DataFileError for damage and for dtypes that are not stored.
+    """
+    points = _idx_array(path)
+    named = _IDX_IMAGES.match(path.name)
+    if named is None:
+        return samples_of(points, None, path)
+    if points.ndim != 3:
+        raise bad_file(path, "images [N, H, W]", f"shape {list(points.shape)}", FRESH_COPY)
+    samples = samples_of(points[:, None], None, path)
+    labels = find_idx(path.parent, f"{named[1]}labels", 1)
+    return samples if labels is None else Samples(samples.points, labels_of(_idx_array(labels), len(points), labels))
+
+
+def find_idx(folder: Path, stem: str, ndim: int) -> Path | None:
+    """Return `stem-idx<ndim>-ubyte` in `folder`, unpacked rather than gzipped, or None if neither is there."""
+    names = (f"{stem}{mark}idx{ndim}-ubyte{end}" for end in ("", ".gz") for mark in "-.")
+    return next((folder / name for name in names if (folder / name).is_file()), None)
+
+
+def read_cifar10(path: Path) -> Samples:
+    """Return CIFAR-10's binary version, uint8 [N, 3, 32, 32] and labels 0..9: one file, or the folder of its five.
+
+    Raises DataFileError for a batch that is missing, not made of 3,073-byte records, or labelled above 9.
+    """
+    files = [path / name for name in _CIFAR_BATCHES] if path.is_dir() else [path]
+    absent = [file.name for file in files if not file.is_file()]
+    if absent:
+        remedy = "unpack cifar-10-binary.tar.gz there"
+        raise bad_file(path, ", ".join(file.name for file in files), f"no {', '.join(absent)}", remedy)
+    batches = [_cifar_records(file) for file in files]
+    pixels = np.concatenate([batch[:, 1:] for batch in batches]).reshape(-1, 3, 32, 32)
+    return samples_of(pixels, np.concatenate([batch[:, 0] for batch in batches]), path)
+
+
+def read_shards(folder: Path, key: str | None = None) -> Samples:
+    """Return the samples of all .npy, .npz and .safetensors files of a folder, in the order of their names.
+
+    key: the array to take of each .npz or .safetensors file. A single shard stays memory-mapped, several are copied
+    into one tensor. Raises DataFileError unless all have one shape and dtype, and all or none have labels.
+    """
+    with reading(folder, "a folder"):
+        present = sorted(file for file in folder.iterdir() if not file.name.startswith("."))
+    files = [file for file in present if file.suffix in SHARD_SUFFIXES]
+    if not files:
+        found = ", ".join(file.name for file in present[:8]) or "an empty folder"
+        raise bad_file(folder, f"files ending in {', '.join(SHARD_SUFFIXES)}", found, "pass the folder that has them")
+    shards = [read_path(file, key) for file in files]
+    first = shards[0]
+    for file, shard in zip(files, shards, strict=True):
+        if _kind(shard) != _kind(first):
+            remedy = "keep only shards of one kind in the folder; labels of .npy shards are passed as labels="
+            raise bad_file(file, f"{_kind(first)} as in {files[0].name}", _kind(shard), remedy)
+    if len(shards) == 1:
+        return first
+    labels = None if first.labels is None else torch.cat([shard.labels for shard in shards if shard.labels is not None])
+    return Samples(torch.cat([shard.points for shard in shards]), labels)
+
+
+def read_iterable(source: Any) -> Samples:
+    """Return the samples of a finite iterable of `x` or `(x, label)`, each item one sample, copied into one tensor.
+
+    source: anything that iterates, or has a length and is indexed from 0 as data sets of torch are.
+    x: tensor or NumPy array [*shape]; label: integer. Raises InputError that names the first item unlike the others.
+    """
+    points: Tensor | None = None
+    labels: list[int | None] = []
+    items = source if isinstance(source, Iterable) else (source[number] for number in range(len(source)))
+    hint = length_hint(source)
+    for number, item in enumerate(items):
+        value, label = _sample_and_label(item, f"source[{number}]")
+        points = _room_for(value, points, number, hint)
+        points[number] = value
+        labels.append(label)
+        if (label is None) != (labels[0] is None):
+            found = f"{'no label' if label is None else 'a label'} in item {number}, unlike item 0"
+            raise invalid("source", "must give a label with every item or with none", found, "give all of them")
+    if points is None:
+        raise invalid("source", "must give at least one sample", "none", "check that it is not used up already")
+    return samples_of(points[: len(labels)], None if labels[0] is None else labels, "source")
+
+
+@contextmanager
+def reading(path: Path, expected: str) -> Iterator[None]:
+    """Word what goes wrong inside the block as a DataFileError about `path`."""
+    try:
+        yield
+    except OracleError:
+        raise
+    except _DAMAGE as error:
+        # the words of numpy for an array that only pickle could load
+        if str(error).startswith(("Array can't be memory-mapped", "Object arrays cannot")):
+            raise bad_file(path, expected, "dtype object", dict(DTYPE_REMEDIES)["object"]) from error
+        raise bad_file(path, expected, f"damaged or incomplete content ({error})", FRESH_COPY) from error
+    except OSError as error:
+        found = error.strerror or str(error)
+        raise bad_file(path, "a readable file", found, "check the path and its permissions") from error
+
+
+def _check_magic(path: Path, magic: bytes) -> None:
+    with path.open("rb") as stream:
+        start = stream.read(len(magic))
+    if start != magic:
+        found = f"a file that begins with {start!r}" if start else "an empty file"
+        raise bad_file(path, f"a {path.suffix} file, which begins with {magic!r}", found, FRESH_COPY)
+
+
+def member(archive: zipfile.ZipFile, name: str) -> np.ndarray:
+    """Return the array `name`.npy of an archive; damage is a ValueError."""
+    with archive.open(f"{name}.npy") as stream:
+        array = np.lib.format.read_array(stream, allow_pickle=False)
+        # the checksum is looked at when the end is reached; np.load stops where a damaged header says
+        if stream.read(1):
+            raise ValueError(f"more bytes in {name} than its shape {list(array.shape)} has")
+    return array
+
+
+def _choose(path: Path, names: Sequence[str], storable: Sequence[str], key: str | None) -> tuple[str, str | None]:
+    """Return the names of the samples and of the labels, or None where there are none."""
+    listing = ", ".join(names) or "nothing"
+    if key is not None and key not in names:
+        raise bad_file(path, f"an array called {key!r}", listing, "pass key= with one of these names")
+    chosen = [key] if key is not None else [name for name in storable if name not in LABEL_KEYS or len(names) == 1]
+    if len(chosen) != 1:
+        raise bad_file(path, "one array of samples", listing, "pass key= with the name of the one to use")
+    return chosen[0], next((name for name in LABEL_KEYS if name in names and name != chosen[0]), None)
+
+
+def _idx_array(path: Path) -> np.ndarray:
+    with reading(path, "an IDX file"):
+        content = _unpacked(path)
+        first, second, code, ndim = content[:4].tolist()
+        if first or second or code not in _IDX_DTYPES:
+            found = f"a file that begins with {content[:4].tobytes()!r}"
+            raise bad_file(path, "an IDX file, which begins with two zeros and a dtype code", found, FRESH_COPY)
+        start = 4 + 4 * ndim
+        shape = content[4:start].view(">u4").tolist()
+        dtype = np.dtype(_IDX_DTYPES[code])
+        wanted = math.prod(shape) * dtype.itemsize
+        if len(shape) != ndim or len(content) - start != wanted:
+            expected = f"{wanted} bytes after the header, {dtype.name} {shape}"
+            raise bad_file(path, expected, f"{max(len(content) - start, 0)} bytes", FRESH_COPY)
+        return content[start:].view(dtype).reshape(shape)
+
+
+def _unpacked(path: Path) -> np.ndarray:
+    with path.open("rb") as stream:
+        packed = stream.read(2) == _GZIP_MAGIC
+    if not packed:
+        return np.memmap(path, np.uint8, mode="c")
+    with gzip.open(path) as content:
+        return np.frombuffer(content.read(), np.uint8)
+
+
+def _cifar_records(path: Path) -> np.ndarray:
+    with reading(path, "CIFAR-10's binary version"):
+        content = np.memmap(path, np.uint8, mode="c")
+    if len(content) % _CIFAR_RECORD:
+        expected = f"a multiple of {_CIFAR_RECORD} bytes (CIFAR-10's binary version)"
+        raise bad_file(path, expected, f"{len(content)} bytes", FRESH_COPY)
+    records = content.reshape(-1, _CIFAR_RECORD)
+    if records[:, 0].max() > 9:
+        raise bad_file(path, "labels 0..9 (CIFAR-10's binary version)", f"label {records[:, 0].max()}", FRESH_COPY)
+    return records
+
+
+def _read_folder(folder: Path, key: str | None) -> Samples:
+    if key is None and (folder / _CIFAR_BATCHES[0]).is_file():
+        return read_cifar10(folder)
+    images = find_idx(folder, "train-images", 3)
+    return read_shards(folder, key) if key is not None or images is None else read_idx(images)
+
+
+def _kind(shard: Samples) -> str:
+    labelled = "without labels" if shard.labels is None else "with labels"
+    dtype = str(shard.points.dtype).removeprefix("torch.")
+    return f"{dtype} samples of shape {list(shard.points.shape[1:])} {labelled}"
+
+
+def _sample_and_label(item: Any, where: str) -> tuple[Tensor, int | None]:
+    sample, label = item if isinstance(item, tuple | list) and len(item) == 2 else (item, None)
+    value = tensor_of(sample, where)
+    if label is None:
+        return value, None
+    try:
+        return value, index(label)
+    except TypeError as error:
+        found = f"a label of type {type(label).__name__}"
+        raise problem(where, "x or (x, integer label), one sample an item", found, "do not batch the items") from error
+
+
+def _room_for(value: Tensor, points: Tensor | None, number: int, hint: int) -> Tensor:
+    """Return a tensor with room for sample `number`, the samples before it in place."""
+    if points is None:
+        return value.new_empty(max(hint, 64), *value.shape)
+    if (value.shape, value.dtype) != (points.shape[1:], points.dtype):
+        wanted = f"samples of shape {list(points.shape[1:])} and {points.dtype}, as in item 0"
+        found = f"{list(value.shape)} and {value.dtype}"
+        raise problem(f"source[{number}]", wanted, found, "give every sample one shape and dtype, unbatched")
+    if number < len(points):
+        return points
+    # doubling; pages that stay empty cost no memory
+    grown = points.new_empty(2 * number, *value.shape)
+    grown[:number] = points
+    return grown

@@ -1,0 +1,255 @@
+"""Latents as training projects leave them on disk: which format a path is in, and its numbers as they are stored."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..base.arrays import Float, Float64, Int64, Tensor
+from ..base.errors import bad_file, invalid
+from .formats import FRESH_COPY, member, open_safetensors, read_npy, reading
+from .samples import labels_of, tensor_of
+
+STATS_FILE = "latents_stats.pt"
+MEAN_STD = "img-mean-std-*.npy"
+FORMATS = ("lightningdit", "mean-std", "fast-dit")
+
+
+@dataclass(frozen=True)
+class ChannelStats:
+    """Mean and standard deviation of each channel, float64 [C]."""
+
+    mean: Float64[Tensor, "C"]
+    std: Float64[Tensor, "C"]
+
+
+@dataclass(frozen=True, eq=False)
+class LatentFiles:
+    """Latents in the numbers they are stored in.
+
+    format: one of FORMATS. points: [N, C, H, W]. labels: [N] int64, or None.
+    flips: whether the second half of the points are the latents of the mirrored images of the first.
+    point_std: root mean square of the posterior widths, where they are stored beside the means; else 0.
+    stats: per-channel statistics that lie beside the points, or None.
+    """
+
+    format: str
+    points: Float[Tensor, "N C H W"]
+    labels: Int64[Tensor, "N"] | None
+    flips: bool = False
+    point_std: float = 0.0
+    stats: ChannelStats | None = None
+
+
+def latent_format(path: Path) -> str | None:
+    """Return which of FORMATS `path` is in, or None: from names and, for LightningDiT, one header."""
+    if path.is_file() and path.suffix == ".zip":
+        with reading(path, "a zip archive"), zipfile.ZipFile(path) as archive:
+            return "mean-std" if any(_is_mean_std(name) for name in archive.namelist()) else None
+    shards = _shards(path)
+    if shards and "latents" in _keys(shards[0]):
+        return "lightningdit"
+    if not path.is_dir():
+        return None
+    if next(chain(path.glob(MEAN_STD), path.glob(f"*/{MEAN_STD}")), None) is not None:
+        return "mean-std"
+    return "fast-dit" if _pair(path) is not None else None
+
+
+def read_latents(path: str | Path, *, flips: bool = True, storage: torch.dtype | None = None) -> LatentFiles:
+    """Return the latents of a folder, a zip archive or a single shard.
+
+    path: LightningDiT shards (.safetensors with `latents`, `latents_flip`, `labels`, beside latents_stats.pt); an EDM2
+        or REPA folder or zip (img-mean-std-*.npy, dataset.json), of whose posteriors the means are taken; or the
+        folder that holds fast-DiT's *_features and *_labels.
+    flips: take latents_flip too, after all others, as a training loop that draws one of the two at random does.
+    storage: floating dtype to cast to while reading. Copied into one tensor, one shard without flips excepted.
+    Raises DataFileError for other paths and for files that are damaged or do not fit together.
+    """
+    folder = Path(path).expanduser()
+    if storage is not None and not storage.is_floating_point:
+        raise invalid("storage", "must be a floating dtype", storage, "leave it out to keep the dtype of the files")
+    if not folder.exists():
+        raise bad_file(folder, "a folder, an archive or a shard of latents", "nothing", "check the path")
+    found = latent_format(folder)
+    if found == "lightningdit":
+        return _read_lightningdit(folder, flips, storage)
+    if found == "mean-std":
+        return _read_mean_std(folder, storage)
+    if found == "fast-dit":
+        return _read_fast_dit(folder, storage)
+    expected = f"latents: .safetensors with `latents`, {MEAN_STD}, or folders *_features and *_labels"
+    raise bad_file(folder, expected, "none of these", "read other files with oracle_engine.load_dataset")
+
+
+def _read_lightningdit(path: Path, flips: bool, storage: torch.dtype | None) -> LatentFiles:
+    shards = _shards(path)
+    both = flips and all("latents_flip" in _keys(shard) for shard in shards)
+    parts = ("latents", "latents_flip") if both else ("latents",)
+    tensors = [_tensor(shard, part) for part in parts for shard in shards]
+    points = tensors[0]
+    if len(tensors) > 1:
+        points = _stacked(
+            [len(part) for part in tensors], lambda i: tensors[i], lambda i: shards[i % len(shards)], storage
+        )
+    labelled = ["labels" in _keys(shard) for shard in shards]
+    if any(labelled) != all(labelled):
+        raise bad_file(shards[labelled.index(False)], "labels, as other shards have", "none", FRESH_COPY)
+    labels = torch.cat([_labels(shard) for shard in shards]).repeat(len(parts)) if all(labelled) else None
+    points = points if storage is None else points.to(storage)
+    return LatentFiles("lightningdit", points, labels, both, stats=_stats(path if path.is_dir() else path.parent))
+
+
+def _read_mean_std(path: Path, storage: torch.dtype | None) -> LatentFiles:
+    with _archive(path) as (names, load):
+        listed = _labels_of_json(path, load) if "dataset.json" in names else None
+        files = sorted(name for name in names if _is_mean_std(name)) if listed is None else list(listed)
+        absent = next((name for name in files if name not in names), None)
+        if absent is not None:
+            raise bad_file(path, "every file that dataset.json lists", f"no {absent}", FRESH_COPY)
+        squares = []
+
+        def mean(index: int) -> Tensor:
+            """Return the mean of a latent, [1, C, H, W], and note the mean square of its widths."""
+            moments = tensor_of(load(files[index]), path / files[index])
+            if moments.ndim != 3 or len(moments) % 2:
+                found = f"shape {list(moments.shape)}"
+                raise bad_file(path / files[index], "mean and std, [2 C, H, W]", found, FRESH_COPY)
+            center, width = moments.chunk(2)
+            squares.append(float(width.double().square().mean()))
+            return center[None]
+
+        points = _stacked([1] * len(files), mean, lambda i: path / files[i], storage)
+    labels = None if listed is None or None in listed.values() else labels_of(list(listed.values()), len(files), path)
+    return LatentFiles("mean-std", points, labels, point_std=float(np.mean(squares)) ** 0.5)
+
+
+def _read_fast_dit(path: Path, storage: torch.dtype | None) -> LatentFiles:
+    pair = _pair(path)
+    assert pair is not None
+    features, labels = (sorted(folder.glob("*.npy"), key=_number) for folder in pair)
+    if [file.name for file in features] != [file.name for file in labels]:
+        found = f"{len(features)} features and {len(labels)} labels of other names"
+        raise bad_file(path, "one label file for each file of features", found, FRESH_COPY)
+
+    def single(index: int) -> Tensor:
+        points = read_npy(features[index]).points
+        points = points[None] if points.ndim == 3 else points
+        if points.ndim != 4 or len(points) != 1:
+            raise bad_file(features[index], "one latent, [1, C, H, W]", f"shape {list(points.shape)}", FRESH_COPY)
+        return points
+
+    points = _stacked([1] * len(features), single, lambda i: features[i], storage)
+    with reading(pair[1], "labels"):
+        numbers = [np.load(file, allow_pickle=False).reshape(-1) for file in labels]
+    return LatentFiles("fast-dit", points, labels_of(np.concatenate(numbers), len(points), pair[1]))
+
+
+def _stacked(
+    sizes: Sequence[int],
+    part: Callable[[int], Tensor],
+    where: Callable[[int], Path],
+    storage: torch.dtype | None,
+) -> Tensor:
+    """Return the parts in one tensor that is allocated once; the first decides shape and dtype."""
+    first = part(0)
+    points = torch.empty(sum(sizes), *first.shape[1:], dtype=storage or first.dtype)
+    start = 0
+    for index, size in enumerate(sizes):
+        rows = first if index == 0 else part(index)
+        if (rows.shape[1:], rows.dtype) != (first.shape[1:], first.dtype):
+            wanted = f"{first.dtype} {list(first.shape[1:])} as in {where(0).name}"
+            raise bad_file(where(index), wanted, f"{rows.dtype} {list(rows.shape[1:])}", "keep one kind in the folder")
+        points[start : start + size] = rows
+        start += size
+    return points
+
+
+@contextmanager
+def _archive(path: Path) -> Iterator[tuple[set[str], Callable[[str], Any]]]:
+    """Give the names in a folder or a zip archive, and what loads one: an array, or text for .json."""
+    if path.is_dir():
+        names = {file.relative_to(path).as_posix() for file in path.rglob("*") if file.suffix in (".npy", ".json")}
+        yield names, lambda name: _from_folder(path / name)
+        return
+    with reading(path, "a zip archive of latents"), zipfile.ZipFile(path) as archive:
+        yield set(archive.namelist()), lambda name: _from_archive(archive, name)
+
+
+def _from_folder(file: Path) -> Any:
+    return file.read_text("utf-8") if file.suffix == ".json" else read_npy(file).points
+
+
+def _from_archive(archive: zipfile.ZipFile, name: str) -> Any:
+    return archive.read(name).decode() if name.endswith(".json") else member(archive, name.removesuffix(".npy"))
+
+
+def _labels_of_json(path: Path, load: Callable[[str], Any]) -> dict[str, int | None] | None:
+    """Return the label of each file of latents that dataset.json lists, in its order; None where it lists none."""
+    with reading(path / "dataset.json", "the labels of the latents"):
+        content = json.loads(load("dataset.json"))
+        return {name: label for name, label in content.get("labels") or [] if _is_mean_std(name)} or None
+
+
+def _is_mean_std(name: str) -> bool:
+    return fnmatch(name.rsplit("/", 1)[-1], MEAN_STD)
+
+
+def _shards(path: Path) -> list[Path]:
+    if path.is_dir():
+        return sorted(file for file in path.glob("*.safetensors") if not file.name.startswith("."))
+    return [path] if path.suffix == ".safetensors" and path.is_file() else []
+
+
+def _keys(shard: Path) -> list[str]:
+    with reading(shard, "a .safetensors file"), open_safetensors(shard) as file:
+        return list(file.keys())
+
+
+def _tensor(shard: Path, name: str) -> Tensor:
+    with reading(shard, f"a tensor called {name!r}"), open_safetensors(shard) as file:
+        points = tensor_of(file.get_tensor(name), shard)
+    if points.ndim != 4 or not points.is_floating_point():
+        raise bad_file(shard, f"{name} [N, C, H, W], floating", f"{points.dtype} {list(points.shape)}", FRESH_COPY)
+    return points
+
+
+def _labels(shard: Path) -> Int64[Tensor, "n"]:
+    with reading(shard, "labels"), open_safetensors(shard) as file:
+        return labels_of(file.get_tensor("labels").reshape(-1), file.get_slice("latents").get_shape()[0], shard)
+
+
+def _stats(folder: Path) -> ChannelStats | None:
+    file = folder / STATS_FILE
+    if not file.is_file():
+        return None
+    expected = "mean and std of the channels"
+    with reading(file, expected):
+        try:
+            held = torch.load(file, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            raise bad_file(file, expected, "content that only pickle could load", "save a dict of tensors") from error
+        if not isinstance(held, dict) or not {"mean", "std"} <= set(held):
+            raise bad_file(file, expected, f"{type(held).__name__} without them", "save a dict of tensors")
+        return ChannelStats(*(held[name].double().reshape(-1) for name in ("mean", "std")))
+
+
+def _pair(path: Path) -> tuple[Path, Path] | None:
+    features = sorted(path.glob("*_features"))
+    labels = [folder.with_name(folder.name.removesuffix("_features") + "_labels") for folder in features]
+    return (features[0], labels[0]) if len(features) == 1 and labels[0].is_dir() else None
+
+
+def _number(file: Path) -> tuple[int, str]:
+    return (int(file.stem) if file.stem.isdecimal() else -1, file.name)

@@ -1,0 +1,99 @@
+"""Samples as a reader gives them: in the numbers they were stored in, checked once."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..base.arrays import STORAGE_DTYPES, Int64, Shaped, Tensor
+from ..base.errors import OracleError, bad_file, invalid
+
+# a file, or the parameter that the samples came in
+Where = Path | str
+
+_STORAGE_NAMES = tuple(str(dtype).removeprefix("torch.") for dtype in STORAGE_DTYPES)
+# how the name of a dtype begins that is not stored, and what to do about it
+DTYPE_REMEDIES = (
+    ("bool", "convert to uint8, 0 and 1"),
+    ("float8", "convert to float16, which holds every float8 value"),
+    ("float", "convert to float64"),
+    ("longdouble", "convert to float64"),
+    ("complex", "store real and imaginary parts as two channels"),
+    ("object", "stack equal shapes into one array of numbers; pickled objects are never loaded"),
+    ("void", "save as .safetensors, which has names for bfloat16 and the like"),
+    ("", "convert to uint8 if the values lie in 0..255, else to float32"),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """Samples in the numbers they were stored in.
+
+    points: [N, *shape], contiguous, in a storage dtype; memory-mapped where the format allows it.
+    labels: [N] int64, or None.
+    """
+
+    points: Shaped[Tensor, "N *shape"]
+    labels: Int64[Tensor, "N"] | None = None
+
+
+def samples_of(points: Any, labels: Any, where: Where) -> Samples:
+    """Return points [N, *shape] and labels [N] (or None) as Samples, sharing memory wherever possible.
+
+    where: what an error names. Raises DataFileError for a path and InputError for a parameter.
+    """
+    tensor = tensor_of(points, where)
+    if tensor.ndim == 0 or tensor.numel() == 0:
+        expected = "at least one sample of at least one value, [N, *shape]"
+        raise problem(where, expected, f"shape {list(tensor.shape)}", "check how the array was made")
+    held = None if labels is None else labels_of(labels, len(tensor), where).to(tensor.device)
+    return Samples(tensor.contiguous(), held)
+
+
+def tensor_of(array: Any, where: Where) -> Tensor:
+    """Return an array as a tensor without copying; only foreign byte order and odd strides are copied.
+
+    Raises an error that names the dtype, and the way out, for one that is not stored.
+    """
+    if not isinstance(array, Tensor | np.ndarray):
+        raise problem(where, "tensors or NumPy arrays", type(array).__name__, "convert with torch.as_tensor")
+    name = dtype_name(array)
+    if name not in _STORAGE_NAMES:
+        remedy = next(remedy for start, remedy in DTYPE_REMEDIES if name.removeprefix("u").startswith(start))
+        raise problem(where, f"dtype {', '.join(_STORAGE_NAMES)}", f"dtype {name}", remedy)
+    if isinstance(array, Tensor):
+        return array.detach()
+    native = np.require(array, array.dtype.newbyteorder("="), ["C", "A"])
+    with warnings.catch_warnings():
+        # samples are only read, so a read-only array is shared like any other
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        return torch.from_numpy(native)
+
+
+def labels_of(labels: Any, count: int, where: Where) -> Int64[Tensor, "N"]:
+    """Return integer labels, as tensor, array or sequence, as int64; raise an error unless there are `count`."""
+    held = labels.detach().cpu() if isinstance(labels, Tensor) else np.asarray(labels)
+    name = dtype_name(held)
+    if not name.startswith(("int", "uint")) or name == "uint64":
+        raise problem(where, "integer labels", f"labels of dtype {name}", "convert them to int64")
+    if tuple(held.shape) != (count,):
+        remedy = "give as many labels as samples, in one dimension"
+        raise problem(where, f"{count} labels, one a sample", f"labels of shape {list(held.shape)}", remedy)
+    return torch.from_numpy(np.asarray(held).astype(np.int64))
+
+
+def problem(where: Where, expected: str, found: str, remedy: str) -> OracleError:
+    """Word an error about a file (a path) or about what a parameter holds (its name); the caller raises it."""
+    if isinstance(where, Path):
+        return bad_file(where, expected, found, remedy)
+    return invalid(where, f"must hold {expected}", found, remedy)
+
+
+def dtype_name(array: Tensor | np.ndarray) -> str:
+    """Return the name of the dtype of a tensor or an array."""
+    return str(array.dtype).removeprefix("torch.") if isinstance(array, Tensor) else array.dtype.name

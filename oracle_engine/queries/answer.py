@@ -1,0 +1,95 @@
+"""What a route returns for a batch: posterior states, and what they may have missed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from enum import IntEnum
+
+import torch
+
+from ..base.arrays import Bool, Float64, Int64, Tensor
+from ..kernels import PosteriorState
+from ..kernels.screens import Shortlist
+
+
+class Route(IntEnum):
+    """The ways to an answer, by the names that `Posterior.route` uses.
+
+    exact: every sample was scanned. screen, faiss: the samples that a search named were looked at. source: the noise
+    is so small that the sample a query was made from is the answer. sampled: an estimate from some of the samples.
+    """
+
+    EXACT = 0
+    SCREEN = 1
+    FAISS = 2
+    SOURCE = 3
+    SAMPLED = 4
+
+    @property
+    def label(self) -> str:
+        """The name users see."""
+        return self.name.lower()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Posterior states of a batch with what they may have missed.
+
+    log_omitted: log of a bound on the weight of the samples not looked at, on the scale of `state.lse`; -inf for
+        exact states, NaN where nothing is known.
+    survivors: samples looked at. route: values of Route.
+    likely: the bound holds with high probability over the noise of the query, not for every noise.
+    standard_error: of the mean of a sampled answer, its norm in row units; zero elsewhere.
+    """
+
+    state: PosteriorState
+    log_omitted: Float64[Tensor, "B"]
+    survivors: Int64[Tensor, "B"]
+    route: Int64[Tensor, "B"]
+    likely: Bool[Tensor, "B"]
+    standard_error: Float64[Tensor, "B"]
+
+    @classmethod
+    def exact(cls, state: PosteriorState, survivors: Int64[Tensor, "B"]) -> Answer:
+        """Return the answer of a full scan over `survivors` samples."""
+        return cls.bounded(state, torch.full_like(state.lse, -torch.inf), survivors, Route.EXACT)
+
+    @classmethod
+    def unknown(cls, batch: int, dim: int, top_k: int, device: torch.device) -> Answer:
+        """Return answers that are still to be filled in."""
+        state = PosteriorState.empty(batch, dim, top_k, device)
+        return cls.exact(state, torch.zeros(batch, dtype=torch.int64, device=device))
+
+    @classmethod
+    def listed(cls, shortlist: Shortlist, route: Route, likely: Bool[Tensor, "B"]) -> Answer:
+        """Return the answer of a search."""
+        answer = cls.bounded(shortlist.state, shortlist.log_omitted, shortlist.survivors, route)
+        return replace(answer, likely=likely)
+
+    @classmethod
+    def bounded(
+        cls,
+        state: PosteriorState,
+        log_omitted: Float64[Tensor, "B"],
+        survivors: Int64[Tensor, "B"],
+        route: Route,
+    ) -> Answer:
+        """Return the answer that left out at most `log_omitted`."""
+        codes = torch.full_like(survivors, route)
+        never = torch.zeros_like(codes, dtype=torch.bool)
+        return cls(state, log_omitted, survivors, codes, never, torch.zeros_like(state.lse))
+
+    def put(self, index: Int64[Tensor, "b"], part: Answer) -> Answer:
+        """Return these answers with those of the queries in `index` replaced by `part`."""
+        rest = [field.name for field in fields(self)[1:]]
+        pairs = [(getattr(self, name), getattr(part, name)) for name in rest]
+        return Answer(self.state.put(index, part.state), *(old.index_copy(0, index, new) for old, new in pairs))
+
+    def take(self, index: Int64[Tensor, "b"]) -> Answer:
+        """Return the answers of the queries in `index`."""
+        return Answer(
+            *(
+                getattr(self, field.name).take(index) if field.name == "state" else getattr(self, field.name)[index]
+                for field in fields(self)
+            )
+        )

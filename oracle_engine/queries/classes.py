@@ -1,0 +1,64 @@
+"""Which rows are scanned for which queries of a batch: slices of the batch, and the rows of classes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from ..base.arrays import Int64, Tensor
+from ..kernels import Span
+
+# queries scanned together: their logits and sums stay small beside a block of rows
+MAX_BATCH = 1024
+
+MAX_BATCH_VALUES = 1 << 26
+
+
+@dataclass(frozen=True)
+class Task:
+    """Scan the rows of `span` for the queries in `query`, [b]."""
+
+    span: Span
+    query: Int64[Tensor, "b"]
+
+
+def batch_slices(batch: int, dim: int) -> Sequence[slice]:
+    """Return the slices of a batch that are scanned one after the other."""
+    size = max(1, min(MAX_BATCH, MAX_BATCH_VALUES // dim))
+    return [slice(start, min(start + size, batch)) for start in range(0, batch, size)]
+
+
+def scan_tasks(
+    labels: Int64[Tensor, "B U"] | None, segments: Mapping[int, Span], count: int, query: Int64[Tensor, "B"]
+) -> list[Task]:
+    """Return what to scan for the queries in `query`: all `count` rows without labels, else the rows of their classes.
+
+    Queries with labels of -1 only count as being without; a class is scanned once for all queries that use it.
+    """
+    everything = Span(0, count)
+    if labels is None:
+        return [Task(everything, query)]
+    free = (labels < 0).all(1)
+    tasks = [Task(everything, query[free])] if bool(free.any()) else []
+    classes = labels[labels >= 0].unique().tolist()
+    return tasks + [Task(segments[name], query[(labels == name).any(1)]) for name in classes]
+
+
+def class_ranges(labels: Int64[Tensor, "B U"], sorted_labels: Int64[Tensor, "N"]) -> Int64[Tensor, "B U 2"]:
+    """Return the row ranges of the classes of every query, in rising order; empty for -1 and for repeated classes."""
+    names = labels.sort(dim=1).values
+    start = torch.searchsorted(sorted_labels, names)
+    stop = torch.searchsorted(sorted_labels, names, right=True)
+    again = torch.zeros_like(names, dtype=torch.bool)
+    again[:, 1:] = names[:, 1:] == names[:, :-1]
+    return torch.stack([torch.where(again, stop, start), stop], dim=2)
+
+
+def rows_between(ranges: Int64[Tensor, "B U 2"], count: int) -> Int64[Tensor, "B V 2"]:
+    """Return the ranges of the `count` rows that lie before, between and behind `ranges`; none where all are empty."""
+    ends = torch.nn.functional.pad(ranges.reshape(len(ranges), -1), (1, 1))
+    ends[:, -1].fill_(count)
+    named = (ranges[:, :, 1] > ranges[:, :, 0]).any(1)
+    return ends.reshape(len(ranges), -1, 2) * named[:, None, None]

@@ -1,0 +1,39 @@
+"""The posterior of a batch of queries, in the words of the theory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..base.arrays import Float, Float64, Int64, Tensor
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """The posterior over the samples of every query; `mean` is [B, *shape] like x, the rest float64 or int64.
+
+    mean: E[X | x_t = x], the denoiser. log_density: log p_t(x) in nats, of the class where labels were given.
+    ess: 1 / sum_j gamma_j^2, in [1, N]. entropy: -sum_j gamma_j log gamma_j, in nats.
+    variance: trace of the posterior covariance of the data, in squared values.
+    top_weights, top_indices: the heaviest samples in falling order, [B, k]; weight 0, index -1 where there are fewer.
+    omitted_mass: bound on the posterior mass of the samples that were not looked at, in [0, 1]; 0 for exact answers,
+        NaN where the index cannot tell.
+    velocity_error: bound on |velocity - exact velocity| / |velocity| that follows, likewise.
+    confidence: probability, over the noise of the query, that both bounds hold: 1 unless `source` was used.
+    standard_error: of the velocity, relative to it, for answers of mode "budget"; 0 for others.
+    survivors: how many samples were looked at in full.
+    route: which way each query took, by the names of `oracle_engine.queries.answer.Route`.
+    """
+
+    mean: Float[Tensor, "B ..."]
+    log_density: Float64[Tensor, "B"]
+    ess: Float64[Tensor, "B"]
+    entropy: Float64[Tensor, "B"]
+    variance: Float64[Tensor, "B"]
+    top_weights: Float64[Tensor, "B K"]
+    top_indices: Int64[Tensor, "B K"]
+    omitted_mass: Float64[Tensor, "B"]
+    velocity_error: Float64[Tensor, "B"]
+    confidence: Float64[Tensor, "B"]
+    standard_error: Float64[Tensor, "B"]
+    survivors: Int64[Tensor, "B"]
+    route: tuple[str, ...]

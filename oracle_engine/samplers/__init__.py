@@ -1,0 +1,19 @@
+"""ODE samplers for the oracle, for models, and for runs that change from one to the other."""
+
+from ..paths.time_grids import sampling_times, shift_for, shifted
+from .fields import Switch, Velocity
+from .runs import METHODS, Capture, Run, initial_noise, noised, sample
+
+__all__ = [
+    "METHODS",
+    "Capture",
+    "Run",
+    "Switch",
+    "Velocity",
+    "initial_noise",
+    "noised",
+    "sample",
+    "sampling_times",
+    "shift_for",
+    "shifted",
+]

@@ -1,0 +1,132 @@
+"""What a sampler follows: an engine, a model or both, as one thing that gives velocity and denoiser at (x, t)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+
+from ..base.arrays import Float, Float64, Tensor
+from ..base.errors import invalid
+from ..engine.engine import OracleEngine
+from ..paths.paths import Path, coefficients, resolve_path, resolve_times, same_path
+from ..queries.request import Guidance
+
+
+@runtime_checkable
+class HasVelocity(Protocol):
+    """An object with `velocity(x, t)`, called with x [B, *shape] and t [B] float64; returns a tensor like x."""
+
+    def velocity(self, x: Tensor, t: Tensor, /) -> Tensor:
+        """Return the velocity at `x` and `t`."""
+        ...
+
+
+# an engine, an object with `velocity`, or a model v(x, t) that gets t [B] in the dtype of x, float32 at least
+Velocity = OracleEngine | HasVelocity | Callable[[Any, Any], Any]
+
+
+@dataclass(frozen=True)
+class Switch:
+    """One velocity up to the time `t_switch`, another from there on; a step belongs to the time it starts at.
+
+    Switch(engine, model, 0.3) navigates with the oracle and refines with the model; Switch(model, engine, 0.3) is the
+    reverse. Put `t_switch` on the time grid for a change exactly there.
+    """
+
+    before: Velocity
+    after: Velocity
+    t_switch: float
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.t_switch <= 1.0:
+            raise invalid("t_switch", "must lie in [0, 1]", self.t_switch, "pass a time, 0 noise and 1 data")
+
+    def at(self, t: float) -> Velocity:
+        """Return what a step that starts at `t` follows."""
+        return self.before if t < self.t_switch else self.after
+
+
+def parts_of(velocity: Velocity | Switch) -> tuple[Velocity, ...]:
+    """Return everything a sampler may follow."""
+    return (velocity.before, velocity.after) if isinstance(velocity, Switch) else (velocity,)
+
+
+def path_of(velocity: Velocity | Switch, path: str | Path | None) -> Path:
+    """Return the path that `velocity` is a velocity of: `path`, or that of its engine, or rectified flow.
+
+    Raises InputError where two of them differ.
+    """
+    own = [part.path for part in parts_of(velocity) if isinstance(part, HasVelocity) and hasattr(part, "path")]
+    chosen = own[0] if path is None and own else resolve_path("rectified_flow" if path is None else path)
+    for other in own:
+        if not same_path(chosen, other):
+            raise invalid("path", f"must be the path of the engine, {other!r}", repr(chosen), "leave path out")
+    return chosen
+
+
+@dataclass(frozen=True)
+class Field:
+    """Velocity and denoiser of one part of a run; labels and guidance reach engines only."""
+
+    source: Velocity
+    path: Path
+    labels: int | Tensor | None = None
+    guidance: float | Tensor | Guidance | None = None
+
+    def velocity(self, x: Float[Tensor, "B ..."], t: float) -> Float[Tensor, "B ..."]:
+        """Return the velocity at `x`, all at time `t`, like x. Raises InputError for a model of another shape."""
+        source, times = self.source, times_like(t, x)
+        if isinstance(source, OracleEngine):
+            return source.velocity(x, times, labels=self.labels, guidance=self.guidance)
+        if isinstance(source, HasVelocity):
+            return _checked(source.velocity(x, times), x, t)
+        # half precision would turn late times into 1
+        return _checked(source(x, times.to(torch.promote_types(x.dtype, torch.float32))), x, t)
+
+    def denoiser(self, x: Float[Tensor, "B ..."], t: float) -> Float[Tensor, "B ..."]:
+        """Return E[X | x_t = x], like x: of an engine directly, else from the velocity."""
+        if isinstance(self.source, OracleEngine):
+            return self.source.denoiser(x, times_like(t, x), labels=self.labels, guidance=self.guidance)
+        return denoiser_from(self.velocity(x, t), x, t, self.path)
+
+
+def denoiser_from(
+    velocity: Float[Tensor, "B ..."], x: Float[Tensor, "B ..."], t: float, path: Path
+) -> Float[Tensor, "B ..."]:
+    """Return the denoiser (sigma v - d_sigma x) / (d_alpha sigma - d_sigma alpha), like x.
+
+    It solves v = d_alpha xhat + d_sigma eps, x = alpha xhat + sigma eps. Raises InputError at times where a path stands
+    still, as polynomial(2) does at t = 0: the velocity says nothing there.
+    """
+    alpha, sigma, d_alpha, d_sigma = path_at(path, t)
+    determinant = d_alpha * sigma - d_sigma * alpha
+    if determinant == 0.0:
+        raise invalid("times", "must avoid times where the path stands still", f"t = {t}", "start at 1e-3")
+    values = (sigma * velocity.double() - d_sigma * x.double()) / determinant
+    return values.to(x.dtype)
+
+
+def path_at(path: Path, t: float) -> tuple[float, float, float, float]:
+    """Return alpha, sigma and their derivatives at the time `t` as numbers. Raises InputError outside [0, 1]."""
+    at = coefficients(path, resolve_times(t, 1, None, torch.device("cpu")))
+    return float(at.alpha_t), float(at.sigma_t), float(at.d_alpha_t), float(at.d_sigma_t)
+
+
+def times_like(t: float, x: Float[Tensor, "B ..."]) -> Float64[Tensor, "B"]:
+    """Return the time `t` for each query."""
+    return torch.full((len(x),), t, dtype=torch.float64, device=x.device)
+
+
+def _checked(output: Any, x: Tensor, t: float) -> Tensor:
+    if not isinstance(output, Tensor):
+        remedy = "wrap the model so that it returns its velocity alone"
+        raise invalid("velocity", "must return a torch.Tensor", type(output).__name__, remedy)
+    if output.shape != x.shape:
+        remedy = "wrap the model; networks that also learn a variance return twice the channels"
+        raise invalid("velocity", f"must return the shape of x, {list(x.shape)}", list(output.shape), remedy)
+    if not bool(output.isfinite().all()):
+        raise invalid("velocity", "must return finite numbers", f"a NaN or an infinity at t = {t}", "look at the model")
+    return output.to(x.dtype)

@@ -1,0 +1,68 @@
+"""The implementations that a scan can run on: what computes a state, and what memory it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from ..base.errors import invalid
+from ..base.settings import Settings
+from ..kernels import (
+    PosteriorState,
+    Query,
+    Rows,
+    Span,
+    Wanted,
+    gpu_memory,
+    gpu_state,
+    posterior_state,
+    reference_memory,
+    reference_state,
+    scan_memory,
+)
+
+# what computes the state of a span of rows
+ScanState = Callable[[Rows, Query, Span, Wanted], PosteriorState]
+
+
+@dataclass(frozen=True)
+class Backend:
+    """What computes states in full precision, what memory that needs for a batch, and what computes them in half."""
+
+    state: ScanState
+    memory: Callable[[Rows, int], int]
+    half: ScanState | None = None
+
+    def run(self, precision: str) -> ScanState:
+        """Return what computes states in `precision`."""
+        return self.half if precision == "half" and self.half is not None else self.state
+
+
+BACKENDS = {
+    "torch": Backend(posterior_state, scan_memory),
+    "reference": Backend(reference_state, reference_memory),
+    "triton": Backend(gpu_state, gpu_memory, partial(gpu_state, half=True)),
+}
+
+
+def resolve_precision(precision: str, backend: str) -> str:
+    """Return `precision` where the backend has it. Raises InputError."""
+    if precision not in ("full", "half"):
+        raise invalid("precision", "must be full or half", repr(precision), "use 'full'")
+    if precision == "half" and BACKENDS[backend].half is None:
+        remedy = "pass backend='triton', or precision='full'"
+        raise invalid("precision", "can be half with the Triton kernels only", f"backend {backend!r}", remedy)
+    return precision
+
+
+def resolve_backend(backend: str) -> tuple[str, str]:
+    """Return the name of the backend that `backend` stands for, and why it is that one. Raises InputError."""
+    chosen, source = backend, "asked for"
+    if backend == "auto":
+        chosen, source = Settings.read().backend, "set by ORACLE_BACKEND"
+    if chosen == "auto":
+        return "torch", "the torch backend runs on every device"
+    if chosen not in BACKENDS:
+        raise invalid("backend", f"must be auto, {', '.join(BACKENDS)}", repr(chosen), "use 'auto'")
+    return chosen, f"backend {chosen} was {source}"

@@ -1,0 +1,115 @@
+"""Samples made visible: as RGB pictures where they are images or latents, else as points in a plane."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from ..base.arrays import Float, Tensor
+from .stage_report import Strip
+
+# colours cover the data but for this share at either end
+TAIL = 0.005
+# smaller grids are not worth looking at as images
+SMALLEST_SIDE = 4
+
+
+@dataclass(frozen=True)
+class Frames:
+    """A strip to be shown, as RGB in [0, 1] with the last axes [H, W, 3], or as points with the last axis [2].
+
+    noisy, denoised: [K, T, ...]. samples: [K, ...]. context: [M, ...].
+    """
+
+    noisy: Float[Tensor, "K T ..."]
+    denoised: Float[Tensor, "K T ..."]
+    samples: Float[Tensor, "K ..."]
+    context: Float[Tensor, "M ..."]
+
+
+def is_picture(shape: tuple[int, ...]) -> bool:
+    """Whether samples of this shape are shown as images: [H, W] or [C, H, W] with sides of 4 and more."""
+    return len(shape) in (2, 3) and min(shape[-2:]) >= SMALLEST_SIDE
+
+
+def picture_frames(strip: Strip) -> Frames:
+    """Return a strip of images as RGB.
+
+    One channel is shown in grey, three as they are, any other number (latents) by the three principal directions of the
+    channels. Colours span the range of the data; noise beyond it widens the range of its own picture.
+    """
+    colours = _channel_colours(strip.context)
+    noisy, denoised, samples, context = (
+        _coloured(part, colours, strip.context.ndim)
+        for part in (strip.noisy, strip.denoised, strip.samples, strip.context)
+    )
+    low, high = context.reshape(-1).quantile(torch.tensor([TAIL, 1 - TAIL])).tolist()
+    ends = noisy.flatten(2).quantile(torch.tensor([TAIL, 1 - TAIL]), dim=2)
+    least, most = (end[..., None, None, None] for end in (ends[0].clamp_max(low), ends[1].clamp_min(high)))
+    width = max(high - low, 1e-12)
+    return Frames(
+        noisy=((noisy - least) / (most - least).clamp_min(1e-12)).clamp(0, 1),
+        denoised=((denoised - low) / width).clamp(0, 1),
+        samples=((samples - low) / width).clamp(0, 1),
+        context=((context - low) / width).clamp(0, 1),
+    )
+
+
+def sheet_of(samples: Float[Tensor, "K ..."], context: Float[Tensor, "M ..."]) -> Float[Tensor, "H W 3"]:
+    """Return pictures side by side in rows on white, as one RGB picture in [0, 1].
+
+    Colours and their range are those of `context`, samples of the data, as in :func:`picture_frames`.
+    """
+    colours = _channel_colours(context)
+    known, images = (_coloured(part, colours, context.ndim) for part in (context, samples))
+    low, high = known.reshape(-1).quantile(torch.tensor([TAIL, 1 - TAIL])).tolist()
+    images = ((images - low) / max(high - low, 1e-12)).clamp(0, 1)
+    columns = math.ceil(math.sqrt(len(images)))
+    rows = math.ceil(len(images) / columns)
+    height, width = images.shape[1] + 1, images.shape[2] + 1
+    sheet = torch.ones(rows * height + 1, columns * width + 1, 3)
+    for number, image in enumerate(images):
+        top, left = number // columns * height + 1, number % columns * width + 1
+        sheet[top : top + height - 1, left : left + width - 1] = image
+    return sheet
+
+
+def plane_frames(strip: Strip) -> Frames:
+    """Return a strip of other samples as their first two principal coordinates, those of the context."""
+    project = plane_of(strip.context)
+    return Frames(
+        project(strip.noisy, 2), project(strip.denoised, 2), project(strip.samples, 1), project(strip.context, 1)
+    )
+
+
+def plane_of(context: Float[Tensor, "M ..."]) -> Callable[[Tensor, int], Tensor]:
+    """Return what maps samples, behind so many batch axes, to the first two principal coordinates of `context`."""
+    flat = context.reshape(len(context), -1)
+    center = flat.mean(0)
+    directions = torch.linalg.svd(flat - center, full_matrices=False).Vh[:2]
+
+    def project(part: Tensor, batch: int) -> Tensor:
+        points = (part.reshape(*part.shape[:batch], -1) - center) @ directions.T
+        return torch.nn.functional.pad(points, (0, 2 - points.shape[-1]))
+
+    return project
+
+
+def _channel_colours(context: Float[Tensor, "M ..."]) -> Tensor | None:
+    """Return the directions [C, 3] that channels are shown by, or None where they are grey or RGB already."""
+    channels = context.shape[1] if context.ndim == 4 else 1
+    if channels in (1, 3):
+        return None
+    values = context.movedim(1, -1).reshape(-1, channels)
+    directions = torch.linalg.svd(torch.cov(values.T)).U[:, :3]
+    return torch.nn.functional.pad(directions, (0, 3 - directions.shape[1]))
+
+
+def _coloured(part: Tensor, colours: Tensor | None, ndim: int) -> Tensor:
+    image = part.unsqueeze(-1) if ndim == 3 else part.movedim(-3, -1)
+    if colours is not None:
+        return image @ colours
+    return image if image.shape[-1] == 3 else image.expand(*image.shape[:-1], 3)

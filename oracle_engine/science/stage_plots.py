@@ -1,0 +1,317 @@
+"""The figure of the two stages: curves along t and, below them, x_t and the denoiser of a few queries."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..base.arrays import Tensor
+from ..base.errors import missing
+from ..base.files import replacing
+from .pictures import Frames, is_picture, picture_frames, plane_frames, plane_of, sheet_of
+from .stage_report import StageReport
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito: told apart by every kind of colour vision
+BLUE, ORANGE, GREEN, INK, GREY = "#0072B2", "#D55E00", "#009E73", "#222222", "#767676"
+NAVIGATION, REFINEMENT = "#FCF4E8", "#EAF2F8"
+BODY, SMALL = 8.5, 7.5
+
+# inches
+WIDTH, LEFT, RIGHT = 7.8, 1.42, 1.1
+CURVES_WIDTH = WIDTH - LEFT - RIGHT
+TOP, BOTTOM, GAP, FAN = 1.12, 0.3, 0.1, 0.5
+PANELS = (1.1, 1.45, 1.0, 1.0)
+
+QUERIES_SHOWN = 3
+# the width, about, of a sheet of samples
+SHEET_PIXELS = 1000
+# a regime narrower than this part of the axis goes without its name
+WORD_ROOM = 0.15
+TICKS = (0.001, 0.003, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.997, 0.999)
+
+
+def require_matplotlib() -> None:
+    """Raise MissingDependencyError, which says what to install, unless figures can be drawn."""
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError as error:
+        raise missing("matplotlib", "A figure", "plot") from error
+
+
+def stages_figure(report: StageReport, path: str | Path) -> None:
+    """Draw `report` to `path`, in the format its suffix names (.png, .pdf, .svg), whole or not at all.
+
+    Above, along logit(t): the measured and predicted transition, mean top-1 weight and entropy, ESS, V(t). Below: x_t
+    and the denoiser of three queries, as pictures, or in the plane of the first two principal coordinates.
+    Raises MissingDependencyError without matplotlib, OSError where `path` cannot be written.
+    """
+    require_matplotlib()
+    figure, path = _Sheet(report).draw(), Path(path)
+    with replacing(path) as partial:
+        figure.savefig(partial, format=path.suffix[1:] or "png", dpi=200)
+
+
+def samples_figure(samples: Tensor, context: Tensor, path: str | Path) -> None:
+    """Draw samples [K, *shape] to `path`: a sheet of pictures, or points in the plane among those of `context`.
+
+    context: samples of the data [M, *shape], which give the colours or the plane. Every pixel of a picture becomes a
+    square of whole pixels. Raises as :func:`stages_figure` does.
+    """
+    require_matplotlib()
+    from matplotlib.figure import Figure
+
+    path, figure = Path(path), Figure(facecolor="white")
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_axis_off()
+    if is_picture(tuple(context.shape[1:])):
+        sheet = sheet_of(samples, context)
+        height, width = sheet.shape[:2]
+        figure.set_size_inches(width, height)
+        axes.imshow(sheet.numpy(), interpolation="nearest", aspect="auto")
+        dots = max(1, round(SHEET_PIXELS / width))
+    else:
+        project, dots = plane_of(context), 150
+        figure.set_size_inches(5, 5)
+        for part, size, colour in ((context, 2.0, "#BBBBBB"), (samples, 14.0, BLUE)):
+            points = project(part, 1).numpy()
+            axes.scatter(points[:, 0], points[:, 1], s=size, color=colour, lw=0)
+    with replacing(path) as partial:
+        figure.savefig(partial, format=path.suffix[1:] or "png", dpi=dots)
+
+
+class _Sheet:
+    """One figure, laid out in inches from its top left corner."""
+
+    def __init__(self, report: StageReport) -> None:
+        from matplotlib.figure import Figure
+
+        self.report, strip = report, report.strip
+        self.pictures = is_picture(tuple(strip.samples.shape[1:]))
+        self.frames: Frames = picture_frames(strip) if self.pictures else plane_frames(strip)
+        self.columns = len(strip.times)
+        self.side = CURVES_WIDTH / max(self.columns, 6)
+        chosen = {round(i * (len(strip.sources) - 1) / max(QUERIES_SHOWN - 1, 1)) for i in range(QUERIES_SHOWN)}
+        self.queries = sorted(chosen)
+        self.strip_top = TOP + sum(PANELS) + GAP * (len(PANELS) - 1) + FAN
+        rows = len(self.queries) * (2 * self.side + GAP) if self.pictures else self.side + GAP
+        self.height = self.strip_top + rows + BOTTOM
+        self.figure: Figure = Figure(figsize=(WIDTH, self.height), facecolor="white")
+        place = [_place(point.t) for point in report.points]
+        self.place, margin = place, 0.02 * (place[-1] - place[0]) or 0.5
+        self.limits = (place[0] - margin, place[-1] + margin)
+
+    def draw(self) -> Figure:
+        """Return the finished figure."""
+        self._title()
+        panels, top = [], TOP
+        for height in PANELS:
+            panels.append(self._panel(top, height))
+            top += height + GAP
+        self._transition(panels[0])
+        self._weights(panels[1])
+        self._sizes(panels[2])
+        self._variance(panels[3])
+        self._regimes(panels)
+        self._fan(top - GAP)
+        if self.pictures:
+            self._pictures()
+        else:
+            self._planes()
+        return self.figure
+
+    def _axes(self, left: float, top: float, width: float, height: float) -> Axes:
+        rectangle = (left / WIDTH, 1 - (top + height) / self.height, width / WIDTH, height / self.height)
+        return self.figure.add_axes(rectangle)
+
+    def _text(self, left: float, top: float, text: str, **style: Any) -> None:
+        style = {"size": SMALL, "color": INK, "va": "center", **style}
+        self.figure.text(left / WIDTH, 1 - top / self.height, text, **style)
+
+    def _title(self) -> None:
+        data = self.report.data
+        shape = f" ({' × '.join(map(str, data['sample_shape']))})" if len(data["sample_shape"]) > 1 else ""
+        path = self.report.path.removesuffix("()")
+        facts = f"N = {data['samples']:,},  D = {data['dim']:,}{shape},  {path},  {self.report.queries} queries"
+        self._text(LEFT, 0.24, f"Navigation and refinement: {data['name']}", size=13, weight="bold")
+        self._text(LEFT, 0.5, facts, size=BODY, color=GREY)
+
+    def _panel(self, top: float, height: float) -> Axes:
+        axes = self._axes(LEFT, top, CURVES_WIDTH, height)
+        first = top == TOP
+        axes.set_xlim(*self.limits)
+        inside = [t for t in TICKS if self._visible([t])]
+        axes.set_xticks([_place(t) for t in inside], [f"{t:g}" for t in inside])
+        axes.tick_params(axis="x", top=first, labeltop=first, bottom=False, labelbottom=False)
+        axes.tick_params(labelsize=SMALL, color=GREY, labelcolor=INK, length=2.5, width=0.6)
+        _thin(axes)
+        if first:
+            axes.set_xlabel("t   (0 noise, 1 data; logit scale)", size=BODY, color=INK, labelpad=4)
+            axes.xaxis.set_label_position("top")
+        return axes
+
+    def _transition(self, axes: Axes) -> None:
+        measured, predicted = self.report.measured, self.report.predicted
+        rows = (
+            ("top-1 weight = .5", measured.top_weight_50, BLUE),
+            ("top-1 weight = .9", measured.top_weight_90, BLUE),
+            ("top-1 weight = .99", measured.top_weight_99, BLUE),
+            ("median ESS = 2", measured.ess_2, GREEN),
+            ("predicted, anisotropic", predicted.anisotropic, INK),
+            ("predicted, isotropic", predicted.isotropic, GREY),
+        )
+        axes.set_ylim(len(rows) - 0.4, -0.6)
+        axes.set_yticks(range(len(rows)), [name for name, _, _ in rows])
+        axes.tick_params(axis="y", length=0)
+        for row, (name, t, colour) in enumerate(rows):
+            axes.get_yticklabels()[row].set_color(colour)
+            for x in self._visible([t]):
+                fill, shape = ("white", "D") if name.startswith("predicted") else (colour, "o")
+                axes.plot(x, row, shape, ms=4, color=colour, mfc=fill)
+                # to the left of the mark where the right edge is near
+                ha, shift = ("left", 6) if self._part(x) < 0.9 else ("right", -6)
+                note = axes.annotate(f"{t:.3f}", (x, row), (shift, 0), textcoords="offset points", ha=ha, va="center")
+                note.set(size=SMALL, color=colour)
+
+    def _weights(self, axes: Axes) -> None:
+        points, entropy = self.report.points, max(self.report.predicted.entropy, 1e-300)
+        top = [point.top_weight for point in points]
+        self._band(axes, "top_weight_quantiles", (1, 3), BLUE, 0.15)
+        axes.plot(self.place, [point.entropy / entropy for point in points], color=ORANGE, lw=1.6)
+        axes.plot(self.place, top, color=BLUE, lw=1.8)
+        axes.plot(self.place, [point.own_share for point in points], "o", ms=3, mfc="white", mec=INK, mew=0.7)
+        axes.set_ylim(-0.05, 1.3)
+        axes.set_yticks((0, 0.5, 1), ("0", ".5", "1"))
+        labels = [("mean top-1 weight\nand middle 50 %", BLUE), ("○ own sample is\n    the heaviest", INK)]
+        last = ("median entropy\n/ ln N", ORANGE)
+        # in the order in which the curves end
+        labels = [*labels, last] if top[-1] > points[-1].entropy / entropy else [last, *labels]
+        for height, (text, colour) in zip((0.85, 0.55, 0.13), labels, strict=True):
+            self._side(axes, height, text, colour)
+        self._name(axes, "posterior\nweight")
+
+    def _sizes(self, axes: Axes) -> None:
+        axes.set_yscale("log")
+        self._band(axes, "ess_quantiles", (0, 4), GREEN, 0.12)
+        self._band(axes, "ess_quantiles", (1, 3), GREEN, 0.2)
+        median = [point.ess_quantiles[2] for point in self.report.points]
+        axes.plot(self.place, median, color=GREEN, lw=1.8)
+        axes.minorticks_off()
+        axes.set_ylim(0.7, 1.6 * self.report.data["samples"])
+        self._side(axes, 0.16, "median ESS,\nmiddle 50 %\nand 90 %", GREEN)
+        self._name(axes, "ESS")
+
+    def _variance(self, axes: Axes) -> None:
+        values = [point.velocity_variance for point in self.report.points]
+        peak = max(*values, 1e-300)
+        floor = max(1e-4 * peak, 0.3 * min(values))
+        axes.set_yscale("log")
+        axes.plot(self.place, [max(value, 1e-9 * peak) for value in values], color=INK, lw=1.6)
+        axes.minorticks_off()
+        axes.set_ylim(floor, 3 * peak)
+        self._side(axes, 0.14, "variance of the\nvelocity target,\nE|u − v|² / D", INK)
+        self._name(axes, "V(t)")
+
+    def _regimes(self, panels: Sequence[Axes]) -> None:
+        measured = self.report.measured
+        if measured.ess_2 is None:
+            return
+        border = _place(measured.ess_2)
+        for number, axes in enumerate(panels):
+            axes.axvspan(self.limits[0], border, color=NAVIGATION, lw=0, zorder=-2)
+            axes.axvspan(border, self.limits[1], color=REFINEMENT, lw=0, zorder=-2)
+            if number:
+                axes.axvline(border, color=GREEN, lw=1.0, zorder=-1)
+                for x in self._visible([self.report.predicted.anisotropic]):
+                    axes.axvline(x, color=INK, lw=0.8, ls=(0, (3, 3)), zorder=-1)
+        names = (("navigation", "right", -6, NAVIGATION), ("refinement", "left", 6, REFINEMENT))
+        for (word, ha, shift, ground), room in zip(names, (self._part(border), 1 - self._part(border)), strict=True):
+            if room > WORD_ROOM:
+                note = panels[1].annotate(
+                    word, (border, 1.17), (shift, 0), textcoords="offset points", ha=ha, va="center"
+                )
+                note.set(size=BODY, style="italic", color=GREY)
+                note.set_bbox({"facecolor": ground, "edgecolor": "none", "pad": 1.5})
+
+    def _fan(self, top: float) -> None:
+        """Lead from each time of the strip, on the axis, down to its column."""
+        from matplotlib.lines import Line2D
+
+        for column, t in enumerate(self.report.strip.times):
+            x0 = LEFT + CURVES_WIDTH * self._part(_place(t))
+            x1 = LEFT + (column + 0.5) * self.side
+            xs, ys = (x0, x0, x1), (top, top + 0.05, self.strip_top - 0.2)
+            across, down = [x / WIDTH for x in xs], [1 - y / self.height for y in ys]
+            self.figure.add_artist(Line2D(across, down, color="#AAAAAA", lw=0.6))
+            self._text(x1, self.strip_top - 0.1, f"{t:.3g}", ha="center")
+
+    def _pictures(self) -> None:
+        for row, query in enumerate(self.queries):
+            top = self.strip_top + row * (2 * self.side + GAP)
+            for half, (name, part) in enumerate((("$x_t$", self.frames.noisy), ("denoiser", self.frames.denoised))):
+                for column in range(self.columns):
+                    self._image(LEFT + column * self.side, top + half * self.side, part[query, column])
+                self._text(LEFT - 0.1, top + (half + 0.5) * self.side, name, ha="right", size=BODY)
+            left = LEFT + self.columns * self.side + 0.14
+            self._image(left, top + self.side, self.frames.samples[query])
+            if row == 0:
+                self._text(left + self.side / 2, top + self.side - 0.1, "sample", ha="center")
+        self._text(LEFT, self.height - 0.2, "queries that narrow early above, late below", color=GREY)
+
+    def _image(self, left: float, top: float, image: Tensor) -> None:
+        axes = self._axes(left + 0.015, top + 0.015, self.side - 0.03, self.side - 0.03)
+        axes.imshow(image.numpy(), interpolation="nearest")
+        axes.set_axis_off()
+
+    def _planes(self) -> None:
+        frames = self.frames
+        reach = 1.25 * float(frames.context.abs().max()) or 1.0
+        for column in range(self.columns):
+            axes = self._axes(LEFT + column * self.side + 0.02, self.strip_top, self.side - 0.04, self.side - 0.04)
+            styles: Sequence[tuple[Tensor, dict[str, Any]]] = (
+                (frames.context, {"s": 1.5, "color": "#BBBBBB", "lw": 0}),
+                (frames.samples, {"s": 14, "facecolor": "none", "edgecolor": INK, "lw": 0.6}),
+                (frames.noisy[:, column], {"s": 9, "marker": "x", "color": ORANGE, "lw": 0.7}),
+                (frames.denoised[:, column], {"s": 7, "color": BLUE, "lw": 0}),
+            )
+            for points, style in styles:
+                axes.scatter(points[:, 0].numpy(), points[:, 1].numpy(), **style)
+            _thin(axes)
+            axes.set(xlim=(-reach, reach), ylim=(-reach, reach), xticks=(), yticks=())
+        self._text(LEFT - 0.1, self.strip_top + self.side / 2, "first two principal\ncoordinates", ha="right")
+        words = (("× $x_t$", ORANGE), ("● denoiser", BLUE), ("○ sample", INK), ("· data", GREY))
+        for line, (word, colour) in enumerate(words):
+            self._text(LEFT + self.columns * self.side + 0.06, self.strip_top + 0.1 + 0.14 * line, word, color=colour)
+
+    def _band(self, axes: Axes, name: str, ends: tuple[int, int], colour: str, alpha: float) -> None:
+        low, high = ([getattr(point, name)[end] for point in self.report.points] for end in ends)
+        axes.fill_between(self.place, low, high, color=colour, alpha=alpha, lw=0)
+
+    def _visible(self, times: Iterable[float | None]) -> list[float]:
+        places = [_place(t) for t in times if t is not None]
+        return [place for place in places if self.limits[0] <= place <= self.limits[1]]
+
+    def _part(self, place: float) -> float:
+        return (place - self.limits[0]) / (self.limits[1] - self.limits[0])
+
+    def _side(self, axes: Axes, height: float, text: str, colour: str) -> None:
+        axes.text(1.015, height, text, transform=axes.transAxes, color=colour, size=SMALL, va="center", linespacing=1.1)
+
+    def _name(self, axes: Axes, name: str) -> None:
+        axes.set_ylabel(name, rotation=0, ha="right", va="center", size=BODY, color=INK, labelpad=8)
+
+
+def _place(t: float) -> float:
+    t = min(max(t, 1e-4), 1 - 1e-4)
+    return math.log(t / (1 - t))
+
+
+def _thin(axes: Axes) -> None:
+    for spine in axes.spines.values():
+        spine.set_linewidth(0.6)
+        spine.set_color("#BBBBBB")

@@ -1,0 +1,172 @@
+"""Where navigation turns into refinement: predicted from N, D and the spectrum, and measured on a grid of times."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+import torch
+
+from ..base.arrays import Float64, Int64, Tensor
+from ..base.errors import invalid
+from ..data.dataset import OracleDataset
+from ..engine.engine import OracleEngine
+from ..paths.paths import Path, coefficients, marginal_variance
+
+# the spectrum is taken from this many samples at most, fewer where their Gram matrix would cost seconds
+SPECTRUM_SAMPLES = 2048
+SPECTRUM_PRODUCTS = 1 << 34
+
+# where the default grid begins, how much of it lies around the predicted transition, and how wide in logit(t)
+EARLIEST_TIME = 0.01
+GRID_SHARE = 0.4
+GRID_WIDTH = 0.4
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """The time at which as many samples as there are become distinguishable, before any query is asked.
+
+    Both solve a capacity equation for rho = alpha^2 / sigma^2, H = ln N (the entropy of the sample weights):
+    isotropic: D/2 log(1 + rho v) = H with v the variance per dimension, that is rho = (exp(2 H / D) - 1) / v.
+    anisotropic: 1/2 sum_k log(1 + rho lambda_k) = H with lambda_k the eigenvalues of the covariance, estimated from
+    `spectrum_samples` samples and scaled to the exact total variance.
+    Times in (0, 1); None where the path never reaches that rho, or where there is nothing to tell apart.
+    """
+
+    isotropic: float | None
+    anisotropic: float | None
+    entropy: float
+    variance_per_dim: float
+    spectrum_samples: int
+
+
+def predict_transition(data: OracleDataset, path: Path, point_std: float = 0.0, seed: int = 0) -> Predictor:
+    """Return when the posterior over `data` narrows to few samples along `path`.
+
+    point_std: width of each sample, in value space. seed: of the samples whose spectrum is taken.
+    Costs the Gram or covariance matrix of at most 2,048 samples, whichever is smaller, and some Cholesky factors.
+    """
+    entropy, variance = prior_entropy(data), data.variance_per_dim
+    rows = draw_rows(data, spectrum_size(data), seed)
+    if not (entropy > 0.0 and variance > 0.0):
+        return Predictor(None, None, entropy, variance, len(rows))
+    even = math.expm1(2.0 * entropy / data.dim) / variance
+    uneven = _solve_capacity(second_moments(data, rows), entropy, even)
+    isotropic, anisotropic = (time_of_snr(path, rho, point_std) for rho in (even, uneven))
+    return Predictor(isotropic, anisotropic, entropy, variance, len(rows))
+
+
+def prior_entropy(data: OracleDataset) -> float:
+    """Return the entropy of the sample weights in nats: ln N where they are equal."""
+    weights = data.rows.log_weights
+    return math.log(len(data)) if weights is None else float(torch.special.entr(weights.exp()).sum())
+
+
+def draw_rows(data: OracleDataset, count: int, seed: int) -> Int64[Tensor, "n"]:
+    """Return `count` rows drawn by their weights, one from each of `count` strata of equal weight, ascending.
+
+    Rows are sorted by class, so classes are drawn in proportion. Drawn on the CPU: the same on every device.
+    """
+    offsets = torch.rand(count, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    place = (torch.arange(count) + offsets) / max(count, 1)
+    if data.rows.log_weights is None:
+        rows = (place * len(data)).long()
+    else:
+        total = data.rows.log_weights.exp().cumsum(0).cpu()
+        rows = torch.searchsorted(total, place * total[-1], right=True)
+    return rows.clamp_max(len(data) - 1).to(data.device)
+
+
+def spectrum_size(data: OracleDataset) -> int:
+    """Return how many samples the spectrum is taken from."""
+    return min(len(data), SPECTRUM_SAMPLES, max(64, math.isqrt(SPECTRUM_PRODUCTS // data.dim)))
+
+
+def second_moments(data: OracleDataset, rows: Int64[Tensor, "n"]) -> Float64[torch.Tensor, "k k"]:
+    """Return a matrix with the non-zero eigenvalues of the covariance of these samples in value space.
+
+    The covariance or the Gram matrix, whichever is smaller, scaled so that its trace is the exact total variance.
+    """
+    values = data.sample_values(rows).double().reshape(len(rows), -1)
+    values -= values.mean(0)
+    matrix = values @ values.T if len(rows) < data.dim else values.T @ values
+    total = float(matrix.trace())
+    return matrix * (data.dim * data.variance_per_dim / total) if total > 0.0 else matrix
+
+
+def time_of_snr(path: Path, snr: float, point_std: float = 0.0) -> float | None:
+    """Return the time in (0, 1) at which alpha^2 / sigma^2 reaches `snr`, by bisection; None where it never does."""
+    if not 0.0 < snr < math.inf or _snr(path, 1.0, point_std) < snr:
+        return None
+    low, high = 0.0, 1.0
+    for _ in range(60):
+        middle = 0.5 * (low + high)
+        low, high = (low, middle) if _snr(path, middle, point_std) >= snr else (middle, high)
+    return high if low > 0.0 else None
+
+
+def time_grid(center: float | None, count: int = 24, first: float = EARLIEST_TIME, last: float = 0.99) -> list[float]:
+    """Return about `count` times from `first` to `last`, even in logit(t) and denser around `center`."""
+    place = torch.linspace(_logit(first), _logit(last), 4097, dtype=torch.float64)
+    share = torch.linspace(0.0, 1.0, 4097, dtype=torch.float64)
+    if center is not None and first < center < last:
+        bump = torch.sigmoid((place - _logit(center)) / GRID_WIDTH)
+        share = (1 - GRID_SHARE) * share + GRID_SHARE * (bump - bump[0]) / (bump[-1] - bump[0])
+    index = torch.searchsorted(share, torch.linspace(0.0, 1.0, count, dtype=torch.float64)).clamp_max(4096)
+    digits = 3 if first >= 0.001 and last <= 0.999 else 6
+    return sorted({round(time, digits) for time in torch.sigmoid(place[index]).tolist()})
+
+
+def crossing(times: Sequence[float], values: Sequence[float], level: float) -> float | None:
+    """Return when rising `values` reach `level`: linear between grid points, on their running maximum.
+
+    None where they start above it or never reach it.
+    """
+    best = list(accumulate(values, max))
+    index = next((index for index, value in enumerate(best) if value >= level), 0)
+    if index == 0:
+        return None
+    part = (level - best[index - 1]) / (best[index] - best[index - 1])
+    return times[index - 1] + part * (times[index] - times[index - 1])
+
+
+def _solve_capacity(matrix: Float64[Tensor, "k k"], entropy: float, start: float) -> float:
+    """Return rho with 1/2 log det(1 + rho matrix) = entropy, from a `start` below it, by secants in log-log."""
+    if float(matrix.trace()) <= 0.0:
+        return math.inf
+    eye = torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
+
+    def gap(log_rho: float) -> float:
+        factor = torch.linalg.cholesky(eye + math.exp(log_rho) * matrix)
+        return math.log(float(factor.diagonal().log().sum()) / entropy)
+
+    # the capacity is concave in rho and zero at 0, so a step of slope one cannot pass the root
+    place, height, slope = math.log(start), gap(math.log(start)), 1.0
+    while abs(height) > 1e-9:
+        step = -height / slope
+        place, before, height = place + step, height, gap(place + step)
+        slope = (height - before) / step
+    return math.exp(place)
+
+
+def _snr(path: Path, t: float, point_std: float) -> float:
+    at = coefficients(path, torch.tensor([t], dtype=torch.float64))
+    return float(at.alpha_t.square() / marginal_variance(at, point_std))
+
+
+def _logit(t: float) -> float:
+    return math.log(t / (1.0 - t))
+
+
+def stage_boundary(engine: OracleEngine, seed: int = 0) -> float:
+    """Return the time at which navigation is predicted to turn into refinement; see transition.predict_transition.
+
+    Raises InputError where there is none, as for a single sample. Costs a Gram matrix of at most 2,048 samples.
+    """
+    found = predict_transition(engine.data, engine.path, engine.point_std, seed).anisotropic
+    if found is None:
+        raise invalid("engine", "must have samples that can be told apart along the path", repr(engine), "name a time")
+    return found

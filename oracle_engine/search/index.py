@@ -1,0 +1,255 @@
+"""What the late route prepares once for a data set, and its file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from os import PathLike
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+
+from ..base.arrays import Float, Float64, Tensor
+from ..base.errors import bad_file, invalid
+from ..base.files import read_tensors, write_tensors
+from ..base.progress import PartProgress
+from ..data.dataset import OracleDataset
+from ..kernels.screens import (
+    SCREEN_KINDS,
+    CodeScreen,
+    DistanceVectors,
+    PrincipalScreen,
+    Screen,
+    StoredScreen,
+    best_screen,
+    build_kind,
+    extended_distances,
+    measured,
+    nearest_distances,
+    refusal,
+)
+from ..queries.answer import Route
+from .faiss import FactorySearch, FlatSearch, check_spec
+from .search import NoSearch, ScreenSearch, Search
+
+# what a saved file says it is
+INDEX_KIND = "oracle-index-2"
+
+# how a screen of each kind is read back
+RESTORED: Mapping[str, Callable[..., Screen]] = MappingProxyType(
+    {"pca": PrincipalScreen.restored, "int8": CodeScreen.restored, "exact8": StoredScreen.restored}
+)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The data set an index is of.
+
+    name, fingerprint: of the data set. count: samples. prefix: its prefix fingerprint at `count`, which data grown
+    from it have too. scale: values for a unit of its rows.
+    """
+
+    name: str
+    fingerprint: str
+    count: int
+    prefix: str
+    scale: float
+
+    @classmethod
+    def of(cls, data: OracleDataset) -> Origin:
+        """Return the origin of an index of `data`. Reads the samples twice."""
+        count = len(data)
+        return cls(data.name, data.fingerprint, count, data.prefix_fingerprint(count), data.value_map.scale)
+
+
+@dataclass(frozen=True)
+class SearchIndex:
+    """A screen of a data set and the distances of its samples to their nearest neighbours.
+
+    spec: "screen", a kind of screen, "flat", or a FAISS factory string. screen: None for a factory string, and where
+        no screen pays. reason: of the kind of screen, in words. origin: the data set.
+    centre: of the rows as the screen knows them, [D].
+    distances: to the nearest other sample, at least, [N] float32 in row units, or None.
+    """
+
+    spec: str
+    reason: str
+    origin: Origin
+    centre: Float64[Tensor, "D"]
+    screen: Screen | None
+    distances: Float[Tensor, "N"] | None
+
+    @property
+    def kind(self) -> str:
+        """The kind of screen: pca, int8, exact8, or none."""
+        return "none" if self.screen is None else self.screen.kind
+
+    @property
+    def screened(self) -> bool:
+        """Whether torch searches a screen, or would where one pays."""
+        return self.spec in ("screen", *SCREEN_KINDS)
+
+    @property
+    def uses_shared_products(self) -> bool:
+        """Whether the products of a trajectory narrow its bounds."""
+        return self.screened and self.screen is not None and self.screen.uses_shared_products
+
+    @property
+    def route(self) -> Route:
+        """The route that answers of this index take."""
+        return Route.SCREEN if self.screened else Route.FAISS
+
+    @cached_property
+    def search(self) -> Search:
+        """The search over this index, which keeps what it trains."""
+        if isinstance(self.screen, PrincipalScreen) and self.spec == "flat":
+            return FlatSearch(self.screen)
+        if self.screen is not None:
+            return ScreenSearch(self.screen)
+        return NoSearch(self.reason) if self.screened else FactorySearch(self.spec)
+
+    def to(self, device: torch.device) -> SearchIndex:
+        """Return the index on `device`."""
+        screen = None if self.screen is None else self.screen.to(device)
+        distances = None if self.distances is None else self.distances.to(device)
+        return replace(self, centre=self.centre.to(device), screen=screen, distances=distances)
+
+    def extended(
+        self, data: OracleDataset, source: str | PathLike[str], progress: PartProgress | None = None
+    ) -> SearchIndex:
+        """Return the index of `data`, which begin with the samples this one is of; read from `source`.
+
+        Only the samples that were added are encoded and compared with all. The rows keep the centre of this index.
+        Raises DataFileError where the first samples, or their labels, are others.
+        """
+        if not self.begins(data):
+            expected = f"an index of the first samples of {data.name!r}"
+            found = f"one of {self.origin.count:,} samples that differ from the first of its {len(data):,}"
+            raise bad_file(source, expected, found, "build the index of these data anew")
+        here = self.to(data.device)
+        rows = data.centred_at(here.centre).rows
+        kept = data.prefix_rows(self.origin.count)
+        screen, distances = here.screen, here.distances
+        if screen is not None:
+            screen = screen.extended(rows, kept, _named("projecting", progress))
+            screen = measured(rows, screen, progress=_named("measuring", progress)).screen
+        if distances is not None:
+            vectors = DistanceVectors.of(rows) if screen is None else screen.vectors(rows)
+            distances = extended_distances(vectors, distances, kept, _named("neighbours", progress))
+        return replace(here, origin=Origin.of(data), screen=screen, distances=distances)
+
+    def begins(self, data: OracleDataset) -> bool:
+        """Whether the first samples of `data` are those of this index; reads them once."""
+        count = self.origin.count
+        return count <= len(data) and data.prefix_fingerprint(count) == self.origin.prefix
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write the index to one checksummed `.safetensors` file; a failure leaves no file behind."""
+        tensors = {"centre": self.centre}
+        facts: dict[str, Any] = {"spec": self.spec, "reason": self.reason, "origin": vars(self.origin)}
+        if self.distances is not None:
+            tensors["distances"] = self.distances
+        if self.screen is not None:
+            tensors |= self.screen.tensors
+            facts["screen"] = {"kind": self.kind, "reach": self.screen.thresholds, **self.screen.facts}
+        write_tensors(Path(path), INDEX_KIND, tensors, facts)
+
+    @classmethod
+    def read(cls, path: str | PathLike[str], *, verify: bool = True) -> SearchIndex:
+        """Read what :meth:`save` wrote, for whatever data set. Raises FileNotFoundError, DataFileError if damaged."""
+        tensors, facts = read_tensors(Path(path), INDEX_KIND, verify=verify)
+        screen, kept = None, facts.get("screen")
+        if kept is not None:
+            screen = RESTORED[kept["kind"]](tensors, kept, tuple(tuple(row) for row in kept["reach"]))
+        origin = Origin(**facts["origin"])
+        return cls(facts["spec"], facts["reason"], origin, tensors["centre"], screen, tensors.get("distances"))
+
+    @classmethod
+    def load(cls, path: str | PathLike[str], data: OracleDataset, *, verify: bool = True) -> SearchIndex:
+        """Read what :meth:`save` wrote for `data`. Raises DataFileError for another data set or a damaged file."""
+        return cls.read(path, verify=verify).of(data, path)
+
+    def of(self, data: OracleDataset, path: str | PathLike[str]) -> SearchIndex:
+        """Return the index, read from `path`, on the device of `data`. Raises DataFileError if it is of other data."""
+        if self.origin.fingerprint == data.fingerprint:
+            return self.to(data.device)
+        remedy = "build it again with `oracle-engine index build` or engine.prepare(path=...); --append where data grew"
+        raise bad_file(
+            path, f"an index of the data set {data.fingerprint}", f"one of {self.origin.fingerprint}", remedy
+        )
+
+
+def build_index(
+    data: OracleDataset, spec: str = "screen", neighbours: bool = True, progress: PartProgress | None = None
+) -> SearchIndex:
+    """Return the index of `data`.
+
+    spec: "screen": the kind that saves most of a scan, measured, or none where none does; a kind by name, "pca"
+        (leading coordinates), "int8" (8-bit codes) or "exact8" (samples stored in 8 bits, as they are); "flat" (FAISS
+        inner product on the rows of "pca"); or a FAISS factory string such as "IVF1024,Flat", which cannot certify
+        its answers and is trained on first use.
+    neighbours: also bound the distance of every sample to its nearest neighbour, N^2 products: what lets late training
+        queries skip the search.
+    Raises InputError for a kind that these data cannot have, where samples are so short or few that no screen can help,
+    and for strings that FAISS does not know; MissingDependencyError where FAISS is needed and not installed.
+    """
+    check_spec(spec, data.dim)
+    if spec in ("screen", "flat", *SCREEN_KINDS):
+        _check_kind("pca" if spec == "flat" else spec, data)
+        screen, reason = _screen(spec, data, progress)
+        vectors = DistanceVectors.of(data.rows) if screen is None else screen.vectors(data.rows)
+        distances = nearest_distances(vectors, _named("neighbours", progress)) if neighbours else None
+    else:
+        screen, reason, distances = None, "built by FAISS on its first use", None
+    return SearchIndex(spec, reason, Origin.of(data), data.rows.centre, screen, distances)
+
+
+def prepared_index(
+    data: OracleDataset,
+    spec: str,
+    path: str | PathLike[str] | None,
+    neighbours: bool,
+    progress: PartProgress | None = None,
+) -> SearchIndex:
+    """Return the index of `data` that the file at `path` holds, extended where the data grew, or build and save it.
+
+    Raises what :func:`build_index` does, and DataFileError for the index of other data.
+    """
+    if path is not None and Path(path).exists():
+        kept = SearchIndex.read(path)
+        made = kept.extended(data, path, progress) if kept.origin.count < len(data) else kept.of(data, path)
+        if made.origin == kept.origin:
+            return made
+    else:
+        made = build_index(data, spec, neighbours, progress)
+    if path is not None:
+        made.save(path)
+    return made
+
+
+def _screen(spec: str, data: OracleDataset, progress: PartProgress | None) -> tuple[Screen | None, str]:
+    if spec == "screen":
+        return best_screen(data.rows, progress)
+    return build_kind("pca" if spec == "flat" else spec, data.rows, progress).screen, "asked for"
+
+
+def _check_kind(kind: str, data: OracleDataset) -> None:
+    # samples that are few or short are scanned sooner than anything else could be asked
+    why = refusal("pca" if kind == "screen" else kind, data.rows)
+    if why is None:
+        return
+    if kind in ("pca", "screen"):
+        raise invalid(
+            "data",
+            "must have at least 48 values a sample and a few dozen samples for a screen to help",
+            f"{len(data)} samples of {data.dim}",
+            "keep mode='exact', which is cheap here",
+        )
+    raise invalid("index", f"{kind!r} {why}", f"{data!r}", "use 'screen', which picks a kind that fits")
+
+
+def _named(what: str, progress: PartProgress | None) -> Callable[[int, int], None] | None:
+    return None if progress is None else lambda done, total: progress(what, done, total)

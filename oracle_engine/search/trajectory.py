@@ -1,0 +1,68 @@
+"""A run of a deterministic sampler: what its steps share is computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ..base.arrays import Float, Tensor
+from ..base.errors import invalid
+from ..data.dataset import OracleDataset
+from ..kernels.screens import SharedProducts
+from ..queries.request import Conditions, Request
+
+# answers a question of an engine, with what the steps of a run share
+Respond = Callable[[str, Tensor, float | Tensor, Conditions, SharedProducts | None], Tensor]
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """Oracle answers along the path of a deterministic sampler from one batch of starting points.
+
+    Made by `OracleEngine.trajectory`. The states of Euler, Heun and other deterministic steps are a multiple of the
+    starting point plus a mixture of posterior means; the inner products of the starting point with all samples are
+    kept, 4 B N bytes, so that the late route bounds only the mixture, and is certified much earlier in time.
+    Answers are those of the engine.
+    """
+
+    respond: Respond
+    shared_products: SharedProducts | None
+    given: Conditions
+
+    def velocity(self, x: Float[Tensor, "B ..."], t: float | Tensor) -> Float[Tensor, "B ..."]:
+        """Return the oracle velocity at the states x, in the order of the starting points.
+
+        Raises InputError where x cannot be reached by deterministic steps, as after adding fresh noise.
+        """
+        return self.respond("velocity", x, t, self.given, self.shared_products)
+
+    def denoiser(self, x: Float[Tensor, "B ..."], t: float | Tensor) -> Float[Tensor, "B ..."]:
+        """Return the posterior mean at the states x; errors as in :meth:`velocity`."""
+        return self.respond("denoiser", x, t, self.given, self.shared_products)
+
+    def __call__(self, x: Float[Tensor, "B ..."], t: float | Tensor) -> Float[Tensor, "B ..."]:
+        """Return :meth:`velocity`."""
+        return self.velocity(x, t)
+
+
+def check_deterministic(
+    data: OracleDataset, request: Request, shared_products: SharedProducts, point_std: float
+) -> None:
+    """Refuse states that hold more than their starting point and posterior means."""
+    if len(request) != len(shared_products.point):
+        raise invalid(
+            "x",
+            f"must be the states of all {len(shared_products.point)} starting points",
+            len(request),
+            "keep the batch",
+        )
+    query = request.query(data, point_std)
+    reachable = shared_products.explains(data.rows, query, request.scale.abs() + (1.0 - request.scale).abs())
+    if not bool(reachable.all()):
+        first = int((~reachable).nonzero()[0])
+        raise invalid(
+            "x",
+            "must come from deterministic steps of the starting points: a multiple of them plus posterior means",
+            f"state {first}, which holds something else",
+            "ask the engine itself for stochastic samplers, or begin another trajectory",
+        )

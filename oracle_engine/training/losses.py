@@ -1,0 +1,222 @@
+"""The loss against the oracle, and what the loss of conditional flow matching is made of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import torch
+
+from ..base.arrays import Float, Float64, Tensor, check_shape
+from ..base.errors import invalid
+from ..engine.engine import OracleEngine
+from ..paths.paths import resolve_times
+from .targets import OracleTarget, conditional_target, drop_labels, path_sample
+
+# what a network is called as: model(x_t, t), or model(x_t, t, labels) where there are labels
+Model = Callable[..., Tensor]
+
+
+@dataclass(frozen=True)
+class LossPart:
+    """The loss of conditional flow matching over times in [first, last), per coordinate, and what it is made of.
+
+    conditional = oracle + variance + cross, exactly. Means over `count` queries; NaN where there are none.
+    conditional: E|model - u|^2 / D, the CFM loss. oracle: E|model - v|^2 / D, what training can bring to zero.
+    variance: E|u - v|^2 / D = V(t), which no network can remove. cross: 2 E<model - v, v - u> / D.
+    cross_error: standard error of `cross`, whose expectation is zero where x_t is made from the samples of the engine,
+        by their weights; held-out samples and leave-one-out have v as no conditional mean, and a cross term that stays.
+    v is what the OracleTarget returned: of another estimate than Exact() or with guidance, that target.
+    """
+
+    name: str
+    first: float
+    last: float
+    count: int
+    conditional: float
+    oracle: float
+    variance: float
+    cross: float
+    cross_error: float
+
+
+@dataclass(frozen=True)
+class LossTerms:
+    """The terms of every query: times, |model - v|^2 / D, |u - v|^2 / D and |model - u|^2 / D, float64 [B]."""
+
+    times: Float64[Tensor, "B"]
+    oracle: Float64[Tensor, "B"]
+    variance: Float64[Tensor, "B"]
+    conditional: Float64[Tensor, "B"]
+
+    def __len__(self) -> int:
+        return len(self.times)
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[LossTerms]) -> LossTerms:
+        """Return the terms of several batches as one."""
+        return cls(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(cls)))
+
+    def whole(self) -> LossPart:
+        """Return the decomposition over all times."""
+        return self._part("all", 0.0, 1.0, torch.ones_like(self.times, dtype=torch.bool))
+
+    def bins(self, edges: int | Sequence[float] = 10) -> tuple[LossPart, ...]:
+        """Return the decomposition over bins of t; edges: how many even ones, or their edges, ascending in [0, 1]."""
+        ends = torch.linspace(0.0, 1.0, edges + 1).tolist() if isinstance(edges, int) else [float(e) for e in edges]
+        if len(ends) < 2 or any(b <= a for a, b in pairwise(ends)):
+            raise invalid("edges", "must be at least 1 bin, or ascending edges", edges, "pass 10")
+        return tuple(self._between(f"{a:.3g}-{b:.3g}", a, b) for a, b in pairwise(ends))
+
+    def stages(self, boundary: float) -> tuple[LossPart, LossPart]:
+        """Return the decomposition before and after `boundary`: navigation and refinement; see stage_boundary."""
+        if not 0.0 < boundary < 1.0:
+            raise invalid("boundary", "must lie between 0 and 1", boundary, "pass stage_boundary(engine)")
+        return self._between("navigation", 0.0, boundary), self._between("refinement", boundary, 1.0)
+
+    def _between(self, name: str, first: float, last: float) -> LossPart:
+        # the last bin holds its end
+        inside = (self.times >= first) & ((self.times < last) | (last >= 1.0))
+        return self._part(name, first, last, inside)
+
+    def _part(self, name: str, first: float, last: float, inside: Tensor) -> LossPart:
+        conditional, oracle, variance = (part[inside] for part in (self.conditional, self.oracle, self.variance))
+        cross, count = conditional - oracle - variance, int(inside.sum())
+        error = float(cross.std()) / math.sqrt(count) if count > 1 else math.nan
+        return LossPart(
+            name=name,
+            first=first,
+            last=last,
+            count=count,
+            conditional=float(conditional.mean()),
+            oracle=float(oracle.mean()),
+            variance=float(variance.mean()),
+            cross=float(cross.mean()),
+            cross_error=error,
+        )
+
+
+@dataclass(frozen=True)
+class OracleLoss:
+    """A batch's loss against the oracle, and what it was computed at.
+
+    loss: |model - v|^2 / D, the mean over the batch; a scalar with the model's graph, to call backward() on.
+    each: the same for every query, [B], with the graph: to weigh by t before the mean.
+    terms: of every query, detached, for the decomposition of the CFM loss. x_t, t, target: what was evaluated.
+    """
+
+    loss: Float[Tensor, ""]
+    each: Float[Tensor, "B"]
+    terms: LossTerms
+    x_t: Float[Tensor, "B ..."]
+    t: Float[Tensor, "B"]
+    target: Float[Tensor, "B ..."]
+
+
+def oracle_loss(
+    model: Model,
+    target: OracleTarget,
+    x1: Float[Tensor, "B ..."],
+    labels: Tensor | None = None,
+    source: Tensor | None = None,
+    *,
+    t: float | Tensor | None = None,
+    eps: Tensor | None = None,
+    label_dropout: float = 0.0,
+    null_label: int = -1,
+    generator: torch.Generator | None = None,
+) -> OracleLoss:
+    """Return the loss of `model` against `target` at x_t = alpha x1 + sigma eps, with the terms of its CFM loss.
+
+    model: called as model(x_t, t), with labels as model(x_t, t, labels); returns a tensor like x_t, of any dtype.
+    x1: [B, *sample_shape] samples, as the loop draws them: augmented, or drawn from their VAE posterior. They may be
+        held out from the engine's data. labels: [B]. source: index [B] of x1 in the data, -1 for held-out ones.
+    t: a number, [B] or [B, 1, ...], uniform in [0, 1) unless given; the model sees [B].
+    eps: like x1, standard normal unless given.
+    label_dropout: probability of hiding the label from model and target. null_label: what the model sees then.
+    generator: of t, eps and dropout, in this order, on any device.
+    Raises InputError for a model that returns another shape, and whatever the target raises.
+    Costs one target and one evaluation of the model.
+    """
+    engine = target.engine
+    check_shape("x1", x1, engine.data.sample_shape)
+    t, eps = _time(t, x1, engine, generator), _noise(eps, x1, generator)
+    if labels is not None and label_dropout > 0.0:
+        labels = drop_labels(labels, label_dropout, generator)
+    x_t = path_sample(engine.path, x1, eps, t)
+    wanted = target(x_t, t, labels, source)
+    seen = () if labels is None else (torch.where(labels < 0, null_label, labels),)
+    answer = model(x_t, t, *seen)
+    _check_answer(answer, x_t)
+    # under autocast the answer is short: differences are taken in float32 at least
+    precise = torch.promote_types(answer.dtype, torch.float32)
+    each = _mean_square(answer.to(precise) - wanted.to(precise))
+    return OracleLoss(each.mean(), each, _terms(target, answer, wanted, x1, eps, t), x_t, t, wanted)
+
+
+def table(parts: Sequence[LossPart]) -> str:
+    """Return the parts as aligned text."""
+    head = f"{'t':<12}{'queries':>9}{'CFM loss':>12} = {'oracle':>10} + {'V(t)':>10} + {'cross':>10}  +- error"
+    return "\n".join([head, *(_row(part) for part in parts)])
+
+
+def json_rows(parts: Sequence[LossPart]) -> list[dict[str, Any]]:
+    """Return the parts as values that json can write: None in place of NaN."""
+    return [{name: _finite(value) for name, value in asdict(part).items()} for part in parts]
+
+
+def _row(part: LossPart) -> str:
+    return (
+        f"{part.name:<12}{part.count:>9,}{part.conditional:>12.4g} = {part.oracle:>10.4g} + {part.variance:>10.4g} + "
+        f"{part.cross:>10.2g}  +- {part.cross_error:.1g}"
+    )
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+@torch.no_grad()
+def _terms(target: OracleTarget, answer: Tensor, wanted: Tensor, x1: Tensor, eps: Tensor, t: Tensor) -> LossTerms:
+    single = conditional_target(target.engine.path, x1, eps, t, target.prediction).double()
+    answer, wanted = answer.double(), wanted.double()
+    return LossTerms(
+        t.double(), _mean_square(answer - wanted), _mean_square(single - wanted), _mean_square(answer - single)
+    )
+
+
+def _time(t: float | Tensor | None, x1: Tensor, engine: OracleEngine, generator: torch.Generator | None) -> Tensor:
+    if t is None:
+        drawn = _drawn(torch.rand, (len(x1),), generator, x1.device)
+        return drawn if engine.t_max is None else drawn.clamp_max(engine.t_max)
+    resolve_times(t, len(x1), None, x1.device)
+    given = torch.as_tensor(t, device=x1.device)
+    return given.reshape(-1).expand(len(x1))
+
+
+def _noise(eps: Tensor | None, x1: Tensor, generator: torch.Generator | None) -> Tensor:
+    return _drawn(torch.randn, x1.shape, generator, x1.device).to(x1.dtype) if eps is None else eps
+
+
+def _drawn(
+    draw: Callable[..., Tensor], shape: Sequence[int], generator: torch.Generator | None, device: torch.device
+) -> Tensor:
+    place = device if generator is None else generator.device
+    return partial(draw, generator=generator, device=place)(tuple(shape)).to(device)
+
+
+def _check_answer(answer: Any, x_t: Tensor) -> None:
+    if not isinstance(answer, Tensor):
+        remedy = "return the prediction alone; of diffusers models that is .sample"
+        raise invalid("model", "must return a tensor", type(answer).__name__, remedy)
+    if answer.shape != x_t.shape:
+        found, remedy = f"{list(answer.shape)} for x_t {list(x_t.shape)}", "drop what it predicts besides"
+        raise invalid("model", "must return a tensor of the shape of x_t", found, remedy)
+
+
+def _mean_square(difference: Tensor) -> Tensor:
+    return difference.reshape(len(difference), -1).square().mean(1)

@@ -1,0 +1,184 @@
+"""Under torch.compile, whole graphs give the answers, gradients and errors of eager code."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import pickle
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from closed_form import normal
+from tolerances import assert_rows_close
+from torch import Tensor
+
+from oracle_engine import Guidance, InputError, OracleDataset, OracleEngine
+from oracle_engine.engine.compiled import answer, pull
+
+TIMES = torch.tensor([0.05, 0.3, 0.6, 0.8, 0.95], dtype=torch.float64)
+UNIONS = torch.tensor([[0, 1], [2, -1], [-1, -1], [1, 2], [0, -1]])
+
+ASKED: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "class": {"labels": 1},
+    "guided": {"labels": UNIONS, "guidance": torch.tensor([2.0, -1.0, 3.0, 1.0, 0.0])},
+    "interval": {"labels": UNIONS, "guidance": Guidance(4.0, 0.3, 0.8), "exclude": 7},
+    "left out": {"exclude": torch.tensor([3, -1, 0, 29, 7])},
+}
+
+
+@pytest.fixture(autouse=True)
+def unwatched(unchecked: None) -> Iterator[None]:
+    """No annotation is checked while code is traced, and every test compiles afresh."""
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+@pytest.fixture
+def engine(generator: torch.Generator) -> OracleEngine:
+    weights = torch.rand(30, generator=generator) + 0.1
+    return OracleEngine(OracleDataset(normal(30, 3, generator).float(), torch.arange(30) % 3, weights))
+
+
+@pytest.fixture
+def x(generator: torch.Generator) -> Tensor:
+    return normal(5, 3, generator).requires_grad_()
+
+
+def whole(call: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+    """Compile without graph breaks; code generation is not what these tests are about."""
+    return torch.compile(call, fullgraph=True, backend="aot_eager", **options)
+
+
+def assert_alike(call: Callable[[Tensor], Tensor], x: Tensor) -> None:
+    """Compare answers and gradients of compiled and eager code."""
+    eager, compiled = call(x), whole(call)(x)
+    assert torch.equal(compiled, eager)
+    vector = torch.ones_like(eager)
+    expected, found = (torch.autograd.grad(side, x, vector)[0] for side in (eager, compiled))
+    assert_rows_close(found, expected, "float64")
+
+
+@pytest.mark.parametrize("asked", ASKED)
+def test_answers_and_gradients_are_those_of_eager_code(engine: OracleEngine, x: Tensor, asked: str) -> None:
+    assert_alike(lambda x: engine(x, TIMES, **ASKED[asked]), x)
+
+
+@pytest.mark.parametrize("name", ["denoiser", "score", "noise", "log_density"])
+def test_every_answer_compiles(engine: OracleEngine, x: Tensor, name: str) -> None:
+    assert_alike(lambda x: getattr(engine, name)(x, 0.4, labels=1), x)
+
+
+def test_a_module_compiles_and_grows_with_the_batch(engine: OracleEngine, generator: torch.Generator) -> None:
+    compiled = whole(engine, dynamic=True)
+    for batch in (1, 2, 7, 64):
+        x, t = normal(batch, 3, generator).float(), torch.rand(batch, generator=generator)
+        assert torch.equal(compiled(x, t), engine(x, t))
+
+
+# torch itself uses it
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
+def test_a_training_step_compiles_with_generated_code(engine: OracleEngine, generator: torch.Generator) -> None:
+    network = torch.nn.Linear(3, 3).double()
+    noise = normal(5, 3, generator)
+
+    def loss(weight: Tensor) -> Tensor:
+        made = torch.nn.functional.linear(noise, weight)
+        result: Tensor = (engine(made, TIMES, labels=1, guidance=2.0) - made).square().mean()
+        return result
+
+    (expected,) = torch.autograd.grad(loss(network.weight), network.weight)
+    (found,) = torch.autograd.grad(torch.compile(loss, fullgraph=True)(network.weight), network.weight)
+    assert_rows_close(found, expected, "float64")
+
+
+@pytest.mark.parametrize("name", ["velocity", "log_density"])
+@pytest.mark.parametrize("batch", [5, 0])
+def test_the_operator_keeps_the_rules_of_the_library(engine: OracleEngine, x: Tensor, name: str, batch: int) -> None:
+    labels, times = torch.zeros(batch, dtype=torch.int64), TIMES[:batch]
+    rest = (times, labels, None, None, None, 0.0, 1.0, name, engine._handle)
+    torch.library.opcheck(answer, (x.detach()[:batch].clone().requires_grad_(), *rest))
+    vector = torch.ones(batch, dtype=torch.float64) if name == "log_density" else torch.ones(batch, 3).double()
+    torch.library.opcheck(pull, (vector, x.detach()[:batch].clone(), *rest))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"t": 2.0}, r"`t` must lie in \[0, 1\].*received 2.0"),
+        ({"t": 0.5, "labels": 9}, "`labels` must be classes of the data.*received 9"),
+        ({"t": 0.5, "exclude": 30}, "`exclude` must be indices of samples.*received 30"),
+        ({"t": 0.5, "guidance": 2.0}, "`guidance` needs labels"),
+        ({"t": 1.0}, "`t` must leave some noise"),
+    ],
+)
+def test_what_eager_code_refuses_is_refused_alike(
+    engine: OracleEngine, x: Tensor, options: dict[str, Any], message: str
+) -> None:
+    compiled = whole(lambda x: engine(x, **options))
+    with pytest.raises(InputError, match=message):
+        compiled(x)
+
+
+def test_a_second_derivative_of_compiled_code_is_refused(engine: OracleEngine, x: Tensor) -> None:
+    result = answer(x, TIMES, None, None, None, None, 0.0, 1.0, "velocity", engine._handle)
+    (gradient,) = torch.autograd.grad(result.square().sum(), x, create_graph=True)
+    with pytest.raises(InputError, match=r"`x` can be differentiated once"):
+        gradient.sum().backward()
+
+
+def test_an_engine_that_is_gone_is_named(x: Tensor, generator: torch.Generator) -> None:
+    engine = OracleEngine(OracleDataset(normal(4, 3, generator)))
+    handle = engine._handle
+    del engine
+    gc.collect()
+    with pytest.raises(InputError, match=r"`engine` must be alive .*; received number \d+, which is gone. Remedy"):
+        answer(x, TIMES, None, None, None, None, 0.0, 1.0, "velocity", handle)
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda engine: pickle.loads(pickle.dumps(engine))])
+def test_a_copy_answers_for_itself(
+    engine: OracleEngine, x: Tensor, generator: torch.Generator, copied: Callable[[OracleEngine], OracleEngine]
+) -> None:
+    other = copied(engine)
+    other.data = OracleDataset(normal(4, 3, generator))
+    call = whole(lambda side: side(x.detach(), TIMES))
+    for side in (engine, other):
+        assert torch.equal(call(side), side(x.detach(), TIMES))
+    assert not torch.equal(call(engine), call(other))
+
+
+def test_compiled_code_follows_the_engine(engine: OracleEngine, x: Tensor, generator: torch.Generator) -> None:
+    call = whole(lambda x: engine(x, TIMES))
+    before = call(x)
+    engine.data = OracleDataset(normal(4, 3, generator))
+    assert torch.equal(call(x), engine(x, TIMES))
+    assert not torch.equal(call(x), before)
+
+
+@pytest.mark.parametrize(
+    ("options", "asked", "recorded"),
+    [
+        ({"backend": "triton"}, {}, True),
+        ({"backend": "triton"}, {"labels": 1, "exclude": 3}, True),
+        ({"backend": "triton"}, {"labels": 1, "guidance": 2.0}, False),
+        ({"backend": "triton", "mode": "top_k"}, {}, False),
+        ({"backend": "torch"}, {}, False),
+    ],
+)
+def test_graphs_are_cut_around_answers_that_look_at_values(
+    engine: OracleEngine, options: dict[str, Any], asked: dict[str, Any], recorded: bool
+) -> None:
+    found: list[bool] = []
+
+    def backend(module: torch.fx.GraphModule, inputs: Any) -> Callable[..., Any]:
+        operators = [node.target for node in module.graph.nodes if "oracle_engine" in str(node.target)]
+        found.extend(torch.Tag.cudagraph_unsafe not in operator.tags for operator in operators)
+        return lambda *values: (torch.zeros(5, 3),)
+
+    asking = OracleEngine(engine.data, **options)
+    torch.compile(lambda x: asking(x, 0.5, **asked), fullgraph=True, backend=backend)(torch.zeros(5, 3))
+    assert found == [recorded]

@@ -1,0 +1,71 @@
+"""Queries of prepared rows in every regime, and comparisons of the states that kernels give."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import torch
+from closed_form import normal
+from tolerances import assert_close, assert_rows_close
+
+from oracle_engine.kernels import (
+    PosteriorState,
+    Query,
+    Rows,
+    Span,
+    Wanted,
+    posterior_state,
+    reference_state,
+    total_variance,
+)
+
+EVERYTHING = Wanted(moments=True, top_k=4)
+MEAN_ONLY = Wanted()
+
+# navigation, transition, refinement and the end, mixed within a batch
+REGIMES = (0.001, 0.05, 0.3, 0.5, 0.7, 0.9, 0.99, 0.999)
+
+
+def centred(rows: Rows) -> torch.Tensor:
+    """Return the samples in the coordinates of a query, float64."""
+    return rows.stored.double() - rows.centre
+
+
+def make_query(
+    rows: Rows, generator: torch.Generator, batch: int = 8, times: tuple[float, ...] = REGIMES, excluded: int = 0
+) -> Query:
+    """Return queries on the path of some samples, at times that repeat over the batch, in units of the rows."""
+    t = torch.tensor(times, dtype=torch.float64).repeat(batch // len(times) + 1)[:batch]
+    own = centred(rows)[torch.randint(len(rows), (batch,), generator=generator)]
+    unit = max((total_variance(rows) / rows.dim) ** 0.5, 1e-3)
+    noise = unit * (1 - t)[:, None] * normal(batch, rows.dim, generator)
+    start = torch.randint(len(rows), (batch, excluded), generator=generator)
+    length = torch.randint(max(1, len(rows) // 3), (batch, excluded), generator=generator)
+    return Query(t[:, None] * own + noise, t, (unit * (1 - t)).pow(-2), torch.stack([start, start + length], 2))
+
+
+def whole(rows: Rows) -> Span:
+    return Span(0, len(rows))
+
+
+def assert_parity(rows: Rows, query: Query, span: Span | None = None, wanted: Wanted = EVERYTHING) -> PosteriorState:
+    """Compare the kernel with the reference on what was wanted; return what the kernel gave."""
+    span = span or whole(rows)
+    actual, expected = posterior_state(rows, query, span, wanted), reference_state(rows, query, span, wanted)
+    assert_close(actual.lse, expected.lse, "moment")
+    if wanted.mean:
+        assert_rows_close(actual.mean, expected.mean, "mean", rows.radius or 1.0)
+    if wanted.moments:
+        assert_close(actual.entropy, expected.entropy, "moment")
+        assert_close(actual.concentration, expected.concentration, "moment", expected.concentration.clamp_min(1e-30))
+    if wanted.moments and wanted.mean:
+        assert_close(actual.variance, expected.variance, "moment", rows.radius**2 or 1.0)
+    # logits of the named samples, not their names: ties may be broken either way
+    assert_close(actual.top_logits, expected.top_logits, "moment")
+    assert torch.equal(actual.top_rows < 0, expected.top_rows < 0)
+    return actual
+
+
+def assert_identical(first: PosteriorState, second: PosteriorState) -> None:
+    for field in fields(first):
+        assert torch.equal(getattr(first, field.name), getattr(second, field.name)), field.name

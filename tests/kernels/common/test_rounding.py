@@ -1,0 +1,72 @@
+"""What rounding does to logits stays below the law that decides what is scored again."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from closed_form import normal
+from row_cases import make_query
+from tolerances import assert_within
+from torch import Tensor
+
+from oracle_engine import load_dataset
+from oracle_engine.kernels import Query, Rows, Span, Wanted, prepare_rows, reference_logits
+from oracle_engine.kernels.common.accumulate import dropped_constant
+from oracle_engine.kernels.common.matmul import ieee_products
+from oracle_engine.kernels.common.rounding import WORST_CASE, logit_error, path_partition, product_size
+from oracle_engine.kernels.portable.scan import Scan
+
+TIMES = (0.02, 0.1, 0.3, 0.5, 0.8, 0.99)
+
+# samples with less than e^-20 of the posterior may err by more
+MATTERS = 20.0
+
+
+def coarse_truth(rows: Rows, query: Query) -> Tensor:
+    """Coarse logits in float64: without what all samples of a query share."""
+    return reference_logits(rows, query, Span(0, len(rows))) + dropped_constant(rows, query)[:, None]
+
+
+def moved(rows: Rows, query: Query, by: float) -> Query:
+    """The same queries with samples added to them: far off the path, and not as noise would be."""
+    point = query.point + by * (rows.gather(torch.arange(len(query))) - rows.centre)
+    return Query(point, query.alpha, query.inverse_variance, query.excluded)
+
+
+@pytest.mark.parametrize("off", [0.0, 5.0])
+@pytest.mark.parametrize("offset", [0.0, 1.5])
+def test_products_are_no_larger_than_the_partition_says(off: float, offset: float, generator: torch.Generator) -> None:
+    rows = prepare_rows((normal(200, 90, generator) + offset).float(), None)
+    query = moved(rows, make_query(rows, generator, times=TIMES), off)
+    logits = coarse_truth(rows, query)
+    partition = logits.logsumexp(1)
+    products = query.gain[:, None] * (query.point @ rows.stored.double().T)
+    largest = torch.where(logits > partition[:, None] - MATTERS, products.abs(), 0.0).amax(1)
+    size = product_size(rows, query, partition)
+    assert (largest <= size + MATTERS).all()
+    assert (size <= product_size(rows, query) * (1.0 + 1e-12)).all()
+    # on the path, what is expected beforehand is about what is found
+    if off == 0.0:
+        assert (size <= 2.0 * product_size(rows, query, path_partition(rows, query)) + 10.0).all()
+
+
+@pytest.mark.parametrize("batch", [1, 4, 24])
+@pytest.mark.parametrize("data", ["patches", "digits", "noise"])
+def test_errors_of_logits_stay_below_their_law(data: str, batch: int, generator: torch.Generator) -> None:
+    if data == "noise":
+        values = normal(300, 1200, generator).float() + 0.5
+    else:
+        samples = load_dataset("patches", count=400) if data == "patches" else load_dataset(data)
+        values = samples[torch.arange(400)].flatten(1)
+    rows = prepare_rows(values, None)
+    for t in TIMES:
+        query = make_query(rows, generator, batch, (t,))
+        scan = Scan(rows, query, Wanted(), torch.float32)
+        with ieee_products("cpu"):
+            found = torch.cat([scan.logits(*part).double() for part in scan.operands(Span(0, len(rows)))], dim=1)
+        true = coarse_truth(rows, query)
+        partition = true.logsumexp(1)
+        error = torch.where(true > partition[:, None] - MATTERS, found - true, torch.nan)
+        relative = error / logit_error(rows, query, torch.float32, partition)[:, None]
+        assert_within(relative.square().nanmean().sqrt(), "rounding law")
+        assert float(relative.abs().nan_to_num().max()) < WORST_CASE

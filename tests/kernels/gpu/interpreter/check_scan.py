@@ -1,0 +1,168 @@
+"""Scans made of Triton kernels give the states of the float64 reference, and launch and allocate what they should."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from kernel_problems import DTYPES, all_times, compare, make_query, make_rows
+from recording import Waiting, begin_capture
+from torch import Tensor
+
+from oracle_engine.base.errors import InputError
+from oracle_engine.kernels import PosteriorState, Query, Rows, Span, Wanted, prepare_rows, reference_state
+from oracle_engine.kernels.gpu import configs, scan
+from oracle_engine.kernels.gpu import rescore as rescored
+from oracle_engine.kernels.gpu.devices import Device
+from oracle_engine.kernels.gpu.rescore_list import RescoreList
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("dim", [2, 20, 77])
+@pytest.mark.parametrize("moments", [False, True])
+def test_every_time_and_dtype(dtype: torch.dtype, dim: int, moments: bool, generator: torch.Generator) -> None:
+    rows = make_rows(dtype, 140, dim, generator)
+    compare(rows, make_query(rows, all_times(17), generator), Wanted(moments=moments))
+
+
+@pytest.mark.parametrize("stray", [0.0, 3.0])
+@pytest.mark.parametrize("dim", [20, 77])
+def test_off_the_path(stray: float, dim: int, generator: torch.Generator) -> None:
+    rows = make_rows(torch.float16, 140, dim, generator)
+    compare(rows, make_query(rows, all_times(17), generator, stray=stray), Wanted())
+
+
+@pytest.mark.parametrize("dim", [20, 77])
+@pytest.mark.parametrize("wanted", [Wanted(), Wanted(mean=False), Wanted(moments=True, top_k=3)], ids=str)
+def test_holes_weights_and_spans(dim: int, wanted: Wanted, generator: torch.Generator) -> None:
+    rows = make_rows(torch.float16, 150, dim, generator, weighted=True)
+    query = make_query(rows, all_times(9), generator, excluded=2)
+    compare(rows, query, wanted, Span(13, 149))
+
+
+@pytest.mark.parametrize("dim", [20, 77])
+def test_data_far_from_the_origin(dim: int, generator: torch.Generator) -> None:
+    rows = make_rows(torch.float32, 140, dim, generator, offset=30.0)
+    assert not rows.raw_operand
+    compare(rows, make_query(rows, all_times(9), generator), Wanted())
+
+
+@pytest.mark.parametrize("dim", [20, 77])
+def test_a_query_without_a_sample_has_none(dim: int, generator: torch.Generator) -> None:
+    rows = make_rows(torch.float16, 70, dim, generator)
+    query = make_query(rows, all_times(3), generator, excluded=1)
+    excluded = query.excluded.clone()
+    excluded[1] = torch.tensor([0, 70])
+    state = scan.triton_state(rows, replace(query, excluded=excluded), Span(0, 70), Wanted(moments=dim > 50))
+    assert state.lse[1] == -torch.inf
+    assert state.mean.isfinite().all()
+    assert state.lse[[0, 2]].isfinite().all()
+
+
+@pytest.mark.parametrize("top_k", [1, 5, 140])
+def test_top_k_names_the_heaviest(top_k: int, generator: torch.Generator) -> None:
+    rows = make_rows(torch.bfloat16, 140, 77, generator)
+    compare(rows, make_query(rows, all_times(5), generator, excluded=1), Wanted(top_k=top_k))
+
+
+@pytest.mark.parametrize("dim", [20, 77])
+@pytest.mark.parametrize("part", [1, 128 << 20])
+@pytest.mark.parametrize("wanted", [Wanted(), Wanted(moments=True)], ids=str)
+def test_crowded_queries_are_scanned_in_float64(
+    dim: int, part: int, wanted: Wanted, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scan, "LEAST_RESCORED", 32)
+    monkeypatch.setattr(rescored, "LOGIT_BYTES", part)
+    overflowed, state = [], rescored.rescored_state
+
+    def watched(rows: Rows, query: Query, rescore_list: RescoreList, *rest: Any, **options: Any) -> PosteriorState:
+        overflowed.append(rescore_list.overflowed.tolist())
+        return state(rows, query, rescore_list, *rest, **options)
+
+    monkeypatch.setattr(scan, "rescored_state", watched)
+    rows = make_rows(torch.float16, 20, dim, generator)
+    # every sample 40 times: late in time the copies of the nearest share the weight
+    copies = prepare_rows(rows.stored.repeat(40, 1), None)
+    compare(copies, make_query(copies, torch.tensor([0.1, 0.99]).double(), generator), wanted, Span(7, 799))
+    assert overflowed == [[False, True]]
+
+
+def test_what_is_wanted_decides_the_kernels(counted: Counter[str], generator: torch.Generator) -> None:
+    for dim, wanted, expected in [
+        (20, Wanted(), (0, 0, 2)),
+        (20, Wanted(moments=True), (2, 2, 2)),
+        (77, Wanted(), (4, 4, 2)),
+        (77, Wanted(mean=False), (6, 4, 2)),
+    ]:
+        rows = make_rows(torch.float16, 100, dim, generator)
+        scan.triton_state(rows, make_query(rows, all_times(2), generator), Span(0, 100), wanted)
+        assert tuple(counted[name] for name in ("score", "weigh", "fused")) == expected
+
+
+@pytest.mark.parametrize("dim", [20, 77])
+def test_equal_calls_give_equal_bits(dim: int, generator: torch.Generator) -> None:
+    rows = make_rows(torch.float32, 140, dim, generator)
+    query = make_query(rows, all_times(9), generator)
+    first, second = (scan.triton_state(rows, query, Span(0, 140), Wanted()) for _ in range(2))
+    assert torch.equal(first.mean, second.mean)
+    assert torch.equal(first.lse, second.lse)
+
+
+def test_what_cannot_run_is_refused_in_words(generator: torch.Generator) -> None:
+    rows = make_rows(torch.float32, 10, 8, generator)
+    query = make_query(rows, all_times(2), generator)
+    wide = prepare_rows(rows.stored.double(), None)
+    with pytest.raises(InputError, match="float64"):
+        scan.triton_state(wide, query, Span(0, 10), Wanted())
+    with pytest.raises(InputError, match="at least one value"):
+        scan.triton_state(rows, query, Span(3, 3), Wanted())
+    turned = replace(rows, stored=rows.stored.T.contiguous().T)
+    with pytest.raises(InputError, match="contiguous"):
+        scan.triton_state(turned, query, Span(0, 10), Wanted())
+    tiny = Device("tiny", "sm_90", 1, 1024)
+    with pytest.raises(InputError, match="1024 bytes of shared memory"):
+        scan.check_shared_memory(configs.choose(tiny, torch.float16, 64, 4096), torch.float16)
+
+
+@pytest.mark.parametrize("dim", [20, 77])
+@pytest.mark.parametrize("offset", [0.0, 30.0])
+def test_a_block_takes_no_more_memory_than_planned(
+    dim: int, offset: float, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = make_rows(torch.float32, 140, dim, generator, offset=offset)
+    query = make_query(rows, all_times(40), generator)
+    allocate, taken = torch.Tensor.new_empty, []
+
+    def new_empty(self: Tensor, *size: Any, **options: Any) -> Tensor:
+        fresh = allocate(self, *size, **options)
+        taken.append(fresh.nbytes)
+        return fresh
+
+    monkeypatch.setattr(torch.Tensor, "new_empty", new_empty)
+    state = scan.triton_state(rows, query, Span(0, 64), Wanted())
+    planned = scan.triton_memory(rows, 40)
+    assert sum(taken) + state.mean.nbytes < planned
+    # twice the queries need more, but less than twice: blocks shrink with them
+    assert planned < scan.triton_memory(rows, 80) < 2 * planned
+
+
+@pytest.mark.parametrize("dim", [20, 77])
+@pytest.mark.parametrize("captured", [False, True])
+def test_nothing_waits_for_the_device(
+    dim: int, captured: bool, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if captured:
+        # where lists may be followed by several parts, the host may look whether they are needed; not in a graph
+        monkeypatch.setattr(rescored, "LOGIT_BYTES", 1)
+        begin_capture(monkeypatch)
+    rows = make_rows(torch.float16, 340, dim, generator, weighted=True)
+    query = make_query(rows, all_times(9), generator, excluded=1)
+    with Waiting() as waiting:
+        state = scan.triton_state(rows, query, Span(0, 340), Wanted(moments=dim > 50))
+    assert waiting.found == []
+    torch.testing.assert_close(
+        state.lse, reference_state(rows, query, Span(0, 340), Wanted()).lse, rtol=2e-6, atol=1e-5
+    )

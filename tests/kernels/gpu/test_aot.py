@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+
+from oracle_engine.base.errors import DataFileError, InputError
+from oracle_engine.kernels import Query, Span, Wanted, prepare_rows
+from oracle_engine.kernels.gpu import configs, devices
+from oracle_engine.kernels.gpu.configs import ANY, Choice, DigitConfig, ScoreConfig, WeighConfig
+from oracle_engine.kernels.gpu.devices import Device
+from oracle_engine.kernels.gpu.jit import INTERPRET
+from oracle_engine.kernels.gpu.scan import check_shared_memory, triton_state
+from oracle_engine.kernels.gpu.tools import aot, tune
+
+H100 = Device("an H100", "sm_90", 132, 227 << 10)
+
+
+@pytest.mark.skipif(INTERPRET, reason="the interpreter is on: nothing is compiled")
+@pytest.mark.parametrize("job", aot.subset(), ids=str)
+def test_listed_configurations_pass_the_gate(job: aot.Job) -> None:
+    assert aot.compile_job(job).complaints == []
+
+
+def test_the_gate_sees_what_it_is_for() -> None:
+    job = next(job for job in aot.jobs(["sm_90"]) if job.kernel == "score" and job.stored == torch.float16)
+    good = aot.Compilation(job, 200, 0, 98304, {"HGMMA": 16}, 48)
+    assert good.complaints == []
+    assert aot.Compilation(job, 255, 12, 98304, {"HGMMA": 16}, 48).complaints == ["12 spills"]
+    assert aot.Compilation(job, 200, 0, 98304, {"HGMMA": 16}, 48, races=2).complaints == ["2 float atomics"]
+    assert aot.Compilation(job, 200, 0, 98304, {"HMMA": 16}, 48).complaints == ["no wgmma"]
+    assert "no matrix instructions" in aot.Compilation(job, 200, 0, 98304, {}, 48).complaints
+    assert aot.Compilation(job, 200, 0, 98304, {"HGMMA": 16}, 0).complaints == ["no asynchronous copies"]
+    assert len(aot.Compilation(job, 200, 0, 1 << 20, {"HGMMA": 16}, 48).complaints) == 2
+
+
+@pytest.mark.skipif(INTERPRET, reason="the interpreter is on: nothing is compiled")
+def test_the_atomics_that_there_are_count_whole_numbers() -> None:
+    import triton
+
+    job = next(job for job in aot.jobs(["sm_80"]) if job.kernel == "weights")
+    options = {"num_warps": 4, "enable_fp_fusion": True}
+    compiled = triton.compile(aot.source_of(job), target=aot.TARGETS["sm_80"][0], options=options)
+    assert "atomic_rmw add" in compiled.asm["ttir"]
+
+
+@pytest.mark.parametrize("architecture", ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120", "gfx942", "gfx1100"])
+@pytest.mark.parametrize("stored", list(configs.KINDS), ids=str)
+@pytest.mark.parametrize("batch", [1, 16, 17, 64, 1024])
+def test_every_device_dtype_and_batch_has_a_configuration(architecture: str, stored: torch.dtype, batch: int) -> None:
+    limits = {"sm_80": 163, "sm_90": 227, "sm_100": 227, "sm_86": 99, "sm_120": 99}
+    device = Device("none such", architecture, 100, limits.get(architecture, 64) << 10)
+    for dim in (2, 64, 784, 196_608):
+        chosen = configs.choose(device, stored, batch, dim)
+        check_shared_memory(chosen, stored)
+        assert chosen.fused is None or chosen.fused.block_d >= dim
+        assert chosen.score_slices(1300, batch, dim) >= 1
+        assert chosen.weigh_shares(1300, batch, dim) >= 1
+    assert configs.choose(device, stored, batch, 4096).score_slices(1 << 24, 1024, 4096) == 1
+
+
+def test_small_grids_are_cut_until_they_fill_the_gpu() -> None:
+    chosen = configs.choose(H100, torch.float16, 16, 8192)
+    tiles = -(-1300 // chosen.score.block_n)
+    slices = chosen.score_slices(1300, 16, 8192)
+    assert slices > 1
+    assert tiles * slices >= H100.multiprocessors or slices == 8192 // (8 * chosen.score.block_d)
+
+
+def test_8_bit_rows_meet_digits_where_that_unit_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "triton_version", lambda: (3, 9))
+
+    def operand(architecture: str, stored: torch.dtype) -> str:
+        return configs.choose(Device("none such", architecture, 100, 99 << 10), stored, 64, 4096).operand
+
+    for architecture in ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120", "gfx942"):
+        for stored in (torch.uint8, torch.int8):
+            assert operand(architecture, stored) == "digits"
+            with configs.scored_with("parts"):
+                assert operand(architecture, stored) == "parts"
+        assert operand(architecture, torch.float16) == "parts"
+    # one is slow there, the other no faster than 16 bits
+    assert operand("sm_103", torch.uint8) == operand("gfx90a", torch.uint8) == "parts"
+    with configs.scored_with("digits"):
+        assert operand("sm_103", torch.uint8) == "parts"
+    # an older version, and one that goes by another name, as on AMD cards
+    for version in ((3, 6), (0, 0)):
+        monkeypatch.setattr(devices, "triton_version", lambda version=version: version)
+        assert operand("sm_100", torch.uint8) == "parts"
+        assert operand("sm_90", torch.uint8) == operand("gfx942", torch.uint8) == "digits"
+
+
+@pytest.mark.parametrize("dim", [65_536, 65_537, 131_075, 196_608])
+def test_no_slice_of_digits_is_long_enough_to_overflow(dim: int) -> None:
+    for batch in (1, 1024):
+        chosen = configs.choose(H100, torch.uint8, batch, dim)
+        slices = chosen.score_slices(1 << 24, batch, dim)
+        width = -(-dim // slices // chosen.score.block_d) * chosen.score.block_d
+        assert chosen.operand == "digits"
+        # the largest difference from the centre times the largest digit
+        assert width * 255 * 128 < 2**31
+        assert configs.choose(H100, torch.float16, batch, dim).score_slices(1 << 24, batch, dim) == 1
+
+
+def test_digits_want_an_integer_unit() -> None:
+    job = next(job for job in aot.jobs(["sm_90"]) if job.kernel == "digits")
+    assert aot.Compilation(job, 200, 0, 49152, {"IGMMA": 12}, 48).complaints == []
+    assert aot.Compilation(job, 200, 0, 49152, {"HGMMA": 12}, 48).complaints == [
+        "no matrix instructions",
+        "matrix instructions of another kind",
+    ]
+    assert aot.Compilation(job, 200, 0, 49152, {"IMMA": 12}, 48).complaints == ["no wgmma"]
+
+
+def test_tuned_choices_come_before_the_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(configs, "TUNED", tmp_path)
+    configs.tuned.cache_clear()
+    mine = ScoreConfig(64, 64, 32, 4, 2)
+    done = tune.Trial(mine, 1e-6, 1.5)
+    text = json.dumps(tune.document(H100, {"half": [(Choice(mine, batch=64), done)]}))
+    configs.tuned_file(H100.name).write_text(text)
+    try:
+        assert configs.choose(H100, torch.float16, 40, 4096).score == mine
+        assert configs.choose(H100, torch.float16, 65, 4096).score != mine
+        assert configs.choose(H100, torch.uint8, 40, 4096).score != mine
+        slow, digits = tune.Trial(mine, 1e-6, 2.5), tune.Trial(DigitConfig(64, 64, 128, 4, 3), 1e-6, 1.5)
+        kinds = {"byte": [(Choice(trial.config, batch=64), trial) for trial in (done, digits, slow)]}
+        for entries, operand in ((kinds["byte"][:2], "parts"), (kinds["byte"][1:], "digits")):
+            configs.tuned.cache_clear()
+            configs.tuned_file(H100.name).write_text(json.dumps(tune.document(H100, {"byte": entries})))
+            assert configs.choose(H100, torch.uint8, 40, 4096).operand == operand
+            with configs.scored_with("digits"):
+                assert configs.choose(H100, torch.uint8, 40, 4096).score == digits.config
+        configs.tuned.cache_clear()
+        configs.tuned_file(H100.name).write_text(text.replace('"warps": 4', '"warps": "many"'))
+        with pytest.raises(DataFileError, match="tuned configurations"):
+            configs.choose(H100, torch.float16, 40, 4096)
+    finally:
+        configs.tuned.cache_clear()
+
+
+def test_the_tuner_trusts_no_time_of_a_wrong_result() -> None:
+    slow, fast, wrong = (ScoreConfig(64, 64, size, 4, 2) for size in (32, 64, 128))
+    trials = [tune.Trial(slow, 1e-6, 2.0), tune.Trial(fast, 1e-6, 1.0), tune.Trial(wrong, 0.5, 0.1)]
+    assert tune.fastest(trials, slow) == trials[1]
+    assert tune.fastest([*trials[:1], tune.Trial(fast, 1e-6, 1.99)], slow) == trials[0]
+    assert tune.fastest(trials[2:], slow) is None
+    assert tune.fastest([tune.Trial(slow, float("nan"), 1.0)], slow) is None
+
+
+def test_the_tuner_tries_what_fits() -> None:
+    tried = list(tune.candidates(tune.WEIGH_GRID, WeighConfig, 64, 99 << 10, torch.float16))
+    assert tried
+    assert all(config.shared_bytes(2, 4) <= 99 << 10 for config in tried)
+    assert all(config.block_b <= 64 for config in tried)
+    assert Choice(tried[0]).batch == ANY
+
+
+@pytest.mark.skipif(INTERPRET, reason="the interpreter takes the CPU")
+def test_a_tensor_on_the_wrong_device_is_refused_before_any_launch() -> None:
+    rows = prepare_rows(torch.randn(10, 4), None)
+    ones = torch.ones(1, dtype=torch.float64)
+    query = Query(torch.ones(1, 4, dtype=torch.float64), ones, ones, torch.zeros(1, 0, 2, dtype=torch.int64))
+    with pytest.raises(InputError, match="must be a CUDA device"):
+        triton_state(rows, query, Span(0, 10), Wanted())
+    with pytest.raises(InputError, match="must be a CUDA device"):
+        tune.main([])

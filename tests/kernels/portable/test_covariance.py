@@ -1,0 +1,114 @@
+"""Products with posterior covariances agree with float64 by direct difference: every storage, regime, hole and span."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from closed_form import FAMILIES, generators, normal, stored_as
+from hypothesis import given
+from hypothesis import strategies as st
+from row_cases import REGIMES, make_query
+from tolerances import assert_close, assert_within
+
+from oracle_engine.base.arrays import STORAGE_DTYPES
+from oracle_engine.kernels import (
+    Directions,
+    Query,
+    Rows,
+    Span,
+    Wanted,
+    covariance_product,
+    prepare_rows,
+    reference_covariance_product,
+    reference_state,
+)
+from oracle_engine.kernels.portable import covariance
+
+
+def vectors_of(rows: Rows, query: Query, generator: torch.Generator, size: float = 1.0) -> Directions:
+    """Return a random vector for each query, whose posterior is over all rows."""
+    state = reference_state(rows, query, Span(0, len(rows)), Wanted())
+    return Directions(query, state.lse, state.mean, size * normal(len(query), rows.dim, generator))
+
+
+def assert_product(rows: Rows, vectors: Directions, span: Span) -> None:
+    """Compare the derivative times a vector with that in float64, relative to both terms that velocities have."""
+    gain = vectors.query.gain[:, None]
+    found, true = (
+        gain * product(rows, vectors, span) for product in (covariance_product, reference_covariance_product)
+    )
+    assert_within((found - true).norm(dim=1) / (vectors.vector.norm(dim=1) + true.norm(dim=1)), "derivative")
+
+
+@given(
+    generators(),
+    st.sampled_from(sorted(FAMILIES)),
+    st.sampled_from(STORAGE_DTYPES),
+    st.sampled_from([1, 3, 64, 65, 300]),
+    st.integers(0, 2),
+    st.booleans(),
+)
+def test_products_agree_with_float64(
+    generator: torch.Generator, family: str, dtype: torch.dtype, dim: int, excluded: int, weighted: bool
+) -> None:
+    points = stored_as(FAMILIES[family](90, dim, generator), dtype)
+    weights = torch.rand(90, generator=generator).double() + 0.01 if weighted else None
+    rows = prepare_rows(points, weights)
+    assert_product(rows, vectors_of(rows, make_query(rows, generator, excluded=excluded), generator), Span(0, 90))
+
+
+def test_products_of_spans_add_up(generator: torch.Generator) -> None:
+    rows = prepare_rows(normal(200, 80, generator).float(), None)
+    vectors = vectors_of(rows, make_query(rows, generator), generator)
+    spans = [Span(0, 70), Span(70, 71), Span(71, 200)]
+    total = sum((covariance_product(rows, vectors, span) for span in spans), torch.zeros(8, 80).double())
+    whole = covariance_product(rows, vectors, Span(0, 200))
+    unit = vectors.vector.norm(dim=1) / vectors.query.gain + whole.norm(dim=1)
+    assert_within((total - whole).norm(dim=1) / unit, "derivative")
+
+
+@pytest.mark.parametrize("size", [1e-100, 1e-30, 1e30, 1e100])
+def test_vectors_of_any_size_are_multiplied_alike(generator: torch.Generator, size: float) -> None:
+    rows = prepare_rows(normal(50, 80, generator).float(), None)
+    vectors = vectors_of(rows, make_query(rows, generator, times=(0.05, 0.3)), generator, size)
+    assert_product(rows, vectors, Span(0, 50))
+
+
+def test_a_vector_of_zeros_gives_zeros(generator: torch.Generator) -> None:
+    rows = prepare_rows(normal(50, 80, generator).float(), None)
+    vectors = vectors_of(rows, make_query(rows, generator), generator, 0.0)
+    assert torch.equal(covariance_product(rows, vectors, Span(0, 50)), torch.zeros(8, 80).double())
+
+
+def test_queries_among_many_duplicates_are_summed_in_blocks(
+    generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(covariance, "LEAST_PAIRS", 20)
+    called, dense = [], covariance._dense_product
+
+    def recorded(rows: Rows, vectors: Directions, span: Span, dtype: torch.dtype) -> torch.Tensor:
+        called.append(dtype)
+        return dense(rows, vectors, span, dtype)
+
+    monkeypatch.setattr(covariance, "_dense_product", recorded)
+    points = normal(10, 300, generator).repeat(40, 1) + 1e-4 * normal(400, 300, generator)
+    rows = prepare_rows(points.float(), None)
+    assert_product(rows, vectors_of(rows, make_query(rows, generator, times=(0.7, 0.9)), generator), Span(0, 400))
+    assert called == [torch.float64]
+
+
+def test_products_are_symmetric_and_positive(generator: torch.Generator) -> None:
+    rows = prepare_rows(normal(60, 20, generator), None)
+    query = make_query(rows, generator, times=REGIMES[:4])
+    first, second = (vectors_of(rows, query, generator) for _ in range(2))
+    ahead, back = (covariance_product(rows, side, Span(0, 60)) for side in (first, second))
+    unit = ahead.norm(dim=1) * second.vector.norm(dim=1)
+    assert_close((ahead * second.vector).sum(1), (back * first.vector).sum(1), "float64", unit)
+    assert bool(((ahead * first.vector).sum(1) >= 0).all())
+
+
+def test_no_queries_give_no_products(generator: torch.Generator) -> None:
+    rows = prepare_rows(normal(5, 3, generator), None)
+    vectors = vectors_of(rows, make_query(rows, generator), generator).take(torch.arange(0))
+    for product in (covariance_product, reference_covariance_product):
+        assert product(rows, vectors, Span(0, 5)).shape == (0, 3)
