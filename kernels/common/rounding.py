@@ -40,6 +40,10 @@ WORST_CASE = 6.0
 # rounding errors of a sum add up like a random walk: this many times the square root of their number bounds them
 WALK = 8.0
 
+# samples that hold more than a FEW_SHARES-th of a posterior are few, and cost little to score again; off the path they
+# may be FAR_APART times further apart than on it
+FEW_SHARES, FAR_APART = 16.0, 4.0
+
 # beyond this error coarse weights are no longer first-order correct, and whatever is live is scored again
 COARSE_LIMIT = 0.01
 
@@ -169,8 +173,12 @@ def rescore_window(
     Independent errors delta of weights gamma_j move the mean by delta sqrt(sum gamma_j^2) times the distance of the
     competing samples, see :func:`competitor_spread`. Re-scoring all with gamma_j >= g leaves sqrt(g) delta times
     this spread, so g = (budget / (delta spread))^2.
+    Errors of near copies agree instead, and off the path the samples that share the mass are further apart: shares
+    above 1 / FEW_SHARES are scored again as soon as an error delta of all of them, FAR_APART this spread, would show.
     """
-    window = 2.0 * (error * spread / budget).clamp_min(1e-300).log()
+    excess = (error * spread / budget).clamp_min(1e-300)
+    window = 2.0 * excess.log()
+    window = torch.where(FAR_APART * excess > 1.0, window.clamp_min(math.log(FEW_SHARES)), window)
     window = torch.where(error > limit, weight, torch.minimum(window, weight))
     return torch.where(window > 0.0, window + 2.0 * WORST_CASE * error, -torch.inf)
 
