@@ -48,7 +48,7 @@ class Comparison:
         errors = self._errors(calls, x, t)
         peaks = {name: peak_extra_bytes(call, x.device) for name, call in calls.items()}
         others = watch_others()
-        timings = interleave(calls, budget, x.device, no_thresholds=(OURS, OURS_COARSE, OURS_RECORDED))
+        timings = interleave(calls, budget, x.device, always=(OURS, OURS_COARSE, OURS_RECORDED))
         busy = others()
         sides = {name: _measured(timings[name], timings.get(OURS), errors[name], peaks[name]) for name in calls}
         data, storage = self.data, str(self.data.storage).removeprefix("torch.")

@@ -110,7 +110,7 @@ def late_row(sides: Sides, kind: str, size: int, t: float | None, budget: float)
     calls = sides.calls(kind, batch)
     answers = {name: sides.answered(name, call, batch) for name, call in calls.items()}
     others = watch_others()
-    timings = interleave(calls, budget, CPU, no_thresholds=calls)
+    timings = interleave(calls, budget, CPU, always=calls)
     busy = others()
     truth = answers[EXACT]
     measured = {name: _side(timings[name], timings[EXACT], answers[name], truth) for name in calls}

@@ -50,20 +50,18 @@ class Timing:
 
 
 def interleave(
-    sides: Mapping[str, Call], budget: float, device: torch.device, no_thresholds: Container[str]
+    sides: Mapping[str, Call], budget: float, device: torch.device, always: Container[str]
 ) -> dict[str, Timing]:
     """Time the sides in rounds in which each runs once, the order rotated, for about `budget` seconds.
 
-    Every side must have been called before. The sides in `no_thresholds` run in every round; a peer that is far
+    Every side must have been called before. The sides in `always` run in every round; a peer that is far
     behind the fastest peer is spared the later ones.
     """
     clock = _cuda_seconds if device.type == "cuda" else _cpu_seconds
     seconds: dict[str, dict[int, float]] = {name: {} for name in sides}
     number, left = 0, budget
     while number < LEAST_ROUNDS or left > 0:
-        racing = (
-            _racing(seconds, HOPELESS if number == 2 else FAR_BEHIND, no_thresholds) if number >= 2 else list(sides)
-        )
+        racing = _racing(seconds, HOPELESS if number == 2 else FAR_BEHIND, always) if number >= 2 else list(sides)
         turn = number % len(racing)
         for name in racing[turn:] + racing[:turn]:
             seconds[name][number] = clock(sides[name])
@@ -73,11 +71,11 @@ def interleave(
     return {name: Timing(values) for name, values in seconds.items()}
 
 
-def _racing(seconds: Mapping[str, Mapping[int, float]], factor: float, no_thresholds: Container[str]) -> list[str]:
+def _racing(seconds: Mapping[str, Mapping[int, float]], factor: float, always: Container[str]) -> list[str]:
     # by their fastest rounds, which a disturbance cannot make slower
     fastest = {name: min(values.values()) for name, values in seconds.items()}
-    limit = factor * min((value for name, value in fastest.items() if name not in no_thresholds), default=0.0)
-    return [name for name, value in fastest.items() if name in no_thresholds or value <= limit]
+    limit = factor * min((value for name, value in fastest.items() if name not in always), default=0.0)
+    return [name for name, value in fastest.items() if name in always or value <= limit]
 
 
 def _cpu_seconds(call: Call) -> float:

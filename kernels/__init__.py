@@ -8,6 +8,7 @@ from .common.prepare import prepare_rows, recentred, total_variance
 from .common.rescore import Pairs, pairs_state
 from .common.rows import Query, Rows, Span
 from .common.state import PosteriorState, Wanted, concatenate, merge
+from .common.work import Work
 from .gpu import gpu_memory, gpu_state
 from .portable.covariance import Directions, covariance_product, reference_covariance_product
 from .portable.scan import posterior_state, scan_memory
@@ -21,6 +22,7 @@ __all__ = [
     "Rows",
     "Span",
     "Wanted",
+    "Work",
     "concatenate",
     "covariance_product",
     "gpu_memory",

@@ -7,6 +7,7 @@ import torch
 from ..base.arrays import Float64, Tensor
 from .common.rows import Query, Rows, Span
 from .common.state import PosteriorState, Wanted
+from .common.work import Work
 
 
 def reference_logits(rows: Rows, query: Query, span: Span) -> Float64[Tensor, "B n"]:
@@ -25,13 +26,14 @@ def reference_logits(rows: Rows, query: Query, span: Span) -> Float64[Tensor, "B
     return logits.masked_fill(inside.any(1), -torch.inf)
 
 
-def reference_state(rows: Rows, query: Query, span: Span, wanted: Wanted) -> PosteriorState:
-    """Return the state of `span` for every query; the same meaning as every other implementation, without blocks."""
-    if len(query) == 0:
-        return PosteriorState.empty(0, rows.dim, wanted.top_k, rows.device)
-    logits = reference_logits(rows, query, span)
+def reference_state(work: Work) -> PosteriorState:
+    """Return the state of the span for every query; the same meaning as every other implementation, without blocks."""
+    rows, span = work.rows, work.span
+    if len(work.query) == 0:
+        return work.nothing()
+    logits = reference_logits(rows, work.query, span)
     samples = rows.gather(torch.arange(span.start, span.stop, device=rows.device)) - rows.centre
-    return state_from_logits(logits, samples, span, wanted)
+    return state_from_logits(logits, samples, span, work.wanted)
 
 
 def reference_memory(rows: Rows, batch: int) -> int:

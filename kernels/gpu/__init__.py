@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from ..common.rows import Query, Rows, Span
-from ..common.state import PosteriorState, Wanted
+from ..common.rows import Rows
+from ..common.state import PosteriorState
+from ..common.work import Work
 
 
-def gpu_state(rows: Rows, query: Query, span: Span, wanted: Wanted, *, half: bool = False) -> PosteriorState:
-    """Return the state of the rows in `span` for every query, see :func:`.scan.triton_state`.
+def gpu_state(work: Work, *, half: bool = False) -> PosteriorState:
+    """Return the state of the span for every query, see :func:`.scan.triton_state`.
 
     half: half of the matrix products, and velocities off by about 1e-3.
     """
     from .operands import EXACT, HALF
     from .scan import triton_state
 
-    return triton_state(rows, query, span, wanted, HALF if half else EXACT)
+    return triton_state(work, HALF if half else EXACT)
 
 
 def gpu_memory(rows: Rows, batch: int) -> int:

@@ -17,6 +17,7 @@ from ..common.rounding import Rounding, Windows, unit_error, windows
 from ..common.rows import Query, Rows, Span
 from ..common.state import PosteriorState, Wanted, merge, without_top
 from ..common.top_k import TopCandidates
+from ..common.work import Work
 from .configs import AnyConfig, DigitConfig, FusedConfig, LaunchConfig, ScoreConfig, choose
 from .devices import device_of
 from .digits import DigitOperand, digit_rounding
@@ -54,8 +55,8 @@ LEAST_RESCORED, MOST_RESCORED = 256, 8192
 FUSED_RANGES = 4
 
 
-def triton_state(rows: Rows, query: Query, span: Span, wanted: Wanted, split: Split = EXACT) -> PosteriorState:
-    """Return the state of the rows in `span` for every query; same meaning as `posterior_state`, and the same bar.
+def triton_state(work: Work, split: Split = EXACT) -> PosteriorState:
+    """Return the state of the span for every query; same meaning as `posterior_state`, and the same bar.
 
     With split=HALF half the products give the velocity to about 1e-3.
 
@@ -63,7 +64,8 @@ def triton_state(rows: Rows, query: Query, span: Span, wanted: Wanted, split: Sp
     one of the rows that carry weight, 2 to 4 B n D operations each; memory is the logits of a block, and B D values.
     Where a program can hold all of D, and neither moments nor top-k are wanted, both are one read.
     """
-    config = checked_config(rows, query, span, split)
+    config = checked_config(work, split)
+    rows, query, span, wanted = work.rows, work.query, work.span, work.wanted
     with _on_device(rows.device), ieee_products(rows.device.type):
         scan = scan_type(query, wanted, config)(rows, query, len(span), wanted, config, split)
         for block in scan.blocks(span):
@@ -287,8 +289,9 @@ class TileCandidates(TopCandidates):
         self.logits = best.values
 
 
-def checked_config(rows: Rows, query: Query, span: Span, split: Split = EXACT) -> LaunchConfig:
+def checked_config(work: Work, split: Split = EXACT) -> LaunchConfig:
     """Return the launch configuration for this work. Raises InputError where the kernels cannot run."""
+    rows, query, span = work.rows, work.query, work.span
     stored = rows.stored
     if not (INTERPRET or stored.is_cuda):
         raise invalid("device", "must be a CUDA device for the Triton kernels", stored.device, "use backend='torch'")

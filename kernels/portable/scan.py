@@ -20,6 +20,7 @@ from ..common.rounding import Windows, logit_error, longest_sum, path_partition,
 from ..common.rows import Query, Rows, Span
 from ..common.state import PosteriorState, Wanted, merge, without_top
 from ..common.top_k import TopCandidates
+from ..common.work import Work
 from .attention import attention_applies, attention_state, navigating
 
 # below this width a float64 product costs less than the exponentials beside it, and needs no second look
@@ -39,15 +40,16 @@ WIDE_WINDOW = 30.0
 SPARSE_SHARE = 0.12
 
 
-def posterior_state(rows: Rows, query: Query, span: Span, wanted: Wanted) -> PosteriorState:
-    """Return the state of the rows in `span` for every query.
+def posterior_state(work: Work) -> PosteriorState:
+    """Return the state of the span for every query.
 
     Relative velocity error below 1e-5 against float64 for queries in every regime. Costs one read of the span,
     2 B n D operations for the logits and as many again for the blocks that carry weight; memory is a block of
     rows, its logits, and B D values.
     """
+    rows, query, span, wanted = work.rows, work.query, work.span, work.wanted
     if len(query) == 0:
-        return PosteriorState.empty(0, rows.dim, wanted.top_k, rows.device)
+        return work.nothing()
     with ieee_products(rows.device.type):
         if score_dtype(rows) == torch.float64:
             return Scan(rows, query, wanted, torch.float64).run(span).coarse
@@ -56,7 +58,7 @@ def posterior_state(rows: Rows, query: Query, span: Span, wanted: Wanted) -> Pos
             # where queries are, off the path, is known only now
             if _none_again(rows, query, len(span), state.lse + dropped_constant(rows, query)):
                 return state
-        return scanned_state(rows, query, span, wanted)
+        return scanned_state(work)
 
 
 def _all_early(rows: Rows, query: Query, span: Span) -> bool:
@@ -71,8 +73,9 @@ def _none_again(rows: Rows, query: Query, count: int, partition: Float64[Tensor,
     return bool((windows(rows, query, count, error).rescore == -torch.inf).all())
 
 
-def scanned_state(rows: Rows, query: Query, span: Span, wanted: Wanted) -> PosteriorState:
+def scanned_state(work: Work) -> PosteriorState:
     """Return the state of `span` from a float32 scan, its heads scored again, and float64 for crowded queries."""
+    rows, query, span, wanted = work.rows, work.query, work.span, work.wanted
     result = Scan(rows, query, wanted, torch.float32).run(span)
     rescore_list = pairs_state(rows, query, result.rescore_list, wanted)
     state = merge(without_top(result.coarse, rescore_list.top_rows), rescore_list)

@@ -10,10 +10,7 @@ from ..base.errors import invalid
 from ..base.settings import Settings
 from ..kernels import (
     PosteriorState,
-    Query,
     Rows,
-    Span,
-    Wanted,
     gpu_memory,
     gpu_state,
     posterior_state,
@@ -21,9 +18,10 @@ from ..kernels import (
     reference_state,
     scan_memory,
 )
+from ..kernels.common.work import Work
 
 # what computes the state of a span of rows
-ScanState = Callable[[Rows, Query, Span, Wanted], PosteriorState]
+ScanState = Callable[[Work], PosteriorState]
 
 
 @dataclass(frozen=True)

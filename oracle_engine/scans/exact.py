@@ -12,6 +12,7 @@ from ..base.cuda_graphs import capturing, holds
 from ..base.errors import invalid
 from ..data.dataset import OracleDataset
 from ..kernels import PosteriorState, Span, Wanted, concatenate, merge
+from ..kernels.common.work import Work
 from ..queries.classes import batch_slices, class_ranges, rows_between, scan_tasks
 from ..queries.request import Request
 from .backends import ScanState
@@ -52,7 +53,7 @@ class ExactScan:
         everyone = torch.arange(len(query), device=self.data.device)
         state = PosteriorState.empty(len(query), self.data.dim, wanted.top_k, self.data.device)
         for task in scan_tasks(request.labels, self.data.segments, len(self.data), everyone):
-            part = self.backend(self.data.rows, query.take(task.query), task.span, wanted)
+            part = self.backend(Work(self.data.rows, query.take(task.query), task.span, wanted))
             state = state.put(task.query, merge(state.take(task.query), part))
         return state
 
@@ -63,7 +64,7 @@ class ExactScan:
         """Scan all samples, of which each query leaves out some ranges of rows."""
         query = request.query(self.data, self.point_std)
         excluded = torch.cat([query.excluded, without], dim=1)
-        return self.backend(self.data.rows, replace(query, excluded=excluded), Span(0, len(self.data)), wanted)
+        return self.backend(Work(self.data.rows, replace(query, excluded=excluded), Span(0, len(self.data)), wanted))
 
     def _ranges(self, request: Request) -> Int64[Tensor, "B U 2"]:
         if request.labels is None or self.data.sorted_labels is None:

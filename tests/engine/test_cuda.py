@@ -22,6 +22,7 @@ from oracle_engine.kernels import (
     reference_covariance_product,
     reference_state,
 )
+from oracle_engine.kernels.common.work import Work
 from oracle_engine.kernels.gpu.configs import scored_with
 from oracle_engine.queries.modes import TopK
 
@@ -190,7 +191,7 @@ def test_covariance_products_agree_with_float64(side: Side) -> None:
     excluded = torch.zeros(4, 0, 2, dtype=torch.int64, device=side.device)
     query = Query(point, times, (unit * (1 - times)).pow(-2), excluded)
     span = Span(0, len(rows))
-    state = reference_state(rows, query, span, Wanted())
+    state = reference_state(Work(rows, query, span, Wanted()))
     vectors = Directions(query, state.lse, state.mean, noise.flip(0))
     found, true = (
         query.gain[:, None] * product(rows, vectors, span)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from oracle_engine.kernels import Query, Rows, Span, Wanted, prepare_rows, reference_state
 from oracle_engine.kernels.common.state import PosteriorState
+from oracle_engine.kernels.common.work import Work
 from oracle_engine.kernels.gpu import scan
 
 DTYPES = (torch.uint8, torch.int8, torch.float16, torch.bfloat16, torch.float32)
@@ -57,8 +58,8 @@ def velocity_error(rows: Rows, query: Query, found: PosteriorState, true: Poster
 def compare(rows: Rows, query: Query, wanted: Wanted, span: Span | None = None) -> PosteriorState:
     """Check one call against the reference and return it."""
     span = span or Span(0, len(rows))
-    found = scan.triton_state(rows, query, span, wanted)
-    true = reference_state(rows, query, span, wanted)
+    found = scan.triton_state(Work(rows, query, span, wanted))
+    true = reference_state(Work(rows, query, span, wanted))
     torch.testing.assert_close(found.lse, true.lse, rtol=2e-6, atol=1e-5)
     if wanted.mean:
         assert velocity_error(rows, query, found, true) < BAR

@@ -18,6 +18,7 @@ from oracle_engine.kernels import (
     reference_state,
     total_variance,
 )
+from oracle_engine.kernels.common.work import Work
 
 EVERYTHING = Wanted(moments=True, top_k=4)
 MEAN_ONLY = Wanted()
@@ -51,7 +52,10 @@ def whole(rows: Rows) -> Span:
 def assert_parity(rows: Rows, query: Query, span: Span | None = None, wanted: Wanted = EVERYTHING) -> PosteriorState:
     """Compare the kernel with the reference on what was wanted; return what the kernel gave."""
     span = span or whole(rows)
-    actual, expected = posterior_state(rows, query, span, wanted), reference_state(rows, query, span, wanted)
+    actual, expected = (
+        posterior_state(Work(rows, query, span, wanted)),
+        reference_state(Work(rows, query, span, wanted)),
+    )
     assert_close(actual.lse, expected.lse, "moment")
     if wanted.mean:
         assert_rows_close(actual.mean, expected.mean, "mean", rows.radius or 1.0)

@@ -7,6 +7,7 @@ import torch
 from tolerances import assert_close
 
 from oracle_engine.kernels import Query, Span, Wanted, posterior_state, prepare_rows, reference_state
+from oracle_engine.kernels.common.work import Work
 from oracle_engine.kernels.portable import scan as chunked
 
 
@@ -23,7 +24,7 @@ def test_the_nearest_row_comes_last(monkeypatch: pytest.MonkeyPatch, dim: int, s
     own = points[-1:].double() - rows.centre
     query = Query(alpha[:, None] * own, alpha, (sigma / alpha).pow(-2), torch.empty(1, 0, 2, dtype=torch.int64))
     wanted = Wanted(moments=True, top_k=2)
-    state = posterior_state(rows, query, Span(0, len(rows)), wanted)
-    truth = reference_state(rows, query, Span(0, len(rows)), wanted)
+    state = posterior_state(Work(rows, query, Span(0, len(rows)), wanted))
+    truth = reference_state(Work(rows, query, Span(0, len(rows)), wanted))
     assert_close(state.mean, truth.mean, "mean", float(points.norm(dim=1).max()))
     assert torch.equal(state.top_rows, truth.top_rows)

@@ -27,6 +27,7 @@ from oracle_engine.kernels import (
     prepare_rows,
     reference_state,
 )
+from oracle_engine.kernels.common.work import Work
 
 WANTED = Wanted(moments=True, top_k=5)
 CPU = torch.device("cpu")
@@ -48,7 +49,7 @@ def states_between(rows: Rows, query: Query, cuts: list[int]) -> list[PosteriorS
     edges = [0, *sorted(cuts), len(rows)]
     spans = [Span(start, stop) for start, stop in pairwise(edges)]
     empty = PosteriorState.empty(len(query), rows.dim, WANTED.top_k, CPU)
-    return [reference_state(rows, query, span, WANTED) if len(span) else empty for span in spans]
+    return [reference_state(Work(rows, query, span, WANTED)) if len(span) else empty for span in spans]
 
 
 def assert_same(first: PosteriorState, second: PosteriorState) -> None:
@@ -71,7 +72,7 @@ def test_any_split_in_any_order_and_grouping_gives_the_state_of_the_whole(
 ) -> None:
     rows, query = make_problem(generator)
     parts = data.draw(st.permutations(states_between(rows, query, cuts)))
-    whole = reference_state(rows, query, Span(0, len(rows)), WANTED)
+    whole = reference_state(Work(rows, query, Span(0, len(rows)), WANTED))
     assert_same(tree_merge(parts, data), whole)
 
 
@@ -90,7 +91,7 @@ def test_merge_is_associative(generator: torch.Generator, low: int, high: int) -
 
 def test_the_empty_state_is_neutral_to_the_last_bit(generator: torch.Generator) -> None:
     rows, query = make_problem(generator)
-    state = reference_state(rows, query, Span(0, len(rows)), WANTED)
+    state = reference_state(Work(rows, query, Span(0, len(rows)), WANTED))
     empty = PosteriorState.empty(len(query), rows.dim, WANTED.top_k, CPU)
     assert_identical(merge(empty, state), state)
     assert_identical(merge(state, empty), state)
@@ -149,7 +150,7 @@ def test_merged_top_k_is_the_largest_of_both_in_falling_order(generator: torch.G
     first, second = states_between(rows, query, [3])
     merged = merge(first, second)
     assert bool((merged.top_logits[:, 1:] <= merged.top_logits[:, :-1]).all())
-    assert torch.equal(merged.top_rows, reference_state(rows, query, Span(0, len(rows)), WANTED).top_rows)
+    assert torch.equal(merged.top_rows, reference_state(Work(rows, query, Span(0, len(rows)), WANTED)).top_rows)
     # three rows cannot fill five places
     assert bool((first.top_rows[:, 3:] == -1).all())
     assert bool((first.top_logits[:, 3:] == -torch.inf).all())
@@ -157,7 +158,7 @@ def test_merged_top_k_is_the_largest_of_both_in_falling_order(generator: torch.G
 
 def test_concatenate_undoes_taking_apart(generator: torch.Generator) -> None:
     rows, query = make_problem(generator)
-    state = reference_state(rows, query, Span(0, len(rows)), WANTED)
+    state = reference_state(Work(rows, query, Span(0, len(rows)), WANTED))
     parts = [state.take(torch.tensor(index, dtype=torch.int64)) for index in ([0, 1], [2], [], [3, 4, 5])]
     assert_identical(concatenate(parts), state)
 
@@ -165,13 +166,13 @@ def test_concatenate_undoes_taking_apart(generator: torch.Generator) -> None:
 def test_taking_queries_then_scanning_is_scanning_then_taking(generator: torch.Generator) -> None:
     rows, query = make_problem(generator)
     index = torch.tensor([4, 1, 3])
-    whole = reference_state(rows, query, Span(0, len(rows)), WANTED)
-    assert_same(reference_state(rows, query.take(index), Span(0, len(rows)), WANTED), whole.take(index))
+    whole = reference_state(Work(rows, query, Span(0, len(rows)), WANTED))
+    assert_same(reference_state(Work(rows, query.take(index), Span(0, len(rows)), WANTED)), whole.take(index))
 
 
 def test_put_replaces_some_queries_and_changes_no_state(generator: torch.Generator) -> None:
     rows, query = make_problem(generator)
-    state = reference_state(rows, query, Span(0, len(rows)), WANTED)
+    state = reference_state(Work(rows, query, Span(0, len(rows)), WANTED))
     before = state.lse.clone()
     index = torch.tensor([5, 0])
     replaced = state.put(index, PosteriorState.empty(2, rows.dim, WANTED.top_k, CPU))

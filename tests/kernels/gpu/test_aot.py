@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from oracle_engine.kernels.common.work import Work
+
 pytest.importorskip("triton")
 
 from oracle_engine.base.errors import DataFileError, InputError
@@ -166,6 +168,6 @@ def test_a_tensor_on_the_wrong_device_is_refused_before_any_launch() -> None:
     ones = torch.ones(1, dtype=torch.float64)
     query = Query(torch.ones(1, 4, dtype=torch.float64), ones, ones, torch.zeros(1, 0, 2, dtype=torch.int64))
     with pytest.raises(InputError, match="must be a CUDA device"):
-        triton_state(rows, query, Span(0, 10), Wanted())
+        triton_state(Work(rows, query, Span(0, 10), Wanted()))
     with pytest.raises(InputError, match="must be a CUDA device"):
         tune.main([])

@@ -22,12 +22,13 @@ from oracle_engine.kernels import (
     reference_covariance_product,
     reference_state,
 )
+from oracle_engine.kernels.common.work import Work
 from oracle_engine.kernels.portable import covariance
 
 
 def vectors_of(rows: Rows, query: Query, generator: torch.Generator, size: float = 1.0) -> Directions:
     """Return a random vector for each query, whose posterior is over all rows."""
-    state = reference_state(rows, query, Span(0, len(rows)), Wanted())
+    state = reference_state(Work(rows, query, Span(0, len(rows)), Wanted()))
     return Directions(query, state.lse, state.mean, size * normal(len(query), rows.dim, generator))
 
 

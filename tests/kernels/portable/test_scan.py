@@ -14,6 +14,7 @@ from tolerances import assert_close, assert_rows_close
 
 from oracle_engine.base.arrays import STORAGE_DTYPES
 from oracle_engine.kernels import PosteriorState, Query, Span, Wanted, posterior_state, prepare_rows, reference_state
+from oracle_engine.kernels.common.work import Work
 from oracle_engine.kernels.portable import attention
 from oracle_engine.kernels.portable import scan as chunked
 
@@ -64,8 +65,8 @@ def test_what_is_left_of_a_span_without_samples_is_the_empty_state(generator: to
     hidden = Query(query.point, query.alpha, query.inverse_variance, torch.tensor([[30, 90]]).repeat(len(query), 1, 1))
     for wanted in (EVERYTHING, MEAN_ONLY):
         empty = PosteriorState.empty(len(query), dim, wanted.top_k, rows.device)
-        assert_identical(posterior_state(rows, query, Span(0, 30), wanted), empty)
-        assert_identical(posterior_state(rows, hidden, whole(rows), wanted), empty)
+        assert_identical(posterior_state(Work(rows, query, Span(0, 30), wanted)), empty)
+        assert_identical(posterior_state(Work(rows, hidden, whole(rows), wanted)), empty)
 
 
 @pytest.mark.parametrize("dim", [4, 64])
@@ -75,7 +76,7 @@ def test_no_queries_give_no_states(
     generator: torch.Generator, dim: int, wanted: Wanted, kernel: Callable[..., PosteriorState]
 ) -> None:
     rows = prepare_rows(normal(20, dim, generator).float(), None)
-    state = kernel(rows, make_query(rows, generator, batch=0), whole(rows), wanted)
+    state = kernel(Work(rows, make_query(rows, generator, batch=0), whole(rows), wanted))
     assert_identical(state, PosteriorState.empty(0, dim, wanted.top_k, rows.device))
 
 
@@ -90,8 +91,8 @@ def test_more_names_than_samples_are_filled_up_with_nobody(generator: torch.Gene
 def test_only_what_is_wanted_is_computed(generator: torch.Generator) -> None:
     rows = prepare_rows(normal(200, 64, generator).float(), None)
     query = make_query(rows, generator)
-    full = posterior_state(rows, query, whole(rows), EVERYTHING)
-    density = posterior_state(rows, query, whole(rows), Wanted(mean=False))
+    full = posterior_state(Work(rows, query, whole(rows), EVERYTHING))
+    density = posterior_state(Work(rows, query, whole(rows), Wanted(mean=False)))
     assert_close(density.lse, full.lse, "moment")
     for left_out in (density.mean, density.entropy, density.concentration, density.variance):
         assert not bool(left_out.any())
@@ -116,8 +117,8 @@ def test_many_small_blocks_give_what_one_block_gives(
 def test_each_query_is_answered_as_if_it_were_alone(generator: torch.Generator, wanted: Wanted) -> None:
     rows = prepare_rows(normal(700, 64, generator).float(), None)
     query = make_query(rows, generator, 16)
-    together = posterior_state(rows, query, whole(rows), wanted)
+    together = posterior_state(Work(rows, query, whole(rows), wanted))
     for place in range(16):
-        alone = posterior_state(rows, query.take(torch.tensor([place])), whole(rows), wanted)
+        alone = posterior_state(Work(rows, query.take(torch.tensor([place])), whole(rows), wanted))
         assert_close(alone.lse, together.lse[place, None], "moment")
         assert_rows_close(alone.mean, together.mean[place, None], "mean", rows.radius)

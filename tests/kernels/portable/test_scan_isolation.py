@@ -14,6 +14,7 @@ from row_cases import EVERYTHING, MEAN_ONLY, assert_identical, assert_parity, ma
 
 from oracle_engine.kernels import posterior_state, prepare_rows
 from oracle_engine.kernels.common.matmul import ieee_products
+from oracle_engine.kernels.common.work import Work
 from oracle_engine.kernels.portable import attention
 from oracle_engine.kernels.portable import scan as chunked
 
@@ -47,11 +48,11 @@ def test_settings_of_the_caller_change_no_bit_and_survive(generator: torch.Gener
     rows = prepare_rows(normal(500, 100, generator).float(), None)
     query = make_query(rows, generator)
     for wanted in (EVERYTHING, MEAN_ONLY):
-        plain = posterior_state(rows, query, whole(rows), wanted)
+        plain = posterior_state(Work(rows, query, whole(rows), wanted))
         torch.set_float32_matmul_precision(precision)
         try:
             with torch.autocast("cpu", dtype=torch.bfloat16):
-                assert_identical(posterior_state(rows, query, whole(rows), wanted), plain)
+                assert_identical(posterior_state(Work(rows, query, whole(rows), wanted)), plain)
             assert torch.get_float32_matmul_precision() == precision
         finally:
             torch.set_float32_matmul_precision("highest")
@@ -95,14 +96,14 @@ def test_products_stay_exact_under_the_settings_of_each_backend(generator: torch
         pytest.skip("this version of torch has no such setting")
     rows = prepare_rows(normal(300, 100, generator).float(), None)
     query = make_query(rows, generator)
-    plain = posterior_state(rows, query, whole(rows), MEAN_ONLY)
+    plain = posterior_state(Work(rows, query, whole(rows), MEAN_ONLY))
     before = scope.fp32_precision
     scope.fp32_precision = "tf32" if "cuda" in where else "bf16"
     chosen = scope.fp32_precision
     try:
         with ieee_products("cpu"):
             assert cpu_precision() in ("ieee", "none")
-        assert_identical(posterior_state(rows, query, whole(rows), MEAN_ONLY), plain)
+        assert_identical(posterior_state(Work(rows, query, whole(rows), MEAN_ONLY)), plain)
         assert scope.fp32_precision == chosen
     finally:
         scope.fp32_precision = before

@@ -10,6 +10,7 @@ from tolerances import assert_close
 
 from oracle_engine.kernels import Query, Wanted, posterior_state, prepare_rows, reference_state
 from oracle_engine.kernels.common.rescore import candidate_logits
+from oracle_engine.kernels.common.work import Work
 from oracle_engine.kernels.portable import scan as chunked
 
 
@@ -35,7 +36,7 @@ def test_the_heaviest_of_many_near_duplicates_are_named(generator: torch.Generat
     x = t[:, None] * centred(rows)[:3] + (1 - t)[:, None] * normal(3, 3072, generator)
     query = Query(x, t, (1 - t).pow(-2), torch.empty(3, 0, 2).long())
     wanted = Wanted(moments=True, top_k=top_k)
-    actual, expected = (kernel(rows, query, whole(rows), wanted) for kernel in (posterior_state, reference_state))
+    actual, expected = (kernel(Work(rows, query, whole(rows), wanted)) for kernel in (posterior_state, reference_state))
     weights = [(state.top_logits - state.lse[:, None]).exp() for state in (actual, expected)]
     assert_close(weights[0], weights[1], "moment")
 
@@ -48,7 +49,7 @@ def test_two_samples_at_the_same_distance_both_count(generator: torch.Generator,
     pairs = torch.arange(12).reshape(6, 2)
     t = torch.full((6,), time, dtype=torch.float64)
     query = Query(t[:, None] * centred(rows)[pairs].mean(1), t, (1 - t).pow(-2), torch.empty(6, 0, 2).long())
-    state = posterior_state(rows, query, whole(rows), EVERYTHING)
+    state = posterior_state(Work(rows, query, whole(rows), EVERYTHING))
     assert torch.equal(state.top_rows[:, :2].sort(1).values, pairs)
     # half of the mass each: the last digits of float64 decide no more than a hundredth
     assert bool((1 / state.concentration > 1.99).all())
@@ -60,7 +61,9 @@ def test_the_spread_of_a_tight_cluster_keeps_its_digits(generator: torch.Generat
     rows = prepare_rows(torch.cat([cluster, others]).float(), None)
     t = torch.tensor([0.3, 0.5], dtype=torch.float64)
     query = Query(t[:, None] * centred(rows)[:1], t, (1 - t).pow(-2), torch.empty(2, 0, 2).long())
-    actual, expected = (kernel(rows, query, whole(rows), EVERYTHING) for kernel in (posterior_state, reference_state))
+    actual, expected = (
+        kernel(Work(rows, query, whole(rows), EVERYTHING)) for kernel in (posterior_state, reference_state)
+    )
     assert bool((expected.variance < 1e-4).all())
     assert_close(actual.variance, expected.variance, "moment", expected.variance)
 
@@ -69,7 +72,7 @@ def test_candidates_are_scored_as_the_reference_scores_them(generator: torch.Gen
     rows = prepare_rows(near_duplicates(300, 50, generator).float(), torch.rand(300, generator=generator).double())
     query = make_query(rows, generator)
     named = torch.randint(-1, 300, (8, 9), generator=generator)
-    expected = reference_state(rows, query, whole(rows), Wanted(top_k=300))
+    expected = reference_state(Work(rows, query, whole(rows), Wanted(top_k=300)))
     table = torch.full((8, 300), torch.nan, dtype=torch.float64).scatter(1, expected.top_rows, expected.top_logits)
     wanted = table.gather(1, named.clamp_min(0)).masked_fill(named < 0, -torch.inf)
     assert_close(candidate_logits(rows, query, named), wanted, "float64")

@@ -16,6 +16,7 @@ from torch import Tensor
 from oracle_engine import OracleDataset, OracleEngine, OracleTarget, PosteriorDraw, conditional_target, path_sample
 from oracle_engine.base.errors import InputError
 from oracle_engine.kernels import Span, Wanted, reference_state
+from oracle_engine.kernels.common.work import Work
 from oracle_engine.kernels.gpu import scan
 from oracle_engine.kernels.gpu.operands import EXACT, HALF
 from oracle_engine.scans import backends
@@ -102,10 +103,10 @@ def test_half_precision_keeps_its_promise_with_half_the_products(
 ) -> None:
     rows = make_rows(dtype, 140, dim, generator)
     query, span = make_query(rows, all_times(17), generator), Span(0, 140)
-    found = scan.triton_state(rows, query, span, Wanted(), HALF)
-    true = reference_state(rows, query, span, Wanted())
+    found = scan.triton_state(Work(rows, query, span, Wanted()), HALF)
+    true = reference_state(Work(rows, query, span, Wanted()))
     assert_within(velocity_error(rows, query, found, true), "half precision")
-    config = scan.checked_config(rows, query, span, HALF)
+    config = scan.checked_config(Work(rows, query, span), HALF)
     exact, half = (
         scan.TwoPhaseScan(rows, query, 140, Wanted(), config, split).operand.parts for split in (EXACT, HALF)
     )

@@ -15,6 +15,7 @@ from oracle_engine.base.errors import InputError
 from oracle_engine.kernels import Query, Rows, Span, Wanted, prepare_rows, reference_state
 from oracle_engine.kernels.common.accumulate import dropped_constant
 from oracle_engine.kernels.common.rounding import unit_error
+from oracle_engine.kernels.common.work import Work
 from oracle_engine.kernels.gpu import configs, scan
 from oracle_engine.kernels.gpu.configs import DigitConfig, scored_with
 from oracle_engine.kernels.gpu.devices import Device
@@ -152,7 +153,7 @@ def test_queries_anywhere_meet_the_bar(
 def test_products_cut_over_the_dimension_meet_the_bar(dtype: torch.dtype, generator: torch.Generator) -> None:
     rows = make_bytes(dtype, 70, 523, generator, "narrow")
     query = make_query(rows, all_times(9), generator, excluded=1)
-    config = scan.checked_config(rows, query, Span(0, 64))
+    config = scan.checked_config(Work(rows, query, Span(0, 64)))
     assert config.score_slices(64, 9, 523) == 2
     compare(rows, query, Wanted())
 
@@ -181,8 +182,8 @@ def test_half_precision_keeps_its_promise_wherever_the_mean_is(
 ) -> None:
     rows, span = make_bytes(torch.uint8, 140, dim, generator, levels), Span(0, 140)
     query = make_query(rows, all_times(17), generator)
-    found = scan.triton_state(rows, query, span, Wanted(), HALF)
-    true = reference_state(rows, query, span, Wanted())
+    found = scan.triton_state(Work(rows, query, span, Wanted()), HALF)
+    true = reference_state(Work(rows, query, span, Wanted()))
     assert_within(velocity_error(rows, query, found, true), "half precision")
 
 
@@ -190,7 +191,7 @@ def test_digits_wait_for_nothing(generator: torch.Generator) -> None:
     rows = make_bytes(torch.uint8, 130, 523, generator, "narrow")
     query = make_query(rows, all_times(5), generator)
     with Waiting() as waiting:
-        scan.triton_state(rows, query, Span(0, 130), Wanted())
+        scan.triton_state(Work(rows, query, Span(0, 130), Wanted()))
     assert waiting.found == []
 
 
@@ -201,7 +202,7 @@ def test_errors_stay_below_a_law_that_leaves_less_to_score_again(levels: str, ge
     scans = []
     for asked, kind in (("digits", DigitOperand), ("parts", QueryOperand)):
         with scored_with(asked):
-            config = scan.checked_config(rows, query, Span(0, 64))
+            config = scan.checked_config(Work(rows, query, Span(0, 64)))
         scans.append(scan.TwoPhaseScan(rows, query, 64, Wanted(), config))
         assert isinstance(scans[-1].operand, kind)
     digits, parts = scans

@@ -15,6 +15,7 @@ from oracle_engine import load_dataset
 from oracle_engine.kernels import Rows, Span, Wanted, prepare_rows
 from oracle_engine.kernels.common.accumulate import dropped_constant
 from oracle_engine.kernels.common.rounding import unit_error
+from oracle_engine.kernels.common.work import Work
 from oracle_engine.kernels.gpu import scan
 from oracle_engine.kernels.gpu.configs import scored_with
 from oracle_engine.kernels.gpu.devices import Device
@@ -71,7 +72,7 @@ def test_errors_of_logits_stay_below_their_law(
     times = torch.tensor([0.1, 0.4, 0.95]).double().repeat(6)[:batch]
     query = make_query(rows, times, generator)
     with scored_with(operand if dtype == torch.uint8 else None):
-        config = scan.checked_config(rows, query, span)
+        config = scan.checked_config(Work(rows, query, span))
     made = scan.TwoPhaseScan(rows, query, len(rows), Wanted(), config)
     found = made._score(BlockOperand.of(made.rows, span)).logits[:, :batch].double().T
     true = reference_logits(rows, query, span) + dropped_constant(made.rows, query)[:, None]

@@ -10,6 +10,7 @@ from kernel_problems import DTYPES, all_times, make_query, make_rows
 from torch import Tensor
 
 from oracle_engine.kernels import Query, Rows, Span, Wanted, reference_state
+from oracle_engine.kernels.common.work import Work
 from oracle_engine.kernels.gpu import rescore as rescored
 from oracle_engine.kernels.gpu.rescore_list import EVERY, RescoreList
 from oracle_engine.kernels.gpu.weighted_sum import ListedPairs
@@ -29,7 +30,7 @@ def compare(
 ) -> None:
     """Check the state of `rescore_list` against a reference that sees nothing but `chosen` [B, N]."""
     found = rescored.rescored_state(rows, query, rescore_list, span, wanted, looks=True)
-    true = reference_state(rows, only(query, chosen), span, wanted)
+    true = reference_state(Work(rows, only(query, chosen), span, wanted))
     torch.testing.assert_close(found.lse, true.lse)
     present = true.lse > -torch.inf
     assert found.mean.isfinite().all()

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from oracle_engine.base.errors import InputError
 from oracle_engine.kernels import PosteriorState, Query, Rows, Span, Wanted, prepare_rows, reference_state
+from oracle_engine.kernels.common.work import Work
 from oracle_engine.kernels.gpu import configs, scan
 from oracle_engine.kernels.gpu import rescore as rescored
 from oracle_engine.kernels.gpu.devices import Device
@@ -56,7 +57,7 @@ def test_a_query_without_a_sample_has_none(dim: int, generator: torch.Generator)
     query = make_query(rows, all_times(3), generator, excluded=1)
     excluded = query.excluded.clone()
     excluded[1] = torch.tensor([0, 70])
-    state = scan.triton_state(rows, replace(query, excluded=excluded), Span(0, 70), Wanted(moments=dim > 50))
+    state = scan.triton_state(Work(rows, replace(query, excluded=excluded), Span(0, 70), Wanted(moments=dim > 50)))
     assert state.lse[1] == -torch.inf
     assert state.mean.isfinite().all()
     assert state.lse[[0, 2]].isfinite().all()
@@ -98,7 +99,7 @@ def test_what_is_wanted_decides_the_kernels(counted: Counter[str], generator: to
         (77, Wanted(mean=False), (6, 4, 2)),
     ]:
         rows = make_rows(torch.float16, 100, dim, generator)
-        scan.triton_state(rows, make_query(rows, all_times(2), generator), Span(0, 100), wanted)
+        scan.triton_state(Work(rows, make_query(rows, all_times(2), generator), Span(0, 100), wanted))
         assert tuple(counted[name] for name in ("score", "weigh", "fused")) == expected
 
 
@@ -106,7 +107,7 @@ def test_what_is_wanted_decides_the_kernels(counted: Counter[str], generator: to
 def test_equal_calls_give_equal_bits(dim: int, generator: torch.Generator) -> None:
     rows = make_rows(torch.float32, 140, dim, generator)
     query = make_query(rows, all_times(9), generator)
-    first, second = (scan.triton_state(rows, query, Span(0, 140), Wanted()) for _ in range(2))
+    first, second = (scan.triton_state(Work(rows, query, Span(0, 140), Wanted())) for _ in range(2))
     assert torch.equal(first.mean, second.mean)
     assert torch.equal(first.lse, second.lse)
 
@@ -116,12 +117,12 @@ def test_what_cannot_run_is_refused_in_words(generator: torch.Generator) -> None
     query = make_query(rows, all_times(2), generator)
     wide = prepare_rows(rows.stored.double(), None)
     with pytest.raises(InputError, match="float64"):
-        scan.triton_state(wide, query, Span(0, 10), Wanted())
+        scan.triton_state(Work(wide, query, Span(0, 10), Wanted()))
     with pytest.raises(InputError, match="at least one value"):
-        scan.triton_state(rows, query, Span(3, 3), Wanted())
+        scan.triton_state(Work(rows, query, Span(3, 3), Wanted()))
     turned = replace(rows, stored=rows.stored.T.contiguous().T)
     with pytest.raises(InputError, match="contiguous"):
-        scan.triton_state(turned, query, Span(0, 10), Wanted())
+        scan.triton_state(Work(turned, query, Span(0, 10), Wanted()))
     tiny = Device("tiny", "sm_90", 1, 1024)
     with pytest.raises(InputError, match="1024 bytes of shared memory"):
         scan.check_shared_memory(configs.choose(tiny, torch.float16, 64, 4096), torch.float16)
@@ -142,7 +143,7 @@ def test_a_block_takes_no_more_memory_than_planned(
         return fresh
 
     monkeypatch.setattr(torch.Tensor, "new_empty", new_empty)
-    state = scan.triton_state(rows, query, Span(0, 64), Wanted())
+    state = scan.triton_state(Work(rows, query, Span(0, 64), Wanted()))
     planned = scan.triton_memory(rows, 40)
     assert sum(taken) + state.mean.nbytes < planned
     # twice the queries need more, but less than twice: blocks shrink with them
@@ -161,8 +162,8 @@ def test_nothing_waits_for_the_device(
     rows = make_rows(torch.float16, 340, dim, generator, weighted=True)
     query = make_query(rows, all_times(9), generator, excluded=1)
     with Waiting() as waiting:
-        state = scan.triton_state(rows, query, Span(0, 340), Wanted(moments=dim > 50))
+        state = scan.triton_state(Work(rows, query, Span(0, 340), Wanted(moments=dim > 50)))
     assert waiting.found == []
     torch.testing.assert_close(
-        state.lse, reference_state(rows, query, Span(0, 340), Wanted()).lse, rtol=2e-6, atol=1e-5
+        state.lse, reference_state(Work(rows, query, Span(0, 340), Wanted())).lse, rtol=2e-6, atol=1e-5
     )
