@@ -26,11 +26,11 @@ KERNELS = [f"oracle_engine.kernels.{name}" for name in find_packages("kernels")]
 CLI = ["rich>=13.7"]
 PLOT = ["matplotlib>=3.8"]
 FAISS = ["faiss-cpu>=1.8"]
-# the kernels are compiled on Linux only; elsewhere the extra is empty and the torch backend serves
+# the kernels are compiled on Linux only; elsewhere the extra is empty and the torch backend answers
 TRITON = ["triton>=3.6; platform_system == 'Linux'"]
 DEMO = ["scikit-learn>=1.4", "pillow>=10", *CLI, *PLOT]
 BENCH = ["pytest>=8.2", "pytest-benchmark>=4", "pykeops>=2.2; platform_system != 'Windows'"]
-# what the adapters are tested against; flow_matching needs tqdm without saying so
+# libraries that the adapters are tested with; flow_matching needs tqdm but does not declare it
 PEERS = ["flow_matching>=1.0.10", "torchdiffeq>=0.2.5", "tqdm>=4.60"]
 TEST = ["pytest>=8.2", "pytest-xdist>=3.6", "pytest-benchmark>=4", "hypothesis>=6.100", "beartype>=0.18", *DEMO, *PEERS]
 

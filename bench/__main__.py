@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,9 +21,9 @@ T = TypeVar("T")
 RESULTS = Path(__file__).parent / "results"
 
 
-def main() -> None:
-    """Measure what the options ask for, print the tables, keep the rows."""
-    options = parse_options()
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure the workloads that the options name, print the tables and write the rows."""
+    options = parse_options(arguments)
     if options.readme is not None:
         print(as_markdown(*readme_lines(rows_of(read_json(options.readme)))))
         return
@@ -37,10 +37,10 @@ def main() -> None:
 
 
 def measure(options: argparse.Namespace, device: torch.device) -> list[Row]:
-    """Return the measured rows; the JSON file is brought up to date after each."""
+    """Return the measured rows; the JSON file is written again after each."""
     path = options.json or RESULTS / f"{machine_name(device)}.json"
     sides = options.sides or [OURS, OURS_COARSE, *default_peers(device)]
-    asked = {"sides": sides, "budget": options.budget, "device": str(device)}
+    settings = {"sides": sides, "budget": options.budget, "device": str(device)}
     rows: list[Row] = []
     for name in options.data:
         contest = Comparison(load_data(name).to(device), sides, say)
@@ -48,32 +48,32 @@ def measure(options: argparse.Namespace, device: torch.device) -> list[Row]:
             sys.exit("none of these sides can run here")
         for work in workloads(contest.data, options.batch, options.t):
             rows.append(contest.row(work, options.budget))
-            write_json(path, document_of(rows, asked))
+            write_json(path, document_of(rows, settings))
             say(as_text(SUMMARY_COLUMNS, summary_lines(rows)).splitlines()[-1])
     say(f"rows are in {path}")
     return rows
 
 
-def parse_options() -> argparse.Namespace:
-    """Return the command line; names of data and sides are checked."""
+def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Return the options in `arguments`, by default the command line; names of data and sides are checked."""
     parser = argparse.ArgumentParser(prog="python -m bench", description="Speed of the engine beside its peers.")
     add = parser.add_argument
     names = (OURS, OURS_COARSE, OURS_RECORDED, *ATTENDS)
     add("--data", type=_some_of(DATA), default=list(DATA), metavar="NAMES", help=", ".join(DATA))
     add("--batch", type=list_of(int), default=list(BATCHES), metavar="B,...", help="numbers of queries")
     add("--t", type=list_of(_time), default=list(TIMES), metavar="T,...", help="times in (0, 1), or mixed")
-    add("--sides", type=_some_of(names), metavar="NAMES", help=f"{', '.join(names)}; default: those worth it")
+    add("--sides", type=_some_of(names), metavar="NAMES", help=f"{', '.join(names)}; default: all but the slowest")
     add("--budget", type=float, default=5.0, metavar="SECONDS", help="timing of a row, 5 by default")
     add("--device", default="cpu", help="cpu or cuda")
     add("--threads", type=int, help="torch threads on the CPU")
     add("--json", type=Path, metavar="PATH", help="where the rows go; default: bench/results/<machine>.json")
     add("--markdown", action="store_true", help="print markdown tables")
     add("--readme", type=Path, metavar="PATH", help="only print the README's table of such a JSON file")
-    return parser.parse_args()
+    return parser.parse_args(arguments)
 
 
 def say(message: str) -> None:
-    """Tell the user how it goes, apart from the result."""
+    """Print progress to standard error, apart from the result."""
     print(message, file=sys.stderr, flush=True)
 
 
@@ -82,7 +82,7 @@ def _time(word: str) -> float | None:
 
 
 def list_of(kind: Callable[[str], T]) -> Callable[[str], list[T]]:
-    """Return what reads comma-separated values of a command line."""
+    """Return a function that reads comma-separated values of a command line."""
 
     def parse(line: str) -> list[T]:
         return [kind(word) for word in line.split(",")]

@@ -20,18 +20,26 @@ from .timing import Timing, interleave
 from .truth import exact_velocity, relative_error
 from .workloads import Workload
 
-# queries whose error is looked at: the float64 truth costs more than any side
+# queries whose error is computed: the float64 velocity costs more than any side
 ERROR_QUERIES = 64
 
 
 class Comparison:
     """The sides of one data set, prepared once.
 
-    data: where it is decides the device; names: the engine and peers to build; say: hears why one is left out.
+    data: on the device where all sides run. names: the engine and peers to build. say: called with the reason where one
+    is left out. centre: makes the centred copy of the data that peers hold.
     """
 
-    def __init__(self, data: OracleDataset, names: Sequence[str], say: Callable[[str], None]) -> None:
-        self.data = data
+    def __init__(
+        self,
+        data: OracleDataset,
+        names: Sequence[str],
+        say: Callable[[str], None],
+        *,
+        centre: Callable[[OracleDataset, torch.dtype], Centred] = Centred.of,
+    ) -> None:
+        self.data, self._centre = data, centre
         self.velocities: dict[str, Velocity] = {}
         self._engine = OracleEngine(data, device=data.device)
         for name in names:
@@ -44,7 +52,7 @@ class Comparison:
         """Measure all sides on one workload over this data, with about `budget` seconds of timing."""
         x, t = work.draw()
         calls = {name: partial(velocity, x, t) for name, velocity in self.velocities.items()}
-        # these first calls are the warm-up as well
+        # these first calls also warm all sides up
         errors = self._errors(calls, x, t)
         peaks = {name: peak_extra_bytes(call, x.device) for name, call in calls.items()}
         others = watch_others()
@@ -56,17 +64,17 @@ class Comparison:
 
     @cached_property
     def _centred(self) -> Centred:
-        # a float32 copy, which the largest data leave no room for: made when a peer asks
-        return Centred.of(self.data)
+        # the largest data leave no room for this copy, so that it is made only when a peer needs it
+        return self._centre(self.data, torch.float32)
 
     def _side(self, name: str) -> Velocity:
         if name == OURS:
             return self._engine.velocity
         if name == OURS_COARSE:
-            return without_rescoring(self._engine.velocity)
+            return without_rescoring(self._engine)
         if name == OURS_RECORDED:
             return recorded(self._engine)
-        return build_peer(name, Centred.of(self.data, torch.float64) if name == "float64" else self._centred)
+        return build_peer(name, self._centre(self.data, torch.float64) if name == "float64" else self._centred)
 
     def _errors(self, calls: Mapping[str, Callable[[], Tensor]], x: Tensor, t: Tensor | float) -> dict[str, float]:
         some = slice(None, ERROR_QUERIES)

@@ -1,4 +1,4 @@
-"""What the suite shares: data sets and sides prepared once, and the interleaved table at the end."""
+"""Fixtures of the suite: data sets and sides prepared once, and the interleaved table at the end."""
 
 from __future__ import annotations
 

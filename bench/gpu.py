@@ -1,4 +1,4 @@
-"""The cases a GPU is judged by, in one command: `ORACLE_BACKEND=triton python -m bench.gpu`, under 9 minutes.
+"""Speed on a GPU in one command: `ORACLE_BACKEND=triton python -m bench.gpu`, under 9 minutes.
 
 Every row is checked against float64 on the very queries that are timed, and set beside two floors that are measured
 in the same run: the time to read the data once, and the time of the products at the measured rate of bf16.
@@ -39,7 +39,7 @@ DRAWN = 1 << 26
 
 @dataclass(frozen=True)
 class Case:
-    """One data set and what is asked of it; `peers` are those whose float32 copy of the data fits beside it."""
+    """One data set and the workloads over it; `peers` are those whose float32 copy of the data fits beside it."""
 
     count: int
     dim: int
@@ -50,10 +50,12 @@ class Case:
 
     @property
     def name(self) -> str:
+        """The name of the data set in reports."""
         return f"random-{self.count}x{self.dim}-{str(self.storage).removeprefix('torch.')}"
 
     @property
     def bytes(self) -> int:
+        """The size of the stored samples."""
         return self.count * self.dim * self.storage.itemsize
 
 
@@ -83,7 +85,7 @@ def draw(case: Case, device: torch.device) -> OracleDataset:
 
 @dataclass(frozen=True)
 class Rates:
-    """What this GPU does in this run: bytes read and written by a copy a second, operations of a bf16 product."""
+    """Rates of this GPU in this run, per second: bytes that a copy reads and writes, operations of a bf16 product."""
 
     copied: float
     product: float
@@ -105,11 +107,12 @@ class Rates:
 
 
 def measure(
-    cases: Sequence[Case], rates: Rates, device: torch.device, limit: float, operand: str | None = None
+    cases: Sequence[Case], rates: Rates, device: torch.device, *, limit: float, operand: str | None = None
 ) -> Iterator[tuple[Row, dict[str, Any]]]:
     """Yield a row and its floors for every batch and time of the cases; stop before `limit` seconds are over.
 
-    operand: what 8-bit rows are scored with: digits, parts, both one after the other, or None for what the tables say.
+    operand: the form of the query that 8-bit rows are multiplied by: digits, parts, both one after the other, or None
+    for the one in the tuned tables.
     """
     began = time.perf_counter()
     for case in cases:
@@ -118,7 +121,7 @@ def measure(
             continue
         data = draw(case, device)
         for place, wanted in enumerate(operands(case, operand)):
-            # of each operand its own, since a graph keeps what it recorded; peers run once
+            # each operand needs sides of its own, since a graph keeps what it recorded; peers run once
             contest = Comparison(data, (OURS, OURS_RECORDED, *(case.peers if place == 0 else ())), say)
             for batch, t in product(case.batches, case.times):
                 if time.perf_counter() - began > limit:
@@ -140,13 +143,13 @@ def operands(case: Case, wanted: str | None) -> tuple[str | None, ...]:
 
 
 def operand_used(case: Case, batch: int, device: torch.device) -> str:
-    """Return what the Triton kernels score this case with: parts wherever one program holds all of D."""
+    """Return the operand of the Triton kernels in this case: parts wherever one program holds all of D."""
     config = choose(device_of(device), case.storage, batch, case.dim)
     return config.operand if config.fused is None else "parts"
 
 
 def against_floors(row: Row, floors: dict[str, float]) -> dict[str, Any]:
-    """Return the floors, and which share of the higher one the engine reaches: 1 is the floor itself."""
+    """Return the floors, and the ratio of the higher one to the time of the engine, at most 1."""
     floor = max(floors.values())
     reached = floor / row.sides[OURS].median_ms
     return {**floors, "reached": reached, "exact": row.sides[OURS].exact}
@@ -165,11 +168,11 @@ def _seconds(call: Any, rounds: int = 20) -> float:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, keep the rows after each, and return 1 when a timed result missed the accuracy bar."""
+    """Measure all cases, write the rows after each, and return 1 where a timed result missed the accuracy bar."""
     parser = argparse.ArgumentParser(prog="python -m bench.gpu", description=__doc__)
     parser.add_argument("--json", type=Path, help="default: bench/results/<gpu>.json")
     parser.add_argument("--limit", type=float, default=420.0, metavar="SECONDS", help="start no row after this long")
-    parser.add_argument("--operand", choices=("digits", "parts", "both"), help="what 8-bit rows are scored with")
+    parser.add_argument("--operand", choices=("digits", "parts", "both"), help="what 8-bit rows are multiplied by")
     options = parser.parse_args(arguments)
     if not torch.cuda.is_available():
         raise invalid("device", "must be a CUDA device", "none", "run it on the machine of the GPU")
@@ -179,11 +182,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rows: list[Row] = []
     floors: list[dict[str, Any]] = []
     backend = environment_report()["settings"]["ORACLE_BACKEND"]
-    asked = {"backend": backend, "device": str(device), "operand": options.operand}
-    for row, floor in measure(CASES, rates, device, options.limit, options.operand):
+    settings = {"backend": backend, "device": str(device), "operand": options.operand}
+    for row, floor in measure(CASES, rates, device, limit=options.limit, operand=options.operand):
         rows.append(row)
         floors.append(floor)
-        write_json(path, {**document_of(rows, asked), "rates": asdict(rates), "floors": floors})
+        write_json(path, {**document_of(rows, settings), "rates": asdict(rates), "floors": floors})
         say(f"{row.data} B={row.batch} t={row.t} {json.dumps(asdict(row.sides[OURS]))} {json.dumps(floor)}")
     return 0 if rows and all(floor["exact"] for floor in floors) else 1
 

@@ -30,9 +30,9 @@ from .timing import Timing, interleave
 CPU = torch.device("cpu")
 
 
-def main() -> None:
-    """Measure what the options ask for, print the table, keep the rows; or show rows that were kept."""
-    options = parse_options()
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure the workloads that the options name, print the table and write the rows; or show rows of a file."""
+    options = parse_options(arguments)
     shown = options.readme or options.figure or options.table
     if shown is None:
         torch.set_num_threads(options.threads or torch.get_num_threads())
@@ -49,11 +49,11 @@ def main() -> None:
 
 
 def measure(options: argparse.Namespace) -> list[LateRow]:
-    """Return the measured rows; the JSON file is brought up to date after each."""
+    """Return the measured rows; the JSON file is written again after each."""
     path = options.json or RESULTS / f"late-{machine_name(CPU)}.json"
     if options.cache is not None:
         options.cache.mkdir(parents=True, exist_ok=True)
-    asked = {name: getattr(options, name) for name in ("count", "tolerance", "budget", "limit")}
+    settings = {name: getattr(options, name) for name in ("count", "tolerance", "budget", "limit")}
     rows: list[LateRow] = []
     began = time.perf_counter()
     for name in options.data:
@@ -62,7 +62,7 @@ def measure(options: argparse.Namespace) -> list[LateRow]:
         say(f"{split.data!r} prepared")
         for row in _rows(sides, options):
             rows.append(row)
-            write_json(path, document_of(rows, asked))
+            write_json(path, document_of(rows, settings))
             say(as_text(COLUMNS, late_lines([row])))
             if time.perf_counter() - began > options.limit:
                 say(f"stopped after {options.limit:g} s")
@@ -71,8 +71,8 @@ def measure(options: argparse.Namespace) -> list[LateRow]:
     return rows
 
 
-def parse_options() -> argparse.Namespace:
-    """Return the command line."""
+def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Return the options in `arguments`, by default the command line."""
     parser = argparse.ArgumentParser(prog="python -m bench.late", description=__doc__)
     add = parser.add_argument
     add("--data", type=list_of(str), default=["fashion-mnist", "patches"], metavar="NAMES", help="built-in sets")
@@ -91,21 +91,21 @@ def parse_options() -> argparse.Namespace:
     show.add_argument("--readme", type=Path, metavar="PATH", help="only print the README's passage of such a file")
     show.add_argument("--figure", type=Path, metavar="PATH", help="only draw the figure of such a file to --out")
     add("--out", type=Path, default=Path("docs/late.png"), metavar="FILE", help="of --figure (docs/late.png)")
-    return parser.parse_args()
+    return parser.parse_args(arguments)
 
 
 def _rows(sides: Sides, options: argparse.Namespace) -> Iterator[LateRow]:
     for size in options.batch:
-        # what a trainer and a sampler ask for come first
-        yield late_row(sides, TRAINING, size, None, options.budget)
+        # the batches of training and of sampling come first
+        yield late_row(sides, TRAINING, size=size, t=None, budget=options.budget)
         if options.steps and size == options.batch[0]:
             yield ode_row(sides, size, options.steps)
         for kind, t in product((HELD, TRAINING), options.t):
-            yield late_row(sides, kind, size, t, options.budget)
+            yield late_row(sides, kind, size=size, t=t, budget=options.budget)
 
 
-def late_row(sides: Sides, kind: str, size: int, t: float | None, budget: float) -> LateRow:
-    """Return what all sides do with one batch of queries."""
+def late_row(sides: Sides, kind: str, *, size: int, t: float | None, budget: float) -> LateRow:
+    """Return the measurements of all sides over one batch of queries."""
     batch = Batch.draw(sides.split, kind, size, t)
     calls = sides.calls(kind, batch)
     answers = {name: sides.answered(name, call, batch) for name, call in calls.items()}
@@ -114,7 +114,7 @@ def late_row(sides: Sides, kind: str, size: int, t: float | None, budget: float)
     busy = others()
     truth = answers[EXACT]
     measured = {name: _side(timings[name], timings[EXACT], answers[name], truth) for name in calls}
-    return sides.row(size, kind, "mixed" if t is None else f"{t:g}", busy, measured)
+    return sides.row(measured, size=size, kind=kind, time="mixed" if t is None else f"{t:g}", others=busy)
 
 
 def _side(timing: Timing, exact: Timing, answered: Answered, truth: Answered) -> LateSide:

@@ -1,4 +1,4 @@
-"""What the late route is timed on: a data set with samples held out of it, and batches of queries."""
+"""Workloads of the late route: a data set with samples held out of it, and batches of queries."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ class Split:
         order = torch.randperm(len(full), generator=torch.Generator().manual_seed(0))
         kept = full.rows.stored[order[HELD_OUT:]].reshape(-1, *full.sample_shape)
         data = OracleDataset(kept, value_map=full.value_map, name=full.name)
-        # positions are those of the rows, whatever order the labels brought
+        # positions are those of the rows, which are sorted by label
         return cls(data, full.sample_values(order[:HELD_OUT]))
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Queries x [B, *shape] float32 at t, a float or [B] float64; source: of each, where it is in the data."""
+    """Queries x [B, *shape] float32 at t, a float or [B] float64; source: the index in the data of each, or None."""
 
     x: Tensor
     t: Tensor | float
@@ -48,7 +48,7 @@ class Batch:
         return torch.as_tensor(self.t, dtype=torch.float64).expand(len(self.x))
 
     @classmethod
-    def draw(cls, split: Split, kind: str, size: int, t: float | None, seed: int = 0) -> Batch:
+    def draw(cls, split: Split, kind: str, size: int, t: float | None, *, seed: int = 0) -> Batch:
         """Return x = t X + (1 - t) eps; t None draws one in [0, 1) for each query, as in training."""
         generator = torch.Generator().manual_seed(seed)
         times = torch.rand(size, dtype=torch.float64, generator=generator)

@@ -1,4 +1,4 @@
-"""The figure of the late route: time and error against t, from kept rows."""
+"""The figure of the late route: time and error against t, from the rows of a file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 # inches
 COLUMN, HEIGHT, LEFT, RIGHT, TOP, BOTTOM, GAP = 2.9, 1.9, 0.75, 1.75, 0.75, 0.45, 0.3
 
-# errors below are drawn here: the exact route is rounded too, and differs by that much from any other
+# errors below are drawn here: the exact route is rounded too, and differs from any other by about this much
 FLOOR = 1e-6
 
 LATER = "#56B4E9"
@@ -27,7 +27,7 @@ LATER = "#56B4E9"
 
 @dataclass(frozen=True)
 class Curve:
-    """How one side is drawn: queries of a kind, its name in the rows and in words."""
+    """The curve of one side: the kind of its queries, its name in the rows and in the key, and its line."""
 
     kind: str
     side: str
@@ -37,7 +37,7 @@ class Curve:
 
 
 def curves(rows: Sequence[LateRow]) -> list[Curve]:
-    """Return what is drawn, in the order of the key; tolerances from wide to narrow."""
+    """Return the curves in the order of the key; tolerances from wide to narrow."""
     names = [name for name in rows[0].sides if name.startswith("auto ") and name.count(" ") == 1]
     own = [
         Curve(HELD, name, f"engine, held-out,\ntolerance {name.split()[1]}", colour)
@@ -54,7 +54,7 @@ def curves(rows: Sequence[LateRow]) -> list[Curve]:
 
 
 def late_figure(rows: Sequence[LateRow], path: Path) -> None:
-    """Draw time and error against t for the largest batch of every data set, in the format the suffix names."""
+    """Draw time and error against t for the largest batch of every data set, in the format of the suffix."""
     require_matplotlib()
     from matplotlib.figure import Figure
 
@@ -109,7 +109,7 @@ def _errors(axes: Axes, rows: Sequence[LateRow], drawn: Sequence[Curve]) -> None
 
 
 def _stated(side: LateSide) -> float | None:
-    # nothing is stated where nothing was left out
+    # an answer from all samples states no error
     return None if not side.stated_error else max(side.stated_error, FLOOR)
 
 
@@ -118,8 +118,8 @@ def _line(
 ) -> None:
     found = [(float(row.t), value(row.sides[curve.side])) for row in rows if _has(row, curve)]
     points = sorted((t, height) for t, height in found if height is not None)
-    look = {"color": curve.colour, "ls": curve.style, "lw": 1.5, "marker": "o", "ms": 2.5, **style}
-    axes.plot([t for t, _ in points], [height for _, height in points], **look)
+    drawing = {"color": curve.colour, "ls": curve.style, "lw": 1.5, "marker": "o", "ms": 2.5, **style}
+    axes.plot([t for t, _ in points], [height for _, height in points], **drawing)
     axes.set_yscale("log")
 
 

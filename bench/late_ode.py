@@ -16,9 +16,9 @@ Velocity = Callable[[Tensor, float], Tensor]
 
 
 def ode_row(sides: Sides, size: int, steps: int) -> LateRow:
-    """Return the times of Euler runs with so many equal steps; every side goes its own way from the same noise.
+    """Return the times of Euler runs with equal steps; every side follows its own velocity from the same noise.
 
-    The sides take turns at every step, so that whatever disturbs one disturbs all; one run is enough.
+    The sides take turns at every step, so that a disturbance of the machine affects all; one run is enough.
     """
     generator = torch.Generator().manual_seed(0)
     shape = sides.split.data.sample_shape
@@ -35,14 +35,14 @@ def ode_row(sides: Sides, size: int, steps: int) -> LateRow:
             seconds[name].append(time.perf_counter() - began)
     busy = others()
     measured = {name: _side(seconds[name], seconds[EXACT], state[name], state[EXACT]) for name in velocities}
-    return sides.row(size, "ode", f"{steps} steps", busy, measured)
+    return sides.row(measured, size=size, kind="ode", time=f"{steps} steps", others=busy)
 
 
 def _begun(sides: Sides, start: Tensor) -> tuple[dict[str, Velocity], dict[str, list[float]]]:
-    """Return the sides, and the seconds it took to begin with them: a trajectory computes its products once."""
+    """Return the sides and the seconds of their preparation: a trajectory computes its products once."""
     velocities: dict[str, Velocity] = {EXACT: sides.exact.velocity}
     seconds: dict[str, list[float]] = {EXACT: []}
-    # of the tolerances the first: the runs of all of them would take minutes
+    # only the first tolerance runs: all of them would take minutes
     name, engine = next(iter(sides.auto.items()))
     velocities[name], seconds[name] = engine.velocity, []
     began = time.perf_counter()

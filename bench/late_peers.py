@@ -1,4 +1,4 @@
-"""What one would write with FAISS: the k nearest samples of x / alpha, gathered, weighted by a softmax."""
+"""Posterior means over the k nearest samples of x / alpha, which FAISS finds, weighted by a softmax."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from torch import Tensor
 from .late_data import Batch
 from .peers import Centred
 
-# neighbours that are asked for
+# neighbours of each query
 NEIGHBOURS = 100
 
-# cells of the inverted file, and what its clustering may cost: it is not timed, and its recall hardly depends on it
+# cells of the inverted file, and limits of its clustering, which is not timed and hardly changes the recall
 CELLS, ROUNDS, POINTS_PER_CELL = 1024, 8, 40
 
-# cells looked at
+# cells searched for each query
 PROBES = (16, 64)
 
 # gathered values held at once
@@ -36,7 +36,7 @@ def peer_names() -> list[str]:
 class NearestPeer:
     """Posterior means over the NEIGHBOURS nearest samples that a FAISS index finds.
 
-    probes: cells of an inverted file to look at; None for an index without cells.
+    probes: cells of an inverted file to search; None for an index without cells.
     """
 
     data: Centred
@@ -53,14 +53,14 @@ class NearestPeer:
         step = max(1, GATHERED_VALUES // (NEIGHBOURS * x.shape[1]))
         for start in range(0, len(x), step):
             part = slice(start, start + step)
-            # an inverted file may find fewer: their weight is zero
+            # an inverted file may find fewer: the missing ones have weight zero
             gathered = self.data.samples[place[part].clamp_min(0)]
             mean[part] = torch.bmm(weights[part][:, None], gathered)[:, 0]
         mean += self.data.mean
         return mean - (x - time * mean) / (1 - time)
 
     def nearest(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return squared distances and places of the nearest samples, [B, k]; infinite, -1 where there are fewer."""
+        """Return squared distances and indices of the nearest samples, [B, k]; infinite, -1 where there are fewer."""
         point = batch.x.flatten(1) / batch.times[:, None].float() - self.data.mean
         if self.probes is not None:
             self.index.nprobe = self.probes

@@ -1,4 +1,4 @@
-"""What a run of the late route leaves: rows of measured sides."""
+"""The rows that a run of bench.late writes: measured sides."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ EXACT = "exact"
 
 @dataclass(frozen=True)
 class LateSide:
-    """What was measured of one side.
+    """The measurements of one side.
 
     *_ms: over the rounds, for the whole batch. ratio: median over the rounds of the time of the exact route / its own;
     ratio_low, ratio_high: quartiles of that.
-    routes: share of the queries that took each. survivors, survivors_90: samples looked at, median and 90 % quantile.
+    routes: share of the queries that took each. survivors, survivors_90: samples rescored, median and 90 % quantile.
     recall, recall_5: share of the exact posterior mass that was found, mean and 5 % quantile.
     stated_error: largest bound on the relative velocity error that came with the answers, None where none comes.
     true_error: largest relative distance to the velocity of the exact route; of the end points for a run of an ODE.
@@ -45,7 +45,7 @@ class LateRow:
     """One batch and the sides that answered it.
 
     queries: "held-out", "training", or "ode" for a run from noise. t: the time, "mixed", or the number of steps.
-    others: processors that other programs kept busy meanwhile.
+    others: number of processors that other programs kept busy meanwhile.
     """
 
     data: str

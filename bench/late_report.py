@@ -21,7 +21,7 @@ def late_lines(rows: Iterable[LateRow]) -> Lines:
 
 
 def readme_passage(rows: Sequence[LateRow]) -> str:
-    """Return the README's tables: speed against the exact route by time, and what comes in one go."""
+    """Return the README's tables: speed against the exact route by time, then training batches and ODE runs."""
     size = max(row.batch for row in rows if row.queries == HELD)
     times = list(dict.fromkeys(row.t for row in rows if row.queries == HELD))
     lines = [line for data in dict.fromkeys(row.data for row in rows) for line in _lines_of(rows, data, size, times)]

@@ -1,4 +1,4 @@
-"""The sides of the late route over one data set, and what they answer: routes, survivors, mass found, errors."""
+"""The sides of the late route over one data set, and their answers: routes, survivors, mass found, errors."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MASS_QUERIES = 16
 
 @dataclass(frozen=True)
 class Answered:
-    """What one side answered to a batch, every tensor [B]; see LateSide."""
+    """The answer of one side to a batch: the velocity [B, D], every other tensor [B]; see LateSide."""
 
     velocity: Tensor
     log_density: Tensor
@@ -49,7 +49,7 @@ class Sides:
         self.peers = faiss_peers(Centred.of(data), kept, name)
 
     def calls(self, kind: str, batch: Batch) -> dict[str, Callable[[], Tensor]]:
-        """Return what is timed: held-out queries go to FAISS too, training queries also with their source."""
+        """Return the calls to time: held-out queries go to FAISS too, training queries also with their source."""
         calls: dict[str, Callable[[], Tensor]] = {EXACT: partial(self.exact.velocity, batch.x, batch.t)}
         calls |= {name: partial(engine.velocity, batch.x, batch.t) for name, engine in self.auto.items()}
         if kind == HELD:
@@ -60,7 +60,7 @@ class Sides:
         }
 
     def answered(self, name: str, call: Callable[[], Tensor], batch: Batch) -> Answered:
-        """Return what the side called `name` answers; the calls are the warm-up of its timing as well."""
+        """Return the answer of the side called `name`; the calls also warm it up for timing."""
         if name in self.peers:
             return self._found(self.peers[name], call, batch)
         engine = self.exact if name == EXACT else self.auto[name.removesuffix(" source")]
@@ -71,7 +71,7 @@ class Sides:
             velocity, posterior.log_density, posterior.survivors, posterior.route, posterior.velocity_error, peak
         )
 
-    def row(self, size: int, kind: str, time: str, others: float | None, sides: Mapping[str, LateSide]) -> LateRow:
+    def row(self, sides: Mapping[str, LateSide], *, size: int, kind: str, time: str, others: float | None) -> LateRow:
         """Return the row of one batch over these data."""
         data = self.split.data
         storage = str(data.storage).removeprefix("torch.")
@@ -89,7 +89,7 @@ class Sides:
         return Answered(velocity, density, (place >= 0).sum(1), (), None, peak)
 
     def _log_density(self, x: Tensor, times: Tensor, place: Tensor) -> Tensor:
-        """Return the log-density that the samples at these places make, as the engine defines it."""
+        """Return the log-density [B] that the samples with these indices [B, k] make, as the engine defines it."""
         data, sigma = self.split.data, 1 - times
         samples = data.sample_values(place.clamp_min(0).reshape(-1)).reshape(*place.shape, -1).double()
         difference = x.double().reshape(len(x), 1, -1) - times[:, None, None] * samples

@@ -1,4 +1,4 @@
-"""How busy other programs kept the machine while something was timed."""
+"""The processor time of other programs while something is timed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _STAT = Path("/proc/stat")
 
 
 def watch_others() -> Callable[[], float | None]:
-    """Start watching; the returned function gives the processors that others kept busy since, None where unknown."""
+    """Return a function that returns how many processors other programs kept busy since this call, None if unknown."""
     began, before = time.perf_counter(), _seconds_of_others()
 
     def others() -> float | None:

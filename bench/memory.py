@@ -1,4 +1,4 @@
-"""Peak memory that one call needs beyond what was there before it."""
+"""Peak memory that one call needs beyond what is allocated before it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ _CLEAR = Path("/proc/self/clear_refs")
 def peak_extra_bytes(call: Callable[[], object], device: torch.device) -> int | None:
     """Return the peak of extra memory during `call`, its result included; None where it cannot be measured.
 
-    Make one call before: what a first call allocates for good (workspaces of libraries) is not counted.
+    The caller makes one call before: memory that a first call allocates for good, such as the workspaces of libraries,
+    is not counted.
     """
     if device.type == "cuda":
         return _cuda_peak(call, device)
@@ -37,8 +38,8 @@ def _cuda_peak(call: Callable[[], object], device: torch.device) -> int:
 
 
 def _resident_peak(call: Callable[[], object]) -> int | None:
-    # the kernel's own high-water mark: unlike a sampling thread it misses nothing and takes no time from the call,
-    # and unlike torch's profiler it sees what other libraries allocate
+    # Linux keeps this high-water mark: unlike a sampling thread it misses nothing and takes no time from the call, and
+    # unlike torch's profiler it includes what other libraries allocate
     gc.collect()
     _return_freed_pages()
     try:
@@ -53,7 +54,7 @@ def _resident_peak(call: Callable[[], object]) -> int | None:
 
 
 def _return_freed_pages() -> None:
-    # pages that malloc kept would be used again without showing; musl has no such call and keeps none
+    # pages that malloc keeps would be used again without being counted; musl has no such call and keeps none
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)

@@ -1,7 +1,7 @@
-"""Other ways to compute the same velocity, each written as a good practitioner would.
+"""Other ways to compute the same velocity, each written for speed with the usual tools.
 
 All of them hold the centred samples in floating point, precomputed half norms, and get the logits
-gain <x - alpha mu, z_j> - gain alpha |z_j|^2 / 2 with gain = alpha / sigma^2. What they do once is not timed.
+gain <x - alpha mu, z_j> - gain alpha |z_j|^2 / 2 with gain = alpha / sigma^2. Their preparation is not timed.
 """
 
 from __future__ import annotations
@@ -66,9 +66,10 @@ def eager(data: Centred) -> Attend:
 
 
 def eager_columns(data: Centred) -> Attend:
-    """Data times queries, turned around before the softmax.
+    """Data times queries, transposed before the softmax.
 
-    A softmax over columns would add thousands of weights one after the other in float32: as fast, and above the bar.
+    A softmax over columns would be as fast, but adds thousands of weights one after the other in float32, and its error
+    would be above the bar.
     """
 
     def attend(query: Tensor, slope: Tensor) -> Tensor:
@@ -89,7 +90,7 @@ def eager_transposed(data: Centred) -> Attend:
 
 
 def sdpa(data: Centred) -> Attend:
-    """Attention of the queries to the data, the norms as an additive mask."""
+    """Attention of the queries to the data, with the norms as an additive mask."""
     samples = data.samples[None, None]
 
     def attend(query: Tensor, slope: Tensor) -> Tensor:
@@ -198,6 +199,6 @@ def _velocity_core(data: Centred, attend: Attend) -> Callable[[Tensor, Tensor, T
 def _compiled(core: Callable[[Tensor, Tensor, Tensor], Tensor], device: torch.device) -> Callable[..., Tensor]:
     if device.type == "cpu" and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))):
         raise UnavailableError("torch.compile needs a C++ compiler")
-    # each data set and batch size is compiled for itself, and they are more than the usual limit
+    # each data set and batch size is compiled separately, which is more often than the usual limit
     torch._dynamo.config.recompile_limit = 128
     return torch.compile(core, dynamic=False)

@@ -1,12 +1,10 @@
-"""What a run leaves: rows of measured sides, and one JSON file per machine that holds them."""
+"""The rows that a run writes: measured sides, in one JSON file per machine."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
-import tempfile
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -17,19 +15,20 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from oracle_engine.base.environment import environment_report
+from oracle_engine.base.files import replacing
 
 from .truth import BAR
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-# the engine, and the engine without re-scoring; every other side is a peer
+# the engine, the engine without rescoring, and the engine replayed from a CUDA graph
 OURS, OURS_COARSE, OURS_RECORDED = "ours", "ours-coarse", "ours-recorded"
 
 
 @dataclass(frozen=True)
 class Side:
-    """What was measured of one side.
+    """The measurements of one side.
 
     *_ms: over the rounds, milliseconds for the whole batch; error: largest relative velocity error against float64;
     peak_mib: peak of extra memory during a call; paired: median over rounds of its time / ours.
@@ -52,7 +51,7 @@ class Side:
 
 @dataclass(frozen=True)
 class Row:
-    """One workload and the sides that ran on it; others: processors that other programs kept busy meanwhile."""
+    """One workload and the sides that ran on it; others: number of processors that other programs kept busy."""
 
     data: str
     count: int
@@ -76,7 +75,7 @@ class Row:
 
 
 def document_of(rows: Iterable[DataclassInstance], options: dict[str, Any]) -> dict[str, Any]:
-    """Return rows and all that is needed to judge them, as plain values."""
+    """Return the rows with the date, commit, options and environment of the run, as plain values."""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": _commit(),
@@ -99,17 +98,8 @@ def rows_of(document: dict[str, Any]) -> list[Row]:
 def write_json(path: Path, document: dict[str, Any]) -> None:
     """Write `document`; the file appears complete or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(document, file, indent=1)
-            file.write("\n")
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(document, indent=1) + "\n", "utf-8")
 
 
 def read_json(path: Path) -> dict[str, Any]:

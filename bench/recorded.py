@@ -1,4 +1,4 @@
-"""The engine's answer replayed from a CUDA graph: what is left when the host launches nothing."""
+"""The velocity of the engine replayed from a CUDA graph, which takes no launches by the host."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Recording:
 
     @classmethod
     def of(cls, engine: OracleEngine, x: Tensor, t: Tensor | float) -> Recording:
-        """Record one call, after one that compiles and caches what it needs."""
+        """Record one call, after a first one that compiles and caches."""
         own_x, own_t = x.clone(), torch.as_tensor(t, dtype=torch.float64, device=x.device).expand(len(x)).clone()
         stream = torch.cuda.Stream(x.device)
         stream.wait_stream(torch.cuda.current_stream(x.device))
@@ -44,7 +44,10 @@ class Recording:
 
 
 def recorded(engine: OracleEngine) -> Velocity:
-    """Return the engine's velocity, recorded for each batch size; UnavailableError where no graph can hold it."""
+    """Return the engine's velocity, recorded for each batch size.
+
+    Raises UnavailableError without the Triton backend on a CUDA device.
+    """
     if engine.data.device.type != "cuda" or engine.backend != "triton":
         raise UnavailableError("CUDA graphs record the Triton backend on a CUDA device")
     recordings: dict[int, Recording] = {}

@@ -1,31 +1,48 @@
-"""What re-scoring by direct difference costs: the engine with that step left out, and less accurate for it."""
+"""The engine without its rescoring by direct differences, which shows the cost of that step and the error without."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
-from unittest.mock import patch
 
 import torch
-from torch import Tensor
 
-from oracle_engine.kernels.common.rounding import Windows, windows
-from oracle_engine.kernels.portable import scan as chunked
+from oracle_engine import OracleEngine
+from oracle_engine.kernels import PosteriorState, Work, posterior_state, scan_memory
+from oracle_engine.kernels.common.matmul import ieee_products
+from oracle_engine.kernels.common.rounding import Windows
+from oracle_engine.kernels.portable.attention import attention_applies, attention_state, navigating
+from oracle_engine.kernels.portable.blocks import BLOCK_LIMITS
+from oracle_engine.kernels.portable.scan import score_dtype
+from oracle_engine.kernels.portable.single import SingleScan
+from oracle_engine.scans.backends import BACKENDS, Backend
 
 from .peers import UnavailableError, Velocity
 
 
-def without_rescoring(velocity: Velocity) -> Velocity:
-    """Return the engine's `velocity` from coarse logits alone; UnavailableError if the step goes by another name."""
-    if not hasattr(chunked, "windows"):
-        raise UnavailableError("the engine decides elsewhere what it scores again")
+class CoarseScan(SingleScan):
+    """The scan in float32 with empty rescore windows, so that it lists no sample to rescore."""
 
-    def nowhere(*arguments: Any) -> Windows:
-        found = windows(*arguments)
+    def _windows(self) -> Windows:
+        found = super()._windows()
         return replace(found, rescore=torch.full_like(found.rescore, -torch.inf))
 
-    def coarse(x: Tensor, t: Tensor | float) -> Tensor:
-        with patch.object(chunked, "windows", nowhere):
-            return velocity(x, t)
 
-    return coarse
+def coarse_state(work: Work) -> PosteriorState:
+    """Return what the portable scan returns, from coarse logits alone where it scores in float32."""
+    if score_dtype(work.rows) == torch.float64:
+        return posterior_state(work)
+    with ieee_products(work.rows.device.type):
+        if attention_applies(work) and bool(navigating(work).all()):
+            return attention_state(work)
+        scan = CoarseScan(work, BLOCK_LIMITS)
+        for block in scan.scores.blocks():
+            scan.add(block)
+        return scan.result().coarse
+
+
+def without_rescoring(engine: OracleEngine) -> Velocity:
+    """Return the velocity of the engine without rescoring. Raises UnavailableError for backends other than torch."""
+    if engine.backend != "torch":
+        raise UnavailableError("only the torch backend can leave rescoring out")
+    BACKENDS.setdefault("coarse", Backend(coarse_state, scan_memory))
+    return OracleEngine(engine.data, engine.path, backend="coarse", mode=engine.mode).velocity

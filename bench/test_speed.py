@@ -14,9 +14,9 @@ from .workloads import Workload
 @pytest.mark.parametrize("side", SIDES)
 @pytest.mark.parametrize("t", [0.05, 0.5])
 @pytest.mark.parametrize("batch", [1, 64])
-# stored as the peers hold them
+# the storage dtype is that of the peers
 @pytest.mark.parametrize("data", ["fashion-mnist-fp32", "patches-fp32"])
-def test_velocity(benchmark: Any, measured: Measure, data: str, batch: int, t: float, side: str) -> None:
+def test_velocity(benchmark: Any, measured: Measure, *, data: str, batch: int, t: float, side: str) -> None:
     """Time one side; its error, peak memory and interleaved times go into extra_info."""
     contest, row = measured(data, batch, t)
     if side not in row.sides:

@@ -1,4 +1,4 @@
-"""Interleaved timing: all sides take turns in one process, so that whatever disturbs one disturbs all."""
+"""Interleaved timing: all sides take turns in one process, so that a disturbance of the machine affects all."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import torch
 
 Call = Callable[[], object]
 
-# rounds that are run whatever the budget
+# rounds that are run even where the budget is used up
 LEAST_ROUNDS = 3
 
-# a peer this many times slower than the fastest one sits out: after two rounds, since one may be an accident, and later
+# a peer that is slower than the fastest one by this factor is skipped: after the second round, and in later rounds
 HOPELESS, FAR_BEHIND = 8.0, 3.0
 
 
@@ -44,7 +44,7 @@ class Timing:
         return first, third
 
     def paired_ratio(self, other: Timing) -> float:
-        """Return the median over common rounds of own time / time of `other`: blind to slow drifts of the machine."""
+        """Return the median over common rounds of own time / time of `other`, in which slow drifts cancel."""
         common = self.seconds.keys() & other.seconds.keys()
         return median(self.seconds[number] / other.seconds[number] for number in common)
 
@@ -54,8 +54,8 @@ def interleave(
 ) -> dict[str, Timing]:
     """Time the sides in rounds in which each runs once, the order rotated, for about `budget` seconds.
 
-    Every side must have been called before. The sides in `always` run in every round; a peer that is far
-    behind the fastest peer is spared the later ones.
+    Every side must have been called before. The sides in `always` run in every round; a peer that is much slower than
+    the fastest peer is skipped in later rounds.
     """
     clock = _cuda_seconds if device.type == "cuda" else _cpu_seconds
     seconds: dict[str, dict[int, float]] = {name: {} for name in sides}
@@ -65,14 +65,14 @@ def interleave(
         turn = number % len(racing)
         for name in racing[turn:] + racing[:turn]:
             seconds[name][number] = clock(sides[name])
-        # the first rounds have the slow peers in them, and leave the budget to the others
+        # the slow peers take part in the first rounds, which do not count against the budget
         left -= sum(seconds[name][number] for name in racing) if number >= LEAST_ROUNDS else 0.0
         number += 1
     return {name: Timing(values) for name, values in seconds.items()}
 
 
 def _racing(seconds: Mapping[str, Mapping[int, float]], factor: float, always: Container[str]) -> list[str]:
-    # by their fastest rounds, which a disturbance cannot make slower
+    # the fastest round decides, because a disturbance cannot make it slower
     fastest = {name: min(values.values()) for name, values in seconds.items()}
     limit = factor * min((value for name, value in fastest.items() if name not in always), default=0.0)
     return [name for name, value in fastest.items() if name in always or value <= limit]

@@ -1,4 +1,4 @@
-"""The velocity in float64, straight from the formula and without the engine, and the distance from it."""
+"""The velocity in float64, computed from the formula and without the engine, and the distance from it."""
 
 from __future__ import annotations
 

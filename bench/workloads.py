@@ -1,4 +1,4 @@
-"""What is timed: data sets at two storage dtypes, batches of training queries, times."""
+"""Workloads to time: data sets in two storage dtypes, batches of training queries, times."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DATA = ("fashion-mnist", "fashion-mnist-fp32", "patches", "patches-fp32")
 BATCHES = (1, 16, 64, 256)
 TIMES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 0.9)
 
-# where a training batch draws its times; nearer the ends a single query would decide the error of the whole batch
+# range of the times of a training batch; nearer the ends a single query would decide the error of the whole batch
 MIXED_TIMES = (0.02, 0.98)
 
 
@@ -60,7 +60,10 @@ def workloads(data: OracleDataset, batches: Sequence[int], times: Sequence[float
 
 
 def load_data(name: str) -> OracleDataset:
-    """Return a data set by its name in DATA; Fashion-MNIST is replaced, under another name, where it is not found."""
+    """Return a data set by its name in DATA; synthetic images, under another name, replace an absent Fashion-MNIST.
+
+    Raises DataFileError where another set is absent.
+    """
     base = name.removesuffix("-fp32")
     if base != name:
         data = load_data(base)
@@ -74,7 +77,7 @@ def load_data(name: str) -> OracleDataset:
 
 
 def fashion_shaped(count: int = 60_000, side: int = 28, rank: int = 24, groups: int = 10) -> Tensor:
-    """Return made-up images [count, side, side] uint8 from a seeded mixture of low-rank Gaussians."""
+    """Return synthetic images [count, side, side] uint8 from a seeded mixture of low-rank Gaussians."""
     generator = torch.Generator().manual_seed(0)
     dim = side * side
     centres = 60.0 * torch.randn(groups, dim, generator=generator)

@@ -37,14 +37,17 @@ def reference_state(work: Work) -> PosteriorState:
 
 
 def reference_memory(rows: Rows, batch: int) -> int:
-    """Return the bytes that the reference needs beyond the data: all samples in float64, twice over, and all logits."""
+    """Return the bytes that the reference needs beyond the data for `batch` queries over all `rows`.
+
+    It holds all samples in float64, twice over, and all logits.
+    """
     return 8 * len(rows) * (3 * rows.dim + 4 * batch)
 
 
 def state_from_logits(
     logits: Float64[Tensor, "B n"], samples: Float64[Tensor, "n D"], span: Span, wanted: Wanted
 ) -> PosteriorState:
-    """Return the state whose weights are softmax(logits) over `samples`, the rows of `span`."""
+    """Return the state whose weights are softmax(logits) over `samples`, the rows of `span`; what of it is `wanted`."""
     weights = logits.softmax(1).nan_to_num(0.0)  # a query without a single sample has no weights
     mean = weights @ samples
     spread = (samples.square().sum(1)[None] - 2 * mean @ samples.T + mean.square().sum(1)[:, None]).clamp_min(0)

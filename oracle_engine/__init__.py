@@ -1,20 +1,32 @@
-"""Exact oracle velocities of flow matching over finite data sets."""
+"""Exact oracle velocities of flow matching over finite data sets.
+
+`import oracle_engine` imports neither torch nor numpy; each public name imports its module when it is first used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from .base.errors import DataFileError, InputError, MissingDependencyError, OracleError
 from .base.settings import __version__
-from .data.dataset import OracleDataset, ValueMap
-from .data.load import load_dataset
-from .engine.engine import OracleEngine
-from .paths.paths import EDM, GVP, VP, LinearVP, Path, Polynomial, RectifiedFlow
-from .queries.modes import Budget, TopK
-from .queries.posterior import Posterior
-from .queries.request import Guidance
-from .science.transition import stage_boundary
-from .training.estimates import Exact, Flip, PosteriorDraw, References
-from .training.losses import LossPart, LossTerms, OracleLoss, oracle_loss
-from .training.posterior_draws import posterior_draw
-from .training.prefetch import prefetched
-from .training.targets import OracleTarget, conditional_target, drop_labels, path_sample
+
+if TYPE_CHECKING:
+    from . import adapters, samplers
+    from .data.dataset import OracleDataset, ValueMap
+    from .data.latents import Normalisation, load_latents
+    from .data.load import load_dataset
+    from .engine.engine import OracleEngine
+    from .paths.paths import EDM, GVP, VP, LinearVP, Path, Polynomial, RectifiedFlow
+    from .queries.conditions import Guidance
+    from .queries.modes import Budget, TopK
+    from .queries.posterior import Posterior
+    from .science.stage_report import StageReport
+    from .science.stages import analyse
+    from .science.transition import stage_boundary
+    from .training.estimates import Exact, Flip, PosteriorDraw, References
+    from .training.losses import LossPart, LossTerms, OracleLoss, oracle_loss
+    from .training.posterior_draws import posterior_draw
+    from .training.prefetch import prefetched
+    from .training.targets import OracleTarget, conditional_target, drop_labels, path_sample
 
 __all__ = [
     "EDM",
@@ -30,6 +42,7 @@ __all__ = [
     "LossPart",
     "LossTerms",
     "MissingDependencyError",
+    "Normalisation",
     "OracleDataset",
     "OracleEngine",
     "OracleError",
@@ -41,15 +54,93 @@ __all__ = [
     "PosteriorDraw",
     "RectifiedFlow",
     "References",
+    "StageReport",
     "TopK",
     "ValueMap",
     "__version__",
+    "adapters",
+    "analyse",
     "conditional_target",
     "drop_labels",
     "load_dataset",
+    "load_latents",
     "oracle_loss",
     "path_sample",
     "posterior_draw",
     "prefetched",
+    "samplers",
     "stage_boundary",
 ]
+
+# the module of each name that is imported on its first use
+_MODULES = {
+    "Budget": "queries.modes",
+    "EDM": "paths.paths",
+    "Exact": "training.estimates",
+    "Flip": "training.estimates",
+    "GVP": "paths.paths",
+    "Guidance": "queries.conditions",
+    "LinearVP": "paths.paths",
+    "LossPart": "training.losses",
+    "LossTerms": "training.losses",
+    "Normalisation": "data.latents",
+    "OracleDataset": "data.dataset",
+    "OracleEngine": "engine.engine",
+    "OracleLoss": "training.losses",
+    "OracleTarget": "training.targets",
+    "Path": "paths.paths",
+    "Polynomial": "paths.paths",
+    "Posterior": "queries.posterior",
+    "PosteriorDraw": "training.estimates",
+    "RectifiedFlow": "paths.paths",
+    "References": "training.estimates",
+    "StageReport": "science.stage_report",
+    "TopK": "queries.modes",
+    "VP": "paths.paths",
+    "ValueMap": "data.dataset",
+    "analyse": "science.stages",
+    "conditional_target": "training.targets",
+    "drop_labels": "training.targets",
+    "load_dataset": "data.load",
+    "load_latents": "data.latents",
+    "oracle_loss": "training.losses",
+    "path_sample": "training.targets",
+    "posterior_draw": "training.posterior_draws",
+    "prefetched": "training.prefetch",
+    "stage_boundary": "science.transition",
+}
+_SUBPACKAGES = (
+    "adapters",
+    "cli",
+    "data",
+    "engine",
+    "kernels",
+    "paths",
+    "queries",
+    "samplers",
+    "scans",
+    "science",
+    "search",
+    "training",
+)
+
+
+def _load(name: str) -> Any:
+    """Return a public name or a subpackage after its import; AttributeError for any other name."""
+    if name in _SUBPACKAGES:
+        return import_module(f".{name}", __name__)
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{_MODULES[name]}", __name__), name)
+    # the next access finds it without this function
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULES, *_SUBPACKAGES})
+
+
+if not TYPE_CHECKING:
+    # a type checker that sees this function takes every attribute for known
+    __getattr__ = _load

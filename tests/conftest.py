@@ -34,10 +34,12 @@ def two_threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.fixture(autouse=True)
-def steady_costs(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="session", autouse=True)
+def steady_costs() -> Iterator[None]:
     """8-bit products cost what float32 ones do, whatever a busy machine would measure."""
-    monkeypatch.setattr(int8_products, "product_cost", lambda device: 1.0)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(int8_products, "product_cost", lambda device: 1.0)
+        yield
 
 
 @pytest.fixture

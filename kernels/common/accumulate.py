@@ -7,114 +7,88 @@ from dataclasses import dataclass, replace
 import torch
 
 from ...base.arrays import Float, Float64, Int64, Tensor
-from .matmul import mean_product
 from .rows import Query, Rows
-from .state import PosteriorState, Wanted
+from .state import PosteriorState
+from .work import Work
 
 # weights may exceed one by e^20 before the sums are rescaled: harmless in float32, and rescaling costs a pass
 SLACK = 20.0
 
-# single-precision sums of at most this many blocks are added before they move to float64
-FLUSH_EVERY = 32
+# queries of a batch: all of them, or those with these numbers
+Index = slice | Int64[Tensor, "b"]
+EVERYONE = slice(None)
 
 
-class Accumulator:
-    """Sums of p, p^2, p l, p |r|^2/2 and p r with p = exp(l - reference), over the blocks of one scan.
+@dataclass(frozen=True)
+class BlockSums:
+    """Sums over some samples of a block, with weights p = exp(l - origin) of their coarse logits l.
 
-    `seen` is the weight of everything met so far, `mass` of what was added here and not set aside for re-scoring.
-    The mean is summed in the dtype of the products and flushed to float64; everything else is float64.
+    origin: reference of the weights, [B], finite wherever a weight is. sums: [4, B] float64, of p, p^2, p (l - origin)
+    and p |r|^2 / 2. total: of p r, [B, D], or [B, 0] where the mean is not wanted.
     """
 
-    def __init__(self, batch: int, dim: int, dtype: torch.dtype, wanted: Wanted, device: torch.device) -> None:
-        self.wanted = wanted
-        self.reference = torch.full((batch,), -torch.inf, dtype=dtype, device=device)
-        sums = torch.zeros(5, batch, dtype=torch.float64, device=device)
-        self.seen, self.mass, self.squares, self.first_logit, self.half_norm = sums
-        width = dim if wanted.mean else 0
-        self.recent = torch.zeros(batch, width, dtype=dtype, device=device)
-        self.total = torch.zeros(batch, width, dtype=torch.float64, device=device)
-        self.unflushed = 0
+    origin: Float[Tensor, "B"]
+    sums: Float64[Tensor, "4 B"]
+    total: Float[Tensor, "B E"]
 
-    def partition(self) -> Float64[Tensor, "B"]:
-        """Log of the sum of the weights met so far: a lower bound of the final one, -inf before the first."""
-        return torch.where(self.seen > 0, self.reference.double() + self.seen.log(), -torch.inf)
+
+class RunningSums:
+    """The log-partition of every sample met, and the sums over those that were added and not left to rescoring.
+
+    partition: log of the sum of the weights of all samples met, [B] float64, -inf before the first.
+    reference: logit that has weight one in the sums, [B], in the dtype of the coarse logits.
+    wanted: which sums are kept.
+    Only `raise_reference` waits for a device.
+    """
+
+    def __init__(self, work: Work, dtype: torch.dtype = torch.float32) -> None:
+        """Start from nothing for the queries of `work`; `dtype` is that of the coarse logits."""
+        alpha, self.wanted = work.query.alpha, work.wanted
+        self.partition = torch.full_like(alpha, -torch.inf)
+        self.reference = self.partition.to(dtype)
+        self.mass, self.squares, self.first_logit, self.half_norm = alpha.new_zeros(4, len(alpha))
+        self.total = alpha.new_zeros(len(alpha), work.rows.dim if work.wanted.mean else 0)
 
     def raise_reference(self, top: Float[Tensor, "B"]) -> None:
-        """Move the reference of the queries whose largest logit `top` has left it behind."""
+        """Move the reference of the queries whose largest logit `top`, [B], has left it behind."""
         behind = top > self.reference + SLACK
-        if not bool(behind.any()):
-            return
-        # asked before rescaling: a factor that underflows must still clear the mean
-        started = bool((self.mass > 0).any())
-        raised = torch.where(behind, top, self.reference)
-        step = torch.where(self.seen > 0, (self.reference - raised).double(), 0.0)
+        if bool(behind.any()):
+            self._rescale(torch.where(behind, top, self.reference))
+
+    def meet(self, partition: Float64[Tensor, "B"]) -> Float[Tensor, "B"]:
+        """Count samples whose weights sum to exp(partition), [B], as met, and move the reference to the log-partition.
+
+        Returns the reference, [B]: the origin that the weights of these samples should have.
+        """
+        self.partition = torch.logaddexp(self.partition, partition)
+        self._rescale(torch.where(self.partition == -torch.inf, 0.0, self.partition).to(self.reference.dtype))
+        return self.reference
+
+    def meet_at(self, index: Index, mass: Float[Tensor, "b"]) -> None:
+        """Count samples of the queries at `index`, whose weights sum to `mass`, [b], as met; the reference stays."""
+        met = self.reference[index].double() + mass.double().log()
+        self.partition[index] = torch.logaddexp(self.partition[index], met)
+
+    def add(self, block: BlockSums, index: Index = EVERYONE) -> None:
+        """Add the sums of a block for the queries at `index`, at which every query stands once at most."""
+        mass, squares, first_logit, half_norm = block.sums
+        # what rescoring leaves of a block may lie far below the reference
+        step = torch.where(mass > 0, (block.origin - self.reference[index]).double(), 0.0)
         factor = step.exp()
-        self.first_logit = factor * (self.first_logit + step * self.mass)
-        self.seen, self.mass, self.half_norm = factor * self.seen, factor * self.mass, factor * self.half_norm
-        self.squares = factor.square() * self.squares
-        if started:
-            self.recent.mul_(factor.to(self.recent.dtype)[:, None])
-            self.total.mul_(factor[:, None])
-        self.reference = raised
-
-    def weigh(self, query: Int64[Tensor, "b"], logits: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
-        """Turn logits into weights, in place."""
-        reference = self.reference[query]
-        return logits.sub_(reference if logits.ndim == 1 else reference[:, None]).exp_()
-
-    def logit(self, query: Int64[Tensor, "P"], weight: Float64[Tensor, "P"]) -> Float64[Tensor, "P"]:
-        """Return the logits that :meth:`weigh` made these weights of."""
-        logit: Tensor = self.reference[query].double() + weight.log()
-        return logit
-
-    def meet(self, query: Int64[Tensor, "P"], weights: Float[Tensor, "P"]) -> None:
-        """Count weights as met, whether they are added here or set aside."""
-        self._add(self.seen, query, weights)
-
-    def add_dense(
-        self,
-        query: Int64[Tensor, "b"],
-        weights: Float[Tensor, "b n"],
-        mass: Float[Tensor, "b"],
-        block: Float[Tensor, "n D"],
-        half_norms: Float[Tensor, "n"],
-    ) -> None:
-        """Add every row of a block for the queries in `query`; `mass` is the sum of their weights."""
-        self._add(self.mass, query, mass)
-        if self.wanted.moments:
-            self._add(self.squares, query, torch.linalg.vecdot(weights, weights))
-            self._add(self.first_logit, query, torch.xlogy(weights, weights).sum(1))
-            self._add(self.half_norm, query, weights @ half_norms)
-        if self.wanted.mean and len(query) == len(self.recent):
-            self.recent += mean_product(weights, block)
+        self.mass[index] += factor * mass
+        self.squares[index] += factor.square() * squares
+        self.first_logit[index] += factor * (first_logit + step * mass)
+        self.half_norm[index] += factor * half_norm
+        if isinstance(index, Tensor) and self.wanted.mean:
+            self.total.index_add_(0, index, block.total * factor[:, None])
         elif self.wanted.mean:
-            self.recent.index_add_(0, query, mean_product(weights, block))
-        self._count_block()
-
-    def add_sparse(
-        self,
-        query: Int64[Tensor, "P"],
-        weights: Float[Tensor, "P"],
-        column: Int64[Tensor, "P"],
-        block: Float[Tensor, "n D"],
-        half_norms: Float[Tensor, "n"],
-    ) -> None:
-        """Add single pairs of a query and a row of a block, sorted by query."""
-        self._add(self.mass, query, weights)
-        if self.wanted.moments:
-            self._add(self.squares, query, weights.square())
-            self._add(self.first_logit, query, torch.xlogy(weights, weights))
-            self._add(self.half_norm, query, weights * half_norms[column])
-        if self.wanted.mean:
-            which, counts = query.unique_consecutive(return_counts=True)
-            offsets = counts.cumsum(0) - counts
-            bags = torch.nn.functional.embedding_bag(column, block, offsets, mode="sum", per_sample_weights=weights)
-            self.recent.index_add_(0, which, bags)
-        self._count_block()
+            self.total.addcmul_(factor[:, None].expand_as(block.total), block.total)
 
     def state(self, rows: Rows, query: Query) -> PosteriorState:
-        """Return the sums as a state, its top-k left empty."""
-        self._flush()
+        """Return the sums as the states of the queries over the samples added, [B], without their top-k.
+
+        rows, query: those that were scanned.
+        """
         some = self.mass > 0
         mass = torch.where(some, self.mass, 1.0)
         lse = self.reference.double() + mass.log() - dropped_constant(rows, query)
@@ -127,78 +101,23 @@ class Accumulator:
         if self.wanted.moments and self.wanted.mean:
             variance = 2 * self.half_norm / mass - changes["mean"].square().sum(1)
             changes["variance"] = variance.clamp_min(0.0)
-        return replace(PosteriorState.empty(len(mass), rows.dim, self.wanted.top_k, rows.device), **changes)
+        return replace(PosteriorState.empty(len(query), rows.dim, 0, rows.device), **changes)
 
-    @staticmethod
-    def _add(total: Float64[Tensor, "B"], query: Int64[Tensor, "P"], values: Float[Tensor, "P"]) -> None:
-        total += torch.bincount(query, values.double(), minlength=len(total))
-
-    def _count_block(self) -> None:
-        self.unflushed += 1
-        if self.unflushed >= FLUSH_EVERY:
-            self._flush()
-
-    def _flush(self) -> None:
-        self.total += self.recent
-        self.recent.zero_()
-        self.unflushed = 0
+    def _rescale(self, reference: Float[Tensor, "B"]) -> None:
+        # the old reference is -inf where nothing was added yet
+        step = torch.where(self.mass > 0, (self.reference - reference).double(), 0.0)
+        factor = step.exp()
+        self.first_logit = factor * (self.first_logit + step * self.mass)
+        self.mass, self.half_norm = factor * self.mass, factor * self.half_norm
+        self.squares = factor.square() * self.squares
+        self.total *= factor[:, None]
+        self.reference = reference
 
 
 def dropped_constant(rows: Rows, query: Query) -> Float64[Tensor, "B"]:
-    """Return what a coarse logit has too much, [B]: the query's own norm, and the centre that a raw operand carries."""
+    """Return by how much coarse logits are too large, [B] nats: the query's norm, and the centre of a raw operand.
+
+    rows: the samples that products read. query: B queries. It is |q|^2 / 2 sigma^2 + (alpha / sigma^2) <q, centre>.
+    """
     own = 0.5 * query.inverse_variance * query.norm.square()
     return own + query.gain * (query.point @ rows.operand_centre)
-
-
-@dataclass(frozen=True)
-class BlockSums:
-    """Sums over the samples of a block that are not set aside, with weights p = exp(l - origin).
-
-    origin: [B] float32, finite. sums: [4, B], of p, p^2, p (l - origin) and p |r|^2 / 2. total: of p r, [B, D], or
-    [B, 0] where the mean is not wanted.
-    """
-
-    origin: Float[Tensor, "B"]
-    sums: Float64[Tensor, "4 B"]
-    total: Float64[Tensor, "B E"]
-
-
-class RunningSums:
-    """The log-partition of everything met, and the sums of what was not set aside; waits for no device."""
-
-    def __init__(self, batch: int, dim: int, wanted: Wanted, device: torch.device) -> None:
-        self.partition = torch.full((batch,), -torch.inf, dtype=torch.float64, device=device)
-        self._sums = Accumulator(batch, dim, torch.float32, wanted, device)
-
-    def meet(self, partition: Float64[Tensor, "B"]) -> Float[Tensor, "B"]:
-        """Count samples whose weights sum to exp(partition) as met; return the origin that weights should have."""
-        self.partition = torch.logaddexp(self.partition, partition)
-        origin = torch.where(self.partition == -torch.inf, 0.0, self.partition).float()
-        sums = self._sums
-        # the old origin is -inf where nothing was added yet
-        step = torch.where(sums.mass > 0, (sums.reference - origin).double(), 0.0)
-        factor = step.exp()
-        sums.first_logit = factor * (sums.first_logit + step * sums.mass)
-        sums.mass, sums.half_norm = factor * sums.mass, factor * sums.half_norm
-        sums.squares = factor.square() * sums.squares
-        sums.total *= factor[:, None]
-        sums.reference = origin
-        return origin
-
-    def add(self, block: BlockSums) -> None:
-        """Add the sums of a block that was met before."""
-        mass, squares, first_logit, half_norm = block.sums
-        sums = self._sums
-        # a block of nothing but set aside samples may lie far above what is left
-        step = torch.where(mass > 0, (block.origin - sums.reference).double(), 0.0)
-        factor = step.exp()
-        sums.mass = sums.mass + factor * mass
-        sums.squares = sums.squares + factor.square() * squares
-        sums.first_logit = sums.first_logit + factor * (first_logit + step * mass)
-        sums.half_norm = sums.half_norm + factor * half_norm
-        if sums.wanted.mean:
-            sums.total.addcmul_(factor[:, None].expand_as(block.total), block.total)
-
-    def state(self, rows: Rows, query: Query) -> PosteriorState:
-        """Return the sums as a state, its top-k left empty."""
-        return self._sums.state(rows, query)

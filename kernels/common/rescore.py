@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 
 import torch
 
-from ...base.arrays import Float64, Int64, Tensor
+from ...base.arrays import Bool, Float64, Int64, Tensor
 from .rounding import UNIT_ROUNDOFF, WALK, logit_error
 from .rows import Query, Rows
 from .state import PosteriorState, Wanted, concatenate, merge
@@ -29,16 +29,33 @@ class Pairs:
     row: Int64[Tensor, "P"]
     logit: Float64[Tensor, "P"]
 
-    def where(self, keep: Tensor) -> Pairs:
-        """Return the pairs that `keep` [P] selects."""
+    def __len__(self) -> int:
+        return len(self.query)
+
+    def where(self, keep: Bool[Tensor, "P"]) -> Pairs:
+        """Return the pairs that `keep`, [P], selects."""
         return Pairs(self.query[keep], self.row[keep], self.logit[keep])
+
+    @classmethod
+    def none(cls, device: torch.device) -> Pairs:
+        """Return no pairs at all, on `device`."""
+        empty = torch.empty(0, dtype=torch.int64, device=device)
+        return cls(empty, empty, empty.double())
+
+    @classmethod
+    def joined(cls, parts: Sequence[Pairs]) -> Pairs:
+        """Return the pairs of all `parts`, of which there is at least one."""
+        if len(parts) == 1:
+            return parts[0]
+        return cls(*(torch.cat([getattr(part, name) for part in parts]) for name in ("query", "row", "logit")))
 
 
 def candidate_logits(rows: Rows, query: Query, candidates: Int64[Tensor, "B K"]) -> Float64[Tensor, "B K"]:
-    """Return log w_j - |q - alpha r_j|^2 / 2 sigma^2 of the rows in `candidates`; -inf where an entry is -1.
+    """Return log w_j - |q - alpha r_j|^2 / 2 sigma^2 of the rows in `candidates`, [B, K]; -inf where an entry is -1.
 
-    Products and norms in float64 while that is exact enough, else the difference is taken before it is squared,
-    which errs no more than the inputs do at any sigma. Costs one gather of B K rows, in slices of bounded memory.
+    rows, query: the samples and B queries. Products and norms in float64 while that is exact enough, else the
+    difference is taken before it is squared, which errs no more than the inputs do at any sigma. Costs one gather of B
+    K rows, in slices of bounded memory.
     """
     out = candidates.new_full(candidates.shape, -torch.inf, dtype=torch.float64)
     for part, width in _slices(torch.full((len(query),), candidates.shape[1], device=rows.device), rows.dim):
@@ -50,9 +67,9 @@ def candidate_logits(rows: Rows, query: Query, candidates: Int64[Tensor, "B K"])
 
 
 def product_logits(rows: Rows, query: Query, pairs: Pairs) -> Float64[Tensor, "P"]:
-    """Return the logits of `pairs` up to -|q|^2 / 2 sigma^2, from float32 products that err by :func:`product_error`.
+    """Return the logits of `pairs`, [P], up to -|q|^2 / 2 sigma^2, from float32 products; see `product_error`.
 
-    Costs one gather of the rows, a few MB at a time.
+    rows, query: the samples and B queries that the pairs name. Costs one gather of the rows, a few MB at a time.
     """
     order = pairs.query.argsort(stable=True)
     counts = torch.bincount(pairs.query, minlength=len(query))
@@ -77,26 +94,35 @@ def product_logits(rows: Rows, query: Query, pairs: Pairs) -> Float64[Tensor, "P
 
 
 def product_error(rows: Rows, query: Query) -> Float64[Tensor, "B"]:
-    """Return how far :func:`product_logits` may be off, [B] nats: rounding errors that add up like a random walk."""
+    """Return how far :func:`product_logits` of `rows` may be off for B queries, [B] nats.
+
+    query: the queries. Rounding errors of a sum add up like a random walk.
+    """
     size = query.norm * rows.operand_radius + query.alpha * rows.radius**2
     return WALK * UNIT_ROUNDOFF[torch.float32] * (math.sqrt(rows.dim) + 2.0) * query.gain * size
 
 
 def pairs_state(rows: Rows, query: Query, pairs: Pairs, wanted: Wanted) -> PosteriorState:
-    """Return the states of the samples that `pairs` names, each scored again in float64.
+    """Return the states of the samples that `pairs` names, [B], each rescored in float64.
 
-    Queries with many candidates are padded only against queries with about as many.
+    rows, query: the samples and B queries. wanted: of the states. Queries with many candidates are padded only against
+    queries with about as many. Costs one gather of P rows.
     """
     state = PosteriorState.empty(len(query), rows.dim, wanted.top_k, rows.device)
     groups = list(grouped(pairs, len(query), rows.dim))
     if not groups:
         return state
-    found = [_state(rows, query.take(part), candidates, width, wanted) for part, candidates, width in groups]
+    found = [
+        _state(rows, query.take(part), candidates, width=width, wanted=wanted) for part, candidates, width in groups
+    ]
     return state.put(torch.cat([part for part, _, _ in groups]), concatenate(found))
 
 
 def grouped(pairs: Pairs, batch: int, dim: int) -> Iterator[tuple[Int64[Tensor, "b"], Int64[Tensor, "b K"], int]]:
-    """Yield groups of queries with similar counts, the rows of each padded with -1, and how many to gather at once."""
+    """Yield groups of queries with similar counts, the rows of each padded with -1, and how many to gather at once.
+
+    pairs: of queries and rows. batch: number of queries. dim: values of a row, which bounds what is gathered at once.
+    """
     order = pairs.query.argsort(stable=True)
     counts = torch.bincount(pairs.query, minlength=batch)
     first = counts.cumsum(0) - counts
@@ -120,7 +146,7 @@ def _slices(
         start = stop
 
 
-def _state(rows: Rows, query: Query, candidates: Int64[Tensor, "B K"], width: int, wanted: Wanted) -> PosteriorState:
+def _state(rows: Rows, query: Query, candidates: Int64[Tensor, "B K"], *, width: int, wanted: Wanted) -> PosteriorState:
     parts = []
     for chosen in candidates.split(width, dim=1):
         samples = rows.gather(chosen.clamp_min(0))
@@ -132,7 +158,10 @@ def _state(rows: Rows, query: Query, candidates: Int64[Tensor, "B K"], width: in
 def logits_of(
     rows: Rows, query: Query, chosen: Int64[Tensor, "B K"], samples: Float64[Tensor, "B K D"]
 ) -> Float64[Tensor, "B K"]:
-    """Return the logits of the rows in `chosen`, whose values as stored are `samples`; -inf where an entry is -1."""
+    """Return the logits of the rows `chosen`, [B, K], with the values `samples` as stored; -inf where an entry is -1.
+
+    rows, query: the samples and B queries.
+    """
     error = logit_error(rows, query, torch.float64)
     named = chosen.clamp_min(0)
     if bool((error <= PRODUCT_LIMIT).all()):

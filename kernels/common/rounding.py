@@ -49,11 +49,12 @@ COARSE_LIMIT = 0.01
 
 
 def product_size(rows: Rows, query: Query, partition: Float64[Tensor, "B"] | None = None) -> Float64[Tensor, "B"]:
-    """Return p [B], how large (alpha / sigma^2) <q, r> may be for samples that matter, in nats.
+    """Return p, [B], how large (alpha / sigma^2) <q, r> may be for samples that matter, in nats.
 
-    Without a `partition` by Cauchy-Schwarz. The log-partition of the coarse logits tells more: theirs are close to it,
-    so their products are no larger than it and what norms take off, (alpha^2 / sigma^2) R^2 / 2 with R the largest row
-    without the centre, together.
+    rows, query: the samples and B queries. partition: the log-partition of the coarse logits, [B] nats, or None for the
+    bound of Cauchy-Schwarz. With it, products of samples that matter are no larger than it and what norms take off,
+    (alpha^2 / sigma^2) R^2 / 2 with R the largest row without the centre, together: their coarse logits are close to
+    it.
     """
     bound = query.gain.abs() * query.norm * rows.operand_radius
     if partition is None:
@@ -63,10 +64,10 @@ def product_size(rows: Rows, query: Query, partition: Float64[Tensor, "B"] | Non
 
 
 def path_partition(rows: Rows, query: Query) -> Float64[Tensor, "B"]:
-    """Return about what the log-partition of the coarse logits is for queries on the path, [B].
+    """Return about what the log-partition of the coarse logits is for queries on the path, [B] nats.
 
-    On the path, products with samples that matter are those with the centre and alpha |r|^2, half of which their
-    norms take off.
+    rows, query: the samples and B queries. On the path, products with samples that matter are those with the centre and
+    alpha |r|^2, half of which their norms take off.
     """
     return query.gain * (query.point @ rows.operand_centre) + 0.5 * _squared_size(rows, query) * rows.radius**2
 
@@ -79,8 +80,10 @@ def _squared_size(rows: Rows, query: Query) -> Float64[Tensor, "B"]:
 def logit_error(
     rows: Rows, query: Query, dtype: torch.dtype, partition: Float64[Tensor, "B"] | None = None
 ) -> Float64[Tensor, "B"]:
-    """Return delta [B], the root mean square rounding error of a coarse logit, in nats.
+    """Return delta, [B], the root mean square rounding error of a coarse logit, in nats.
 
+    rows, query: the samples and B queries. dtype: of the products, float32 or float64. partition: as in
+    :func:`product_size`.
     delta = u/2 (p + 4 (alpha^2 / sigma^2) R R') max(1, sqrt(D / 4096)), p the size of products, see
     :func:`product_size`, R and R' the largest row without the centre, and as an operand. The second term is for the
     samples that matter most: their products <q, r> ~ alpha <r - c, r> add up with one sign.
@@ -123,14 +126,14 @@ class Rounding:
 def unit_error(
     rows: Rows, query: Query, rounding: Rounding, partition: Float64[Tensor, "B"] | None = None
 ) -> Float64[Tensor, "B"]:
-    """Return delta [B], the root mean square error of a coarse logit from a matrix unit and of its weight, in nats.
+    """Return delta, [B], the root mean square error of a coarse logit from a matrix unit and of its weight, in nats.
 
+    rows, query: the samples and B queries. rounding: how the unit rounds. partition: as in :func:`product_size`.
     With p the size of products, see :func:`product_size`: every step of the unit cuts off half a last place on
     average, always towards zero, so products shrink together by up to u p a step, in addition to the law of float32.
     Exact sums keep of that law what a product, a norm and a logit are rounded by, u/2 (p + 4 (alpha^2 / sigma^2) R^2).
     Both err by (alpha / sigma^2) R times the rounding of a coordinate of q, and by the rounding of the weight, which
-    acts as an error of the logit would. The tests hold it against units that round as
-    hardware does.
+    acts as an error of the logit would. The tests compare it with units that round as hardware does.
     """
     if rounding.steps:
         cut = rounding.steps * UNIT_ROUNDOFF[torch.float32] * product_size(rows, query, partition)
@@ -144,7 +147,8 @@ def unit_error(
 def weight_window(count: int, error: Float64[Tensor, "B"], dtype: torch.dtype = torch.float32) -> Float64[Tensor, "B"]:
     """Return how far below the log-partition a coarse logit may lie and still belong in the mean, [B] nats.
 
-    Everything further below holds less than DROPPED_MASS of the posterior over `count` samples in a scan in `dtype`.
+    count: samples of the scan. error: of coarse logits, root mean square, [B] nats. dtype: of the scan. Everything
+    further below holds less than DROPPED_MASS of the posterior.
     """
     return math.log(count / DROPPED_MASS[dtype]) + 2.0 * WORST_CASE * error
 
@@ -152,10 +156,11 @@ def weight_window(count: int, error: Float64[Tensor, "B"], dtype: torch.dtype = 
 def competitor_spread(rows: Rows, query: Query, count: int) -> Float64[Tensor, "B"]:
     """Return how far apart the samples that share the mass of a query are, relative to its velocity, at most 1, [B].
 
+    rows, query: the samples and B queries. count: samples of the scan, N.
     Two samples at distance d differ by rho d^2 / 2 - sqrt(rho) d g in their logits, rho = alpha^2 / sigma^2, with g
     Gaussian over the noise of the query: both matter only while sqrt(rho) d <= 2 c, c^2 = 2 ln N. Velocities times
     sigma are of the size sigma sqrt(D), so d relative to them is 2 c / (alpha sqrt(D)). Queries off the path may
-    have competitors further apart, but few: those hold large shares, which are scored again anyway.
+    have competitors further apart, but few: those hold large shares, which are rescored anyway.
     """
     spread = 2.0 * math.sqrt(2.0 * math.log(max(count, 2)) / rows.dim)
     return (spread / query.alpha.abs().clamp_min(1e-300)).clamp_max(1.0)
@@ -165,16 +170,19 @@ def rescore_window(
     weight: Float64[Tensor, "B"],
     error: Float64[Tensor, "B"],
     spread: Float64[Tensor, "B"],
+    *,
     budget: float,
     limit: float,
 ) -> Float64[Tensor, "B"]:
-    """Return how far below the log-partition samples must be scored again, [B] nats; -inf for nowhere.
+    """Return how far below the log-partition samples must be rescored, [B] nats; -inf for nowhere.
 
-    Independent errors delta of weights gamma_j move the mean by delta sqrt(sum gamma_j^2) times the distance of the
-    competing samples, see :func:`competitor_spread`. Re-scoring all with gamma_j >= g leaves sqrt(g) delta times
-    this spread, so g = (budget / (delta spread))^2.
-    Errors of near copies agree instead, and off the path the samples that share the mass are further apart: shares
-    above 1 / FEW_SHARES are scored again as soon as an error delta of all of them, FAR_APART this spread, would show.
+    weight: how far below it samples belong in the mean, [B] nats. error: delta of coarse logits, [B] nats. spread: see
+    :func:`competitor_spread`. budget: velocity error that rounding may cause. limit: error from which on whatever has
+    weight is rescored. Independent errors delta of weights gamma_j move the mean by delta sqrt(sum gamma_j^2) times the
+    distance of the competing samples. Rescoring all with gamma_j >= g leaves sqrt(g) delta times this spread, so g =
+    (budget / (delta spread))^2. Errors of near copies agree instead, and off the path the samples that share the mass
+    are further apart: shares above 1 / FEW_SHARES are rescored as soon as an error delta of all of them, FAR_APART this
+    spread, would show.
     """
     excess = (error * spread / budget).clamp_min(1e-300)
     window = 2.0 * excess.log()
@@ -185,7 +193,7 @@ def rescore_window(
 
 @dataclass(frozen=True)
 class Windows:
-    """How far below the log-partition samples still belong in the mean, and how far they are scored again; [B] nats."""
+    """How far below the log-partition samples still belong in the mean, and how far they are rescored; [B] nats."""
 
     weight: Float64[Tensor, "B"]
     rescore: Float64[Tensor, "B"]
@@ -196,9 +204,14 @@ def windows(
     query: Query,
     count: int,
     error: Float64[Tensor, "B"],
+    *,
     budget: float = LOGIT_BUDGET,
     limit: float = COARSE_LIMIT,
 ) -> Windows:
-    """Return the windows of a float32 scan over `count` samples whose logits err by `error`."""
-    weight = weight_window(count, error)
-    return Windows(weight, rescore_window(weight, error, competitor_spread(rows, query, count), budget, limit))
+    """Return the windows of a float32 scan of `rows` over `count` samples for the B queries of `query`.
+
+    error: of coarse logits, root mean square, [B] nats, see :func:`logit_error`. budget, limit: velocity error that the
+    rounding of logits may cause, and the error of a logit from which on whatever has weight is rescored.
+    """
+    weight, spread = weight_window(count, error), competitor_spread(rows, query, count)
+    return Windows(weight, rescore_window(weight, error, spread, budget=budget, limit=limit))

@@ -46,7 +46,10 @@ class PosteriorState:
 
     @classmethod
     def empty(cls, batch: int, dim: int, top_k: int, device: torch.device) -> PosteriorState:
-        """Return the neutral element of :func:`merge` for `batch` queries of `dim` coordinates."""
+        """Return the neutral element of :func:`merge`.
+
+        batch: number of queries. dim: values of a mean. top_k: samples that there is room for. device: where it is.
+        """
         zeros = torch.zeros(batch, dtype=torch.float64, device=device)
         return cls(
             lse=torch.full_like(zeros, -torch.inf),
@@ -78,8 +81,9 @@ class PosteriorState:
 
 
 def merge(first: PosteriorState, second: PosteriorState) -> PosteriorState:
-    """Combine the states of two disjoint subsets of the samples; associative and commutative up to rounding.
+    """Return the states over two disjoint subsets of the samples as one; associative and commutative up to rounding.
 
+    first, second: the states of the same B queries over either subset.
     The shares are w_i = exp(lse_i - lse). Means and variances combine as in Chan, Golub and LeVeque (1979),
     entropies by the chain rule H = sum_i w_i (H_i - log w_i). Costs a few float64 passes over [B, D].
     """

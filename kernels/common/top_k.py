@@ -16,13 +16,17 @@ class TopCandidates:
     """The `count` + MARGIN largest coarse logits of each query and their rows."""
 
     def __init__(self, batch: int, count: int, device: torch.device) -> None:
+        """Start from nothing: `count` samples, 0 or more, of each of `batch` queries, kept on `device`."""
         self.count = count
         width = count + MARGIN if count else 0
         self.logits = torch.full((batch, width), -torch.inf, dtype=torch.float64, device=device)
         self.rows = torch.full((batch, width), -1, dtype=torch.int64, device=device)
 
     def offer(self, logits: Float[Tensor, "B n"], largest: Float[Tensor, "B"], offset: int) -> None:
-        """Look at a block whose first row is `offset` and whose largest logits are `largest`."""
+        """Take what belongs here from a block.
+
+        logits: its coarse logits, [B, n]. largest: their maxima, [B]. offset: the first row of the block.
+        """
         if self.count == 0:
             return
         which = (largest > self.logits[:, -1]).nonzero()[:, 0]
@@ -35,8 +39,13 @@ class TopCandidates:
         self.logits[which] = best.values
         self.rows[which] = rows.gather(1, best.indices)
 
-    def settle(self, rows: Rows, query: Query) -> tuple[Float64[Tensor, "B K"], Int64[Tensor, "B K"]]:
-        """Return the logits by direct difference and the rows of the heaviest samples, in falling order."""
+    def heaviest(self, rows: Rows, query: Query) -> tuple[Float64[Tensor, "B K"], Int64[Tensor, "B K"]]:
+        """Return the `count` largest logits of each query, rescored in float64, and their rows, in falling order.
+
+        rows, query: those that were scanned. -inf and -1 where there are fewer samples. Costs one gather of B K rows.
+        """
+        if self.count == 0:
+            return self.logits, self.rows
         named = self.rows.masked_fill(self.logits == -torch.inf, -1)
         best = candidate_logits(rows, query, named).topk(self.count, dim=1)
         return best.values, named.gather(1, best.indices)

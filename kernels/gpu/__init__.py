@@ -10,7 +10,10 @@ from ..common.work import Work
 def gpu_state(work: Work, *, half: bool = False) -> PosteriorState:
     """Return the state of the span for every query, see :func:`.scan.triton_state`.
 
-    half: half of the matrix products, and velocities off by about 1e-3.
+    work: rows, queries [B], span and what is wanted. half: whether half of the matrix products are left out, which
+    gives velocities to about 1e-3.
+
+    Raises InputError where the kernels cannot run.
     """
     from .operands import EXACT, HALF
     from .scan import triton_state
@@ -19,7 +22,7 @@ def gpu_state(work: Work, *, half: bool = False) -> PosteriorState:
 
 
 def gpu_memory(rows: Rows, batch: int) -> int:
-    """Return the most bytes that the posterior means of `batch` queries need beyond the data."""
+    """Return the most bytes that the posterior means of `batch` queries need beyond the data in `rows`."""
     from .scan import triton_memory
 
     return triton_memory(rows, batch)

@@ -1,8 +1,8 @@
 """Launch configurations as data: tables for each architecture, a conservative one for the rest, and JSON overrides.
 
 Every listed configuration compiles without spills for its architecture, with matrix instructions and asynchronous
-copies: `make aot` checks that. Which of them is fastest is for a GPU to say: entries
-without a measured reason were chosen by register and shared memory use, and `kernels.tune` replaces them.
+copies: `make aot` checks that. Only a GPU can tell which of them is fastest: entries without a measured reason were
+chosen by their use of registers and shared memory, and :mod:`.tools.tune` replaces them.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ import torch
 from ...base.errors import bad_file, invalid
 from .devices import Device
 
-# where the tuner writes and this module reads: one file for each GPU
+# the folder that the tuner writes to and this module reads: one file for each GPU
 TUNED = Path(__file__).parent / "tuned"
 
 # a limit on B, or D, that no batch reaches
 ANY = 1 << 30
 
-# programs that a multiprocessor is given at least, where the work allows
+# programs that every multiprocessor is given where there is enough work
 PROGRAMS = 2
 
-# values of D, in tiles, below which a slice of the score, and live rows below which a share of the sum, is not worth
-# the additional sum
+# tiles of D that a slice of the score has at least, and tiles of rows that a share of the weighted sum has at least:
+# with less the additional sum costs more than it saves
 LEAST_SLICE, LEAST_SHARE = 8, 4
 
 # values of D after which a sum of digits times 8-bit differences might exceed an int32: 128 255 D < 2^31, rounded down
@@ -41,8 +41,11 @@ DIGIT_DEPTH = 1 << 16
 
 
 @dataclass(frozen=True)
-class ScoreTile:
-    """Tile of the score: rows, queries, values of D; warps and stages of a program."""
+class Tile:
+    """Size of the tile that a program computes at once, and what the program is given.
+
+    block_n, block_b, block_d: rows, queries and values of D. warps, stages: warps and pipeline stages of the program.
+    """
 
     block_n: int
     block_b: int
@@ -50,59 +53,53 @@ class ScoreTile:
     warps: int
     stages: int
 
+
+@dataclass(frozen=True)
+class ScoreTile(Tile):
+    """Tile of the score: products of rows and queries, summed over D a tile at a time."""
+
     def shared_bytes(self, row_bytes: int, part_bytes: int) -> int:
-        """Return an upper bound of the shared memory, for rows of `row_bytes` a value and queries of `part_bytes`."""
+        """Return the most bytes of shared memory, for `row_bytes` a value of rows and `part_bytes` of queries."""
         tile = self.block_n * row_bytes + self.block_b * part_bytes
         return self.stages * self.block_d * tile + 8192
 
-
-@dataclass(frozen=True)
-class ScoreConfig(ScoreTile):
-    """Tile of the score with floating point numbers."""
-
     def least_slices(self, dim: int) -> int:
-        """Return into how many slices of D the score must be cut: none."""
+        """Return into how many slices the sum over `dim` values must be cut so that it does not overflow."""
         return 1
 
 
 @dataclass(frozen=True)
+class ScoreConfig(ScoreTile):
+    """Tile of the score with queries in floating point numbers."""
+
+
+@dataclass(frozen=True)
 class DigitConfig(ScoreTile):
-    """Tile of the score through the int8 matrix unit."""
+    """Tile of the score with queries in base-256 digits, through the int8 matrix unit."""
 
     def least_slices(self, dim: int) -> int:
-        """Return into how many slices of D the score must be cut, so that no sum overflows."""
+        """Return into how many slices the sum over `dim` values must be cut so that no int32 overflows."""
         return _ceil(dim, DIGIT_DEPTH)
 
 
 @dataclass(frozen=True)
-class WeighConfig:
-    """Tile of the weighted sum: rows at once, queries, slice of D; warps and pipeline stages of a program."""
-
-    block_n: int
-    block_b: int
-    block_d: int
-    warps: int
-    stages: int
+class WeighConfig(Tile):
+    """Tile of the weighted sum: a slice of D for some queries, summed over the rows a tile at a time."""
 
     def shared_bytes(self, row_bytes: int, part_bytes: int) -> int:
-        """Return an upper bound of the shared memory, for rows of `row_bytes` a value and weights of `part_bytes`."""
+        """Return the most bytes of shared memory, for `row_bytes` a value of rows and `part_bytes` a weight."""
         tile = self.block_d * max(row_bytes, 2) + self.block_b * part_bytes
         return self.stages * self.block_n * tile + 8192
 
 
 @dataclass(frozen=True)
-class FusedConfig:
-    """Tile of the fused kernel: rows at once, queries, all of D rounded up; warps and pipeline stages of a program."""
-
-    block_n: int
-    block_b: int
-    block_d: int
-    warps: int
-    stages: int
+class FusedConfig(Tile):
+    """Tile of the fused kernel, where `block_d` is all of D, rounded up."""
 
     def shared_bytes(self, row_bytes: int, part_bytes: int) -> int:
-        """Return an upper bound of the shared memory: stages of rows, the queries, and a tile of weights."""
-        rows = self.stages * self.block_n * self.block_d * max(row_bytes, 2)
+        """Return the most bytes of shared memory, for `row_bytes` a value of rows and `part_bytes` of queries."""
+        # stages of rows, the queries, and a tile of weights
+        rows = self.stages * self.block_n * max(row_bytes, 2) * self.block_d
         return rows + self.block_b * (self.block_d + 2 * self.block_n) * part_bytes + 8192
 
 
@@ -111,14 +108,17 @@ AnyConfig = ScoreConfig | DigitConfig | WeighConfig | FusedConfig
 
 @dataclass(frozen=True)
 class Choice:
-    """A configuration and how far it reaches: for batches up to `batch`, and dimensions up to `dim`."""
+    """A configuration and the largest work it is for.
+
+    config: the tile. batch: the largest number of queries. dim: the largest D.
+    """
 
     config: AnyConfig
     batch: int = ANY
     dim: int = ANY
 
 
-# what a GPU must know of a dtype: half is float16 and bfloat16, byte uint8 and int8, single float32
+# what tables distinguish of a storage dtype: half is float16 and bfloat16, byte uint8 and int8, single float32
 KINDS = {
     torch.float16: "half",
     torch.bfloat16: "half",
@@ -127,8 +127,8 @@ KINDS = {
     torch.float32: "single",
 }
 
-# by architecture, kind and kernel, the first entry that reaches is taken; of the two ways to score 8-bit rows, the
-# first that the device has a unit for
+# for every architecture and kind: of each kernel the first choice that is large enough is taken, and of the two ways to
+# score 8-bit rows the first that the device has a unit for
 TABLES: Mapping[str, Mapping[str, Sequence[Choice]]] = {
     "sm_90": {
         "half": (
@@ -143,7 +143,8 @@ TABLES: Mapping[str, Mapping[str, Sequence[Choice]]] = {
             Choice(WeighConfig(64, 128, 128, 8, 4)),
             Choice(FusedConfig(64, 64, 64, 4, 3), dim=64),
             Choice(FusedConfig(32, 64, 128, 4, 3), dim=128),
-            # beyond, queries by the tile fill the registers; small batches only, which need the one read most
+            # for larger D tiles of many queries would fill the registers: small batches only, which gain most from
+            # one read of the rows
             Choice(FusedConfig(64, 32, 256, 8, 2), batch=32, dim=256),
             Choice(FusedConfig(64, 16, 512, 8, 2), batch=16, dim=512),
         ),
@@ -230,13 +231,17 @@ TABLES: Mapping[str, Mapping[str, Sequence[Choice]]] = {
     },
 }
 
-# whose table serves an architecture that has none of its own
+# the architecture whose table serves another one
 RELATED = {"sm_100": "sm_90", "sm_103": "sm_90", "sm_86": "sm_80", "sm_89": "sm_80", "sm_120": "sm_80"}
 
 
 @dataclass(frozen=True)
 class LaunchConfig:
-    """The configurations of one call; `fused` where one program can hold everything."""
+    """The configurations of one call.
+
+    score, weigh: tiles of the two kernels of a two-phase scan. fused: tile of the fused kernel, None where a program
+    cannot hold all of D. device: what the kernels are launched on.
+    """
 
     score: ScoreConfig | DigitConfig
     weigh: WeighConfig
@@ -245,57 +250,75 @@ class LaunchConfig:
 
     @property
     def operand(self) -> str:
-        """What rows are multiplied by in the score: `digits` of the query, or `parts` of it."""
+        """What rows are multiplied by in the score: `digits` of the queries, or floating point `parts` of them."""
         return "digits" if isinstance(self.score, DigitConfig) else "parts"
 
     def score_slices(self, count: int, batch: int, dim: int) -> int:
-        """Return into how many slices of D the score is cut, so that few tiles still fill the GPU."""
+        """Return into how many slices of D the score is cut, so that few tiles still fill the GPU.
+
+        count: rows of a block. batch: queries. dim: D.
+        """
         tiles = _ceil(count, self.score.block_n) * _ceil(batch, self.score.block_b)
-        slices = self._share(tiles, dim // (LEAST_SLICE * self.score.block_d))
+        slices = self._programs(tiles, dim // (LEAST_SLICE * self.score.block_d))
         return max(slices, self.score.least_slices(dim))
 
     def weigh_shares(self, count: int, batch: int, dim: int) -> int:
-        """Return among how many programs the live rows are shared."""
+        """Return among how many programs the rows with weight are shared.
+
+        count: rows of a block. batch: queries. dim: D.
+        """
         tiles = _ceil(dim, self.weigh.block_d) * _ceil(batch, self.weigh.block_b)
-        return self._share(tiles, count // (LEAST_SHARE * self.weigh.block_n))
+        return self._programs(tiles, count // (LEAST_SHARE * self.weigh.block_n))
 
     def fused_shares(self, count: int, batch: int) -> int:
-        """Return among how many programs the rows are shared."""
+        """Return among how many programs of the fused kernel the `count` rows are shared, for `batch` queries."""
         if self.fused is None:
             return 1
-        return self._share(_ceil(batch, self.fused.block_b), count // (LEAST_SHARE * self.fused.block_n))
+        return self._programs(_ceil(batch, self.fused.block_b), count // (LEAST_SHARE * self.fused.block_n))
 
-    def _share(self, tiles: int, most: int) -> int:
+    def _programs(self, tiles: int, most: int) -> int:
+        # programs that work on one tile, at most `most` of them
         return max(1, min(_ceil(PROGRAMS * self.device.multiprocessors, tiles), most))
 
 
-def choose(device: Device, stored: torch.dtype, batch: int, dim: int) -> LaunchConfig:
-    """Return the configurations for data stored as `stored`, the tuned ones of this GPU before the tables."""
+def choose(device: Device, stored: torch.dtype, batch: int, dim: int, *, folder: Path = TUNED) -> LaunchConfig:
+    """Return the configurations of a call, those tuned for this GPU before those of the tables.
+
+    device: what the kernels are launched on. stored: dtype of the rows as the kernels read them, one of KINDS.
+    batch: number of queries. dim: D. folder: where tuned configurations are kept.
+
+    Raises DataFileError where the tuned file of the GPU is damaged, AssertionError where a table has no entry for
+    large work.
+    """
     kind = KINDS[stored]
-    table = (*tuned(device.name).get(kind, ()), *TABLES[table_name(device.architecture)][kind])
+    table = (*tuned(device.name, folder).get(kind, ()), *TABLES[table_name(device.architecture)][kind])
     reaching = [choice.config for choice in table if batch <= choice.batch and dim <= choice.dim]
     fused, weigh = _first(FusedConfig, reaching), _first(WeighConfig, reaching)
     parts, digits = _first(ScoreConfig, reaching), _first(DigitConfig, reaching) if device.multiplies_digits else None
     if parts is None or weigh is None:
-        raise AssertionError(f"the last entries of a table reach everywhere, but not for {kind}, {batch} x {dim}")
+        raise AssertionError(f"the last entries of a table are for any size, but not for {kind}, {batch} x {dim}")
     score: ScoreConfig | DigitConfig
     if digits is None or _OPERAND.get() == "parts":
         score = parts
-    elif _OPERAND.get() == "digits":
-        score = digits
     else:
-        # the one that is listed first
-        score = digits if reaching.index(digits) < reaching.index(parts) else parts
+        # the one that is listed first, unless digits were asked for
+        first = reaching.index(digits) < reaching.index(parts)
+        score = digits if first or _OPERAND.get() == "digits" else parts
     return LaunchConfig(score, weigh, fused, device)
 
 
-# which operand meets 8-bit rows where both are possible; None leaves it to the tables
+# what 8-bit rows are multiplied by where both operands are possible; None leaves it to the tables
 _OPERAND: ContextVar[str | None] = ContextVar("operand", default=None)
 
 
 @contextmanager
 def scored_with(operand: str | None) -> Iterator[None]:
-    """Score 8-bit rows with `digits` or with `parts` of the queries in this context: to compare the two."""
+    """Choose in this context what 8-bit rows are multiplied by, so that the two ways can be compared.
+
+    operand: `digits` or `parts` of the queries, or None for the one in the tables.
+
+    Raises InputError for another name.
+    """
     if operand not in (None, "digits", "parts"):
         raise invalid("operand", "must be digits or parts", repr(operand), "pass None for the one in the tables")
     token = _OPERAND.set(operand)
@@ -306,15 +329,15 @@ def scored_with(operand: str | None) -> Iterator[None]:
 
 
 def table_name(architecture: str) -> str:
-    """Return the key in TABLES that serves an architecture."""
+    """Return the key of TABLES that serves `architecture`: its own, that of a related one, or `any`."""
     name = RELATED.get(architecture, architecture)
     return name if name in TABLES else "any"
 
 
-Config = TypeVar("Config", ScoreConfig, DigitConfig, WeighConfig, FusedConfig)
+ConfigOf = TypeVar("ConfigOf", ScoreConfig, DigitConfig, WeighConfig, FusedConfig)
 
 
-def _first(kind: type[Config], configs: Sequence[AnyConfig]) -> Config | None:
+def _first(kind: type[ConfigOf], configs: Sequence[AnyConfig]) -> ConfigOf | None:
     return next((config for config in configs if isinstance(config, kind)), None)
 
 
@@ -322,25 +345,31 @@ def _ceil(count: int, size: int) -> int:
     return -(-count // size)
 
 
-def tuned_file(name: str) -> Path:
-    """Return where the tuned configurations of a GPU are kept."""
-    return TUNED / f"{re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-')}.json"
+def tuned_file(name: str, folder: Path = TUNED) -> Path:
+    """Return the path in `folder` of the configurations tuned for the GPU called `name`."""
+    return folder / f"{re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-')}.json"
 
 
 @lru_cache
-def tuned(name: str) -> dict[str, tuple[Choice, ...]]:
-    """Return the tuned choices of a GPU by kind, none without a file. Raises DataFileError for a damaged file."""
-    path = tuned_file(name)
+def tuned(name: str, folder: Path = TUNED) -> dict[str, tuple[Choice, ...]]:
+    """Return the choices tuned for a GPU, by kind of dtype; empty without a file.
+
+    name: of the GPU, as in Device. folder: where tuned configurations are kept.
+
+    Raises DataFileError where the file is damaged. The file is read once in a process.
+    """
+    path = tuned_file(name, folder)
     if not path.is_file():
         return {}
     try:
         kinds = json.loads(path.read_text("utf-8"))["kinds"]
         return {kind: tuple(choice_of(entry) for entry in entries) for kind, entries in kinds.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        expected = "tuned configurations as kernels.tune writes them"
-        raise bad_file(path, expected, repr(error), "delete it, or run kernels.tune again") from None
+        expected = "tuned configurations as kernels.gpu.tools.tune writes them"
+        raise bad_file(path, expected, repr(error), "delete it, or run kernels.gpu.tools.tune again") from None
 
 
+# names of the kernels in tuned files
 CONFIGS: dict[str, type[AnyConfig]] = {
     "score": ScoreConfig,
     "digits": DigitConfig,
@@ -350,7 +379,11 @@ CONFIGS: dict[str, type[AnyConfig]] = {
 
 
 def choice_of(entry: dict[str, Any]) -> Choice:
-    """Return a choice from its plain values. Raises KeyError, TypeError or ValueError for anything else."""
+    """Return the choice that :func:`plain` wrote as `entry`.
+
+    Raises KeyError where a value is missing, TypeError where one is of another type, ValueError where one is not a
+    positive integer.
+    """
     config = CONFIGS[entry["kernel"]](**entry["config"])
     if not all(isinstance(value, int) and value > 0 for value in asdict(config).values()):
         raise ValueError(f"not positive integers: {config}")
@@ -358,6 +391,6 @@ def choice_of(entry: dict[str, Any]) -> Choice:
 
 
 def plain(choice: Choice) -> dict[str, Any]:
-    """Return a choice as plain values that json can write."""
+    """Return `choice` as plain values that JSON can hold: kernel, batch, dim and config."""
     kernel = next(name for name, config in CONFIGS.items() if isinstance(choice.config, config))
     return {"kernel": kernel, "batch": choice.batch, "dim": choice.dim, "config": asdict(choice.config)}

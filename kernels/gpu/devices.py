@@ -1,4 +1,4 @@
-"""What a launch must know of a GPU."""
+"""Facts about GPUs that launches depend on."""
 
 from __future__ import annotations
 
@@ -10,25 +10,28 @@ import torch
 
 # architectures whose int8 matrix unit runs at twice the rate of the 16-bit one, and the first version of Triton that
 # uses it: three products of 8-bit rows with a digit of the query take the time of 1.5, against two with 16-bit parts,
-# need no conversion of the rows, and their sums are exact, so fewer samples are scored again. Not sm_103, where that
-# unit is slow, nor gfx90a, where both are equal. Arithmetic from data sheets, for a GPU to confirm
+# need no conversion of the rows, and their sums are exact, so fewer samples are rescored. Not sm_103, where that
+# unit is slow, nor gfx90a, where both are equal. These factors follow from data sheets and are not measured
 INT8_UNITS = {
     **dict.fromkeys(("sm_80", "sm_86", "sm_89", "sm_90", "sm_120", "gfx942", "gfx950", "interpreter"), (0, 0)),
     # older versions give it the instructions of older cards
     "sm_100": (3, 8),
 }
 
-
-# values of D, in 16 bits, that a matrix unit adds at once before it cuts the running sum to float32; half as many of
-# float32. Older units, and those that nothing is known of, take half of an instruction (arXiv 2511.10909, whose models
-# give the bits of the hardware)
+# values of D in 16 bits that a matrix unit adds at once before it cuts the running sum to float32; of float32 values it
+# adds half as many. LEAST_STEP_DEPTH is for older units, and for those whose sums are not known. From arXiv 2511.10909,
+# whose models give the bits of the hardware
 STEP_DEPTH = dict.fromkeys(("sm_90", "sm_100", "sm_103", "sm_120"), 16)
 LEAST_STEP_DEPTH = 8
 
 
 @dataclass(frozen=True)
 class Device:
-    """What a launch must know of a GPU: name, architecture, multiprocessors, shared memory of a program in bytes."""
+    """A GPU as launches see it.
+
+    name: as the driver calls it. architecture: sm_90, gfx942 or the like, or `interpreter`. multiprocessors: how many.
+    shared_bytes: shared memory that a program may use, in bytes.
+    """
 
     name: str
     architecture: str
@@ -37,25 +40,28 @@ class Device:
 
     @property
     def multiplies_digits(self) -> bool:
-        """Whether its int8 matrix unit is worth the additional product."""
+        """Whether products with base-256 digits in its int8 matrix unit are faster than those of 16-bit numbers."""
         return self.architecture in INT8_UNITS and INT8_UNITS[self.architecture] <= triton_version()
 
     @property
     def precision(self) -> str:
-        """How float32 operands are multiplied: in three TF32 products, or six of bf16 where there is no TF32."""
+        """How float32 operands are multiplied: in three TF32 products, or in six of bf16 where there is no TF32."""
         if self.architecture == "interpreter":
             return "ieee"
         return "bf16x6" if self.architecture.startswith("gfx") else "tf32x3"
 
     def steps(self, depth: int, operand_bytes: int) -> int:
-        """Return how often the sum of `depth` products of operands of 2 or 4 bytes is cut to float32."""
+        """Return how often a sum of products is cut to float32.
+
+        depth: number of products. operand_bytes: bytes of an operand, 2 or 4.
+        """
         at_once = STEP_DEPTH.get(self.architecture, LEAST_STEP_DEPTH) * 2 // operand_bytes
         return -(-depth // at_once)
 
 
 @lru_cache
 def triton_version() -> tuple[int, ...]:
-    """Return the first two numbers of the version of Triton, zeros where it goes by another name."""
+    """Return the first two numbers of the version of Triton, zeros where its package has another name."""
     try:
         return tuple(map(int, version("triton").split(".")[:2]))
     except PackageNotFoundError:
@@ -64,7 +70,7 @@ def triton_version() -> tuple[int, ...]:
 
 @lru_cache
 def device_of(device: torch.device) -> Device:
-    """Return what a launch must know of `device`; the CPU stands for the interpreter."""
+    """Return the facts about `device`; the CPU stands for the interpreter."""
     if device.type != "cuda":
         return Device("interpreter", "interpreter", 2, 1 << 30)
     facts = torch.cuda.get_device_properties(device)

@@ -15,13 +15,71 @@ import triton.language as tl
 from ...base.arrays import Float, Float64, Tensor
 from ..common.accumulate import BlockSums
 from .configs import FusedConfig
-from .jit import WEIGHT_SCALE, centre_of, dot, dot_add, finite, operand, rounded
+from .jit import WEIGHT_SCALE, centre_of, dot, dot_add, finite, operand, rounded, share_of
 from .operands import EXACT, BlockOperand, QueryOperand, Split
 
 
 @triton.jit
 @no_type_check
-def fused_kernel(  # noqa: C901, PLR0915 - one program is the point of it
+def load_parts(p_part, part_stride, mask, PARTS: tl.constexpr):
+    """Return the first, second and third part of queries; those beyond `PARTS` repeat the first and are not used."""
+    b_first = tl.load(p_part, mask=mask, other=0)
+    b_second = b_first
+    b_third = b_first
+    if PARTS >= 2:
+        b_second = tl.load(p_part + part_stride, mask=mask, other=0)
+    if PARTS == 3:
+        b_third = tl.load(p_part + 2 * part_stride, mask=mask, other=0)
+    return b_first, b_second, b_third
+
+
+@triton.jit
+@no_type_check
+def dot_parts(b_first, b_second, b_third, b_right, PARTS: tl.constexpr, PRECISION: tl.constexpr):
+    """Return the product of `b_right` with queries in one to three parts, summed inside the matrix unit."""
+    b_product = dot(b_first, b_right, PRECISION)
+    if PARTS >= 2:
+        b_product = dot_add(b_second, b_right, b_product, PRECISION)
+    if PARTS == 3:
+        b_product = dot_add(b_third, b_right, b_product, PRECISION)
+    return b_product
+
+
+@triton.jit
+@no_type_check
+def without_excluded(b_logits, o_n, o_b, m_b, p_excluded, RANGES: tl.constexpr):
+    """Return logits [queries, rows] with -inf where a row lies in one of the `RANGES` excluded ranges of a query."""
+    # unrolled: a loop would forbid asynchronous copies in the loop over rows around it
+    for i_h in tl.static_range(RANGES):
+        range_start = tl.load(p_excluded + (o_b * RANGES + i_h) * 2, mask=m_b, other=0)
+        range_stop = tl.load(p_excluded + (o_b * RANGES + i_h) * 2 + 1, mask=m_b, other=0)
+        m_excluded = (o_n[None, :] >= range_start[:, None]) & (o_n[None, :] < range_stop[:, None])
+        b_logits = tl.where(m_excluded, float("-inf"), b_logits)
+    return b_logits
+
+
+@triton.jit
+@no_type_check
+def softmax_step(b_logits, reference, seen, rescore_window):
+    """Add a tile of logits [queries, rows] to a softmax whose weights exp(l - reference) sum to `seen`.
+
+    Return its largest logits, its weights, the raised reference and the sum of weights, the factor of earlier sums, and
+    for which queries the tile may hold a sample to rescore.
+    """
+    top = tl.max(b_logits, axis=1)
+    raised = tl.maximum(reference, top)
+    origin = finite(raised)
+    shrink = tl.exp(tl.where(seen > 0.0, reference - origin, 0.0))
+    b_weights = tl.exp(b_logits - origin[:, None])
+    seen = shrink * seen + tl.sum(b_weights, axis=1)
+    partition = origin + tl.log(tl.where(seen > 0.0, seen, 1.0))
+    m_rescore = (top >= partition - rescore_window) & (top > float("-inf"))
+    return top, b_weights, raised, seen, shrink, m_rescore
+
+
+@triton.jit
+@no_type_check
+def fused_kernel(
     p_rows,
     p_query,
     p_centre,
@@ -50,27 +108,20 @@ def fused_kernel(  # noqa: C901, PLR0915 - one program is the point of it
     BLOCK_B: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """Softmax over one share of the rows with a moving reference; sums leave out the tiles set aside."""
-    i_b = tl.program_id(0)
+    """Softmax of a tile of queries over one share of the rows, with a moving reference.
+
+    The sums of p and p r leave out the tiles of rows that are to be rescored; `p_rescore` gets their largest logits.
+    """
     i_split = tl.program_id(1)
-    o_b = i_b * BLOCK_B + tl.arange(0, BLOCK_B)
+    o_b = tl.program_id(0) * BLOCK_B + tl.arange(0, BLOCK_B)
     o_d = tl.arange(0, BLOCK_D)
     m_b = o_b < batch
     m_d = o_d < dim
-    share = tl.cdiv(tl.cdiv(count, tl.num_programs(1)), BLOCK_N) * BLOCK_N
-    begin = i_split * share
-    end = tl.minimum(begin + share, count)
+    begin, end = share_of(count, i_split, tl.num_programs(1), BLOCK_N)
     dtype: tl.constexpr = p_query.dtype.element_ty
     # [BLOCK_B, BLOCK_D]; queries are the rows of the accumulators, so that a thread holds few of their statistics
     p_part = p_query + o_b.to(tl.int64)[:, None] * dim + o_d[None, :]
-    m_query = m_b[:, None] & m_d[None, :]
-    b_query = tl.load(p_part, mask=m_query, other=0)
-    b_second = b_query
-    b_third = b_query
-    if QUERY_PARTS >= 2:
-        b_second = tl.load(p_part + part_stride, mask=m_query, other=0)
-    if QUERY_PARTS == 3:
-        b_third = tl.load(p_part + 2 * part_stride, mask=m_query, other=0)
+    b_query, b_second, b_third = load_parts(p_part, part_stride, m_b[:, None] & m_d[None, :], QUERY_PARTS)
     centre = centre_of(p_rows, p_centre, o_d, m_d)
     # [BLOCK_B]
     gain = tl.load(p_gain + o_b, mask=m_b, other=0.0)
@@ -87,35 +138,17 @@ def fused_kernel(  # noqa: C901, PLR0915 - one program is the point of it
         p_block = p_rows + o_n.to(tl.int64)[:, None] * row_stride + o_d[None, :]
         b_rows = tl.load(p_block, mask=m_n[:, None] & m_d[None, :], other=0)
         b_rows = operand(b_rows, centre[None, :], dtype)
-        b_product = dot(b_query, tl.trans(b_rows), PRECISION)
-        if QUERY_PARTS >= 2:
-            b_product = dot_add(b_second, tl.trans(b_rows), b_product, PRECISION)
-        if QUERY_PARTS == 3:
-            b_product = dot_add(b_third, tl.trans(b_rows), b_product, PRECISION)
         # [BLOCK_B, BLOCK_N]
+        b_product = dot_parts(b_query, b_second, b_third, tl.trans(b_rows), QUERY_PARTS, PRECISION)
         half_norm = tl.load(p_half_norm + o_n, mask=m_n, other=0.0)
         b_logits = gain[:, None] * b_product + slope[:, None] * half_norm[None, :]
         if WEIGHTED:
             b_logits += tl.load(p_log_weight + o_n, mask=m_n, other=0.0)[None, :]
-        # unrolled: a loop inside would forbid asynchronous copies in this one
-        for i_h in tl.static_range(RANGES):
-            range_start = tl.load(p_excluded + (o_b * RANGES + i_h) * 2, mask=m_b, other=0)
-            range_stop = tl.load(p_excluded + (o_b * RANGES + i_h) * 2 + 1, mask=m_b, other=0)
-            m_excluded = (o_n[None, :] >= range_start[:, None]) & (o_n[None, :] < range_stop[:, None])
-            b_logits = tl.where(m_excluded, float("-inf"), b_logits)
+        b_logits = without_excluded(b_logits, o_n, o_b, m_b, p_excluded, RANGES)
         b_logits = tl.where(m_b[:, None] & m_n[None, :], b_logits, float("-inf"))
 
-        # [BLOCK_B]
-        top = tl.max(b_logits, axis=1)
-        raised = tl.maximum(reference, top)
-        origin = finite(raised)
-        shrink = tl.exp(tl.where(seen > 0.0, reference - origin, 0.0))
-        reference = raised
-        b_weights = tl.exp(b_logits - origin[:, None])
-        seen = shrink * seen + tl.sum(b_weights, axis=1)
-        # a tile that may hold a sample to set aside is set aside as a whole: no list to write from within the loop
-        partition = origin + tl.log(tl.where(seen > 0.0, seen, 1.0))
-        m_rescore = (top >= partition - rescore_window) & (top > float("-inf"))
+        top, b_weights, reference, seen, shrink, m_rescore = softmax_step(b_logits, reference, seen, rescore_window)
+        # a tile that may hold a sample to rescore is rescored as a whole: no list to write from within the loop
         p_tile = p_rescore + tl.cast(start // BLOCK_N, tl.int64) * sum_stride + o_b
         tl.store(p_tile, tl.where(m_rescore, top, float("-inf")), mask=m_b)
         b_weights = tl.where(m_rescore[:, None], 0.0, b_weights * WEIGHT_SCALE)
@@ -140,11 +173,11 @@ def fused_kernel(  # noqa: C901, PLR0915 - one program is the point of it
 
 @dataclass(frozen=True)
 class FusedSums:
-    """What one launch leaves of a block.
+    """What one launch of the fused kernel computes of a block.
 
-    partition: log of the sum over all samples of the block, [B], -inf where there are none.
-    block: the sums over the tiles not set aside. rescore: the largest logit of every tile of `tile` rows that is set
-    aside, -inf for the others, [tiles, B].
+    partition: [B] float64, log of the sum of the weights of all samples of the block, -inf where there are none.
+    block: the sums over the tiles that are not to be rescored. rescore: [tiles, B] float32, the largest logit of every
+    tile that is to be rescored, -inf for the others. tile: rows of a tile.
     """
 
     partition: Float64[Tensor, "B"]
@@ -158,14 +191,19 @@ def fused(
     block: BlockOperand,
     rescore_window: Float[Tensor, "B"],
     config: FusedConfig,
+    *,
     shares: int,
     mean: bool,
     split: Split = EXACT,
 ) -> FusedSums:
-    """Return the sums over `block`, shared among `shares` programs for each tile of queries; no synchronisation.
+    """Return the sums over a block; no synchronisation.
 
-    A tile whose largest logit lies above the log-partition met so far by its program minus `rescore_window` is set
-    aside. Costs one read of the block for each tile of queries and 4 parts B n D operations.
+    query: [B] queries. block: n rows. rescore_window: [B] float32, nats; a tile of rows is to be rescored where its
+    largest logit lies above the log-partition of what its program has seen so far less this window.
+    config: the tile, whose `block_d` is D at least. shares: programs that share the rows, for each tile of queries.
+    mean: whether the weighted sums of the rows are wanted. split: how many numbers a weight is split into.
+
+    Costs one read of the block for each tile of queries and 4 parts B n D operations.
     """
     count, batch, dim = len(block), len(query), block.dim
     padded = 16 * triton.cdiv(batch, 16)

@@ -34,20 +34,24 @@ def score_kernel(
     row_stride,
     part_stride,
     logit_stride,
-    split_stride,
+    slice_stride,
     excluded,
     PARTS: tl.constexpr,
     WEIGHTED: tl.constexpr,
-    SPLIT: tl.constexpr,
+    SLICES: tl.constexpr,
     PRECISION: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_B: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """Products of a tile of rows with a tile of queries; without a split, their logits and statistics too."""
-    i_split = tl.program_id(1)
+    """Products of a tile of rows with a tile of queries, over one of `SLICES` slices of D; with one slice the logits.
+
+    p_rows: [n, D] as stored. p_query: [PARTS, B, D]. p_logits: [SLICES, n, P] products, or [n, P] logits.
+    p_stats: [tiles, 2, P], not written with several slices.
+    """
+    i_slice = tl.program_id(1)
     i_n, _, o_n, o_b, m_n, m_b = tile_of(count, batch, BLOCK_N, BLOCK_B)
-    begin, end = slice_of(dim, SPLIT, BLOCK_D)
+    begin, end = slice_of(dim, SLICES, BLOCK_D)
 
     # [BLOCK_N, BLOCK_D], 64-bit offsets: N D may exceed 2^31
     p_block = p_rows + o_n.to(tl.int64)[:, None] * row_stride + tl.arange(0, BLOCK_D)[None, :]
@@ -70,8 +74,8 @@ def score_kernel(
         b_total += b_product
 
     p_out = p_logits + o_n.to(tl.int64)[:, None] * logit_stride + o_b[None, :]
-    if SPLIT > 1:
-        tl.store(p_out + i_split.to(tl.int64) * split_stride, b_total, mask=m_n[:, None] & m_b[None, :])
+    if SLICES > 1:
+        tl.store(p_out + i_slice.to(tl.int64) * slice_stride, b_total, mask=m_n[:, None] & m_b[None, :])
     else:
         finish(
             b_total, o_n, o_b, m_n, m_b, p_half_norm, p_log_weight, p_gain, p_slope, p_excluded, excluded,
@@ -93,22 +97,22 @@ def finish_kernel(
     count,
     batch,
     logit_stride,
-    split_stride,
+    slice_stride,
     excluded,
-    split,
+    slices,
     WEIGHTED: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_B: tl.constexpr,
 ):
-    """Logits and statistics of a tile from the products over every slice of D."""
+    """Logits and statistics of a tile from the products `p_partial` [slices, n, P] over every slice of D."""
     i_n, _, o_n, o_b, m_n, m_b = tile_of(count, batch, BLOCK_N, BLOCK_B)
     # [BLOCK_N, BLOCK_B]
     offset = o_n.to(tl.int64)[:, None] * logit_stride + o_b[None, :]
     b_total = tl.zeros([BLOCK_N, BLOCK_B], dtype=tl.float32)
     p_slice = p_partial + offset
-    for _ in range(split):
+    for _ in range(slices):
         b_total += tl.load(p_slice, mask=m_n[:, None] & m_b[None, :], other=0.0)
-        p_slice += split_stride
+        p_slice += slice_stride
     finish(
         b_total, o_n, o_b, m_n, m_b, p_half_norm, p_log_weight, p_gain, p_slope, p_excluded, excluded,
         p_logits + offset, p_stats + i_n * 2 * logit_stride + o_b, logit_stride, WEIGHTED,
@@ -121,7 +125,7 @@ def finish(
     b_product, o_n, o_b, m_n, m_b, p_half_norm, p_log_weight, p_gain, p_slope, p_excluded, excluded, p_out, p_stat,
     stat_stride, WEIGHTED: tl.constexpr,
 ):  # fmt: skip
-    """Turn products [BLOCK_N, BLOCK_B] into logits, store them, and their maximum and sum of exponentials."""
+    """Turn products [BLOCK_N, BLOCK_B] into logits and store these, their maximum and their sum of exponentials."""
     gain = tl.load(p_gain + o_b, mask=m_b, other=0.0)
     slope = tl.load(p_slope + o_b, mask=m_b, other=0.0)
     half_norm = tl.load(p_half_norm + o_n, mask=m_n, other=0.0)
@@ -140,9 +144,10 @@ def finish(
 
 @dataclass(frozen=True)
 class Scores:
-    """Logits of a block, [n, P] with P >= B, and per tile of `tile` rows their maximum and sum of exp(l - maximum).
+    """Logits of a block and their statistics; columns from B on are padding and hold nothing.
 
-    Columns from B on are padding and hold nothing.
+    logits: [n, P] float32 with P >= B. stats: [tiles, 2, P] float32, the maximum of every tile of rows and its sum of
+    exp(l - maximum). tile: rows of a tile.
     """
 
     logits: Float[Tensor, "n P"]
@@ -150,42 +155,51 @@ class Scores:
     tile: int
 
 
-def score(query: QueryOperand, block: BlockOperand, config: ScoreConfig, split: int) -> Scores:
-    """Score `block` for every query; with D cut into `split` slices, a second launch adds them. No synchronisation.
+def score(query: QueryOperand, block: BlockOperand, config: ScoreConfig, slices: int) -> Scores:
+    """Return the logits of a block of rows for every query; no synchronisation.
+
+    query: [B] queries in floating point numbers. block: n rows. config: the tile. slices: slices of D, each summed by
+    programs of its own; with several a second launch adds the sums.
 
     Costs one read of the block and 2 parts B n D operations, and writes 4 n B bytes.
     """
-    return launch(score_kernel, query, block, block.centre, config, split, PRECISION=query.precision)
+    return launch(score_kernel, query, block, config, centre=block.centre, slices=slices, PRECISION=query.precision)
 
 
 def launch(
     kernel: Any,
     query: ScoredQuery,
     block: BlockOperand,
-    centre: Tensor,
     config: ScoreConfig | DigitConfig,
-    split: int,
+    *,
+    centre: Tensor,
+    slices: int,
     **constants: Any,
 ) -> Scores:
-    """Launch a kernel that multiplies and, where D is cut, the one that adds; `centre` is what the first takes off."""
+    """Launch a kernel that multiplies and, where D is cut, the one that adds the slices.
+
+    kernel: that of :func:`score` or of :func:`.logits_int8.score_digits`. query: [B] queries. block: n rows.
+    config: the tile. centre: what the kernel takes off rows or products. slices: slices of D.
+    constants: further compile-time constants of the kernel.
+    """
     count, batch = len(block), len(query)
     padded = 16 * triton.cdiv(batch, 16)
     tiles = triton.cdiv(count, config.block_n)
     logits = block.rows.new_empty(count, padded, dtype=torch.float32)
     stats = block.rows.new_empty(tiles, 2, padded, dtype=torch.float32)
-    target = logits if split == 1 else logits.new_empty(split, count, padded)
+    target = logits if slices == 1 else logits.new_empty(slices, count, padded)
     grid = tiles * triton.cdiv(batch, config.block_b)
     side = (block.half_norms, block.log_weights, query.gain, query.slope, block.excluded(query))
     excluded = query.excluded.shape[1]
     options = {"num_warps": config.warps, "num_stages": config.stages, "enable_fp_fusion": True}
-    kernel[(grid, split)](
+    kernel[(grid, slices)](
         block.rows, query.parts, centre, *side, target, stats, count, block.dim, batch, block.rows.stride(0),
         query.parts.stride(0), padded, count * padded, excluded, PARTS=len(query.parts), WEIGHTED=block.weighted,
-        SPLIT=split, BLOCK_N=config.block_n, BLOCK_B=config.block_b, BLOCK_D=config.block_d, **constants, **options,
+        SLICES=slices, BLOCK_N=config.block_n, BLOCK_B=config.block_b, BLOCK_D=config.block_d, **constants, **options,
     )  # fmt: skip
-    if split > 1:
+    if slices > 1:
         finish_kernel[(grid,)](
-            target, *side, logits, stats, count, batch, padded, count * padded, excluded, split,
+            target, *side, logits, stats, count, batch, padded, count * padded, excluded, slices,
             WEIGHTED=block.weighted,
             BLOCK_N=config.block_n, BLOCK_B=config.block_b, **options,
         )  # fmt: skip

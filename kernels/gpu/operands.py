@@ -1,4 +1,4 @@
-"""What the Triton kernels multiply: blocks of rows as they are stored, queries split into numbers of the same kind."""
+"""Operands of the Triton kernels: blocks of rows as they are stored, queries split into numbers of the same kind."""
 
 from __future__ import annotations
 
@@ -20,21 +20,22 @@ KERNEL_DTYPES = (torch.uint8, torch.int8, torch.float16, torch.bfloat16, torch.f
 # bits of a significand, the hidden one included; 8-bit numbers are exact in float16
 SIGNIFICAND = {torch.float16: 11, torch.bfloat16: 8, torch.float32: 24}
 
-# numbers that a query is split into. Its rounding moves all logits together, as another query would: 16 bits, two
-# bfloat16, would use up the accuracy bar, 22 bits, two float16, do not
+# numbers that a query is split into. Its rounding moves all logits together, as another query would: with 16 bits, two
+# bfloat16, that is as large as the accuracy bar, with 22 bits, two float16, far below it
 QUERY_PARTS = {torch.float16: 2, torch.bfloat16: 3, torch.float32: 1}
 
-# numbers that a weight is split into; their errors are independent of each other, and 16 bits do
+# numbers that a weight is split into; the errors of weights are independent of each other, so 16 bits are enough
 WEIGHT_PARTS = {torch.float16: 2, torch.bfloat16: 2, torch.float32: 1}
 
 
 @dataclass(frozen=True)
 class Split:
-    """Into how many numbers queries and weights are split, by dtype of the matrix unit, and what rounding may cost.
+    """Into how many numbers queries and weights are split, and what their rounding may cost.
 
-    digits: into how many digits queries are split for the int8 matrix unit, see :mod:`.digits`.
-    budget: velocity error that rounding of logits may cause. limit: error of a logit, in nats, from which on every live
-    sample is scored again.
+    query, weight: numbers of a query and of a weight, by dtype of the matrix unit. digits: base-256 digits of a query
+    for the int8 matrix unit, see :mod:`.digits`.
+    budget: relative velocity error that rounding of logits may cause. limit: error of a logit, in nats, above which
+    every sample with weight is rescored.
     """
 
     query: Mapping[torch.dtype, int]
@@ -46,11 +47,12 @@ class Split:
 
 EXACT = Split(QUERY_PARTS, WEIGHT_PARTS, 3, LOGIT_BUDGET, COARSE_LIMIT)
 
-# half of the products and a velocity error of about 1e-3. One bfloat16 has too few bits for a query, and float32 data
-# have nothing to gain
+# half of the products and a velocity error of about 1e-3. One bfloat16 has too few bits for a query, and float32
+# operands are not split
 HALF = Split({torch.float16: 1, torch.bfloat16: 2}, {torch.float16: 1, torch.bfloat16: 1}, 2, budget=1e-3, limit=0.3)
 
-# a float16 whose bits may be joined with those of a level to make their sum: so the kernels read 8-bit rows
+# a float16 whose last bits are zero, so that setting them to the bits of an 8-bit level gives the sum of both: this is
+# how the kernels turn 8-bit rows into float16
 RAISED = 1024.0
 
 
@@ -60,17 +62,20 @@ def operand_dtype(stored: torch.dtype) -> torch.dtype:
 
 
 def operand_rows(rows: Rows) -> Rows:
-    """Return the rows as the kernels multiply them: 8-bit ones without their centre, a whole number."""
+    """Return `rows` as the kernels multiply them: of 8-bit rows the centre, which is a whole number, is taken off."""
     return rows if rows.stored.is_floating_point() else replace(rows, centre_off=True)
 
 
 def copied(rows: Rows) -> bool:
-    """Whether the kernels read a centred copy: of floating point rows that would lose digits to a large centre."""
+    """Return whether the kernels read a centred copy of `rows`.
+
+    They do for floating point rows whose centre is so large that products would lose digits to it.
+    """
     return rows.stored.is_floating_point() and not rows.raw_operand
 
 
 def block_dtype(rows: Rows) -> torch.dtype:
-    """Return the dtype of the rows as the kernels read them: float32 where they are copied."""
+    """Return the dtype in which the kernels read `rows`: that of the storage, float32 where they are copied."""
     return torch.float32 if copied(rows) else rows.stored.dtype
 
 
@@ -78,8 +83,9 @@ def block_dtype(rows: Rows) -> torch.dtype:
 class BlockOperand:
     """Rows [start, start + n) of a data set as the kernels read them.
 
-    rows: [n, D] in a dtype of KERNEL_DTYPES; half_norms, log_weights: [n] float32, the latter unused if not `weighted`.
-    centre: [D] float16, what is taken off 8-bit rows in registers: the centre, counted from the lowest level, and
+    rows: [n, D] in a dtype of KERNEL_DTYPES. half_norms: [n] float32, |r|^2 / 2. log_weights: [n] float32, not read
+    unless `weighted`. start: the first row.
+    centre: [D] float16, what is taken off 8-bit rows in registers: the centre, counted from the lowest level, plus
     RAISED; empty for other rows.
     """
 
@@ -92,7 +98,7 @@ class BlockOperand:
 
     @classmethod
     def of(cls, rows: Rows, span: Span) -> BlockOperand:
-        """Return the operand of `span`: a view of the data, or a centred copy where there must be one."""
+        """Return the operand of the rows in `span`: a view of the data, or a centred copy where :func:`copied`."""
         stored = rows.stored[span.start : span.stop]
         if copied(rows):
             copy = torch.empty(stored.shape, dtype=block_dtype(rows), device=rows.device)
@@ -107,10 +113,11 @@ class BlockOperand:
 
     @property
     def dim(self) -> int:
+        """D, the values of a row."""
         return self.rows.shape[1]
 
     def excluded(self, query: ScoredQuery) -> Int64[Tensor, "B H 2"]:
-        """Return the holes of the queries as row numbers within the block."""
+        """Return the excluded ranges of `query` as row numbers within the block, [B, H, 2] int64."""
         return (query.excluded - self.start).contiguous()
 
 
@@ -125,7 +132,7 @@ def _raised_centre(rows: Rows) -> Float[Tensor, "C"]:
 class ScoredQuery:
     """Queries split into numbers of a matrix unit: logit = gain <numbers, row> + slope |r|^2 / 2.
 
-    parts: [P, B, D] in the dtype of the matrix unit. gain, slope: [B] float32. excluded: as in Query.
+    parts: [P, B, D] in the dtype of the matrix unit. gain, slope: [B] float32. excluded: [B, H, 2] int64, as in Query.
     """
 
     parts: Shaped[Tensor, "P B D"]
@@ -141,15 +148,20 @@ class ScoredQuery:
 class QueryOperand(ScoredQuery):
     """Queries in floating point numbers, whose sum is q / 2^e, at most one in size.
 
-    gain: alpha / sigma^2 2^e; slope: -alpha^2 / sigma^2.
-    precision: how float32 operands are multiplied, as in Device; 16-bit operands are exact.
+    parts: [P, B, D] float16, bfloat16 or float32. gain: [B] float32, alpha / sigma^2 2^e. slope: [B] float32,
+    -alpha^2 / sigma^2. excluded: [B, H, 2] int64, as in Query.
+    precision: how float32 operands are multiplied, as in Device; products of 16-bit operands are exact.
     """
 
     precision: str
 
     @classmethod
     def of(cls, query: Query, dtype: torch.dtype, precision: str, split: Split = EXACT) -> QueryOperand:
-        """Split the queries into numbers of `dtype`, after scaling each by a power of two."""
+        """Return the queries in numbers of a dtype, each query scaled by a power of two.
+
+        query: [B] queries. dtype: of the matrix unit. precision: how float32 operands are multiplied, as in Device.
+        split: how many numbers.
+        """
         scale = unit_scale(query)
         rest = query.point / scale[:, None]
         parts = []
@@ -162,20 +174,22 @@ class QueryOperand(ScoredQuery):
 
 
 def unit_scale(query: Query) -> Float64[Tensor, "B"]:
-    """Return the powers of two above the largest coordinate of each query, one for a query of zeros, [B]."""
+    """Return the powers of two above the largest coordinate of each query, 1 for a query of zeros, [B] float64."""
     exponent = torch.frexp(query.point.abs().amax(1)).exponent
     return torch.ldexp(torch.ones_like(query.alpha), exponent)
 
 
 def unit_rounding(dtype: torch.dtype, device: Device, depth: int, split: Split = EXACT) -> Rounding:
-    """Return how products of operands of `dtype` round when they are restarted every `depth` values of D.
+    """Return how products of floating point operands round.
 
-    Every part of a 16-bit query adds to the running sum. Float32 products are made of several, smallest first: only the
-    last one meets a sum of full size.
+    dtype: of the operands. device: whose matrix unit multiplies. depth: values of D after which a sum starts again from
+    zero. split: how many numbers queries and weights are split into.
+    Every part of a 16-bit query adds to the running sum. A float32 product is a sum of several products, smallest
+    first, of which only the last is added to a sum of full size.
     """
     steps = device.steps(depth, dtype.itemsize)
     if dtype == torch.float32:
-        # both operands are kept to 22 bits and a sign, independently; or exactly, by float32 units
+        # both operands are kept to 22 bits and a sign, independently; float32 units keep them exactly
         kept = 0.0 if device.precision == "ieee" else 2.0**-22
         return Rounding(steps, kept + number_rounding(dtype, 1), kept + number_rounding(dtype, 1))
     query, weight = (number_rounding(dtype, count[dtype]) for count in (split.query, split.weight))
@@ -183,12 +197,12 @@ def unit_rounding(dtype: torch.dtype, device: Device, depth: int, split: Split =
 
 
 def number_rounding(dtype: torch.dtype, parts: int) -> float:
-    """Return the root mean square rounding of a number that `parts` numbers of `dtype` stand for, relative to it."""
+    """Return the root mean square rounding of a number that `parts` numbers of `dtype` hold, relative to it."""
     return 2.0 ** -(parts * SIGNIFICAND[dtype]) / math.sqrt(3.0)
 
 
 def shared_bound(config: AnyConfig, stored: torch.dtype) -> int:
-    """Return an upper bound of the shared memory of a program, in bytes, for rows stored as `stored`."""
+    """Return an upper bound of the shared memory of a program of `config`, in bytes, for rows stored as `stored`."""
     if isinstance(config, DigitConfig):
         return config.shared_bytes(stored.itemsize, EXACT.digits)
     dtype = operand_dtype(stored)

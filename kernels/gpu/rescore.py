@@ -1,4 +1,4 @@
-"""Triton: samples set aside, scored again by direct difference and weighed in float64; the host waits for nothing."""
+"""Triton: samples of the rescore lists, scored by direct difference and weighed in float64; the host never waits."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ import triton.language as tl
 from ...base.arrays import Bool, Float64, Int64, Shaped, Tensor
 from ..common.rows import Query, Rows, Span
 from ..common.state import PosteriorState, Wanted, merge
-from .rescore_list import PROGRAMS, RescoreList, programs
-
-# logits held at once, in bytes
-LOGIT_BYTES = 128 << 20
+from ..common.work import Work
+from .configs import Tile
+from .jit import share_of
+from .limits import DEFAULT_LIMITS, ScanLimits
+from .rescore_list import RESCORE_PROGRAMS, RescoreList, programs
 
 # logits of a query that one program sums at once
 SUM_BLOCK = 512
@@ -48,7 +49,11 @@ def distance_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """Logits log w - |q - alpha r|^2 / 2 sigma^2 of the rows that the slots of a query name."""
+    """Logits log w - |q - alpha r|^2 / 2 sigma^2 of the rows in the slots of a query.
+
+    p_rows: [N, D] as stored. p_point: [B, D] in stored coordinates. p_first: [B, limit]. p_count, p_used: [B].
+    p_logits: [B, width], -inf for rows beyond `stop` or excluded.
+    """
     i_b = tl.program_id(0).to(tl.int64)
     used = tl.load(p_used + i_b)
     alpha = tl.load(p_alpha + i_b)
@@ -81,7 +86,7 @@ def distance_kernel(
 @triton.jit
 @no_type_check
 def named_rows(o_s, i_b, used, p_first, p_count, begin, limit, run):
-    """The rows that slots stand for: those of the runs in the list, or all from `begin` on."""
+    """Return the rows of the slots `o_s` of query `i_b`: those of the runs in its list, or all from `begin` on."""
     listed = tl.load(p_count + i_b) >= 0
     first = tl.load(p_first + i_b * limit + o_s // run, mask=o_s < tl.where(listed, used, 0), other=0)
     return tl.where(listed, first + o_s % run, begin + o_s)
@@ -90,7 +95,7 @@ def named_rows(o_s, i_b, used, p_first, p_count, begin, limit, run):
 @triton.jit
 @no_type_check
 def mass_kernel(p_logits, p_used, p_sums, width, batch, BLOCK: tl.constexpr):
-    """Log-sum-exp, sum of squared weights and entropy of the logits of a query."""
+    """Log-sum-exp, sum of squared weights and entropy of the logits [B, width] of a query, into p_sums [3, B]."""
     i_b = tl.program_id(0).to(tl.int64)
     used = tl.load(p_used + i_b)
     p_logit = p_logits + i_b * width + tl.arange(0, BLOCK)
@@ -138,22 +143,25 @@ def mean_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """Sum of the weights exp(l - lse) times the rows of one share of the slots, for a slice of D."""
+    """Sum of the weights exp(l - lse) times the rows of one share of the slots, for a slice of D.
+
+    p_rows: [N, D] as stored. p_logits: [B, width]. p_lse: [B]. p_out: [shares, B, D].
+    """
     i_b = tl.program_id(1).to(tl.int64)
     i_share = tl.program_id(2).to(tl.int64)
     o_d = tl.program_id(0) * BLOCK_D + tl.arange(0, BLOCK_D)
     used = tl.load(p_used + i_b)
     lse = tl.load(p_lse + i_b)
     origin = tl.where(lse == float("-inf"), 0.0, lse)
-    share = tl.cdiv(tl.cdiv(used, tl.num_programs(2)), BLOCK_N) * BLOCK_N
+    share_begin, share_end = share_of(used, i_share, tl.num_programs(2), BLOCK_N)
     # [BLOCK_D]
     b_total = tl.zeros([BLOCK_D], dtype=tl.float64)
-    for start in range(i_share * share, tl.minimum((i_share + 1) * share, used), BLOCK_N):
+    for start in range(share_begin, share_end, BLOCK_N):
         o_s = start + tl.arange(0, BLOCK_N)
         row = named_rows(o_s, i_b, used, p_first, p_count, begin, limit, run)
         b_logits = tl.load(p_logits + i_b * width + o_s, mask=o_s < used, other=float("-inf"))
         b_weights = tl.exp(b_logits - origin)
-        # rows without weight, those that do not count among them, are not read
+        # rows without weight, which include excluded ones, are not read
         m_rows = (b_weights > 0.0)[:, None] & (o_d < dim)[None, :]
         p_block = p_rows + row[:, None] * row_stride + o_d[None, :]
         b_rows = tl.load(p_block, mask=m_rows, other=0).to(tl.float64)
@@ -164,27 +172,23 @@ def mean_kernel(
 
 
 @dataclass(frozen=True)
-class RescoreConfig:
-    """Tile of rows and values of D of one query, warps and stages of a program: the same on every GPU.
+class RescoreConfig(Tile):
+    """Tile of rows and values of D of one query: the same on every GPU.
 
-    Float64 sums take two registers each, which leaves no room for more, and lists are too short to repay a pipeline.
+    Float64 sums take two registers each, which leaves no room for more, and lists are too short for a pipeline to pay.
     """
 
-    block_n: int = 16
-    block_b: int = 1
-    block_d: int = 256
-    warps: int = 4
-    stages: int = 1
 
-
-TILE = RescoreConfig()
+RESCORE_TILE = RescoreConfig(block_n=16, block_b=1, block_d=256, warps=4, stages=1)
 
 
 @dataclass(frozen=True)
 class Slots:
-    """Places for logits, [B, width]: those of listed rows, or of the rows from `begin` on for queries that mean all.
+    """Slots for the logits of every query, each of which stands for a row.
 
-    used: places of each query that stand for a row, [B] int32. stop: the end of the span.
+    rescore_list: whose rows the slots of a query stand for, one after the other; those of a query whose list
+    overflowed stand for the rows from `begin` on.
+    used: [B] int32, slots that stand for a row. stop: end of the span. width: slots of each query.
     """
 
     rescore_list: RescoreList
@@ -194,88 +198,106 @@ class Slots:
     width: int
 
     @classmethod
-    def parts(cls, rescore_list: RescoreList, span: Span, looks: bool) -> Iterator[Slots]:
-        """Yield the places for the rows of `span` a part at a time: what is listed is in the first.
+    def parts(cls, rescore_list: RescoreList, span: Span, *, limits: ScanLimits, reads_values: bool) -> Iterator[Slots]:
+        """Yield the slots for the rows of a span a part at a time; the first has those of the lists.
 
-        looks: whether the host may wait to see that no query means every row, where that takes several parts.
+        rescore_list: what is to be rescored. span: rows that lists and queries whose list overflowed are about.
+        limits: `logit_bytes` bounds a part. reads_values: whether the host may wait for the device to read whether any
+        list overflowed, and leave out the other parts where none did.
         """
-        batch = len(rescore_list.count)
-        width = max(rescore_list.width, min(len(span), LOGIT_BYTES // (8 * batch)))
-        short = looks and len(span) > width and not bool(rescore_list.overflowed.any())
+        batch, count = len(rescore_list.count), rescore_list.count
+        width = limits.logit_slots(batch, rescore_list.width, len(span))
+        short = reads_values and len(span) > width and not bool(rescore_list.overflowed.any())
         for begin in range(span.start, span.start + 1 if short else span.stop, width):
-            listed = (
-                rescore_list.count * rescore_list.run if begin == span.start else torch.zeros_like(rescore_list.count)
-            )
+            listed = count * rescore_list.run if begin == span.start else torch.zeros_like(count)
             used = torch.where(rescore_list.overflowed, min(width, span.stop - begin), listed)
             yield cls(rescore_list, used, begin, span.stop, width)
 
-    def logits(self, rows: Rows, query: Query, weighted: bool) -> Float64[Tensor, "B W"]:
-        """Return the logits of the named rows against points in stored coordinates; unused places hold nothing."""
+    def logits(self, rows: Rows, query: Query, *, weighted: bool) -> Float64[Tensor, "B W"]:
+        """Return the logits of the rows in the slots, [B, width] float64; unused slots hold nothing.
+
+        rows: of the data set. query: [B] queries whose points are in stored coordinates. weighted: whether the logs of
+        the weights of the samples are added, where they have any.
+        """
         batch, dim = query.point.shape
         out = torch.empty(0, dtype=torch.float64, device=rows.device).new_empty(batch, self.width)
         log_weights = rows.half_norms if rows.log_weights is None else rows.log_weights
-        distance_kernel[(batch, programs(batch, self.width, TILE.block_n))](
+        distance_kernel[(batch, programs(batch, self.width, RESCORE_TILE.block_n))](
             rows.stored, query.point.contiguous(), query.alpha, query.inverse_variance, log_weights,
             self.rescore_list.first, self.rescore_list.count, self.used, query.excluded.contiguous(),
             out, self.begin, self.stop,
             self.width, self.rescore_list.first.shape[1], self.rescore_list.run, dim, rows.stored.stride(0),
             query.excluded.shape[1],
-            WEIGHTED=weighted and rows.log_weights is not None, BLOCK_N=TILE.block_n, BLOCK_D=slice_width(dim),
-            num_warps=TILE.warps, enable_fp_fusion=True,
+            WEIGHTED=weighted and rows.log_weights is not None, BLOCK_N=RESCORE_TILE.block_n, BLOCK_D=slice_width(dim),
+            num_warps=RESCORE_TILE.warps, enable_fp_fusion=True,
         )  # fmt: skip
         return out
 
     def mean(self, rows: Rows, logits: Float64[Tensor, "B W"], lse: Float64[Tensor, "B"]) -> Float64[Tensor, "B D"]:
-        """Return the weighted mean of the named rows as they are stored; zero where there are none."""
+        """Return the weighted mean of the rows in the slots, as stored, [B, D] float64; zero where there are none.
+
+        rows: of the data set. logits: [B, width] float64. lse: [B] float64, their log-sum-exp.
+        """
         batch, slices = len(lse), triton.cdiv(rows.dim, slice_width(rows.dim))
-        shares = max(1, min(PROGRAMS // (batch * slices), triton.cdiv(self.width, 8 * TILE.block_n)))
+        shares = max(1, min(RESCORE_PROGRAMS // (batch * slices), triton.cdiv(self.width, 8 * RESCORE_TILE.block_n)))
         out = logits.new_empty(shares, batch, rows.dim)
         mean_kernel[(slices, batch, shares)](
             rows.stored, logits, lse, self.rescore_list.first, self.rescore_list.count, self.used, out,
             self.begin, self.width,
             self.rescore_list.first.shape[1], self.rescore_list.run, rows.dim, rows.stored.stride(0),
-            BLOCK_N=TILE.block_n, BLOCK_D=slice_width(rows.dim), num_warps=TILE.warps, enable_fp_fusion=True,
+            BLOCK_N=RESCORE_TILE.block_n, BLOCK_D=slice_width(rows.dim),
+            num_warps=RESCORE_TILE.warps, enable_fp_fusion=True,
         )  # fmt: skip
         return out.sum(0)
 
     def filled(self, logits: Float64[Tensor, "B W"]) -> Float64[Tensor, "B W"]:
-        """Return the logits with -inf in unused places."""
+        """Return `logits` [B, width] with -inf in unused slots."""
         return logits.masked_fill(~self._inside(), -torch.inf)
 
-    def rows_at(self, place: Int64[Tensor, "B k"]) -> Int64[Tensor, "B k"]:
-        """Return the rows that some places stand for."""
+    def rows_at(self, slot: Int64[Tensor, "B k"]) -> Int64[Tensor, "B k"]:
+        """Return the rows that the slots `slot` of each query stand for, [B, k]."""
         run, limit = self.rescore_list.run, self.rescore_list.first.shape[1]
-        listed = self.rescore_list.first.gather(1, (place // run).clamp_max(limit - 1)) + place % run
-        return torch.where(self.rescore_list.overflowed[:, None], self.begin + place, listed)
+        listed = self.rescore_list.first.gather(1, (slot // run).clamp_max(limit - 1)) + slot % run
+        return torch.where(self.rescore_list.overflowed[:, None], self.begin + slot, listed)
 
     def _inside(self) -> Bool[Tensor, "B W"]:
         return torch.arange(self.width, device=self.used.device) < self.used[:, None]
 
 
 def rescored_state(
-    rows: Rows, query: Query, rescore_list: RescoreList, span: Span, wanted: Wanted, looks: bool
+    work: Work, rescore_list: RescoreList, *, reads_values: bool, limits: ScanLimits = DEFAULT_LIMITS
 ) -> PosteriorState:
-    """Return the states of the samples in `rescore_list`, whose rows lie in `span`, each scored by direct difference.
+    """Return the states of the samples on a rescore list, each scored by direct difference in float64.
 
-    looks: whether the host may wait for the device. Costs a float64 pass over the rows of each query, twice with the
-    mean; memory is 8 bytes for each pair of a query and a row, at most LOGIT_BYTES or the whole list.
+    work: rows, queries, the span that the samples lie in, and what is wanted. rescore_list: the samples, for every
+    query of the work. reads_values: whether the host may wait for the device, which spares launches where lists are
+    short beside the span. limits: `logit_bytes` bounds the logits held at once.
+
+    Costs a float64 pass over the rows of each query, twice with the mean. Memory is 8 bytes for each pair of a query
+    and a row, at most `logit_bytes` or the whole list.
     """
+    rows, query = work.rows, work.query
     stored = replace(query, point=query.in_stored_coordinates(rows), alpha=query.alpha.contiguous())
-    parts = [_state(rows, stored, slots, wanted) for slots in Slots.parts(rescore_list, span, looks)]
-    state = reduce(merge, parts)
+    parts = Slots.parts(rescore_list, work.span, limits=limits, reads_values=reads_values)
+    state = reduce(merge, [_state(rows, stored, slots, work.wanted) for slots in parts])
     # the centre was left in: products with it cancel only where it is large, and these are float64
-    return replace(state, mean=state.mean - rows.centre) if wanted.mean else state
+    return replace(state, mean=state.mean - rows.centre) if work.wanted.mean else state
 
 
 def slice_width(dim: int) -> int:
-    """Return how many values of D a tile holds."""
-    return max(16, min(TILE.block_d, 1 << (dim - 1).bit_length()))
+    """Return how many values of D a tile holds, a power of two, for rows of `dim` values."""
+    return max(16, min(RESCORE_TILE.block_d, 1 << (dim - 1).bit_length()))
 
 
-def rescore_memory(batch: int, limit: int, count: int, dim: int) -> int:
-    """Return the bytes that :func:`rescored_state` needs for lists of `limit` rows out of `count`, at most."""
-    width = max(limit, min(count, LOGIT_BYTES // (8 * batch)))
-    return 8 * batch * (width + limit) + 8 * dim * max(3 * batch, PROGRAMS * TILE.block_d // min(dim, TILE.block_d))
+def rescore_memory(rows: Rows, batch: int, limits: ScanLimits = DEFAULT_LIMITS) -> int:
+    """Return the most bytes that :func:`rescored_state` needs.
+
+    rows: of the data set, all of which the span may hold. batch: number of queries. limits: of lists and logits.
+    """
+    listed, dim = limits.listed(len(rows)), rows.dim
+    width = limits.logit_slots(batch, listed, len(rows))
+    sums = max(3 * batch, RESCORE_PROGRAMS * RESCORE_TILE.block_d // min(dim, RESCORE_TILE.block_d))
+    return 8 * batch * (width + listed) + 8 * dim * sums
 
 
 def _state(rows: Rows, stored: Query, slots: Slots, wanted: Wanted) -> PosteriorState:
@@ -283,8 +305,9 @@ def _state(rows: Rows, stored: Query, slots: Slots, wanted: Wanted) -> Posterior
     batch = len(logits)
     sums = logits.new_empty(3, batch)
     mass_kernel[(batch,)](
-        logits, slots.used, sums, slots.width, batch, BLOCK=SUM_BLOCK, num_warps=TILE.warps, enable_fp_fusion=True
-    )
+        logits, slots.used, sums, slots.width, batch, BLOCK=SUM_BLOCK, num_warps=RESCORE_TILE.warps,
+        enable_fp_fusion=True,
+    )  # fmt: skip
     lse, concentration, entropy = sums.unbind(0)
     state = replace(PosteriorState.empty(batch, rows.dim, wanted.top_k, rows.device), lse=lse)
     if wanted.mean:
@@ -292,18 +315,15 @@ def _state(rows: Rows, stored: Query, slots: Slots, wanted: Wanted) -> Posterior
     if wanted.moments:
         state = replace(state, concentration=concentration, entropy=entropy)
     if wanted.moments and wanted.mean:
-        state = replace(state, variance=_variance(rows, stored, slots, logits, state))
+        weights = (slots.filled(logits) - lse.clamp_min(-1e300)[:, None]).exp()
+        state = replace(state, variance=_variance(rows, slots, weights, replace(stored, point=state.mean)))
     return _with_top(state, slots, logits, wanted.top_k) if wanted.top_k else state
 
 
-def _variance(
-    rows: Rows, stored: Query, slots: Slots, logits: Float64[Tensor, "B W"], state: PosteriorState
-) -> Float64[Tensor, "B"]:
-    """Return the trace of the covariance: the weighted mean of the squared distances to the mean."""
-    ones = torch.ones_like(stored.alpha)
-    around = replace(stored, point=state.mean, alpha=ones, inverse_variance=ones)
-    weights = (slots.filled(logits) - state.lse.clamp_min(-1e300)[:, None]).exp()
-    squares = slots.logits(rows, around, weighted=False).mul(-2.0)
+def _variance(rows: Rows, slots: Slots, weights: Float64[Tensor, "B W"], mean: Query) -> Float64[Tensor, "B"]:
+    """Return the trace of the covariance: the weighted mean of the squared distances to the points of `mean`."""
+    ones = torch.ones_like(mean.alpha)
+    squares = slots.logits(rows, replace(mean, alpha=ones, inverse_variance=ones), weighted=False).mul(-2.0)
     return torch.where(weights > 0, weights * squares, 0.0).sum(1)
 
 

@@ -1,4 +1,4 @@
-"""Triton: which samples of each query are to be scored again, as lists whose lengths only the device knows."""
+"""Triton: which samples of each query are to be rescored, as lists whose lengths only the device knows."""
 
 from __future__ import annotations
 
@@ -12,18 +12,22 @@ import triton.language as tl
 from ...base.arrays import Bool, Float, Int64, Shaped, Tensor
 from .weighted_sum import ListedPairs
 
-# the count of a query whose list is too short: every row of the span is meant
+# the count of a query whose list overflowed: every row of the span is rescored
 EVERY = -1
 
-# programs that fill a GPU; entries of a list that one of them compares at once, and how many such parts it takes
-PROGRAMS, ORDER_BLOCK, PARTS = 1024, 64, 4
+# programs that fill a GPU, and blocks of slots that each of them gets at least
+RESCORE_PROGRAMS, LEAST_BLOCKS = 1024, 4
+
+# entries of a list that a program compares at once
+ORDER_BLOCK = 64
 
 
 @dataclass(frozen=True)
 class RescoreList:
-    """Samples of each query to be scored again: runs of neighbouring rows, in rising order.
+    """Samples of each query to be rescored: runs of neighbouring rows, in rising order.
 
-    first: the rows that runs begin with, [B, L]. count: runs of each query, [B] int32, or EVERY. run: rows of a run.
+    first: [B, L] int64, the row that each run begins with. count: [B] int32, runs of each query, or EVERY. run: rows
+    of a run.
     """
 
     first: Int64[Tensor, "B L"]
@@ -32,20 +36,20 @@ class RescoreList:
 
     @property
     def overflowed(self) -> Bool[Tensor, "B"]:
-        """Which queries mean every row."""
+        """Which queries have so many samples to rescore that every row of the span is rescored, [B]."""
         return self.count == EVERY
 
     @property
     def width(self) -> int:
-        """Rows that a full list names."""
+        """How many rows a full list names."""
         return self.first.shape[1] * self.run
 
     @classmethod
     def of_list(cls, listed: ListedPairs, floor: Float[Tensor, "B"]) -> RescoreList:
-        """Return the listed samples whose coarse logits reach `floor`; no synchronisation.
+        """Return the listed samples whose coarse logits reach `floor` [B] float32; no synchronisation.
 
-        Programs append to a list in any order: sorted by row, equal calls give equal bits. Costs the square of the
-        number of listed samples, in comparisons.
+        Programs append to `listed` in any order: samples are sorted by row, so that equal calls give equal bits. Costs
+        the square of the number of listed samples, in comparisons.
         """
         batch, limit = listed.row.shape
         first, count = torch.zeros_like(listed.row), torch.zeros_like(listed.count)
@@ -57,9 +61,10 @@ class RescoreList:
 
     @classmethod
     def of_tiles(cls, marked: Bool[Tensor, "T B"], first: Int64[Tensor, "T"], size: int, limit: int) -> RescoreList:
-        """Return the marked tiles of `size` rows, the t-th of which begins with row first[t]; no synchronisation.
+        """Return the marked tiles of rows, one run each; no synchronisation.
 
-        Queries with more than `limit` of them mean every row.
+        marked: [T, B], whether a tile is to be rescored for a query. first: [T] int64, the first row of every tile.
+        size: rows of a tile. limit: tiles that a list has room for; of queries with more every row is rescored.
         """
         number = marked.cumsum(0, dtype=torch.int32)
         # unmarked tiles, and those beyond the limit, all go to one place behind the list
@@ -71,8 +76,11 @@ class RescoreList:
 
 
 def programs(batch: int, slots: int, block: int) -> int:
-    """Return how many programs share the slots of a query, which they look at `block` at a time."""
-    return max(1, min(PROGRAMS // batch, -(-slots // (PARTS * block))))
+    """Return how many programs share the slots of each query.
+
+    batch: number of queries. slots: of a query. block: slots that a program reads at once.
+    """
+    return max(1, min(RESCORE_PROGRAMS // batch, -(-slots // (LEAST_BLOCKS * block))))
 
 
 @triton.jit
@@ -88,7 +96,10 @@ def order_kernel(
     EVERY: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Move the listed rows of a query that reach its floor to their places by size, and count them."""
+    """Sort the listed rows of a query whose logits reach its floor, and count them.
+
+    p_row, p_logit: [B, limit]. p_listed: [B]. p_floor: [B]. p_first: [B, limit], sorted. p_count: [B], zero before.
+    """
     i_b = tl.program_id(0).to(tl.int64)
     listed = tl.load(p_listed + i_b)
     floor = tl.load(p_floor + i_b)

@@ -1,4 +1,4 @@
-"""The Triton implementation, from rows and queries to states: score, merge, weigh, and score again where it shows."""
+"""The Triton implementation, from rows and queries to states: score, merge, weigh, and rescore where rounding shows."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from .devices import device_of
 from .digits import DigitOperand, digit_rounding
 from .fused import fused
 from .jit import INTERPRET
+from .limits import DEFAULT_LIMITS, ScanLimits
 from .logits import Scores, score
 from .logits_int8 import score_digits
 from .operands import (
@@ -42,42 +43,38 @@ from .rescore import rescore_memory, rescored_state
 from .rescore_list import RescoreList
 from .weighted_sum import ListedPairs, Reference, weigh, weights_of, weights_rows
 
-# logits and weights of a block of rows, in bytes: enough to fill a GPU, little beside its memory
-SCORE_BYTES = 512 << 20
-
-# rows of a block are a multiple of every tile
-BLOCK_UNIT = 1024
-
-# samples of a query that are scored again from a list; with more of them every row is, in float64
-LEAST_RESCORED, MOST_RESCORED = 256, 8192
-
-# the fused kernel unrolls its loop over holes and is compiled for each number of them
+# the fused kernel unrolls its loop over excluded ranges and is compiled for each number of them, up to this one
 FUSED_RANGES = 4
 
 
-def triton_state(work: Work, split: Split = EXACT) -> PosteriorState:
-    """Return the state of the span for every query; same meaning as `posterior_state`, and the same bar.
+def triton_state(work: Work, split: Split = EXACT, *, limits: ScanLimits = DEFAULT_LIMITS) -> PosteriorState:
+    """Return the state of the span for every query, as `posterior_state` does and with the same bound on the error.
 
-    With split=HALF half the products give the velocity to about 1e-3.
+    work: rows in a dtype of KERNEL_DTYPES, [N, D], queries [B], a span of at least one row, and what is wanted.
+    split: into how many numbers operands are split; with HALF half the products give the velocity to about 1e-3.
+    limits: rows and logits held at once, and how many samples are rescored one by one.
 
-    Raises InputError before any launch where the kernels cannot run. Costs one read of the span for the logits and
-    one of the rows that carry weight, 2 to 4 B n D operations each; memory is the logits of a block, and B D values.
-    Where a program can hold all of D, and neither moments nor top-k are wanted, both are one read.
+    Raises InputError before any launch where the kernels cannot run. Costs one read of the span for the logits and one
+    of the rows with weight, 2 to 4 B n D operations each. Memory is the logits of a block, and B D values. Where a
+    program can hold all of D, and neither moments nor top-k are wanted, the span is read once.
     """
     config = checked_config(work, split)
-    rows, query, span, wanted = work.rows, work.query, work.span, work.wanted
-    with _on_device(rows.device), ieee_products(rows.device.type):
-        scan = scan_type(query, wanted, config)(rows, query, len(span), wanted, config, split)
-        for block in scan.blocks(span):
+    device = work.rows.device
+    with _on_device(device), ieee_products(device.type):
+        scan = scan_type(work.query, work.wanted, config)(work, config, split, limits=limits)
+        for block in scan.blocks():
             scan.add(block)
         rescore_list = scan.rescore_list()
-        again = rescored_state(rows, query, rescore_list, span, wanted, looks=not capturing())
+        rescored = rescored_state(work, rescore_list, reads_values=not capturing(), limits=limits)
         state = scan.state().without(rescore_list.overflowed)
-        return merge(without_top(state, again.top_rows), again)
+        return merge(without_top(state, rescored.top_rows), rescored)
 
 
 def scan_type(query: Query, wanted: Wanted, config: LaunchConfig) -> type[TwoPhaseScan] | type[FusedScan]:
-    """Return the scan that answers: the fused one where a program can hold all that is wanted."""
+    """Return the scan that answers: the fused one where a program can hold all that is wanted.
+
+    query: [B] queries, whose excluded ranges are counted. wanted: what is computed. config: of the call.
+    """
     plain = not wanted.moments and wanted.top_k == 0 and query.excluded.shape[1] <= FUSED_RANGES
     return FusedScan if config.fused is not None and plain else TwoPhaseScan
 
@@ -86,39 +83,65 @@ Operand = TypeVar("Operand", bound=QueryOperand | DigitOperand)
 
 
 class TritonScan(Generic[Operand]):
-    """What both scans share: operands, windows and running sums; nothing waits for the device but naming the top-k."""
+    """What both scans share: operands, windows and running sums; the host does not wait before the top-k is named.
 
-    # bytes held for each pair of a row and a query
+    work: what is scanned, its rows as the kernels multiply them. operand: the queries as the kernels read them.
+    rounding: how their products round. sums: of the samples that are not to be rescored. top: the heaviest samples.
+    windows: how far below the log-partition samples have weight, and are rescored; set as soon as what they depend on
+    is known. pair_bytes: bytes held for each pair of a row and a query.
+    """
+
     pair_bytes: int
-
-    # set once what they depend on is known
     windows: Windows
 
     def __init__(
-        self, rows: Rows, query: Query, count: int, wanted: Wanted, config: LaunchConfig, split: Split = EXACT
+        self, work: Work, config: LaunchConfig, split: Split = EXACT, *, limits: ScanLimits = DEFAULT_LIMITS
     ) -> None:
-        self.rows, self.query, self.wanted, self.config, self.split = operand_rows(rows), query, wanted, config, split
-        self.operand, self.rounding = self._operand()
-        self.sums = RunningSums(len(query), rows.dim, wanted, rows.device)
-        self.count, self.rescore_limit = count, rescore_limit_of(count)
-        self.top = TileCandidates(len(query), wanted.top_k, rows.device)
+        """Prepare the operands of the queries; no synchronisation.
 
-    def blocks(self, span: Span) -> list[Span]:
-        """Return the blocks of `span` that are held at once: their logits, and a centred copy where one is needed."""
-        size = scan_block_rows(self.rows, len(self.query), self.pair_bytes)
-        return [Span(start, min(start + size, span.stop)) for start in range(span.start, span.stop, size)]
+        work: what is scanned. config: of the call. split: into how many numbers operands are split. limits: rows held
+        at once and room of the rescore lists.
+        """
+        self.work = replace(work, rows=operand_rows(work.rows))
+        self.config, self.split, self.limits = config, split, limits
+        self.operand, self.rounding = self._operand()
+        self.sums = RunningSums(self.work)
+        self.listed = limits.listed(len(work.span))
+        self.top = TileCandidates(len(work.query), work.wanted.top_k, work.rows.device)
+
+    @property
+    def rows(self) -> Rows:
+        """The data set as the kernels multiply it."""
+        return self.work.rows
+
+    @property
+    def query(self) -> Query:
+        """The queries as they were given."""
+        return self.work.query
+
+    def blocks(self) -> list[Span]:
+        """Return the blocks of the span that are held at once: their logits, and a centred copy where one is needed."""
+        size = self.limits.block_rows(self.rows, len(self.query), self.pair_bytes)
+        start, stop = self.work.span.start, self.work.span.stop
+        return [Span(first, min(first + size, stop)) for first in range(start, stop, size)]
 
     def add(self, span: Span) -> None:
-        """Meet a block, and add what is not set aside."""
+        """Score the block of rows in `span`, and add what is not to be rescored.
+
+        Raises NotImplementedError here: the two scans do it.
+        """
         raise NotImplementedError
 
     def rescore_list(self) -> RescoreList:
-        """Return the samples set aside that are live; no synchronisation."""
+        """Return the samples to rescore, once every block was added.
+
+        Raises NotImplementedError here: the two scans do it.
+        """
         raise NotImplementedError
 
     def state(self) -> PosteriorState:
-        """Return the state of what was not set aside, with the heaviest samples of all."""
-        logits, named = self.top.settle(self.rows, self.query)
+        """Return the state of the samples that are not to be rescored, with the heaviest of all samples."""
+        logits, named = self.top.heaviest(self.rows, self.query)
         return replace(self.sums.state(self.rows, self.query), top_logits=logits, top_rows=named)
 
     def _operand(self) -> tuple[Operand, Rounding]:
@@ -127,7 +150,8 @@ class TritonScan(Generic[Operand]):
 
     def _windows(self, partition: Float64[Tensor, "B"] | None) -> Windows:
         error = unit_error(self.rows, self.query, self.rounding, partition)
-        return windows(self.rows, self.query, self.count, error, self.split.budget, self.split.limit)
+        count, split = len(self.work.span), self.split
+        return windows(self.rows, self.query, count, error, budget=split.budget, limit=split.limit)
 
     def _parts(self, depth: int) -> tuple[QueryOperand, Rounding]:
         """Return the queries in floating point numbers, and the rounding of sums over `depth` values of D at a time."""
@@ -137,16 +161,20 @@ class TritonScan(Generic[Operand]):
 
 
 class TwoPhaseScan(TritonScan[QueryOperand | DigitOperand]):
-    """Logits of a block, the reference they settle, then the weighted sum over the rows that are live."""
+    """Logits of a block first, then, with the reference that follows from them, its weights and the weighted sum."""
 
     # logits, and weights in two parts
     pair_bytes = 8
 
     def __init__(
-        self, rows: Rows, query: Query, count: int, wanted: Wanted, config: LaunchConfig, split: Split = EXACT
+        self, work: Work, config: LaunchConfig, split: Split = EXACT, *, limits: ScanLimits = DEFAULT_LIMITS
     ) -> None:
-        super().__init__(rows, query, count, wanted, config, split)
-        self.list = ListedPairs.empty(len(query), self.rescore_limit, rows.device)
+        """Prepare the operands and an empty rescore list.
+
+        work, config, split, limits: as in :class:`TritonScan`.
+        """
+        super().__init__(work, config, split, limits=limits)
+        self.list = ListedPairs.empty(len(self.query), self.listed, self.rows.device)
 
     def _operand(self) -> tuple[QueryOperand | DigitOperand, Rounding]:
         config = self.config.score
@@ -165,8 +193,9 @@ class TwoPhaseScan(TritonScan[QueryOperand | DigitOperand]):
         raise AssertionError(f"{type(operand).__name__} has no kernel for {config}")
 
     def add(self, span: Span) -> None:
-        """Score a block, move the origin of the weights to the new log-partition, and weigh."""
-        block, batch, config = BlockOperand.of(self.rows, span), len(self.query), self.config
+        """Score the rows in `span`, move the origin of the weights to the log-partition so far, and weigh."""
+        block, config = BlockOperand.of(self.rows, span), self.config
+        batch, mean = len(self.query), self.work.wanted.mean
         scores = self._score(block)
         self.top.offer_tiles(scores, span.start)
         tops, masses = scores.stats[:, :, :batch].double().unbind(1)
@@ -174,105 +203,101 @@ class TwoPhaseScan(TritonScan[QueryOperand | DigitOperand]):
         self.windows = self._windows(self.sums.partition)
         floors = (self.sums.partition - window for window in (self.windows.weight, self.windows.rescore))
         reference = Reference(origin, *(floor.float() for floor in floors))
-        weights = weights_of(scores, block, reference, self.list, config.weigh, self.wanted.mean, self.split)
+        weights = weights_of(scores, block, reference, self.list, config=config.weigh, mean=mean, split=self.split)
         total = weights.sums.new_empty(batch, 0)
-        if self.wanted.mean:
+        if mean:
             shares = config.weigh_shares(len(span), batch, block.dim)
-            total = weigh(weights, block, batch, config.device.precision, config.weigh, shares)
+            total = weigh(weights, block, config.weigh, precision=config.device.precision, shares=shares)
         self.sums.add(BlockSums(origin, weights.sums, total))
 
     def rescore_list(self) -> RescoreList:
-        """Return the samples set aside that are live; no synchronisation."""
+        """Return the samples to rescore that have weight in the whole span; no synchronisation."""
         return RescoreList.of_list(self.list, (self.sums.partition - self.windows.weight).float())
 
 
 class FusedScan(TritonScan[QueryOperand]):
-    """Everything in one launch a block; what is set aside are whole tiles."""
+    """Logits and weighted sum of a block in one launch; tiles of rows are rescored as a whole."""
 
     # a number for every tile
     pair_bytes = 1
 
     def __init__(
-        self, rows: Rows, query: Query, count: int, wanted: Wanted, config: LaunchConfig, split: Split = EXACT
+        self, work: Work, config: LaunchConfig, split: Split = EXACT, *, limits: ScanLimits = DEFAULT_LIMITS
     ) -> None:
-        super().__init__(rows, query, count, wanted, config, split)
+        """Prepare the operands and the windows.
+
+        work, config, split, limits: as in :class:`TritonScan`; `config` has a fused tile.
+        """
+        super().__init__(work, config, split, limits=limits)
         self.found: list[tuple[int, Tensor]] = []
-        # one launch settles everything: no log-partition is known before
+        # a launch compares logits with these before any log-partition is known to the host
         self.windows = self._windows(None)
 
     @property
     def fused(self) -> FusedConfig:
-        """The configuration, which the choice of this scan says there is."""
+        """The tile of the fused kernel.
+
+        Raises AssertionError where the configuration has none.
+        """
         if self.config.fused is None:
             raise AssertionError("a fused scan needs a fused configuration")
         return self.config.fused
 
     def _operand(self) -> tuple[QueryOperand, Rounding]:
-        # rows in 16 bits serve both products, so digits would spare no conversion and add a second form of the rows
+        # rows in 16 bits serve both products, so digits would spare no conversion and need the rows in 8 bits as well
         return self._parts(self.fused.block_d)
 
     def add(self, span: Span) -> None:
-        """Score and weigh a block in one launch."""
+        """Score and weigh the rows in `span` in one launch."""
         block, window = BlockOperand.of(self.rows, span), self.windows.rescore.float()
-        shares = self.config.fused_shares(len(span), len(self.query))
-        part = fused(self.operand, block, window, self.fused, shares, self.wanted.mean, self.split)
+        shares, mean = self.config.fused_shares(len(span), len(self.query)), self.work.wanted.mean
+        part = fused(self.operand, block, window, self.fused, shares=shares, mean=mean, split=self.split)
         self.sums.meet(part.partition)
         self.sums.add(part.block)
         self.found.append((span.start, part.rescore))
 
     def rescore_list(self) -> RescoreList:
-        """Return the tiles set aside that are live; no synchronisation."""
+        """Return the tiles to rescore whose largest logit has weight in the whole span; no synchronisation."""
         size, floor = self.fused.block_n, (self.sums.partition - self.windows.weight).float()
-        # a query without samples has no floor, and its tiles hold nothing
+        # a query without samples has a floor of -inf, and its tiles hold nothing
         marked = torch.cat([(rescore >= floor) & (rescore > -torch.inf) for _, rescore in self.found])
         first = torch.cat(
             [start + size * torch.arange(len(rescore), device=rescore.device) for start, rescore in self.found]
         )
-        return RescoreList.of_tiles(marked, first, size, max(1, self.rescore_limit // size))
+        return RescoreList.of_tiles(marked, first, size, max(1, self.listed // size))
 
 
-def scan_block_rows(rows: Rows, batch: int, pair_bytes: int) -> int:
-    """Return how many rows are held at once with `pair_bytes` for each of them and a query."""
-    copy = 4 * rows.dim if copied(rows) else 0
-    size = SCORE_BYTES // (pair_bytes * (batch + 15) + copy)
-    # whole tiles, and row numbers within a block that fit into 32 bits
-    return max(BLOCK_UNIT, min(size, 1 << 30) // BLOCK_UNIT * BLOCK_UNIT)
+def triton_memory(rows: Rows, batch: int, *, limits: ScanLimits = DEFAULT_LIMITS) -> int:
+    """Return the most bytes that posterior means need beyond the data.
 
-
-def triton_memory(rows: Rows, batch: int) -> int:
-    """Return the bytes that the posterior means of `batch` queries need beyond the data, at most."""
+    rows: of the data set, [N, D]. batch: number of queries. limits: those of :func:`triton_state`.
+    """
     config = choose(device_of(rows.device), block_dtype(rows), batch, rows.dim)
-    count = min(
-        scan_block_rows(rows, batch, (TwoPhaseScan if config.fused is None else FusedScan).pair_bytes), len(rows)
-    )
+    pair_bytes = (TwoPhaseScan if config.fused is None else FusedScan).pair_bytes
+    count = min(limits.block_rows(rows, batch, pair_bytes), len(rows))
     padded, values = -(-batch // 16) * 16, batch * rows.dim
     # a centred copy where one is needed, norms and weights of the rows
     held = count * (8 + (4 * rows.dim if copied(rows) else 0))
     if config.fused is None:
         slices, shares = (part(count, batch, rows.dim) for part in (config.score_slices, config.weigh_shares))
-        # logits and weights, slices of the logits, statistics of tiles, and the list of live rows for each tile
+        # logits and weights, slices of the logits, statistics of tiles, and the rows with weight of each tile
         held += count * padded * (8 + (4 * slices if slices > 1 else 0))
         held += 96 * padded * -(-count // min(config.score.block_n, weights_rows(config.weigh.block_b)))
         held += 32 * count * -(-batch // config.weigh.block_b)
-        held += 12 * batch * rescore_limit_of(len(rows))
+        held += 12 * batch * limits.listed(len(rows))
     else:
         shares = config.fused_shares(count, batch)
         held += 4 * padded * -(-count // config.fused.block_n) + 8 * values * shares
-    held += rescore_memory(batch, rescore_limit_of(len(rows)), len(rows), rows.dim)
+    held += rescore_memory(rows, batch, limits)
     # queries and their parts, sums and means, most of them in float64, and the sum of every share
     return held + values * (16 * 8 + 4 * shares)
 
 
-def rescore_limit_of(count: int) -> int:
-    """Return how many samples of a query are scored again one by one, of `count`."""
-    return min(max(LEAST_RESCORED, count // 32), MOST_RESCORED)
-
-
 class TileCandidates(TopCandidates):
-    """The largest coarse logits, looked for only in the tiles with the largest maxima: no other can hold them."""
+    """The largest coarse logits, searched for in the tiles with the largest maxima only: no other can hold them."""
 
     def offer_tiles(self, scores: Scores, start: int) -> None:
-        """Look at a block whose first row is `start`; no synchronisation."""
+        """Take what belongs here from the `scores` of a block whose first row is `start`; no synchronisation."""
         if self.count == 0:
             return
         batch, wanted = self.logits.shape
@@ -290,7 +315,11 @@ class TileCandidates(TopCandidates):
 
 
 def checked_config(work: Work, split: Split = EXACT) -> LaunchConfig:
-    """Return the launch configuration for this work. Raises InputError where the kernels cannot run."""
+    """Return the launch configuration for `work`, whose operands are split by `split`.
+
+    Raises InputError where the kernels cannot run: on another device, for another dtype, in half precision for samples
+    that are read in float32, without rows, values or queries, and for rows that are not contiguous.
+    """
     rows, query, span = work.rows, work.query, work.span
     stored = rows.stored
     if not (INTERPRET or stored.is_cuda):
@@ -313,7 +342,12 @@ def checked_config(work: Work, split: Split = EXACT) -> LaunchConfig:
 
 
 def check_shared_memory(config: LaunchConfig, stored: torch.dtype) -> None:
-    """Raise InputError where a program of `config` might need more shared memory than the device has."""
+    """Refuse configurations whose programs might need more shared memory than the device has.
+
+    config: of a call, with its device. stored: dtype of the rows as the kernels read them.
+
+    Raises InputError for them.
+    """
     parts: list[AnyConfig] = [config.score, config.weigh]
     parts += [config.fused] if config.fused else []
     for part in parts:

@@ -1,4 +1,4 @@
-"""Triton: logits to weights, and the weighted sum over the compacted list of rows that carry weight."""
+"""Triton: logits to weights, and the weighted sum over a compact list of the rows with weight."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import triton.language as tl
 
 from ...base.arrays import Float, Float64, Int64, Shaped, Tensor
 from .configs import WeighConfig
-from .jit import WEIGHT_SCALE, centre_of, dot, dot_add, operand, rounded, tile_of
+from .jit import WEIGHT_SCALE, centre_of, dot, dot_add, operand, rounded, share_of, tile_of
 from .logits import Scores
 from .operands import EXACT, BlockOperand, Split, operand_dtype
 
@@ -22,10 +22,10 @@ def weights_kernel(
     p_logits,
     p_half_norm,
     p_reference,
-    p_live_floor,
+    p_weight_floor,
     p_rescore_floor,
     p_weights,
-    p_live,
+    p_marks,
     p_sums,
     p_rescore_count,
     p_rescore_row,
@@ -35,25 +35,30 @@ def weights_kernel(
     batch,
     logit_stride,
     part_stride,
-    live_stride,
+    mark_stride,
     rescore_limit,
     PARTS: tl.constexpr,
     STORE: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_B: tl.constexpr,
 ):
-    """Weights exp(l - reference) of a tile, which rows are live, the samples set aside, and sums over the others."""
+    """Weights exp(l - reference) of a tile of logits, the rows with weight, and the samples to rescore.
+
+    p_logits: [n, P]. p_weights: [PARTS, n, P]. p_marks: [tiles of queries, n], 1 where a row has weight for a query of
+    the tile. p_sums: [tiles of rows, 4, P] over the samples that are not to be rescored.
+    p_rescore_count: [B], counts that are added to. p_rescore_row, p_rescore_logit: [B, rescore_limit].
+    """
     i_n, i_b, o_n, o_b, m_n, m_b = tile_of(count, batch, BLOCK_N, BLOCK_B)
     # [BLOCK_B]
     reference = tl.load(p_reference + o_b, mask=m_b, other=0.0)
-    live_floor = tl.load(p_live_floor + o_b, mask=m_b, other=float("inf"))
+    weight_floor = tl.load(p_weight_floor + o_b, mask=m_b, other=float("inf"))
     rescore_floor = tl.load(p_rescore_floor + o_b, mask=m_b, other=float("inf"))
     # [BLOCK_N, BLOCK_B]
     offset = o_n.to(tl.int64)[:, None] * logit_stride + o_b[None, :]
     b_logits = tl.load(p_logits + offset, mask=m_n[:, None] & m_b[None, :], other=float("-inf"))
-    # a query without any sample has a floor of -inf, which its logits meet
-    m_live = (b_logits >= live_floor[None, :]) & (b_logits > float("-inf"))
-    m_rescore = m_live & (b_logits >= rescore_floor[None, :])
+    # a query without any sample has a floor of -inf, which logits of -inf reach
+    m_keep = (b_logits >= weight_floor[None, :]) & (b_logits > float("-inf"))
+    m_rescore = m_keep & (b_logits >= rescore_floor[None, :])
     o_query = tl.broadcast_to(o_b[None, :], [BLOCK_N, BLOCK_B])
     # integer counters: the order of the list varies, its content does not
     slot = tl.atomic_add(p_rescore_count + o_query, 1, mask=m_rescore)
@@ -62,19 +67,19 @@ def weights_kernel(
     tl.store(p_rescore_row + p_slot, tl.broadcast_to(first_row + o_n.to(tl.int64)[:, None], [BLOCK_N, BLOCK_B]), m_slot)
     tl.store(p_rescore_logit + p_slot, b_logits, mask=m_slot)
 
-    m_live = m_live & (m_rescore == 0)
-    b_gap = tl.where(m_live, b_logits - reference[None, :], 0.0)
-    b_weights = tl.where(m_live, tl.exp(b_gap) * WEIGHT_SCALE, 0.0)
+    m_keep = m_keep & (m_rescore == 0)
+    b_gap = tl.where(m_keep, b_logits - reference[None, :], 0.0)
+    b_weights = tl.where(m_keep, tl.exp(b_gap) * WEIGHT_SCALE, 0.0)
     if STORE:
         dtype: tl.constexpr = p_weights.dtype.element_ty
         first, rest, b_weights = rounded(b_weights, PARTS, dtype)
-        # dead rows are never read: their weights need not be written
-        m_row = tl.max(m_live.to(tl.int32), axis=1)
+        # rows without weight are never read: their weights need not be written
+        m_row = tl.max(m_keep.to(tl.int32), axis=1)
         m_store = (m_row[:, None] > 0) & (o_b < logit_stride)[None, :]
         tl.store(p_weights + offset, first, mask=m_store)
         if PARTS == 2:
             tl.store(p_weights + part_stride + offset, rest, mask=m_store)
-        tl.store(p_live + i_b.to(tl.int64) * live_stride + o_n, m_row, mask=m_n)
+        tl.store(p_marks + i_b.to(tl.int64) * mark_stride + o_n, m_row, mask=m_n)
     b_weights = b_weights / WEIGHT_SCALE
     half_norm = tl.load(p_half_norm + o_n, mask=m_n, other=0.0)
     # [BLOCK_B]
@@ -92,7 +97,7 @@ def weigh_kernel(
     p_weights,
     p_centre,
     p_list,
-    p_live_count,
+    p_list_count,
     p_out,
     dim,
     batch,
@@ -106,18 +111,19 @@ def weigh_kernel(
     BLOCK_B: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """Sum of weights times rows over one share of the live rows, for a slice of D and a tile of queries."""
+    """Sum of weights times rows over one share of the rows with weight, for a slice of D and a tile of queries.
+
+    p_rows: [n, D] as stored. p_weights: [PARTS, n, P]. p_list: [tiles of queries, n + 1], rows with weight first.
+    p_list_count: [tiles of queries], how many they are. p_out: [shares, B, D].
+    """
     i_d = tl.program_id(0)
     i_b = tl.program_id(1)
-    i_split = tl.program_id(2)
+    i_share = tl.program_id(2)
     o_d = i_d * BLOCK_D + tl.arange(0, BLOCK_D)
     o_b = i_b * BLOCK_B + tl.arange(0, BLOCK_B)
     m_d = o_d < dim
     m_b = o_b < batch
-    live = tl.load(p_live_count + i_b)
-    share = tl.cdiv(tl.cdiv(live, tl.num_programs(2)), BLOCK_N) * BLOCK_N
-    begin = i_split * share
-    end = tl.minimum(begin + share, live)
+    begin, end = share_of(tl.load(p_list_count + i_b), i_share, tl.num_programs(2), BLOCK_N)
     p_row = p_list + i_b.to(tl.int64) * list_stride + tl.arange(0, BLOCK_N)
     centre = centre_of(p_rows, p_centre, o_d, m_d)
     # [BLOCK_D, BLOCK_B]: rows on the side whose operand may come from registers, after conversion of 8-bit data
@@ -138,35 +144,39 @@ def weigh_kernel(
             b_rest = tl.load(p_weight + part_stride, mask=m_weight, other=0)
             b_product = dot_add(b_rows, b_rest, b_product, PRECISION)
         b_total += b_product
-    # [BLOCK_D, BLOCK_B], out is [splits, B, D]
-    p_sum = p_out + (i_split.to(tl.int64) * batch + o_b[None, :]) * dim + o_d[:, None]
+    # [BLOCK_D, BLOCK_B], out is [shares, B, D]
+    p_sum = p_out + (i_share.to(tl.int64) * batch + o_b[None, :]) * dim + o_d[:, None]
     tl.store(p_sum, b_total / WEIGHT_SCALE, mask=m_d[:, None] & m_b[None, :])
 
 
-# logits of a tile of the weights kernel, and the warps that share them: more of either spills
+# logits of a tile of the weights kernel, and warps of a program: with more of either registers spill
 WEIGHTS_TILE, WEIGHTS_WARPS = 4096, 4
 
 
 def weights_rows(block_b: int) -> int:
-    """Return how many rows a tile of the weights kernel has beside `block_b` queries."""
+    """Return how many rows a tile of the weights kernel has, beside `block_b` queries."""
     return min(128, WEIGHTS_TILE // block_b)
 
 
 @dataclass(frozen=True)
 class Reference:
-    """What logits are compared with: the origin of the weights, and the floors of live and of set aside samples.
+    """What the logits of a block are compared with.
 
-    All [B] float32; a head floor of +inf sets nothing aside.
+    origin: [B] float32, the logit with weight one. weight_floor: [B] float32, smaller logits have no weight.
+    rescore_floor: [B] float32, samples with larger logits are to be rescored; +inf where none is.
     """
 
     origin: Float[Tensor, "B"]
-    live_floor: Float[Tensor, "B"]
+    weight_floor: Float[Tensor, "B"]
     rescore_floor: Float[Tensor, "B"]
 
 
 @dataclass(frozen=True)
 class ListedPairs:
-    """Samples set aside: how many of each query, their rows and coarse logits; beyond its end they are only counted."""
+    """Samples of each query that are to be rescored, in any order; beyond the end of a list they are only counted.
+
+    count: [B] int32, how many there are. row: [B, L] int64. logit: [B, L] float32, coarse.
+    """
 
     count: Shaped[Tensor, "B"]
     row: Int64[Tensor, "B L"]
@@ -174,7 +184,7 @@ class ListedPairs:
 
     @classmethod
     def empty(cls, batch: int, limit: int, device: torch.device) -> ListedPairs:
-        """Return a list for at most `limit` samples of each query."""
+        """Return empty lists on `device` for `batch` queries, with room for `limit` samples each."""
         count = torch.zeros(batch, dtype=torch.int32, device=device)
         row = torch.zeros(batch, limit, dtype=torch.int64, device=device)
         return cls(count, row, torch.zeros(batch, limit, dtype=torch.float32, device=device))
@@ -182,15 +192,16 @@ class ListedPairs:
 
 @dataclass(frozen=True)
 class Weights:
-    """Weights of the live rows of a block and their sums.
+    """Weights of a block and their sums.
 
-    parts: [P, n, Q] in the dtype of the matrix unit, WEIGHT_SCALE times the weights; dead rows hold nothing.
-    live: [tiles of queries, n], whether a row carries weight for a query of the tile. Both are empty without the mean.
-    sums: [4, B] float64: of p, p^2, p (l - origin) and p |r|^2 / 2 over the samples not set aside.
+    parts: [P, n, Q] in the dtype of the matrix unit, WEIGHT_SCALE times the weights; rows without weight hold nothing.
+    marks: [tiles of queries, n] int32, whether a row has weight for a query of the tile. Both are empty without the
+    mean.
+    sums: [4, B] float64: of p, p^2, p (l - origin) and p |r|^2 / 2 over the samples that are not to be rescored.
     """
 
     parts: Shaped[Tensor, "P n Q"]
-    live: Shaped[Tensor, "U m"]
+    marks: Shaped[Tensor, "U m"]
     sums: Float64[Tensor, "4 B"]
 
 
@@ -198,52 +209,65 @@ def weights_of(
     scores: Scores,
     block: BlockOperand,
     reference: Reference,
-    rescore_list: ListedPairs,
+    listed: ListedPairs,
+    *,
     config: WeighConfig,
     mean: bool,
     split: Split = EXACT,
 ) -> Weights:
-    """Turn logits into weights and append what is set aside to `rescore_list`; no synchronisation.
+    """Return the weights of a block, and append the samples to rescore to `listed`; no synchronisation.
 
-    Costs one read of the logits and, for the mean, a write of as many bytes for the live rows.
+    scores: logits of the block, [n, P]. block: n rows. reference: what the logits are compared with, [B].
+    listed: the samples to rescore of all blocks so far, changed in place. config: the tile of the weighted sum.
+    mean: whether weights are written, for the weighted sum. split: how many numbers a weight is split into.
+
+    Costs one read of the logits and, for the mean, a write of as many bytes for the rows with weight.
     """
     (count, padded), batch = scores.logits.shape, len(reference.origin)
     dtype = operand_dtype(block.rows.dtype)
     rows = weights_rows(config.block_b)
     tiles, tiles_b = triton.cdiv(count, rows), triton.cdiv(batch, config.block_b)
     parts = block.rows.new_empty(split.weight[dtype] if mean else 1, count if mean else 0, padded, dtype=dtype)
-    live = block.rows.new_empty(tiles_b, count if mean else 0, dtype=torch.int32)
+    marks = block.rows.new_empty(tiles_b, count if mean else 0, dtype=torch.int32)
     sums = block.rows.new_empty(tiles, 4, padded, dtype=torch.float32)
     weights_kernel[(tiles * tiles_b,)](
-        scores.logits, block.half_norms, reference.origin, reference.live_floor, reference.rescore_floor,
-        parts, live, sums, rescore_list.count, rescore_list.row, rescore_list.logit, block.start,
-        count, batch, padded, count * padded,
-        count, rescore_list.row.shape[1], PARTS=len(parts), STORE=mean, BLOCK_N=rows, BLOCK_B=config.block_b,
+        scores.logits, block.half_norms, reference.origin, reference.weight_floor, reference.rescore_floor,
+        parts, marks, sums, listed.count, listed.row, listed.logit, block.start, count, batch, padded, count * padded,
+        count, listed.row.shape[1], PARTS=len(parts), STORE=mean, BLOCK_N=rows, BLOCK_B=config.block_b,
         num_warps=WEIGHTS_WARPS, enable_fp_fusion=True,
     )  # fmt: skip
-    return Weights(parts, live, sums[:, :, :batch].double().sum(0))
+    return Weights(parts, marks, sums[:, :, :batch].double().sum(0))
 
 
-def live_rows(live: Shaped[Tensor, "U n"]) -> tuple[Shaped[Tensor, "U m"], Shaped[Tensor, "U"]]:
-    """Return the numbers of the marked rows at the front of each line, and how many there are; no synchronisation."""
-    rank = live.cumsum(1, dtype=torch.int32)
-    count = live.shape[1]
+def marked_rows(marks: Shaped[Tensor, "U n"]) -> tuple[Shaped[Tensor, "U m"], Shaped[Tensor, "U"]]:
+    """Return the numbers of the marked rows, in rising order, and how many there are; no synchronisation.
+
+    marks: [U, n] int32, 1 or 0. The numbers are [U, n + 1] int32, those of unmarked rows left out and the rest of a
+    line unspecified; the counts are [U] int32.
+    """
+    rank = marks.cumsum(1, dtype=torch.int32)
+    count = marks.shape[1]
     # unmarked rows all go to one place behind the list
-    place = torch.where(live > 0, rank - 1, count).long()
-    rows = torch.arange(count, dtype=torch.int32, device=live.device).expand_as(live)
-    return live.new_empty(len(live), count + 1).scatter_(1, place, rows), rank[:, -1].contiguous()
+    place = torch.where(marks > 0, rank - 1, count).long()
+    rows = torch.arange(count, dtype=torch.int32, device=marks.device).expand_as(marks)
+    return marks.new_empty(len(marks), count + 1).scatter_(1, place, rows), rank[:, -1].contiguous()
 
 
 def weigh(
-    weights: Weights, block: BlockOperand, batch: int, precision: str, config: WeighConfig, splits: int
+    weights: Weights, block: BlockOperand, config: WeighConfig, *, precision: str, shares: int
 ) -> Float64[Tensor, "B D"]:
-    """Return the sum of weights times rows, 8-bit ones centred, [B, D]; deterministic, no synchronisation.
+    """Return the sums of weights times rows, 8-bit ones centred, [B, D] float64; deterministic, no synchronisation.
 
-    The live rows are shared among `splits` programs, whose float32 sums are added in float64.
+    weights: of the block, made for the mean with the same `config`. block: n rows. config: the tile.
+    precision: how float32 operands are multiplied, as in Device. shares: programs that share the rows with weight, for
+    each tile; their float32 sums are added in float64.
+
+    Costs one read of the rows with weight for each tile of queries and 2 parts B n D operations.
     """
-    rows, count = live_rows(weights.live)
-    out = block.rows.new_empty(splits, batch, block.dim, dtype=torch.float32)
-    grid = (triton.cdiv(block.dim, config.block_d), len(rows), splits)
+    rows, count = marked_rows(weights.marks)
+    batch = weights.sums.shape[1]
+    out = block.rows.new_empty(shares, batch, block.dim, dtype=torch.float32)
+    grid = (triton.cdiv(block.dim, config.block_d), len(rows), shares)
     _, _, padded = weights.parts.shape
     weigh_kernel[grid](
         block.rows, weights.parts, block.centre, rows, count, out, block.dim, batch, block.rows.stride(0), padded,

@@ -1,4 +1,4 @@
-"""The early regime on CPU: every sample carries weight and nothing needs a second look, which is plain attention.
+"""The early regime on CPU: every sample carries weight and nothing needs rescoring, which is plain attention.
 
 torch's fused CPU attention reads the rows once, but splits its work over heads and queries only. The rows of a
 block are shown to it as heads of a few rows each, a view, so that few queries use every core; the heads are
@@ -16,7 +16,8 @@ import torch
 
 from ...base.arrays import Bool, Float, Float64, Tensor
 from ..common.rows import Query, Rows, Span
-from ..common.state import PosteriorState, Wanted
+from ..common.state import PosteriorState
+from ..common.work import Work
 
 # up to here the operator is faster than two matrix products, which gain more from every further query; measured on two
 # cores: 0.8 to 0.95 of their time for 16 and 32 queries, equal for 64, 1.1 to 1.3 for 96
@@ -33,8 +34,9 @@ NAVIGATION = 2.5
 CALL_BYTES, CONVERTED_BYTES, BYTES_PER_QUERY = 48 << 20, 6 << 20, 1 << 19
 
 
-def attention_applies(rows: Rows, query: Query, wanted: Wanted) -> bool:
-    """Whether to go this way: on CPU, for the means of few queries, where no row is left out and torch can."""
+def attention_applies(work: Work) -> bool:
+    """Return whether fused attention can answer `work`: means of few queries on CPU, no row excluded."""
+    rows, query, wanted = work.rows, work.query, work.wanted
     plain = len(query) <= MOST_QUERIES and wanted.mean and not wanted.moments and wanted.top_k == 0
     if rows.device.type != "cpu" or not plain or not has_operator():
         return False
@@ -56,24 +58,28 @@ def has_operator() -> bool:
     return bool(lse.shape == (1, 3, 2) and (lse - math.log(2.0)).abs().max() < 1e-5)
 
 
-def navigating(rows: Rows, query: Query, span: Span) -> Bool[Tensor, "B"]:
-    """Whether a large part of the samples shares the posterior of a query, [B].
+def navigating(work: Work) -> Bool[Tensor, "B"]:
+    """Return whether a large part of the samples shares the posterior of a query, [B].
 
     For isotropic data of variance v per dimension x_t tells samples apart once D/2 log(1 + alpha^2 v / sigma^2)
     exceeds ln n; real data, of fewer effective dimensions, do so later by about the factor NAVIGATION.
     """
+    rows, query = work.rows, work.query
     variance = 2.0 * rows.half_norms.mean() / rows.dim
     information = 0.5 * rows.dim * (query.gain * query.alpha * variance).log1p()
-    return information < NAVIGATION * math.log(len(span))
+    return information < NAVIGATION * math.log(len(work.span))
 
 
-def attention_state(rows: Rows, query: Query, span: Span) -> PosteriorState:
-    """Return lse and mean over `span`; meant for queries whose coarse logits need no second look.
+def attention_state(work: Work, call_bytes: int = CALL_BYTES) -> PosteriorState:
+    """Return lse and mean over the span of `work`; meant for queries whose coarse logits need no rescoring.
+
+    call_bytes: operand bytes of one call of the operator.
 
     Costs one read of the rows and 4 B n D operations in float32; memory is one block of rows and its bias.
     """
+    rows, query, span = work.rows, work.query, work.span
     view = rows.raw_operand and rows.stored.dtype == torch.float32
-    size = min(len(span), _call_rows(len(query), rows.dim, view))
+    size = min(len(span), _call_rows(work, view, call_bytes))
     operand = torch.empty(0 if view else size, rows.dim)
     scaled = (query.gain[:, None] * query.point).float()
     lse = torch.full_like(query.alpha, -torch.inf)
@@ -90,9 +96,9 @@ def attention_state(rows: Rows, query: Query, span: Span) -> PosteriorState:
     return replace(state, lse=lse - constant, mean=mean.sub_(rows.operand_centre))
 
 
-def _call_rows(batch: int, dim: int, view: bool) -> int:
-    limit = CALL_BYTES if view else min(CALL_BYTES, CONVERTED_BYTES + batch * BYTES_PER_QUERY)
-    return max(64, limit // (4 * dim))
+def _call_rows(work: Work, view: bool, call_bytes: int) -> int:
+    limit = call_bytes if view else min(call_bytes, CONVERTED_BYTES + len(work.query) * BYTES_PER_QUERY)
+    return max(64, limit // (4 * work.rows.dim))
 
 
 def _calls(

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 
-from ...base.arrays import Float, Float64, Int64, Tensor
+from ...base.arrays import Float64, Int64, Tensor
 from ..common.accumulate import dropped_constant
 from ..common.matmul import ieee_products, mean_product, score_product
 from ..common.rescore import Pairs, grouped, logits_of
-from ..common.rounding import WORST_CASE, logit_error, longest_sum
+from ..common.rounding import WORST_CASE, logit_error
 from ..common.rows import Query, Rows, Span
 from ..common.state import Wanted
+from ..common.work import Work
 from ..reference import reference_logits
-from .scan import Scan, score_dtype
+from .blocks import BLOCK_LIMITS, BlockLimits, BlockLogits
+from .scan import score_dtype
+from .single import RescoreCollector
 
 # rounding of a logit up to which single precision is used; errors measured on random data of any rank are a tenth
 SINGLE_LIMIT = 5e-5
@@ -24,15 +26,13 @@ SINGLE_LIMIT = 5e-5
 # posterior mass that a product may leave out: what is left out counts by its squared distance, unlike in the mean
 DROPPED_SHARE = 1e-9
 
-# samples of a query that are summed one by one in float64; with more of them it is scanned in float64
-LEAST_PAIRS, MOST_PAIRS = 256, 8192
-
 
 @dataclass(frozen=True)
 class Directions:
-    """A vector g for each query, [B, D], to be multiplied with the covariance of its posterior.
+    """A vector g for each query, to be multiplied with the covariance of its posterior.
 
-    lse, mean: of the whole posterior, of which a span of rows may be a part.
+    query: B queries. lse: log-partition of the whole posterior, of which a span of rows may be a part, [B] nats.
+    mean: of the whole posterior, [B, D] in row units. vector: g, [B, D]. All float64.
     """
 
     query: Query
@@ -44,88 +44,97 @@ class Directions:
         return len(self.query)
 
     def take(self, index: Int64[Tensor, "b"]) -> Directions:
-        """Return those of the queries in `index`."""
+        """Return the directions of the queries in `index`, [b]."""
         return Directions(self.query.take(index), self.lse[index], self.mean[index], self.vector[index])
 
 
-def covariance_product(rows: Rows, vectors: Directions, span: Span) -> Float64[Tensor, "B D"]:
-    """Return sum_j gamma_j (r_j - m) <r_j - m, g> over the rows of `span`, gamma_j = exp(l_j - lse), in row units.
+def covariance_product(
+    rows: Rows, directions: Directions, span: Span, *, limits: BlockLimits = BLOCK_LIMITS
+) -> Float64[Tensor, "B D"]:
+    """Return sum_j gamma_j (r_j - m) <r_j - m, g> over the rows of `span`, gamma_j = exp(l_j - lse), [B, D].
 
-    The products of disjoint spans add up. The derivative of the posterior mean in the query point is J = alpha /
-    sigma^2 times the covariance, and |error of J g| <= 1e-5 (|g| + |J g|). Costs one read of the span and 2 to 6 B n D
+    directions: g, m and lse of each query, in row units. limits: sizes of blocks, and up to how many samples of a query
+    are summed one by one; with more of them it is scanned in float64.
+    The products of disjoint spans add up. The derivative of the posterior mean in the query is J = alpha / sigma^2
+    times the covariance, and |error of J g| <= 1e-5 (|g| + |J g|). Costs one read of the span and 2 to 6 B n D
     operations, the fewest where few rows carry weight, in float64 for some queries; memory as for a state.
     """
-    total = torch.zeros_like(vectors.mean)
+    total = torch.zeros_like(directions.mean)
     with ieee_products(rows.device.type):
         single = score_dtype(rows) == torch.float32
-        coarse = (logit_error(rows, vectors.query, torch.float32) <= SINGLE_LIMIT) & single
+        coarse = (logit_error(rows, directions.query, torch.float32) <= SINGLE_LIMIT) & single
         fine = (~coarse).nonzero()[:, 0]
         if single and len(fine):
-            some = vectors.take(fine)
-            overflowed, pairs = _live_pairs(rows, some, span)
+            some = directions.take(fine)
+            overflowed, pairs = _pairs_with_weight(rows, some, span, limits)
             total.index_add_(0, fine, _pairs_product(rows, some, pairs))
             fine = fine[overflowed]
         for part, dtype in ((coarse.nonzero()[:, 0], torch.float32), (fine, torch.float64)):
             if len(part):
-                total.index_add_(0, part, _dense_product(rows, vectors.take(part), span, dtype))
+                scores = _scores(rows, directions.take(part), span, dtype, limits=limits)
+                total.index_add_(0, part, _dense_product(directions.take(part), scores))
     return total
 
 
-def reference_covariance_product(rows: Rows, vectors: Directions, span: Span) -> Float64[Tensor, "B D"]:
-    """Return the same in float64 by direct difference, straight from the formula and without blocks."""
-    total = torch.zeros_like(vectors.mean)
-    if len(vectors) == 0:
+def reference_covariance_product(rows: Rows, directions: Directions, span: Span) -> Float64[Tensor, "B D"]:
+    """Return what :func:`covariance_product` does in float64 by direct difference, from the formula and without blocks.
+
+    rows, directions, span: as there. Costs 2 B n D operations and n D values of memory in float64.
+    """
+    total = torch.zeros_like(directions.mean)
+    if len(directions) == 0:
         return total
-    weights = (reference_logits(rows, vectors.query, span) - vectors.lse[:, None]).exp()
+    weights = (reference_logits(rows, directions.query, span) - directions.lse[:, None]).exp()
     samples = rows.gather(torch.arange(span.start, span.stop, device=rows.device)) - rows.centre
-    for i, (weight, mean, vector) in enumerate(zip(weights, vectors.mean, vectors.vector, strict=True)):
+    for i, (weight, mean, vector) in enumerate(zip(weights, directions.mean, directions.vector, strict=True)):
         spread = samples - mean
         total[i] = (weight * (spread @ vector)) @ spread
     return total
 
 
-def _dense_product(rows: Rows, vectors: Directions, span: Span, dtype: torch.dtype) -> Float64[Tensor, "B D"]:
+def _dense_product(directions: Directions, scores: BlockLogits) -> Float64[Tensor, "B D"]:
     """Sum block by block, leaving out the queries for which a block carries no weight."""
+    rows, dtype = scores.work.rows, scores.dtype
     # a vector far from one in size must not leave the range of float32
-    unit = vectors.vector.abs().amax(1).clamp_min(torch.finfo(torch.float64).tiny)
-    directions = (vectors.vector / unit[:, None]).to(dtype)
-    origin, floor = _origin_and_floor(rows, vectors, span, dtype)
+    unit = directions.vector.abs().amax(1).clamp_min(torch.finfo(torch.float64).tiny)
+    scaled = (directions.vector / unit[:, None]).to(dtype)
+    origin, floor = _origin_and_floor(directions, scores)
     # operands may carry their centre
-    middle = vectors.mean + rows.operand_centre
-    offset = (directions.double() * middle).sum(1)
+    middle = directions.mean + rows.operand_centre
+    offset = (scaled.double() * middle).sum(1)
     total, shares = torch.zeros_like(middle), torch.zeros_like(origin)
-    longest = longest_sum(rows, len(vectors))
-    for _, operand, logits in _scored(rows, vectors.query, span, dtype):
+    for block in scores.blocks():
+        logits = scores.of(block)
         part = (logits.amax(1) >= floor).nonzero()[:, 0]
         if len(part):
             weights = (logits[part] - origin[part, None].to(dtype)).exp_()
-            weights *= score_product(operand, directions[part], longest).T - offset[part, None].to(dtype)
+            weights *= score_product(block.operand, scaled[part], scores.longest).T - offset[part, None].to(dtype)
             shares.index_add_(0, part, weights.sum(1, dtype=torch.float64))
-            total.index_add_(0, part, mean_product(weights, operand).double())
+            total.index_add_(0, part, mean_product(weights, block.operand).double())
     return unit[:, None] * (total - shares[:, None] * middle)
 
 
-def _live_pairs(rows: Rows, vectors: Directions, span: Span) -> tuple[Int64[Tensor, "b"], Pairs]:
+def _pairs_with_weight(
+    rows: Rows, directions: Directions, span: Span, limits: BlockLimits
+) -> tuple[Int64[Tensor, "b"], Pairs]:
     """Return the queries for which too many samples carry weight, and the samples of the others."""
-    _, floor = _origin_and_floor(rows, vectors, span, torch.float32)
-    limit = min(max(LEAST_PAIRS, len(span) // 32), MOST_PAIRS)
-    count = torch.zeros(len(vectors), dtype=torch.int64, device=rows.device)
-    found = []
-    for block, _, logits in _scored(rows, vectors.query, span, torch.float32):
-        some = ((logits.amax(1) >= floor) & (count <= limit)).nonzero()[:, 0]
+    scores = _scores(rows, directions, span, torch.float32, limits=limits)
+    _, floor = _origin_and_floor(directions, scores)
+    listed = RescoreCollector(len(directions), limits.rescore_limit(len(span)), rows.device)
+    for block in scores.blocks():
+        logits = scores.of(block)
+        some = ((logits.amax(1) >= floor) & ~listed.overflowed).nonzero()[:, 0]
         which, column = (logits[some] >= floor[some, None]).nonzero().unbind(1)
-        found.append(Pairs(some[which], column + block.start, logits[some[which], column].double()))
-        count += torch.bincount(some[which], minlength=len(count))
-    pairs = Pairs(*(torch.cat([getattr(part, name) for part in found]) for name in ("query", "row", "logit")))
-    overflowed = count > limit
+        listed.add(Pairs(some[which], column + block.span.start, logits[some[which], column].double()))
+    pairs, overflowed = listed.pairs(), listed.overflowed
     return overflowed.nonzero()[:, 0], pairs.where(~overflowed[pairs.query])
 
 
-def _pairs_product(rows: Rows, vectors: Directions, pairs: Pairs) -> Float64[Tensor, "B D"]:
+def _pairs_product(rows: Rows, directions: Directions, pairs: Pairs) -> Float64[Tensor, "B D"]:
     """Sum over the named samples in float64, from differences."""
-    total = torch.zeros_like(vectors.mean)
-    for part, candidates, width in grouped(pairs, len(vectors), rows.dim):
-        some = vectors.take(part)
+    total = torch.zeros_like(directions.mean)
+    for part, candidates, width in grouped(pairs, len(directions), rows.dim):
+        some = directions.take(part)
         middle = (rows.centre + some.mean)[:, None]
         for chosen in candidates.split(width, dim=1):
             samples = rows.gather(chosen.clamp_min(0))
@@ -136,19 +145,13 @@ def _pairs_product(rows: Rows, vectors: Directions, pairs: Pairs) -> Float64[Ten
     return total
 
 
-def _scored(
-    rows: Rows, query: Query, span: Span, dtype: torch.dtype
-) -> Iterator[tuple[Span, Float[Tensor, "n D"], Float[Tensor, "B n"]]]:
-    """Yield the blocks of the span, as operands and with their coarse logits."""
-    scan = Scan(rows, query, Wanted(mean=False), dtype)
-    for block, operand in scan.operands(span):
-        yield block, operand, scan.logits(block, operand)
+def _scores(rows: Rows, directions: Directions, span: Span, dtype: torch.dtype, *, limits: BlockLimits) -> BlockLogits:
+    return BlockLogits(Work(rows, directions.query, span, Wanted(mean=False)), dtype, limits)
 
 
-def _origin_and_floor(
-    rows: Rows, vectors: Directions, span: Span, dtype: torch.dtype
-) -> tuple[Float64[Tensor, "B"], Float64[Tensor, "B"]]:
+def _origin_and_floor(directions: Directions, scores: BlockLogits) -> tuple[Float64[Tensor, "B"], Float64[Tensor, "B"]]:
     """Return the log-partition as a coarse logit, and below which ones samples do not count."""
-    origin = vectors.lse + dropped_constant(rows, vectors.query)
-    window = math.log(len(span) / DROPPED_SHARE) + 2.0 * WORST_CASE * logit_error(rows, vectors.query, dtype)
+    rows, span = scores.work.rows, scores.work.span
+    origin = directions.lse + dropped_constant(rows, directions.query)
+    window = math.log(len(span) / DROPPED_SHARE) + 2.0 * WORST_CASE * logit_error(rows, directions.query, scores.dtype)
     return origin, origin - window

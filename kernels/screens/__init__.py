@@ -1,22 +1,23 @@
-"""Screens: short copies of rows whose products bound every logit from above, so that few rows need to be looked at.
+"""Screens: short copies of rows whose products bound every logit from above, so that few rows need to be rescored.
 
-A :class:`.screen.Screen` has kinds (principal, codes, stored), of which :mod:`.kinds` takes the one that pays. What is
-known of the queries (:mod:`.probe`, :mod:`.neighbours`, :mod:`.carry`) narrows the bounds (:mod:`.upper`); a
-:mod:`.shortlist` takes from them what must be looked at, and :mod:`.reach` measures from which time on that pays.
-:mod:`.proposal` and :mod:`.sampled` draw from a screen what a budget cannot look at.
+A :class:`.screen.Screen` has kinds (:mod:`.pca`, :mod:`.int8`, :mod:`.exact8`), of which :mod:`.choose` takes the one
+that saves most, and measures from which SNR on. What is known of the queries narrows their coefficients
+(:mod:`.query_bounds`, :mod:`.shared_products`) and so the :mod:`.upper_bounds`; a :mod:`.cascade` over the levels of a
+screen finds the :mod:`.shortlist` of rows that matter. :mod:`.nearest` bounds distances, and :mod:`.importance` draws
+from a screen what a budget cannot rescore.
 """
 
-from .calibration import TRIAL_MASS, measured
-from .choose import SCREEN_KINDS, best_screen, build_kind, refusal
+from .cascade import below_thresholds, screened
+from .choose import SCREEN_KINDS, TRIAL_MASS, best_screen, build_kind, measured, refusal
 from .exact8 import StoredScreen
 from .importance import Sampled, sampled_state
 from .int8 import CodeScreen
 from .nearest import DistanceVectors, extended_distances, nearest_distances, source_log_omitted
 from .pca import PrincipalScreen, default_widths
-from .query_bounds import BOUND_FAILURE, Knowledge, Source
+from .query_bounds import BOUND_FAILURE, Knowledge, SideInformation, Source
 from .screen import Screen
 from .shared_products import SharedProducts
-from .shortlist import Allowance, Shortlist, below_thresholds, offset, screened, strongest
+from .shortlist import Allowance, FixedAllowance, Shortlist, query_term, strongest
 from .upper_bounds import UpperLogits
 
 __all__ = [
@@ -26,12 +27,14 @@ __all__ = [
     "Allowance",
     "CodeScreen",
     "DistanceVectors",
+    "FixedAllowance",
     "Knowledge",
     "PrincipalScreen",
     "Sampled",
     "Screen",
     "SharedProducts",
     "Shortlist",
+    "SideInformation",
     "Source",
     "StoredScreen",
     "UpperLogits",
@@ -42,7 +45,7 @@ __all__ = [
     "extended_distances",
     "measured",
     "nearest_distances",
-    "offset",
+    "query_term",
     "refusal",
     "sampled_state",
     "screened",

@@ -1,18 +1,29 @@
-"""Which kind of screen a data set gets: the one that saves most of the products of a scan, measured on some rows."""
+"""Which kind of screen a data set gets, and from which noise level on each level of it is tried.
+
+Both are measured on noised rows: the kind that saves most of the products of a scan is taken.
+"""
 
 from __future__ import annotations
 
-from dataclasses import replace
+import math
+from dataclasses import dataclass, replace
 
 import torch
 
+from ...base.arrays import Float64, Int64, Tensor
 from ...base.progress import PartProgress, Progress
-from ..common.rows import Rows
-from .calibration import Measured, measured
+from ..common.prepare import total_variance
+from ..common.rows import Query, Rows, Span
+from ..common.work import Work
+from .cascade import UPPER_LOGIT_COST, certified_share
 from .exact8 import STORED_DTYPES, stored_screen
-from .int8 import code_cost, code_screen
+from .int8 import code_screen
+from .int8_products import given_or_timed, relative_cost
 from .pca import default_widths, principal_screen
+from .query_bounds import BOUND_FAILURE, Knowledge, SideInformation, Source
 from .screen import Screen
+from .shared_products import SharedProducts
+from .upper_bounds import UpperLogits
 
 SCREEN_KINDS = ("pca", "int8", "exact8")
 
@@ -22,57 +33,114 @@ SAMPLE_VALUES, LEAST_SAMPLE = 1 << 26, 2048
 # a product that costs more than this share of a scan does not pay for what comes with it
 WORTHWHILE_COST = 0.9
 
+# signal to noise ratios tried, in powers of ten around the variance of a coordinate, and queries at each
+FIRST, LAST, STEPS_PER_DECADE = -2, 6, 3
+TRIALS = 48
+
+# a level is worth its cost where it certifies this share of the queries: the cost relative to a scan; at least half,
+# since the others pay for it, and no more than a few dozen trials can tell from all of them
+LEAST_WORTH, MOST_WORTH = 0.5, 0.9
+
+# mass that may be left out in the trials: what a relative velocity error of 1e-4 usually allows
+TRIAL_MASS = 1e-6
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A screen with its SNR thresholds, and the share of the products of a scan that it saves.
+
+    saved: averaged over s = sigma / (alpha d + sigma) in [0, 1], d the deviation of a coordinate, and over what may be
+        known of queries: where a level is tried, the share of the queries that it certifies less its cost, relative to
+        a scan. On the straight path of standardised data 1 - s is t.
+    """
+
+    screen: Screen
+    saved: float
+
 
 def refusal(kind: str, rows: Rows) -> str | None:
-    """Return why rows like these cannot have a screen of this kind, in words, or None."""
+    """Return why `rows` cannot have a screen of this `kind`, one of SCREEN_KINDS, in words, or None."""
     if kind == "pca" and not default_widths(rows):
         return "needs at least 48 values a sample and a few dozen samples"
     if kind == "exact8" and rows.stored.dtype not in STORED_DTYPES:
-        return f"needs 8-bit storage, not {_name(rows)}"
+        return f"needs 8-bit storage, not {str(rows.stored.dtype).removeprefix('torch.')}"
     return None
 
 
-def build_kind(kind: str, rows: Rows, steps: PartProgress | None = None) -> Measured:
-    """Return the screen of this kind with its measured reach; `steps` hears of "projecting" and "measuring"."""
-    return measured(rows, _built(kind, rows, _part(steps, "projecting")), progress=_part(steps, "measuring"))
+def build_kind(
+    kind: str, rows: Rows, steps: PartProgress | None = None, *, product_cost: float | None = None
+) -> Measured:
+    """Return the screen of a kind with its measured SNR thresholds.
+
+    kind: one of SCREEN_KINDS that :func:`refusal` says nothing against. rows: the data. steps: hears of "projecting"
+    and "measuring". product_cost: time of a product with 8-bit rows over that with float32 rows, in (0, 1], or None to
+    time it.
+    """
+    progress = _part(steps, "projecting")
+    if kind == "pca":
+        screen: Screen = principal_screen(rows, default_widths(rows), progress=progress)
+    elif kind == "int8":
+        screen = code_screen(rows, progress, product_cost=product_cost)
+    else:
+        screen = stored_screen(rows, product_cost)
+    return measured(rows, screen, progress=_part(steps, "measuring"))
 
 
-def best_screen(rows: Rows, steps: PartProgress | None = None) -> tuple[Screen | None, str]:
+def best_screen(
+    rows: Rows,
+    steps: PartProgress | None = None,
+    *,
+    sample: int | None = None,
+    product_cost: float | None = None,
+) -> tuple[Screen | None, str]:
     """Return the screen that saves most of the products of a scan, None where none saves any, and why, in words.
 
-    Kinds that could pay are built for a random sample of the rows and tried on noised ones, then the best for all.
+    rows: the data. steps: hears of "projecting" and "measuring". sample: how many rows the kinds compete on, drawn at
+    random; None for 256 MB of them in float32. product_cost: as in :func:`build_kind`.
+    Kinds that could pay are built for the sample and tried on noised rows of it, then the best is built for all.
     """
-    idle = {kind: _idle(kind, rows) for kind in SCREEN_KINDS}
-    sample = _sample(rows)
-    heard = steps if sample is rows else None
-    trials = {kind: build_kind(kind, sample, heard) for kind in SCREEN_KINDS if idle[kind] is None}
+    idle = {kind: _idle(kind, rows, product_cost) for kind in SCREEN_KINDS}
+    some = _sample(rows, max(LEAST_SAMPLE, SAMPLE_VALUES // rows.dim) if sample is None else sample)
+    heard = steps if some is rows else None
+    trials = {
+        kind: build_kind(kind, some, heard, product_cost=product_cost) for kind in SCREEN_KINDS if idle[kind] is None
+    }
     words = {kind: f"saves {trial.saved:.0%} of the products" for kind, trial in trials.items()}
     reason = "; ".join(f"{kind} {words.get(kind, idle[kind])}" for kind in SCREEN_KINDS)
     best = max(trials, key=lambda kind: trials[kind].saved, default=None)
     if best is None or trials[best].saved <= 0.0:
         return None, reason
-    return (trials[best] if sample is rows else build_kind(best, rows, steps)).screen, reason
+    made = trials[best] if some is rows else build_kind(best, rows, steps, product_cost=product_cost)
+    return made.screen, reason
 
 
-def _built(kind: str, rows: Rows, progress: Progress | None) -> Screen:
-    if kind == "pca":
-        return principal_screen(rows, default_widths(rows), progress=progress)
-    return code_screen(rows, progress) if kind == "int8" else stored_screen(rows)
+def measured(rows: Rows, screen: Screen, seed: int = 0, progress: Progress | None = None) -> Measured:
+    """Return `screen` with the SNR threshold of each level: the alpha^2 / sigma^2 from which on it is worth its cost.
+
+    rows: the data. screen: of them, whatever its thresholds are. seed: of the trials. progress: called with the parts
+    done and their number. Costs the upper logits of some thousand queries at each level.
+    """
+    found = []
+    for knowledge in Knowledge:
+        found.append(_thresholds(rows, screen, knowledge, seed))
+        if progress is not None:
+            progress(len(found), len(Knowledge))
+    thresholds = tuple(least for least, _ in found)
+    return Measured(replace(screen, thresholds=thresholds), sum(saved for _, saved in found) / len(found))
 
 
-def _idle(kind: str, rows: Rows) -> str | None:
+def _idle(kind: str, rows: Rows, product_cost: float | None) -> str | None:
     """Return why a kind need not be tried, or None."""
     if kind == "pca":
         return refusal(kind, rows)
     eight = rows.stored.dtype in STORED_DTYPES
     if eight != (kind == "exact8"):
         return "is for 8-bit storage" if kind == "exact8" else "would copy what is 8-bit already"
-    cost = code_cost(rows.device, rows.dim)
+    cost = relative_cost(given_or_timed(product_cost, rows.device), rows.dim)
     return None if cost < WORTHWHILE_COST else "costs what a scan does: no quicker 8-bit products here"
 
 
-def _sample(rows: Rows) -> Rows:
-    count = max(LEAST_SAMPLE, SAMPLE_VALUES // rows.dim)
+def _sample(rows: Rows, count: int) -> Rows:
     if len(rows) <= count:
         return rows
     generator = torch.Generator().manual_seed(0)
@@ -87,5 +155,67 @@ def _part(steps: PartProgress | None, what: str) -> Progress | None:
     return None if steps is None else lambda done, total: steps(what, done, total)
 
 
-def _name(rows: Rows) -> str:
-    return str(rows.stored.dtype).removeprefix("torch.")
+def _thresholds(rows: Rows, screen: Screen, knowledge: Knowledge, seed: int) -> tuple[tuple[float, ...], float]:
+    """Return the SNR threshold of each level for queries with this side information, and what is saved."""
+    trials = _Trials.drawn(rows, knowledge, seed)
+    variance = max(total_variance(rows) / rows.dim, 1e-300)
+    thresholds, saved, noise = [math.inf] * len(screen.widths), 0.0, 0.0
+    pending = set(range(len(screen.widths)))
+    # from little noise to much: a level is given up at the first ratio where it fails
+    for step in range(LAST * STEPS_PER_DECADE, FIRST * STEPS_PER_DECADE - 1, -1):
+        if not pending:
+            break
+        scaled = 10.0 ** (step / STEPS_PER_DECADE)
+        upper, gains = trials.upper(screen, scaled / variance), [0.0]
+        for level in sorted(pending):
+            share = certified_share(upper, level, TRIAL_MASS)
+            if share < _worth(screen.costs[level], rows.dim):
+                pending.discard(level)
+            else:
+                thresholds[level] = scaled / variance
+                gains.append(share - screen.costs[level] / rows.dim)
+        below, noise = noise, 1.0 / (1.0 + math.sqrt(scaled))
+        saved += max(gains) * (noise - below)
+    return tuple(thresholds), saved
+
+
+def _worth(cost: int, dim: int) -> float:
+    return min(max(LEAST_WORTH, (cost + UPPER_LOGIT_COST) / dim), MOST_WORTH)
+
+
+@dataclass(frozen=True)
+class _Trials:
+    """Noised rows as queries.
+
+    rows: the data. chosen: the rows that are noised, [T] int64. noise: of unit variance, [T, D] float64.
+    excluded: rows that do not count, [T, 1, 2] int64. side: what is known of the queries.
+    """
+
+    rows: Rows
+    chosen: Int64[Tensor, "T"]
+    noise: Float64[Tensor, "T D"]
+    excluded: Int64[Tensor, "T 1 2"]
+    side: SideInformation
+
+    @classmethod
+    def drawn(cls, rows: Rows, knowledge: Knowledge, seed: int) -> _Trials:
+        """Return trials with this side information; where there is none, their own rows do not count."""
+        device, generator = rows.device, torch.Generator(rows.device).manual_seed(seed)
+        chosen = torch.randint(len(rows), (TRIALS,), generator=generator, device=device)
+        noise = torch.randn(TRIALS, rows.dim, generator=generator, device=device, dtype=torch.float64)
+        # held-out queries leave out their own row
+        left_out = chosen if knowledge == Knowledge.NOTHING else torch.full_like(chosen, -1)
+        excluded = torch.stack([left_out, left_out + (left_out >= 0)], dim=1)[:, None]
+        source = shared_products = None
+        if knowledge == Knowledge.SOURCE:
+            source = Source(chosen, torch.zeros(TRIALS, dtype=torch.float64, device=device), BOUND_FAILURE)
+        if knowledge == Knowledge.TRAJECTORY:
+            shared_products = SharedProducts.of(rows, noise)
+        return cls(rows, chosen, noise, excluded, SideInformation(source, shared_products))
+
+    def upper(self, screen: Screen, snr: float) -> UpperLogits:
+        """Return the upper logits of the trials at this alpha^2 / sigma^2."""
+        rows, ones = self.rows, torch.ones(TRIALS, dtype=torch.float64, device=self.rows.device)
+        point = rows.gather(self.chosen) - rows.centre + self.noise / math.sqrt(snr)
+        work = Work(rows, Query(point, ones, snr * ones, self.excluded), Span(0, len(rows)))
+        return UpperLogits.of(work, screen, self.side)

@@ -7,24 +7,22 @@ from typing import Any, ClassVar
 
 import torch
 
-from ...base.arrays import Float, Int64, Tensor
+from ...base.arrays import Float, Float64, Int64, Tensor
 from ...base.progress import Progress
 from ..common.rows import Query, Rows, Span
-from .int8 import code_cost
-from .int8_products import BASE, integers_pay, products, two_digits
-from .nearest import DistanceVectors
-from .query_bounds import UPWARD, QueryBound, Source, Split, make_query_bound, product_slack
-from .screen import Place, Screen, Thresholds, chosen_rows, log_weights, no_thresholds
-from .shared_products import SharedProducts
+from .int8 import EightBitScreen
+from .int8_products import BASE, given_or_timed, products
+from .query_bounds import Projected, QueryBound, product_rounding
+from .screen import Place, Thresholds, chosen_rows, log_weights, no_thresholds
 
 STORED_DTYPES = (torch.uint8, torch.int8)
 
 
 @dataclass(frozen=True, kw_only=True)
-class StoredScreen(Screen):
+class StoredScreen(EightBitScreen):
     """Rows of a data set that are stored as uint8 or int8: nothing is kept beside them.
 
-    count: of the rows. device: where they are.
+    count: number of rows, N. device: where they are.
     """
 
     kind: ClassVar[str] = "exact8"
@@ -36,49 +34,43 @@ class StoredScreen(Screen):
         return self.count
 
     @property
-    def costs(self) -> tuple[int, ...]:
-        """The dimension times what a product with 8-bit numbers costs on this device."""
-        return (round(self.dim * code_cost(self.device, self.dim)),)
-
-    @property
     def nbytes(self) -> int:
         """Nothing."""
         return 0
 
     def to(self, device: torch.device) -> StoredScreen:
-        """Return the screen on `device`."""
-        return replace(self, device=device)
+        """Return the screen on `device`, where products are timed if it is another one."""
+        cost = self.product_cost if device == self.device else given_or_timed(None, device)
+        return replace(self, device=device, product_cost=cost)
 
     def extended(self, rows: Rows, kept: Int64[Tensor, "n"], progress: Progress | None = None) -> StoredScreen:
-        """Return the screen of `rows`: there is nothing to add."""
+        """Return the screen of `rows`, of which those of this screen are a part: there is nothing to add.
+
+        rows: all rows. kept: where the rows of this screen are among them, [n] int64. progress: is not called.
+        """
         return replace(self, count=len(rows))
 
-    def query_bound(
-        self, rows: Rows, query: Query, source: Source | None = None, shared_products: SharedProducts | None = None
-    ) -> QueryBound:
-        """Return the coefficients of a batch of queries; sources and carries cannot narrow what is exact."""
+    def _projected(self, rows: Rows, query: Query, point: Float64[Tensor, "B D"]) -> Projected:
         # an operand is a stored row, less 128 where uint8 is read as int8: its centred part and its centre
         origin = rows.centre - (BASE if rows.stored.dtype == torch.uint8 else 0)
         operand = rows.radius + max(float(origin.norm()), float(rows.centre.norm()))
-        head, point = query.point, query.point
-        rounding = product_slack(rows, query, point, self.dim, operand + rows.radius)
-        if integers_pay(self.device, self.dim):
-            head = two_digits(point)
-            rounding = rounding + torch.linalg.vector_norm(point - head, dim=1) * rows.radius * UPWARD
-        return make_query_bound(rows, query, Split(point, None, head, point[:, :0]), rounding, with_shared=False)
+        rounding = product_rounding(rows, query, point, terms=self.dim, radius=operand + rows.radius)
+        projection, rounding = self._factors(point, rounding, rows.radius)
+        return Projected(projection, point[:, :0], rounding)
 
-    def bound(self, rows: Rows, level: int, query_bound: QueryBound, place: Place, out: Float[Tensor, "n b"]) -> None:
-        """Write the products of the rows at `place` into `out`."""
-        products(chosen_rows(rows.stored, place), query_bound.head, out)
+    def bound(
+        self, rows: Rows, level: int, query_bound: QueryBound, place: Place, *, out: Float[Tensor, "n B"]
+    ) -> None:
+        """Write upper logits less slack into `out`, [n, B]; arguments as in :meth:`Screen.bound`.
+
+        rows, level, query_bound, place: the data, 0, the coefficients of the batch, and which rows.
+        """
+        products(chosen_rows(rows.stored, place), query_bound.projection, out, integers=self.integers)
         # products with stored rows contain the centre
-        out -= (query_bound.head @ rows.centre).float()
-        out.addr_(chosen_rows(rows.half_norms, place).float(), -query_bound.fall.float())
+        out -= (query_bound.projection @ rows.centre).float()
+        out.addr_(chosen_rows(rows.half_norms, place).float(), -query_bound.norm_gain.float())
         if rows.log_weights is not None:
             out += log_weights(rows, slice(place.start, place.stop) if isinstance(place, Span) else place)[:, None]
-
-    def vectors(self, rows: Rows) -> DistanceVectors:
-        """Return the rows themselves."""
-        return DistanceVectors.of(rows)
 
     @property
     def tensors(self) -> dict[str, Tensor]:
@@ -92,13 +84,27 @@ class StoredScreen(Screen):
 
     @classmethod
     def restored(cls, tensors: dict[str, Tensor], facts: dict[str, Any], thresholds: Thresholds) -> StoredScreen:
-        """Return the screen that a file keeps."""
-        dim = facts["dim"]
-        return cls(thresholds=thresholds, dim=dim, widths=(dim,), count=facts["count"], device=torch.device("cpu"))
+        """Return the screen that a file keeps, on the CPU, where products are timed.
+
+        tensors: is empty. facts: what :attr:`facts` were. thresholds: its SNR thresholds.
+        """
+        dim, device = facts["dim"], torch.device("cpu")
+        cost = given_or_timed(None, device)
+        return cls(
+            thresholds=thresholds, dim=dim, widths=(dim,), product_cost=cost, count=facts["count"], device=device
+        )
 
 
-def stored_screen(rows: Rows) -> StoredScreen:
-    """Return the screen of `rows`, stored in 8 bits; costs nothing."""
+def stored_screen(rows: Rows, product_cost: float | None = None) -> StoredScreen:
+    """Return the screen of `rows`, stored in 8 bits, which keeps nothing beside them.
+
+    product_cost: time of a product with 8-bit rows over that with float32 rows, in (0, 1], or None to time it.
+    """
     return StoredScreen(
-        thresholds=no_thresholds(1), dim=rows.dim, widths=(rows.dim,), count=len(rows), device=rows.device
+        thresholds=no_thresholds(1),
+        dim=rows.dim,
+        widths=(rows.dim,),
+        product_cost=given_or_timed(product_cost, rows.device),
+        count=len(rows),
+        device=rows.device,
     )

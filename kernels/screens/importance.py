@@ -16,9 +16,11 @@ from ...base.arrays import Bool, Float, Float64, Int64, Tensor
 from ..common.matmul import ieee_products
 from ..common.rescore import Pairs, pairs_state
 from ..common.rows import Query, Rows, Span
-from ..common.state import PosteriorState, Wanted, concatenate, merge
+from ..common.state import PosteriorState, concatenate, merge
+from ..common.work import Work
 from .pca import PrincipalScreen
-from .shortlist import offset
+from .query_bounds import SideInformation
+from .shortlist import query_term
 from .upper_bounds import CHUNK_VALUES
 
 # interleaved parts of a sample whose spread tells its standard error
@@ -30,52 +32,50 @@ LEAST_EXACT, MOST_EXACT = 8, 64
 
 @dataclass(frozen=True)
 class Sampled:
-    """Estimated states, the standard error of their means, a norm in row units, [B], and how many rows were read."""
+    """Estimates from a sample of the rows.
+
+    state: estimated posterior of each query. standard_error: of the mean, a norm in row units, [B] float64.
+    count: how many rows were read for each query.
+    """
 
     state: PosteriorState
     standard_error: Float64[Tensor, "B"]
     count: int
 
 
-def sampled_state(
-    rows: Rows,
-    screen: PrincipalScreen,
-    query: Query,
-    span: Span,
-    wanted: Wanted,
-    count: int,
-    generator: torch.Generator,
-) -> Sampled:
-    """Return estimates from `count` rows of `span` for each query, repeats included; at least 16 and a multiple of 8.
+def sampled_state(screen: PrincipalScreen, work: Work, *, count: int, generator: torch.Generator) -> Sampled:
+    """Return estimates from some rows of the span for each query, exact where the span has no more rows.
 
-    Exact where the span has no more rows. Costs a product with the widest level of the screen, and one row for each
-    draw.
+    screen: of the rows. work: the queries, the rows and their span, and what is wanted.
+    count: rows for each query, repeats included; at least 16 and a multiple of 8 are read. generator: of the draws.
+    Costs a product with the widest level of the screen, and one row for each draw.
     """
     count = max(LEAST_EXACT + GROUPS, -(-count // GROUPS) * GROUPS)
-    exact, draws = (len(span), 0) if count >= len(span) else _split(count)
-    chunk = max(1, CHUNK_VALUES // max(1, len(span)))
-    states, errors = [PosteriorState.empty(0, rows.dim, wanted.top_k, rows.device)], [query.alpha[:0]]
-    with ieee_products(rows.device.type):
-        for part in torch.arange(len(query), device=rows.device).split(chunk):
+    exact, draws = (len(work.span), 0) if count >= len(work.span) else _split(count)
+    chunk = max(1, CHUNK_VALUES // max(1, len(work.span)))
+    none = PosteriorState.empty(0, work.rows.dim, work.wanted.top_k, work.rows.device)
+    states, errors = [none], [work.query.alpha[:0]]
+    with ieee_products(work.rows.device.type):
+        for part in torch.arange(len(work.query), device=work.rows.device).split(chunk):
             if len(part) == 0:
                 continue
-            head, rest = Proposal.of(rows, screen, query.take(part), span).parted(exact)
-            state = pairs_state(rows, rest.query, head, wanted)
-            found = _completed(rows, rest, state, wanted, draws, generator) if draws else [(state, state.lse * 0.0)]
+            pairs, rest = Proposal.of(screen, work.take(part)).parted(exact)
+            state = pairs_state(work.rows, rest.work.query, pairs, work.wanted)
+            found = _completed(rest, state, draws, generator) if draws else [(state, state.lse * 0.0)]
             states += [state for state, _ in found]
             errors += [error for _, error in found]
     return Sampled(concatenate(states), torch.cat(errors), exact + draws)
 
 
 def _completed(
-    rows: Rows, rest: Rest, exact: PosteriorState, wanted: Wanted, draws: int, generator: torch.Generator
+    rest: Rest, exact: PosteriorState, draws: int, generator: torch.Generator
 ) -> list[tuple[PosteriorState, Float64[Tensor, "b"]]]:
     """Return the states of `exact` and of what is drawn from the rest, and their standard errors, part by part."""
-    found = []
+    found, rows = [], rest.work.rows
     size = max(1, CHUNK_VALUES // (draws * rows.dim))
-    for part in torch.arange(len(rest.query), device=rows.device).split(size):
-        drawn, head = _Drawn.of(rows, rest.take(part), draws, generator), exact.take(part)
-        found.append((merge(head, drawn.state(wanted)), drawn.standard_error(head)))
+    for part in torch.arange(len(rest.work.query), device=rows.device).split(size):
+        drawn, own = _Drawn.of(rest.take(part), draws, generator), exact.take(part)
+        found.append((merge(own, drawn.state()), drawn.standard_error(own)))
     return found
 
 
@@ -88,13 +88,13 @@ def _split(count: int) -> tuple[int, int]:
 class _Drawn:
     """The rows drawn for each query, and what all of them and each of their parts say of the rows they stand for.
 
-    logits, row: of the draws, [b, m]. ratio: log of how many rows of its own logit each draw stands for, [b, m].
+    work: the queries and the rows. logits, row: of the draws, [b, m].
+    ratio: log of how many rows of its own logit each draw stands for, [b, m].
     surplus: of the mean half norm of the rows they stand for over that of the draws, [b].
     lse, mean: of the whole sample and of each of its parts, [b, 1 + GROUPS] and [b, 1 + GROUPS, D].
     """
 
-    rows: Rows
-    query: Query
+    work: Work
     row: Int64[Tensor, "b m"]
     logits: Float64[Tensor, "b m"]
     ratio: Float64[Tensor, "b m"]
@@ -103,13 +103,14 @@ class _Drawn:
     mean: Float64[Tensor, "b g D"]
 
     @classmethod
-    def of(cls, rows: Rows, rest: Rest, count: int, generator: torch.Generator) -> _Drawn:
+    def of(cls, rest: Rest, count: int, generator: torch.Generator) -> _Drawn:
         """Draw `count` rows of each query from `rest`, and weigh them by how many each of them stands for."""
+        work, rows = rest.work, rest.work.rows
         place = systematic(rest.shares, count, generator)
-        row = place + rest.span.start
+        row = place + work.span.start
         stored = rows.stored.index_select(0, row.reshape(-1))
         samples = (stored.float() if rows.raw_operand else rows.centred(stored)).reshape(*row.shape, rows.dim)
-        logits = _logits(rows, rest.query, row, samples)
+        logits = _logits(rows, work.query, row, samples)
         log_mass = rest.log_mass[:, None]
         ratio = log_mass - rest.logits.gather(1, place) - math.log(count)
         within = _parts(count, rows.device)
@@ -119,28 +120,28 @@ class _Drawn:
         found = torch.matmul((within / count).float(), rest.leading[place])
         mean = mean + (rest.expected[:, None] - found).double() @ rest.basis.T
         surplus = rest.half_norm - rows.half_norms[row].mean(1)
-        return cls(rows, rest.query, row, logits, ratio, surplus, each.logsumexp(2), mean)
+        return cls(work, row, logits, ratio, surplus, each.logsumexp(2), mean)
 
     def standard_error(self, exact: PosteriorState) -> Float64[Tensor, "b"]:
         """Return the standard error of the mean of these rows and those of `exact`, from the spread of the parts."""
-        lse = self.lse[:, 1:] + offset(self.query)[:, None]
+        lse = self.lse[:, 1:] + query_term(self.work.query)[:, None]
         share = torch.sigmoid(lse - exact.lse[:, None]).nan_to_num(0.0)
         parts = share[:, :, None] * (self.mean[:, 1:] - exact.mean[:, None])
         squares = (parts - parts.mean(1, keepdim=True)).square().sum((1, 2))
         return squares.div(GROUPS * (GROUPS - 1)).sqrt()
 
-    def state(self, wanted: Wanted) -> PosteriorState:
+    def state(self) -> PosteriorState:
         """Return the estimated state of the rows that the draws stand for."""
-        lse, mean, shift = self.lse[:, 0], self.mean[:, 0], offset(self.query)
-        apart = (self.logits - lse[:, None]).nan_to_num(-torch.inf)
-        weights = (apart + self.ratio).exp().nan_to_num(0.0)
-        norms = 2.0 * ((weights * self.rows.half_norms[self.row]).sum(1) + self.surplus)
-        top_logits, top_rows = self._top(weights > 0.0, wanted.top_k)
+        lse, mean, shift = self.lse[:, 0], self.mean[:, 0], query_term(self.work.query)
+        relative = (self.logits - lse[:, None]).nan_to_num(-torch.inf)
+        weights = (relative + self.ratio).exp().nan_to_num(0.0)
+        norms = 2.0 * ((weights * self.work.rows.half_norms[self.row]).sum(1) + self.surplus)
+        top_logits, top_rows = self._top(weights > 0.0, self.work.wanted.top_k)
         return PosteriorState(
             lse=lse + shift,
             mean=mean,
-            concentration=(weights * apart.exp()).sum(1).clamp(max=1.0),
-            entropy=-(weights * apart.clamp_min(-1e30)).sum(1).clamp(max=0.0),
+            concentration=(weights * relative.exp()).sum(1).clamp(max=1.0),
+            entropy=-(weights * relative.clamp_min(-1e30)).sum(1).clamp(max=0.0),
             variance=(norms - mean.square().sum(1)).clamp_min(0.0),
             top_logits=top_logits + shift[:, None],
             top_rows=top_rows,
@@ -152,9 +153,9 @@ class _Drawn:
         first = torch.ones_like(counts)
         first[:, 1:] = self.row[:, 1:] != self.row[:, :-1]
         named = self.logits.masked_fill(~(first & counts), -torch.inf)
-        missing = (0, max(0, top_k - named.shape[1]))
-        top = torch.nn.functional.pad(named, missing, value=-torch.inf).topk(top_k, dim=1)
-        rows = torch.nn.functional.pad(self.row, missing, value=-1).gather(1, top.indices)
+        padding = (0, max(0, top_k - named.shape[1]))
+        top = torch.nn.functional.pad(named, padding, value=-torch.inf).topk(top_k, dim=1)
+        rows = torch.nn.functional.pad(self.row, padding, value=-1).gather(1, top.indices)
         return top.values, rows.masked_fill(top.values == -torch.inf, -1)
 
 
@@ -177,55 +178,59 @@ def _parts(count: int, device: torch.device) -> Float64[Tensor, "g m"]:
 
 @dataclass(frozen=True)
 class Proposal:
-    """What a screen says of every row of a span, [b, n]: -inf where a row does not count.
+    """What a screen says of every row of a span; logits are -inf where a row does not count.
 
-    logits: as if the query had nothing beyond the leading coordinates. own: of the leading coordinates alone, which do
-    not hold what lies beyond them against the row that a query was made from.
+    work: the queries, the rows and their span.
+    logits: as if the query had nothing beyond the leading coordinates, [b, n] float32.
+    leading_logits: of the leading coordinates alone, [b, n] float32; they do not hold what lies beyond them against the
+        row that a query was made from.
+    leading: leading coordinates of the rows, [n, M] float32. half_norms: of the rows, [n] float32.
+    basis: of the leading coordinates, [D, M] float64.
     """
 
-    query: Query
-    span: Span
+    work: Work
     logits: Float[Tensor, "b n"]
-    own: Float[Tensor, "b n"]
+    leading_logits: Float[Tensor, "b n"]
     leading: Float[Tensor, "n M"]
     half_norms: Float[Tensor, "n"]
     basis: Float64[Tensor, "D M"]
 
     @classmethod
-    def of(cls, rows: Rows, screen: PrincipalScreen, query: Query, span: Span) -> Proposal:
-        """Return what the widest level of `screen` says of the rows in `span`. Costs one product with its features."""
-        query_bound = screen.query_bound(rows, query)
-        blind = replace(
-            query_bound, blocks=torch.zeros_like(query_bound.blocks), spread=torch.zeros_like(query_bound.spread)
-        )
+    def of(cls, screen: PrincipalScreen, work: Work) -> Proposal:
+        """Return what the widest level of `screen` says of the rows of `work`. Costs one product with its features."""
+        rows, query, span = work.rows, work.query, work.span
+        query_bound = screen.query_bound(rows, query, SideInformation())
+        # an estimate of each logit in place of a bound: residuals count for nothing
+        estimate = replace(query_bound, residual_gain=torch.zeros_like(query_bound.residual_gain))
         level, width = len(screen.widths) - 1, screen.widths[-1]
-        weighted = rows.log_weights is not None
         features = screen.features[level][span.start : span.stop]
-        logits = screen.factors(blind, level, weighted) @ features.T
+        logits = screen.factors(estimate, level, weighted=rows.log_weights is not None) @ features.T
         _mask_excluded(logits, query, span)
-        beyond = features[:, width + 1]
-        own = torch.addr(logits, (0.5 * query.gain * query.alpha).float(), beyond.square())
-        return cls(query, span, logits, own, features[:, :width], features[:, width + 2], screen.basis)
+        residual = features[:, width + 1]
+        leading_logits = torch.addr(logits, (0.5 * query.gain * query.alpha).float(), residual.square())
+        return cls(work, logits, leading_logits, features[:, :width], features[:, width + 2], screen.basis)
 
     def parted(self, count: int) -> tuple[Pairs, Rest]:
         """Return the `count` rows of each query that are most likely, and what there is to draw the others from."""
-        best = self.own.topk(count, dim=1)
+        best = self.leading_logits.topk(count, dim=1)
         real = best.values > -torch.inf
-        which = torch.arange(len(self.query), device=real.device)[:, None].expand_as(real)
-        head = Pairs(which[real], best.indices[real] + self.span.start, best.values[real].double())
-        return head, Rest.of(self, self.logits.scatter(1, best.indices, -torch.inf))
+        which = torch.arange(len(self.work.query), device=real.device)[:, None].expand_as(real)
+        pairs = Pairs(which[real], best.indices[real] + self.work.span.start, best.values[real].double())
+        return pairs, Rest.of(self, self.logits.scatter(1, best.indices, -torch.inf))
 
 
 @dataclass(frozen=True)
 class Rest:
     """The rows of a span that are not weighed exactly, with the weight a screen gives them.
 
-    logits, shares: in the screen and as shares of their sum, [b, n]. log_mass: log of the sum of the weights, [b].
+    work: the queries, the rows and their span.
+    logits, shares: in the screen and as shares of their sum, [b, n] float32.
+    log_mass: log of the sum of the weights, [b] float64.
     expected, half_norm: means over these shares of the leading coordinates, [b, M], and of the half norms, [b].
+    leading, basis: those of the :class:`Proposal`.
     """
 
-    query: Query
-    span: Span
+    work: Work
     logits: Float[Tensor, "b n"]
     shares: Float[Tensor, "b n"]
     log_mass: Float64[Tensor, "b"]
@@ -236,18 +241,24 @@ class Rest:
 
     @classmethod
     def of(cls, proposal: Proposal, logits: Float[Tensor, "b n"]) -> Rest:
-        """Return the rows whose `logits` are finite, as a proposal to draw from. Costs a product as large as its."""
+        """Return the rows of `proposal` whose `logits`, [b, n], are finite. Costs a product as large as its."""
         log_mass = logits.logsumexp(1, keepdim=True)
         shares = (logits - log_mass).exp_().nan_to_num_(0.0)
-        expected = shares @ proposal.leading
-        half_norm = (shares @ proposal.half_norms).double()
-        query, span, leading, basis = proposal.query, proposal.span, proposal.leading, proposal.basis
-        return cls(query, span, logits, shares, log_mass[:, 0].double(), expected, half_norm, leading, basis)
+        return cls(
+            work=proposal.work,
+            logits=logits,
+            shares=shares,
+            log_mass=log_mass[:, 0].double(),
+            expected=shares @ proposal.leading,
+            half_norm=(shares @ proposal.half_norms).double(),
+            leading=proposal.leading,
+            basis=proposal.basis,
+        )
 
     def take(self, index: Int64[Tensor, "b"]) -> Rest:
-        """Return the part of the queries in `index`."""
+        """Return the part of the queries in `index`, [b] int64."""
         own = ("logits", "shares", "log_mass", "expected", "half_norm")
-        return replace(self, query=self.query.take(index), **{name: getattr(self, name)[index] for name in own})
+        return replace(self, work=self.work.take(index), **{name: getattr(self, name)[index] for name in own})
 
 
 def _mask_excluded(logits: Float[Tensor, "b n"], query: Query, span: Span) -> None:
@@ -258,9 +269,10 @@ def _mask_excluded(logits: Float[Tensor, "b n"], query: Query, span: Span) -> No
 
 
 def systematic(weights: Float[Tensor, "B n"], count: int, generator: torch.Generator) -> Int64[Tensor, "B m"]:
-    """Return `count` positions a query, each as often as its share of the weights asks for up to one; in rising order.
+    """Return positions of each query, each as often as its share of the weights asks for up to one, [B, count] int64.
 
-    Positions are arbitrary where there is no weight at all.
+    weights: [B, n], not negative. count: how many positions. generator: of the draws.
+    Positions rise; they are arbitrary where there is no weight at all.
     """
     cumulative = weights.cumsum(1, dtype=torch.float64)
     begin = torch.rand(len(weights), 1, generator=generator, dtype=torch.float64, device=weights.device)

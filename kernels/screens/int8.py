@@ -1,7 +1,7 @@
 """A screen of 8-bit codes: every coordinate to a few bits, for rows that no few coordinates tell apart.
 
-Notation: z a centred row, k its codes, s the scale of each coordinate, e = z - s k what they leave out. For any y the
-product <y, z> is <y s, k> plus at most, block by block, the norm of y times the norm of e (Cauchy-Schwarz).
+Notation: z a centred row, k its codes, s the scale of each coordinate, e = z - s k its residual. For any y the product
+<y, z> is <y s, k> plus at most, block by block, the norm of y times the norm of e (Cauchy-Schwarz).
 """
 
 from __future__ import annotations
@@ -15,41 +15,64 @@ import torch
 from ...base.arrays import Float, Float64, Int64, Shaped, Tensor
 from ...base.progress import Progress
 from ..common.rows import Query, Rows, Span
-from .int8_products import integers_pay, product_cost, products, two_digits
+from .int8_products import given_or_timed, integers_pay, products, relative_cost, two_digits
 from .nearest import DistanceVectors
-from .query_bounds import (
-    TYPICAL_ROWS,
-    UPWARD,
-    Known,
-    QueryBound,
-    Source,
-    Split,
-    make_query_bound,
-    product_slack,
-    shared_slack,
-    with_source,
-)
+from .query_bounds import TYPICAL_ROWS, UPWARD, Projected, QueryBound, Source, SourceResidual, product_rounding
 from .screen import Place, Screen, Thresholds, chosen_rows, gaps, log_weights, no_thresholds
-from .shared_products import SharedProducts
 
-# what codes leave out is bounded in blocks of this many coordinates: a 64th of the memory of the codes
+# residuals are bounded in blocks of this many coordinates: a 64th of the memory of the codes
 CODE_BLOCK = 256
 
 # the largest code, and the deviations of a coordinate beyond which it is cut: outliers would coarsen all other rows
-TOP, CUT = 127, 6.0
+LARGEST_CODE, CUT_DEVIATIONS = 127, 6.0
 
 # values encoded at once: 16 MB in float64
 ENCODE_VALUES = 1 << 21
 
 
 @dataclass(frozen=True, kw_only=True)
-class CodeScreen(Screen):
+class EightBitScreen(Screen):
+    """A screen of all coordinates that multiplies rows of 8-bit numbers.
+
+    product_cost: time of a product with such rows over that with float32 rows, in (0, 1]; below 1 products are taken in
+        integers where the dimension allows it.
+    """
+
+    product_cost: float
+
+    @property
+    def integers(self) -> bool:
+        """Whether rows are multiplied as integers."""
+        return integers_pay(self.product_cost, self.dim)
+
+    @property
+    def costs(self) -> tuple[int, ...]:
+        """The dimension times what a product with 8-bit numbers costs."""
+        return (round(self.dim * relative_cost(self.product_cost, self.dim)),)
+
+    def vectors(self, rows: Rows) -> DistanceVectors:
+        """Return `rows` themselves: their distances cost as much as those of 8-bit rows."""
+        return DistanceVectors.of(rows)
+
+    def _factors(
+        self, values: Float64[Tensor, "B K"], rounding: Float64[Tensor, "B"], longest: float
+    ) -> tuple[Float64[Tensor, "B K"], Float64[Tensor, "B"]]:
+        """Return what rows are multiplied with in place of `values`, and `rounding` with what that may change."""
+        if not self.integers:
+            return values, rounding
+        digits = two_digits(values)
+        return digits, rounding + torch.linalg.vector_norm(values - digits, dim=1) * longest * UPWARD
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodeScreen(EightBitScreen):
     """Rows in 8 bits a coordinate.
 
-    scale: of each coordinate, [D] float64. codes: [N, D] int8.
-    features: [N, e + 2] float32: norms of what the codes leave out of each block and of all of it, and |z|^2 / 2; a
-        column more, log w_j, where samples have weights.
-    radius: norm of the largest row of codes.
+    scale: of each coordinate, [D] float64.
+    codes: [N, D] int8.
+    features: [N, e + 2] float32: residual norms of each block and of all of the row, and |z|^2 / 2; a column more,
+        log w_j, where samples have weights.
+    radius: norm of the longest row of codes.
     """
 
     kind: ClassVar[str] = "int8"
@@ -62,24 +85,23 @@ class CodeScreen(Screen):
         return len(self.codes)
 
     @property
-    def costs(self) -> tuple[int, ...]:
-        """The dimension times what a product with 8-bit numbers costs on this device."""
-        return (round(self.dim * code_cost(self.codes.device, self.dim)),)
-
-    @property
     def nbytes(self) -> int:
         """Bytes of memory."""
         return self.scale.nbytes + self.codes.nbytes + self.features.nbytes
 
     def to(self, device: torch.device) -> CodeScreen:
-        """Return the screen on `device`."""
+        """Return the screen on `device`, where products are timed if it is another one."""
         moved = {name: getattr(self, name).to(device) for name in ("scale", "codes", "features")}
-        return replace(self, **moved)
+        there = moved["codes"].device
+        cost = self.product_cost if there == self.codes.device else given_or_timed(None, there)
+        return replace(self, product_cost=cost, **moved)
 
     def extended(self, rows: Rows, kept: Int64[Tensor, "n"], progress: Progress | None = None) -> CodeScreen:
-        """Return the screen of `rows`, where the rows of this one stand at `kept`: only the others are encoded.
+        """Return the screen of `rows`, of which those of this screen are a part; only the others are encoded.
 
-        Any scale gives valid bounds; the centre has to be the same.
+        rows: all rows, around the centre that this screen was made with; any scale gives valid bounds.
+        kept: where the rows of this screen are among them, [n] int64. progress: called with how many of the other rows
+        are done, and their number.
         """
         codes = self.codes.new_empty(len(rows), self.dim).index_copy_(0, kept, self.codes)
         features = self.features.new_empty(len(rows), self.features.shape[1]).index_copy_(0, kept, self.features)
@@ -87,47 +109,36 @@ class CodeScreen(Screen):
             features[:, -1] = log_weights(rows, slice(None))
         radius = self.radius
         for span, done in gaps(len(rows), kept):
-            radius = max(radius, _encode(rows, self.scale, span, codes, features))
+            radius = max(radius, _encode(rows, self.scale, span, codes=codes, features=features))
             if progress is not None:
                 progress(done, len(rows) - len(kept))
         return replace(self, codes=codes, features=features, radius=radius)
 
-    def query_bound(
-        self, rows: Rows, query: Query, source: Source | None = None, shared_products: SharedProducts | None = None
-    ) -> QueryBound:
-        """Return the coefficients of a batch of queries, see :class:`QueryBound`."""
-        shared, point = (None, query.point) if shared_products is None else shared_products.split(query.point)
-        head, terms = point * self.scale, self.dim + self.features.shape[1]
+    def _projected(self, rows: Rows, query: Query, point: Float64[Tensor, "B D"]) -> Projected:
+        terms = self.dim + self.features.shape[1]
         # a decoded row is at most twice as long as the row, and its bounds add once more
-        rounding = product_slack(rows, query, point, terms, 3.0 * rows.radius)
-        if integers_pay(self.codes.device, self.dim):
-            exact, head = head, two_digits(head)
-            rounding = rounding + torch.linalg.vector_norm(exact - head, dim=1) * self.radius * UPWARD
-        if shared_products is not None and shared is not None:
-            rounding = rounding + shared_slack(rows, shared_products, shared)
-        split = Split(point, shared, head, _block_norms(point))
-        query_bound = make_query_bound(rows, query, split, rounding, shared_products is not None)
-        if source is None or shared_products is not None:
-            return query_bound
-        return with_source(query_bound, query, source, self._known(rows, query, source))
+        rounding = product_rounding(rows, query, point, terms=terms, radius=3.0 * rows.radius)
+        projection, rounding = self._factors(point * self.scale, rounding, self.radius)
+        return Projected(projection, _block_norms(point), rounding)
 
-    def _known(self, rows: Rows, query: Query, source: Source) -> Known:
-        # what codes leave out of other rows is not orthogonal to the source: all of it counts
+    def _source_residual(self, rows: Rows, query: Query, source: Source) -> SourceResidual:
+        # residuals of other rows are not orthogonal to the source: all of it counts
         whole = rows.gather(source.row.clamp_min(0)) - rows.centre
         typical = self.features[:TYPICAL_ROWS].double().mean(0)
         count = -(-self.dim // CODE_BLOCK)
-        return Known(query.alpha[:, None] * _block_norms(whole), typical[:count], typical[count], len(self))
+        own = query.alpha[:, None] * _block_norms(whole)
+        return SourceResidual(own, typical[:count], typical[count], tests=len(self))
 
-    def bound(self, rows: Rows, level: int, query_bound: QueryBound, place: Place, out: Float[Tensor, "n b"]) -> None:
-        """Write the products of codes and norms of the rows at `place` into `out`."""
-        products(chosen_rows(self.codes, place), query_bound.head, out)
-        weighted = rows.log_weights is not None
-        factors = torch.cat([query_bound.bounds(), *query_bound.tail(weighted)], dim=1).float()
-        out.addmm_(chosen_rows(self.features, place), factors.T)
+    def bound(
+        self, rows: Rows, level: int, query_bound: QueryBound, place: Place, *, out: Float[Tensor, "n B"]
+    ) -> None:
+        """Write upper logits less slack and shared products into `out`, [n, B]; arguments as in :meth:`Screen.bound`.
 
-    def vectors(self, rows: Rows) -> DistanceVectors:
-        """Return the rows themselves: their distances cost as much as those of codes."""
-        return DistanceVectors.of(rows)
+        rows, level, query_bound, place: the data, 0, the coefficients of the batch, and which rows.
+        """
+        products(chosen_rows(self.codes, place), query_bound.projection, out, integers=self.integers)
+        gains = torch.cat(query_bound.feature_gains(rows.log_weights is not None), dim=1).float()
+        out.addmm_(chosen_rows(self.features, place), gains.T)
 
     @property
     def tensors(self) -> dict[str, Tensor]:
@@ -141,35 +152,37 @@ class CodeScreen(Screen):
 
     @classmethod
     def restored(cls, tensors: dict[str, Tensor], facts: dict[str, Any], thresholds: Thresholds) -> CodeScreen:
-        """Return the screen that a file keeps."""
+        """Return the screen that a file keeps, on the CPU, where products are timed.
+
+        tensors, facts: what :attr:`tensors` and :attr:`facts` were. thresholds: its SNR thresholds.
+        """
         dim = tensors["codes"].shape[1]
         kept = {name: tensors[name] for name in ("scale", "codes", "features")}
-        return cls(thresholds=thresholds, dim=dim, widths=(dim,), radius=facts["radius"], **kept)
+        cost = given_or_timed(None, tensors["codes"].device)
+        return cls(thresholds=thresholds, dim=dim, widths=(dim,), product_cost=cost, radius=facts["radius"], **kept)
 
 
-def code_cost(device: torch.device, dim: int) -> float:
-    """Return the time of a product with rows of `dim` 8-bit values over that of float32 rows."""
-    return product_cost(device) if integers_pay(device, dim) else 1.0
-
-
-def code_screen(rows: Rows, progress: Progress | None = None) -> CodeScreen:
+def code_screen(rows: Rows, progress: Progress | None = None, *, product_cost: float | None = None) -> CodeScreen:
     """Return the screen of 8-bit codes of `rows`. Reads the data twice, 16 MB at a time; memory is the screen.
 
+    progress: called with the rows done and their number. product_cost: time of a product with 8-bit rows over that with
+    float32 rows, in (0, 1], or None to time it.
     The scale of a coordinate is its largest value over 127, or six times its root mean square where outliers go
-    further: these are cut, and the norms of what is left out say so.
+    further: these are cut, and the residual norms say so.
     """
     size = -(-rows.dim // CODE_BLOCK) + (2 if rows.log_weights is None else 3)
     codes = torch.empty(len(rows), rows.dim, dtype=torch.int8, device=rows.device)
     features = torch.empty(len(rows), size, device=rows.device)
     scale, radius = _scale(rows), 0.0
     for part in _parts(Span(0, len(rows)), rows.dim):
-        radius = max(radius, _encode(rows, scale, part, codes, features))
+        radius = max(radius, _encode(rows, scale, part, codes=codes, features=features))
         if progress is not None:
             progress(part.stop, len(rows))
     return CodeScreen(
         thresholds=no_thresholds(1),
         dim=rows.dim,
         widths=(rows.dim,),
+        product_cost=given_or_timed(product_cost, rows.device),
         scale=scale,
         codes=codes,
         features=features,
@@ -183,7 +196,7 @@ def _scale(rows: Rows) -> Float64[Tensor, "D"]:
         block = rows.stored[part.start : part.stop].double() - rows.centre
         largest = torch.maximum(largest, block.abs().amax(0))
         squares += block.square().sum(0)
-    scale: Tensor = torch.minimum(largest, CUT * (squares / len(rows)).sqrt()) / TOP
+    scale: Tensor = torch.minimum(largest, CUT_DEVIATIONS * (squares / len(rows)).sqrt()) / LARGEST_CODE
     # a coordinate that never varies has no codes but zero
     return scale.clamp_min(1e-300)
 
@@ -192,6 +205,7 @@ def _encode(
     rows: Rows,
     scale: Float64[Tensor, "D"],
     span: Span,
+    *,
     codes: Shaped[Tensor, "N D"],
     features: Float[Tensor, "N _"],
 ) -> float:
@@ -200,11 +214,11 @@ def _encode(
     for part in _parts(span, rows.dim):
         some = slice(part.start, part.stop)
         block = rows.stored[some].double() - rows.centre
-        code = (block / scale).round().clamp_(-TOP, TOP)
+        code = (block / scale).round().clamp_(-LARGEST_CODE, LARGEST_CODE)
         codes[some] = code.to(torch.int8)
         longest = max(longest, float(code.square().sum(1).max().sqrt()))
-        left = block.addcmul_(code, scale, value=-1.0)
-        columns = [_block_norms(left), torch.linalg.vector_norm(left, dim=1, keepdim=True)]
+        residual = block.addcmul_(code, scale, value=-1.0)
+        columns = [_block_norms(residual), torch.linalg.vector_norm(residual, dim=1, keepdim=True)]
         norms = torch.cat(columns, dim=1) * UPWARD
         features[some, : norms.shape[1]] = norms.float()
         features[some, norms.shape[1]] = rows.half_norms[some].float()

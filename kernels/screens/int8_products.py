@@ -1,7 +1,7 @@
 """Products of rows of 8-bit numbers with queries: in integers where a machine multiplies those sooner than floats.
 
-A query is rounded to two signed digits, q = step (128 h + l) with |h| <= 127 and -64 <= l < 64; each is multiplied with
-the rows in exact 32-bit sums. Elsewhere rows are converted to float32 block by block, in cache.
+A query is rounded to two signed base-128 digits, q = step (128 h + l) with |h| <= 127 and -64 <= l < 64; each is
+multiplied with the rows in exact 32-bit sums. Elsewhere rows are converted to float32 block by block, in cache.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ TRIALS, HOPELESS = 4, 8.0
 
 @cache
 def product_cost(device: torch.device) -> float:
-    """Return the time of a product with two digits over that with float32, converted or not: at most 1.
+    """Return the time of a product with two digits over that with float32, converted or not, on `device`: at most 1.
 
-    Timed once for each device, in some milliseconds; above 1 the products are taken in float32.
+    Timed once for each device, in some milliseconds; at 1 the products are taken in float32.
     """
     count, dim, batch = TRIAL
     codes = torch.ones(count, dim, dtype=torch.int8, device=device)
@@ -52,44 +52,61 @@ def product_cost(device: torch.device) -> float:
         return 1.0
 
 
-def integers_pay(device: torch.device, dim: int) -> bool:
-    """Whether rows of `dim` 8-bit values are multiplied as integers here."""
-    return dim % MULTIPLE == 0 and dim <= LONGEST and product_cost(device) < 1.0
+def given_or_timed(cost: float | None, device: torch.device) -> float:
+    """Return `cost`, or the :func:`product_cost` of `device` where that is None."""
+    return product_cost(device) if cost is None else cost
+
+
+def integers_pay(cost: float, dim: int) -> bool:
+    """Return whether rows of `dim` 8-bit values are multiplied as integers for a :func:`product_cost` of `cost`."""
+    return dim % MULTIPLE == 0 and dim <= LONGEST and cost < 1.0
+
+
+def relative_cost(cost: float, dim: int) -> float:
+    """Return the time of a product with rows of `dim` 8-bit values over that with float32 rows, at most 1.
+
+    cost: the :func:`product_cost`. dim: values of a row.
+    """
+    return cost if integers_pay(cost, dim) else 1.0
 
 
 def two_digits(values: Float64[Tensor, "b K"]) -> Float64[Tensor, "b K"]:
-    """Return the nearest values that two digits hold; those of a query share their step."""
+    """Return the nearest values to `values`, [b, K] float64, that two digits hold; those of a row share their step."""
     step = _step(values)
     return (values / step).round() * step
 
 
-def products(codes: Shaped[Tensor, "n K"], head: Float64[Tensor, "b K"], out: Float[Tensor, "n b"]) -> None:
-    """Write the products of int8 or uint8 rows with `head` into `out`.
+def products(
+    codes: Shaped[Tensor, "n K"], factors: Float64[Tensor, "b K"], out: Float[Tensor, "n b"], *, integers: bool
+) -> None:
+    """Write the products of `codes` with `factors` into `out`.
 
-    Where :func:`integers_pay`, `head` has to be what :func:`two_digits` gives: its sums are exact then.
+    codes: rows of 8-bit numbers, [n, K] int8 or uint8. factors: what they are multiplied with, [b, K] float64.
+    out: [n, b] float32. integers: whether to multiply in integers; `factors` have to be what :func:`two_digits` gives
+    then, and their sums are exact. Costs 2 n b K operations in float32, or 4 n b K in 8-bit integers.
     """
-    multiply = _integer if integers_pay(codes.device, codes.shape[1]) else _floating
-    multiply(codes, head, out)
+    multiply = _integer if integers else _floating
+    multiply(codes, factors, out)
 
 
-def _floating(codes: Shaped[Tensor, "n K"], head: Float64[Tensor, "b K"], out: Float[Tensor, "n b"]) -> None:
+def _floating(codes: Shaped[Tensor, "n K"], factors: Float64[Tensor, "b K"], out: Float[Tensor, "n b"]) -> None:
     size = max(1, CONVERTED_VALUES // codes.shape[1])
     buffer = torch.empty(min(size, len(codes)), codes.shape[1], device=codes.device)
-    factors = head.float()
+    narrow = factors.float()
     for start in range(0, len(codes), size):
         part = codes[start : start + size]
-        out[start : start + size] = score_product(buffer[: len(part)].copy_(part), factors, DRIFTING_SUM)
+        out[start : start + size] = score_product(buffer[: len(part)].copy_(part), narrow, DRIFTING_SUM)
 
 
-def _integer(codes: Shaped[Tensor, "n K"], head: Float64[Tensor, "b K"], out: Float[Tensor, "n b"]) -> None:
-    step = _step(head)
-    whole = (head / step).round()
+def _integer(codes: Shaped[Tensor, "n K"], factors: Float64[Tensor, "b K"], out: Float[Tensor, "n b"]) -> None:
+    step = _step(factors)
+    whole = (factors / step).round()
     high = ((whole + BASE // 2) / BASE).floor()
     digits = torch.cat([high, whole - BASE * high]).to(torch.int8)
     digits = _padded(digits, -(-len(digits) // MULTIPLE) * MULTIPLE)
     # uint8 rows are read as int8 rows that are 128 lower
     lower = 0 if codes.dtype == torch.int8 else BASE
-    shift, batch = (lower * whole.sum(1)).long(), len(head)
+    shift, batch = (lower * whole.sum(1)).long(), len(factors)
     size = max(FEWEST_ROWS, 4 * CONVERTED_VALUES // codes.shape[1])
     for start in range(0, len(codes), size):
         part = codes[start : start + size]

@@ -1,4 +1,4 @@
-"""How far the nearest other sample is at least: what late queries that know their own sample need to know."""
+"""How far the nearest other sample is at least: what certifies late queries that know their own sample."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ SIDE_ROWS, OTHER_ROWS = 512, 8192
 
 @dataclass(frozen=True)
 class DistanceVectors:
-    """DistanceVectors for all rows whose distances are never larger than those of the rows.
+    """A vector for every row; distances between vectors are never larger than those between the rows.
 
-    values: [N, w]. centre: what is still in them, [w], or None. size: four times the largest squared norm of a row.
+    values: [N, w]. centre: what is still in them, [w] float64, or None. size: four times the largest squared norm of a
+    row.
     """
 
     values: Shaped[Tensor, "N w"]
@@ -31,7 +32,7 @@ class DistanceVectors:
 
     @classmethod
     def of(cls, rows: Rows) -> DistanceVectors:
-        """Return the rows themselves."""
+        """Return `rows` themselves."""
         return cls(rows.stored, rows.centre, 4.0 * rows.radius**2)
 
     def __len__(self) -> int:
@@ -43,7 +44,7 @@ class DistanceVectors:
         return WALK * UNIT_ROUNDOFF[torch.float32] * (math.sqrt(self.values.shape[1]) + 2.0) * self.size
 
     def centred(self, some: Shaped[Tensor, "n w"]) -> Float[Tensor, "n w"]:
-        """Return some of the values as float32 without the centre."""
+        """Return `some` of the values, [n, w], as float32 without the centre."""
         if self.centre is None:
             return some.float()
         wide = torch.promote_types(some.dtype, torch.float32)
@@ -55,7 +56,8 @@ def nearest_distances(
 ) -> Float[Tensor, "N"]:
     """Return a lower bound on the distance of every row to its nearest other row, [N] float32 in row units.
 
-    Costs 2 N^2 w operations for vectors of w values, in 16 MB beside the blocks they come from.
+    vectors: of the rows, w values each. progress: called with the rows done and their number.
+    Costs 2 N^2 w operations, in 16 MB beside the blocks they come from.
     """
     everything = torch.arange(len(vectors), device=vectors.values.device)
     return _lowered(vectors, torch.full_like(everything, torch.inf, dtype=torch.float32), everything, progress)
@@ -67,8 +69,10 @@ def extended_distances(
     kept: Int64[Tensor, "n"],
     progress: Callable[[int, int], None] | None = None,
 ) -> Float[Tensor, "N"]:
-    """Return what :func:`nearest_distances` does, where `distances` holds for the rows `kept` among themselves.
+    """Return what :func:`nearest_distances` does, [N] float32, where it is known of some rows among themselves.
 
+    vectors: of all rows. distances: what it is for the rows `kept`, [n] float32. kept: their numbers, [n] int64.
+    progress: called with the other rows done and their number.
     Other rows can only be nearer to those than they are to each other. Costs 2 (N - n) N w operations.
     """
     out = torch.full((len(vectors),), torch.inf, device=vectors.values.device)
@@ -115,15 +119,16 @@ def _root(squares: Float[Tensor, "n"], error: float) -> Float[Tensor, "n"]:
 
 
 def source_log_omitted(rows: Rows, query: Query, source: Source, distances: Float[Tensor, "N"]) -> Float64[Tensor, "B"]:
-    """Return the log of the weight of all rows but the source, relative to that of the source, at most, [B].
+    """Return the log of the weight of all rows but the source, relative to that of the source, at most, [B] float64.
 
+    rows: the data. query: the batch. source: its sources, all of them known.
+    distances: from each row to the nearest other one, at least, [N] float32 in row units.
     x = alpha X_s + sigma eps with eps independent of the data, so with probability 1 - failure every other row at
     distance d has log w_i - log w_s - rho d^2 / 2 + d sqrt(rho) c, rho = alpha^2 / sigma^2, c^2 = 2 ln(N / failure): a
     Gaussian tail for each, and the union bound. The term falls in d beyond c / sqrt(rho); nothing is proved below.
-    distances: from each row to the nearest other one, at least. Sources have to be known.
     """
     deviation = query.inverse_variance.rsqrt()
-    tall = math.sqrt(2.0 * math.log(len(rows) / source.failure)) + source.blur / deviation
+    deviations = math.sqrt(2.0 * math.log(len(rows) / source.failure)) + source.blur / deviation
     scaled = distances[source.row].double() * query.alpha / deviation
     if rows.log_weights is None:
         others = torch.full_like(scaled, math.log(len(rows) - 1) if len(rows) > 1 else -math.inf)
@@ -131,5 +136,5 @@ def source_log_omitted(rows: Rows, query: Query, source: Source, distances: Floa
         own = rows.log_weights[source.row]
         others = torch.log1p(-own.exp()) - own
     # d times the term must fall as well: it bounds the error of the mean
-    falling = scaled * (scaled - tall) >= 1.0
-    return torch.where(falling, others - 0.5 * scaled.square() + tall * scaled, torch.inf)
+    falling = scaled * (scaled - deviations) >= 1.0
+    return torch.where(falling, others - 0.5 * scaled.square() + deviations * scaled, torch.inf)

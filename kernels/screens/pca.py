@@ -1,7 +1,7 @@
 """A screen of leading coordinates: short vectors whose inner product with a query bounds the logit of every sample.
 
-Notation: z a centred row, c its leading coordinates in an orthonormal basis, e = z - V c what they leave out. For any
-y the product <y, z> is at most <V^T y, c> plus, block by block, the norm of y times the norm of z (Cauchy-Schwarz).
+Notation: z a centred row, c its leading coordinates in an orthonormal basis V, e = z - V c its residual. For any y the
+product <y, z> is at most <V^T y, c> plus, block by block, the norm of y times the norm of z (Cauchy-Schwarz).
 """
 
 from __future__ import annotations
@@ -19,20 +19,8 @@ from ...base.progress import Progress
 from ..common.rounding import UNIT_ROUNDOFF, WALK
 from ..common.rows import Query, Rows, Span
 from .nearest import DistanceVectors
-from .query_bounds import (
-    TYPICAL_ROWS,
-    UPWARD,
-    Known,
-    QueryBound,
-    Source,
-    Split,
-    make_query_bound,
-    product_slack,
-    shared_slack,
-    with_source,
-)
-from .screen import Place, Screen, chosen_rows, gaps, log_weights, no_thresholds
-from .shared_products import SharedProducts
+from .query_bounds import TYPICAL_ROWS, UPWARD, Projected, QueryBound, Source, SourceResidual, product_rounding
+from .screen import Place, Screen, Thresholds, chosen_rows, gaps, log_weights, no_thresholds
 
 # coordinates beyond those of a level are bounded in blocks of this many
 RESIDUAL_BLOCK = 64
@@ -48,7 +36,7 @@ class PrincipalScreen(Screen):
 
     basis: orthonormal columns, [D, M] float64, the directions of largest variance first.
     widths: rising; the last is M.
-    features: for each level [N, w] float32: the coordinates, the norm of each block beyond them, the norm of
+    features: for each level [N, w] float32: the coordinates, the residual norms of each block beyond them and of
         everything beyond them, |z|^2 / 2, and log w_j where samples have weights.
     """
 
@@ -74,67 +62,62 @@ class PrincipalScreen(Screen):
         return replace(self, basis=self.basis.to(device), features=tuple(part.to(device) for part in self.features))
 
     def extended(self, rows: Rows, kept: Int64[Tensor, "n"], progress: Progress | None = None) -> PrincipalScreen:
-        """Return the screen of `rows`, where the rows of this one stand at `kept`: only the others are projected.
+        """Return the screen of `rows`, of which those of this screen are a part; only the others are projected.
 
-        Any basis gives valid bounds; the centre has to be the same.
+        rows: all rows, around the centre that this screen was made with; any basis gives valid bounds.
+        kept: where the rows of this screen are among them, [n] int64. progress: called with how many of the other rows
+        are done, and their number.
         """
         features = tuple(torch.empty(len(rows), part.shape[1], device=rows.device) for part in self.features)
-        for old, part in zip(self.features, features, strict=True):
-            part[kept] = old
+        for own, part in zip(self.features, features, strict=True):
+            part[kept] = own
             if rows.log_weights is not None:
                 part[:, -1] = log_weights(rows, slice(None))
         for span, done in gaps(len(rows), kept):
-            for part, later in zip(features, row_features(rows, self.basis, self.widths, span), strict=True):
-                part[span.start : span.stop] = later
+            for part, added in zip(features, row_features(rows, self.basis, self.widths, span), strict=True):
+                part[span.start : span.stop] = added
             if progress is not None:
                 progress(done, len(rows) - len(kept))
         return replace(self, features=features)
 
-    def query_bound(
-        self, rows: Rows, query: Query, source: Source | None = None, shared_products: SharedProducts | None = None
-    ) -> QueryBound:
-        """Return the coefficients of a batch of queries, see :class:`QueryBound`."""
-        shared, point = (None, query.point) if shared_products is None else shared_products.split(query.point)
-        head = point @ self.basis
-        rest = _rest_norm(point, head)
-        blocks = torch.cat([block_norms(head, block_edges(self.widths)), rest[:, None]], dim=1)
+    def _projected(self, rows: Rows, query: Query, point: Float64[Tensor, "B D"]) -> Projected:
+        projection = point @ self.basis
+        rest = _residual_norm(point, projection)
+        norms = torch.cat([block_norms(projection, block_edges(self.widths)), rest[:, None]], dim=1)
         terms = max(part.shape[1] for part in self.features) + 4 * self.widths[-1]
-        rounding = product_slack(rows, query, point, terms, 2.0 * rows.radius)
-        if shared_products is not None and shared is not None:
-            rounding = rounding + shared_slack(rows, shared_products, shared)
-        query_bound = make_query_bound(
-            rows, query, Split(point, shared, head, blocks), rounding, shared_products is not None
-        )
-        if source is None or shared_products is not None:
-            return query_bound
-        return with_source(query_bound, query, source, self._known(query, source))
+        return Projected(projection, norms, product_rounding(rows, query, point, terms=terms, radius=2.0 * rows.radius))
 
-    def _known(self, query: Query, source: Source) -> Known:
-        # the first level has the norms of all blocks: they stand between the coordinates and the norm of the rest
+    def _source_residual(self, rows: Rows, query: Query, source: Source) -> SourceResidual:
+        # the first level has the norms of all blocks: they stand between the coordinates and the norm of all of it
         first, count = self.widths[0], len(block_edges(self.widths))
         own = self.features[0].index_select(0, source.row.clamp_min(0))[:, first : first + count].double()
         typical = self.features[0][:TYPICAL_ROWS].double().mean(0)
         tests = len(self) * len(self.widths)
-        return Known(query.alpha[:, None] * own, typical[first : first + count], typical[first + count], tests)
+        return SourceResidual(query.alpha[:, None] * own, typical[first : first + count], typical[first + count], tests)
 
-    def factors(self, query_bound: QueryBound, level: int, weighted: bool) -> Float[Tensor, "B w"]:
-        """Return the factors of the features of `level`, [B, w] float32, bounds rounded up."""
+    def factors(self, query_bound: QueryBound, level: int, *, weighted: bool) -> Float[Tensor, "B w"]:
+        """Return what the features of a level are multiplied with, [B, w] float32; factors of norms are rounded up.
+
+        query_bound: coefficients of the batch. level: which level, the cheapest is 0. weighted: whether the logs of
+        weights are among the features.
+        """
         width = self.widths[level]
         skipped = block_edges(self.widths).index(width)
-        return torch.cat(
-            [query_bound.head[:, :width], query_bound.bounds(skipped), *query_bound.tail(weighted)], dim=1
-        ).float()
+        gains = query_bound.feature_gains(weighted, skipped)
+        return torch.cat([query_bound.projection[:, :width], *gains], dim=1).float()
 
-    def bound(self, rows: Rows, level: int, query_bound: QueryBound, place: Place, out: Float[Tensor, "n b"]) -> None:
-        """Write the products of the rows at `place` with the factors of `level` into `out`."""
-        torch.mm(
-            chosen_rows(self.features[level], place),
-            self.factors(query_bound, level, rows.log_weights is not None).T,
-            out=out,
-        )
+    def bound(
+        self, rows: Rows, level: int, query_bound: QueryBound, place: Place, *, out: Float[Tensor, "n B"]
+    ) -> None:
+        """Write upper logits less slack and shared products into `out`, [n, B]; arguments as in :meth:`Screen.bound`.
+
+        rows, level, query_bound, place: the data, the level, the coefficients of the batch, and which rows.
+        """
+        factors = self.factors(query_bound, level, weighted=rows.log_weights is not None)
+        torch.mm(chosen_rows(self.features[level], place), factors.T, out=out)
 
     def vectors(self, rows: Rows) -> DistanceVectors:
-        """Return coordinates and norms of the rest: norms differ by no more than what they are norms of."""
+        """Return coordinates of `rows` and norms of the rest: norms differ by no more than what they are norms of."""
         return DistanceVectors(self.features[-1][:, : self.widths[-1] + 1], None, 4.0 * rows.radius**2)
 
     @property
@@ -148,10 +131,11 @@ class PrincipalScreen(Screen):
         return {"widths": self.widths}
 
     @classmethod
-    def restored(
-        cls, tensors: dict[str, Tensor], facts: dict[str, Any], thresholds: tuple[tuple[float, ...], ...]
-    ) -> PrincipalScreen:
-        """Return the screen that a file keeps."""
+    def restored(cls, tensors: dict[str, Tensor], facts: dict[str, Any], thresholds: Thresholds) -> PrincipalScreen:
+        """Return the screen that a file keeps, on the CPU.
+
+        tensors, facts: what :attr:`tensors` and :attr:`facts` were. thresholds: its SNR thresholds.
+        """
         widths = tuple(facts["widths"])
         features = tuple(tensors[f"features{level}"] for level in range(len(widths)))
         return cls(
@@ -160,7 +144,7 @@ class PrincipalScreen(Screen):
 
 
 def default_widths(rows: Rows) -> tuple[int, ...]:
-    """Return the widths of the levels: a 24th, a 6th and a third of the dimension, while they cost less than the data.
+    """Return the widths of the levels for `rows`: a 24th, a 6th and a third of the dimension while they cost less.
 
     Empty where rows are so short that no shorter vector would help.
     """
@@ -178,22 +162,24 @@ def default_widths(rows: Rows) -> tuple[int, ...]:
 def principal_screen(
     rows: Rows, widths: Sequence[int], seed: int = 0, progress: Progress | None = None
 ) -> PrincipalScreen:
-    """Return the screen of `rows` with these widths; `progress` is called with the rows done and their number.
+    """Return the screen of `rows` with levels of these `widths`, which rise.
 
+    seed: of the subset that the basis is fitted to. progress: called with the rows done and their number.
     Costs a randomised decomposition of a subset of the rows and one pass of 2 N D M operations; memory is the
     screen and blocks of at most 128 MB.
     """
     basis = principal_basis(rows, widths[-1], seed)
-    features = row_features(rows, basis, widths, Span(0, len(rows)), progress)
+    features = row_features(rows, basis, widths, Span(0, len(rows)), progress=progress)
     return PrincipalScreen(
         thresholds=no_thresholds(len(widths)), dim=rows.dim, basis=basis, widths=tuple(widths), features=features
     )
 
 
 def principal_basis(rows: Rows, width: int, seed: int) -> Float64[Tensor, "D M"]:
-    """Return directions of large variance, [D, width], orthonormal to float64, fitted to a random subset of the rows.
+    """Return so many directions of large variance, [D, width] float64, orthonormal, fitted to a subset of `rows`.
 
-    Randomised decomposition of Halko, Martinsson and Tropp (2011) as torch has it; it draws from its own generator.
+    width: how many. seed: of the random subset and of the decomposition, which leave the global generator as it is.
+    Randomised decomposition of Halko, Martinsson and Tropp (2011) as torch has it.
     """
     count = min(len(rows), max(2 * width, FIT_BYTES // (4 * rows.dim)))
     with torch.random.fork_rng(devices=[] if rows.device.type == "cpu" else None):
@@ -206,9 +192,18 @@ def principal_basis(rows: Rows, width: int, seed: int) -> Float64[Tensor, "D M"]
 
 
 def row_features(
-    rows: Rows, basis: Float64[Tensor, "D M"], widths: Sequence[int], span: Span, progress: Progress | None = None
+    rows: Rows,
+    basis: Float64[Tensor, "D M"],
+    widths: Sequence[int],
+    span: Span,
+    *,
+    progress: Progress | None = None,
 ) -> tuple[Float[Tensor, "n _"], ...]:
-    """Return the features of the rows in `span` for each level, computed block by block."""
+    """Return the features of the rows in `span` for each level, [n, _] float32, see :class:`PrincipalScreen`.
+
+    rows: the data. basis: orthonormal columns, [D, M] float64. widths: of the levels, rising up to M.
+    progress: called with the rows done and their number. Costs 2 n D M operations, 32 MB of rows at a time.
+    """
     edges = block_edges(widths)
     extra = 2 if rows.log_weights is None else 3
     sizes = [width + len(edges) - edges.index(width) + extra for width in widths]
@@ -218,46 +213,45 @@ def row_features(
     for start in range(span.start, span.stop, step):
         stop = min(start + step, span.stop)
         coordinates = rows.centred(rows.stored[start:stop]) @ narrow
+        logs = [] if rows.log_weights is None else [log_weights(rows, slice(start, stop))[:, None]]
         for width, part in zip(widths, out, strict=True):
-            part[start - span.start : stop - span.start] = _features(rows, coordinates, width, edges, start, stop)
+            features = _features(coordinates, rows.half_norms[start:stop], width, edges)
+            part[start - span.start : stop - span.start] = torch.cat([*features, *logs], dim=1)
         if progress is not None:
             progress(stop - span.start, len(span))
     return out
 
 
 def block_edges(widths: Sequence[int]) -> list[int]:
-    """Return where the blocks beyond the first level begin; the last edge is M, where the rest begins."""
+    """Return where the blocks beyond the first of `widths` begin; the last edge is M, where the rest begins."""
     return sorted({*widths, *range(widths[0], widths[-1], RESIDUAL_BLOCK)})
 
 
 def block_norms(coordinates: Float[Tensor, "n M"], edges: Sequence[int]) -> Float[Tensor, "n e"]:
-    """Return the norms of the coordinates between neighbouring edges."""
+    """Return the norms of `coordinates`, [n, M], between neighbouring `edges`, [n, e]."""
     norms = [torch.linalg.vector_norm(coordinates[:, first:last], dim=1) for first, last in pairwise(edges)]
     return torch.stack(norms, dim=1) if norms else coordinates.new_zeros(len(coordinates), 0)
 
 
 def projection_error(width: int) -> float:
-    """Return how far float32 coordinates may be from exact ones, relative to the norm of the row."""
+    """Return how far `width` float32 coordinates may be from exact ones, relative to the norm of the row."""
     return WALK * UNIT_ROUNDOFF[torch.float32] * (math.sqrt(width) + 1.0)
 
 
 def _features(
-    rows: Rows, coordinates: Float[Tensor, "n M"], width: int, edges: list[int], start: int, stop: int
-) -> Float[Tensor, "n _"]:
+    coordinates: Float[Tensor, "n M"], half_norms: Float64[Tensor, "n"], width: int, edges: list[int]
+) -> list[Float[Tensor, "n _"]]:
+    """Return the features of a level of this width, less the logs of weights, as columns."""
     beyond = edges[edges.index(width) :]
-    half_norms = rows.half_norms[start:stop]
     error = projection_error(edges[-1])
     rest = _norm_beyond(half_norms, coordinates, error)
-    parts = [
+    return [
         coordinates[:, :width],
         block_norms(coordinates, beyond) * UPWARD,
         rest[:, None],
         _norm_beyond(half_norms, coordinates[:, :width], error)[:, None],
         half_norms.float()[:, None],
     ]
-    if rows.log_weights is not None:
-        parts.append(log_weights(rows, slice(start, stop))[:, None])
-    return torch.cat(parts, dim=1)
 
 
 def _norm_beyond(half_norms: Float64[Tensor, "n"], kept: Float[Tensor, "n m"], error: float) -> Float[Tensor, "n"]:
@@ -266,7 +260,7 @@ def _norm_beyond(half_norms: Float64[Tensor, "n"], kept: Float[Tensor, "n m"], e
     return (square.clamp_min(0.0).sqrt() * UPWARD).float()
 
 
-def _rest_norm(point: Float64[Tensor, "B D"], head: Float64[Tensor, "B M"]) -> Float64[Tensor, "B"]:
+def _residual_norm(point: Float64[Tensor, "B D"], projection: Float64[Tensor, "B M"]) -> Float64[Tensor, "B"]:
     # float64 products: what cancels here is lost below 1e-14 of |y|^2, which is added
-    square: Tensor = point.square().sum(1) * (1.0 + 1e-13) - head.square().sum(1)
+    square: Tensor = point.square().sum(1) * (1.0 + 1e-13) - projection.square().sum(1)
     return square.clamp_min(0.0).sqrt()

@@ -35,8 +35,9 @@ class Knowledge(IntEnum):
 class Source:
     """The row every query was made from, x = alpha X + noise with Gaussian noise independent of the data.
 
-    row: [B], -1 for unknown. blur: norm of what rounding added to the query, [B]; it is not noise.
-    failure: probability, over that noise, that any bound of a query fails.
+    row: number of the row, -1 where it is unknown, [B] int64.
+    blur: norm of what rounding added to the query, which is no noise, in row units, [B] float64.
+    failure: probability, over that noise, that any bound of a query fails, in (0, 1).
     """
 
     row: Int64[Tensor, "B"]
@@ -44,135 +45,171 @@ class Source:
     failure: float
 
     def take(self, index: Int64[Tensor, "b"]) -> Source:
-        """Return the sources of the queries in `index`."""
+        """Return the sources of the queries in `index`, [b] int64."""
         return Source(self.row[index], self.blur[index], self.failure)
 
 
 @dataclass(frozen=True)
-class QueryBound:
-    """Coefficients of a batch of queries, in nats; upper logits lack the term -|q|^2 / 2 sigma^2 of every sample.
+class SideInformation:
+    """What is known of a batch of queries beyond the queries themselves; it narrows the bounds on their logits.
 
-    head: gain times what multiplies the compressed rows, [B, M].
-    blocks: gain times what bounds the product of a unit vector of each block with the query, [B, e].
-    spread: the same for a unit vector anywhere in what the compressed rows leave out, [B].
-    fall, constant: minus the factor of |z|^2 / 2, and what rounding may hide, [B].
-    shared: factor of the products of a carry, [B], or None.
-    knowledge: what is known that may narrow the bounds, values of Knowledge, [B].
+    source: the rows they were made from, or None where no query has a known one.
+    shared_products: what the queries of a trajectory share, or None outside of one; sources do not count beside it.
     """
 
-    head: Float64[Tensor, "B M"]
-    blocks: Float64[Tensor, "B e"]
-    spread: Float64[Tensor, "B"]
-    fall: Float64[Tensor, "B"]
-    constant: Float64[Tensor, "B"]
-    shared: Float64[Tensor, "B"] | None
+    source: Source | None = None
+    shared_products: SharedProducts | None = None
+
+    def take(self, index: Int64[Tensor, "b"]) -> SideInformation:
+        """Return what is known of the queries in `index`, [b] int64."""
+        source = None if self.source is None else self.source.take(index)
+        return SideInformation(source, None if self.shared_products is None else self.shared_products.take(index))
+
+
+@dataclass(frozen=True)
+class QueryBound:
+    """Coefficients of a batch of queries, in nats; upper logits lack the term -|q|^2 / 2 sigma^2 of every row.
+
+    The upper logit of a row is <projection, compressed row> + <residual_gain, residual norms of its blocks> +
+    whole_residual_gain * residual norm - norm_gain |z|^2 / 2 + shared_gain * shared product + slack (+ log weight).
+
+    projection: gain alpha / sigma^2 times what multiplies the compressed rows, [B, M] float64.
+    residual_gain: gain times what bounds the product of a unit vector of each block with the query, [B, e] float64.
+    whole_residual_gain: the same for a unit vector anywhere in what the compressed rows leave out, [B] float64.
+    norm_gain: minus the factor of |z|^2 / 2, [B] float64.
+    slack: what rounding may hide, [B] float64.
+    shared_gain: factor of the shared products of a trajectory, [B] float64, or None.
+    knowledge: what is known that may narrow the bounds, values of Knowledge, [B] int64.
+    """
+
+    projection: Float64[Tensor, "B M"]
+    residual_gain: Float64[Tensor, "B e"]
+    whole_residual_gain: Float64[Tensor, "B"]
+    norm_gain: Float64[Tensor, "B"]
+    slack: Float64[Tensor, "B"]
+    shared_gain: Float64[Tensor, "B"] | None
     knowledge: Int64[Tensor, "B"]
 
-    def take(self, index: Int64[Tensor, "b"] | Bool[Tensor, "B"]) -> QueryBound:
-        """Return the coefficients of the queries in `index`."""
+    def take(self, index: Int64[Tensor, "b"]) -> QueryBound:
+        """Return the coefficients of the queries in `index`, [b] int64."""
         return QueryBound(
-            head=self.head[index],
-            blocks=self.blocks[index],
-            spread=self.spread[index],
-            fall=self.fall[index],
-            constant=self.constant[index],
-            shared=None if self.shared is None else self.shared[index],
+            projection=self.projection[index],
+            residual_gain=self.residual_gain[index],
+            whole_residual_gain=self.whole_residual_gain[index],
+            norm_gain=self.norm_gain[index],
+            slack=self.slack[index],
+            shared_gain=None if self.shared_gain is None else self.shared_gain[index],
             knowledge=self.knowledge[index],
         )
 
-    def bounds(self, skipped: int = 0) -> Float64[Tensor, "B _"]:
-        """Return the factors of the norms of the blocks from `skipped` on, and of the norm of all, rounded up."""
-        return torch.cat([self.blocks[:, skipped:], self.spread[:, None]], dim=1) * UPWARD
+    def feature_gains(self, weighted: bool, skipped: int = 0) -> list[Float64[Tensor, "B _"]]:
+        """Return the factors of the features beside the compressed rows, in their order, as columns [B, _] float64.
 
-    def tail(self, weighted: bool) -> list[Float64[Tensor, "B 1"]]:
-        """Return the factors of |z|^2 / 2 and, where rows have weights, of their logs."""
-        return [-self.fall[:, None]] + ([torch.ones_like(self.fall)[:, None]] if weighted else [])
+        weighted: whether the logs of weights are among the features. skipped: how many of the first blocks the
+        features leave out. Features are the residual norms of the blocks and of all of the row, |z|^2 / 2, and the
+        log of the weight; factors of norms are rounded up.
+        """
+        norms = torch.cat([self.residual_gain[:, skipped:], self.whole_residual_gain[:, None]], dim=1) * UPWARD
+        return [norms, -self.norm_gain[:, None]] + ([torch.ones_like(self.norm_gain)[:, None]] if weighted else [])
 
 
 @dataclass(frozen=True)
-class Split:
-    """A batch of queries as a screen sees it: what it multiplies and what it only bounds.
+class Projected:
+    """A batch of points as a screen sees them: what it multiplies and what it only bounds.
 
-    point: what a carry does not know of the queries, [B, D]; shared: how much of its point is in them, [B], or None.
-    head: what multiplies the compressed rows, [B, M]. blocks: norms of what bounds the rest in each block, [B, e].
+    projection: what multiplies the compressed rows, [B, M] float64.
+    block_norms: norms of what bounds the residuals in each block, [B, e] float64.
+    rounding: what float32 may hide of the product of a point with a row, [B] float64.
     """
 
-    point: Float64[Tensor, "B D"]
-    shared: Float64[Tensor, "B"] | None
-    head: Float64[Tensor, "B M"]
-    blocks: Float64[Tensor, "B e"]
+    projection: Float64[Tensor, "B M"]
+    block_norms: Float64[Tensor, "B e"]
+    rounding: Float64[Tensor, "B"]
 
 
 @dataclass(frozen=True)
-class Known:
-    """What a screen knows of the products of a source with what it leaves out of the other rows.
+class SourceResidual:
+    """What bounds the products of the sources of a batch with the residuals of other rows.
 
-    own: alpha times norms that bound them in each block, [B, e]. norms, rest: those of a typical row, [e] and [].
+    block_norms: alpha times norms that bound them in each block, [B, e] float64.
+    typical_block_norms, typical_norm: residual norms of a typical row, of each block, [e], and of all of it, [].
     tests: how many Gaussian products a query is bounded by at once.
     """
 
-    own: Float64[Tensor, "B e"]
-    norms: Float64[Tensor, "e"]
-    rest: Float64[Tensor, ""]
+    block_norms: Float64[Tensor, "B e"]
+    typical_block_norms: Float64[Tensor, "e"]
+    typical_norm: Float64[Tensor, ""]
     tests: int
 
 
 def make_query_bound(
-    rows: Rows, query: Query, split: Split, rounding: Float64[Tensor, "B"], with_shared: bool
+    rows: Rows, query: Query, projected: Projected, share: Float64[Tensor, "B"] | None = None
 ) -> QueryBound:
-    """Return the coefficients of a batch of queries; the bounds hold always. rounding: in units of the products."""
+    """Return the coefficients of a batch of queries whose bounds hold for every row, whatever made the queries.
+
+    rows: the data. query: the batch. projected: what the screen sees of its points, less what is shared.
+    share: how much of the point of its trajectory is in each query, [B] float64, or None outside of one.
+    """
     gain = query.gain
-    knowledge = Knowledge.TRAJECTORY if with_shared else Knowledge.NOTHING
+    knowledge = Knowledge.NOTHING if share is None else Knowledge.TRAJECTORY
     return QueryBound(
-        head=gain[:, None] * split.head,
-        blocks=gain[:, None] * split.blocks,
-        spread=torch.zeros_like(gain),
-        fall=gain * query.alpha,
-        constant=gain * rounding + _weight_rounding(rows),
-        shared=None if split.shared is None else gain * split.shared,
+        projection=gain[:, None] * projected.projection,
+        residual_gain=gain[:, None] * projected.block_norms,
+        whole_residual_gain=torch.zeros_like(gain),
+        norm_gain=gain * query.alpha,
+        slack=gain * projected.rounding + _weight_rounding(rows),
+        shared_gain=None if share is None else gain * share,
         knowledge=torch.full_like(gain, knowledge, dtype=torch.int64),
     )
 
 
-def with_source(query_bound: QueryBound, query: Query, source: Source, known: Known) -> QueryBound:
+def with_source(query_bound: QueryBound, query: Query, source: Source, residual: SourceResidual) -> QueryBound:
     """Return the coefficients of queries that know their sources, where that makes the bound of a typical row smaller.
 
+    query_bound: coefficients that hold whatever made the queries. query: the batch. source: its sources.
+    residual: of the sources, as the screen knows it.
     |y_b| |e_b| becomes alpha |s_b| |e_b| + sigma |e| sqrt(2 ln(tests / failure)), s the source: the noise is
-    independent of every row, so its product with what is left out of one is Gaussian, and the union bound covers all.
+    independent of every row, so its product with the residual of one is Gaussian, and the union bound covers all.
     """
     gain = query.gain
-    tall = math.sqrt(2.0 * math.log(known.tests / source.failure))
-    noise = gain * (query.inverse_variance.rsqrt() * tall + source.blur)
-    own = gain[:, None] * known.own
+    deviations = math.sqrt(2.0 * math.log(residual.tests / source.failure))
+    noise = gain * (query.inverse_variance.rsqrt() * deviations + source.blur)
+    own = gain[:, None] * residual.block_norms
+    typical = residual.typical_block_norms
     # for short rows the tail of the noise may be longer than all of it
-    tighter: Bool[Tensor, "B"] = own @ known.norms + noise * known.rest < query_bound.blocks @ known.norms
-    given = source.row >= 0
-    use = given & tighter
+    tighter: Bool[Tensor, "B"] = own @ typical + noise * residual.typical_norm < query_bound.residual_gain @ typical
+    known = source.row >= 0
+    use = known & tighter
     return replace(
         query_bound,
-        blocks=torch.where(use[:, None], own, query_bound.blocks),
-        spread=torch.where(use, noise, query_bound.spread),
+        residual_gain=torch.where(use[:, None], own, query_bound.residual_gain),
+        whole_residual_gain=torch.where(use, noise, query_bound.whole_residual_gain),
         # what the level proves of them was measured with sources, whichever bound they took
-        knowledge=torch.where(given, Knowledge.SOURCE, query_bound.knowledge),
+        knowledge=torch.where(known, Knowledge.SOURCE, query_bound.knowledge),
     )
 
 
-def product_slack(
-    rows: Rows, query: Query, point: Float64[Tensor, "B D"], terms: int, radius: float
+def product_rounding(
+    rows: Rows, query: Query, point: Float64[Tensor, "B D"], *, terms: int, radius: float
 ) -> Float64[Tensor, "B"]:
-    """Return what float32 may hide of <y, z> - alpha |z|^2 / 2, [B], from sums of `terms` products.
+    """Return what float32 may hide of <y, z> - alpha |z|^2 / 2, [B] float64.
 
-    radius: norm of the largest operand that the query is multiplied with.
+    rows: the rows z. query: the batch, for its alpha. point: the points y, [B, D] float64.
+    terms: how many products are summed. radius: norm of the largest operand that a point is multiplied with.
     """
     size = torch.linalg.vector_norm(point, dim=1) * radius + query.alpha * rows.radius**2
     error: Tensor = WALK * UNIT_ROUNDOFF[torch.float32] * (math.sqrt(terms) + 2.0) * size
     return error
 
 
-def shared_slack(rows: Rows, shared_products: SharedProducts, shared: Float64[Tensor, "B"]) -> Float64[Tensor, "B"]:
-    """Return what float32 may hide of the products of a carry, [B]."""
-    known = torch.linalg.vector_norm(shared_products.point, dim=1) * rows.operand_radius
-    error: Tensor = WALK * UNIT_ROUNDOFF[torch.float32] * (math.sqrt(rows.dim) + 2.0) * shared.abs() * known
+def shared_rounding(rows: Rows, shared_products: SharedProducts, share: Float64[Tensor, "B"]) -> Float64[Tensor, "B"]:
+    """Return what float32 may hide of the shared products of a trajectory in its queries, [B] float64.
+
+    rows: the data. shared_products: of the points that the trajectories began at. share: how much of these is in each
+    query, [B] float64.
+    """
+    size = torch.linalg.vector_norm(shared_products.point, dim=1) * rows.operand_radius
+    error: Tensor = WALK * UNIT_ROUNDOFF[torch.float32] * (math.sqrt(rows.dim) + 2.0) * share.abs() * size
     return error
 
 

@@ -1,24 +1,33 @@
 """What a screen is: something about every row whose product with a query is at least the logit of the row.
 
-There are three kinds, values with one interface: leading coordinates (:mod:`.principal`), 8-bit codes of all
-coordinates (:mod:`.codes`), and rows that are stored in 8 bits already (:mod:`.stored`).
+There are three kinds, values with one interface: leading coordinates (:mod:`.pca`), 8-bit codes of all coordinates
+(:mod:`.int8`), and rows that are stored in 8 bits already (:mod:`.exact8`).
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
 
-from ...base.arrays import Float, Int64, Shaped, Tensor
+from ...base.arrays import Float, Float64, Int64, Shaped, Tensor
 from ...base.progress import Progress
 from ..common.rows import Query, Rows, Span
 from .nearest import DistanceVectors
-from .query_bounds import Knowledge, QueryBound, Source
-from .shared_products import SharedProducts
+from .query_bounds import (
+    Knowledge,
+    Projected,
+    QueryBound,
+    SideInformation,
+    Source,
+    SourceResidual,
+    make_query_bound,
+    shared_rounding,
+    with_source,
+)
 
 # rows of a data set: a range, or their numbers
 Place = Span | Int64[Tensor, "n"]
@@ -30,13 +39,14 @@ Thresholds = tuple[tuple[float, ...], ...]
 class Screen(ABC):
     """A way to bound the logits of all rows at one or more levels of detail, the cheapest first.
 
-    thresholds: for each level the smallest alpha^2 / sigma^2 from which on it is worth trying, infinite for never; one
-        row for each Knowledge of a query.
-    dim: values in a row, D. widths: how many coordinates each level multiplies.
+    thresholds: SNR thresholds: for each level the smallest alpha^2 / sigma^2 from which on it is worth trying, infinite
+        for never; one row for each Knowledge of a query.
+    dim: values in a row, D.
+    widths: how many coordinates each level multiplies.
     """
 
     kind: ClassVar[str]
-    # whether the products of a trajectory narrow its bounds
+    # whether the shared products of a trajectory narrow its bounds
     uses_shared_products: ClassVar[bool] = True
     thresholds: Thresholds
     dim: int
@@ -61,21 +71,50 @@ class Screen(ABC):
 
     @abstractmethod
     def extended(self, rows: Rows, kept: Int64[Tensor, "n"], progress: Progress | None = None) -> Screen:
-        """Return the screen of `rows`, where the rows of this one stand at `kept`; the centre has to be the same."""
+        """Return the screen of `rows`, of which those of this screen are a part; only the others are compressed.
+
+        rows: all rows, around the centre that this screen was made with. kept: where the rows of this screen are among
+        them, [n] int64. progress: called with how many of the other rows are done, and their number.
+        """
+
+    def query_bound(self, rows: Rows, query: Query, side: SideInformation) -> QueryBound:
+        """Return the coefficients of a batch of queries.
+
+        rows: the data. query: the batch. side: what is known of it; what cannot narrow the bounds of this screen is
+        ignored. Costs a product of the batch with the basis of the screen.
+        """
+        shared_products, source = side.shared_products, side.source
+        if shared_products is not None and self.uses_shared_products:
+            share, point = shared_products.split(query.point)
+            projected = self._projected(rows, query, point)
+            rounding = projected.rounding + shared_rounding(rows, shared_products, share)
+            return make_query_bound(rows, query, replace(projected, rounding=rounding), share)
+        query_bound = make_query_bound(rows, query, self._projected(rows, query, query.point))
+        residual = None if source is None else self._source_residual(rows, query, source)
+        return query_bound if source is None or residual is None else with_source(query_bound, query, source, residual)
 
     @abstractmethod
-    def query_bound(
-        self, rows: Rows, query: Query, source: Source | None = None, shared_products: SharedProducts | None = None
-    ) -> QueryBound:
-        """Return the coefficients of a batch of queries."""
+    def _projected(self, rows: Rows, query: Query, point: Float64[Tensor, "B D"]) -> Projected:
+        """Return what the screen sees of `point`, the points of `query` or what is left of them."""
+
+    def _source_residual(self, rows: Rows, query: Query, source: Source) -> SourceResidual | None:
+        """Return what bounds products with the residuals of rows; None where rows have none."""
+        return None
 
     @abstractmethod
-    def bound(self, rows: Rows, level: int, query_bound: QueryBound, place: Place, out: Float[Tensor, "n b"]) -> None:
-        """Write the upper logits of the rows at `place` into `out`, up to the constants of `query_bound`."""
+    def bound(
+        self, rows: Rows, level: int, query_bound: QueryBound, place: Place, *, out: Float[Tensor, "n B"]
+    ) -> None:
+        """Write the upper logits of some rows, less slack and shared products, into `out`, [n, B] float32.
+
+        rows: the data. level: of the screen, the cheapest is 0. query_bound: coefficients of the batch.
+        place: which rows, a range or their numbers, [n] int64. Costs a product of 2 n B w operations, w the width of
+        the level.
+        """
 
     @abstractmethod
     def vectors(self, rows: Rows) -> DistanceVectors:
-        """Return vectors whose distances are never larger than those of the rows."""
+        """Return vectors whose distances are never larger than those of `rows`."""
 
     @property
     @abstractmethod
@@ -89,17 +128,17 @@ class Screen(ABC):
 
 
 def no_thresholds(levels: int) -> Thresholds:
-    """Return the reach of levels that are tried for every query."""
+    """Return the SNR thresholds of so many `levels` that are tried for every query: zeros."""
     return ((0.0,) * levels,) * len(Knowledge)
 
 
 def chosen_rows(part: Shaped[Tensor, "N ..."], place: Place) -> Shaped[Tensor, "n ..."]:
-    """Return the rows of `part` at `place`: a view of a range, a copy of others."""
+    """Return the rows of `part`, [N, ...], at `place`: a view of a range, a copy of others."""
     return part[place.start : place.stop] if isinstance(place, Span) else part.index_select(0, place)
 
 
 def log_weights(rows: Rows, part: slice | Int64[Tensor, "n"]) -> Float[Tensor, "n"]:
-    """Return the logs of the weights of some rows, zeros where there are none."""
+    """Return the logs of the weights of the rows in `part`, [n] float32, zeros where there are none."""
     if rows.log_weights is None:
         return rows.half_norms[part].float() * 0.0
     # the log of no weight at all is finite here: infinities do not survive a matrix product
@@ -107,7 +146,7 @@ def log_weights(rows: Rows, part: slice | Int64[Tensor, "n"]) -> Float[Tensor, "
 
 
 def gaps(count: int, kept: Int64[Tensor, "n"]) -> Iterator[tuple[Span, int]]:
-    """Yield the ranges of rows, of `count`, that are not in `kept`, and how many have been named so far."""
+    """Yield the ranges of rows, of `count`, that are not in `kept`, [n] int64, and how many were in ranges so far."""
     fresh = torch.ones(count + 2, dtype=torch.int8)
     fresh[0] = fresh[-1] = 0
     fresh[kept.cpu() + 1] = 0

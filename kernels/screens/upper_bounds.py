@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 
 from ...base.arrays import Float, Int64, Tensor
-from ..common.rows import Query, Rows, Span
-from .query_bounds import QueryBound, Source
+from ..common.work import Work
+from .query_bounds import QueryBound, SideInformation
 from .screen import Screen
 from .shared_products import SharedProducts
 
@@ -24,61 +24,65 @@ CHUNK_QUERIES = 32
 
 @dataclass(frozen=True)
 class UpperLogits:
-    """Upper logits of a batch of queries over a span, up to -|q|^2 / 2 sigma^2, which all rows of a query share."""
+    """Upper logits of a batch of queries over a span, up to -|q|^2 / 2 sigma^2, which all rows of a query share.
 
-    rows: Rows
+    work: the queries, the rows and their span. screen: of the rows. query_bound: coefficients of the queries.
+    shared_products: of the trajectories of the queries, or None.
+    """
+
+    work: Work
     screen: Screen
-    query: Query
-    span: Span
     query_bound: QueryBound
     shared_products: SharedProducts | None
 
     @classmethod
-    def of(
-        cls,
-        rows: Rows,
-        screen: Screen,
-        query: Query,
-        span: Span,
-        source: Source | None,
-        shared_products: SharedProducts | None,
-    ) -> UpperLogits:
-        """Return what gives the upper logits of `query` over `span`; see :class:`QueryBound` for what it may use."""
-        return cls(rows, screen, query, span, screen.query_bound(rows, query, source, shared_products), shared_products)
+    def of(cls, work: Work, screen: Screen, side: SideInformation) -> UpperLogits:
+        """Return what gives the upper logits of the queries of `work`.
+
+        work: queries, rows and their span. screen: of the rows. side: what is known of the queries, which narrows the
+        bounds. Costs a product of the queries with the basis of the screen.
+        """
+        return cls(work, screen, screen.query_bound(work.rows, work.query, side), side.shared_products)
+
+    def __len__(self) -> int:
+        return len(self.work.query)
+
+    def take(self, index: Int64[Tensor, "b"]) -> UpperLogits:
+        """Return the upper logits of the queries in `index`, [b] int64."""
+        shared_products = None if self.shared_products is None else self.shared_products.take(index)
+        return UpperLogits(self.work.take(index), self.screen, self.query_bound.take(index), shared_products)
 
     @property
     def chunk(self) -> int:
         """How many queries to ask for at once."""
-        fitting = CHUNK_VALUES // max(1, len(self.span))
+        fitting = CHUNK_VALUES // max(1, len(self.work.span))
         return max(CHUNK_QUERIES, fitting - fitting % CHUNK_QUERIES)
 
-    def at(
-        self, level: int, index: Int64[Tensor, "b"], chosen: Int64[Tensor, "n"] | None = None
-    ) -> Float[Tensor, "m b"]:
-        """Return upper logits of the queries in `index`, -inf where a row does not count; m is a multiple of ROW_TILE.
+    def at(self, level: int, chosen: Int64[Tensor, "n"] | None = None) -> Float[Tensor, "m B"]:
+        """Return the upper logits of some rows, [m, B] float32, -inf where a row does not count.
 
-        chosen: rows of the data, or None for the whole span. Rows beyond the last are -inf.
+        level: of the screen, the cheapest is 0. chosen: numbers of the rows, [n] int64, or None for the whole span.
+        m is a multiple of ROW_TILE; rows beyond the last are -inf. Costs a product of the rows with the queries.
         """
-        query_bound = self.query_bound.take(index)
-        place = self.span if chosen is None else chosen
+        rows, query_bound = self.work.rows, self.query_bound
+        place = self.work.span if chosen is None else chosen
         count = len(place)
-        out = torch.empty(-(-count // ROW_TILE) * ROW_TILE, len(index), device=self.rows.device)
-        self.screen.bound(self.rows, level, query_bound, place, out[:count])
+        out = torch.empty(-(-count // ROW_TILE) * ROW_TILE, len(self), device=rows.device)
+        self.screen.bound(rows, level, query_bound, place, out=out[:count])
         out[count:] = -torch.inf
-        out += query_bound.constant.float() * (1.0 + 2.0**-21)
-        if self.shared_products is not None and query_bound.shared is not None:
-            out[:count].addcmul_(self.shared_products.of_rows(self.span, chosen, index), query_bound.shared.float())
-        self._mask_excluded(out, index, chosen)
+        out += query_bound.slack.float() * (1.0 + 2.0**-21)
+        if self.shared_products is not None and query_bound.shared_gain is not None:
+            out[:count].addcmul_(self.shared_products.of_rows(self.work.span, chosen), query_bound.shared_gain.float())
+        self._mask_excluded(out, chosen)
         return out
 
-    def _mask_excluded(
-        self, upper: Float[Tensor, "m b"], index: Int64[Tensor, "b"], chosen: Int64[Tensor, "n"] | None
-    ) -> None:
-        for one_range in self.query.excluded[index].unbind(1):
+    def _mask_excluded(self, upper: Float[Tensor, "m B"], chosen: Int64[Tensor, "n"] | None) -> None:
+        span = self.work.span
+        for one_range in self.work.query.excluded.unbind(1):
             for column in (one_range[:, 1] > one_range[:, 0]).nonzero()[:, 0].tolist():
                 start, stop = one_range[column].tolist()
                 if chosen is None:
-                    first, last = max(start - self.span.start, 0), min(stop - self.span.start, len(self.span))
+                    first, last = max(start - span.start, 0), min(stop - span.start, len(span))
                     upper[first : max(last, first), column] = -torch.inf
                 else:
                     inside = (chosen >= start) & (chosen < stop)

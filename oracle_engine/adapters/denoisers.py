@@ -1,4 +1,4 @@
-"""Denoisers that are told the noise, not the time: EDM and k-diffusion, DDPM steps, smalldiffusion."""
+"""Denoisers whose argument is the noise level, not the time: EDM and k-diffusion, DDPM steps, smalldiffusion."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from ..base.errors import invalid
 from ..data.dataset import OracleDataset
 from ..engine.engine import OracleEngine
 from ..paths.paths import RectifiedFlow
-from ..queries.request import Guidance
+from ..queries.conditions import Guidance
 from .evidence import check_no_graph, refuse_reversed
 
 
-class _Noisy:
-    """An engine asked at x = alpha X + sigma eps for any alpha >= 0 and sigma > 0, whatever its own path.
+class _NoiseLevelModel:
+    """An engine queried at x = alpha X + sigma eps for any alpha >= 0 and sigma > 0, whatever its own path.
 
     The posterior depends on alpha / sigma and x / sigma alone, so x / (alpha + sigma) at t = alpha / (alpha + sigma) of
-    rectified flow is the same question.
+    rectified flow is the same query.
     """
 
     def __init__(self, engine: OracleEngine) -> None:
@@ -32,20 +32,21 @@ class _Noisy:
         return self.engine.data
 
     @property
-    def _twin(self) -> OracleEngine:
-        # made anew each time, so that it goes where the engine goes and uses what was prepared since
-        twin = copy(self.engine)
-        twin.path, twin.t_max = RectifiedFlow(), None
-        return twin
+    def _rectified(self) -> OracleEngine:
+        # copied at each use: it follows the engine to another device and uses an index that was prepared since
+        engine = copy(self.engine)
+        engine.path, engine.t_max = RectifiedFlow(), None
+        return engine
 
-    def _ask(
+    def _predict(
         self,
-        what: str,
+        prediction: str,
         x: Float[Tensor, "B ..."],
         alpha: Float64[Tensor, "B"],
         sigma: Float64[Tensor, "B"],
+        *,
         labels: Tensor | None,
-        guidance: float | Tensor | Guidance | None,
+        guidance: float | Tensor | Guidance | None = None,
     ) -> Float[Tensor, "B ..."]:
         check_no_graph(x)
         if not bool(((sigma > 0) & (sigma < math.inf)).all()):
@@ -53,18 +54,26 @@ class _Noisy:
             raise invalid("sigma", "must be positive and finite", sigma.tolist(), remedy)
         total = alpha + sigma
         scaled = x.double() / total.reshape(-1, *[1] * (x.ndim - 1))
-        answer: Tensor = getattr(self._twin, what)(scaled, alpha / total, labels=labels, guidance=guidance)
+        predict = getattr(self._rectified, prediction)
+        answer: Tensor = predict(scaled, alpha / total, labels=labels, guidance=guidance)
         return answer.to(x.dtype)
 
 
-class EDMDenoiser(_Noisy):
-    """The oracle as D(x; sigma) of EDM, EDM2 and k-diffusion: x = X + sigma eps, returns E[X | x].
+class EDMDenoiser(_NoiseLevelModel):
+    """The oracle as D(x; sigma) of EDM, EDM2 and k-diffusion: E[X | x] at x = X + sigma eps (Karras et al. 2022).
 
     engine: its data and point_std count, not its path: every sigma > 0 is answered.
-    sigma_min, sigma_max: what samplers may clip their schedule to. sigma_data: the standard deviation of the data.
+    sigma_min, sigma_max: noise levels that samplers may clip their schedule to, in the units of the samples.
 
-    A call takes x [B, *shape], sigma (a number, [], [B] or [B, 1, ...]) and class_labels: integers [B], or one-hot
-    [B, K] as EDM has them, a row of zeros for no class; it returns a tensor like x. Raises InputError.
+    Besides, it has what samplers read: sigma_data, the standard deviation of the data; label_dim, the number of
+    classes; img_channels and img_resolution, from the shape of a sample.
+
+    >>> import torch, oracle_engine as oe
+    >>> from oracle_engine import adapters
+    >>> engine = oe.OracleEngine(oe.load_dataset("digits"))
+    >>> denoiser = adapters.EDMDenoiser(engine, sigma_min=0.002, sigma_max=80.0)
+    >>> denoiser(10.0 * torch.randn(4, 1, 8, 8), 10.0).shape
+    torch.Size([4, 1, 8, 8])
     """
 
     def __init__(self, engine: OracleEngine, *, sigma_min: float = 0.0, sigma_max: float = math.inf) -> None:
@@ -80,21 +89,32 @@ class EDMDenoiser(_Noisy):
         x: Float[Tensor, "B ..."],
         sigma: int | float | Tensor,
         class_labels: Tensor | None = None,
+        *,
         guidance: float | Tensor | Guidance | None = None,
     ) -> Float[Tensor, "B ..."]:
-        """Return E[X | X + sigma eps = x], like x."""
-        noise = _per_query("sigma", sigma, x)
-        return self._ask("denoiser", x, torch.ones_like(noise), noise, _class_numbers(class_labels), guidance)
+        """Return E[X | X + sigma eps = x].
+
+        x: noised samples, [B, *sample_shape], any floating dtype, on the device of the data.
+        sigma: noise levels in the units of the samples: a number, [], [B] or [B, 1, ...], positive and finite.
+        class_labels: integers [B], -1 for no class, or one-hot [B, K] floating, as EDM has them, a row of zeros for no
+            class; None for no classes.
+        guidance: scale w of D_0 + w (D_y - D_0), a number, [B], or a Guidance; needs labels.
+        Returns [B, *sample_shape] in the dtype of x.
+        Raises InputError as OracleEngine.denoiser does, for other sigmas and for x that requires a gradient. Costs one
+        denoiser.
+        """
+        noise, labels = _per_query("sigma", sigma, x), _class_numbers(class_labels)
+        return self._predict("denoiser", x, torch.ones_like(noise), noise, labels=labels, guidance=guidance)
 
     def round_sigma(self, sigma: int | float | Tensor) -> Tensor:
-        """Return the nearest noise level that the model takes: `sigma` itself."""
+        """Return the nearest noise level that the model takes: `sigma` itself, as a tensor."""
         return sigma if isinstance(sigma, Tensor) else exact(sigma)
 
 
-class SmallDiffusionModel(_Noisy):
-    """The oracle as a model of smalldiffusion: model(x, sigma, cond) returns E[eps | x], x = X + sigma eps.
+class SmallDiffusionModel(_NoiseLevelModel):
+    """The oracle as a model of smalldiffusion: model(x, sigma, cond) is E[eps | x] at x = X + sigma eps.
 
-    engine: its data and point_std count, not its path. cond: integer labels [B].
+    engine: its data and point_std count, not its path. `input_dims` is the shape of a sample.
     """
 
     def __init__(self, engine: OracleEngine) -> None:
@@ -104,27 +124,41 @@ class SmallDiffusionModel(_Noisy):
     def __call__(
         self, x: Float[Tensor, "B ..."], sigma: int | float | Tensor, cond: Tensor | None = None
     ) -> Float[Tensor, "B ..."]:
-        """Return E[eps | x], like x."""
+        """Return :meth:`predict_eps`."""
         return self.predict_eps(x, sigma, cond)
 
     def predict_eps(
         self, x: Float[Tensor, "B ..."], sigma: int | float | Tensor, cond: Tensor | None = None
     ) -> Float[Tensor, "B ..."]:
-        """Return E[eps | x], like x."""
+        """Return E[eps | X + sigma eps = x].
+
+        x: noised samples, [B, *sample_shape], any floating dtype, on the device of the data.
+        sigma: noise levels in the units of the samples: a number, [], [B] or [B, 1, ...], positive and finite.
+        cond: classes, integers [B], -1 for none, or None.
+        Returns [B, *sample_shape] in the dtype of x.
+        Raises InputError as OracleEngine.noise does, for other sigmas and for x that requires a gradient. Costs one
+        noise prediction.
+        """
         noise = _per_query("sigma", sigma, x)
-        return self._ask("noise", x, torch.ones_like(noise), noise, cond, None)
+        return self._predict("noise", x, torch.ones_like(noise), noise, labels=cond)
 
     def predict_eps_cfg(
         self, x: Float[Tensor, "B ..."], sigma: int | float | Tensor, cond: Tensor | None, cfg_scale: float
     ) -> Float[Tensor, "B ..."]:
-        """Return eps_y + cfg_scale (eps_y - eps), like x."""
+        """Return the guided noise eps_y + cfg_scale (eps_y - eps) (Ho and Salimans 2021).
+
+        x, sigma, cond: as in :meth:`predict_eps`.
+        cfg_scale: how far to go beyond the conditional noise; 0, or no `cond`, for no guidance.
+        Returns [B, *sample_shape] in the dtype of x.
+        Raises InputError as :meth:`predict_eps` does. Costs two noise predictions.
+        """
         if cond is None or cfg_scale == 0:
             return self.predict_eps(x, sigma, cond)
         noise = _per_query("sigma", sigma, x)
-        return self._ask("noise", x, torch.ones_like(noise), noise, cond, 1.0 + cfg_scale)
+        return self._predict("noise", x, torch.ones_like(noise), noise, labels=cond, guidance=1.0 + cfg_scale)
 
     def rand_input(self, batchsize: int) -> Float[Tensor, "B ..."]:
-        """Return standard normal noise, [batchsize, *shape] float32."""
+        """Return standard normal noise, [batchsize, *sample_shape] float32, on the device of the data."""
         return torch.randn(batchsize, *self.input_dims, device=self.data.device)
 
     def eval(self) -> SmallDiffusionModel:
@@ -132,11 +166,13 @@ class SmallDiffusionModel(_Noisy):
         return self
 
 
-class DDPMDenoiser(_Noisy):
+class DDPMDenoiser(_NoiseLevelModel):
     """The oracle for tools that count DDPM steps: x_t = sqrt(a_t) X + sqrt(1 - a_t) eps, t = 0 least noise.
 
-    engine: its data and point_std count, not its path. alphas_cumprod: a_t for t = 0 .. T - 1, falling, in [0, 1).
-    check_time: refuse x that is unmistakably as noisy as at T - 1 - t. Raises InputError.
+    engine: its data and point_std count, not its path.
+    alphas_cumprod: a_t for t = 0 .. T - 1, [T], falling, in [0, 1) (Ho et al. 2020).
+    check_time: whether to refuse x that is unmistakably as noisy as at T - 1 - t.
+    Raises InputError for other `alphas_cumprod`.
     """
 
     def __init__(self, engine: OracleEngine, alphas_cumprod: Tensor, *, check_time: bool = True) -> None:
@@ -149,11 +185,21 @@ class DDPMDenoiser(_Noisy):
         x_t: Float[Tensor, "B ..."],
         t: int | Tensor,
         labels: Tensor | None = None,
+        *,
         guidance: float | Tensor | Guidance | None = None,
     ) -> Float[Tensor, "B ..."]:
-        """Return E[X | x_t], like x_t; t: a step or [B], integers in [0, T)."""
+        """Return E[X | x_t].
+
+        x_t: noised samples, [B, *sample_shape], any floating dtype, on the device of the data.
+        t: steps, whole numbers in [0, T): one or [B].
+        labels: classes, integers [B] or [B, U] for unions, -1 for none, or None.
+        guidance: as in OracleEngine.denoiser, a number, [B], or a Guidance; needs labels.
+        Returns [B, *sample_shape] in the dtype of x_t.
+        Raises InputError as OracleEngine.denoiser does, for other steps, for x_t that requires a gradient, and where
+        time seems to run the other way. Costs one denoiser.
+        """
         steps, alpha, sigma = self._noise_at(x_t, t)
-        answer = self._ask("denoiser", x_t, alpha, sigma, labels, guidance)
+        answer = self._predict("denoiser", x_t, alpha, sigma, labels=labels, guidance=guidance)
         if self.check_time and guidance is None:
             mirrored = (1 - self.alphas_cumprod.to(x_t.device)[len(self.alphas_cumprod) - 1 - steps]).sqrt()
             rest = x_t.double().flatten(1) - alpha[:, None] * answer.double().flatten(1)
@@ -165,22 +211,29 @@ class DDPMDenoiser(_Noisy):
         x_t: Float[Tensor, "B ..."],
         t: int | Tensor,
         labels: Tensor | None = None,
+        *,
         guidance: float | Tensor | Guidance | None = None,
     ) -> Float[Tensor, "B ..."]:
-        """Return E[eps | x_t], what an eps network is trained to, like x_t; arguments as in :meth:`denoise`."""
+        """Return E[eps | x_t], what an eps network is trained to.
+
+        x_t, t, labels, guidance: as in :meth:`denoise`. Returns [B, *sample_shape] in the dtype of x_t.
+        Raises InputError as OracleEngine.noise does, for steps outside [0, T) and for x_t that requires a gradient; the
+        direction of time is not checked. Costs one noise prediction.
+        """
         _, alpha, sigma = self._noise_at(x_t, t)
-        return self._ask("noise", x_t, alpha, sigma, labels, guidance)
+        return self._predict("noise", x_t, alpha, sigma, labels=labels, guidance=guidance)
 
     def _noise_at(
         self, x_t: Tensor, t: int | Tensor
     ) -> tuple[Int64[Tensor, "B"], Float64[Tensor, "B"], Float64[Tensor, "B"]]:
+        """Return the steps, alpha and sigma of each query."""
         count = len(self.alphas_cumprod)
-        given = _per_query("t", t, x_t)
-        if not bool(((given >= 0) & (given < count) & (given == given.round())).all()):
+        steps = _per_query("t", t, x_t)
+        if not bool(((steps >= 0) & (steps < count) & (steps == steps.round())).all()):
             remedy = f"pass steps, 0 least noise and {count - 1} most; VelocityModel takes times in [0, 1]"
-            raise invalid("t", f"must be whole steps in [0, {count})", given.unique().tolist()[:4], remedy)
-        kept = self.alphas_cumprod.to(x_t.device)[given.long()]
-        return given.long(), kept.sqrt(), (1 - kept).sqrt()
+            raise invalid("t", f"must be whole steps in [0, {count})", steps.unique().tolist()[:4], remedy)
+        kept = self.alphas_cumprod.to(x_t.device)[steps.long()]
+        return steps.long(), kept.sqrt(), (1 - kept).sqrt()
 
 
 def _checked_schedule(alphas_cumprod: Tensor) -> Float64[Tensor, "T"]:
@@ -196,17 +249,17 @@ def _checked_schedule(alphas_cumprod: Tensor) -> Float64[Tensor, "T"]:
 
 def _per_query(name: str, value: int | float | Tensor, x: Tensor) -> Float64[Tensor, "B"]:
     """Return a number, [], [1], [B] or [B, 1, ...] as float64 [B]."""
-    given = exact(value).to(x.device)
-    if given.numel() == 1:
-        return given.reshape(1).expand(len(x))
-    if given.numel() != len(x):
-        raise invalid(
-            name, f"must be a number, [{len(x)}] or [{len(x)}, 1, ...]", list(given.shape), "pass one a query"
-        )
-    return given.reshape(len(x))
+    values = exact(value).to(x.device)
+    if values.numel() == 1:
+        return values.reshape(1).expand(len(x))
+    if values.numel() != len(x):
+        wanted = f"must be a number, [{len(x)}] or [{len(x)}, 1, ...]"
+        raise invalid(name, wanted, list(values.shape), "pass one a query")
+    return values.reshape(len(x))
 
 
 def _class_numbers(class_labels: Tensor | None) -> Tensor | None:
+    """Return one-hot labels [B, K] as integers [B], -1 for a row of zeros, and integers as they are."""
     if class_labels is None or not (class_labels.is_floating_point() and class_labels.ndim == 2):
         return class_labels
     return torch.where(class_labels.any(1), class_labels.argmax(1), -1)

@@ -1,4 +1,4 @@
-"""What can be told from the numbers alone: times that run the other way, noise that is none."""
+"""Checks of arguments by their statistics: times that run the other way, and x0 that is no standard normal noise."""
 
 from __future__ import annotations
 
@@ -11,25 +11,29 @@ from ..base.errors import InputError, invalid
 from ..engine.engine import OracleEngine
 from ..paths.paths import coefficients, resolve_times
 
-# a time says something about its direction where the mirrored time has this many times its noise
+# the direction of time can be checked where the mirrored time has this many times the noise
 CONTRAST = 4.0
-# so many values of noise leave no doubt about their size
+# how many values of noise suffice to estimate its size
 ENOUGH_VALUES = 16
-# departure of a mean square from 1 that is more than a scaling by taste, and in standard errors
+# a mean square of noise may differ from 1 by this much, and by this many standard errors
 DEPARTURE, STANDARD_ERRORS = 0.1, 8.0
 
 
 def check_direction(engine: OracleEngine, x: Float[Tensor, "B ..."], t: float | Tensor, velocity: Tensor) -> None:
     """Raise InputError where `x` is unmistakably as noisy as at 1 - t, and far too noisy for t.
 
-    velocity: the oracle at x and t, from which the distance of x to alpha xhat follows; nothing is evaluated.
+    engine: with the path.
+    x: states, [B, *sample_shape], any floating dtype.
+    t: a number, [], [B] or [B, 1, ...] in [0, 1], 0 noise and 1 data.
+    velocity: the oracle at x and t, like x, from which x - alpha xhat follows; nothing is evaluated.
+    Raises InputError as :func:`refuse_reversed` does.
     """
     times = resolve_times(t, len(x), engine.t_max, x.device)
-    telling = _telling(coefficients(engine.path, times).sigma_t, coefficients(engine.path, 1 - times).sigma_t)
-    if not bool(telling.any()):
+    checkable = _checkable(coefficients(engine.path, times).sigma_t, coefficients(engine.path, 1 - times).sigma_t)
+    if not bool(checkable.any()):
         return
-    at, mirrored = (coefficients(engine.path, part[telling]) for part in (times, 1 - times))
-    flat, slope = (part[telling].double().flatten(1) for part in (x, velocity))
+    at, mirrored = (coefficients(engine.path, part[checkable]) for part in (times, 1 - times))
+    flat, slope = (part[checkable].double().flatten(1) for part in (x, velocity))
     # sigma (d_alpha x - alpha v) / (d_alpha sigma - d_sigma alpha) = x - alpha xhat
     share = at.sigma_t / (at.d_alpha_t * at.sigma_t - at.d_sigma_t * at.alpha_t)
     rest = share[:, None] * (at.d_alpha_t[:, None] * flat - at.alpha_t[:, None] * slope)
@@ -39,27 +43,30 @@ def check_direction(engine: OracleEngine, x: Float[Tensor, "B ..."], t: float | 
 def refuse_reversed(rest: Float64[Tensor, "B D"], sigma: Float64[Tensor, "B"], mirrored: Float64[Tensor, "B"]) -> None:
     """Raise InputError where the rests x - alpha xhat are of the size of `mirrored`, not of `sigma`.
 
-    On the path a rest is about sigma eps. Times whose mirror image is not much noisier say nothing; the others must
-    all agree, so that a sampler that has left the path is not taken for one that runs backwards.
+    rest: x - alpha xhat, [B, D] float64; on the path it is about sigma eps.
+    sigma: the noise of the path at the times of the queries, [B] float64.
+    mirrored: the noise of the path at the mirrored times, [B] float64.
+    Raises InputError where all queries whose mirrored time is much noisier agree, so that a sampler that has left the
+    path is not taken for one that runs backwards.
     """
-    telling = _telling(sigma, mirrored)
-    if int(telling.sum()) * rest.shape[1] < ENOUGH_VALUES:
+    checkable = _checkable(sigma, mirrored)
+    if int(checkable.sum()) * rest.shape[1] < ENOUGH_VALUES:
         return
-    size = rest[telling].square().mean(1).sqrt()
-    ratio = size / mirrored[telling]
-    # beyond that neither time explains x: a solver that tries a step much too long
+    size = rest[checkable].square().mean(1).sqrt()
+    ratio = size / mirrored[checkable]
+    # outside of this range neither time explains x, as where a solver tries a step that is much too long
     if bool(((ratio > 0.5) & (ratio < CONTRAST)).all()):
-        found = f"noise of {float(size.median()):.2g} where the path leaves {float(sigma[telling].median()):.2g}"
+        found = f"noise of {float(size.median()):.2g} where the path leaves {float(sigma[checkable].median()):.2g}"
         remedy = "reverse the time, or name the convention of your tool; check_time=False accepts it as it is"
         raise invalid("t", "seems to run the other way: this x belongs to the mirrored time", found, remedy)
 
 
-def _telling(sigma: Float64[Tensor, "B"], mirrored: Float64[Tensor, "B"]) -> Bool[Tensor, "B"]:
+def _checkable(sigma: Float64[Tensor, "B"], mirrored: Float64[Tensor, "B"]) -> Bool[Tensor, "B"]:
     return mirrored >= CONTRAST * sigma
 
 
 def check_standard_normal(x0: Tensor) -> None:
-    """Raise InputError unless the mean square of `x0` is about 1, as that of the noise of every path is."""
+    """Raise InputError unless the mean square of `x0` [B, *sample_shape] is about 1, as that of standard noise is."""
     if x0.numel() < ENOUGH_VALUES:
         return
     size = float(x0.detach().double().square().mean())
@@ -71,9 +78,10 @@ def check_standard_normal(x0: Tensor) -> None:
 
 
 def check_independent(x0: Tensor, x1: Tensor) -> None:
-    """Raise InputError where noise x0 and data x1 are unmistakably paired, as by optimal transport in the batch.
+    """Raise InputError where noise and data are unmistakably paired, as by optimal transport in the batch.
 
-    For independent x0 the sum of <x0, x1 - mean> over its standard deviation is standard normal.
+    x0: noise, [B, *sample_shape]. x1: data, likewise. For independent x0 the sum of <x0, x1 - mean> over its standard
+    deviation is standard normal.
     """
     noise, data = (part.detach().double().flatten(1) for part in (x0, x1))
     data = data - data.mean(0)
@@ -84,14 +92,17 @@ def check_independent(x0: Tensor, x1: Tensor) -> None:
 
 
 def check_no_graph(x: Tensor) -> None:
-    """Raise InputError where a gradient through the oracle is expected, which has none."""
+    """Raise InputError where `x` requires a gradient, which outputs of adapters do not carry."""
     if torch.is_grad_enabled() and x.requires_grad:
         remedy = "use engine.log_density for likelihoods, engine.score for gradients, torch.no_grad() to sample"
         raise invalid("x", "must not require a gradient: results carry no autograd graph", "requires_grad", remedy)
 
 
 def no_closed_form(parameter: str, received: str) -> InputError:
-    """Word the refusal of a coupling between noise and data; the caller raises it."""
+    """Return the InputError that refuses a coupling between noise and data; the caller raises it.
+
+    parameter: the argument that has the coupling. received: what was found.
+    """
     wanted = (
         "must pair noise and data independently: a plan within the minibatch makes x_t depend on the other samples "
         "and on the batch size, so that its marginal velocity is no softmax over the data and has no closed form"

@@ -16,7 +16,7 @@ from ..engine.engine import OracleEngine
 from ..paths.paths import SMALLEST, Coefficients, coefficients, resolve_times, same_path
 from .evidence import check_independent, check_standard_normal, no_closed_form
 
-# the mean of x_t in torchcfm's matchers that pair noise and data independently
+# the mean of x_t in those matchers of torchcfm that pair noise and data independently
 _MATCHERS: Mapping[str, str] = MappingProxyType(
     {
         "ConditionalFlowMatcher": "linear",
@@ -33,14 +33,18 @@ class MatcherPath:
     """The path of a torchcfm matcher, whose x_t has Gaussian noise of width `sigma` beside that of x0.
 
     mean: "linear" t x1 + (1 - t) x0; "trigonometric" sin(pi t / 2) x1 + cos(pi t / 2) x0; "target" t x1, with noise
-    1 - (1 - sigma) t in all. Both sources of noise count in sigma_t, and E[ut | x_t] is the velocity of this path.
+        1 - (1 - sigma) t in all.
+    sigma: width of the noise in the units of the samples, at least 0.
+
+    Both sources of noise are part of sigma_t, and E[ut | x_t] is the velocity of this path: Tong et al. (2023),
+    Lipman et al. (2023), Albergo and Vanden-Eijnden (2023).
     """
 
     mean: str = "linear"
     sigma: float = 0.0
 
     def __call__(self, t: Float64[Tensor, "B"]) -> Coefficients:
-        """Return the coefficients at the times `t`."""
+        """Return alpha, sigma and their derivatives at the times `t`, [B] float64 each."""
         one = torch.ones_like(t)
         if self.mean == "target":
             return Coefficients(t, 1 - (1 - self.sigma) * t, one, (self.sigma - 1) * one)
@@ -57,8 +61,9 @@ class MatcherPath:
 def matcher_path(matcher: Any) -> MatcherPath:
     """Return the path of a torchcfm matcher, for OracleEngine(data, path).
 
+    matcher: a ConditionalFlowMatcher, TargetConditionalFlowMatcher or VariancePreservingConditionalFlowMatcher.
     Raises InputError for couplings without a closed form (minibatch optimal transport, Schrödinger bridges) and for
-    classes this adapter does not know.
+    classes of other names.
     """
     name = type(matcher).__name__
     if hasattr(matcher, "ot_sampler"):
@@ -73,8 +78,8 @@ class OracleMatcher:
     """A torchcfm matcher whose ut is the oracle velocity; everything else is the matcher's.
 
     matcher: a ConditionalFlowMatcher, TargetConditionalFlowMatcher or VariancePreservingConditionalFlowMatcher.
-    engine: over the data that x1 is drawn from, on matcher_path(matcher). Raises InputError for other matchers, and
-    where the paths differ.
+    engine: over the data that x1 is drawn from, on matcher_path(matcher).
+    Raises InputError for other matchers, and where the paths differ.
     """
 
     def __init__(self, matcher: Any, engine: OracleEngine) -> None:
@@ -93,14 +98,20 @@ class OracleMatcher:
         x1: Tensor,
         t: Tensor | None = None,
         return_noise: bool = False,
+        *,
         labels: int | Tensor | None = None,
         source: int | Tensor | None = None,
     ) -> tuple[Tensor, ...]:
-        """Return t [B], xt and the oracle ut (and the noise), as the matcher does.
+        """Return t [B], xt, the oracle ut, like xt, and with `return_noise` the noise of xt, as the matcher does.
 
-        x0: standard normal noise [B, *shape]; x1: samples of the data. labels: for a class-conditional target.
-        source: the indices of x1 in the data, which a prepared engine uses.
-        Raises InputError for x0 that is unmistakably not such noise, or paired with x1. Costs one velocity.
+        x0: standard normal noise, [B, *sample_shape], any floating dtype.
+        x1: samples of the data, likewise.
+        t: times, [B] in [0, 1], 0 noise and 1 data; drawn by the matcher unless given.
+        return_noise: whether to return the noise of xt as a fourth tensor.
+        labels: as in OracleEngine.velocity, for a class-conditional target.
+        source: index of x1 in the data, [B], -1 for none, which a prepared engine uses.
+        Raises InputError for x0 that is unmistakably not such noise, or paired with x1, and as OracleEngine.velocity
+        does. Costs one velocity.
         """
         if self._noise_is_x0:
             check_standard_normal(x0)
@@ -110,13 +121,15 @@ class OracleMatcher:
 
 
 def with_oracle(
-    sample: Any, engine: OracleEngine, labels: int | Tensor | None = None, source: int | Tensor | None = None
+    sample: Any, engine: OracleEngine, *, labels: int | Tensor | None = None, source: int | Tensor | None = None
 ) -> Any:
     """Return what flow_matching's path.sample returned with `dx_t` replaced by the oracle velocity.
 
-    sample: a dataclass with x_0, x_1, x_t, dx_t [B, *shape] and t [B], as AffineProbPath.sample gives it.
-    engine: over the data that x_1 is drawn from, OracleEngine(data, path.scheduler). labels: class-conditional.
-    source: the indices of x_1 in the data, which a prepared engine uses.
+    sample: a dataclass with x_0, x_1, x_t, dx_t [B, *sample_shape] and t [B], as AffineProbPath.sample returns it.
+    engine: over the data that x_1 is drawn from, OracleEngine(data, path.scheduler).
+    labels: as in OracleEngine.velocity, for a class-conditional target.
+    source: index of x_1 in the data, [B], -1 for none, which a prepared engine uses.
+    Returns a dataclass of the same type.
     Raises InputError where x_t is not alpha x_1 + sigma x_0 on the path of the engine (another scheduler, reversed
     time, a curved path) and where x_0 is unmistakably no standard normal noise, or paired with x_1. Costs one velocity.
     """

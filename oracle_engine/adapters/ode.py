@@ -1,4 +1,4 @@
-"""Call shapes of ODE solvers: torchdiffeq's func(t, x) and flow_matching's velocity model(x, t, **extras)."""
+"""The oracle in the call shapes of ODE solvers: torchdiffeq's func(t, x) and flow_matching's model(x, t, **extras)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ..base.arrays import Float, Tensor, exact
 from ..base.errors import invalid
 from ..engine.engine import OracleEngine
-from ..queries.request import Guidance
+from ..queries.conditions import Guidance
 from .evidence import check_no_graph
 
 
@@ -15,9 +15,8 @@ from .evidence import check_no_graph
 class SolverModel:
     """The oracle as the velocity model of flow_matching's ODESolver.
 
-    Extras of ODESolver.sample reach the engine: labels, guidance, exclude. Adaptive methods ask beyond the end of the
-    grid; an engine made with t_max=0.999 answers with the velocity of its last time there.
-    Raises InputError as OracleEngine.velocity does, and under compute_likelihood, which differentiates the model.
+    engine: with the path and the samples. Adaptive methods evaluate beyond the end of the grid; an engine made with
+        t_max=0.999 answers with the velocity of its last time there.
     """
 
     engine: OracleEngine
@@ -26,14 +25,22 @@ class SolverModel:
         self,
         x: Float[Tensor, "B ..."],
         t: int | float | Tensor,
+        *,
         labels: int | Tensor | None = None,
         guidance: float | Tensor | Guidance | None = None,
         exclude: int | Tensor | None = None,
     ) -> Float[Tensor, "B ..."]:
-        """Return the velocity at `x` and `t`, like x."""
+        """Return the velocity at `x` and `t`.
+
+        x: states, [B, *sample_shape], any floating dtype, on the device of the data.
+        t: a number, [], [B] or [B, 1, ...] in [0, 1], 0 noise and 1 data; later times only where the engine has t_max.
+        labels, guidance, exclude: as in OracleEngine.velocity; extras of ODESolver.sample arrive here.
+        Returns [B, *sample_shape] in the dtype of x.
+        Raises InputError as OracleEngine.velocity does, and for x that requires a gradient, as under
+        compute_likelihood. Costs one velocity.
+        """
         check_no_graph(x)
-        t = self._time(t)
-        return self.engine.velocity(x, t, labels=labels, guidance=guidance, exclude=exclude)
+        return self.engine.velocity(x, self._time(t), labels=labels, guidance=guidance, exclude=exclude)
 
     def _time(self, t: int | float | Tensor) -> Tensor:
         times = exact(t)
@@ -47,13 +54,20 @@ class SolverModel:
 
 @dataclass(frozen=True, eq=False)
 class ODEFunction:
-    """The oracle as func(t, x) of torchdiffeq's odeint, given labels and guidance; otherwise as SolverModel."""
+    """The oracle as func(t, x) of torchdiffeq's odeint.
+
+    engine: with the path and the samples; adaptive methods need t_max, as with SolverModel.
+    labels, guidance: of every state, as in OracleEngine.velocity.
+    """
 
     engine: OracleEngine
     labels: int | Tensor | None = None
     guidance: float | Tensor | Guidance | None = None
 
     def __call__(self, t: int | float | Tensor, x: Float[Tensor, "B ..."]) -> Float[Tensor, "B ..."]:
-        """Return the velocity at `x` and `t`, like x."""
-        model = SolverModel(self.engine)
-        return model(x, t, labels=self.labels, guidance=self.guidance)
+        """Return the velocity at `x` and `t`; t comes first.
+
+        t: a number or [] in [0, 1], 0 noise and 1 data. x: states, [B, *sample_shape], any floating dtype.
+        Returns [B, *sample_shape] in the dtype of x. Raises InputError as SolverModel does. Costs one velocity.
+        """
+        return SolverModel(self.engine)(x, t, labels=self.labels, guidance=self.guidance)

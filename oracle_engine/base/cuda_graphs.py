@@ -1,4 +1,4 @@
-"""What cannot be looked at while a CUDA graph records work: values, which are there only when it is replayed."""
+"""Checks of values, which have to be skipped while a CUDA graph records work: values exist only at replay."""
 
 from __future__ import annotations
 
@@ -13,5 +13,8 @@ def capturing() -> bool:
 
 
 def holds(condition: Bool[Tensor, "..."]) -> bool:
-    """Return whether all of `condition` is true, which is taken for granted while a graph is captured."""
+    """Return whether all of `condition` is true, or True without reading it while a graph is captured.
+
+    condition: bool, any shape and device. Outside a capture the host waits for the device once.
+    """
     return capturing() or bool(condition.all())

@@ -18,7 +18,7 @@ from .settings import Settings, __version__, _raw_settings
 
 _GIB = 2**30
 
-_CPU_INFO = Path("/proc/cpuinfo")
+CPU_INFO = Path("/proc/cpuinfo")
 
 # named as pip names them; the last three install the same module, so no two of them belong together
 _DISTRIBUTIONS = (
@@ -46,18 +46,22 @@ _FEATURES = (
 )
 
 
-def environment_report(environ: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """Return what a bug report needs to say about this machine, as plain values that json can write.
+def environment_report(environ: Mapping[str, str] | None = None, *, cpu_info: Path = CPU_INFO) -> dict[str, Any]:
+    """Return the facts about this machine that a bug report needs, as plain values that json can write.
 
-    Versions come from the metadata of the installed distributions; only torch is imported. An ORACLE_* variable
-    that cannot be used is reported under settings_error and does not raise.
+    environ: where the ORACLE_* variables are read; None is the environment of the process. A variable that cannot be
+        used is reported under settings_error and does not raise.
+    cpu_info: the text file in which Linux lists the processors.
+
+    The keys are version, python, platform, packages, cpu, memory_gib, cuda, settings, settings_error and features.
+    Versions come from the metadata of the installed distributions; of these only torch is imported.
     """
     return {
         "version": __version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": {name: _version(name) for name in _DISTRIBUTIONS},
-        "cpu": _cpu(),
+        "cpu": _cpu(cpu_info),
         "memory_gib": _memory_gib(),
         "cuda": {"built_for": torch.version.cuda, "devices": _cuda_devices()},
         "settings": _raw_settings(environ),
@@ -67,7 +71,10 @@ def environment_report(environ: Mapping[str, str] | None = None) -> dict[str, An
 
 
 def format_report(report: Mapping[str, Any]) -> str:
-    """Return `report`, as :func:`environment_report` gives it, as aligned lines of text."""
+    """Return a report as aligned lines of text, one fact a line.
+
+    report: a mapping with the keys that :func:`environment_report` returns.
+    """
     cpu = report["cpu"]
     rows = [
         ("oracle-velocity-engine", report["version"]),
@@ -113,9 +120,9 @@ def _feature_line(feature: Mapping[str, Any]) -> str:
     return "available" if feature["available"] else f"not installed: {feature['install']}"
 
 
-def _cpu() -> dict[str, Any]:
+def _cpu(cpu_info: Path) -> dict[str, Any]:
     return {
-        "model": _cpu_model(),
+        "model": _cpu_model(cpu_info),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "capability": torch.backends.cpu.get_cpu_capability(),
@@ -124,20 +131,20 @@ def _cpu() -> dict[str, Any]:
 
 
 def _matrix_units() -> list[str]:
-    # older versions of torch lack some of these questions
-    questions = {
+    # older versions of torch lack some of these functions
+    functions = {
         "AVX512-VNNI": "_is_vnni_supported",
         "AVX512-BF16": "_is_avx512_bf16_supported",
         "AMX": "_is_amx_tile_supported",
         "AMX-FP16": "_is_amx_fp16_supported",
     }
-    return [unit for unit, question in questions.items() if getattr(torch.cpu, question, bool)()]
+    return [unit for unit, function in functions.items() if getattr(torch.cpu, function, bool)()]
 
 
-def _cpu_model() -> str:
+def _cpu_model(cpu_info: Path) -> str:
     try:
         if sys.platform == "linux":
-            lines = _CPU_INFO.read_text("utf-8", "replace").splitlines()
+            lines = cpu_info.read_text("utf-8", "replace").splitlines()
             return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
         if sys.platform == "darwin":
             command = ["sysctl", "-n", "machdep.cpu.brand_string"]

@@ -20,7 +20,13 @@ HASH_BYTES = 64 << 20
 
 
 def hash_tensors(facts: str, tensors: Iterable[Tensor | None]) -> str:
-    """Return a 128-bit BLAKE2 hash of `facts` and the bytes of `tensors` as hexadecimal text."""
+    """Return a 128-bit BLAKE2b hash as 32 hexadecimal digits.
+
+    facts: text that is hashed first. tensors: any shapes, dtypes and devices; shape, dtype and bytes of each are
+        hashed in this order, and None counts as a value of its own.
+
+    Every tensor is read once, in blocks of HASH_BYTES, which are copied to the CPU where a tensor is elsewhere.
+    """
     digest = hashlib.blake2b(facts.encode(), digest_size=16)
     for tensor in tensors:
         digest.update(b"-" if tensor is None else f"+{list(tensor.shape)}{tensor.dtype}".encode())
@@ -30,9 +36,12 @@ def hash_tensors(facts: str, tensors: Iterable[Tensor | None]) -> str:
 
 
 def write_tensors(path: Path, kind: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-    """Write `tensors` and the JSON-able `facts` to `path` under a temporary name, then rename.
+    """Write tensors and facts to one checksummed safetensors file, which appears under its name complete or not at all.
 
-    kind: names the format; read_tensors refuses another. Raises OSError where the folder cannot be written.
+    path: the file to write or replace; missing folders are created. kind: name of the format, which read_tensors asks
+        for. tensors: any shapes, dtypes and devices. facts: values that json can write.
+
+    Raises OSError where the folder cannot be written. All tensors are read once for the checksum.
     """
     from safetensors.torch import save_file
 
@@ -40,18 +49,18 @@ def write_tensors(path: Path, kind: str, tensors: Mapping[str, Tensor], facts: M
     held = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
     text = json.dumps(dict(facts))
     checksum = hash_tensors(kind + text, [held[name] for name in sorted(held)])
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
+    with replacing(path) as partial:
         save_file(held, partial, metadata={"kind": kind, "checksum": checksum, "facts": text})
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def read_tensors(path: Path, kind: str, *, verify: bool) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return the tensors, memory-mapped on the CPU, and the facts of a file that write_tensors wrote.
 
-    Raises FileNotFoundError, and DataFileError for another kind of file or, with `verify`, a wrong checksum.
+    path: the file. kind: the format that it has to have. verify: True reads all tensors once and compares their hash
+        with the checksum; False reads only the header.
+
+    Raises FileNotFoundError where there is no file, and DataFileError where the file is damaged, of another kind or,
+    with `verify`, does not match its checksum.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -75,7 +84,7 @@ def read_tensors(path: Path, kind: str, *, verify: bool) -> tuple[dict[str, Tens
 
 
 def is_kind(path: Path, kind: str) -> bool:
-    """Whether `path` is a file of this kind; reads only its header."""
+    """Return whether `path` is a file that write_tensors wrote with this `kind`; only the header is read."""
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
@@ -95,7 +104,10 @@ def _byte_blocks(tensor: Tensor) -> Iterator[memoryview]:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary name beside `path`, renamed to `path` when the block ends and removed when it fails."""
+    """Yield a temporary name beside `path`; the file is renamed to `path` when the block ends, removed when it fails.
+
+    path: the file to write or replace, in a folder that exists. Raises OSError where it cannot be renamed.
+    """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         yield partial

@@ -1,4 +1,4 @@
-"""A progress bar on the terminal, and silence where there is none."""
+"""A progress bar on standard error, which is drawn only on a terminal."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 
-# called with the steps done and all of them
+# called with the number of steps done and the number of all steps
 Progress = Callable[[int, int], None]
 
-# the same for work in several parts, with the name of the part first
+# called with the name of a part of the work, then as Progress
 PartProgress = Callable[[str, int, int], None]
 
 
 def progress_bar(what: str) -> AbstractContextManager[Progress]:
-    """Give a function that moves the bar of `what`, with elapsed time, on standard error.
+    """Return a context manager that yields a function of (steps done, all steps), which moves a bar.
 
-    Drawn by rich where that is installed, else as one plain line; not at all where standard error is no terminal.
+    what: the name shown beside the bar and the elapsed time. The bar goes to standard error. It is drawn by rich where
+        that is installed, else as one plain line, and not at all where standard error is no terminal.
     """
     if not sys.stderr.isatty():
         return _no_bar()
@@ -30,7 +31,10 @@ def progress_bar(what: str) -> AbstractContextManager[Progress]:
 
 @contextmanager
 def progress_bars() -> Iterator[PartProgress]:
-    """Give a function that moves the bar of the part it is told; a bar ends where the next part begins."""
+    """Yield a function of (name of a part, steps done, all steps), which moves the bar of that part.
+
+    The bar of a part is removed when the first call for another part arrives.
+    """
     with ExitStack() as stack:
         shown: dict[str, Progress] = {}
 

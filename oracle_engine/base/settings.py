@@ -1,4 +1,4 @@
-"""The ORACLE_* environment variables, and a report on the machine and on what is installed."""
+"""The version of the package and the ORACLE_* environment variables."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ _VARIABLES = ("ORACLE_DATA", "ORACLE_BLOCK_MB", "ORACLE_BACKEND")
 
 @dataclass(frozen=True)
 class Settings:
-    """The ORACLE_* variables, read when asked for and never at import.
+    """The ORACLE_* variables, read at each call of :meth:`read` and never at import.
 
-    data: ORACLE_DATA, the folder in which data sets are looked for.
-    block_mb: ORACLE_BLOCK_MB, the megabytes of a block of rows held in cache; None chooses by itself.
-    backend: ORACLE_BACKEND, which implementation answers where the caller leaves it open.
+    data: ORACLE_DATA, an existing folder in which data sets are looked for, or None.
+    block_mb: ORACLE_BLOCK_MB, the size in megabytes of a block of rows held in cache, above 0; None leaves the choice
+        to the engine.
+    backend: ORACLE_BACKEND, which implementation answers where the caller names none.
     """
 
     data: Path | None = None
@@ -33,9 +34,12 @@ class Settings:
 
     @classmethod
     def read(cls, environ: Mapping[str, str] | None = None) -> Settings:
-        """Return the settings in `environ` (default: the process environment); an empty value counts as unset.
+        """Return the settings in `environ`; an empty value counts as unset.
 
-        Raises InputError that names the variable, what it must be and what was found.
+        environ: names and values of variables; None is the environment of the process.
+
+        Raises InputError where ORACLE_DATA names no folder, ORACLE_BLOCK_MB is no positive finite number, or
+        ORACLE_BACKEND is no known backend.
         """
         raw = _raw_settings(environ)
         return cls(
@@ -43,6 +47,16 @@ class Settings:
             block_mb=_positive("ORACLE_BLOCK_MB", raw["ORACLE_BLOCK_MB"]),
             backend=_backend("ORACLE_BACKEND", raw["ORACLE_BACKEND"]),
         )
+
+
+def block_megabytes() -> float:
+    """Return ORACLE_BLOCK_MB, in megabytes, above 0, or 0.0 where it is unset.
+
+    Every scan calls this function, so that it reads no other variable. Raises InputError where the value is no number
+    above 0.
+    """
+    value = os.environ.get("ORACLE_BLOCK_MB", "").strip()
+    return _positive("ORACLE_BLOCK_MB", value or None) or 0.0
 
 
 def _raw_settings(environ: Mapping[str, str] | None) -> dict[str, str | None]:

@@ -1,52 +1,77 @@
-"""`oracle-engine index`: build what late queries search with, once, and say what such a file holds."""
+"""`oracle-engine index`: builds the index of a data set, which late queries search, and describes such a file."""
 
 from __future__ import annotations
 
 import time
 from argparse import Namespace
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..base.errors import invalid
-from ..base.progress import PartProgress, progress_bars
-from ..data.dataset import OracleDataset
-from ..engine.outlook import screen_levels
-from ..kernels.screens import SCREEN_KINDS
-from ..paths.paths import RectifiedFlow
-from ..search.index import SearchIndex, build_index
-from .shared import device_named, load, say
+from .options import Commands, add_command, add_source, refuse_key
+
+if TYPE_CHECKING:
+    from ..data.dataset import OracleDataset
+    from ..search.index import SearchIndex
+
+
+def add_index(commands: Commands) -> None:
+    """Add the command, with its actions `build` and `info`, to `commands`."""
+    summary = "what late queries search with: build it once, or describe one"
+    group = commands.add_parser("index", help=summary, description=summary, allow_abbrev=False)
+    actions = group.add_subparsers(required=True, metavar="ACTION")
+    _add_build(actions)
+    info = add_command(actions, "info", "what an index file holds, and whether it fits a data set", run_index_info)
+    info.add_argument("file", metavar="FILE", help="what index build wrote")
+    add_source(info, None, required=False)
+    refuse_key(info)
+
+
+def _add_build(actions: Commands) -> None:
+    build = add_command(actions, "build", "build the index of a data set and write it to a file", run_index_build)
+    add_source(build, None)
+    build.add_argument(
+        "--index",
+        metavar="KIND",
+        help="screen, the kind that saves most, if any; pca, int8 or exact8 by name; flat, pca searched by FAISS; or a "
+        "FAISS factory string, not certified (screen)",
+    )
+    build.add_argument("--append", metavar="FILE", help="extend this index, of the first of the samples, by the others")
+    build.add_argument(
+        "--no-neighbours", action="store_true", help="leave out distances to nearest samples: sooner built"
+    )
+    build.add_argument("--out", required=True, metavar="FILE", help="where to write the index")
+    build.add_argument("--overwrite", action="store_true", help="replace the file --out where it exists")
+    refuse_key(build)
 
 
 def run_index_build(arguments: Namespace) -> None:
-    """Build the index of a data set and write it to a file that was not there, or that may be overwritten."""
-    target = Path(arguments.out)
-    if target.is_dir():
-        raise invalid("--out", "must name a file", f"{target}, a folder", "name a file in it, such as data.index")
-    if target.exists() and not arguments.overwrite:
-        raise invalid("--out", "must be free", f"{target}, which exists", "name another file, or pass --overwrite")
+    """Build the index of a data set and write it to a file, which exists before only with --overwrite.
+
+    arguments: of `oracle-engine index build`.
+
+    Raises InputError where the file cannot be written, or --append stands beside another choice.
+    """
+    from .index_facts import format_facts, index_facts
+    from .shared import device_named, load, say
+
+    target = _free_target(arguments)
     began = time.perf_counter()
-    with progress_bars() as progress:
-        data, device = load(arguments), device_named(arguments.device)
-        data = data if device is None else data.to(device)
-        index = _built(arguments, data, progress)
-        index.save(target)
+    data, device = load(arguments), device_named(arguments.device)
+    data = data if device is None else data.to(device)
+    index = _built(arguments, data)
+    index.save(target)
     took = time.perf_counter() - began
     facts = {"file": str(target), "data": repr(data), **index_facts(index, target), "elapsed": took}
     say(arguments, f"{format_facts(facts)}\n{target} written; {took:.1f} s", facts)
 
 
-def _built(arguments: Namespace, data: OracleDataset, progress: PartProgress) -> SearchIndex:
-    if arguments.append is None:
-        return build_index(data, arguments.index or "screen", not arguments.no_neighbours, progress)
-    if arguments.index is not None or arguments.no_neighbours:
-        remedy = "leave --index and --no-neighbours out: the extended index is like the old one"
-        raise invalid("--append", "must stand alone", "another choice beside it", remedy)
-    return SearchIndex.read(arguments.append).extended(data, arguments.append, progress)
-
-
 def run_index_info(arguments: Namespace) -> None:
-    """Say what an index file holds and, given a data set, whether it is the index of that."""
+    """Print what an index file holds and, given a data set, whether the index is of that data set."""
+    from ..search.index import SearchIndex
+    from .index_facts import format_facts, index_facts
+    from .shared import load, say
+
     source = Path(arguments.file)
     index = SearchIndex.read(source)
     facts: dict[str, Any] = {"file": str(source), **index_facts(index, source)}
@@ -56,58 +81,25 @@ def run_index_info(arguments: Namespace) -> None:
     say(arguments, format_facts(facts), facts)
 
 
-def index_facts(index: SearchIndex, file: Path) -> dict[str, Any]:
-    """Return what is worth knowing of an index and its file; times are those of the rectified flow."""
-    return {
-        "spec": index.spec,
-        "kind": index.kind,
-        "reason": index.reason,
-        "certified": index.search.certified,
-        "of": index.origin.name,
-        "fingerprint": index.origin.fingerprint,
-        "samples": index.origin.count,
-        "dim": len(index.centre),
-        "levels": [asdict(level) for level in screen_levels(index, RectifiedFlow())],
-        "neighbours": index.distances is not None,
-        "bytes": file.stat().st_size,
-    }
+def _free_target(arguments: Namespace) -> Path:
+    target = Path(arguments.out)
+    if target.is_dir():
+        raise invalid("--out", "must name a file", f"{target}, a folder", "name a file in it, such as data.index")
+    if target.exists() and not arguments.overwrite:
+        raise invalid("--out", "must be free", f"{target}, which exists", "name another file, or pass --overwrite")
+    return target
 
 
-def format_facts(facts: dict[str, Any]) -> str:
-    """Return the facts as aligned text."""
-    by = {"none": "no screen", "pca": "screen of leading coordinates", "int8": "screen of 8-bit codes"}
-    what = by.get(facts["kind"], "screen of the samples, which are stored in 8 bits")
-    searched = "" if facts["kind"] == "none" else f", searched by {'FAISS' if facts['spec'] == 'flat' else 'torch'}"
-    factory = facts["spec"] not in ("screen", "flat", *SCREEN_KINDS)
-    lines = {
-        "index": f"{facts['spec']}, built by FAISS on its first use" if factory else f"{what}{searched}",
-        "why": "" if factory else facts["reason"],
-        "of": f"{facts['of']}, {facts['samples']:,} samples of {facts['dim']:,} values",
-        "print": facts["fingerprint"],
-        "size": f"{facts['bytes'] / 2**20:,.1f} MiB",
-        "answers": "" if facts["kind"] == "none" and not factory else _promise(facts["certified"]),
-        "nearest": "distances are in it: late training queries with source need no data" if facts["neighbours"] else "",
-        "fits": "" if "fits" not in facts else f"{'yes' if facts['fits'] else 'NO'}, {facts['data']}",
-    }
-    text = [f"{name:<9} {words}" for name, words in lines.items() if words]
-    return "\n".join([*text, *_level_lines(facts["levels"])])
+def _built(arguments: Namespace, data: OracleDataset) -> SearchIndex:
+    from ..base.progress import progress_bars
+    from ..search.index import SearchIndex, build_index
 
-
-def _promise(certified: bool) -> str:
-    return "certified" if certified else "not certified: for mode 'top_k' only"
-
-
-def _level_lines(levels: list[dict[str, Any]]) -> list[str]:
-    if not levels:
-        return []
-    head = "level     any query    source known    trajectory     (tried from this t of the rectified flow)"
-    times = ("unknown", "source", "trajectory")
-    cells = [[_time(level[name]) for name in times] for level in levels]
-    rows = [
-        f"{level['width']:<9,} {a:<12} {b:<15} {c}".rstrip() for level, (a, b, c) in zip(levels, cells, strict=True)
-    ]
-    return ["", head, *rows]
-
-
-def _time(t: float | None) -> str:
-    return "never" if t is None else f"t >= {t:.3f}"
+    with progress_bars() as progress:
+        if arguments.append is None:
+            return build_index(
+                data, arguments.index or "screen", neighbours=not arguments.no_neighbours, progress=progress
+            )
+        if arguments.index is not None or arguments.no_neighbours:
+            remedy = "leave --index and --no-neighbours out: the extended index is like the one it extends"
+            raise invalid("--append", "must stand alone", "another choice beside it", remedy)
+        return SearchIndex.read(arguments.append).extended(data, arguments.append, progress)

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from argparse import Namespace
 
-from ..base.environment import environment_report, format_report
-from .shared import say
+from .options import Commands, add_command
+
+
+def add_info(commands: Commands) -> None:
+    """Add the command to `commands`."""
+    add_command(commands, "info", "what is installed and what this machine can do, for bug reports", run_info)
 
 
 def run_info(arguments: Namespace) -> None:
     """Print the environment report."""
+    from ..base.environment import environment_report, format_report
+    from .shared import say
+
     report = environment_report()
     say(arguments, format_report(report), report)

@@ -1,15 +1,25 @@
-"""`oracle-engine plan`: what a batch of queries will do and cost."""
+"""`oracle-engine plan`: what a batch of queries would do and cost."""
 
 from __future__ import annotations
 
 from argparse import Namespace
 from dataclasses import asdict
 
-from .shared import engine_of, say
+from .options import Commands, add_command, add_data, add_search, refuse_key
+
+
+def add_plan(commands: Commands) -> None:
+    """Add the command to `commands`."""
+    parser = add_command(commands, "plan", "what a batch of queries would do and cost", run_plan)
+    add_data(parser, default="patches")
+    add_search(parser)
+    parser.add_argument("--batch", type=int, default=256, help="queries asked at once (256)")
+    refuse_key(parser)
 
 
 def run_plan(arguments: Namespace) -> None:
-    """Print what a batch of queries would do and cost."""
-    engine = engine_of(arguments)
-    plan = engine.plan(arguments.batch)
+    """Print the plan of the engine that `arguments` describe."""
+    from .shared import engine_of, say
+
+    plan = engine_of(arguments).plan(arguments.batch)
     say(arguments, str(plan), asdict(plan))

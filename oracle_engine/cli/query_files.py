@@ -1,4 +1,4 @@
-"""Queries read from files, and results written block by block to files that are there whole or not at all."""
+"""Queries read from files, and results written block by block to files that exist whole or not at all."""
 
 from __future__ import annotations
 
@@ -26,19 +26,26 @@ _NUMPY_NAMES = {torch.float16: "<f2", torch.float32: "<f4", torch.float64: "<f8"
 
 @dataclass(frozen=True)
 class QueryFile:
-    """Queries x [B, *shape], their times as stored or None, and their labels or None."""
+    """The tensors of a file of queries.
+
+    x: the queries, [B, *shape], floating. t: their times as stored, floating, of any shape, or None.
+    labels: their labels as stored, or None.
+    """
 
     x: Float[Tensor, "B ..."]
     t: Float[Tensor, "..."] | None
     labels: Shaped[Tensor, "..."] | None
 
 
-def read_queries(path: Path, key: str | None = None, t_key: str = "t", labels_key: str = "labels") -> QueryFile:
+def read_queries(path: Path, key: str | None = None, *, t_key: str = "t", labels_key: str = "labels") -> QueryFile:
     """Return the queries in an .npy, .npz or .safetensors file.
 
-    key: the tensor of the queries, "x" unless given; an .npy file holds nothing else. t_key, labels_key: the tensors of
-    times and labels, where the file has them. The queries of .npy and .safetensors files are memory-mapped; those of an
-    .npz file are read whole. Raises InputError for another suffix and DataFileError for what cannot be used.
+    path: the file. key: the name of the tensor of the queries; None takes "x", or what an .npy file holds.
+    t_key, labels_key: the names of the tensors of times and labels, which a file need not have.
+
+    Queries in .npy and .safetensors files are memory-mapped; those in an .npz file are read whole.
+    Raises InputError for another suffix, and DataFileError where the file lacks the tensor of the queries, is damaged,
+    or holds queries or times of a dtype that is not floating.
     """
     _check_suffix("IN", path)
     alone = path.suffix == ".npy"
@@ -54,7 +61,13 @@ def read_queries(path: Path, key: str | None = None, t_key: str = "t", labels_ke
 
 
 def check_result(path: Path, dtype: torch.dtype) -> None:
-    """Raise InputError unless results of `dtype` can be written to a file of this name."""
+    """Check that results can be written to a file of this name.
+
+    path: the file, which need not exist. dtype: of the results, floating.
+
+    Raises InputError for another suffix than .npy, .npz and .safetensors, and for a dtype that NumPy lacks with the
+    first two.
+    """
     _check_suffix("OUT", path)
     if path.suffix != ".safetensors" and dtype not in _NUMPY_NAMES:
         raise invalid("OUT", f"must be .safetensors for {dtype}", path.name, "change the suffix, or cast the queries")
@@ -64,17 +77,20 @@ def check_result(path: Path, dtype: torch.dtype) -> None:
 def result_file(
     path: Path, name: str, shape: Sequence[int], dtype: torch.dtype
 ) -> Iterator[Callable[[Float[Tensor, "..."]], None]]:
-    """Give a function that appends blocks of rows to the tensor `name` of `shape` in a new file.
+    """Yield a function that appends a block of rows to a tensor in a file that is created.
 
-    The format follows the suffix; every format is written in one pass, so memory is that of one block. The file gets
-    its name when the block ends without an error, and is removed otherwise.
-    Raises InputError as :func:`check_result` does.
+    path: the file; its suffix chooses the format, and its folder is created. name: of the tensor in the file.
+    shape: of the whole tensor, [B, *shape]; the blocks follow one another along its first axis.
+    dtype: of the tensor, floating; blocks are cast to it.
+
+    Memory is that of one block. The file gets its name when the `with` block ends without an error, and is removed
+    otherwise. Raises InputError as :func:`check_result` does.
     """
     check_result(path, dtype)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as partial, ExitStack() as stack:
         stream = _open_stream(stack, partial, path.suffix, name)
-        _write_header(stream, path.suffix, name, list(shape), dtype)
+        _write_header(stream, path.suffix, name=name, shape=list(shape), dtype=dtype)
         yield lambda block: _append(stream, block, dtype)
 
 
@@ -105,7 +121,7 @@ def _open_stream(stack: ExitStack, partial: Path, suffix: str, name: str) -> Any
     return stack.enter_context(archive.open(f"{name}.npy", "w", force_zip64=True))
 
 
-def _write_header(stream: Any, suffix: str, name: str, shape: list[int], dtype: torch.dtype) -> None:
+def _write_header(stream: Any, suffix: str, *, name: str, shape: list[int], dtype: torch.dtype) -> None:
     if suffix != ".safetensors":
         header = {"descr": _NUMPY_NAMES[dtype], "fortran_order": False, "shape": tuple(shape)}
         np.lib.format.write_array_header_1_0(stream, header)

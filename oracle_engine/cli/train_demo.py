@@ -2,45 +2,56 @@
 
 from __future__ import annotations
 
-import json
 from argparse import Namespace
-from pathlib import Path
+from dataclasses import fields
+from typing import TYPE_CHECKING
 
 from ..base.errors import DataFileError
-from ..base.files import replacing
-from ..base.progress import progress_bar
-from ..data.dataset import OracleDataset
-from ..science.stage_plots import require_matplotlib
-from ..science.train_demo import TrainSettings, train
-from ..science.train_plots import train_figure
-from .shared import device_named, load, say
+from ..science.train_settings import TrainSettings
+from .options import Commands, add_command, add_figure, add_source, refuse_key
+
+if TYPE_CHECKING:
+    from ..data.dataset import OracleDataset
+
+
+def add_train_demo(commands: Commands) -> None:
+    """Add the command to `commands`; its defaults are those of TrainSettings."""
+    summary = "a small network trained on CFM, EFM and the oracle from one seed: a table, train.json and train.png"
+    parser = add_command(commands, "train-demo", summary, run_train_demo)
+    add_source(parser, None, note="; fashion-mnist unless given, or digits where that is not found", required=False)
+    held = TrainSettings()
+    parser.add_argument("--steps", type=int, default=held.steps, help=f"of training ({held.steps})")
+    parser.add_argument("--batch", type=int, default=held.batch, help=f"queries of a step ({held.batch})")
+    parser.add_argument("--width", type=int, default=held.width, help=f"hidden units of the network ({held.width})")
+    parser.add_argument("--references", type=int, default=held.references, help=f"samples of EFM ({held.references})")
+    parser.add_argument("--bins", type=int, default=held.bins, help=f"of t, for the variances ({held.bins})")
+    parser.add_argument("--draws", type=int, default=held.draws, help=f"batches in each bin ({held.draws})")
+    add_figure(parser, "train.json and train.png", "train.png")
+    refuse_key(parser)
 
 
 def run_train_demo(arguments: Namespace) -> None:
-    """Train on three targets; print what it showed, write train.json and train.png."""
-    if not arguments.no_figure:
-        require_matplotlib()
-    names = ("steps", "batch", "width", "references", "bins", "draws", "seed")
-    settings = TrainSettings(**{name: getattr(arguments, name) for name in names})
-    folder = Path(arguments.out)
-    folder.mkdir(parents=True, exist_ok=True)
+    """Train on three targets; print the results, write train.json and train.png."""
+    from ..base.progress import progress_bar
+    from ..science.train_demo import train
+    from ..science.train_plots import train_figure
+    from .shared import device_named, prepare_report, say, write_report
+
+    settings = TrainSettings(**{field.name: getattr(arguments, field.name) for field in fields(TrainSettings)})
+    prepare_report(arguments)
     with progress_bar("training on three targets") as progress:
         data, notes = _load_or_digits(arguments)
         device = device_named(arguments.device)
-        report = train(data if device is None else data.to(device), settings, progress, notes)
-    files = [folder / "train.json"]
-    with replacing(files[0]) as partial:
-        partial.write_text(json.dumps(report.to_json(), indent=1, allow_nan=False) + "\n", "utf-8")
-    if not arguments.no_figure:
-        files.append(folder / "train.png")
-        train_figure(report, files[1])
-    written = [str(file) for file in files]
-    took = f"{' and '.join(written)} written; {report.elapsed:.1f} s"
-    say(arguments, f"{report.format_table()}\n\n{took}", report.to_json() | {"files": written})
+        report = train(data if device is None else data.to(device), settings, progress=progress, notes=notes)
+    files = write_report(arguments, "train", report.to_json(), lambda path: train_figure(report, path))
+    took = f"{' and '.join(files)} written; {report.elapsed:.1f} s"
+    say(arguments, f"{report.format_table()}\n\n{took}", report.to_json() | {"files": files})
 
 
 def _load_or_digits(arguments: Namespace) -> tuple[OracleDataset, list[str]]:
-    """Return the data, and what has to be said about it: without --data the files of the default may not be there."""
+    """Return the data set, and a note where digits replace the files of the default, which were not found."""
+    from .shared import load
+
     if arguments.data is not None:
         return load(arguments), []
     try:

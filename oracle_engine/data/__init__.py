@@ -1,1 +1,1 @@
-"""Data."""
+"""Data sets: readers of files, built-in sets, latents, and OracleDataset, which prepares samples for queries."""

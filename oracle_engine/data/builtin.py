@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,7 @@ import torch
 
 from ..base.arrays import Int64, Tensor
 from ..base.errors import bad_file, invalid, missing
+from ..base.names import BUILTIN_NAMES
 from ..base.settings import Settings
 from .dataset import ValueMap
 from .formats import find_idx, read_cifar10, read_idx
@@ -22,6 +23,9 @@ from .samples import Samples, samples_of, tensor_of
 PATCH_SIDE = 32
 MOST_PATCHES = 100_000
 
+# where the Debian package dataset-fashion-mnist puts its files
+FASHION_FOLDER = Path("/usr/share/datasets/fashion-mnist")
+
 _PIXELS = ValueMap.default(torch.uint8)
 
 
@@ -29,8 +33,8 @@ _PIXELS = ValueMap.default(torch.uint8)
 class BuiltIn:
     """A built-in data set.
 
-    description, credit: one line each, for listings; credit says whose work it is and under which licence.
-    load: returns the samples; takes the keyword arguments named in `options`, of folder, count and seed.
+    name: its key in BUILTINS. description, credit: one line each; credit names the authors and the licence.
+    load: a function that returns the samples. options: the keyword arguments that it takes, of folder, count and seed.
     value_map: from the stored numbers to values in [-1, 1].
     """
 
@@ -43,11 +47,13 @@ class BuiltIn:
 
 
 def load_builtin(name: str, *, folder: Path | None = None, count: int | None = None, seed: int = 0) -> Samples:
-    """Return the samples of the built-in set `name`, a key of BUILTINS.
+    """Return the samples of a built-in set.
 
-    folder: where the files of a set are that is read from files. count, seed: how many samples to draw, and the seed,
-    for a set that draws them ("patches"); the others return all they have.
-    Raises InputError for a folder that the set has no use for, DataFileError for files that are absent or damaged.
+    name: a key of BUILTINS. folder: where the files are, for a set that is read from files.
+    count, seed: how many samples to draw, and the seed, for a set that draws them ("patches"); the others return all.
+
+    Raises KeyError for another name, InputError for a folder or a count that the set cannot use, DataFileError for
+    files that are absent or damaged, and MissingDependencyError where scikit-learn or pillow is needed and absent.
     """
     builtin = BUILTINS[name]
     if folder is not None and "folder" not in builtin.options:
@@ -57,7 +63,10 @@ def load_builtin(name: str, *, folder: Path | None = None, count: int | None = N
 
 
 def load_digits() -> Samples:
-    """Return scikit-learn's 1,797 handwritten digits, uint8 [1797, 1, 8, 8] of 0..16, and labels 0..9."""
+    """Return scikit-learn's 1,797 handwritten digits, uint8 [1797, 1, 8, 8] in 0..16, and labels 0..9.
+
+    Raises MissingDependencyError where scikit-learn is not installed.
+    """
     try:
         from sklearn import datasets
     except ImportError as error:
@@ -69,8 +78,11 @@ def load_digits() -> Samples:
 def draw_patches(count: int | None = None, seed: int = 0) -> Samples:
     """Return crops of scikit-learn's two photographs, uint8 [count, 3, 32, 32]; the label is the photograph, 0 or 1.
 
-    count: 20,000 unless given, at most 100,000; half of each photograph, every position at most once. For one seed, the
-    positions of a small draw are the first of a larger one.
+    count: 1..100,000, None for 20,000; half of each photograph, every position at most once.
+    seed: of the positions. For one seed, those of a small draw are the first of a larger one.
+
+    Raises InputError for a count outside these limits, and MissingDependencyError where scikit-learn or pillow is not
+    installed.
     """
     wanted = 20_000 if count is None else count
     if not 1 <= wanted <= MOST_PATCHES:
@@ -81,23 +93,25 @@ def draw_patches(count: int | None = None, seed: int = 0) -> Samples:
     shares = (wanted - wanted // 2, wanted // 2)
     patches = torch.empty(wanted, 3, PATCH_SIDE, PATCH_SIDE, dtype=torch.uint8)
     for photograph, part in zip(photographs, patches.split(shares), strict=True):
-        # a view of every crop there is, [rows, columns, 3, 32, 32]
+        # a view of all crops, [rows, columns, 3, 32, 32]
         crops = photograph.unfold(0, PATCH_SIDE, 1).unfold(1, PATCH_SIDE, 1)
         place = torch.randperm(len(crops) * crops.shape[1], generator=drawn)[: len(part)]
         part.copy_(crops[place // crops.shape[1], place % crops.shape[1]])
     return Samples(patches, _repeat_labels(shares))
 
 
-def load_images(name: str, remedy: str, *extra: str, folder: Path | None = None) -> Samples:
-    """Return the train split of a set kept as MNIST is, uint8 [N, 1, 28, 28], with labels.
+def load_images(name: str, *, remedy: str, extra: Sequence[Path] = (), folder: Path | None = None) -> Samples:
+    """Return the train split of a set in the file format of MNIST, uint8 [N, 1, 28, 28], with labels.
 
-    name: names the folders that are looked in unless `folder` is given; extra: further folders.
-    Raises DataFileError that lists the folders looked in and says `remedy`.
+    name: of the set, and of its subfolder of ORACLE_DATA and of ~/.cache/oracle-engine, which are searched.
+    remedy: what an error recommends. extra: further folders to search. folder: the only one to search, where given.
+
+    Raises DataFileError where no folder has the images, where the labels are not beside them, and for other shapes.
     """
-    places = _places(name, folder, extra)
-    images = next(filter(None, (find_idx(place, "train-images", 3) for place in places)), None)
+    folders = _folders(name, folder, extra)
+    images = next(filter(None, (find_idx(place, "train-images", 3) for place in folders)), None)
     if images is None:
-        raise _nowhere(name, "train-images-idx3-ubyte (or .gz)", places, remedy)
+        raise _absent(name, "train-images-idx3-ubyte (or .gz)", folders, remedy)
     samples = read_idx(images)
     if samples.labels is None:
         raise bad_file(images.parent, "train-labels-idx1-ubyte (or .gz) beside the images", "no such file", remedy)
@@ -110,14 +124,15 @@ def load_images(name: str, remedy: str, *extra: str, folder: Path | None = None)
 def load_cifar10(folder: Path | None = None) -> Samples:
     """Return the train split of CIFAR-10, uint8 [50000, 3, 32, 32], with labels, from its binary version.
 
-    folder: cifar-10-batches-bin or the folder that holds it. Raises DataFileError as :func:`load_images` does.
+    folder: cifar-10-batches-bin or the folder that holds it; None searches the folders of :func:`load_images`.
+    Raises DataFileError where the files are absent or damaged.
     """
     inner = "cifar-10-batches-bin"
-    places = [spot for place in _places("cifar10", folder) for spot in (place, place / inner)]
-    found = next((place for place in places if (place / "data_batch_1.bin").is_file()), None)
+    folders = [spot for place in _folders("cifar10", folder) for spot in (place, place / inner)]
+    found = next((place for place in folders if (place / "data_batch_1.bin").is_file()), None)
     if found is None:
         remedy = f"unpack cifar-10-binary.tar.gz into one of them, or pass folder=.../{inner}"
-        raise _nowhere("cifar10", "data_batch_1.bin", places, remedy)
+        raise _absent("cifar10", "data_batch_1.bin", folders, remedy)
     return read_cifar10(found)
 
 
@@ -135,17 +150,17 @@ def _repeat_labels(shares: tuple[int, ...]) -> Int64[Tensor, "N"]:
     return torch.arange(len(shares)).repeat_interleave(torch.tensor(shares))
 
 
-def _places(name: str, folder: Path | None, extra: tuple[str, ...] = ()) -> list[Path]:
+def _folders(name: str, folder: Path | None, extra: Sequence[Path] = ()) -> list[Path]:
     if folder is not None:
         return [folder]
     data = Settings.read().data
     own = Path("~/.cache/oracle-engine").expanduser() / name
-    return [*([] if data is None else [data / name]), own, *map(Path, extra)]
+    return [*([] if data is None else [data / name]), own, *extra]
 
 
-def _nowhere(name: str, files: str, places: list[Path], remedy: str) -> Exception:
-    looked_in = ", ".join(map(str, places))
-    return bad_file(f"built-in data set {name!r}", f"{files} in one of: {looked_in}", "it in none of them", remedy)
+def _absent(name: str, files: str, folders: list[Path], remedy: str) -> Exception:
+    searched = ", ".join(map(str, folders))
+    return bad_file(f"built-in data set {name!r}", f"{files} in one of: {searched}", "it in none of them", remedy)
 
 
 _MNIST_REMEDY = (
@@ -172,14 +187,14 @@ _ALL = (
         "fashion-mnist",
         "60,000 pictures of clothes, 1 x 28 x 28, 10 classes; Debian package dataset-fashion-mnist",
         "H. Xiao, K. Rasul, R. Vollgraf; Zalando SE, MIT licence",
-        partial(load_images, "fashion-mnist", _FASHION_REMEDY, "/usr/share/datasets/fashion-mnist"),
+        partial(load_images, "fashion-mnist", remedy=_FASHION_REMEDY, extra=(FASHION_FOLDER,)),
         ("folder",),
     ),
     BuiltIn(
         "mnist",
         "60,000 handwritten digits, 1 x 28 x 28, 10 classes; read from a folder",
         "Y. LeCun, C. Cortes, C. Burges; CC BY-SA 3.0",
-        partial(load_images, "mnist", _MNIST_REMEDY),
+        partial(load_images, "mnist", remedy=_MNIST_REMEDY),
         ("folder",),
     ),
     BuiltIn(
@@ -190,4 +205,4 @@ _ALL = (
         ("folder",),
     ),
 )
-BUILTINS: Mapping[str, BuiltIn] = MappingProxyType({builtin.name: builtin for builtin in _ALL})
+BUILTINS: Mapping[str, BuiltIn] = MappingProxyType(dict(zip(BUILTIN_NAMES, _ALL, strict=True)))

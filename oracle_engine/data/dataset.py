@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,17 +15,20 @@ from ..base.errors import invalid
 from ..base.files import hash_tensors, is_kind, read_tensors, write_tensors
 from ..kernels import Rows, Span, prepare_rows, recentred, total_variance
 
-# values hashed at once where samples may have to be put in order
+# values hashed at once where samples may have to be gathered in another order
 HASH_VALUES = 1 << 23
 
-# what a saved file says it is, and the tensors of its rows
+# the kind of a saved file, and the names of the tensors of its rows
 DATASET_KIND = "oracle-dataset-1"
 ROW_TENSORS = ("stored", "centre", "half_norms", "log_weights")
 
 
 @dataclass(frozen=True)
 class ValueMap:
-    """The affine map from stored numbers to values: value = scale * stored + offset."""
+    """The affine map from stored numbers to values: value = scale * stored + offset.
+
+    scale: finite and > 0. offset: finite. Raises InputError for others.
+    """
 
     scale: float = 1.0
     offset: float = 0.0
@@ -37,24 +41,38 @@ class ValueMap:
 
     @classmethod
     def default(cls, dtype: torch.dtype) -> ValueMap:
-        """Return the map a dtype usually means: uint8 covers [-1, 1], int8 is divided by 127, floats stay."""
+        """Return the map that numbers of `dtype` usually have: uint8 to [-1, 1], int8 / 127, floats unchanged."""
         return {torch.uint8: cls(2 / 255, -1.0), torch.int8: cls(1 / 127)}.get(dtype, cls())
 
 
 class OracleDataset:
-    """A finite data set: samples in their storage dtype, labels, weights, and what every query needs of them.
+    """A finite data set: samples in their storage dtype, labels, weights, and the products that every query needs.
 
-    points: [N, *shape], uint8, int8, float16, bfloat16, float32 or float64; the stored numbers are the truth,
-        everything is computed from exactly these. Not copied, unless labels have to be brought together.
+    points: [N, *shape], uint8, int8, float16, bfloat16, float32 or float64, finite. Every result is computed from
+        exactly these numbers. They are shared, not copied, unless `storage` or the order of the labels needs a copy.
     labels: [N] integers, or None. Samples are kept sorted by label, so that a class is one contiguous range;
-        indices seen by the user are always those of `points`.
-    weights: [N] non-negative, or None for equal weights; only their ratios matter.
-    storage: keep the numbers in this floating dtype instead. 8-bit numbers are exact in all of them: float32 costs
-        four times the memory and answers small batches faster. From wider floats it is a lossy choice.
-    value_map: from numbers to values; uint8 defaults to [-1, 1], floats to themselves.
+        the indices that users see are always those of `points`.
+    weights: [N] non-negative, finite, not all zero, or None for equal weights; only their ratios matter.
+    storage: a floating dtype to cast the numbers to. 8-bit numbers are exact in all of them: float32 costs four times
+        the memory and answers small batches faster. From wider floats the cast rounds.
+    value_map: from stored numbers to values; the default maps uint8 to [-1, 1], divides int8 by 127 and leaves floats.
+    name: names the data set in reports.
+
+    Attributes: name; sample_shape, a tuple; value_map; rows, the prepared rows; order, [N] int64, the index in `points`
+    of each row, or None where they agree; sorted_labels, [N] int64, the label of each row, or None.
 
     Raises InputError for empty or non-finite data, unknown dtypes, wrong label counts and negative weights.
-    Preparation reads the data twice, in blocks.
+    Preparation takes O(N D) operations, reads the data twice in blocks and adds a few numbers per sample to the memory.
+
+    >>> import torch
+    >>> from oracle_engine import OracleDataset
+    >>> data = OracleDataset(torch.tensor([[0, 255], [255, 255], [0, 0]], dtype=torch.uint8), torch.tensor([1, 0, 1]))
+    >>> len(data), data.dim, data.storage
+    (3, 2, torch.uint8)
+    >>> data[0].tolist()
+    [-1.0, 1.0]
+    >>> data.segments[1]
+    Span(start=1, stop=3)
     """
 
     def __init__(
@@ -74,28 +92,25 @@ class OracleDataset:
         self.name = name
         self.sample_shape = tuple(points.shape[1:])
         self.value_map = value_map or default_map or ValueMap()
+        self.order, self.sorted_labels = _by_label(labels)
         stored = points.reshape(len(points), -1)
-        self.order: Int64[Tensor, "N"] | None = None
-        self.sorted_labels: Int64[Tensor, "N"] | None = labels
-        if labels is not None and bool((labels[1:] < labels[:-1]).any()):
-            self.sorted_labels, self.order = labels.sort(stable=True)
+        if self.order is not None:
             stored = stored[self.order]
             weights = None if weights is None else weights[self.order]
         self.rows = prepare_rows(stored, weights)
 
     @classmethod
-    def _prepared(
-        cls,
-        name: str,
-        sample_shape: Sequence[int],
-        value_map: ValueMap,
-        rows: Rows,
-        rest: Mapping[str, Tensor | None],
+    def _of_rows(
+        cls, rows: Rows, *, name: str, sample_shape: Sequence[int], value_map: ValueMap, rest: Mapping[str, Any]
     ) -> OracleDataset:
         self = cls.__new__(cls)
         self.name, self.sample_shape, self.value_map, self.rows = name, tuple(sample_shape), value_map, rows
         self.order, self.sorted_labels = rest.get("order"), rest.get("sorted_labels")
         return self
+
+    def _with_rows(self, rows: Rows, rest: Mapping[str, Any]) -> OracleDataset:
+        shape, value_map = self.sample_shape, self.value_map
+        return self._of_rows(rows, name=self.name, sample_shape=shape, value_map=value_map, rest=rest)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -107,40 +122,43 @@ class OracleDataset:
         return f"OracleDataset({self.name!r}, {what}, {size:,.1f} MiB on {self.device})"
 
     def __getitem__(self, index: int | slice | Tensor) -> Shaped[Tensor, "..."]:
-        """Return samples in value space, [*shape] for an int and [n, *shape] for a slice or an index tensor."""
+        """Return samples in value space, [*shape] for an int and [n, *shape] for a slice or an index tensor.
+
+        index: position in the points that the data set was made from; negative ones count from the end.
+        """
         chosen = torch.arange(len(self))[index].to(self.device)
         return self.sample_values(self.row_of(chosen.reshape(-1))).reshape((*chosen.shape, *self.sample_shape))
 
     @property
     def storage(self) -> torch.dtype:
-        """The dtype the samples are kept in."""
+        """The dtype in which the samples are stored."""
         return self.rows.stored.dtype
 
     @property
     def value_dtype(self) -> torch.dtype:
-        """The dtype samples are handed out in: float64 for float64 storage, else float32."""
+        """The dtype in which values are returned: float64 for float64 storage, else float32."""
         return torch.float64 if self.storage == torch.float64 else torch.float32
 
     @property
     def device(self) -> torch.device:
-        """Where the samples are."""
+        """The device that holds the samples."""
         return self.rows.device
 
     @property
     def dim(self) -> int:
-        """Number of values in one sample, D."""
+        """Number of values in one sample, D >= 1."""
         return self.rows.dim
 
     @cached_property
     def labels(self) -> Int64[Tensor, "N"] | None:
-        """Labels in the order of the points the data set was made from, or None."""
+        """Labels in the order of the points that the data set was made from, [N] int64, or None."""
         if self.sorted_labels is None or self.order is None:
             return self.sorted_labels
         return torch.empty_like(self.sorted_labels).index_copy_(0, self.order, self.sorted_labels)
 
     @cached_property
     def segments(self) -> Mapping[int, Span]:
-        """The range of rows of each class; empty without labels."""
+        """The range of rows of each class, by label; the mapping is empty without labels."""
         if self.sorted_labels is None:
             return {}
         names, counts = self.sorted_labels.unique_consecutive(return_counts=True)
@@ -155,21 +173,28 @@ class OracleDataset:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of everything an answer depends on: samples, shape, value map, labels, weights. Reads the data once."""
+        """Hash of all that an answer depends on: samples, shape, value map, labels and weights.
+
+        32 hexadecimal digits. The first access reads the data once.
+        """
         facts = (len(self), self.sample_shape, str(self.storage), self.value_map)
         return hash_tensors(repr(facts), [self.rows.stored, self.sorted_labels, self.order, self.rows.log_weights])
 
     def prefix_fingerprint(self, count: int) -> str:
-        """Return a hash of the first `count` samples, their labels, shape and value map, but not of their weights.
+        """Return a hash of the first samples, their labels, shape and value map, but not of their weights.
 
-        Grown data have it in common with what they grew from. Reads the samples once.
+        count: how many samples, 0..N. A data set to which samples were appended has the hash of what it was before.
+        32 hexadecimal digits. These samples are read once.
         """
         facts = (count, self.sample_shape, str(self.storage), self.value_map)
         labels = None if self.labels is None else self.labels[:count]
         return hash_tensors(repr(facts), [labels, *self._blocks(count)])
 
     def prefix_rows(self, count: int) -> Int64[Tensor, "n"]:
-        """Return where the rows of a data set of the first `count` samples alone are here, in their order there."""
+        """Return the rows here of the samples that a data set of the first samples alone would hold, [count] int64.
+
+        count: how many samples, 0..N. The result is in the order of the rows of that data set.
+        """
         order = torch.arange(count, device=self.device)
         if self.labels is not None:
             order = self.labels[:count].sort(stable=True).indices
@@ -183,15 +208,21 @@ class OracleDataset:
 
     @cached_property
     def variance_per_dim(self) -> float:
-        """(Weighted) variance of the samples in value space, averaged over the coordinates."""
+        """Variance of the weighted samples in value space, averaged over the D coordinates."""
         return self.value_map.scale**2 * total_variance(self.rows) / self.dim
 
     def row_of(self, index: Int64[Tensor, "n"]) -> Int64[Tensor, "n"]:
-        """Return where the samples with these indices are kept."""
+        """Return the rows of samples, [n] int64 in 0..N - 1.
+
+        index: [n] int64, positions in the points that the data set was made from, 0..N - 1.
+        """
         return index if self._position is None else self._position[index]
 
     def index_of(self, row: Int64[Tensor, "..."]) -> Int64[Tensor, "..."]:
-        """Return the indices of the samples kept at these rows; -1 stays -1."""
+        """Return the indices of samples in the points that the data set was made from, int64 in the shape of `row`.
+
+        row: rows, any shape, int64 in 0..N - 1; -1 stands for no sample and stays -1.
+        """
         return row if self.order is None else torch.where(row < 0, -1, self.order[row.clamp_min(0)])
 
     @cached_property
@@ -201,13 +232,20 @@ class OracleDataset:
         return torch.empty_like(self.order).index_copy_(0, self.order, torch.arange(len(self), device=self.device))
 
     def sample_values(self, row: Int64[Tensor, "n"]) -> Shaped[Tensor, "n ..."]:
-        """Return the samples kept at these rows in value space, [n, *shape] of `value_dtype`."""
+        """Return samples in value space, [n, *shape] of `value_dtype`, computed in float64 and rounded once.
+
+        row: [n] int64, rows in 0..N - 1. The result is a copy.
+        """
         stored = self.rows.stored.index_select(0, row).double()
         values = stored.mul_(self.value_map.scale).add_(self.value_map.offset)
         return values.to(self.value_dtype).reshape((len(row), *self.sample_shape))
 
     def to(self, device: torch.device | str) -> OracleDataset:
-        """Return the data set on `device`; itself where it is there already. Raises InputError where it cannot fit."""
+        """Return the data set on another device, or itself where it is there already.
+
+        device: where the samples are to be; the result holds a copy there. Raises InputError where a CUDA device has
+        less memory free than the stored samples need.
+        """
         target = torch.device(device)
         if target == self.device:
             return self
@@ -215,22 +253,26 @@ class OracleDataset:
             _check_fits(self.rows.stored.nbytes, *torch.cuda.mem_get_info(target))
         rows = self.rows.to(target)
         rest = {"order": _moved(self.order, target), "sorted_labels": _moved(self.sorted_labels, target)}
-        return self._prepared(self.name, self.sample_shape, self.value_map, rows, rest)
+        return self._with_rows(rows, rest)
 
     def centred_at(self, centre: Float64[Tensor, "D"]) -> OracleDataset:
-        """Return the data set with its rows prepared around `centre`, itself where they are; answers stay the same.
+        """Return the data set with its rows prepared around another centre, or itself where they are; answers agree.
 
-        An index has to find the centre it was built with. Reads the data once and copies none.
+        centre: [D] float64, in stored numbers; an index needs the centre that it was built with. The data are read
+        once and shared, not copied.
         """
         if torch.equal(centre, self.rows.centre):
             return self
         rest = {"order": self.order, "sorted_labels": self.sorted_labels}
-        moved = self._prepared(self.name, self.sample_shape, self.value_map, recentred(self.rows, centre), rest)
+        moved = self._with_rows(recentred(self.rows, centre), rest)
         moved.__dict__["fingerprint"] = self.fingerprint
         return moved
 
     def save(self, path: str | Path) -> None:
-        """Write the data set, prepared, to one checksummed `.safetensors` file; a failure leaves no file behind."""
+        """Write the prepared data set to one checksummed `.safetensors` file; a failure leaves no file behind.
+
+        path: the file to write or replace. Raises OSError where it cannot be written. The data are read twice.
+        """
         tensors = {name: getattr(self.rows, name) for name in ROW_TENSORS}
         tensors |= {"order": self.order, "sorted_labels": self.sorted_labels}
         facts = {
@@ -247,10 +289,12 @@ class OracleDataset:
 
     @classmethod
     def load(cls, path: str | Path, *, verify: bool = True) -> OracleDataset:
-        """Read what :meth:`save` wrote; the samples are memory-mapped, not copied.
+        """Return the data set that :meth:`save` wrote; its samples are memory-mapped, not copied.
 
-        verify: read everything once and compare it with the checksum; False for instant access to trusted files.
-        Raises DataFileError for a file that is damaged or of another kind.
+        path: the file. verify: True reads everything once and compares it with the checksum; False reads only the
+            header, for trusted files.
+
+        Raises FileNotFoundError where there is no file and DataFileError for one that is damaged or of another kind.
         """
         tensors, facts = read_tensors(Path(path), DATASET_KIND, verify=verify)
         rows = Rows(
@@ -258,15 +302,23 @@ class OracleDataset:
             radius=facts["radius"],
             stored_radius=facts["stored_radius"],
         )
-        value_map = ValueMap(*facts["value_map"])
-        loaded = cls._prepared(facts["name"], facts["sample_shape"], value_map, rows, tensors)
+        value_map, shape = ValueMap(*facts["value_map"]), facts["sample_shape"]
+        loaded = cls._of_rows(rows, name=facts["name"], sample_shape=shape, value_map=value_map, rest=tensors)
         loaded.__dict__["fingerprint"] = facts["fingerprint"]
         return loaded
 
     @staticmethod
     def is_saved(path: str | Path) -> bool:
-        """Whether :meth:`save` wrote the file at `path`."""
+        """Return whether :meth:`save` wrote the file at `path`; only its header is read."""
         return is_kind(Path(path), DATASET_KIND)
+
+
+def _by_label(labels: Tensor | None) -> tuple[Int64[Tensor, "N"] | None, Int64[Tensor, "N"] | None]:
+    """Return the order that sorts the labels, None where they are sorted, and the sorted labels."""
+    if labels is None or not bool((labels[1:] < labels[:-1]).any()):
+        return None, labels
+    ordered, order = labels.sort(stable=True)
+    return order, ordered
 
 
 def _checked_points(points: Tensor, storage: torch.dtype | None) -> Tensor:

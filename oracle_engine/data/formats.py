@@ -1,4 +1,4 @@
-"""One reader for each file format: samples as they are stored, or an error that says what is wrong with the file."""
+"""One reader for each file format: each returns samples as they are stored, or raises an error about the file."""
 
 from __future__ import annotations
 
@@ -42,10 +42,12 @@ _CIFAR_RECORD = 1 + 3 * 32 * 32
 
 
 def read_path(path: Path, key: str | None = None) -> Samples:
-    """Return the samples of a file, by the end of its name, or of a folder, by what is in it.
+    """Return the samples of a file or a folder.
 
+    path: a file, whose format is that of its suffix, or a folder of CIFAR-10 batches, of IDX files or of shards.
     key: which array of an .npz or .safetensors file, or of each shard of a folder, holds the samples.
-    Raises DataFileError for what cannot be read and InputError for a key where arrays have no names.
+
+    Raises DataFileError for a path that cannot be read and InputError for a key where arrays have no names.
     """
     if path.is_dir():
         return _read_folder(path, key)
@@ -68,7 +70,8 @@ def read_path(path: Path, key: str | None = None) -> Samples:
 def read_npy(path: Path) -> Samples:
     """Return the array of an .npy file, [N, *shape], memory-mapped.
 
-    Raises DataFileError for a damaged file, one with more in it than one array, and dtypes that are not stored.
+    path: the file. Raises DataFileError for a damaged file, one with more than one array, and dtypes that are not
+        in STORAGE_DTYPES.
     """
     with reading(path, "a NumPy .npy file"):
         _check_magic(path, b"\x93NUMPY")
@@ -81,9 +84,11 @@ def read_npy(path: Path) -> Samples:
 
 
 def read_npz(path: Path, key: str | None = None) -> Samples:
-    """Return the array called `key` of an .npz file, or its only one beside the labels ("labels" or "y").
+    """Return an array of an .npz file, [N, *shape], and the array "labels" or "y", [N], as labels where there is one.
 
-    Raises DataFileError for a damaged file, an array that is not there, and several where no key is given.
+    path: the file. key: the name of the array; None takes the only one beside the labels.
+    Raises DataFileError for a damaged file, a name that is not there, and several arrays where no key is given.
+    The arrays are read into memory.
     """
     with reading(path, "a NumPy .npz file"):
         _check_magic(path, b"PK")
@@ -95,9 +100,10 @@ def read_npz(path: Path, key: str | None = None) -> Samples:
 
 
 def read_safetensors(path: Path, key: str | None = None) -> Samples:
-    """Return the tensor called `key` of a .safetensors file, or its only one of a storage dtype, memory-mapped.
+    """Return a tensor of a .safetensors file, [N, *shape], memory-mapped, and "labels" or "y" as labels, [N].
 
-    A tensor called "labels" or "y" is taken as the labels. Raises DataFileError as :func:`read_npz` does.
+    path: the file. key: the name of the tensor; None takes the only one of a storage dtype beside the labels.
+    Raises DataFileError for a damaged file, a name that is not there, and several tensors where no key is given.
     """
     with reading(path, "a .safetensors file"), open_safetensors(path) as file:
         names = list(file.keys())
@@ -109,7 +115,10 @@ def read_safetensors(path: Path, key: str | None = None) -> Samples:
 
 @contextmanager
 def open_safetensors(path: Path) -> Iterator[Any]:
-    """Give an open .safetensors file; damage is a ValueError."""
+    """Yield a .safetensors file, open for reading.
+
+    path: the file. Raises ValueError where it is damaged.
+    """
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -120,10 +129,13 @@ def open_safetensors(path: Path) -> Iterator[Any]:
 
 
 def read_idx(path: Path) -> Samples:
-    """Return the array of an IDX file, gzipped or not, whose header and length agree.
+    """Return the array of an IDX file, [N, *shape], in native byte order.
 
-    A file named as MNIST names its images (`...images-idx3-ubyte`) gives [N, 1, H, W], and its labels where they lie
-    beside it. Unpacked files are memory-mapped. Raises DataFileError for damage and for dtypes that are not stored.
+    path: the file, gzipped or not. One that is named as MNIST names its images (`...images-idx3-ubyte`) gives
+        [N, 1, H, W] and the labels of the file beside it, where there is one.
+
+    Raises DataFileError where header and length disagree and for dtypes that are not stored. A file that is not gzipped
+    is memory-mapped.
     """
     points = _idx_array(path)
     named = _IDX_IMAGES.match(path.name)
@@ -137,14 +149,18 @@ def read_idx(path: Path) -> Samples:
 
 
 def find_idx(folder: Path, stem: str, ndim: int) -> Path | None:
-    """Return `stem-idx<ndim>-ubyte` in `folder`, unpacked rather than gzipped, or None if neither is there."""
+    """Return the path of an IDX file, the one that is not gzipped where there are both, or None where there is none.
+
+    folder: where to look. stem, ndim: of the name `stem-idx<ndim>-ubyte`, with or without .gz.
+    """
     names = (f"{stem}{mark}idx{ndim}-ubyte{end}" for end in ("", ".gz") for mark in "-.")
     return next((folder / name for name in names if (folder / name).is_file()), None)
 
 
 def read_cifar10(path: Path) -> Samples:
-    """Return CIFAR-10's binary version, uint8 [N, 3, 32, 32] and labels 0..9: one file, or the folder of its five.
+    """Return the samples of CIFAR-10's binary version, uint8 [N, 3, 32, 32], and their labels, 0..9.
 
+    path: one batch, or the folder of data_batch_1.bin to data_batch_5.bin.
     Raises DataFileError for a batch that is missing, not made of 3,073-byte records, or labelled above 9.
     """
     files = [path / name for name in _CIFAR_BATCHES] if path.is_dir() else [path]
@@ -160,8 +176,9 @@ def read_cifar10(path: Path) -> Samples:
 def read_shards(folder: Path, key: str | None = None) -> Samples:
     """Return the samples of all .npy, .npz and .safetensors files of a folder, in the order of their names.
 
-    key: the array to take of each .npz or .safetensors file. A single shard stays memory-mapped, several are copied
-    into one tensor. Raises DataFileError unless all have one shape and dtype, and all or none have labels.
+    folder: where the files are. key: the array to take of each .npz or .safetensors file.
+    Raises DataFileError where there is no such file, where shapes or dtypes differ, and where only some have labels.
+    A single shard stays memory-mapped, several are copied into one tensor.
     """
     with reading(folder, "a folder"):
         present = sorted(file for file in folder.iterdir() if not file.name.startswith("."))
@@ -184,8 +201,10 @@ def read_shards(folder: Path, key: str | None = None) -> Samples:
 def read_iterable(source: Any) -> Samples:
     """Return the samples of a finite iterable of `x` or `(x, label)`, each item one sample, copied into one tensor.
 
-    source: anything that iterates, or has a length and is indexed from 0 as data sets of torch are.
-    x: tensor or NumPy array [*shape]; label: integer. Raises InputError that names the first item unlike the others.
+    source: an iterable, or an object with a length that is indexed from 0, as data sets of torch are. x is a tensor or
+        a NumPy array [*shape] of a storage dtype, label an integer.
+
+    Raises InputError for an empty source and for the first item whose shape, dtype or label differs from item 0.
     """
     points: Tensor | None = None
     labels: list[int | None] = []
@@ -206,13 +225,17 @@ def read_iterable(source: Any) -> Samples:
 
 @contextmanager
 def reading(path: Path, expected: str) -> Iterator[None]:
-    """Word what goes wrong inside the block as a DataFileError about `path`."""
+    """Turn the exceptions of damaged or unreadable files inside the block into a DataFileError about the file.
+
+    path: the file that the error names. expected: what it should hold, a noun.
+    Raises DataFileError; errors of this package pass unchanged.
+    """
     try:
         yield
     except OracleError:
         raise
     except _DAMAGE as error:
-        # the words of numpy for an array that only pickle could load
+        # the messages of numpy about an array that only pickle could load
         if str(error).startswith(("Array can't be memory-mapped", "Object arrays cannot")):
             raise bad_file(path, expected, "dtype object", dict(DTYPE_REMEDIES)["object"]) from error
         raise bad_file(path, expected, f"damaged or incomplete content ({error})", FRESH_COPY) from error
@@ -230,10 +253,13 @@ def _check_magic(path: Path, magic: bytes) -> None:
 
 
 def member(archive: zipfile.ZipFile, name: str) -> np.ndarray:
-    """Return the array `name`.npy of an archive; damage is a ValueError."""
+    """Return an array of an .npz archive, read into memory.
+
+    archive: open for reading. name: of the array, without .npy. Raises ValueError where it is damaged.
+    """
     with archive.open(f"{name}.npy") as stream:
         array = np.lib.format.read_array(stream, allow_pickle=False)
-        # the checksum is looked at when the end is reached; np.load stops where a damaged header says
+        # zipfile compares the checksum at the end, and read_array stops where a damaged header says
         if stream.read(1):
             raise ValueError(f"more bytes in {name} than its shape {list(array.shape)} has")
     return array

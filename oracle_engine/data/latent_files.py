@@ -1,4 +1,4 @@
-"""Latents as training projects leave them on disk: which format a path is in, and its numbers as they are stored."""
+"""Latents on disk in the formats of training projects: the format of a path, and its numbers as they are stored."""
 
 from __future__ import annotations
 
@@ -38,10 +38,11 @@ class ChannelStats:
 class LatentFiles:
     """Latents in the numbers they are stored in.
 
-    format: one of FORMATS. points: [N, C, H, W]. labels: [N] int64, or None.
+    format: one of FORMATS. points: [N, C, H, W], floating. labels: [N] int64, or None.
     flips: whether the second half of the points are the latents of the mirrored images of the first.
-    point_std: root mean square of the posterior widths, where they are stored beside the means; else 0.
-    stats: per-channel statistics that lie beside the points, or None.
+    point_std: root mean square of the posterior standard deviations, in stored numbers, where the files hold them
+        beside the means; else 0.
+    stats: mean and std of each channel, from a file beside the points, or None.
     """
 
     format: str
@@ -53,7 +54,11 @@ class LatentFiles:
 
 
 def latent_format(path: Path) -> str | None:
-    """Return which of FORMATS `path` is in, or None: from names and, for LightningDiT, one header."""
+    """Return which of FORMATS a path is in, or None.
+
+    path: any file or folder. File names decide and, for LightningDiT, the header of the first shard.
+    Raises DataFileError where a zip archive or that shard is damaged.
+    """
     if path.is_file() and path.suffix == ".zip":
         with reading(path, "a zip archive"), zipfile.ZipFile(path) as archive:
             return "mean-std" if any(_is_mean_std(name) for name in archive.namelist()) else None
@@ -73,9 +78,12 @@ def read_latents(path: str | Path, *, flips: bool = True, storage: torch.dtype |
     path: LightningDiT shards (.safetensors with `latents`, `latents_flip`, `labels`, beside latents_stats.pt); an EDM2
         or REPA folder or zip (img-mean-std-*.npy, dataset.json), of whose posteriors the means are taken; or the
         folder that holds fast-DiT's *_features and *_labels.
-    flips: take latents_flip too, after all others, as a training loop that draws one of the two at random does.
-    storage: floating dtype to cast to while reading. Copied into one tensor, one shard without flips excepted.
-    Raises DataFileError for other paths and for files that are damaged or do not fit together.
+    flips: True takes latents_flip too, after all others, for training loops that draw one of the two at random.
+    storage: floating dtype to cast to while reading; None keeps that of the files.
+
+    Raises InputError for a storage dtype that is not floating, and DataFileError for other paths and for files that
+    are damaged or do not fit together. All latents are copied into one tensor; only one shard without flips and
+    `storage` stays memory-mapped.
     """
     folder = Path(path).expanduser()
     if storage is not None and not storage.is_floating_point:
@@ -121,7 +129,7 @@ def _read_mean_std(path: Path, storage: torch.dtype | None) -> LatentFiles:
         squares = []
 
         def mean(index: int) -> Tensor:
-            """Return the mean of a latent, [1, C, H, W], and note the mean square of its widths."""
+            # the mean of a latent, [1, C, H, W]; the mean square of its widths is noted
             moments = tensor_of(load(files[index]), path / files[index])
             if moments.ndim != 3 or len(moments) % 2:
                 found = f"shape {list(moments.shape)}"

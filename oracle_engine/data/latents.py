@@ -1,4 +1,4 @@
-"""Latents as a data set: the normalisation a training loop applies is named, applied and recorded."""
+"""Latents as a data set: the normalisation that a training loop applies is named, applied and recorded."""
 
 from __future__ import annotations
 
@@ -23,10 +23,13 @@ BLOCK = 1024
 
 @dataclass(frozen=True, eq=False)
 class Normalisation:
-    """value = (stored - mean) / std * multiplier, with one mean and std, or one for each channel.
+    """The map value = (stored - mean) / std * multiplier, with one mean and std, or one for each channel.
 
-    Normalisation() leaves the numbers as they are; Normalisation(multiplier=0.18215) is what Stable Diffusion's
-    latents are trained with; "stats" in its place takes the channels of a file latents_stats.pt.
+    mean: a finite number, or [C] numbers as a sequence or tensor. std: the same, finite and > 0.
+    multiplier: finite and > 0.
+
+    Normalisation() leaves the numbers as they are; Normalisation(multiplier=0.18215) is the one of Stable Diffusion's
+    latents (Rombach et al. 2022). Raises InputError for numbers outside these ranges.
     """
 
     mean: float | Sequence[float] | Tensor = 0.0
@@ -43,25 +46,26 @@ class Normalisation:
 
     @property
     def per_channel(self) -> bool:
-        """Whether channels differ."""
+        """Whether mean or std differ between channels."""
         return len(set(_numbers(self.mean))) > 1 or len(set(_numbers(self.std))) > 1
 
     @property
     def value_map(self) -> ValueMap:
-        """The same for one mean and std, exactly, without touching the stored numbers."""
+        """The same map for one mean and std, which leaves the stored numbers as they are."""
         scale = self.multiplier / _numbers(self.std)[0]
         return ValueMap(scale, -_numbers(self.mean)[0] * scale)
 
     @property
     def mean_scale(self) -> float:
-        """The root mean square of multiplier / std: by how much a width grows."""
+        """The root mean square over channels of multiplier / std, by which a standard deviation is multiplied."""
         scales = [self.multiplier / std for std in _numbers(self.std)]
         return math.sqrt(sum(scale**2 for scale in scales) / len(scales))
 
     def apply(self, points: Float[Tensor, "N C H W"], storage: torch.dtype) -> Float[Tensor, "N C H W"]:
-        """Return the values in the dtype `storage`, computed in float64 and rounded once; a copy.
+        """Return the normalised values, [N, C, H, W] of `storage`, computed in float64 and rounded once; a copy.
 
-        Raises InputError where the number of channels differs.
+        points: [N, C, H, W] floating, the stored numbers. storage: floating dtype of the result.
+        Raises InputError where mean or std have neither one number nor one for each channel.
         """
         mean, std = (torch.tensor(_numbers(part), dtype=torch.float64) for part in (self.mean, self.std))
         for part in (mean, std):
@@ -92,14 +96,27 @@ def load_latents(
 ) -> OracleDataset:
     """Return latents on disk as a data set whose values are those that a model is trained on.
 
-    path, flips: as in read_latents. normalisation: a Normalisation, "stats" for that of latents_stats.pt, or None for
-        the numbers as they are. There is no default, because V(t), the transition and every log-density depend on it.
-    storage: floating dtype of the samples. float16 suits latents; bfloat16 loses digits that count.
+    path: a folder, an archive or a shard, as in read_latents. flips: True takes mirrored latents too, as there.
+    normalisation: a Normalisation, "stats" for the mean and std in latents_stats.pt, or None for the numbers as they
+        are. There is no default, because V(t), the transition and every log-density depend on it.
+    storage: floating dtype of the samples. float16 keeps the digits of latents; bfloat16 loses some that matter.
 
-    One mean and std become the value map, with the stored numbers as they are. Different channels have to be applied to
-    the numbers themselves, in float32 unless `storage` says otherwise. The name of the data set says which it was.
-    Warns where the files hold Gaussians: their means are taken, and a loop that draws from them has another oracle.
-    Raises InputError and DataFileError as read_latents and Normalisation do.
+    One mean and std become the value map and leave the stored numbers as they are. Channels that differ are applied to
+    the numbers themselves, in float32 unless `storage` says otherwise. The name of the data set ends in the
+    normalisation. The function warns where the files hold Gaussians: it takes their means, and a training loop that
+    draws from the Gaussians has another oracle.
+
+    Raises InputError for a normalisation or a storage dtype that cannot be used, and DataFileError for files that are
+    absent, damaged or of another kind. All latents are read once.
+
+    >>> import tempfile, torch
+    >>> from safetensors.torch import save_file
+    >>> from oracle_engine.data.latents import Normalisation, load_latents
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_file({"latents": torch.ones(4, 2, 3, 3), "labels": torch.arange(4)}, f"{folder}/shard.safetensors")
+    ...     data = load_latents(folder, Normalisation(multiplier=0.5), storage=torch.float16)
+    >>> data.sample_shape, data.storage, data[0].unique().tolist()
+    ((2, 3, 3), torch.float16, [0.5])
     """
     # numbers that are still to be normalised are rounded once, afterwards
     early = normalisation is None or (isinstance(normalisation, Normalisation) and not normalisation.per_channel)
@@ -114,11 +131,16 @@ def load_latents(
     return OracleDataset(files.points, files.labels, storage=storage, value_map=chosen.value_map, name=name)
 
 
-def load_as_stored(path: Path, value_map: ValueMap | None) -> LatentFiles:
-    """Return latents for a caller that named no normalisation; warns where a training loop would apply one."""
+def load_as_stored(path: Path, value_map: ValueMap | None, *, stacklevel: int = 2) -> LatentFiles:
+    """Return latents for a caller that named no normalisation, and warn where a training loop would apply one.
+
+    path: as in read_latents. value_map: the map that the caller named, which silences the warning, or None.
+    stacklevel: of the warning, the number of calls from this function up to the user's.
+    Raises DataFileError as read_latents does.
+    """
     files = read_latents(path)
     if value_map is None and (files.stats is not None or files.format == "mean-std"):
-        warnings.warn(_AS_STORED.format(path=path), stacklevel=4)
+        warnings.warn(_AS_STORED.format(path=path), stacklevel=stacklevel)
     return files
 
 

@@ -1,4 +1,4 @@
-"""Samples as a reader gives them: in the numbers they were stored in, checked once."""
+"""Samples as a reader returns them: in the numbers in which they are stored, checked once."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import torch
 from ..base.arrays import STORAGE_DTYPES, Int64, Shaped, Tensor
 from ..base.errors import OracleError, bad_file, invalid
 
-# a file, or the parameter that the samples came in
+# the file or the parameter that held the samples
 Where = Path | str
 
 _STORAGE_NAMES = tuple(str(dtype).removeprefix("torch.") for dtype in STORAGE_DTYPES)
-# how the name of a dtype begins that is not stored, and what to do about it
+# the beginning of the name of a dtype that is not stored, and the remedy
 DTYPE_REMEDIES = (
     ("bool", "convert to uint8, 0 and 1"),
     ("float8", "convert to float16, which holds every float8 value"),
@@ -32,7 +32,7 @@ DTYPE_REMEDIES = (
 
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """Samples in the numbers they were stored in.
+    """Samples in the numbers in which they are stored.
 
     points: [N, *shape], contiguous, in a storage dtype; memory-mapped where the format allows it.
     labels: [N] int64, or None.
@@ -43,9 +43,11 @@ class Samples:
 
 
 def samples_of(points: Any, labels: Any, where: Where) -> Samples:
-    """Return points [N, *shape] and labels [N] (or None) as Samples, sharing memory wherever possible.
+    """Return points and labels as Samples, which share memory with them where the dtype and strides allow it.
 
-    where: what an error names. Raises DataFileError for a path and InputError for a parameter.
+    points: [N, *shape], a tensor or NumPy array of a storage dtype, not empty. labels: [N] integers, or None.
+    where: the file (a Path) or the parameter (its name) that errors name.
+    Raises DataFileError for a path and InputError for a parameter, where one of these requirements does not hold.
     """
     tensor = tensor_of(points, where)
     if tensor.ndim == 0 or tensor.numel() == 0:
@@ -56,9 +58,10 @@ def samples_of(points: Any, labels: Any, where: Where) -> Samples:
 
 
 def tensor_of(array: Any, where: Where) -> Tensor:
-    """Return an array as a tensor without copying; only foreign byte order and odd strides are copied.
+    """Return an array as a tensor in its shape; only another byte order and strides that torch lacks cause a copy.
 
-    Raises an error that names the dtype, and the way out, for one that is not stored.
+    array: a tensor or NumPy array of a storage dtype. where: the file or the parameter that errors name.
+    Raises DataFileError (for a path) or InputError for other types and dtypes.
     """
     if not isinstance(array, Tensor | np.ndarray):
         raise problem(where, "tensors or NumPy arrays", type(array).__name__, "convert with torch.as_tensor")
@@ -76,7 +79,12 @@ def tensor_of(array: Any, where: Where) -> Tensor:
 
 
 def labels_of(labels: Any, count: int, where: Where) -> Int64[Tensor, "N"]:
-    """Return integer labels, as tensor, array or sequence, as int64; raise an error unless there are `count`."""
+    """Return integer labels as int64 on the CPU, [count], a copy.
+
+    labels: [count] integers as a tensor, an array or a sequence. count: the number of samples.
+    where: the file or the parameter that errors name.
+    Raises DataFileError (for a path) or InputError for another dtype or shape.
+    """
     held = labels.detach().cpu() if isinstance(labels, Tensor) else np.asarray(labels)
     name = dtype_name(held)
     if not name.startswith(("int", "uint")) or name == "uint64":
@@ -88,12 +96,16 @@ def labels_of(labels: Any, count: int, where: Where) -> Int64[Tensor, "N"]:
 
 
 def problem(where: Where, expected: str, found: str, remedy: str) -> OracleError:
-    """Word an error about a file (a path) or about what a parameter holds (its name); the caller raises it."""
+    """Return an error about samples, which the caller raises: a DataFileError for a path, else an InputError.
+
+    where: the file (a Path) or the parameter (its name). expected, found: what it should hold and what it holds, nouns.
+    remedy: what the caller can do, without a full stop.
+    """
     if isinstance(where, Path):
         return bad_file(where, expected, found, remedy)
     return invalid(where, f"must hold {expected}", found, remedy)
 
 
 def dtype_name(array: Tensor | np.ndarray) -> str:
-    """Return the name of the dtype of a tensor or an array."""
+    """Return the name of the dtype of a tensor or an array, such as "float32"."""
     return str(array.dtype).removeprefix("torch.") if isinstance(array, Tensor) else array.dtype.name

@@ -29,24 +29,27 @@ Product = Callable[[Rows, Directions, Span], Tensor]
 class Term:
     """A posterior mean that an answer is linear in, for some queries of its batch.
 
-    index: these queries, [b]. factor: what their mean is multiplied with, [b].
-    request: what was asked for them, with the labels of this mean. state: its log-partition and mean.
+    index: the numbers of these queries, [b], or None for all of them. factor: what their mean is multiplied with, [b].
+    request: these queries, with the labels of this mean. state: log-partition and mean of their posteriors.
     """
 
-    index: Int64[Tensor, "b"]
+    index: Int64[Tensor, "b"] | None
     factor: Float64[Tensor, "b"]
     request: Request
     state: PosteriorState
 
 
 def mixed(terms: Sequence[Term]) -> Float64[Tensor, "B D"]:
-    """Return the sum of the means times their factors; the first term is of the whole batch, alone of factor one."""
+    """Return the sum of the means of `terms` times their factors, [B, D] in row units.
+
+    The first term is of the whole batch, and alone it has the factor one.
+    """
     whole, *others = terms
     if not others:
         return whole.state.mean
     mean = whole.factor[:, None] * whole.state.mean
     for term in others:
-        mean = mean.index_add(0, term.index, term.factor[:, None] * term.state.mean)
+        mean = _added(mean, term.index, term.factor[:, None] * term.state.mean)
     return mean
 
 
@@ -54,25 +57,30 @@ def mixed(terms: Sequence[Term]) -> Float64[Tensor, "B D"]:
 class Spread:
     """A posterior covariance over the classes of each query, times a factor: the derivative of a term in x.
 
-    Unlike a Term it shares no memory with what the caller passed, who may change it before the backward pass.
+    index: the numbers of its queries in the batch, [b], or None for all. factor: of the covariance, [b]. query, labels,
+    state: whose posterior it is. Unlike a Term it shares no memory with what the caller passed, who may change it
+    before the backward pass.
     """
 
-    index: Int64[Tensor, "b"]
+    index: Int64[Tensor, "b"] | None
     factor: Float64[Tensor, "b"]
     query: Query
     labels: Int64[Tensor, "b U"] | None
     state: PosteriorState
 
     @classmethod
-    def of(cls, term: Term, data: OracleDataset, point_std: float) -> Spread:
-        """Return the derivative of `term`."""
-        query = term.request.query(data, point_std)
+    def of(cls, term: Term, data: OracleDataset) -> Spread:
+        """Return the derivative of `term`, a mean over `data`."""
+        query = term.request.query(data)
         own = Query(query.point, query.alpha.clone(), query.inverse_variance, query.excluded)
         labels = None if term.request.labels is None else term.request.labels.clone()
         return cls(term.index, term.factor * own.gain, own, labels, term.state)
 
     def times(self, vector: Float64[Tensor, "b D"], data: OracleDataset, product: Product) -> Float64[Tensor, "b D"]:
-        """Return the derivative times a vector."""
+        """Return the derivative times a vector for each of its queries, [b, D].
+
+        data: the samples. product: what multiplies a vector with the covariance over a span of them. Costs a scan.
+        """
         total = torch.zeros_like(vector)
         everyone = torch.arange(len(vector), device=vector.device)
         for part in batch_slices(len(vector), data.dim):
@@ -87,7 +95,11 @@ class Spread:
 
 @dataclass(frozen=True)
 class PredictionDerivative:
-    """The derivative of the prediction called `name`: symmetric, so both directions are one."""
+    """The derivative of the prediction called `name` in x: symmetric, so both directions are one.
+
+    at: the path at the times of the batch. point_std: width of every sample. spreads: derivatives of the means that the
+    prediction is linear in. product: what multiplies vectors with posterior covariances over `data`.
+    """
 
     name: str
     data: OracleDataset
@@ -98,22 +110,26 @@ class PredictionDerivative:
 
     @classmethod
     def of(
-        cls, name: str, data: OracleDataset, request: Request, point_std: float, terms: Sequence[Term], product: Product
+        cls, name: str, terms: Sequence[Term], *, data: OracleDataset, point_std: float, product: Product
     ) -> PredictionDerivative:
-        """Return the derivative of an answer to `request` that is linear in `terms`."""
-        at = Coefficients(*(getattr(request.at, field.name).clone() for field in fields(request.at)))
-        spreads = [Spread.of(term, data, point_std) for term in terms]
-        return cls(name, data, at, point_std, spreads, product)
+        """Return the derivative of the answer called `name` that is linear in `terms`, the first of the whole batch.
+
+        data: the samples. point_std: their width. product: what multiplies vectors with posterior covariances.
+        """
+        at = terms[0].request.at
+        kept = Coefficients(*(getattr(at, field.name).clone() for field in fields(at)))
+        return cls(name, data, kept, point_std, [Spread.of(term, data) for term in terms], product)
 
     def push(self, vector: Float[Tensor, "B ..."]) -> Float64[Tensor, "B D"]:
-        """Return the derivative times a vector like x."""
+        """Return the derivative times a vector like x, [B, D] float64."""
         values = vector.double().reshape(len(vector), self.data.dim)
         # predictions are linear in x and in the mean, coordinate by coordinate
         zeros = torch.zeros_like(values)
-        direct: Tensor = getattr(Prediction(values, zeros, self.at, self.point_std), self.name).clone()
+        direct: Tensor = getattr(Prediction(values, zeros, self.at, self.point_std), self.name)
         through: Tensor = getattr(Prediction(zeros, values, self.at, self.point_std), self.name)
         for spread in self.spreads:
-            direct.index_add_(0, spread.index, spread.times(through[spread.index], self.data, self.product))
+            some = through if spread.index is None else through[spread.index]
+            direct = _added(direct, spread.index, spread.times(some, self.data, self.product))
         return direct
 
     pull = push
@@ -121,16 +137,16 @@ class PredictionDerivative:
 
 @dataclass(frozen=True)
 class DensityDerivative:
-    """The derivative of log p_t in x: the score."""
+    """The derivative of log p_t in x: `score`, [B, D] in value space."""
 
     score: Float64[Tensor, "B D"]
 
     def pull(self, vector: Float64[Tensor, "B"]) -> Float64[Tensor, "B D"]:
-        """Return a vector [B] times the scores."""
+        """Return a vector, [B], times the scores, [B, D]."""
         return vector[:, None] * self.score
 
     def push(self, vector: Float[Tensor, "B ..."]) -> Float64[Tensor, "B"]:
-        """Return the products of the scores with a vector like x."""
+        """Return the products of the scores with a vector like x, [B]."""
         return (self.score * vector.double().reshape(self.score.shape)).sum(1)
 
 
@@ -138,14 +154,20 @@ Derivative = PredictionDerivative | DensityDerivative
 
 
 def detached(x: Tensor) -> tuple[Tensor, bool]:
-    """Return x without what autograd knows of it, and whether it wants to know how answers depend on x."""
+    """Return x without its autograd graph, and whether a derivative of the answer in x is wanted.
+
+    Raises InputError unless x is a floating tensor.
+    """
     check_floating("x", x)
     primal, tangent = forward_ad.unpack_dual(x)
     return primal.detach(), tangent is not None or (x.requires_grad and torch.is_grad_enabled())
 
 
 def attached(answer: Tensor, x: Tensor, derivative: Derivative | None) -> Tensor:
-    """Return `answer` as a function of x for autograd, itself where there is no derivative."""
+    """Return `answer` as a function of x for autograd, itself where there is no derivative.
+
+    answer: like x, or [B] of a log density. x: what it was computed at. derivative: of the answer in x, or None.
+    """
     if derivative is None:
         return answer
     result: Tensor = _Attached.apply(x, answer, derivative)  # type: ignore[no-untyped-call]
@@ -183,7 +205,7 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        """Keep nothing: there is no backward pass."""
+        """Keep nothing of `inputs` and `output` in `ctx`: there is no backward pass."""
 
     @staticmethod
     def vmap(
@@ -204,6 +226,12 @@ def _product(vector: Tensor | None, times: Callable[[Tensor], Tensor]) -> Tensor
 def _like(times: Callable[[Tensor], Tensor], model: Tensor) -> Callable[[Tensor], Tensor]:
     dtype, shape = model.dtype, model.shape
     return lambda vector: times(vector).to(dtype).reshape(shape)
+
+
+def _added(
+    total: Float64[Tensor, "B D"], index: Int64[Tensor, "b"] | None, part: Float64[Tensor, "b D"]
+) -> Float64[Tensor, "B D"]:
+    return total + part if index is None else total.index_add(0, index, part)
 
 
 def second_derivative() -> InputError:

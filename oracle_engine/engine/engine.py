@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from os import PathLike
 from typing import Any
 
@@ -14,39 +14,37 @@ from ..base.cuda_graphs import capturing
 from ..base.errors import invalid
 from ..base.progress import PartProgress
 from ..data.dataset import OracleDataset
-from ..kernels import PosteriorState, Wanted, covariance_product, reference_covariance_product
-from ..kernels.screens import BOUND_FAILURE, SharedProducts
+from ..kernels import covariance_product, reference_covariance_product
+from ..kernels.screens import SharedProducts
 from ..paths.paths import Path as ProbabilityPath
-from ..paths.paths import Prediction, marginal_variance, resolve_path
-from ..queries.answer import Route
-from ..queries.classes import batch_slices
+from ..paths.paths import resolve_path
+from ..queries.builder import RequestBuilder
+from ..queries.conditions import Conditions, Guidance
 from ..queries.modes import Auto, Mode, resolve_mode
 from ..queries.posterior import Posterior
-from ..queries.request import Conditions, Guidance, Request, RequestBuilder
 from ..scans.backends import BACKENDS, resolve_backend, resolve_precision
 from ..scans.exact import ExactScan
-from ..search.certificate import farthest, omitted_mass, relative_error
 from ..search.index import SearchIndex, prepared_index
 from ..search.trajectory import Trajectory, check_deterministic
 from . import compiled
-from .autograd import DensityDerivative, Derivative, PredictionDerivative, Term, attached, detached, mixed
+from .autograd import Derivative, attached, detached, mixed
 from .graphs import obstacle, unrecordable
-from .outlook import forecast
-from .plan import Plan, product_rate
+from .plan import Plan, make_plan
+from .responder import Responder
 from .router import Router
 
 
 class OracleEngine(torch.nn.Module):
-    """Closed-form flow-matching targets over `data`, exact for every query.
+    """Closed-form flow-matching targets over `data`, exact for every query (arXiv 2512.02826).
 
-    data: an OracleDataset. path: a name from oracle_engine.paths.paths.PATHS, or an object like one.
+    data: an OracleDataset. path: a name from oracle_engine.paths.PATHS, or an object like one.
     device: where to compute; the data are moved there. None keeps them where they are.
     backend: "torch", "reference" (float64, slow), "triton" (CUDA; not yet proved on a card, so never chosen for
         you), or "auto", which the variable ORACLE_BACKEND can settle.
     precision: "full", or "half" for half of the matrix products and velocities off by about 1e-3; Triton only.
-    mode: "auto" scans every sample unless `prepare` was called: then queries that few samples can matter to look at
-        those, where that changes the velocity by at most `tolerance`, relative, by proof. "exact" always scans.
-        "top_k" and "budget", or TopK(count), Budget(rows), look at that many samples and say what they may miss.
+    mode: "auto" scans every sample unless `prepare` was called: then queries that few samples can matter to are
+        answered from those, where that changes the velocity by at most `tolerance`, relative, by proof. "exact" always
+        scans. "top_k" and "budget", or TopK(count), Budget(rows), score that many samples and say what they may miss.
     tolerance: largest relative velocity error that leaving samples out may cause, in (0, 1).
     point_std: every sample is a Gaussian of this width in value space instead of a point, e.g. a VAE posterior.
     t_max: clamp times here, for paths that end at sigma = 0; None refuses such times.
@@ -56,7 +54,12 @@ class OracleEngine(torch.nn.Module):
     With backend "triton" a CUDA graph can record an answer, after a first call outside of it: every sample is scanned,
     and values of arguments are not checked.
     The module has no parameters and an empty state_dict; `.to(device)` moves the data, casts such as `.half()` leave
-    them as they are.
+    them as they are. Raises InputError for an argument that cannot be used.
+
+    >>> import torch, oracle_engine as oe
+    >>> engine = oe.OracleEngine(oe.OracleDataset(torch.tensor([[-1.0], [1.0]])))
+    >>> engine.velocity(torch.tensor([[0.5]]), 0.0)  # at t = 0 the mean of the data less the noise
+    tensor([[-0.5000]])
     """
 
     def __init__(
@@ -74,15 +77,9 @@ class OracleEngine(torch.nn.Module):
     ) -> None:
         super().__init__()
         if not isinstance(data, OracleDataset):
-            raise invalid(
-                "data", "must be an OracleDataset", type(data).__name__, "use oracle_engine.load_dataset(data)"
-            )
-        if isinstance(point_std, Tensor) and point_std.numel() != 1:
-            remedy = "pass the root of its mean square, or draw a few latents of each posterior and store those"
-            found = f"a tensor of shape {list(point_std.shape)}, which gives every sample a kernel of its own"
-            raise invalid("point_std", "must be one width for all samples", found, remedy)
-        if not 0.0 <= point_std < math.inf:
-            raise invalid("point_std", "must be a finite number >= 0", point_std, "pass the width in value space")
+            found, remedy = type(data).__name__, "use oracle_engine.load_dataset(data)"
+            raise invalid("data", "must be an OracleDataset", found, remedy)
+        _check_point_std(point_std)
         if not 0.0 < tolerance < 1.0:
             raise invalid("tolerance", "must lie in (0, 1)", tolerance, "pass 1e-4, or mode='exact' for none at all")
         if t_max is not None and not 0.0 <= t_max <= 1.0:
@@ -111,20 +108,21 @@ class OracleEngine(torch.nn.Module):
         """Return what printing the module shows."""
         return f"{self.data!r}, path={self.path!r}, backend={self.backend!r}"
 
-    def forward(self, x: Float[Tensor, "B ..."], t: float | Tensor, **options: Any) -> Float[Tensor, "B ..."]:
-        """Return :meth:`velocity`."""
-        return self.velocity(x, t, **options)
+    def forward(self, x: Float[Tensor, "B ..."], t: float | Tensor, **conditions: Any) -> Float[Tensor, "B ..."]:
+        """Return :meth:`velocity` of x at t under `conditions`, its keywords."""
+        return self.velocity(x, t, **conditions)
 
     def velocity(
         self,
         x: Float[Tensor, "B ..."],
         t: float | Tensor,
+        *,
         labels: int | Tensor | None = None,
         guidance: float | Tensor | Guidance | None = None,
         exclude: int | Tensor | None = None,
         source: int | Tensor | None = None,
     ) -> Float[Tensor, "B ..."]:
-        """Return the oracle velocity E[d_alpha X + d_sigma eps | x_t = x], like x (arXiv 2512.02826).
+        """Return the oracle velocity E[d_alpha X + d_sigma eps | x_t = x], like x.
 
         x: [B, *sample_shape], any floating dtype, on the engine's device.
         t: a number, [], [B] or [B, 1, ...] in [0, 1], 0 noise and 1 data.
@@ -134,7 +132,14 @@ class OracleEngine(torch.nn.Module):
         source: index of the sample that x was made from, x = alpha X + sigma eps, -1 for unknown; after prepare() it
             lets late queries do with far fewer samples. The answer is the same.
         Raises InputError for anything else, where sigma(t) = 0, and where no sample is left.
-        Costs one pass over the rows in question: 2 to 4 B N D operations.
+        The velocity is d_alpha m + d_sigma (x - alpha m) / sigma, m = sum_j softmax_j(log w_j - |x - alpha X_j|^2 /
+        2 sigma^2) X_j the denoiser (arXiv 2512.02826). Costs one pass over the rows in question, 2 to 4 B N D
+        operations.
+
+        >>> import torch, oracle_engine as oe
+        >>> engine = oe.OracleEngine(oe.load_dataset("digits"))
+        >>> engine.velocity(torch.zeros(3, 1, 8, 8), 0.3, labels=torch.tensor([0, 1, -1])).shape
+        torch.Size([3, 1, 8, 8])
         """
         return self._respond("velocity", x, t, Conditions(labels, guidance, exclude, source))
 
@@ -142,48 +147,62 @@ class OracleEngine(torch.nn.Module):
         self,
         x: Float[Tensor, "B ..."],
         t: float | Tensor,
+        *,
         labels: int | Tensor | None = None,
         guidance: float | Tensor | Guidance | None = None,
         exclude: int | Tensor | None = None,
         source: int | Tensor | None = None,
     ) -> Float[Tensor, "B ..."]:
-        """Return the posterior mean E[X | x_t = x], like x; arguments, errors and cost as in :meth:`velocity`."""
+        """Return the posterior mean E[X | x_t = x], like x.
+
+        x, t, labels, guidance, exclude, source, errors and cost: as in :meth:`velocity`.
+        """
         return self._respond("denoiser", x, t, Conditions(labels, guidance, exclude, source))
 
     def score(
         self,
         x: Float[Tensor, "B ..."],
         t: float | Tensor,
+        *,
         labels: int | Tensor | None = None,
         guidance: float | Tensor | Guidance | None = None,
         exclude: int | Tensor | None = None,
         source: int | Tensor | None = None,
     ) -> Float[Tensor, "B ..."]:
-        """Return the gradient of log p_t at x, like x; arguments, errors and cost as in :meth:`velocity`."""
+        """Return the gradient of log p_t at x, (alpha m - x) / sigma^2 with m the denoiser, like x.
+
+        x, t, labels, guidance, exclude, source, errors and cost: as in :meth:`velocity`.
+        """
         return self._respond("score", x, t, Conditions(labels, guidance, exclude, source))
 
     def noise(
         self,
         x: Float[Tensor, "B ..."],
         t: float | Tensor,
+        *,
         labels: int | Tensor | None = None,
         guidance: float | Tensor | Guidance | None = None,
         exclude: int | Tensor | None = None,
         source: int | Tensor | None = None,
     ) -> Float[Tensor, "B ..."]:
-        """Return the posterior mean E[eps | x_t = x], like x; arguments, errors and cost as in :meth:`velocity`."""
+        """Return the posterior mean E[eps | x_t = x], (x - alpha m) / sigma with m the denoiser, like x.
+
+        x, t, labels, guidance, exclude, source, errors and cost: as in :meth:`velocity`.
+        """
         return self._respond("noise", x, t, Conditions(labels, guidance, exclude, source))
 
     def log_density(
         self,
         x: Float[Tensor, "B ..."],
         t: float | Tensor,
+        *,
         labels: int | Tensor | None = None,
         exclude: int | Tensor | None = None,
         source: int | Tensor | None = None,
     ) -> Float64[Tensor, "B"]:
-        """Return log p_t(x) in nats, float64 [B]; arguments and errors as in :meth:`velocity`.
+        """Return log p_t(x) in nats, float64 [B], of the class where labels are given.
 
+        x, t, labels, exclude, source and errors: as in :meth:`velocity`.
         log p_t(x) = lse_j(log w_j - |x - alpha X_j|^2 / 2 s^2) - lse_j(log w_j) - (D/2) log(2 pi s^2).
         Costs half of a velocity: no weighted mean is taken.
         """
@@ -193,44 +212,29 @@ class OracleEngine(torch.nn.Module):
         self,
         x: Float[Tensor, "B ..."],
         t: float | Tensor,
+        *,
         labels: int | Tensor | None = None,
         exclude: int | Tensor | None = None,
         source: int | Tensor | None = None,
         top_k: int = 8,
     ) -> Posterior:
-        """Return the posterior over the samples with its statistics; arguments and errors as in :meth:`velocity`.
+        """Return the posterior over the samples with its statistics, for each of B queries.
 
-        top_k: how many of the heaviest samples to name, at least 0. Costs little more than a velocity.
+        x, t, labels, exclude, source: as in :meth:`velocity`. top_k: how many of the heaviest samples to name, at least
+        0. Raises InputError as :meth:`velocity` does, and for a negative top_k. Costs little more than a velocity.
+
+        >>> import torch, oracle_engine as oe
+        >>> engine = oe.OracleEngine(oe.OracleDataset(torch.tensor([[-1.0], [1.0]])))
+        >>> p = engine.posterior(torch.tensor([[0.0]]), 0.5, top_k=1)
+        >>> float(p.ess), float(p.variance)
+        (2.0, 1.0)
         """
         if top_k < 0:
             raise invalid("top_k", "must not be negative", top_k, "pass 0 to name no samples")
-        given = Conditions(labels, None, exclude, source)
-        self._check_capture("posterior", given)
-        request = self.request_builder.request(x, t, given)
-        answer = self._router.answer(request, Wanted(moments=True, top_k=top_k))
-        state = answer.state
-        variance = marginal_variance(request.at, self.point_std)
-        # a sample of width p keeps sigma^2 / s^2 of its distance to the others, and adds its own spread
-        kept = request.at.sigma_t.square() / variance
-        own = self.data.dim * self.point_std**2 * kept
-        prediction = self._prediction(request, state.mean)
-        omitted = omitted_mass(state, answer.log_omitted)
-        return Posterior(
-            mean=self._shaped(prediction.denoiser, x),
-            log_density=self._log_density(request, state),
-            ess=1.0 / state.concentration,
-            entropy=state.entropy,
-            variance=(self.data.value_map.scale * kept).square() * state.variance + own,
-            top_weights=(state.top_logits - state.lse[:, None]).exp(),
-            top_indices=self.data.index_of(state.top_rows),
-            omitted_mass=omitted,
-            # the exact mean is (1 - e) E_S + e E_T: off by e |E_T - E_S|, e at most the omitted mass
-            velocity_error=relative_error(prediction, omitted * farthest(self.data, state)),
-            confidence=1.0 - BOUND_FAILURE * answer.likely.double(),
-            standard_error=relative_error(prediction, self.data.value_map.scale * answer.standard_error),
-            survivors=answer.survivors,
-            route=tuple(Route(code).label for code in answer.route.tolist()),
-        )
+        conditions = Conditions(labels, None, exclude, source)
+        self._check_capture("posterior", conditions)
+        request = self.request_builder.request(x, t, conditions)
+        return self._responder.posterior(request, top_k, x.shape, x.dtype)
 
     def prepare(
         self,
@@ -253,7 +257,7 @@ class OracleEngine(torch.nn.Module):
         progress: called with what is done, how far it is, and how far it goes.
         Raises InputError where samples are too short for a screen to help, DataFileError for the index of other data.
         """
-        return self.use(prepared_index(self.data, index, path, neighbours, progress))
+        return self.use(prepared_index(self.data, index, path, neighbours=neighbours, progress=progress))
 
     def use(self, index: SearchIndex, path: str | PathLike[str] = "the index") -> OracleEngine:
         """Search with `index`, read from `path`, from now on, and return the engine.
@@ -269,127 +273,94 @@ class OracleEngine(torch.nn.Module):
         self,
         x: Float[Tensor, "B ..."],
         t: float | Tensor = 0.0,
+        *,
         labels: int | Tensor | None = None,
         guidance: float | Tensor | Guidance | None = None,
     ) -> Trajectory:
         """Return a handle that answers along the path of a deterministic sampler which starts from x at t.
 
-        Its `velocity(x, t)` and `denoiser(x, t)` are those of the engine for the given labels and guidance, sooner:
-        what all states share with x is computed once, at the cost of a scan and 4 B N bytes. Without an index, see
-        :meth:`prepare`, it only hands on.
+        x, t, labels, guidance: as in :meth:`velocity`; labels and guidance hold for the whole run. The `velocity(x, t)`
+        and `denoiser(x, t)` of the handle are those of the engine, sooner: what all states share with x is computed
+        once, at the cost of a scan and 4 B N bytes. Without an index, see :meth:`prepare`, it only hands on.
+        Raises InputError as :meth:`velocity` does.
         """
-        given = Conditions(labels, guidance)
-        self._check_capture("trajectory", given)
-        request = self.request_builder.request(x, t, given)
-        point = request.query(self.data, self.point_std).point
+        conditions = Conditions(labels, guidance)
+        self._check_capture("trajectory", conditions)
+        request = self.request_builder.request(x, t, conditions)
         useful = isinstance(self.mode, Auto) and self.index is not None and self.index.uses_shared_products
-        shared_products = SharedProducts.of(self.data.rows, point) if useful else None
-        return Trajectory(self._follow, shared_products, given)
+        point = request.query(self.data).point
+        return Trajectory(self._follow, SharedProducts.of(self.data.rows, point) if useful else None, conditions)
 
     def _follow(
-        self, name: str, x: Tensor, t: float | Tensor, given: Conditions, shared_products: SharedProducts | None
+        self, name: str, x: Tensor, t: float | Tensor, conditions: Conditions, shared_products: SharedProducts | None
     ) -> Tensor:
-        self._check_capture("trajectory", given)
+        self._check_capture("trajectory", conditions)
         with torch.no_grad():
-            request = self.request_builder.request(x.detach(), t, given)
+            request = self.request_builder.request(x.detach(), t, conditions)
             if shared_products is not None:
-                check_deterministic(self.data, request, shared_products, self.point_std)
-            prediction = self._prediction(request, mixed(self._terms(request, shared_products)))
-            return self._shaped(getattr(prediction, name), x)
+                check_deterministic(self.data, request, shared_products)
+            responder = self._responder
+            mean = mixed(responder.terms(request, shared_products))
+            values: Tensor = getattr(responder.prediction(request, mean), name)
+            return values.to(x.dtype).reshape(x.shape)
 
     def plan(self, batch: int = 256) -> Plan:
-        """Return what a query of `batch` points will do and cost; times one small product, reads no data."""
-        rows = self.data.rows
+        """Return what a call with `batch` unconditional queries, at least 1, will do and cost.
+
+        Raises InputError for a smaller batch. Times one small product and a call over a few samples.
+        """
         if batch < 1:
             raise invalid("batch", "must be at least 1", batch, "pass the batch you will ask for")
-        slices = batch_slices(batch, rows.dim)
-        size = slices[0].stop
-        operations = 4 * batch * len(rows) * rows.dim
-        late = forecast(self.mode, self.index, self.data, self.path, self.point_std)
-        return Plan(
-            data=repr(self.data),
-            batch=batch,
-            backend=self.backend,
-            route=", ".join(late.routes),
-            reason=self.backend_reason + (", velocities off by about 1e-3" if self.precision == "half" else ""),
-            late=late,
-            memory=BACKENDS[self.backend].memory(rows, size),
-            operations=operations,
-            read=rows.stored.nbytes * len(slices),
-            seconds=operations / product_rate(rows.device, size, rows.dim),
-        )
-
-    @property
-    def _router(self) -> Router:
-        run = BACKENDS[self.backend].run(self.precision)
-        return Router(self.mode, self.tolerance, ExactScan(self.data, self.point_std, run), self.index)
+        return make_plan(self, batch)
 
     @property
     def request_builder(self) -> RequestBuilder:
         """What checks arguments and turns them into requests."""
         return RequestBuilder(self.data, self.path, self.point_std, self.t_max)
 
-    def _respond(self, name: str, x: Tensor, t: float | Tensor, given: Conditions) -> Tensor:
+    @property
+    def _responder(self) -> Responder:
+        exact = ExactScan(self.data, BACKENDS[self.backend].run(self.precision))
+        router = Router(self.mode, self.tolerance, exact, self.point_std, self.index)
+        product = reference_covariance_product if self.backend == "reference" else covariance_product
+        return Responder(self.data, self.point_std, router, product)
+
+    def _respond(self, name: str, x: Tensor, t: float | Tensor, conditions: Conditions) -> Tensor:
         if torch.compiler.is_compiling():
-            return compiled.respond(self._handle, name, x, t, given, self._obstacle(name, given) is None)
+            recordable = self._obstacle(name, conditions) is None
+            return compiled.respond(self._handle, name, x, t, conditions=conditions, recordable=recordable)
         point, wanted = detached(x)
-        answer, derivative = self.answer(name, point, t, given, wanted)
-        return attached(answer, x, derivative)
+        answer, derivative = self.answer(name, point, t, conditions, derivative=wanted)
+        return answer if derivative is None else attached(answer, x, derivative)
 
     def answer(
-        self, name: str, x: Float[Tensor, "B ..."], t: float | Tensor, given: Conditions, derivative: bool
+        self, name: str, x: Float[Tensor, "B ..."], t: float | Tensor, conditions: Conditions, *, derivative: bool
     ) -> tuple[Tensor, Derivative | None]:
-        """Return the answer called `name` without a graph and, where wanted, its derivative in x."""
-        self._check_capture(name, given, derivative)
+        """Return the answer called `name` without a graph and, where wanted, its derivative in x.
+
+        name: velocity, denoiser, score, noise or log_density. x, t: as in :meth:`velocity`. conditions: of the queries.
+        Raises InputError as :meth:`velocity` does.
+        """
+        self._check_capture(name, conditions, derivative)
         with torch.no_grad():
-            request = self.request_builder.request(x, t, given)
-            if name == "log_density":
-                return self._density_answer(request, derivative)
-            terms = self._terms(request)
-            # every prediction is affine in the mean, so guiding the mean guides them all
-            prediction = self._prediction(request, mixed(terms))
-            values = self._shaped(getattr(prediction, name), x)
-            return values, self._derivative(name, request, terms) if derivative else None
+            request = self.request_builder.request(x, t, conditions)
+            values, found = self._responder.values(name, request, derivative)
+            return values if name == "log_density" else values.to(x.dtype).reshape(x.shape), found
 
-    def _obstacle(self, name: str, given: Conditions) -> str | None:
-        return obstacle(name, self.backend, self.mode, given, self.data.rows.log_weights is not None)
+    def _obstacle(self, name: str, conditions: Conditions) -> str | None:
+        weighted = self.data.rows.log_weights is not None
+        return obstacle(name, conditions, backend=self.backend, mode=self.mode, weighted=weighted)
 
-    def _check_capture(self, name: str, given: Conditions, derivative: bool = False) -> None:
-        found = (self._obstacle(name, given) or ("x" if derivative else None)) if capturing() else None
+    def _check_capture(self, name: str, conditions: Conditions, derivative: bool = False) -> None:
+        found = (self._obstacle(name, conditions) or ("x" if derivative else None)) if capturing() else None
         if found is not None:
             raise unrecordable(found)
 
-    def _density_answer(self, request: Request, derivative: bool) -> tuple[Tensor, Derivative | None]:
-        state = self._router.answer(request, Wanted(mean=derivative)).state
-        density = self._log_density(request, state)
-        if not derivative:
-            return density, None
-        return density, DensityDerivative(self._prediction(request, state.mean).score)
 
-    def _derivative(self, name: str, request: Request, terms: Sequence[Term]) -> Derivative:
-        product = reference_covariance_product if self.backend == "reference" else covariance_product
-        return PredictionDerivative.of(name, self.data, request, self.point_std, terms, product)
-
-    def _terms(self, request: Request, shared_products: SharedProducts | None = None) -> list[Term]:
-        answer = self._router.answer(request, Wanted(), shared_products)
-        everyone = torch.arange(len(request), device=self.data.device)
-        terms = [Term(everyone, request.scale, request, answer.state)]
-        guided = everyone[:0] if capturing() else (request.scale != 1.0).nonzero()[:, 0]
-        if len(guided):
-            part = request.take(guided)
-            shared = None if shared_products is None else shared_products.take(guided)
-            unconditional = self._router.unconditional(part, answer.take(guided), shared).state
-            terms.append(Term(guided, 1.0 - part.scale, part.unconditional, unconditional))
-        return terms
-
-    def _prediction(self, request: Request, mean: Float64[Tensor, "B D"]) -> Prediction:
-        values = self.data.value_map.scale * mean + self.data.base
-        return Prediction(request.x, values, request.at, self.point_std)
-
-    def _log_density(self, request: Request, state: PosteriorState) -> Float64[Tensor, "B"]:
-        variance = marginal_variance(request.at, self.point_std)
-        return state.lse - request.log_mass(self.data) - 0.5 * self.data.dim * (2 * math.pi * variance).log()
-
-    @staticmethod
-    def _shaped(values: Float64[Tensor, "B D"], x: Tensor) -> Tensor:
-        return values.to(x.dtype).reshape(x.shape)
+def _check_point_std(point_std: float | Tensor) -> None:
+    if isinstance(point_std, Tensor) and point_std.numel() != 1:
+        remedy = "pass the root of its mean square, or draw a few latents of each posterior and store those"
+        found = f"a tensor of shape {list(point_std.shape)}, which gives every sample a kernel of its own"
+        raise invalid("point_std", "must be one width for all samples", found, remedy)
+    if not 0.0 <= point_std < math.inf:
+        raise invalid("point_std", "must be a finite number >= 0", point_std, "pass the width in value space")

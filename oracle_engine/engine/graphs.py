@@ -1,10 +1,10 @@
-"""What an engine can answer while a CUDA graph records it: all that takes no look at a value."""
+"""What an engine can answer while a CUDA graph records it: whatever reads no value on the host."""
 
 from __future__ import annotations
 
 from ..base.errors import InputError, invalid
+from ..queries.conditions import Conditions
 from ..queries.modes import Auto, FullScan, Mode
-from ..queries.request import Conditions
 
 # for each parameter that can stand in the way: what was received, and the remedy
 OUTSIDE = "ask for it outside of the graph"
@@ -20,20 +20,25 @@ OBSTACLES = {
 }
 
 
-def obstacle(name: str, backend: str, mode: Mode, given: Conditions, weighted: bool) -> str | None:
-    """Return what keeps a graph from recording what is called `name`, a key of OBSTACLES, or None."""
-    some = given.labels is not None or given.exclude is not None
+def obstacle(name: str, conditions: Conditions, *, backend: str, mode: Mode, weighted: bool) -> str | None:
+    """Return what keeps a graph from recording an answer, a key of OBSTACLES, or None.
+
+    name: of the answer. conditions: of its queries. backend, mode: of the engine. weighted: whether samples have
+    weights.
+    """
+    some = conditions.labels is not None or conditions.exclude is not None
     if name in ("posterior", "trajectory"):
         return name
     if backend != "triton":
         return "backend"
     if not isinstance(mode, FullScan | Auto):
         return "mode"
-    if given.guidance is not None:
+    if conditions.guidance is not None:
         return "guidance"
     return "labels" if weighted and some and name == "log_density" else None
 
 
 def unrecordable(parameter: str) -> InputError:
-    """Word why a graph cannot record an answer."""
-    return invalid(parameter, "must not need a look at values while a CUDA graph is captured", *OBSTACLES[parameter])
+    """Return the error that says why a graph cannot record an answer; `parameter`: a key of OBSTACLES."""
+    requirement = "must not need values on the host while a CUDA graph is captured"
+    return invalid(parameter, requirement, *OBSTACLES[parameter])

@@ -1,23 +1,35 @@
-"""Which rows are scanned for which query, at what cost: decided before any work, and printable."""
+"""What a call will do and cost: decided before any work, and printable."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 
-from ..queries.classes import MAX_BATCH
-from .outlook import RouteForecast
+from ..data.dataset import OracleDataset
+from ..queries.classes import MAX_BATCH, batch_slices
+from ..scans.backends import BACKENDS
+from .forecast import RouteForecast, forecast
+
+if TYPE_CHECKING:
+    from .engine import OracleEngine
+
+# samples of a call that costs nothing beyond what every call costs, and how often things are timed
+FEW_SAMPLES, RUNS = 8, 5
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a query of `batch` points without labels will do; costs are those of the exact route.
+    """What a call with `batch` unconditional queries will do; costs are those of the exact route.
 
-    backend: the implementation; reason: why, in words. route: the ways it can take, as they are tried; late: when.
-    memory: bytes beyond the data. operations: of the matrix products, at most. read: bytes of data.
-    seconds: expected at most, when every block carries weight, at a matrix product rate measured just now.
+    data: the data set, in words. backend: the implementation; reason: why, in words. route: the ways the call can take,
+    as they are tried; late: when. memory: bytes beyond the data. operations: of the matrix products, at most. read:
+    bytes of data. seconds: expected at most, where every block carries weight, at a matrix product rate measured just
+    now;
+    fixed: those of them that a call over a few samples takes.
     """
 
     data: str
@@ -30,6 +42,7 @@ class Plan:
     operations: int
     read: int
     seconds: float
+    fixed: float
 
     def __str__(self) -> str:
         lines = {
@@ -41,18 +54,61 @@ class Plan:
             "late": f"{self.late}",
             "memory": f"{self.memory / 2**20:,.1f} MiB beyond the data",
             "cost": f"at most {self.operations / 1e9:,.2f} GFLOP, {self.read / 2**20:,.1f} MiB read",
-            "expected": f"at most {self.seconds * 1e3:,.1f} ms, from a matrix product timed now",
+            "expected": f"at most {self.seconds * 1e3:,.1f} ms, {self.fixed * 1e3:,.1f} of them in any call; timed now",
         }
         return "\n".join(f"{name:<9} {text}" for name, text in lines.items())
 
 
+def make_plan(engine: OracleEngine, batch: int) -> Plan:
+    """Return what a call of `engine` with `batch` queries, at least 1, will do and cost.
+
+    Costs a few small products and a few calls over FEW_SAMPLES samples.
+    """
+    rows = engine.data.rows
+    slices = batch_slices(batch, rows.dim)
+    size = slices[0].stop
+    operations = 4 * batch * len(rows) * rows.dim
+    late = forecast(engine.mode, engine.index, engine.data, path=engine.path, point_std=engine.point_std)
+    fixed = fixed_seconds(engine)
+    return Plan(
+        data=repr(engine.data),
+        batch=batch,
+        backend=engine.backend,
+        route=", ".join(late.routes),
+        reason=engine.backend_reason + (", velocities off by about 1e-3" if engine.precision == "half" else ""),
+        late=late,
+        memory=BACKENDS[engine.backend].memory(rows, size),
+        operations=operations,
+        read=rows.stored.nbytes * len(slices),
+        seconds=fixed * len(slices) + operations / product_rate(rows.device, size, rows.dim),
+        fixed=fixed,
+    )
+
+
+def fixed_seconds(engine: OracleEngine) -> float:
+    """Return the seconds that any call of `engine` takes: those of one query over a few of its samples."""
+    some = engine.data.rows.stored[:FEW_SAMPLES]
+    few = OracleDataset(some.reshape(len(some), *engine.data.sample_shape), value_map=engine.data.value_map)
+    small = type(engine)(few, engine.path, backend=engine.backend, precision=engine.precision, mode="exact")
+    x = few[:1]
+    small.velocity(x, 0.5)  # what a first call allocates or compiles is no part of others
+    return _best_seconds(lambda: small.velocity(x, 0.5))
+
+
 def product_rate(device: torch.device, batch: int, dim: int) -> float:
-    """Return operations per second of a float32 product of this shape, the best of a few runs of milliseconds."""
+    """Return operations per second of a float32 product on `device`, the best of a few runs of milliseconds.
+
+    The product is that of 512 rows of `dim` values with `batch` queries, as many as are scanned together at most.
+    """
     rows = torch.ones(512, dim, device=device)
     queries = torch.ones(dim, max(1, min(batch, MAX_BATCH)), device=device)
+    return 2.0 * rows.numel() * queries.shape[1] / _best_seconds(lambda: rows @ queries)
+
+
+def _best_seconds(run: Callable[[], torch.Tensor]) -> float:
     best = float("inf")
-    for _ in range(4):
+    for _ in range(RUNS):
         start = time.perf_counter()
-        (rows @ queries)[0, 0].item()  # waits for the device
+        run().reshape(-1)[0].item()  # waits for the device
         best = min(best, time.perf_counter() - start)
-    return 2.0 * rows.numel() * queries.shape[1] / best
+    return best

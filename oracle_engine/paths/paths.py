@@ -1,4 +1,4 @@
-"""Probability paths x_t = alpha(t) X + sigma(t) eps with t = 0 noise and t = 1 data, and what follows from them."""
+"""Probability paths x_t = alpha(t) X + sigma(t) eps, t = 0 noise and t = 1 data, and their parametrisations."""
 
 from __future__ import annotations
 
@@ -12,14 +12,19 @@ import torch
 from ..base.arrays import Float64, Tensor, on_device
 from ..base.cuda_graphs import holds
 from ..base.errors import invalid
+from ..base.names import PATH_NAMES
 
-# in place of sigma = 0 where d_sigma is infinite: their product, which the velocity needs, stays finite and right
+# replaces sigma = 0 where d_sigma is infinite: their product, which the velocity needs, stays finite and right
 SMALLEST = 1e-150
 
 
 @dataclass(frozen=True)
 class Coefficients:
-    """A path at given times: alpha, sigma and their derivatives in t, float64 [B] each."""
+    """The coefficients of a path at B times, float64 [B] each.
+
+    alpha_t, sigma_t: factors of the data and of the noise, x_t = alpha X + sigma eps, both >= 0.
+    d_alpha_t, d_sigma_t: their derivatives in t.
+    """
 
     alpha_t: Float64[Tensor, "B"]
     sigma_t: Float64[Tensor, "B"]
@@ -29,32 +34,51 @@ class Coefficients:
 
 @runtime_checkable
 class Path(Protocol):
-    """Anything that maps times [B] to an object with alpha_t, sigma_t, d_alpha_t and d_sigma_t.
+    """A probability path x_t = alpha(t) X + sigma(t) eps, any callable of times.
 
-    The schedulers of facebookresearch/flow_matching are such objects.
+    It maps times [B] float64 to an object with the attributes alpha_t, sigma_t, d_alpha_t and d_sigma_t, each a tensor
+    [B] or a number. The schedulers of facebookresearch/flow_matching are such objects.
+
+    >>> import torch
+    >>> from oracle_engine import OracleDataset, OracleEngine, Polynomial
+    >>> data = OracleDataset(torch.tensor([[0.0], [1.0]]))
+    >>> OracleEngine(data, path=Polynomial(3.0)).velocity(torch.tensor([[0.5]]), 0.5).shape
+    torch.Size([1, 1])
     """
 
     def __call__(self, t: Float64[Tensor, "B"], /) -> Any:
-        """Return the coefficients at the times `t`."""
+        """Return the coefficients at the times `t`, [B] float64 in [0, 1]."""
         ...
 
 
 @dataclass(frozen=True)
 class RectifiedFlow:
-    """Straight lines: alpha = t, sigma = 1 - t (Liu et al. 2022, Lipman et al. 2022)."""
+    """Straight lines from noise to data: alpha = t, sigma = 1 - t.
+
+    Rectified flow (Liu et al. 2022), the optimal-transport path of flow matching (Lipman et al. 2022).
+
+    >>> import torch
+    >>> from oracle_engine import RectifiedFlow
+    >>> at = RectifiedFlow()(torch.tensor([0.25], dtype=torch.float64))
+    >>> at.alpha_t.item(), at.sigma_t.item(), at.d_alpha_t.item(), at.d_sigma_t.item()
+    (0.25, 0.75, 1.0, -1.0)
+    """
 
     def __call__(self, t: Float64[Tensor, "B"]) -> Coefficients:
-        """Return the coefficients at the times `t`."""
+        """Return the coefficients at the times `t`, [B] float64 in [0, 1]."""
         one = torch.ones_like(t)
         return Coefficients(t, 1 - t, one, -one)
 
 
 @dataclass(frozen=True)
 class GVP:
-    """Generalised variance preserving: alpha = sin(pi t / 2), sigma = cos(pi t / 2) (Ma et al. 2024, SiT)."""
+    """Generalised variance preserving: alpha = sin(pi t / 2), sigma = cos(pi t / 2).
+
+    The trigonometric interpolant of Albergo and Vanden-Eijnden (2022), called GVP in SiT (Ma et al. 2024).
+    """
 
     def __call__(self, t: Float64[Tensor, "B"]) -> Coefficients:
-        """Return the coefficients at the times `t`."""
+        """Return the coefficients at the times `t`, [B] float64 in [0, 1]."""
         quarter = math.pi / 2
         # cos(pi t / 2) from the complement, which keeps its digits near t = 1
         alpha, sigma = torch.sin(quarter * t), torch.sin(quarter * (1 - t))
@@ -63,16 +87,18 @@ class GVP:
 
 @dataclass(frozen=True)
 class VP:
-    """Variance preserving diffusion with linear beta (Song et al. 2021), time reversed so that t = 1 is data.
+    """Variance preserving diffusion with linear beta (Song et al. 2021, eq. 33), time reversed so that t = 1 is data.
 
     log alpha = -s^2 (beta_max - beta_min) / 4 - s beta_min / 2 with s = 1 - t; sigma^2 = 1 - alpha^2.
+
+    beta_min, beta_max: beta at s = 0 and at s = 1, per unit of time, 0 <= beta_min < beta_max; they are not checked.
     """
 
     beta_min: float = 0.1
     beta_max: float = 20.0
 
     def __call__(self, t: Float64[Tensor, "B"]) -> Coefficients:
-        """Return the coefficients at the times `t`."""
+        """Return the coefficients at the times `t`, [B] float64 in [0, 1]."""
         s = 1 - t
         log_alpha = -0.25 * s.square() * (self.beta_max - self.beta_min) - 0.5 * s * self.beta_min
         alpha = log_alpha.exp()
@@ -83,17 +109,26 @@ class VP:
 
 @dataclass(frozen=True)
 class LinearVP:
-    """Variance preserving with linear alpha: alpha = t, sigma = sqrt(1 - t^2)."""
+    """Variance preserving with linear alpha: alpha = t, sigma = sqrt(1 - t^2).
+
+    The LinearVPScheduler of flow_matching (Lipman et al. 2024, Flow Matching Guide and Code). d_sigma is infinite at
+    t = 1, where sigma is kept at 1e-150.
+    """
 
     def __call__(self, t: Float64[Tensor, "B"]) -> Coefficients:
-        """Return the coefficients at the times `t`."""
+        """Return the coefficients at the times `t`, [B] float64 in [0, 1]."""
         sigma = ((1 - t) * (1 + t)).sqrt().clamp_min(SMALLEST)
         return Coefficients(t, sigma, torch.ones_like(t), -t / sigma)
 
 
 @dataclass(frozen=True)
 class Polynomial:
-    """Convex polynomial: alpha = t^n, sigma = 1 - t^n, n >= 1."""
+    """Convex polynomial: alpha = t^n, sigma = 1 - t^n.
+
+    The PolynomialConvexScheduler of flow_matching (Lipman et al. 2024, Flow Matching Guide and Code).
+
+    n: the exponent, finite and >= 1. Raises InputError where it is not.
+    """
 
     n: float = 2.0
 
@@ -102,7 +137,7 @@ class Polynomial:
             raise invalid("n", "must be at least 1", self.n, "use rectified_flow for n = 1")
 
     def __call__(self, t: Float64[Tensor, "B"]) -> Coefficients:
-        """Return the coefficients at the times `t`."""
+        """Return the coefficients at the times `t`, [B] float64 in [0, 1]."""
         slope = self.n * t.pow(self.n - 1)
         # 1 - t^n by expm1 keeps the digits of sigma near t = 1
         return Coefficients(t.pow(self.n), -torch.expm1(self.n * t.log()), slope, -slope)
@@ -110,9 +145,14 @@ class Polynomial:
 
 @dataclass(frozen=True)
 class EDM:
-    """Variance exploding with the noise levels of Karras et al. (2022): alpha = 1, sigma from sigma_max to sigma_min.
+    """Variance exploding with the noise levels of Karras et al. (2022, eq. 5): alpha = 1, sigma(t) below.
 
     sigma(t) = (sigma_max^(1/rho) + t (sigma_min^(1/rho) - sigma_max^(1/rho)))^rho; t = 1 is the smallest noise.
+
+    sigma_min, sigma_max: the noise levels at t = 1 and t = 0, in units of the data, 0 < sigma_min < sigma_max.
+    rho: > 0; a larger one spends more of the time near sigma_min.
+
+    Raises InputError where these limits do not hold.
     """
 
     sigma_min: float = 0.002
@@ -124,31 +164,30 @@ class EDM:
             raise invalid("EDM", "needs 0 < sigma_min < sigma_max and rho > 0", self, "use the defaults")
 
     def __call__(self, t: Float64[Tensor, "B"]) -> Coefficients:
-        """Return the coefficients at the times `t`."""
+        """Return the coefficients at the times `t`, [B] float64 in [0, 1]."""
         first, last = self.sigma_max ** (1 / self.rho), self.sigma_min ** (1 / self.rho)
         root = first + t * (last - first)
         d_sigma = self.rho * root.pow(self.rho - 1) * (last - first)
         return Coefficients(torch.ones_like(t), root.pow(self.rho), torch.zeros_like(t), d_sigma)
 
     def time_of(self, sigma: Float64[Tensor, "B"]) -> Float64[Tensor, "B"]:
-        """Return the time at which the noise level is `sigma`."""
+        """Return the time at which the noise level is `sigma`, [B] float64, in [0, 1] for sigma_min..sigma_max."""
         first, last = self.sigma_max ** (1 / self.rho), self.sigma_min ** (1 / self.rho)
         fraction: Tensor = (sigma.pow(1 / self.rho) - first) / (last - first)
         return fraction
 
 
-PATHS: dict[str, Callable[[], Path]] = {
-    "rectified_flow": RectifiedFlow,
-    "gvp": GVP,
-    "vp": VP,
-    "linear_vp": LinearVP,
-    "polynomial": Polynomial,
-    "edm": EDM,
-}
+PATHS: dict[str, Callable[[], Path]] = dict(
+    zip(PATH_NAMES, (RectifiedFlow, GVP, VP, LinearVP, Polynomial, EDM), strict=True)
+)
 
 
 def resolve_path(path: str | Path) -> Path:
-    """Return the path called `path`, or `path` itself where it is one. Raises InputError for unknown names."""
+    """Return the path called `path`, or `path` itself where it is a callable.
+
+    path: a key of PATHS, which stands for that path with its default parameters, or a callable as :class:`Path` says.
+    Raises InputError for other names and for what is not callable.
+    """
     if isinstance(path, str):
         if path not in PATHS:
             raise invalid("path", f"must be one of {', '.join(PATHS)}, or a callable", repr(path), "check the spelling")
@@ -159,33 +198,40 @@ def resolve_path(path: str | Path) -> Path:
 
 
 def resolve_times(t: float | Tensor, batch: int, t_max: float | None, device: torch.device) -> Float64[Tensor, "B"]:
-    """Return `t` (a number, [], [B] or [B, 1, ...]) as float64 [B], clamped at `t_max` where that is given.
+    """Return one time for each query, [B] float64 on `device`.
 
-    Raises InputError for other shapes and for times outside [0, 1].
+    t: a number or a tensor [], [1], [B] or [B, 1, ...] of any real dtype, in [0, 1]. batch: the number of queries B.
+    t_max: later times are lowered to this one; None leaves all as they are. device: where the queries are.
+
+    Raises InputError for other shapes and for times outside [0, 1]. The values are read by the host, except while a
+    CUDA graph is captured, when they are not checked.
     """
-    # a Python number goes to float64 at once: by way of float32 it would lose half of its digits
-    times = on_device(t, device).detach().double()
-    if times.numel() == batch and times.shape[:1] == (batch,):
-        times = times.reshape(batch)
-    elif times.numel() == 1 and times.ndim <= 1:
-        times = times.reshape(1).expand(batch)
-    else:
-        raise invalid(
-            "t", f"must be a number, [{batch}] or [{batch}, 1, ...]", list(times.shape), "pass one time a query"
-        )
-    if not holds((times >= 0) & (times <= 1)):
-        bad = times[~((times >= 0) & (times <= 1))][0].item()
-        raise invalid(
-            "t",
-            "must lie in [0, 1], 0 noise and 1 data",
-            bad,
-            "rescale the times; integer steps are t = 1 - step / 1000",
-        )
+    # on_device keeps all digits of a Python number, of which float32 would lose half
+    times = _one_per_query(on_device(t, device).detach().double(), batch)
+    inside = (times >= 0) & (times <= 1)
+    if not holds(inside):
+        remedy = "rescale the times; integer steps are t = 1 - step / 1000"
+        raise invalid("t", "must lie in [0, 1], 0 noise and 1 data", times[~inside][0].item(), remedy)
     return times if t_max is None else times.clamp_max(t_max)
 
 
+def _one_per_query(times: Float64[Tensor, "..."], batch: int) -> Float64[Tensor, "B"]:
+    if times.numel() == batch and times.shape[:1] == (batch,):
+        return times.reshape(batch)
+    if times.numel() == 1 and times.ndim <= 1:
+        return times.reshape(1).expand(batch)
+    wanted = f"must be a number, [{batch}] or [{batch}, 1, ...]"
+    raise invalid("t", wanted, list(times.shape), "pass one time a query")
+
+
 def coefficients(path: Path, t: Float64[Tensor, "B"]) -> Coefficients:
-    """Return the path at the times `t` in float64, whatever object the path returns."""
+    """Return the coefficients of a path as float64 [B] tensors on the device of `t`.
+
+    path: a callable as :class:`Path` says, whose results may be tensors of any dtype or numbers.
+    t: [B] float64 in [0, 1].
+
+    Raises InputError where the result lacks one of alpha_t, sigma_t, d_alpha_t and d_sigma_t.
+    """
     result = path(t)
     names = ("alpha_t", "sigma_t", "d_alpha_t", "d_sigma_t")
     missing = [name for name in names if not hasattr(result, name)]
@@ -201,11 +247,15 @@ def coefficients(path: Path, t: Float64[Tensor, "B"]) -> Coefficients:
 
 @dataclass(frozen=True)
 class Prediction:
-    """The denoiser of a batch in every parametrisation; x and denoiser are float64 [B, D].
+    """The prediction for a batch of queries in every parametrisation, all float64 [B, D].
 
-    noise = sigma (x - alpha m) / s^2, denoiser = m + alpha p^2 (x - alpha m) / s^2, velocity = d_alpha denoiser +
-    d_sigma noise, score = -(x - alpha m) / s^2, with m the posterior mean of the samples, p the width of each
-    sample (`point_std`) and s^2 = sigma^2 + alpha^2 p^2. None of them cancels near t = 1.
+    x: the queries, [B, D] float64. mean: m, the posterior mean of the samples, [B, D] float64 in value space.
+    at: the coefficients at the times of the queries. point_std: p >= 0, the standard deviation of the Gaussian that
+        stands for each sample, in value space; 0 for points.
+
+    score = -(x - alpha m) / s^2, noise = -sigma score, denoiser = m - alpha p^2 score and velocity = d_alpha denoiser
+    + d_sigma noise with s^2 = sigma^2 + alpha^2 p^2 (the conditional Gaussian identities, e.g. Lipman et al. 2024).
+    None of these forms cancels near t = 1.
     """
 
     x: Float64[Tensor, "B D"]
@@ -215,12 +265,12 @@ class Prediction:
 
     @property
     def variance(self) -> Float64[Tensor, "B"]:
-        """Variance of x around alpha X_j: s^2 [B]."""
+        """Variance of x around alpha X_j, s^2 = sigma^2 + alpha^2 p^2, [B]."""
         return marginal_variance(self.at, self.point_std)
 
     @property
     def velocity_gain(self) -> Float64[Tensor, "B"]:
-        """Factor |A| from a change of the mean to one of the velocity, [B].
+        """Factor |A| >= 0 from a change of the mean to the change of the velocity, [B].
 
         A = sigma (d_alpha sigma - alpha d_sigma) / s^2; with p = 0 that is d_alpha - alpha d_sigma / sigma.
         """
@@ -229,34 +279,41 @@ class Prediction:
 
     @property
     def score(self) -> Float64[Tensor, "B D"]:
-        """Gradient of log p_t."""
+        """Gradient of log p_t at x, (alpha m - x) / s^2, [B, D]."""
         return (self.at.alpha_t[:, None] * self.mean - self.x) / self.variance[:, None]
 
     @property
     def noise(self) -> Float64[Tensor, "B D"]:
-        """Posterior mean of eps."""
+        """Posterior mean of eps, -sigma score, [B, D]."""
         return -self.at.sigma_t[:, None] * self.score
 
     @property
     def denoiser(self) -> Float64[Tensor, "B D"]:
-        """Posterior mean of the data."""
+        """Posterior mean of the data, m - alpha p^2 score, [B, D]; m itself where p = 0."""
         if self.point_std == 0.0:
             return self.mean
         return self.mean - (self.at.alpha_t * self.point_std**2)[:, None] * self.score
 
     @property
     def velocity(self) -> Float64[Tensor, "B D"]:
-        """Posterior mean of d_alpha X + d_sigma eps."""
+        """Posterior mean of d_alpha X + d_sigma eps, [B, D]."""
         return self.at.d_alpha_t[:, None] * self.denoiser + self.at.d_sigma_t[:, None] * self.noise
 
 
 def marginal_variance(at: Coefficients, point_std: float) -> Float64[Tensor, "B"]:
-    """Return s^2 = sigma^2 + alpha^2 point_std^2, [B]."""
+    """Return the variance of x_t around alpha X_j, s^2 = sigma^2 + alpha^2 point_std^2, [B] float64.
+
+    at: the coefficients at B times. point_std: standard deviation of each sample, >= 0, in value space.
+    """
     return at.sigma_t.square() + (at.alpha_t * point_std).square()
 
 
 def same_path(one: Path, other: Path) -> bool:
-    """Whether two paths have the same alpha and sigma, to single precision, at a few times."""
+    """Return whether two paths have the same alpha and sigma at nine times in 0.03..0.97.
+
+    one, other: callables as :class:`Path` says; they are compared to 1e-5 relative and 1e-6 absolute.
+    Raises InputError where one of them returns no coefficients.
+    """
     times = torch.linspace(0.03, 0.97, 9, dtype=torch.float64)
     first, second = coefficients(one, times), coefficients(other, times)
     pairs = ((first.alpha_t, second.alpha_t), (first.sigma_t, second.sigma_t))

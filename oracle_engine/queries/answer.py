@@ -15,7 +15,7 @@ from ..kernels.screens import Shortlist
 class Route(IntEnum):
     """The ways to an answer, by the names that `Posterior.route` uses.
 
-    exact: every sample was scanned. screen, faiss: the samples that a search named were looked at. source: the noise
+    exact: every sample was scanned. screen, faiss: the samples that a search named were scored. source: the noise
     is so small that the sample a query was made from is the answer. sampled: an estimate from some of the samples.
     """
 
@@ -35,9 +35,9 @@ class Route(IntEnum):
 class Answer:
     """Posterior states of a batch with what they may have missed.
 
-    log_omitted: log of a bound on the weight of the samples not looked at, on the scale of `state.lse`; -inf for
+    log_omitted: log of a bound on the weight of the samples that were not scored, on the scale of `state.lse`; -inf for
         exact states, NaN where nothing is known.
-    survivors: samples looked at. route: values of Route.
+    survivors: samples that were scored. route: values of Route.
     likely: the bound holds with high probability over the noise of the query, not for every noise.
     standard_error: of the mean of a sampled answer, its norm in row units; zero elsewhere.
     """
@@ -56,13 +56,16 @@ class Answer:
 
     @classmethod
     def unknown(cls, batch: int, dim: int, top_k: int, device: torch.device) -> Answer:
-        """Return answers that are still to be filled in."""
+        """Return `batch` answers that are still to be filled in, of `dim` values and `top_k` samples, on `device`."""
         state = PosteriorState.empty(batch, dim, top_k, device)
         return cls.exact(state, torch.zeros(batch, dtype=torch.int64, device=device))
 
     @classmethod
     def listed(cls, shortlist: Shortlist, route: Route, likely: Bool[Tensor, "B"]) -> Answer:
-        """Return the answer of a search."""
+        """Return the answer of a search by `route` that left `shortlist`.
+
+        likely: queries, [B], whose bounds hold with high probability only.
+        """
         answer = cls.bounded(shortlist.state, shortlist.log_omitted, shortlist.survivors, route)
         return replace(answer, likely=likely)
 
@@ -74,7 +77,10 @@ class Answer:
         survivors: Int64[Tensor, "B"],
         route: Route,
     ) -> Answer:
-        """Return the answer that left out at most `log_omitted`."""
+        """Return the answer by `route` that left out at most `log_omitted`, [B].
+
+        state: of the samples that were scored. survivors: how many these are, [B].
+        """
         codes = torch.full_like(survivors, route)
         never = torch.zeros_like(codes, dtype=torch.bool)
         return cls(state, log_omitted, survivors, codes, never, torch.zeros_like(state.lse))

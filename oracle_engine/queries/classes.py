@@ -12,42 +12,49 @@ from ..kernels import Span
 
 # queries scanned together: their logits and sums stay small beside a block of rows
 MAX_BATCH = 1024
-
 MAX_BATCH_VALUES = 1 << 26
 
 
 @dataclass(frozen=True)
 class Task:
-    """Scan the rows of `span` for the queries in `query`, [b]."""
+    """A scan of the rows of `span` for the queries with the numbers `query`, [b], of a batch."""
 
     span: Span
     query: Int64[Tensor, "b"]
 
 
-def batch_slices(batch: int, dim: int) -> Sequence[slice]:
-    """Return the slices of a batch that are scanned one after the other."""
-    size = max(1, min(MAX_BATCH, MAX_BATCH_VALUES // dim))
+def batch_slices(batch: int, dim: int, most: int | None = None) -> Sequence[slice]:
+    """Return the slices of a batch that are scanned one after the other; none of an empty one.
+
+    batch: number of queries. dim: values of a sample. most: queries of a slice at most; None for MAX_BATCH, fewer where
+    their values would take more than half a gigabyte.
+    """
+    size = max(1, min(most or MAX_BATCH, MAX_BATCH_VALUES // dim))
     return [slice(start, min(start + size, batch)) for start in range(0, batch, size)]
 
 
 def scan_tasks(
     labels: Int64[Tensor, "B U"] | None, segments: Mapping[int, Span], count: int, query: Int64[Tensor, "B"]
 ) -> list[Task]:
-    """Return what to scan for the queries in `query`: all `count` rows without labels, else the rows of their classes.
+    """Return what to scan for the queries with the numbers `query`, [B]: each class once for all queries that use it.
 
-    Queries with labels of -1 only count as being without; a class is scanned once for all queries that use it.
+    labels: classes of each query, [B, U], -1 for none; a query with nothing but -1 is unconditional and scans all
+    `count` rows, as all do where labels is None. segments: the rows of each class.
     """
     everything = Span(0, count)
     if labels is None:
         return [Task(everything, query)]
-    free = (labels < 0).all(1)
-    tasks = [Task(everything, query[free])] if bool(free.any()) else []
+    unconditional = (labels < 0).all(1)
+    tasks = [Task(everything, query[unconditional])] if bool(unconditional.any()) else []
     classes = labels[labels >= 0].unique().tolist()
     return tasks + [Task(segments[name], query[(labels == name).any(1)]) for name in classes]
 
 
 def class_ranges(labels: Int64[Tensor, "B U"], sorted_labels: Int64[Tensor, "N"]) -> Int64[Tensor, "B U 2"]:
-    """Return the row ranges of the classes of every query, in rising order; empty for -1 and for repeated classes."""
+    """Return the row ranges of the classes of every query, [B, U, 2], in rising order.
+
+    labels: classes of each query, -1 for none. sorted_labels: those of the rows. Empty for -1 and for repeated classes.
+    """
     names = labels.sort(dim=1).values
     start = torch.searchsorted(sorted_labels, names)
     stop = torch.searchsorted(sorted_labels, names, right=True)
@@ -57,7 +64,10 @@ def class_ranges(labels: Int64[Tensor, "B U"], sorted_labels: Int64[Tensor, "N"]
 
 
 def rows_between(ranges: Int64[Tensor, "B U 2"], count: int) -> Int64[Tensor, "B V 2"]:
-    """Return the ranges of the `count` rows that lie before, between and behind `ranges`; none where all are empty."""
+    """Return the ranges of rows before, between and behind `ranges`, [B, U + 1, 2]; none where all are empty.
+
+    count: of all rows.
+    """
     ends = torch.nn.functional.pad(ranges.reshape(len(ranges), -1), (1, 1))
     ends[:, -1].fill_(count)
     named = (ranges[:, :, 1] > ranges[:, :, 0]).any(1)

@@ -1,4 +1,4 @@
-"""What a sampler follows: an engine, a model or both, as one thing that gives velocity and denoiser at (x, t)."""
+"""The fields that a sampler integrates: velocity and denoiser at (x, t) of an engine, a model, or both in turn."""
 
 from __future__ import annotations
 
@@ -12,28 +12,33 @@ from ..base.arrays import Float, Float64, Tensor
 from ..base.errors import invalid
 from ..engine.engine import OracleEngine
 from ..paths.paths import Path, coefficients, resolve_path, resolve_times, same_path
-from ..queries.request import Guidance
+from ..queries.conditions import Guidance
 
 
 @runtime_checkable
 class HasVelocity(Protocol):
-    """An object with `velocity(x, t)`, called with x [B, *shape] and t [B] float64; returns a tensor like x."""
+    """An object with a method `velocity(x, t)`, such as an engine or the trajectory of one."""
 
     def velocity(self, x: Tensor, t: Tensor, /) -> Tensor:
-        """Return the velocity at `x` and `t`."""
+        """Return the velocity, like x, at states [B, *sample_shape] of any floating dtype and times [B] float64."""
         ...
 
 
-# an engine, an object with `velocity`, or a model v(x, t) that gets t [B] in the dtype of x, float32 at least
+# an engine; an object with `velocity`; or a model v(x, t), called with t [B] in the dtype of x, float32 at least
 Velocity = OracleEngine | HasVelocity | Callable[[Any, Any], Any]
 
 
 @dataclass(frozen=True)
 class Switch:
-    """One velocity up to the time `t_switch`, another from there on; a step belongs to the time it starts at.
+    """One velocity up to the time `t_switch`, another from there on.
+
+    before: what steps that start before `t_switch` follow: an engine, an object with `velocity`, or a model v(x, t).
+    after: what the other steps follow, likewise.
+    t_switch: a time in [0, 1], 0 noise and 1 data; put it on the time grid for a change exactly there.
+    Raises InputError for a `t_switch` outside [0, 1].
 
     Switch(engine, model, 0.3) navigates with the oracle and refines with the model; Switch(model, engine, 0.3) is the
-    reverse. Put `t_switch` on the time grid for a change exactly there.
+    reverse.
     """
 
     before: Velocity
@@ -45,19 +50,21 @@ class Switch:
             raise invalid("t_switch", "must lie in [0, 1]", self.t_switch, "pass a time, 0 noise and 1 data")
 
     def at(self, t: float) -> Velocity:
-        """Return what a step that starts at `t` follows."""
+        """Return what a step that starts at the time `t` in [0, 1] follows."""
         return self.before if t < self.t_switch else self.after
 
 
 def parts_of(velocity: Velocity | Switch) -> tuple[Velocity, ...]:
-    """Return everything a sampler may follow."""
+    """Return the two parts of a Switch, or `velocity` alone."""
     return (velocity.before, velocity.after) if isinstance(velocity, Switch) else (velocity,)
 
 
 def path_of(velocity: Velocity | Switch, path: str | Path | None) -> Path:
-    """Return the path that `velocity` is a velocity of: `path`, or that of its engine, or rectified flow.
+    """Return the path that `velocity` belongs to: `path`, or that of its engine, or rectified flow.
 
-    Raises InputError where two of them differ.
+    velocity: what a sampler follows, as :func:`sample` takes it.
+    path: a name, a callable of t, or None for the path of the engine.
+    Raises InputError where `path` and the paths of the engines in `velocity` differ, and for names of no path.
     """
     own = [part.path for part in parts_of(velocity) if isinstance(part, HasVelocity) and hasattr(part, "path")]
     chosen = own[0] if path is None and own else resolve_path("rectified_flow" if path is None else path)
@@ -69,7 +76,12 @@ def path_of(velocity: Velocity | Switch, path: str | Path | None) -> Path:
 
 @dataclass(frozen=True)
 class Field:
-    """Velocity and denoiser of one part of a run; labels and guidance reach engines only."""
+    """Velocity and denoiser of what one step of a sampler follows.
+
+    source: an engine, an object with `velocity`, or a model v(x, t).
+    path: what the velocity of `source` belongs to.
+    labels, guidance: as in OracleEngine.velocity, for [B] queries; they reach engines only.
+    """
 
     source: Velocity
     path: Path
@@ -77,7 +89,11 @@ class Field:
     guidance: float | Tensor | Guidance | None = None
 
     def velocity(self, x: Float[Tensor, "B ..."], t: float) -> Float[Tensor, "B ..."]:
-        """Return the velocity at `x`, all at time `t`, like x. Raises InputError for a model of another shape."""
+        """Return the velocity at the time `t` in [0, 1), [B, *sample_shape] in the dtype of x.
+
+        x: [B, *sample_shape], any floating dtype. Raises InputError as OracleEngine.velocity does, and for a model that
+        returns no tensor, another shape, or numbers that are not finite. Costs one evaluation.
+        """
         source, times = self.source, times_like(t, x)
         if isinstance(source, OracleEngine):
             return source.velocity(x, times, labels=self.labels, guidance=self.guidance)
@@ -87,7 +103,11 @@ class Field:
         return _checked(source(x, times.to(torch.promote_types(x.dtype, torch.float32))), x, t)
 
     def denoiser(self, x: Float[Tensor, "B ..."], t: float) -> Float[Tensor, "B ..."]:
-        """Return E[X | x_t = x], like x: of an engine directly, else from the velocity."""
+        """Return the denoiser E[X | x_t = x], [B, *sample_shape] in the dtype of x: of an engine, else from a velocity.
+
+        x: [B, *sample_shape], any floating dtype. t: a time in [0, 1). Raises InputError as :meth:`velocity` does, and
+        where a path stands still, so that its velocity determines no denoiser. Costs one evaluation.
+        """
         if isinstance(self.source, OracleEngine):
             return self.source.denoiser(x, times_like(t, x), labels=self.labels, guidance=self.guidance)
         return denoiser_from(self.velocity(x, t), x, t, self.path)
@@ -96,10 +116,14 @@ class Field:
 def denoiser_from(
     velocity: Float[Tensor, "B ..."], x: Float[Tensor, "B ..."], t: float, path: Path
 ) -> Float[Tensor, "B ..."]:
-    """Return the denoiser (sigma v - d_sigma x) / (d_alpha sigma - d_sigma alpha), like x.
+    """Return the denoiser that belongs to a velocity.
 
-    It solves v = d_alpha xhat + d_sigma eps, x = alpha xhat + sigma eps. Raises InputError at times where a path stands
-    still, as polynomial(2) does at t = 0: the velocity says nothing there.
+    velocity: [B, *sample_shape], any floating dtype. x: the states, likewise.
+    t: the time of all states, in [0, 1]. path: what the velocity belongs to.
+    Returns (sigma v - d_sigma x) / (d_alpha sigma - d_sigma alpha), [B, *sample_shape] in the dtype of x, the solution
+    of v = d_alpha xhat + d_sigma eps and x = alpha xhat + sigma eps.
+    Raises InputError at times where a path stands still, as polynomial(2) does at t = 0: the velocity determines no
+    denoiser there.
     """
     alpha, sigma, d_alpha, d_sigma = path_at(path, t)
     determinant = d_alpha * sigma - d_sigma * alpha
@@ -110,13 +134,16 @@ def denoiser_from(
 
 
 def path_at(path: Path, t: float) -> tuple[float, float, float, float]:
-    """Return alpha, sigma and their derivatives at the time `t` as numbers. Raises InputError outside [0, 1]."""
+    """Return alpha, sigma, d_alpha and d_sigma of `path` at the time `t` as numbers.
+
+    Raises InputError for `t` outside [0, 1].
+    """
     at = coefficients(path, resolve_times(t, 1, None, torch.device("cpu")))
     return float(at.alpha_t), float(at.sigma_t), float(at.d_alpha_t), float(at.d_sigma_t)
 
 
 def times_like(t: float, x: Float[Tensor, "B ..."]) -> Float64[Tensor, "B"]:
-    """Return the time `t` for each query."""
+    """Return the time `t` for each query of `x`, [B] float64 on its device."""
     return torch.full((len(x),), t, dtype=torch.float64, device=x.device)
 
 
@@ -128,5 +155,5 @@ def _checked(output: Any, x: Tensor, t: float) -> Tensor:
         remedy = "wrap the model; networks that also learn a variance return twice the channels"
         raise invalid("velocity", f"must return the shape of x, {list(x.shape)}", list(output.shape), remedy)
     if not bool(output.isfinite().all()):
-        raise invalid("velocity", "must return finite numbers", f"a NaN or an infinity at t = {t}", "look at the model")
+        raise invalid("velocity", "must return finite numbers", f"a NaN or an infinity at t = {t}", "check the model")
     return output.to(x.dtype)

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from types import MappingProxyType
 
 import torch
 
 from ..base.arrays import Float, Float64, Int64, Tensor, check_floating
 from ..base.errors import invalid
+from ..base.names import METHOD_NAMES
 from ..engine.engine import OracleEngine
 from ..paths.paths import Path
 from ..paths.time_grids import check_times
-from ..queries.request import Guidance
+from ..queries.conditions import Guidance
 from .fields import Field, Switch, Velocity, denoiser_from, parts_of, path_at, path_of, times_like
 
 
 @dataclass(frozen=True)
 class Capture:
-    """What a run keeps of every step, beside its end; each of the first two holds one tensor like x a step.
+    """What a run keeps of every step, beside its end.
 
-    states: x_t, before each step and at the end. denoisers: E[X | x_t] at each step.
-    top_k: weights and indices of the heaviest samples at each step, from the engine of the run; one more pass a step.
+    states: whether to keep x_t before each step and at the end, [S + 1, B, *sample_shape].
+    denoisers: whether to keep E[X | x_t] at each step, [S, B, *sample_shape].
+    top_k: how many of the heaviest samples to keep at each step, at least 0, with weights and indices [S, B, K]; from
+        the engine of the run, at the cost of one more pass over the data a step.
     """
 
     states: bool = False
@@ -30,17 +34,22 @@ class Capture:
     top_k: int = 0
 
     def memory(self, x: Tensor, steps: int) -> int:
-        """Return the bytes that a run of `steps` steps from `x` keeps, on the device of `x`."""
+        """Return the bytes that a run of `steps` steps from `x` [B, *sample_shape] keeps, on the device of `x`."""
         states = x.nbytes * ((steps + 1) * self.states + steps * self.denoisers)
         return states + 16 * len(x) * steps * self.top_k
 
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """A run of a sampler over S steps.
+    """The result of a sampler over S steps.
 
-    x: its end, [B, *shape]. times: [S + 1].
-    states: [S + 1, B, *shape]; denoisers: [S, B, *shape]; top_weights, top_indices: [S, B, K]; None unless captured.
+    x: the states at the last time, [B, *sample_shape], in the dtype of the first.
+    times: the grid, [S + 1] float64 on the CPU.
+    path, method: what was integrated, and how.
+    states: x_t before each step and at the end, [S + 1, B, *sample_shape], or None unless captured.
+    denoisers: E[X | x_t] at each step, [S, B, *sample_shape], or None unless captured.
+    top_weights, top_indices: posterior weights and indices of the heaviest samples at each step, [S, B, K] float64 and
+        int64, or None unless captured.
     """
 
     x: Float[Tensor, "B ..."]
@@ -68,37 +77,58 @@ def sample(
 ) -> Run:
     """Integrate dx/dt = v(x, t) over `times` from `x` and return the run; no gradient is kept.
 
-    velocity: an OracleEngine; an object with `velocity(x, t)`, t [B] float64; a model v(x, t), t [B] in the dtype of x;
-        or a Switch between two of these.
-    x: [B, *shape] at the first time: initial_noise(...), or noised(...) to resume from samples.
-    times: strictly increasing in [0, 1], as sampling_times gives them.
-    method: "euler"; "heun", second order with two evaluations a step; "ddim", exact wherever the denoiser stands still.
-    path: for models alone (rectified_flow unless given); an engine brings its own.
+    velocity: an OracleEngine; an object with `velocity(x, t)`, t [B] float64; a model v(x, t), t [B] in the dtype of x,
+        float32 at least; or a Switch between two of these.
+    x: states at the first time, [B, *sample_shape], any floating dtype: initial_noise(...), or noised(...) to resume.
+    times: S + 1 strictly increasing times in [0, 1], floating, as sampling_times gives them.
+    method: "euler"; "heun", second order with two evaluations a step (Karras et al. 2022, algorithm 1, in t); "ddim"
+        (Song et al. 2021), exact wherever the denoiser stands still.
+    path: for models alone, rectified_flow unless given; an engine brings its own.
     labels, guidance: for the engine, as in OracleEngine.velocity; bind those of a model beforehand.
-    capture: what to keep of every step. progress: called with steps done and all steps.
+    capture: what to keep of every step; nothing unless given.
+    progress: called with the number of steps done and of all steps, after each.
+    Returns a Run whose `x` is [B, *sample_shape] in the dtype of x.
 
-    Velocities are never asked for at t = 1: the step that ends there goes to the denoiser, which for rectified flow is
-    the Euler step, so a full-oracle run ends on samples of the data. Raises InputError for arguments that do not
-    fit, and for a model that returns another shape or numbers that are not finite.
+    No velocity is evaluated at t = 1: a step that ends there goes to the denoiser, which for rectified flow is the
+    Euler step, so a full-oracle run ends on samples of the data. Raises InputError for arguments that do not
+    fit, and for a model that returns another shape or numbers that are not finite. Costs S evaluations, 2 S of heun.
+
+    >>> import torch, oracle_engine as oe
+    >>> from oracle_engine import samplers
+    >>> engine = oe.OracleEngine(oe.load_dataset("digits"))
+    >>> x = samplers.initial_noise(engine, 4, generator=torch.Generator().manual_seed(0))
+    >>> run = samplers.sample(engine, x, samplers.sampling_times(10), labels=torch.tensor([0, 1, 2, 3]))
+    >>> float(torch.cdist(run.x.flatten(1), engine.data[:].flatten(1)).amin(1).max()) < 1e-3
+    True
     """
     check_floating("x", x)
     grid = check_times(times).tolist()
-    sampler = _Sampler(velocity, path_of(velocity, path), _method(method), labels, guidance, capture or Capture())
+    sampler = _Sampler(velocity, path_of(velocity, path), method, labels, guidance, capture or Capture())
     sampler.check()
     kept = _Kept()
     for step, (t, end) in enumerate(pairwise(grid)):
         x = sampler.step(x, t, end, kept)
         if progress is not None:
             progress(step + 1, len(grid) - 1)
-    return kept.run(x, grid, sampler.path, method, sampler.capture)
+    return sampler.run(x, grid, kept)
 
 
 def initial_noise(
     engine: OracleEngine, count: int, *, start: float = 0.0, generator: torch.Generator | None = None
 ) -> Float[Tensor, "B ..."]:
-    """Return `count` draws of sigma(start) eps, what a run from t = `start` begins with, float32 or float64.
+    """Return draws of sigma(start) eps, the states that a run begins with.
 
-    The dtype and device are those of the samples. generator: on that device.
+    engine: with the path and the samples, whose shape, dtype and device the draws have.
+    count: how many, at least 1.
+    start: the first time of the run, in [0, 1].
+    generator: of the draws, on the device of the data; the global one unless given.
+    Returns [count, *sample_shape], float64 for samples stored so, else float32.
+    Raises InputError for a `count` below 1 and for `start` outside [0, 1].
+
+    >>> import oracle_engine as oe
+    >>> from oracle_engine import samplers
+    >>> samplers.initial_noise(oe.OracleEngine(oe.load_dataset("digits"), "edm"), 16).shape
+    torch.Size([16, 1, 8, 8])
     """
     if count < 1:
         raise invalid("count", "must be at least 1", count, "pass the number of samples to draw")
@@ -111,19 +141,41 @@ def initial_noise(
 def noised(
     engine: OracleEngine, samples: Float[Tensor, "B ..."], t: float, *, generator: torch.Generator | None = None
 ) -> Float[Tensor, "B ..."]:
-    """Return alpha(t) X + sigma(t) eps for the samples X, like them: where a run resumes at the time t."""
+    """Return alpha(t) X + sigma(t) eps, the states that a run resumes with at the time `t`.
+
+    engine: with the path.
+    samples: X, [B, *sample_shape], any floating dtype.
+    t: the first time of the run, in [0, 1].
+    generator: of the noise, on the device of `samples`; the global one unless given.
+    Returns [B, *sample_shape] in the dtype of `samples`.
+    Raises InputError for samples that are not floating and for `t` outside [0, 1].
+    """
     check_floating("samples", samples)
     alpha, sigma, _, _ = path_at(engine.path, t)
     eps = torch.randn(samples.shape, dtype=samples.dtype, device=samples.device, generator=generator)
     return alpha * samples + sigma * eps
 
 
-# (field, x, t, end, whether the denoiser is wanted) to x at the end of a step and, if wanted, the denoiser at t
-_Advance = Callable[[Field, Tensor, float, float, bool], tuple[Tensor, Tensor | None]]
+@dataclass(frozen=True)
+class _Step:
+    """One step along a field, from the states x at the time `t` to the time `end`."""
+
+    field: Field
+    x: Tensor
+    t: float
+    end: float
+
+    @property
+    def width(self) -> float:
+        return self.end - self.t
+
+
+# takes a step; returns the states at its end and, at least where the second argument is true, the denoiser at its start
+_Advance = Callable[[_Step, bool], tuple[Tensor, Tensor | None]]
 
 
 class _Kept:
-    """The tensors of the steps so far."""
+    """What was captured of the steps so far, one tensor a step."""
 
     def __init__(self) -> None:
         self.states: list[Tensor] = []
@@ -131,25 +183,12 @@ class _Kept:
         self.weights: list[Tensor] = []
         self.indices: list[Tensor] = []
 
-    def run(self, x: Tensor, grid: list[float], path: Path, method: str, capture: Capture) -> Run:
-        """Return the run that ended in x, with what was recorded on the way."""
-        return Run(
-            x=x,
-            times=torch.tensor(grid, dtype=torch.float64),
-            path=path,
-            method=method,
-            states=torch.stack([*self.states, x]) if capture.states else None,
-            denoisers=torch.stack(self.denoisers) if capture.denoisers else None,
-            top_weights=torch.stack(self.weights) if capture.top_k else None,
-            top_indices=torch.stack(self.indices) if capture.top_k else None,
-        )
-
 
 @dataclass(frozen=True)
 class _Sampler:
     velocity: Velocity | Switch
     path: Path
-    advance: _Advance
+    method: str
     labels: int | Tensor | None
     guidance: float | Tensor | Guidance | None
     capture: Capture
@@ -159,67 +198,79 @@ class _Sampler:
         return next((part for part in parts_of(self.velocity) if isinstance(part, OracleEngine)), None)
 
     def check(self) -> None:
-        """Raise InputError for what only an engine can do where there is none."""
-        wants = {"labels": self.labels, "guidance": self.guidance, "capture.top_k": self.capture.top_k or None}
-        given = [name for name, value in wants.items() if value is not None]
-        if self.engine is None and given:
+        """Raise InputError for an unknown method, and for options of an engine where the run has none."""
+        if self.method not in METHODS:
+            raise invalid("method", f"must be one of {', '.join(METHODS)}", repr(self.method), "use 'euler'")
+        options = {"labels": self.labels, "guidance": self.guidance, "capture.top_k": self.capture.top_k or None}
+        used = [name for name, value in options.items() if value is not None]
+        if self.engine is None and used:
             remedy = "bind what a model takes beforehand: lambda x, t: model(x, t, labels)"
-            raise invalid(given[0], "is for an OracleEngine in the run", f"{wants[given[0]]} without one", remedy)
+            raise invalid(used[0], "is for an OracleEngine in the run", f"{options[used[0]]} without one", remedy)
         if self.capture.top_k < 0:
             raise invalid("capture.top_k", "must not be negative", self.capture.top_k, "pass 0 to name no samples")
 
     def step(self, x: Tensor, t: float, end: float, kept: _Kept) -> Tensor:
-        """Return x at the time `end`, from x at the time `t`, and keep what is to be captured."""
+        """Return the states at the time `end`, from `x` at the time `t`, and add what is to be captured to `kept`."""
         source = self.velocity.at(t) if isinstance(self.velocity, Switch) else self.velocity
-        field = Field(source, self.path, self.labels, self.guidance)
+        step = _Step(Field(source, self.path, self.labels, self.guidance), x, t, end)
         if self.capture.states:
             kept.states.append(x)
         if self.capture.top_k and self.engine is not None:
             posterior = self.engine.posterior(x, times_like(t, x), labels=self.labels, top_k=self.capture.top_k)
             kept.weights.append(posterior.top_weights)
             kept.indices.append(posterior.top_indices)
-        reached, denoiser = (_to_data if end == 1.0 else self.advance)(field, x, t, end, self.capture.denoisers)
+        advance = _to_data if end == 1.0 else METHODS[self.method]
+        reached, denoiser = advance(step, self.capture.denoisers)
         if self.capture.denoisers and denoiser is not None:
             kept.denoisers.append(denoiser)
         return reached
 
+    def run(self, x: Tensor, grid: list[float], kept: _Kept) -> Run:
+        """Return the run over the times of `grid` that ended in `x`, with what was captured."""
+        return Run(
+            x=x,
+            times=torch.tensor(grid, dtype=torch.float64),
+            path=self.path,
+            method=self.method,
+            states=torch.stack([*kept.states, x]) if self.capture.states else None,
+            denoisers=torch.stack(kept.denoisers) if self.capture.denoisers else None,
+            top_weights=torch.stack(kept.weights) if self.capture.top_k else None,
+            top_indices=torch.stack(kept.indices) if self.capture.top_k else None,
+        )
 
-def _to_data(field: Field, x: Tensor, t: float, end: float, wanted: bool) -> tuple[Tensor, Tensor | None]:
-    denoiser = field.denoiser(x, t)
+
+def _to_data(step: _Step, with_denoiser: bool) -> tuple[Tensor, Tensor | None]:
+    denoiser = step.field.denoiser(step.x, step.t)
     return denoiser, denoiser
 
 
-def _euler(field: Field, x: Tensor, t: float, end: float, wanted: bool) -> tuple[Tensor, Tensor | None]:
-    velocity = field.velocity(x, t)
-    return x + (end - t) * velocity, _denoiser(field, velocity, x, t) if wanted else None
+def _euler(step: _Step, with_denoiser: bool) -> tuple[Tensor, Tensor | None]:
+    velocity = step.field.velocity(step.x, step.t)
+    return step.x + step.width * velocity, _denoiser(step, velocity) if with_denoiser else None
 
 
-def _heun(field: Field, x: Tensor, t: float, end: float, wanted: bool) -> tuple[Tensor, Tensor | None]:
-    first = field.velocity(x, t)
-    second = field.velocity(x + (end - t) * first, end)
-    return x + 0.5 * (end - t) * (first + second), _denoiser(field, first, x, t) if wanted else None
+def _heun(step: _Step, with_denoiser: bool) -> tuple[Tensor, Tensor | None]:
+    first = step.field.velocity(step.x, step.t)
+    second = step.field.velocity(step.x + step.width * first, step.end)
+    reached = step.x + 0.5 * step.width * (first + second)
+    return reached, _denoiser(step, first) if with_denoiser else None
 
 
-def _ddim(field: Field, x: Tensor, t: float, end: float, wanted: bool) -> tuple[Tensor, Tensor | None]:
-    denoiser = field.denoiser(x, t)
-    alpha, sigma, _, _ = path_at(field.path, t)
-    alpha_end, sigma_end, _, _ = path_at(field.path, end)
+def _ddim(step: _Step, with_denoiser: bool) -> tuple[Tensor, Tensor | None]:
+    denoiser = step.field.denoiser(step.x, step.t)
+    alpha, sigma, _, _ = path_at(step.field.path, step.t)
+    alpha_end, sigma_end, _, _ = path_at(step.field.path, step.end)
     # alpha' xhat + sigma' (x - alpha xhat) / sigma (Song et al. 2021)
     share = sigma_end / sigma
-    return share * x + (alpha_end - share * alpha) * denoiser, denoiser
+    return share * step.x + (alpha_end - share * alpha) * denoiser, denoiser
 
 
-def _denoiser(field: Field, velocity: Tensor, x: Tensor, t: float) -> Tensor:
-    # where a path stands still the velocity says nothing, but an engine knows
-    if isinstance(field.source, OracleEngine) and path_at(field.path, t)[2:] == (0.0, 0.0):
-        return field.denoiser(x, t)
-    return denoiser_from(velocity, x, t, field.path)
+def _denoiser(step: _Step, velocity: Tensor) -> Tensor:
+    # where a path stands still the velocity determines no denoiser, but an engine has it
+    if isinstance(step.field.source, OracleEngine) and path_at(step.field.path, step.t)[2:] == (0.0, 0.0):
+        return step.field.denoiser(step.x, step.t)
+    return denoiser_from(velocity, step.x, step.t, step.field.path)
 
 
-METHODS = {"euler": _euler, "heun": _heun, "ddim": _ddim}
-
-
-def _method(name: str) -> _Advance:
-    if name not in METHODS:
-        raise invalid("method", f"must be one of {', '.join(METHODS)}", repr(name), "use 'euler'")
-    return METHODS[name]
+# the methods of `sample` by name
+METHODS: Mapping[str, _Advance] = MappingProxyType(dict(zip(METHOD_NAMES, (_euler, _heun, _ddim), strict=True)))

@@ -11,6 +11,7 @@ from ..base.settings import Settings
 from ..kernels import (
     PosteriorState,
     Rows,
+    Work,
     gpu_memory,
     gpu_state,
     posterior_state,
@@ -18,7 +19,6 @@ from ..kernels import (
     reference_state,
     scan_memory,
 )
-from ..kernels.common.work import Work
 
 # what computes the state of a span of rows
 ScanState = Callable[[Work], PosteriorState]

@@ -11,8 +11,7 @@ from ..base.arrays import Int64, Tensor
 from ..base.cuda_graphs import capturing, holds
 from ..base.errors import invalid
 from ..data.dataset import OracleDataset
-from ..kernels import PosteriorState, Span, Wanted, concatenate, merge
-from ..kernels.common.work import Work
+from ..kernels import PosteriorState, Wanted, Work, concatenate, merge
 from ..queries.classes import batch_slices, class_ranges, rows_between, scan_tasks
 from ..queries.request import Request
 from .backends import ScanState
@@ -20,51 +19,68 @@ from .backends import ScanState
 
 @dataclass(frozen=True)
 class ExactScan:
-    """Scans of `data` by one backend."""
+    """Scans of `data` by one backend: a function from work to states."""
 
     data: OracleDataset
-    point_std: float
     backend: ScanState
 
     def state(self, request: Request, wanted: Wanted) -> PosteriorState:
-        """Return the states over the samples each query may use. Raises InputError where none has any weight."""
-        state = self._by_slices(request, wanted, self._scan)
+        """Return the states over the samples each query of `request` may use, [B]; `wanted` of the posteriors.
+
+        Raises InputError where no sample that a query may use has any weight. Costs one pass over the rows in question.
+        """
+        if request.labels is None and self._is_one_scan(request):
+            state = self.backend(request.work(self.data, wanted))
+        else:
+            state = self._by_slices(request, wanted, self._scan)
         if not holds(state.lse > -torch.inf):
             first = int((state.lse == -torch.inf).nonzero()[0])
-            raise invalid(
-                "weights", "must be positive for some sample", f"none for query {first}", "change labels or exclude"
-            )
+            found = f"none for query {first}"
+            raise invalid("weights", "must be positive for some sample", found, "change labels or exclude")
         return state
 
     def rest(self, request: Request, wanted: Wanted) -> PosteriorState:
-        """Return the states over all samples outside the classes of each query, empty where there are none."""
+        """Return the states over all samples outside the classes of each query of `request`, [B]; `wanted` of them.
+
+        Empty where there are none. Costs one pass over the data.
+        """
         return self._by_slices(request, wanted, self._scan_rest)
+
+    def _is_one_scan(self, request: Request) -> bool:
+        return len(batch_slices(len(request), self.data.dim)) == 1
 
     def _by_slices(
         self, request: Request, wanted: Wanted, scan: Callable[[Request, Wanted], PosteriorState]
     ) -> PosteriorState:
-        parts = [scan(request.take(part), wanted) for part in batch_slices(len(request), self.data.dim)]
-        return concatenate(parts or [PosteriorState.empty(0, self.data.dim, wanted.top_k, self.data.device)])
+        if len(request) == 0:
+            return request.work(self.data, wanted).nothing()
+        if self._is_one_scan(request):
+            return scan(request, wanted)
+        return concatenate([scan(request.take(part), wanted) for part in batch_slices(len(request), self.data.dim)])
 
     def _scan(self, request: Request, wanted: Wanted) -> PosteriorState:
-        if capturing() and request.labels is not None:
-            return self._scan_all(request, wanted, rows_between(self._ranges(request), len(self.data)))
-        query = request.query(self.data, self.point_std)
-        everyone = torch.arange(len(query), device=self.data.device)
-        state = PosteriorState.empty(len(query), self.data.dim, wanted.top_k, self.data.device)
-        for task in scan_tasks(request.labels, self.data.segments, len(self.data), everyone):
-            part = self.backend(Work(self.data.rows, query.take(task.query), task.span, wanted))
+        work = request.work(self.data, wanted)
+        if request.labels is None:
+            return self.backend(work)
+        if capturing():
+            return self._scan_without(work, rows_between(self._ranges(request), len(self.data)))
+        everyone = torch.arange(len(request), device=self.data.device)
+        tasks = scan_tasks(request.labels, self.data.segments, len(self.data), everyone)
+        if len(tasks) == 1 and len(tasks[0].query) == len(request):
+            return self.backend(replace(work, span=tasks[0].span))
+        state = work.nothing()
+        for task in tasks:
+            part = self.backend(replace(work.take(task.query), span=task.span))
             state = state.put(task.query, merge(state.take(task.query), part))
         return state
 
     def _scan_rest(self, request: Request, wanted: Wanted) -> PosteriorState:
-        return self._scan_all(request, wanted, self._ranges(request))
+        return self._scan_without(request.work(self.data, wanted), self._ranges(request))
 
-    def _scan_all(self, request: Request, wanted: Wanted, without: Int64[Tensor, "B V 2"]) -> PosteriorState:
+    def _scan_without(self, work: Work, ranges: Int64[Tensor, "B V 2"]) -> PosteriorState:
         """Scan all samples, of which each query leaves out some ranges of rows."""
-        query = request.query(self.data, self.point_std)
-        excluded = torch.cat([query.excluded, without], dim=1)
-        return self.backend(Work(self.data.rows, replace(query, excluded=excluded), Span(0, len(self.data)), wanted))
+        excluded = torch.cat([work.query.excluded, ranges], dim=1)
+        return self.backend(replace(work, query=replace(work.query, excluded=excluded)))
 
     def _ranges(self, request: Request) -> Int64[Tensor, "B U 2"]:
         if request.labels is None or self.data.sorted_labels is None:

@@ -1,1 +1,1 @@
-"""Science."""
+"""Analyses and figures: the two stages of flow matching, and training on three targets with one expectation."""

@@ -1,4 +1,4 @@
-"""Samples made visible: as RGB pictures where they are images or latents, else as points in a plane."""
+"""Samples as RGB pictures where they are images or latents, else as points in a plane."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ import torch
 from ..base.arrays import Float, Tensor
 from .stage_report import Strip
 
-# colours cover the data but for this share at either end
+# the range of colours leaves out this share of the values of the data at either end
 TAIL = 0.005
-# smaller grids are not worth looking at as images
+# smaller grids are shown as points
 SMALLEST_SIDE = 4
 
 
 @dataclass(frozen=True)
 class Frames:
-    """A strip to be shown, as RGB in [0, 1] with the last axes [H, W, 3], or as points with the last axis [2].
+    """The tensors of a strip, as RGB in [0, 1] with the last axes [H, W, 3], or as points with the last axis [2].
 
-    noisy, denoised: [K, T, ...]. samples: [K, ...]. context: [M, ...].
+    noisy, denoised: K queries at T times, [K, T, ...]. samples: those that made the queries, [K, ...].
+    context: M samples of the data, [M, ...].
     """
 
     noisy: Float[Tensor, "K T ..."]
@@ -31,15 +32,16 @@ class Frames:
 
 
 def is_picture(shape: tuple[int, ...]) -> bool:
-    """Whether samples of this shape are shown as images: [H, W] or [C, H, W] with sides of 4 and more."""
+    """Return whether samples of `shape` are shown as images: [H, W] or [C, H, W] with sides of 4 and more."""
     return len(shape) in (2, 3) and min(shape[-2:]) >= SMALLEST_SIDE
 
 
 def picture_frames(strip: Strip) -> Frames:
-    """Return a strip of images as RGB.
+    """Return a strip of images as RGB in [0, 1].
 
-    One channel is shown in grey, three as they are, any other number (latents) by the three principal directions of the
-    channels. Colours span the range of the data; noise beyond it widens the range of its own picture.
+    strip: with samples [H, W] or [C, H, W]. One channel is shown in grey, three as they are, any other number (latents)
+    by the three principal directions of the channels. Colours span the range of the data; noise beyond it widens the
+    range of its own picture.
     """
     colours = _channel_colours(strip.context)
     noisy, denoised, samples, context = (
@@ -59,9 +61,10 @@ def picture_frames(strip: Strip) -> Frames:
 
 
 def sheet_of(samples: Float[Tensor, "K ..."], context: Float[Tensor, "M ..."]) -> Float[Tensor, "H W 3"]:
-    """Return pictures side by side in rows on white, as one RGB picture in [0, 1].
+    """Return pictures side by side in rows on white, as one RGB picture in [0, 1], [H, W, 3] float32.
 
-    Colours and their range are those of `context`, samples of the data, as in :func:`picture_frames`.
+    samples: the pictures, [K, *shape] float32. context: samples of the data, [M, *shape] float32, which give the
+    colours and their range, as in :func:`picture_frames`.
     """
     colours = _channel_colours(context)
     known, images = (_coloured(part, colours, context.ndim) for part in (context, samples))
@@ -78,7 +81,7 @@ def sheet_of(samples: Float[Tensor, "K ..."], context: Float[Tensor, "M ..."]) -
 
 
 def plane_frames(strip: Strip) -> Frames:
-    """Return a strip of other samples as their first two principal coordinates, those of the context."""
+    """Return a strip as points: the first two principal coordinates of the context of `strip`."""
     project = plane_of(strip.context)
     return Frames(
         project(strip.noisy, 2), project(strip.denoised, 2), project(strip.samples, 1), project(strip.context, 1)
@@ -86,7 +89,11 @@ def plane_frames(strip: Strip) -> Frames:
 
 
 def plane_of(context: Float[Tensor, "M ..."]) -> Callable[[Tensor, int], Tensor]:
-    """Return what maps samples, behind so many batch axes, to the first two principal coordinates of `context`."""
+    """Return a function from samples to their first two principal coordinates.
+
+    context: samples of the data, [M, *shape], whose principal directions are used.
+    The function takes samples [..., *shape] and the number of leading axes, and returns [..., 2].
+    """
     flat = context.reshape(len(context), -1)
     center = flat.mean(0)
     directions = torch.linalg.svd(flat - center, full_matrices=False).Vh[:2]

@@ -16,6 +16,7 @@ from .stage_report import StageReport
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.text import Annotation
 
 # Okabe and Ito: told apart by every kind of colour vision
 BLUE, ORANGE, GREEN, INK, GREY = "#0072B2", "#D55E00", "#009E73", "#222222", "#767676"
@@ -29,15 +30,15 @@ TOP, BOTTOM, GAP, FAN = 1.12, 0.3, 0.1, 0.5
 PANELS = (1.1, 1.45, 1.0, 1.0)
 
 QUERIES_SHOWN = 3
-# the width, about, of a sheet of samples
+# the approximate width of a sheet of samples
 SHEET_PIXELS = 1000
-# a regime narrower than this part of the axis goes without its name
+# the name of a regime is left out where the regime is narrower than this part of the axis
 WORD_ROOM = 0.15
 TICKS = (0.001, 0.003, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.997, 0.999)
 
 
 def require_matplotlib() -> None:
-    """Raise MissingDependencyError, which says what to install, unless figures can be drawn."""
+    """Check that figures can be drawn. Raises MissingDependencyError, which says what to install, where they cannot."""
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError as error:
@@ -47,9 +48,11 @@ def require_matplotlib() -> None:
 def stages_figure(report: StageReport, path: str | Path) -> None:
     """Draw `report` to `path`, in the format its suffix names (.png, .pdf, .svg), whole or not at all.
 
+    report: of the analysis. path: the file, in a folder that exists.
+
     Above, along logit(t): the measured and predicted transition, mean top-1 weight and entropy, ESS, V(t). Below: x_t
     and the denoiser of three queries, as pictures, or in the plane of the first two principal coordinates.
-    Raises MissingDependencyError without matplotlib, OSError where `path` cannot be written.
+    Raises MissingDependencyError where matplotlib is not installed, OSError where `path` cannot be written.
     """
     require_matplotlib()
     figure, path = _Sheet(report).draw(), Path(path)
@@ -58,10 +61,12 @@ def stages_figure(report: StageReport, path: str | Path) -> None:
 
 
 def samples_figure(samples: Tensor, context: Tensor, path: str | Path) -> None:
-    """Draw samples [K, *shape] to `path`: a sheet of pictures, or points in the plane among those of `context`.
+    """Draw samples to `path`: a sheet of pictures, or points in the plane among those of `context`.
 
-    context: samples of the data [M, *shape], which give the colours or the plane. Every pixel of a picture becomes a
-    square of whole pixels. Raises as :func:`stages_figure` does.
+    samples: what is drawn, [K, *shape] float32 on the CPU. context: samples of the data, [M, *shape] float32 on the
+    CPU, which give the colours or the plane. path: the file, whose suffix names the format.
+
+    Every pixel of a picture becomes a square of whole pixels. Raises as :func:`stages_figure` does.
     """
     require_matplotlib()
     from matplotlib.figure import Figure
@@ -69,20 +74,29 @@ def samples_figure(samples: Tensor, context: Tensor, path: str | Path) -> None:
     path, figure = Path(path), Figure(facecolor="white")
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
-    if is_picture(tuple(context.shape[1:])):
-        sheet = sheet_of(samples, context)
-        height, width = sheet.shape[:2]
-        figure.set_size_inches(width, height)
-        axes.imshow(sheet.numpy(), interpolation="nearest", aspect="auto")
-        dots = max(1, round(SHEET_PIXELS / width))
-    else:
-        project, dots = plane_of(context), 150
-        figure.set_size_inches(5, 5)
-        for part, size, colour in ((context, 2.0, "#BBBBBB"), (samples, 14.0, BLUE)):
-            points = project(part, 1).numpy()
-            axes.scatter(points[:, 0], points[:, 1], s=size, color=colour, lw=0)
+    draw = _draw_sheet if is_picture(tuple(context.shape[1:])) else _draw_points
+    dots = draw(figure, axes, samples, context)
     with replacing(path) as partial:
         figure.savefig(partial, format=path.suffix[1:] or "png", dpi=dots)
+
+
+def _draw_sheet(figure: Figure, axes: Axes, samples: Tensor, context: Tensor) -> int:
+    """Draw a sheet of pictures and return the dots per inch of the figure, one inch a pixel."""
+    sheet = sheet_of(samples, context)
+    height, width = sheet.shape[:2]
+    figure.set_size_inches(width, height)
+    axes.imshow(sheet.numpy(), interpolation="nearest", aspect="auto")
+    return max(1, round(SHEET_PIXELS / width))
+
+
+def _draw_points(figure: Figure, axes: Axes, samples: Tensor, context: Tensor) -> int:
+    """Draw points in the plane of the context and return the dots per inch of the figure."""
+    project = plane_of(context)
+    figure.set_size_inches(5, 5)
+    for part, size, colour in ((context, 2.0, "#BBBBBB"), (samples, 14.0, BLUE)):
+        points = project(part, 1).numpy()
+        axes.scatter(points[:, 0], points[:, 1], s=size, color=colour, lw=0)
+    return 150
 
 
 class _Sheet:
@@ -170,35 +184,41 @@ class _Sheet:
         axes.tick_params(axis="y", length=0)
         for row, (name, t, colour) in enumerate(rows):
             axes.get_yticklabels()[row].set_color(colour)
-            for x in self._visible([t]):
+            if t is not None and self._visible([t]):
                 fill, shape = ("white", "D") if name.startswith("predicted") else (colour, "o")
-                axes.plot(x, row, shape, ms=4, color=colour, mfc=fill)
-                # to the left of the mark where the right edge is near
-                ha, shift = ("left", 6) if self._part(x) < 0.9 else ("right", -6)
-                note = axes.annotate(f"{t:.3f}", (x, row), (shift, 0), textcoords="offset points", ha=ha, va="center")
-                note.set(size=SMALL, color=colour)
+                axes.plot(_place(t), row, shape, ms=4, color=colour, mfc=fill)
+                self._note_time(axes, row, t).set(size=SMALL, color=colour)
+
+    def _note_time(self, axes: Axes, row: int, t: float) -> Annotation:
+        x = _place(t)
+        # to the left of the mark where the right edge is near
+        ha, shift = ("left", 6) if self._part(x) < 0.9 else ("right", -6)
+        return axes.annotate(f"{t:.3f}", (x, row), (shift, 0), textcoords="offset points", ha=ha, va="center")
 
     def _weights(self, axes: Axes) -> None:
         points, entropy = self.report.points, max(self.report.predicted.entropy, 1e-300)
         top = [point.top_weight for point in points]
-        self._band(axes, "top_weight_quantiles", (1, 3), BLUE, 0.15)
+        self._band(axes, "top_weight_quantiles", (1, 3), color=BLUE, alpha=0.15)
         axes.plot(self.place, [point.entropy / entropy for point in points], color=ORANGE, lw=1.6)
         axes.plot(self.place, top, color=BLUE, lw=1.8)
         axes.plot(self.place, [point.own_share for point in points], "o", ms=3, mfc="white", mec=INK, mew=0.7)
         axes.set_ylim(-0.05, 1.3)
         axes.set_yticks((0, 0.5, 1), ("0", ".5", "1"))
+        self._weight_labels(axes, entropy_above=top[-1] <= points[-1].entropy / entropy)
+        self._name(axes, "posterior\nweight")
+
+    def _weight_labels(self, axes: Axes, *, entropy_above: bool) -> None:
         labels = [("mean top-1 weight\nand middle 50 %", BLUE), ("○ own sample is\n    the heaviest", INK)]
         last = ("median entropy\n/ ln N", ORANGE)
         # in the order in which the curves end
-        labels = [*labels, last] if top[-1] > points[-1].entropy / entropy else [last, *labels]
+        labels = [last, *labels] if entropy_above else [*labels, last]
         for height, (text, colour) in zip((0.85, 0.55, 0.13), labels, strict=True):
             self._side(axes, height, text, colour)
-        self._name(axes, "posterior\nweight")
 
     def _sizes(self, axes: Axes) -> None:
         axes.set_yscale("log")
-        self._band(axes, "ess_quantiles", (0, 4), GREEN, 0.12)
-        self._band(axes, "ess_quantiles", (1, 3), GREEN, 0.2)
+        self._band(axes, "ess_quantiles", (0, 4), color=GREEN, alpha=0.12)
+        self._band(axes, "ess_quantiles", (1, 3), color=GREEN, alpha=0.2)
         median = [point.ess_quantiles[2] for point in self.report.points]
         axes.plot(self.place, median, color=GREEN, lw=1.8)
         axes.minorticks_off()
@@ -229,17 +249,19 @@ class _Sheet:
                 axes.axvline(border, color=GREEN, lw=1.0, zorder=-1)
                 for x in self._visible([self.report.predicted.anisotropic]):
                     axes.axvline(x, color=INK, lw=0.8, ls=(0, (3, 3)), zorder=-1)
+        self._regime_names(panels[1], border)
+
+    def _regime_names(self, axes: Axes, border: float) -> None:
         names = (("navigation", "right", -6, NAVIGATION), ("refinement", "left", 6, REFINEMENT))
         for (word, ha, shift, ground), room in zip(names, (self._part(border), 1 - self._part(border)), strict=True):
             if room > WORD_ROOM:
-                note = panels[1].annotate(
-                    word, (border, 1.17), (shift, 0), textcoords="offset points", ha=ha, va="center"
-                )
+                style: dict[str, Any] = {"textcoords": "offset points", "ha": ha, "va": "center"}
+                note = axes.annotate(word, (border, 1.17), (shift, 0), **style)
                 note.set(size=BODY, style="italic", color=GREY)
                 note.set_bbox({"facecolor": ground, "edgecolor": "none", "pad": 1.5})
 
     def _fan(self, top: float) -> None:
-        """Lead from each time of the strip, on the axis, down to its column."""
+        """Draw a line from each time of the strip, on the axis, down to its column."""
         from matplotlib.lines import Line2D
 
         for column, t in enumerate(self.report.strip.times):
@@ -269,28 +291,31 @@ class _Sheet:
         axes.set_axis_off()
 
     def _planes(self) -> None:
-        frames = self.frames
-        reach = 1.25 * float(frames.context.abs().max()) or 1.0
+        reach = 1.25 * float(self.frames.context.abs().max()) or 1.0
         for column in range(self.columns):
             axes = self._axes(LEFT + column * self.side + 0.02, self.strip_top, self.side - 0.04, self.side - 0.04)
-            styles: Sequence[tuple[Tensor, dict[str, Any]]] = (
-                (frames.context, {"s": 1.5, "color": "#BBBBBB", "lw": 0}),
-                (frames.samples, {"s": 14, "facecolor": "none", "edgecolor": INK, "lw": 0.6}),
-                (frames.noisy[:, column], {"s": 9, "marker": "x", "color": ORANGE, "lw": 0.7}),
-                (frames.denoised[:, column], {"s": 7, "color": BLUE, "lw": 0}),
-            )
-            for points, style in styles:
-                axes.scatter(points[:, 0].numpy(), points[:, 1].numpy(), **style)
-            _thin(axes)
+            self._scatter(axes, column)
             axes.set(xlim=(-reach, reach), ylim=(-reach, reach), xticks=(), yticks=())
         self._text(LEFT - 0.1, self.strip_top + self.side / 2, "first two principal\ncoordinates", ha="right")
         words = (("× $x_t$", ORANGE), ("● denoiser", BLUE), ("○ sample", INK), ("· data", GREY))
         for line, (word, colour) in enumerate(words):
             self._text(LEFT + self.columns * self.side + 0.06, self.strip_top + 0.1 + 0.14 * line, word, color=colour)
 
-    def _band(self, axes: Axes, name: str, ends: tuple[int, int], colour: str, alpha: float) -> None:
+    def _scatter(self, axes: Axes, column: int) -> None:
+        frames = self.frames
+        styles: Sequence[tuple[Tensor, dict[str, Any]]] = (
+            (frames.context, {"s": 1.5, "color": "#BBBBBB", "lw": 0}),
+            (frames.samples, {"s": 14, "facecolor": "none", "edgecolor": INK, "lw": 0.6}),
+            (frames.noisy[:, column], {"s": 9, "marker": "x", "color": ORANGE, "lw": 0.7}),
+            (frames.denoised[:, column], {"s": 7, "color": BLUE, "lw": 0}),
+        )
+        for points, style in styles:
+            axes.scatter(points[:, 0].numpy(), points[:, 1].numpy(), **style)
+        _thin(axes)
+
+    def _band(self, axes: Axes, name: str, ends: tuple[int, int], **style: Any) -> None:
         low, high = ([getattr(point, name)[end] for point in self.report.points] for end in ends)
-        axes.fill_between(self.place, low, high, color=colour, alpha=alpha, lw=0)
+        axes.fill_between(self.place, low, high, **style, lw=0)
 
     def _visible(self, times: Iterable[float | None]) -> list[float]:
         places = [_place(t) for t in times if t is not None]

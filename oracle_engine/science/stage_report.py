@@ -1,4 +1,4 @@
-"""What the two-stage analysis found, in the words of the theory, as JSON and as a table."""
+"""The report of the two-stage analysis, as JSON and as a table."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 class StagePoint:
     """The posterior of the training queries at one time; quantiles over the queries are at 5, 25, 50, 75 and 95 %.
 
+    t: the time, in [0, 1].
     top_weight, top_weight_quantiles: the weight of the heaviest sample, its mean and its quantiles, in (0, 1].
     ess_quantiles: of 1 / sum_j gamma_j^2, in [1, N]. entropy: median, in nats.
-    velocity_variance: V(t) = E|u - v|^2 / D, what the conditional velocity u scatters around the oracle velocity v.
-    own_share: share of the queries whose heaviest sample is the one that made them.
+    velocity_variance: V(t) = E|u - v|^2 / D, the variance of the conditional velocity u around the oracle velocity v.
+    own_share: share of the queries whose heaviest sample is the one that made them, in [0, 1].
     """
 
     t: float
@@ -34,9 +35,11 @@ class StagePoint:
 
 @dataclass(frozen=True)
 class TransitionTimes:
-    """When the mean top-1 weight reaches .5, .9 and .99, and when the median ESS falls to 2; None outside the grid.
+    """The times at which the posterior of the training queries has narrowed; None outside the grid of times.
 
-    Linear between the times of the grid (in log ESS for the last), on the running maximum.
+    top_weight_50, top_weight_90, top_weight_99: when the mean top-1 weight reaches .5, .9 and .99.
+    ess_2: when the median effective sample size falls to 2.
+    All are linear between the times of the grid (in log ESS for the last), on the running maximum.
     """
 
     top_weight_50: float | None
@@ -47,9 +50,9 @@ class TransitionTimes:
 
 @dataclass(frozen=True)
 class Strip:
-    """A few queries followed along t, to be looked at; float32 on the CPU.
+    """A few queries followed along t, for pictures; all tensors are float32 on the CPU.
 
-    times: T times. sources: the samples that made the K queries, from early to late refinement.
+    times: T increasing times. sources: the samples that made the K queries, from early to late refinement.
     noisy, denoised: x_t and E[X | x_t], [K, T, *shape]. samples: [K, *shape].
     context: up to 512 samples drawn over the whole data set, [M, *shape].
     """
@@ -64,10 +67,13 @@ class Strip:
 
 @dataclass(frozen=True)
 class StageReport:
-    """What :func:`analyse` found: one point for each time, the transition, and what it was computed from.
+    """The result of :func:`.stages.analyse`: one point for each time, the transition, and what it was computed from.
 
-    data: name, description, samples (N), dim (D), sample_shape, storage and fingerprint of the data.
+    data: name, description, samples (N), dim (D), sample_shape, storage and fingerprint of the data set.
+    path: its repr. queries: number of training queries at each time. seed: of these queries. device: of the data.
     versions: of this package, torch and Python. elapsed: seconds of the analysis.
+    points: one for each time, in increasing order. measured, predicted: times of the transition, from the points and
+    from the data set alone. strip: a few queries followed along t; it takes no part in comparisons.
     """
 
     data: dict[str, Any]
@@ -109,7 +115,7 @@ class StageReport:
 
 
 def measure_transition(points: Sequence[StagePoint]) -> TransitionTimes:
-    """Return when the queries of these points, in the order of their times, pass from many samples to one."""
+    """Return the times at which the posterior narrows from many samples to one, from points in the order of t."""
     times = [point.t for point in points]
     top = [point.top_weight for point in points]
     narrowing = [-math.log2(point.ess_quantiles[2]) for point in points]

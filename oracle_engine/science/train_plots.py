@@ -17,16 +17,18 @@ if TYPE_CHECKING:
 COLOURS = (ORANGE, GREEN, BLUE)
 # inches
 SIZE = (7.8, 6.6)
-# variances this far below the largest are not told from zero
+# variances below this part of the largest are not drawn
 FLOOR = 1e-5
 
 
 def train_figure(report: TrainReport, path: str | Path) -> None:
     """Draw `report` to `path`, in the format its suffix names (.png, .pdf, .svg), whole or not at all.
 
+    report: of the training. path: the file, in a folder that exists.
+
     Above, along t: the variance of the three targets and of the gradients they give. Below, along the steps: the oracle
     loss in either stage and the CFM loss of held-out samples, relative to the network trained with CFM.
-    Raises MissingDependencyError without matplotlib, OSError where `path` cannot be written.
+    Raises MissingDependencyError where matplotlib is not installed, OSError where `path` cannot be written.
     """
     require_matplotlib()
     figure, path = _draw(report), Path(path)
@@ -64,14 +66,10 @@ def _title(figure: Figure, report: TrainReport) -> None:
         figure.text(0.09 + 0.08 * column, 0.895, title, size=BODY, weight="bold", color=colour, va="center")
 
 
-def _variances(axes: Axes, report: TrainReport, name: str, title: str, log: bool) -> None:
+def _variances(axes: Axes, report: TrainReport, name: str, title: str, *, log: bool) -> None:
     middle = [0.5 * (part.first + part.last) for part in report.bins]
     held: list[PerTarget] = [getattr(part, name) for part in report.bins]
     floor = FLOOR * max(max(values) for values in held) if log else -1.0
-    last = report.bins[-1].last
-    border = min(report.boundary, last)
-    axes.axvspan(0.0, border, color=NAVIGATION, lw=0, zorder=-2)
-    axes.axvspan(border, last, color=REFINEMENT, lw=0, zorder=-2)
     for index, colour in enumerate(COLOURS):
         values = [value[index] if value[index] > floor else math.nan for value in held]
         # thinner and on top, so that equal curves are seen to be equal
@@ -81,12 +79,18 @@ def _variances(axes: Axes, report: TrainReport, name: str, title: str, log: bool
         axes.minorticks_off()
     else:
         axes.set_ylim(bottom=0.0)
+    _stages(axes, min(report.boundary, report.bins[-1].last), report.bins[-1].last)
+    _style(axes, title)
+
+
+def _stages(axes: Axes, border: float, last: float) -> None:
+    axes.axvspan(0.0, border, color=NAVIGATION, lw=0, zorder=-2)
+    axes.axvspan(border, last, color=REFINEMENT, lw=0, zorder=-2)
     axes.set_xlim(0.0, last)
     axes.set_xlabel("t   (0 noise, 1 data)", size=BODY, color=INK)
     for word, place, side in (("navigation", border - 0.02, "right"), ("refinement", border + 0.02, "left")):
         word_style: dict[str, Any] = {"size": SMALL, "style": "italic", "color": GREY, "ha": side}
         axes.text(place, 1.03, word, transform=axes.get_xaxis_transform(), **word_style)
-    _style(axes, title)
 
 
 def _losses(axes: Axes, report: TrainReport, name: str, title: str) -> None:

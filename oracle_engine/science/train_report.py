@@ -1,4 +1,4 @@
-"""What the training demonstration found, as JSON and as a table."""
+"""The report of the training demonstration, as JSON and as a table."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from typing import Any, NamedTuple
 
 
 class PerTarget(NamedTuple):
-    """One number for each of the three targets that were trained on."""
+    """One number for each of the three targets: the conditional one, over references, and the oracle."""
 
     cfm: float
     efm: float
     oracle: float
 
 
-# how they are called in tables and figures
+# the names of the targets in reports, and their titles in tables and figures
 TARGET_NAMES = PerTarget._fields
 TITLES = ("CFM", "EFM", "oracle")
 
 
 @dataclass(frozen=True)
 class TimeBin:
-    """What the targets do to the gradient at fixed parameters, for t in [first, last).
+    """The variances of targets and gradients at fixed parameters, for t in [first, last).
 
-    target_variance: E|target - v|^2 / D over source, noise and t, v the oracle.
+    first, last: ends of the bin. target_variance: E|target - v|^2 / D over source, noise and t, v the oracle.
     gradient_variance: trace of the covariance of the gradient of one query's loss, over the same draws.
     gradient_norm: squared norm of the mean gradient, which is the same for all three, from the oracle's.
     """
@@ -39,6 +39,7 @@ class TimeBin:
 class Checkpoint:
     """The losses of the three networks after `step` steps, on queries that are the same for all and at every step.
 
+    step: number of steps of training.
     navigation, refinement: E|model - v|^2 / D on samples of the data, before and after the stage boundary.
     held_out: E|model - u|^2 / D, the CFM loss, on samples that no target has seen.
     """
@@ -51,9 +52,10 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Difference:
-    """How much lower a loss is at the end than that of the network trained with CFM: of EFM and of the oracle.
+    """How much lower the loss of a network is, after training, than that of the network trained with CFM.
 
-    The errors are standard errors over the queries; the spread between seeds is not in them.
+    efm, oracle: of the networks trained over references and on the oracle. efm_error, oracle_error: standard errors
+    over the queries, which leave out the spread between seeds.
     """
 
     efm: float
@@ -64,12 +66,16 @@ class Difference:
 
 @dataclass(frozen=True)
 class TrainReport:
-    """What :func:`train_demo.train` found.
+    """The result of :func:`.train_demo.train`.
 
-    data: name, samples (N), dim (D), held_out and fingerprint. settings: of the run. parameters: of the network.
-    boundary: the predicted transition. bins: at the parameters of the network trained on the oracle.
-    checkpoints: along the training. gains: per loss of the last one. target_seconds: of one batch, median.
-    step_seconds: of the rest of a step, median: network, gradient, optimiser. elapsed: of everything.
+    data: name, samples (N), dim (D), held_out and fingerprint of the data set. settings: those of TrainSettings.
+    device: of the data, with the number of threads on a CPU. versions: of this package, torch and Python.
+    parameters: number in one network. boundary: the predicted transition, in (0, 1).
+    bins: variances by t, at the parameters of the network trained on the oracle.
+    checkpoints: losses along the training. gains: for each loss of the last checkpoint.
+    target_seconds: of the target of one batch, median.
+    step_seconds: of the rest of a step (network, gradient, optimiser), median. elapsed: seconds of everything.
+    notes: lines that the table begins with.
     """
 
     data: dict[str, Any]
@@ -88,7 +94,7 @@ class TrainReport:
 
     @property
     def target_shares(self) -> PerTarget:
-        """Which part of a training step the target takes."""
+        """The share of a training step that the target takes, in [0, 1]."""
         return PerTarget(*(seconds / (seconds + self.step_seconds) for seconds in self.target_seconds))
 
     def to_json(self) -> dict[str, Any]:

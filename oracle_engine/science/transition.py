@@ -19,7 +19,7 @@ from ..paths.paths import Path, coefficients, marginal_variance
 SPECTRUM_SAMPLES = 2048
 SPECTRUM_PRODUCTS = 1 << 34
 
-# where the default grid begins, how much of it lies around the predicted transition, and how wide in logit(t)
+# the first time of the default grid, the share of its times around the predicted transition, their width in logit(t)
 EARLIEST_TIME = 0.01
 GRID_SHARE = 0.4
 GRID_WIDTH = 0.4
@@ -27,13 +27,17 @@ GRID_WIDTH = 0.4
 
 @dataclass(frozen=True)
 class Predictor:
-    """The time at which as many samples as there are become distinguishable, before any query is asked.
+    """The predicted time at which all samples become distinguishable; no query is needed for it.
 
-    Both solve a capacity equation for rho = alpha^2 / sigma^2, H = ln N (the entropy of the sample weights):
+    isotropic, anisotropic: times in (0, 1), or None where the path never reaches the signal-to-noise ratio or there are
+    no samples to tell apart. entropy: H, of the sample weights, in nats. variance_per_dim: v, of the data.
+    spectrum_samples: number of samples from which the eigenvalues lambda_k are estimated.
+
+    Both times solve a capacity equation for rho = alpha^2 / (sigma^2 + alpha^2 point_std^2), with H = ln N where the
+    weights are equal:
     isotropic: D/2 log(1 + rho v) = H with v the variance per dimension, that is rho = (exp(2 H / D) - 1) / v.
-    anisotropic: 1/2 sum_k log(1 + rho lambda_k) = H with lambda_k the eigenvalues of the covariance, estimated from
-    `spectrum_samples` samples and scaled to the exact total variance.
-    Times in (0, 1); None where the path never reaches that rho, or where there is nothing to tell apart.
+    anisotropic: 1/2 sum_k log(1 + rho lambda_k) = H with lambda_k the eigenvalues of the covariance, scaled to
+    the exact total variance.
     """
 
     isotropic: float | None
@@ -44,10 +48,12 @@ class Predictor:
 
 
 def predict_transition(data: OracleDataset, path: Path, point_std: float = 0.0, seed: int = 0) -> Predictor:
-    """Return when the posterior over `data` narrows to few samples along `path`.
+    """Return the times at which the posterior over `data` is predicted to narrow to few samples along `path`.
 
-    point_std: width of each sample, in value space. seed: of the samples whose spectrum is taken.
-    Costs the Gram or covariance matrix of at most 2,048 samples, whichever is smaller, and some Cholesky factors.
+    data: N samples of D values. path: from noise to data. point_std: standard deviation of each sample, at least 0.
+    seed: of the choice of samples whose spectrum is estimated.
+
+    Costs the Gram or covariance matrix of at most 2,048 samples, whichever is smaller, and some Cholesky factors of it.
     """
     entropy, variance = prior_entropy(data), data.variance_per_dim
     rows = draw_rows(data, spectrum_size(data), seed)
@@ -66,9 +72,10 @@ def prior_entropy(data: OracleDataset) -> float:
 
 
 def draw_rows(data: OracleDataset, count: int, seed: int) -> Int64[Tensor, "n"]:
-    """Return `count` rows drawn by their weights, one from each of `count` strata of equal weight, ascending.
+    """Return `count` rows drawn by their weights, one from each of `count` strata of equal weight, ascending, int64.
 
-    Rows are sorted by class, so classes are drawn in proportion. Drawn on the CPU: the same on every device.
+    data: whose rows are drawn; they are sorted by class, so classes are drawn in proportion. count: at least 0.
+    seed: of the draws, which are made on the CPU and are the same for every device. The rows are on that of `data`.
     """
     offsets = torch.rand(count, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     place = (torch.arange(count) + offsets) / max(count, 1)
@@ -81,14 +88,15 @@ def draw_rows(data: OracleDataset, count: int, seed: int) -> Int64[Tensor, "n"]:
 
 
 def spectrum_size(data: OracleDataset) -> int:
-    """Return how many samples the spectrum is taken from."""
+    """Return the number of samples from which the spectrum is estimated: at most 2,048, and at most N."""
     return min(len(data), SPECTRUM_SAMPLES, max(64, math.isqrt(SPECTRUM_PRODUCTS // data.dim)))
 
 
 def second_moments(data: OracleDataset, rows: Int64[Tensor, "n"]) -> Float64[torch.Tensor, "k k"]:
-    """Return a matrix with the non-zero eigenvalues of the covariance of these samples in value space.
+    """Return a matrix with the non-zero eigenvalues of the covariance of some samples, [k, k] float64.
 
-    The covariance or the Gram matrix, whichever is smaller, scaled so that its trace is the exact total variance.
+    data: samples of D values. rows: of the samples used, [n] int64. The matrix is the covariance or the Gram matrix,
+    whichever is smaller, k = min(n, D), scaled so that its trace is the exact total variance.
     """
     values = data.sample_values(rows).double().reshape(len(rows), -1)
     values -= values.mean(0)
@@ -98,7 +106,11 @@ def second_moments(data: OracleDataset, rows: Int64[Tensor, "n"]) -> Float64[tor
 
 
 def time_of_snr(path: Path, snr: float, point_std: float = 0.0) -> float | None:
-    """Return the time in (0, 1) at which alpha^2 / sigma^2 reaches `snr`, by bisection; None where it never does."""
+    """Return the time in (0, 1) at which the signal-to-noise ratio reaches `snr`, or None where it never does.
+
+    path: along which the ratio increases. snr: alpha^2 / (sigma^2 + alpha^2 point_std^2), above 0.
+    point_std: standard deviation of each sample, at least 0. The time is found by 60 steps of bisection.
+    """
     if not 0.0 < snr < math.inf or _snr(path, 1.0, point_std) < snr:
         return None
     low, high = 0.0, 1.0
@@ -108,8 +120,14 @@ def time_of_snr(path: Path, snr: float, point_std: float = 0.0) -> float | None:
     return high if low > 0.0 else None
 
 
-def time_grid(center: float | None, count: int = 24, first: float = EARLIEST_TIME, last: float = 0.99) -> list[float]:
-    """Return about `count` times from `first` to `last`, even in logit(t) and denser around `center`."""
+def time_grid(
+    center: float | None, *, count: int = 24, first: float = EARLIEST_TIME, last: float = 0.99
+) -> list[float]:
+    """Return increasing times, evenly spaced in logit(t) but denser around `center`.
+
+    center: a time; None, or one outside of the interval, makes no part denser. count: number of times before rounding
+    makes some of them equal. first, last: the ends, in (0, 1).
+    """
     place = torch.linspace(_logit(first), _logit(last), 4097, dtype=torch.float64)
     share = torch.linspace(0.0, 1.0, 4097, dtype=torch.float64)
     if center is not None and first < center < last:
@@ -121,9 +139,10 @@ def time_grid(center: float | None, count: int = 24, first: float = EARLIEST_TIM
 
 
 def crossing(times: Sequence[float], values: Sequence[float], level: float) -> float | None:
-    """Return when rising `values` reach `level`: linear between grid points, on their running maximum.
+    """Return the time at which `values` reach `level`, or None where they begin above it or never reach it.
 
-    None where they start above it or never reach it.
+    times: increasing. values: one for each time, replaced by their running maximum and linear in between.
+    level: what is reached.
     """
     best = list(accumulate(values, max))
     index = next((index for index, value in enumerate(best) if value >= level), 0)
@@ -162,11 +181,22 @@ def _logit(t: float) -> float:
 
 
 def stage_boundary(engine: OracleEngine, seed: int = 0) -> float:
-    """Return the time at which navigation is predicted to turn into refinement; see transition.predict_transition.
+    """Return the time in (0, 1) at which navigation is predicted to turn into refinement.
 
-    Raises InputError where there is none, as for a single sample. Costs a Gram matrix of at most 2,048 samples.
+    engine: whose data, path and point_std are used. seed: of the choice of samples whose spectrum is estimated.
+
+    The time solves 1/2 sum_k log(1 + rho lambda_k) = ln N for rho = alpha^2 / (sigma^2 + alpha^2 point_std^2), with
+    lambda_k the eigenvalues of the covariance of the data: that of :attr:`Predictor.anisotropic`.
+    Raises InputError where there is no such time, as for a single sample or equal samples. Costs a Gram or covariance
+    matrix of at most 2,048 samples and some Cholesky factors of it.
+
+    >>> import oracle_engine as oe
+    >>> engine = oe.OracleEngine(oe.load_dataset("digits"))
+    >>> round(oe.stage_boundary(engine), 2)
+    0.53
     """
     found = predict_transition(engine.data, engine.path, engine.point_std, seed).anisotropic
     if found is None:
-        raise invalid("engine", "must have samples that can be told apart along the path", repr(engine), "name a time")
+        requirement = "must have samples that can be told apart along the path"
+        raise invalid("engine", requirement, repr(engine), "choose a time by hand")
     return found

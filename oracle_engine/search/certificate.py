@@ -14,18 +14,25 @@ AIM = 0.25
 
 
 def omitted_mass(state: PosteriorState, log_omitted: Float64[Tensor, "B"]) -> Float64[Tensor, "B"]:
-    """Return the largest share of the posterior that may have been left out, [B]: omitted / (kept + omitted)."""
+    """Return the largest share of the posterior that may have been left out: omitted / (kept + omitted), [B] float64.
+
+    state: of the samples that were kept. log_omitted: log of a bound on the weight of all others, on the scale of
+    `state.lse`, [B] float64.
+    """
     return torch.sigmoid(log_omitted - state.lse)
 
 
 def farthest(data: OracleDataset, state: PosteriorState) -> Float64[Tensor, "B"]:
-    """Return a bound on the distance of any sample to the mean of `state`, in value space, [B]: R + |E|."""
+    """Return a bound on the distance of any sample of `data` to the mean of `state`: R + |E|, value space, [B]."""
     norm: Tensor = torch.linalg.vector_norm(state.mean, dim=1)
     return data.value_map.scale * (data.rows.radius + norm)
 
 
 def relative_error(prediction: Prediction, error: Float64[Tensor, "B"]) -> Float64[Tensor, "B"]:
-    """Return the relative velocity error that an error of the mean in value space causes: |A| |dm| / |v|, [B]."""
+    """Return the relative velocity error of `prediction` for an `error` of its mean: |A| |dm| / |v|, [B] float64.
+
+    prediction: whose velocity is meant. error: norm of the error of the mean in value space, [B] float64.
+    """
     absolute = prediction.velocity_gain * error
     return torch.where(absolute == 0.0, 0.0, absolute / _speed(prediction))
 
@@ -33,16 +40,17 @@ def relative_error(prediction: Prediction, error: Float64[Tensor, "B"]) -> Float
 def allowance(
     prediction: Prediction, distance: Float64[Tensor, "B"], tolerance: Float64[Tensor, "B"]
 ) -> Float64[Tensor, "B"]:
-    """Return the posterior mass that may be left out for a relative velocity error within `tolerance`, [B].
+    """Return the posterior mass that may be left out for a relative velocity error within a tolerance, [B] float64.
 
-    prediction: at the mean known so far. distance: see :func:`farthest`.
+    prediction: at the mean known so far. distance: see :func:`farthest`, [B] float64.
+    tolerance: in (0, 1), [B] float64.
     """
     share = _speed(prediction) / (prediction.velocity_gain * distance).clamp_min(1e-300)
     return largest_allowance(tolerance) * share.clamp_max(1.0)
 
 
 def largest_allowance(tolerance: Float64[Tensor, "B"]) -> Float64[Tensor, "B"]:
-    """Return what :func:`allowance` cannot exceed, whatever the prediction, [B]."""
+    """Return what :func:`allowance` cannot exceed for this `tolerance`, whatever the prediction, [B] float64."""
     return AIM * tolerance
 
 

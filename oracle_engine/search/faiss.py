@@ -5,16 +5,24 @@ from __future__ import annotations
 import math
 import re
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
 from ..base.arrays import Float, Float64, Int64, Tensor
 from ..base.errors import InputError, MissingDependencyError, invalid, missing
-from ..kernels import Pairs, Rows, Span, pairs_state
-from ..kernels.screens import SCREEN_KINDS, Allowance, PrincipalScreen, Shortlist, offset
-from .search import Ask, ScreenSearch, _upper
+from ..kernels import Pairs, Rows, Span, Work, pairs_state
+from ..kernels.screens import (
+    SCREEN_KINDS,
+    Allowance,
+    PrincipalScreen,
+    Shortlist,
+    SideInformation,
+    UpperLogits,
+    query_term,
+)
+from .search import ScreenSearch
 
 # places that a GPU index of FAISS returns at most
 GPU_MOST = 2048
@@ -29,6 +37,8 @@ _thread = threading.local()
 class FlatSearch:
     """FAISS exact inner-product search on the rows of a screen; certified by the k-th upper logit.
 
+    screen: its widest level is searched. count: samples of each query that are rescored to certify it.
+    indexes: those of the spans that were searched on CUDA.
     Data on CUDA are searched there, by an index of a copy of the rows for each span; what has more than 2,048 places
     is searched by torch.
     """
@@ -38,25 +48,26 @@ class FlatSearch:
     certified: bool = True
     indexes: dict[IndexKey, Any] = field(default_factory=dict, repr=False, compare=False)
 
-    def within(self, rows: Rows, ask: Ask, allowance: Allowance) -> Shortlist:
-        """Return the samples that can matter if there are fewer than `count`; other queries stay unsettled."""
-        found = self.top(rows, ask, self.count)
-        index = torch.arange(len(ask.query), device=rows.device)
-        proved = found.log_omitted <= found.state.lse + allowance(index, found.state).log()
-        return Shortlist(found.state, found.log_omitted, found.survivors, proved)
+    def within(self, work: Work, side: SideInformation, allowance: Allowance) -> Shortlist:
+        """Return the samples that can matter where they are fewer than `count`; other queries are pending.
 
-    def top(self, rows: Rows, ask: Ask, count: int) -> Shortlist:
-        """Return the `count` samples with the largest upper logits."""
-        kept = _places(ask, count)
-        if on_gpu(rows.device) and kept > GPU_MOST:
-            return ScreenSearch(self.screen).top(rows, ask, count)
-        upper = _upper(rows, self.screen, ask)
+        work, side, allowance: as in :meth:`Search.within`.
+        """
+        found = self.top(work, side, self.count)
+        return replace(found, certified=found.log_omitted <= found.state.lse + allowance(found.state).log())
+
+    def top(self, work: Work, side: SideInformation, count: int) -> Shortlist:
+        """Return the `count` samples with the largest upper logits; `work` and `side` as in :meth:`Search.top`."""
+        kept = _places(work, count)
+        if on_gpu(work.rows.device) and kept > GPU_MOST:
+            return ScreenSearch(self.screen).top(work, side, count)
+        query_bound = UpperLogits.of(work, self.screen, side).query_bound
         level = len(self.screen.widths) - 1
-        factors = self.screen.factors(upper.query_bound, level, rows.log_weights is not None)
-        values, place = self._largest(factors, ask.span, kept)
-        last = values[:, -1].double() + upper.query_bound.constant + offset(ask.query)
-        others = math.log(len(ask.span) - kept) if kept < len(ask.span) else -math.inf
-        return _shortlist(rows, ask, place + ask.span.start, last + others)
+        factors = self.screen.factors(query_bound, level, weighted=work.rows.log_weights is not None)
+        values, place = self._largest(factors, work.span, kept)
+        last = values[:, -1].double() + query_bound.slack + query_term(work.query)
+        others = math.log(len(work.span) - kept) if kept < len(work.span) else -math.inf
+        return _shortlist(work, place + work.span.start, last + others)
 
     def _largest(
         self, factors: Float[Tensor, "B w"], span: Span, count: int
@@ -73,7 +84,7 @@ class FlatSearch:
 
 
 class FactorySearch:
-    """Any FAISS index by its factory string, over the samples themselves; it cannot tell what it leaves out.
+    """Any FAISS index by its factory string `spec`, over the samples themselves; it cannot tell what it leaves out.
 
     An index is trained and filled for each span on its first use, since class-conditional queries search their class;
     on the device of the data where FAISS has it for that.
@@ -85,23 +96,27 @@ class FactorySearch:
         self.spec = spec
         self.indexes: dict[IndexKey, Any] = {}
 
-    def within(self, rows: Rows, ask: Ask, allowance: Allowance) -> Shortlist:
-        """Return nothing: no sample is proved not to matter."""
-        return Shortlist.pending(len(ask.query), rows.dim, ask.wanted.top_k, rows.device)
+    def within(self, work: Work, side: SideInformation, allowance: Allowance) -> Shortlist:
+        """Return nothing, whatever `side` and `allowance` are: no sample is proved not to matter to any of `work`."""
+        return Shortlist.pending(work)
 
-    def top(self, rows: Rows, ask: Ask, count: int) -> Shortlist:
-        """Return the `count` samples that the index finds nearest to x / alpha."""
-        kept = _places(ask, count)
-        if on_gpu(rows.device) and kept > GPU_MOST:
+    def top(self, work: Work, side: SideInformation, count: int) -> Shortlist:
+        """Return the samples that the index finds nearest to x / alpha.
+
+        work: the queries, the rows and their span. side: does not help. count: how many samples of each query.
+        Raises InputError for more places than FAISS has on a GPU, and for a string that it refuses for these rows.
+        """
+        kept, query = _places(work, count), work.query
+        if on_gpu(work.rows.device) and kept > GPU_MOST:
             most = f"top_k of FAISS may ask a GPU for {GPU_MOST:,} places, excluded samples among them"
             raise invalid("mode", most, f"{kept:,}", "take fewer, or keep the data on the CPU")
-        target = (ask.query.point / ask.query.alpha.clamp_min(1e-12)[:, None]).float()
-        _, row = _tensors(self.index(rows, ask.span).search(target.cpu().numpy(), kept), rows.device)
-        row = torch.where(row < 0, -1, row + ask.span.start)
-        return _shortlist(rows, ask, row, torch.full_like(ask.query.alpha, torch.nan))
+        target = (query.point / query.alpha.clamp_min(1e-12)[:, None]).float()
+        _, row = _tensors(self.index(work.rows, work.span).search(target.cpu().numpy(), kept), work.rows.device)
+        row = torch.where(row < 0, -1, row + work.span.start)
+        return _shortlist(work, row, torch.full_like(query.alpha, torch.nan))
 
     def index(self, rows: Rows, span: Span) -> Any:
-        """Return the index of the rows in `span`, built if need be. Raises InputError for what FAISS refuses."""
+        """Return the index of those of `rows` in `span`, built if need be. Raises InputError for what FAISS refuses."""
         # what a GPU index works with belongs to one thread
         key = (span, threading.get_ident() if on_gpu(rows.device) else 0)
         if key not in self.indexes:
@@ -122,12 +137,12 @@ class FactorySearch:
 
 
 def on_gpu(device: torch.device) -> bool:
-    """Whether data on `device` are searched by a GPU index."""
+    """Return whether data on `device` are searched by a GPU index."""
     return device.type != "cpu"
 
 
 def index_on_device(index: Any, device: torch.device) -> Any:
-    """Return a FAISS index on `device`, itself on the CPU.
+    """Return a FAISS `index`, itself on the CPU, on `device`.
 
     Raises MissingDependencyError where FAISS has no GPU support, RuntimeError for kinds of index that it only has for
     CPUs. Queries and answers of an index are arrays on the host: they are small.
@@ -151,7 +166,11 @@ def index_on_device(index: Any, device: torch.device) -> Any:
 
 
 def check_spec(spec: str, dim: int) -> None:
-    """Raise InputError for a factory string FAISS does not know for `dim` values, MissingDependencyError without it."""
+    """Check that an index can be made of `spec`: "screen", a kind of screen, "flat", or a FAISS factory string.
+
+    dim: values of a sample. Raises InputError for a factory string that FAISS does not know for so many values,
+    MissingDependencyError where FAISS is needed and not installed.
+    """
     if spec in ("screen", *SCREEN_KINDS):
         return
     faiss = _faiss()
@@ -169,19 +188,20 @@ def _refused(spec: str, what: str, error: RuntimeError) -> InputError:
     return invalid("index", wanted, f"{spec!r}: {reason}", "use 'screen', 'flat', or another string")
 
 
-def _places(ask: Ask, count: int) -> int:
+def _places(work: Work, count: int) -> int:
     """Return how many samples to ask for: those that do not count take places of those that do."""
-    taken = int((ask.query.excluded[:, :, 1] - ask.query.excluded[:, :, 0]).sum(1).amax()) if len(ask.query) else 0
-    return min(count + taken, len(ask.span))
+    excluded = work.query.excluded
+    taken = int((excluded[:, :, 1] - excluded[:, :, 0]).sum(1).amax()) if len(work.query) else 0
+    return min(count + taken, len(work.span))
 
 
-def _shortlist(rows: Rows, ask: Ask, row: Int64[Tensor, "B k"], log_omitted: Float64[Tensor, "B"]) -> Shortlist:
-    excluded = ask.query.excluded
+def _shortlist(work: Work, row: Int64[Tensor, "B k"], log_omitted: Float64[Tensor, "B"]) -> Shortlist:
+    excluded = work.query.excluded
     inside = (row[:, :, None] >= excluded[:, None, :, 0]) & (row[:, :, None] < excluded[:, None, :, 1])
     real = (row >= 0) & ~inside.any(2)
     query = torch.arange(len(row), device=row.device)[:, None].expand_as(row)[real]
     pairs = Pairs(query, row[real], torch.zeros_like(query, dtype=torch.float64))
-    state = pairs_state(rows, ask.query, pairs, ask.wanted)
+    state = pairs_state(work.rows, work.query, pairs, work.wanted)
     return Shortlist(state, log_omitted, real.sum(1), torch.ones_like(real[:, 0]))
 
 

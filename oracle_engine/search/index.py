@@ -15,7 +15,7 @@ import torch
 from ..base.arrays import Float, Float64, Tensor
 from ..base.errors import bad_file, invalid
 from ..base.files import read_tensors, write_tensors
-from ..base.progress import PartProgress
+from ..base.progress import PartProgress, Progress
 from ..data.dataset import OracleDataset
 from ..kernels.screens import (
     SCREEN_KINDS,
@@ -36,7 +36,7 @@ from .faiss import FactorySearch, FlatSearch, check_spec
 from .search import NoSearch, ScreenSearch, Search
 
 # what a saved file says it is
-INDEX_KIND = "oracle-index-2"
+INDEX_KIND = "oracle-index-3"
 
 # how a screen of each kind is read back
 RESTORED: Mapping[str, Callable[..., Screen]] = MappingProxyType(
@@ -48,8 +48,8 @@ RESTORED: Mapping[str, Callable[..., Screen]] = MappingProxyType(
 class Origin:
     """The data set an index is of.
 
-    name, fingerprint: of the data set. count: samples. prefix: its prefix fingerprint at `count`, which data grown
-    from it have too. scale: values for a unit of its rows.
+    name, fingerprint: of the data set. count: number of samples. prefix: its prefix fingerprint at `count`, which data
+    grown from it have too. scale: values for a unit of its rows.
     """
 
     name: str
@@ -60,7 +60,7 @@ class Origin:
 
     @classmethod
     def of(cls, data: OracleDataset) -> Origin:
-        """Return the origin of an index of `data`. Reads the samples twice."""
+        """Return the origin of an index of `data`. Costs two passes over the samples."""
         count = len(data)
         return cls(data.name, data.fingerprint, count, data.prefix_fingerprint(count), data.value_map.scale)
 
@@ -69,9 +69,11 @@ class Origin:
 class SearchIndex:
     """A screen of a data set and the distances of its samples to their nearest neighbours.
 
-    spec: "screen", a kind of screen, "flat", or a FAISS factory string. screen: None for a factory string, and where
-        no screen pays. reason: of the kind of screen, in words. origin: the data set.
-    centre: of the rows as the screen knows them, [D].
+    spec: "screen", a kind of screen, "flat", or a FAISS factory string.
+    reason: of the kind of screen, in words.
+    origin: the data set.
+    centre: of the rows as the screen knows them, [D] float64.
+    screen: None for a factory string, and where no screen pays.
     distances: to the nearest other sample, at least, [N] float32 in row units, or None.
     """
 
@@ -99,7 +101,7 @@ class SearchIndex:
 
     @property
     def route(self) -> Route:
-        """The route that answers of this index take."""
+        """The route of answers of this index."""
         return Route.SCREEN if self.screened else Route.FAISS
 
     @cached_property
@@ -120,9 +122,11 @@ class SearchIndex:
     def extended(
         self, data: OracleDataset, source: str | PathLike[str], progress: PartProgress | None = None
     ) -> SearchIndex:
-        """Return the index of `data`, which begin with the samples this one is of; read from `source`.
+        """Return the index of data that begin with the samples of this index.
 
-        Only the samples that were added are encoded and compared with all. The rows keep the centre of this index.
+        data: the samples of this index and others behind them. source: the file that this index was read from.
+        progress: hears of "projecting", "measuring" and "neighbours".
+        Only the other samples are encoded and compared with all. The rows keep the centre of this index.
         Raises DataFileError where the first samples, or their labels, are others.
         """
         if not self.begins(data):
@@ -142,38 +146,52 @@ class SearchIndex:
         return replace(here, origin=Origin.of(data), screen=screen, distances=distances)
 
     def begins(self, data: OracleDataset) -> bool:
-        """Whether the first samples of `data` are those of this index; reads them once."""
+        """Return whether the first samples of `data` are those of this index; reads them once."""
         count = self.origin.count
         return count <= len(data) and data.prefix_fingerprint(count) == self.origin.prefix
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write the index to one checksummed `.safetensors` file; a failure leaves no file behind."""
+        """Write the index to one checksummed `.safetensors` file at `path`; a failure leaves no file behind.
+
+        Raises OSError where the file cannot be written.
+        """
         tensors = {"centre": self.centre}
         facts: dict[str, Any] = {"spec": self.spec, "reason": self.reason, "origin": vars(self.origin)}
         if self.distances is not None:
             tensors["distances"] = self.distances
         if self.screen is not None:
             tensors |= self.screen.tensors
-            facts["screen"] = {"kind": self.kind, "reach": self.screen.thresholds, **self.screen.facts}
+            facts["screen"] = {"kind": self.kind, "thresholds": self.screen.thresholds, **self.screen.facts}
         write_tensors(Path(path), INDEX_KIND, tensors, facts)
 
     @classmethod
     def read(cls, path: str | PathLike[str], *, verify: bool = True) -> SearchIndex:
-        """Read what :meth:`save` wrote, for whatever data set. Raises FileNotFoundError, DataFileError if damaged."""
+        """Return the index in the file at `path`, of whatever data set.
+
+        verify: whether to compare the checksum. Raises FileNotFoundError where there is no file, DataFileError for a
+        damaged one and for what is no index of this version.
+        """
         tensors, facts = read_tensors(Path(path), INDEX_KIND, verify=verify)
         screen, kept = None, facts.get("screen")
         if kept is not None:
-            screen = RESTORED[kept["kind"]](tensors, kept, tuple(tuple(row) for row in kept["reach"]))
+            screen = RESTORED[kept["kind"]](tensors, kept, tuple(tuple(row) for row in kept["thresholds"]))
         origin = Origin(**facts["origin"])
         return cls(facts["spec"], facts["reason"], origin, tensors["centre"], screen, tensors.get("distances"))
 
     @classmethod
     def load(cls, path: str | PathLike[str], data: OracleDataset, *, verify: bool = True) -> SearchIndex:
-        """Read what :meth:`save` wrote for `data`. Raises DataFileError for another data set or a damaged file."""
+        """Return the index in a file on the device of its data.
+
+        path: what :meth:`save` wrote. data: its data set. verify: whether to compare the checksum.
+        Raises FileNotFoundError where there is no file, DataFileError for another data set or a damaged file.
+        """
         return cls.read(path, verify=verify).of(data, path)
 
     def of(self, data: OracleDataset, path: str | PathLike[str]) -> SearchIndex:
-        """Return the index, read from `path`, on the device of `data`. Raises DataFileError if it is of other data."""
+        """Return the index on the device of its data.
+
+        data: its data set. path: the file it was read from. Raises DataFileError where it is the index of other data.
+        """
         if self.origin.fingerprint == data.fingerprint:
             return self.to(data.device)
         remedy = "build it again with `oracle-engine index build` or engine.prepare(path=...); --append where data grew"
@@ -183,27 +201,39 @@ class SearchIndex:
 
 
 def build_index(
-    data: OracleDataset, spec: str = "screen", neighbours: bool = True, progress: PartProgress | None = None
+    data: OracleDataset,
+    spec: str = "screen",
+    *,
+    neighbours: bool = True,
+    progress: PartProgress | None = None,
+    product_cost: float | None = None,
 ) -> SearchIndex:
-    """Return the index of `data`.
+    """Return the index of a data set.
 
+    data: what late queries search.
     spec: "screen": the kind that saves most of a scan, measured, or none where none does; a kind by name, "pca"
         (leading coordinates), "int8" (8-bit codes) or "exact8" (samples stored in 8 bits, as they are); "flat" (FAISS
         inner product on the rows of "pca"); or a FAISS factory string such as "IVF1024,Flat", which cannot certify
         its answers and is trained on first use.
-    neighbours: also bound the distance of every sample to its nearest neighbour, N^2 products: what lets late training
-        queries skip the search.
+    neighbours: whether to bound the distance of every sample to its nearest neighbour, N^2 products: what lets late
+        training queries skip the search.
+    progress: hears of "projecting", "measuring" and "neighbours".
+    product_cost: time of a product with 8-bit rows over that with float32 rows, in (0, 1], or None to time it.
     Raises InputError for a kind that these data cannot have, where samples are so short or few that no screen can help,
     and for strings that FAISS does not know; MissingDependencyError where FAISS is needed and not installed.
     """
     check_spec(spec, data.dim)
-    if spec in ("screen", "flat", *SCREEN_KINDS):
-        _check_kind("pca" if spec == "flat" else spec, data)
-        screen, reason = _screen(spec, data, progress)
-        vectors = DistanceVectors.of(data.rows) if screen is None else screen.vectors(data.rows)
-        distances = nearest_distances(vectors, _named("neighbours", progress)) if neighbours else None
+    if spec not in ("screen", "flat", *SCREEN_KINDS):
+        reason = "built by FAISS on its first use"
+        return SearchIndex(spec, reason, Origin.of(data), data.rows.centre, screen=None, distances=None)
+    kind = "pca" if spec == "flat" else spec
+    _check_kind(kind, data)
+    if spec == "screen":
+        screen, reason = best_screen(data.rows, progress, product_cost=product_cost)
     else:
-        screen, reason, distances = None, "built by FAISS on its first use", None
+        screen, reason = build_kind(kind, data.rows, progress, product_cost=product_cost).screen, "asked for"
+    vectors = DistanceVectors.of(data.rows) if screen is None else screen.vectors(data.rows)
+    distances = nearest_distances(vectors, _named("neighbours", progress)) if neighbours else None
     return SearchIndex(spec, reason, Origin.of(data), data.rows.centre, screen, distances)
 
 
@@ -211,11 +241,14 @@ def prepared_index(
     data: OracleDataset,
     spec: str,
     path: str | PathLike[str] | None,
-    neighbours: bool,
+    *,
+    neighbours: bool = True,
     progress: PartProgress | None = None,
 ) -> SearchIndex:
-    """Return the index of `data` that the file at `path` holds, extended where the data grew, or build and save it.
+    """Return the index of a data set that a file holds, extended where the data grew, or build and save it.
 
+    data: what late queries search. path: the file, or None for none. spec, neighbours, progress: as in
+    :func:`build_index`, for an index that has to be built.
     Raises what :func:`build_index` does, and DataFileError for the index of other data.
     """
     if path is not None and Path(path).exists():
@@ -224,20 +257,14 @@ def prepared_index(
         if made.origin == kept.origin:
             return made
     else:
-        made = build_index(data, spec, neighbours, progress)
+        made = build_index(data, spec, neighbours=neighbours, progress=progress)
     if path is not None:
         made.save(path)
     return made
 
 
-def _screen(spec: str, data: OracleDataset, progress: PartProgress | None) -> tuple[Screen | None, str]:
-    if spec == "screen":
-        return best_screen(data.rows, progress)
-    return build_kind("pca" if spec == "flat" else spec, data.rows, progress).screen, "asked for"
-
-
 def _check_kind(kind: str, data: OracleDataset) -> None:
-    # samples that are few or short are scanned sooner than anything else could be asked
+    # samples that are few or short are scanned sooner than any search would take
     why = refusal("pca" if kind == "screen" else kind, data.rows)
     if why is None:
         return
@@ -251,5 +278,5 @@ def _check_kind(kind: str, data: OracleDataset) -> None:
     raise invalid("index", f"{kind!r} {why}", f"{data!r}", "use 'screen', which picks a kind that fits")
 
 
-def _named(what: str, progress: PartProgress | None) -> Callable[[int, int], None] | None:
+def _named(what: str, progress: PartProgress | None) -> Progress | None:
     return None if progress is None else lambda done, total: progress(what, done, total)

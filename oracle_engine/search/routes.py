@@ -2,27 +2,105 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 
 from ..base.arrays import Bool, Float, Float64, Int64, Tensor
 from ..data.dataset import OracleDataset
-from ..kernels import Pairs, PosteriorState, Query, Wanted, merge, pairs_state
-from ..kernels.screens import PrincipalScreen, Sampled, SharedProducts, Shortlist, sampled_state, source_log_omitted
+from ..kernels import Pairs, PosteriorState, Query, Wanted, Work, merge, pairs_state
+from ..kernels.screens import (
+    PrincipalScreen,
+    Sampled,
+    SharedProducts,
+    Shortlist,
+    SideInformation,
+    sampled_state,
+    source_log_omitted,
+)
 from ..paths.paths import Prediction
 from ..queries.answer import Answer, Route
 from ..queries.classes import scan_tasks
 from ..queries.modes import Budget
 from ..queries.request import Request
 from .certificate import allowance, farthest, largest_allowance, omitted_mass, relative_error
-from .search import Ask, Search
+from .search import Search
+
+
+@dataclass(frozen=True)
+class VelocityAllowance:
+    """The posterior mass that a search may leave out of each query of a request: what its tolerance allows.
+
+    data: what is searched. request: the queries. tolerance: largest relative velocity errors, in (0, 1), [B] float64.
+    point_std: width of every sample in value space.
+    """
+
+    data: OracleDataset
+    request: Request
+    tolerance: Float64[Tensor, "B"]
+    point_std: float
+
+    def take(self, index: Int64[Tensor, "b"]) -> VelocityAllowance:
+        """Return the allowance of the queries in `index`, [b] int64."""
+        return VelocityAllowance(self.data, self.request.take(index), self.tolerance[index], self.point_std)
+
+    def __call__(self, state: PosteriorState) -> Float64[Tensor, "B"]:
+        """Return the mass in [0, 1], [B] float64, given the posterior `state` over the samples known so far."""
+        return allowance(self.prediction(state), farthest(self.data, state), self.tolerance)
+
+    def prediction(self, state: PosteriorState) -> Prediction:
+        """Return the prediction that the mean of `state` makes."""
+        values = self.data.value_map.scale * state.mean + self.data.base
+        return Prediction(self.request.x, values, self.request.at, self.point_std)
+
+    def met_by(self, state: PosteriorState, log_omitted: Float64[Tensor, "B"]) -> Bool[Tensor, "B"]:
+        """Return whether the velocity error of `state` is within the tolerance, [B].
+
+        log_omitted: log of a bound on the weight of all other samples, [B] float64.
+        """
+        error = omitted_mass(state, log_omitted) * farthest(self.data, state)
+        return relative_error(self.prediction(state), error) <= self.tolerance
+
+
+@dataclass(frozen=True)
+class _ClassWork:
+    """The part of a batch that may use the rows of one class, or all rows.
+
+    index: which queries of the batch, rising, [b] int64. work, side: of these queries.
+    """
+
+    index: Int64[Tensor, "b"]
+    work: Work
+    side: SideInformation
+
+
+def _by_class(data: OracleDataset, request: Request, work: Work, side: SideInformation) -> list[_ClassWork]:
+    """Return the work for all rows where there are no labels, else for the rows of each class and its queries."""
+    everyone = torch.arange(len(request), device=data.device)
+    if request.labels is None:
+        return [_ClassWork(everyone, work, side)]
+    tasks = scan_tasks(request.labels, data.segments, len(data), everyone)
+    return [
+        _ClassWork(task.query, replace(work.take(task.query), span=task.span), side.take(task.query)) for task in tasks
+    ]
+
+
+def _joined(work: Work, parts: list[_ClassWork], found: list[Shortlist]) -> Shortlist:
+    """Return the shortlist of the queries of `work` from those of its parts; a query may use several classes."""
+    if len(parts) == 1 and len(parts[0].index) == len(work.query):
+        return found[0]
+    total = Shortlist.nothing(work)
+    for part, one in zip(parts, found, strict=True):
+        total = total.put(part.index, total.take(part.index).joined(one))
+    return total
 
 
 @dataclass(frozen=True)
 class LateRoute:
-    """Searches over `data` for queries that few samples can matter to."""
+    """Searches over `data` for queries that few samples can matter to.
+
+    data: what is searched. point_std: width of every sample in value space. search: over the data. route: its name.
+    """
 
     data: OracleDataset
     point_std: float
@@ -36,64 +114,42 @@ class LateRoute:
         tolerance: Float64[Tensor, "B"],
         shared_products: SharedProducts | None = None,
     ) -> tuple[Answer, Bool[Tensor, "B"]]:
-        """Return answers whose velocity errors are proved to be within `tolerance`, and which queries have one."""
-        query = request.query(self.data, self.point_std)
+        """Return answers whose velocity errors are proved to be within `tolerance`, and which queries have one, [B].
 
-        def allowed(index: Int64[Tensor, "b"], state: PosteriorState) -> Float64[Tensor, "b"]:
-            return allowance(self._prediction(request.take(index), state), farthest(self.data, state), tolerance[index])
-
-        def find(ask: Ask, index: Int64[Tensor, "b"]) -> Shortlist:
-            return self.search.within(self.data.rows, ask, lambda part, state: allowed(index[part], state))
-
-        found = self._by_tasks(request, query, wanted, shared_products, find)
-        return Answer.listed(found, self.route, request.source >= 0), self._proved(request, wanted, tolerance, found)
-
-    def _proved(
-        self, request: Request, wanted: Wanted, tolerance: Float64[Tensor, "B"], found: Shortlist
-    ) -> Bool[Tensor, "B"]:
+        request: the queries. wanted: what is wanted of their posteriors. tolerance: largest relative velocity errors,
+        in (0, 1), [B] float64. shared_products: of the trajectories of the queries, or None outside of one.
+        """
+        work, side = request.work(self.data, wanted), SideInformation(request.known_source(self.data), shared_products)
+        allowed = VelocityAllowance(self.data, request, tolerance, self.point_std)
+        parts = _by_class(self.data, request, work, side)
+        found = _joined(work, parts, [self._within(part, allowed) for part in parts])
         # a shortlist without any weight proves nothing
         certified = found.certified & (found.state.lse > -torch.inf)
-        if not wanted.mean:
-            return certified
-        # the velocity aimed with may have been larger than the final one is
-        error = omitted_mass(found.state, found.log_omitted) * farthest(self.data, found.state)
-        return certified & (relative_error(self._prediction(request, found.state), error) <= tolerance)
+        if wanted.mean:
+            # the velocity aimed with may have been larger than the final one is
+            certified = certified & allowed.met_by(found.state, found.log_omitted)
+        return Answer.listed(found, self.route, request.source >= 0), certified
 
     def top(self, request: Request, wanted: Wanted, count: int) -> Answer:
-        """Return answers from the `count` most promising samples of each query and class."""
-        query = request.query(self.data, self.point_std)
-        found = self._by_tasks(
-            request, query, wanted, None, lambda ask, index: self.search.top(self.data.rows, ask, count)
-        )
+        """Return answers from the most promising samples of each query and class.
+
+        request: the queries. wanted: what is wanted of their posteriors. count: how many samples.
+        """
+        work, side = request.work(self.data, wanted), SideInformation(request.known_source(self.data))
+        parts = _by_class(self.data, request, work, side)
+        found = _joined(work, parts, [self.search.top(part.work, part.side, count) for part in parts])
         return Answer.listed(found, self.route, request.source >= 0)
 
-    def _by_tasks(
-        self,
-        request: Request,
-        query: Query,
-        wanted: Wanted,
-        shared_products: SharedProducts | None,
-        find: Callable[[Ask, Int64[Tensor, "b"]], Shortlist],
-    ) -> Shortlist:
-        everyone = torch.arange(len(query), device=self.data.device)
-        source = request.known_source(self.data)
-        total = Shortlist.nothing(len(query), self.data.dim, wanted.top_k, self.data.device)
-        for task in scan_tasks(request.labels, self.data.segments, len(self.data), everyone):
-            index = task.query
-            known = None if shared_products is None else shared_products.take(index)
-            ask = Ask(query.take(index), task.span, wanted, source.take(index), known)
-            total = total.put(index, total.take(index).joined(find(ask, index)))
-        return total
-
-    def _prediction(self, request: Request, state: PosteriorState) -> Prediction:
-        values = self.data.value_map.scale * state.mean + self.data.base
-        return Prediction(request.x, values, request.at, self.point_std)
+    def _within(self, part: _ClassWork, allowed: VelocityAllowance) -> Shortlist:
+        everyone = len(part.index) == len(allowed.request)
+        return self.search.within(part.work, part.side, allowed if everyone else allowed.take(part.index))
 
 
 @dataclass(frozen=True)
 class SourceRoute:
-    """Answers that are the sample a query was made from, without a look at any other.
+    """Answers that are the sample a query was made from, without reading any other.
 
+    data: what is searched. point_std: width of every sample in value space.
     distances: to the nearest other row, at least, [N] float32 in row units.
     """
 
@@ -104,18 +160,21 @@ class SourceRoute:
     def certified(
         self, request: Request, wanted: Wanted, tolerance: Float64[Tensor, "B"]
     ) -> tuple[Answer, Bool[Tensor, "B"]]:
-        """Return answers within `tolerance` except with probability BOUND_FAILURE, and for which queries they hold."""
-        query = request.query(self.data, self.point_std)
+        """Return answers within `tolerance` but with probability BOUND_FAILURE, and for which queries they hold, [B].
+
+        request: the queries. wanted: what is wanted of their posteriors. tolerance: largest relative velocity errors,
+        in (0, 1), [B] float64. Costs one row for each query.
+        """
+        query = request.query(self.data)
         log_omitted = self._log_omitted(request, query)
-        # most sources are told to be out of reach by one comparison
+        # one comparison tells for most queries that their source does not hold enough
         index = (log_omitted <= largest_allowance(tolerance).log()).nonzero()[:, 0]
         pairs = Pairs(index, request.source[index], torch.zeros_like(request.times[index]))
         state = pairs_state(self.data.rows, query, pairs, wanted)
         named = torch.zeros_like(request.source, dtype=torch.bool).index_fill_(0, index, value=True)
         answer = Answer.bounded(state, state.lse + log_omitted, named.long(), Route.SOURCE)
-        values = self.data.value_map.scale * state.mean + self.data.base
-        prediction = Prediction(request.x, values, request.at, self.point_std)
-        certified = named & (log_omitted <= allowance(prediction, farthest(self.data, state), tolerance).log())
+        allowed = VelocityAllowance(self.data, request, tolerance, self.point_std)
+        certified = named & (log_omitted <= allowed(state).log())
         return replace(answer, likely=named), certified
 
     def _log_omitted(self, request: Request, query: Query) -> Float64[Tensor, "B"]:
@@ -128,26 +187,30 @@ class SourceRoute:
 
 @dataclass(frozen=True)
 class SampledRoute:
-    """Estimates from samples drawn by their weight in a screen."""
+    """Estimates from samples drawn by their weight in a screen.
+
+    data: what is sampled. screen: of the data.
+    """
 
     data: OracleDataset
-    point_std: float
     screen: PrincipalScreen
 
     def estimate(self, request: Request, wanted: Wanted, budget: Budget) -> Answer:
-        """Return estimates from as many samples of each class as the budget has; unions merge them by mass."""
-        query = request.query(self.data, self.point_std)
+        """Return estimates from as many samples of each class as the budget has; unions merge them by mass.
+
+        request: the queries. wanted: what is wanted of their posteriors. budget: samples of each query, and the seed.
+        """
+        whole = request.work(self.data, wanted)
         generator = torch.Generator(self.data.device).manual_seed(budget.seed)
-        answer = Answer.unknown(len(query), self.data.dim, wanted.top_k, self.data.device)
-        everyone = torch.arange(len(query), device=self.data.device)
-        for task in scan_tasks(request.labels, self.data.segments, len(self.data), everyone):
-            part, index = query.take(task.query), task.query
-            found = sampled_state(self.data.rows, self.screen, part, task.span, wanted, budget.rows, generator)
-            answer = answer.put(index, _joined(answer.take(index), found))
+        answer = Answer.unknown(len(request), self.data.dim, wanted.top_k, self.data.device)
+        for part in _by_class(self.data, request, whole, SideInformation()):
+            found = sampled_state(self.screen, part.work, count=budget.rows, generator=generator)
+            answer = answer.put(part.index, _added(answer.take(part.index), found))
         return replace(answer, log_omitted=torch.full_like(answer.log_omitted, torch.nan))
 
 
-def _joined(answer: Answer, found: Sampled) -> Answer:
+def _added(answer: Answer, found: Sampled) -> Answer:
+    """Return `answer` with the samples in `found`, which are of another class."""
     state = merge(answer.state, found.state)
     shares = [(part.lse - state.lse).exp() for part in (answer.state, found.state)]
     error = torch.hypot(shares[0] * answer.standard_error, shares[1] * found.standard_error)

@@ -6,29 +6,17 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from ..base.errors import invalid
-from ..kernels import Query, Rows, Span, Wanted
+from ..kernels import Work
 from ..kernels.screens import (
     Allowance,
     Screen,
-    SharedProducts,
     Shortlist,
-    Source,
+    SideInformation,
     UpperLogits,
     below_thresholds,
     screened,
     strongest,
 )
-
-
-@dataclass(frozen=True)
-class Ask:
-    """What a search is asked: queries over a span of rows, what is wanted, and what is known about the queries."""
-
-    query: Query
-    span: Span
-    wanted: Wanted
-    source: Source
-    shared_products: SharedProducts | None = None
 
 
 @runtime_checkable
@@ -40,48 +28,55 @@ class Search(Protocol):
         """Whether it bounds what it leaves out."""
         ...
 
-    def within(self, rows: Rows, ask: Ask, allowance: Allowance) -> Shortlist:
-        """Return all samples that can matter, leaving out no more than `allowance`; others stay unsettled."""
+    def within(self, work: Work, side: SideInformation, allowance: Allowance) -> Shortlist:
+        """Return all samples that can matter to each query; queries for which they are too many are pending.
+
+        work: the queries, the rows and their span, and what is wanted. side: what is known of the queries.
+        allowance: posterior mass that may be left out.
+        """
         ...
 
-    def top(self, rows: Rows, ask: Ask, count: int) -> Shortlist:
-        """Return the `count` most promising samples of each query."""
+    def top(self, work: Work, side: SideInformation, count: int) -> Shortlist:
+        """Return the most promising samples of each query.
+
+        work: the queries, the rows and their span, and what is wanted. side: what is known of the queries.
+        count: how many samples of each query.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class ScreenSearch:
-    """Matrix products with short rows, level by level; certified by the sum of all other upper logits."""
+    """Matrix products with short rows, level by level; certified by the sum of all other upper weights."""
 
     screen: Screen
     certified: bool = True
 
-    def within(self, rows: Rows, ask: Ask, allowance: Allowance) -> Shortlist:
-        """Return all samples that can matter, leaving out no more than `allowance`; others stay unsettled."""
-        if below_thresholds(self.screen, ask.query, ask.shared_products is not None):
-            return Shortlist.pending(len(ask.query), rows.dim, ask.wanted.top_k, rows.device)
-        return screened(_upper(rows, self.screen, ask), ask.wanted, allowance)
+    def within(self, work: Work, side: SideInformation, allowance: Allowance) -> Shortlist:
+        """Return all samples that can matter; `work`, `side` and `allowance` as in :meth:`Search.within`.
 
-    def top(self, rows: Rows, ask: Ask, count: int) -> Shortlist:
-        """Return the `count` samples with the largest upper logits."""
-        return strongest(_upper(rows, self.screen, ask), ask.wanted, count)
+        Costs nothing for batches below the SNR thresholds of the screen, else a product with each level that helps.
+        """
+        if below_thresholds(self.screen, work.query, side):
+            return Shortlist.pending(work)
+        return screened(UpperLogits.of(work, self.screen, side), allowance)
+
+    def top(self, work: Work, side: SideInformation, count: int) -> Shortlist:
+        """Return the `count` samples with the largest upper logits; `work` and `side` as in :meth:`Search.top`."""
+        return strongest(UpperLogits.of(work, self.screen, side), count)
 
 
 @dataclass(frozen=True)
 class NoSearch:
-    """The search of data for which no screen pays, for the reason given: it settles nothing."""
+    """The search of data for which no screen pays, for the reason given: it certifies nothing."""
 
     reason: str
     certified: bool = False
 
-    def within(self, rows: Rows, ask: Ask, allowance: Allowance) -> Shortlist:
-        """Return nothing: every query is left to a scan."""
-        return Shortlist.pending(len(ask.query), rows.dim, ask.wanted.top_k, rows.device)
+    def within(self, work: Work, side: SideInformation, allowance: Allowance) -> Shortlist:
+        """Return nothing, whatever `side` and `allowance` are: every query of `work` is left to a scan."""
+        return Shortlist.pending(work)
 
-    def top(self, rows: Rows, ask: Ask, count: int) -> Shortlist:
-        """Raise InputError: there is nothing to look things up in."""
+    def top(self, work: Work, side: SideInformation, count: int) -> Shortlist:
+        """Never return, whatever `work`, `side` and `count` are. Raises InputError: there is no screen to search."""
         raise invalid("mode", "top_k needs a screen", f"none: {self.reason}", "call engine.prepare('pca')")
-
-
-def _upper(rows: Rows, screen: Screen, ask: Ask) -> UpperLogits:
-    return UpperLogits.of(rows, screen, ask.query, ask.span, ask.source, ask.shared_products)

@@ -9,9 +9,10 @@ from ..base.arrays import Float, Tensor
 from ..base.errors import invalid
 from ..data.dataset import OracleDataset
 from ..kernels.screens import SharedProducts
-from ..queries.request import Conditions, Request
+from ..queries.conditions import Conditions
+from ..queries.request import Request
 
-# answers a question of an engine, with what the steps of a run share
+# answers of an engine: the name of the answer, x, t, the conditions, and what the steps of a run share
 Respond = Callable[[str, Tensor, float | Tensor, Conditions, SharedProducts | None], Tensor]
 
 
@@ -23,6 +24,8 @@ class Trajectory:
     starting point plus a mixture of posterior means; the inner products of the starting point with all samples are
     kept, 4 B N bytes, so that the late route bounds only the mixture, and is certified much earlier in time.
     Answers are those of the engine.
+    respond: answers for the engine. shared_products: of the starting points with all samples, or None where they would
+    not help. given: the conditions of every answer.
     """
 
     respond: Respond
@@ -30,14 +33,15 @@ class Trajectory:
     given: Conditions
 
     def velocity(self, x: Float[Tensor, "B ..."], t: float | Tensor) -> Float[Tensor, "B ..."]:
-        """Return the oracle velocity at the states x, in the order of the starting points.
+        """Return the oracle velocity at states of the run, like x.
 
+        x: [B, *sample_shape], in the order of the starting points. t: a number, [] or [B], in [0, 1].
         Raises InputError where x cannot be reached by deterministic steps, as after adding fresh noise.
         """
         return self.respond("velocity", x, t, self.given, self.shared_products)
 
     def denoiser(self, x: Float[Tensor, "B ..."], t: float | Tensor) -> Float[Tensor, "B ..."]:
-        """Return the posterior mean at the states x; errors as in :meth:`velocity`."""
+        """Return the posterior mean at the states `x` at `t`, like x; errors as in :meth:`velocity`."""
         return self.respond("denoiser", x, t, self.given, self.shared_products)
 
     def __call__(self, x: Float[Tensor, "B ..."], t: float | Tensor) -> Float[Tensor, "B ..."]:
@@ -45,10 +49,12 @@ class Trajectory:
         return self.velocity(x, t)
 
 
-def check_deterministic(
-    data: OracleDataset, request: Request, shared_products: SharedProducts, point_std: float
-) -> None:
-    """Refuse states that hold more than their starting point and posterior means."""
+def check_deterministic(data: OracleDataset, request: Request, shared_products: SharedProducts) -> None:
+    """Check that states hold nothing but a multiple of their starting points and posterior means.
+
+    data: what the engine answers from. request: the states. shared_products: of their starting points, one each.
+    Raises InputError for other states, and for another number of them.
+    """
     if len(request) != len(shared_products.point):
         raise invalid(
             "x",
@@ -56,7 +62,7 @@ def check_deterministic(
             len(request),
             "keep the batch",
         )
-    query = request.query(data, point_std)
+    query = request.query(data)
     reachable = shared_products.explains(data.rows, query, request.scale.abs() + (1.0 - request.scale).abs())
     if not bool(reachable.all()):
         first = int((~reachable).nonzero()[0])

@@ -1,1 +1,1 @@
-"""Training."""
+"""Training targets, losses and batches computed ahead."""

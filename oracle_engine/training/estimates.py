@@ -1,4 +1,4 @@
-"""What a training target is made of: the exact posterior mean, one over a few references, or a single draw.
+"""Estimates of the posterior mean that a target is computed from: exact, over a few references, or a single draw.
 
 All three have the same expectation given x_t; they differ in variance and cost.
 """
@@ -6,7 +6,8 @@ All three have the same expectation given x_t; they differ in variance and cost.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
@@ -17,15 +18,21 @@ from ..data.dataset import OracleDataset
 from ..engine.engine import OracleEngine
 from ..kernels import Span
 from ..paths.paths import Coefficients, Path, coefficients, marginal_variance
-from ..queries.request import Conditions
+from ..queries.conditions import Conditions
 from .posterior_draws import draw_prior, draw_with_density, uniforms
+
+# what draws `count` rows of a span by weight, [count] int64: called with (data, span, count, generator)
+RowDraw = Callable[[OracleDataset, Span, int, torch.Generator | None], Tensor]
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A batch of queries of one target: x float64 [B, *shape], t float64 [B], and [B] integers, -1 for none.
+class TargetQuery:
+    """A batch of B queries of one target, checked, on the device of the data.
 
-    labels: the class of each query, or None. exclude: the sample that does not count. source: the one that made x.
+    x: [B, *sample_shape] float64. t: times, [B] float64 in [0, 1].
+    labels: classes each query may use, [B, U] int64 with -1 for none, or None.
+    exclude: index of the sample that does not count, [B] int64 with -1 for none, or None.
+    source: index of the sample that made x, [B] int64 with -1 for none, or None.
     """
 
     x: Float64[Tensor, "B ..."]
@@ -34,15 +41,19 @@ class Asked:
     exclude: Int64[Tensor, "B"] | None
     source: Int64[Tensor, "B"] | None
 
-    def take(self, index: Int64[Tensor, "b"]) -> Asked:
-        """Return the queries in `index`."""
+    def take(self, index: Int64[Tensor, "b"]) -> TargetQuery:
+        """Return the queries at the positions `index`, [b] int64."""
         parts = (None if part is None else part[index] for part in (self.labels, self.exclude, self.source))
-        return Asked(self.x[index], self.t[index], *parts)
+        return TargetQuery(self.x[index], self.t[index], *parts)
 
 
 @dataclass(frozen=True)
 class Mean:
-    """A posterior mean of the samples, [B, *shape], and the log density of the mixture it belongs to, [B]."""
+    """A posterior mean over a set of samples, and the density of their mixture.
+
+    values: the mean of the samples in value space, [B, *sample_shape] float64.
+    log_density: log p_t(x) of the mixture of these samples, in nats, [B] float64.
+    """
 
     values: Float64[Tensor, "B ..."]
     log_density: Float64[Tensor, "B"]
@@ -50,120 +61,183 @@ class Mean:
 
 @runtime_checkable
 class Estimate(Protocol):
-    """What stands for the posterior mean in a target."""
+    """What an OracleTarget takes for the posterior mean of the samples."""
 
-    # whether it has to know the sample that made x_t
+    # whether every query has to name the sample that made x_t
     needs_source: ClassVar[bool]
 
-    def mean(self, engine: OracleEngine, asked: Asked) -> Mean:
-        """Return the mean of the samples; the engine's samples are points, their width is in its path."""
+    def mean(self, engine: OracleEngine, query: TargetQuery) -> Mean:
+        """Return the mean of the samples for each query, and their density.
+
+        engine: over the samples as points; a `point_std` is already part of its path.
+        query: B queries. Returns a Mean of [B, *sample_shape].
+        """
         ...
 
     def mixed(self, first: Mean, second: Mean, share: Float64[Tensor, "B"]) -> Float64[Tensor, "B ..."]:
-        """Return the mean over two sets of samples of which the second has this share of the posterior."""
+        """Return the estimate over the union of two sets of samples from the estimates over each.
+
+        first, second: the estimates, of the same B queries.
+        share: the second set's share of the posterior, [B] float64 in [0, 1]. Returns [B, *sample_shape] float64.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class Exact:
-    """The posterior mean over every sample: no variance beyond that of x_t itself."""
+    """The posterior mean over every sample: the target has no variance beyond that of x_t itself.
+
+    Costs one pass over the data, 2 to 4 B N D operations.
+    """
 
     needs_source: ClassVar[bool] = False
 
-    def mean(self, engine: OracleEngine, asked: Asked) -> Mean:
-        """Return the mean and density of the whole data set: one pass over it."""
-        found = engine.posterior(asked.x, asked.t, labels=asked.labels, exclude=asked.exclude, top_k=0)
+    def mean(self, engine: OracleEngine, query: TargetQuery) -> Mean:
+        """Return the mean and density over the whole data set.
+
+        engine: over the samples as points. query: B queries. Returns a Mean of [B, *sample_shape].
+        """
+        found = engine.posterior(query.x, query.t, labels=query.labels, exclude=query.exclude, top_k=0)
         return Mean(found.mean, found.log_density)
 
     def mixed(self, first: Mean, second: Mean, share: Float64[Tensor, "B"]) -> Float64[Tensor, "B ..."]:
-        """Return the weighted mean of both."""
+        """Return (1 - share) first + share second, [B, *sample_shape] float64.
+
+        first, second: means of the same B queries over two sets of samples.
+        share: the second set's share of the posterior, [B] float64 in [0, 1].
+        """
         return _blend(first.values, second.values, share)
 
 
 @dataclass(frozen=True)
 class References:
-    """EFM, the explicit or stable target: the mean over `count` samples that include the one that made x_t.
+    """EFM, the stable target: the posterior mean over `count` samples that include the one that made x_t.
 
-    The other count - 1 are drawn from the data by weight, from the query's class where it has one, independently of x_t
-    and with replacement, and shared by the batch. Given the set of all `count` and x_t, each of them is as likely to
-    have made x_t as its softmax weight says, so the target is the conditional mean of the CFM target given both:
-    averaged over source and references at a fixed x_t it is the oracle exactly, for every `count`, and its variance is
-    never above that of CFM. It is not unbiased for a fixed source, nor without the own sample, where it becomes a ratio
-    estimate that is far off as soon as none of the references is near x_t. count = 1 is CFM.
-    Xu, Tong and Jaakkola (2023), "Stable target field". Costs O(B count D).
+    count: how many samples, at least 1; count = 1 is CFM.
+    generator: of the references, on any device; the global one unless given.
+    draw_rows: draws the rows of the references, independently and by weight, called with (data, span, count,
+        generator); it returns [count] int64 rows of the span.
+    Raises InputError for a `count` below 1.
+
+    The target's mean is sum_i w_i X_i with w = softmax_i(-|x_t - alpha X_i|^2 / (2 sigma^2)) over the references. All
+    but the own sample are drawn by weight with replacement, from the query's class where it has one, independently of
+    x_t, and are shared by the batch. Given the set of all `count` and x_t, each of them is as likely to have made x_t
+    as w says, so the target is the conditional mean of the CFM target given both: averaged over source and references
+    at a fixed x_t it is the oracle exactly, for every `count`, and its variance is never above that of CFM. It is
+    biased for a fixed source, and without the own sample, where it is a ratio estimate that is far off as soon as none
+    of the references is near x_t. Xu, Tong and Jaakkola (2023), "Stable target field for reduced variance score
+    estimation in diffusion models". Costs O(B count D).
+
+    >>> import torch, oracle_engine as oe
+    >>> data = oe.load_dataset("digits")
+    >>> source = torch.arange(16)
+    >>> engine = oe.OracleEngine(data)
+    >>> x_t = oe.path_sample(engine.path, data[source], torch.randn(16, 1, 8, 8), 0.5)
+    >>> oe.OracleTarget(engine, estimate=oe.References(128))(x_t, 0.5, source=source).shape
+    torch.Size([16, 1, 8, 8])
     """
 
     count: int = 128
     generator: torch.Generator | None = None
+    draw_rows: RowDraw = field(default=draw_prior, kw_only=True, repr=False)
     needs_source: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.count < 1:
             raise invalid("count", "must be at least 1, the sample that made x_t", self.count, "pass 128")
 
-    def mean(self, engine: OracleEngine, asked: Asked) -> Mean:
-        """Return the mean over the own samples and the references drawn here."""
-        if asked.source is None:
-            raise AssertionError("a target refuses such a query first")
-        own = _own(engine, asked, asked.source)
+    def mean(self, engine: OracleEngine, query: TargetQuery) -> Mean:
+        """Return the mean over the own sample of each query and the references drawn here.
+
+        engine: over the samples as points. query: B queries with `source`. Returns a Mean of [B, *sample_shape].
+        Raises InputError for queries without `source`.
+        """
+        if query.source is None:
+            raise invalid("source", "is needed for References", None, "pass the indices of the samples that made x_t")
+        own = _own(engine, query, query.source)
         if self.count == 1:
             return own
-        others = self._others(engine, asked)
+        others = self._others(engine, query)
         log_rest = others.log_density + math.log(self.count - 1)
         share = torch.sigmoid(log_rest - own.log_density)
         density = torch.logaddexp(own.log_density, log_rest) - math.log(self.count)
         return Mean(_blend(own.values, others.values, share), density)
 
     def mixed(self, first: Mean, second: Mean, share: Float64[Tensor, "B"]) -> Float64[Tensor, "B ..."]:
-        """Return the weighted mean of both."""
+        """Return (1 - share) first + share second, [B, *sample_shape] float64.
+
+        first, second: means of the same B queries over two sets of samples.
+        share: the second set's share of the posterior, [B] float64 in [0, 1].
+        """
         return _blend(first.values, second.values, share)
 
-    def _others(self, engine: OracleEngine, asked: Asked) -> Mean:
-        """Return the mean over count - 1 references for every class in the batch, each asked about its own."""
+    def _others(self, engine: OracleEngine, query: TargetQuery) -> Mean:
+        """Return the mean over count - 1 references for every class in the batch, for each query over its own class."""
         data = engine.data
-        names, group = [-1], torch.zeros(len(asked.x), dtype=torch.int64, device=data.device)
-        if asked.labels is not None:
-            found, group = asked.labels[:, 0].unique(return_inverse=True)
+        names, group = [-1], torch.zeros(len(query.x), dtype=torch.int64, device=data.device)
+        if query.labels is not None:
+            found, group = query.labels[:, 0].unique(return_inverse=True)
             names = found.tolist()
         spans = [data.segments[name] if name >= 0 else Span(0, len(data)) for name in names]
-        rows = torch.cat([draw_prior(data, span, self.count - 1, self.generator) for span in spans])
+        rows = torch.cat([self.draw_rows(data, span, self.count - 1, self.generator) for span in spans])
         labels = torch.arange(len(spans), device=data.device).repeat_interleave(self.count - 1)
         points = data.rows.stored[rows].reshape(len(rows), *data.sample_shape)
         references = OracleDataset(points, labels, value_map=data.value_map, name="references")
-        return Exact().mean(_beside(engine, references), Asked(asked.x, asked.t, group[:, None], None, None))
+        return Exact().mean(_beside(engine, references), TargetQuery(query.x, query.t, group[:, None], None, None))
 
 
 @dataclass(frozen=True)
 class PosteriorDraw:
     """One sample drawn from the posterior of x_t: unbiased for the oracle at every x_t, with the variance of CFM.
 
-    Unlike the sample that made x_t it is independent of it given x_t, may be drawn again, and is there for queries that
-    no sample made. Costs about as much as the exact mean.
+    generator: of the draws, on any device; the global one unless given.
+
+    Given x_t, the draw is independent of the sample that made x_t; it may be repeated, and it exists for queries that
+    no sample made. Costs about as much as the exact mean; see posterior_draw.
     """
 
     generator: torch.Generator | None = None
     needs_source: ClassVar[bool] = False
 
-    def mean(self, engine: OracleEngine, asked: Asked) -> Mean:
-        """Return the samples drawn, and the density of all of them."""
-        request = engine.request_builder.request(asked.x, asked.t, Conditions(asked.labels, exclude=asked.exclude))
+    def mean(self, engine: OracleEngine, query: TargetQuery) -> Mean:
+        """Return the samples drawn, and the density of all samples.
+
+        engine: over the samples as points. query: B queries. Returns a Mean of [B, *sample_shape].
+        Raises InputError where no sample that a query may use has a positive weight.
+        """
+        request = engine.request_builder.request(query.x, query.t, Conditions(query.labels, exclude=query.exclude))
         drawn, density = draw_with_density(engine, request, self.generator)
         return Mean(engine.data.sample_values(engine.data.row_of(drawn)).double(), density)
 
     def mixed(self, first: Mean, second: Mean, share: Float64[Tensor, "B"]) -> Float64[Tensor, "B ..."]:
-        """Return one of both, the second as often as its share says."""
+        """Return one of two draws for each query, the second with probability `share`: [B, *sample_shape] float64.
+
+        first, second: draws for the same B queries over two sets of samples.
+        share: the second set's share of the posterior, [B] float64 in [0, 1].
+        """
         chosen = uniforms(len(share), self.generator, share.device) < share
         return torch.where(_column(chosen, second.values), second.values, first.values)
 
 
 @dataclass(frozen=True)
 class Flip:
-    """The loop mirrors each sample along `dims` of [B, *shape], counted from the end, with this probability.
+    """The augmentation of a loop that mirrors each sample along `dims` at random.
 
-    The oracle of such a loop is that of the data and their mirror images. It needs none of them stored:
-    <x, flip(X)> = <flip(x), X>, so that the mirrored half is asked about flip(x) and its mean flipped back, and the two
-    halves are weighed by their densities at x and flip(x). Exact, also for classes; twice the cost.
+    dims: dimensions of [B, *sample_shape] to mirror, counted from the end: different negative integers.
+    probability: of mirroring a sample, in (0, 1).
+    Raises InputError for other `dims` and for a `probability` outside (0, 1).
+
+    The oracle of such a loop is that of the data and their mirror images. None of these is stored: since
+    <x, flip(X)> = <flip(x), X>, the mean over the mirror images is the mirrored mean of the query flip(x), and the two
+    means are weighed by the densities at x and flip(x). Exact, also for classes; twice the cost.
     Leave-one-out leaves out both copies of a sample: with its mirror image in the set it would not be left out.
+
+    >>> import torch, oracle_engine as oe
+    >>> engine = oe.OracleEngine(oe.load_dataset("digits"))
+    >>> x_t = torch.randn(4, 1, 8, 8)
+    >>> target = oe.OracleTarget(engine, augmentation=oe.Flip())
+    >>> torch.allclose(target(x_t.flip(-1), 0.3), target(x_t, 0.3).flip(-1), atol=1e-4)
+    True
     """
 
     dims: tuple[int, ...] = (-1,)
@@ -178,13 +252,16 @@ class Flip:
             )
 
     def apply(self, x: Tensor) -> Tensor:
-        """Return x mirrored; twice is x."""
+        """Return `x` [B, *sample_shape] mirrored, of the same shape and dtype; applied twice, it returns `x`."""
         return x.flip(self.dims)
 
-    def mean(self, estimate: Estimate, engine: OracleEngine, asked: Asked) -> Float64[Tensor, "B ..."]:
-        """Return the mean over the samples and their mirror images."""
-        mirrored = Asked(self.apply(asked.x), asked.t, asked.labels, asked.exclude, asked.source)
-        first, other = estimate.mean(engine, asked), estimate.mean(engine, mirrored)
+    def mean(self, estimate: Estimate, engine: OracleEngine, query: TargetQuery) -> Float64[Tensor, "B ..."]:
+        """Return the mean over the samples and their mirror images.
+
+        estimate: of the mean over the samples; it is evaluated twice.
+        engine: over the samples as points. query: B queries. Returns [B, *sample_shape] float64.
+        """
+        first, other = estimate.mean(engine, query), estimate.mean(engine, replace(query, x=self.apply(query.x)))
         odds = math.log(self.probability / (1.0 - self.probability))
         share = torch.sigmoid(other.log_density - first.log_density + odds)
         return estimate.mixed(first, Mean(self.apply(other.values), other.log_density), share)
@@ -192,7 +269,7 @@ class Flip:
 
 @dataclass(frozen=True)
 class _Widened:
-    """A path whose noise has the width of the samples in it: the same posterior over them as points."""
+    """A path whose noise includes the width of the samples: points have the same posterior on it."""
 
     path: Path
     width: float
@@ -205,7 +282,10 @@ class _Widened:
 
 
 def over_points(engine: OracleEngine) -> OracleEngine:
-    """Return an engine whose posterior mean is that of the samples themselves, without their width."""
+    """Return an engine whose posterior mean is that of the samples themselves, without their width.
+
+    engine: with any `point_std`; where that is 0 it is returned as it is. The data and the index are shared.
+    """
     if engine.point_std == 0.0:
         return engine
     path = _Widened(engine.path, engine.point_std)
@@ -220,10 +300,10 @@ def _beside(engine: OracleEngine, data: OracleDataset) -> OracleEngine:
     return OracleEngine(data, engine.path, backend=engine.backend, mode="exact", t_max=engine.t_max)
 
 
-def _own(engine: OracleEngine, asked: Asked, source: Int64[Tensor, "B"]) -> Mean:
+def _own(engine: OracleEngine, query: TargetQuery, source: Int64[Tensor, "B"]) -> Mean:
     values = engine.data.sample_values(engine.data.row_of(source)).double()
-    at = coefficients(engine.path, asked.t)
-    gap = (asked.x - _column(at.alpha_t, values) * values).reshape(len(values), -1)
+    at = coefficients(engine.path, query.t)
+    gap = (query.x - _column(at.alpha_t, values) * values).reshape(len(values), -1)
     square, dim = at.sigma_t.square(), engine.data.dim
     return Mean(values, -0.5 * gap.square().sum(1) / square - 0.5 * dim * (2 * math.pi * square).log())
 

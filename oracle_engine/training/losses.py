@@ -1,4 +1,4 @@
-"""The loss against the oracle, and what the loss of conditional flow matching is made of."""
+"""The loss against the oracle, and its part in the loss of conditional flow matching."""
 
 from __future__ import annotations
 
@@ -17,20 +17,23 @@ from ..engine.engine import OracleEngine
 from ..paths.paths import resolve_times
 from .targets import OracleTarget, conditional_target, drop_labels, path_sample
 
-# what a network is called as: model(x_t, t), or model(x_t, t, labels) where there are labels
+# a network, called as model(x_t, t), or as model(x_t, t, labels) where there are labels
 Model = Callable[..., Tensor]
 
 
 @dataclass(frozen=True)
 class LossPart:
-    """The loss of conditional flow matching over times in [first, last), per coordinate, and what it is made of.
+    """The decomposition of the loss of conditional flow matching, per coordinate, over times in [first, last).
 
-    conditional = oracle + variance + cross, exactly. Means over `count` queries; NaN where there are none.
-    conditional: E|model - u|^2 / D, the CFM loss. oracle: E|model - v|^2 / D, what training can bring to zero.
-    variance: E|u - v|^2 / D = V(t), which no network can remove. cross: 2 E<model - v, v - u> / D.
+    name: what the part is called in tables. first, last: its times, in [0, 1]; a part that ends at 1 includes 1.
+    count: how many queries it has. All numbers below are means over them, NaN where there are none.
+    conditional: E|model - u|^2 / D, the CFM loss; conditional = oracle + variance + cross, exactly.
+    oracle: E|model - v|^2 / D, which training can bring to zero.
+    variance: E|u - v|^2 / D = V(t), which no network can remove.
+    cross: 2 E<model - v, v - u> / D.
     cross_error: standard error of `cross`, whose expectation is zero where x_t is made from the samples of the engine,
-        by their weights; held-out samples and leave-one-out have v as no conditional mean, and a cross term that stays.
-    v is what the OracleTarget returned: of another estimate than Exact() or with guidance, that target.
+        by their weights; for held-out samples and leave-one-out v is no conditional mean of u, and a cross term stays.
+    u is the conditional target, and v what the OracleTarget returned, whatever its estimate and guidance.
     """
 
     name: str
@@ -46,7 +49,11 @@ class LossPart:
 
 @dataclass(frozen=True)
 class LossTerms:
-    """The terms of every query: times, |model - v|^2 / D, |u - v|^2 / D and |model - u|^2 / D, float64 [B]."""
+    """The terms of the decomposition for every query, detached: [B] float64 each.
+
+    times: in [0, 1]. oracle: |model - v|^2 / D. variance: |u - v|^2 / D. conditional: |model - u|^2 / D.
+    u is the conditional target of CFM, v the oracle target.
+    """
 
     times: Float64[Tensor, "B"]
     oracle: Float64[Tensor, "B"]
@@ -58,7 +65,7 @@ class LossTerms:
 
     @classmethod
     def concatenate(cls, parts: Sequence[LossTerms]) -> LossTerms:
-        """Return the terms of several batches as one."""
+        """Return the terms of several batches, `parts`, at least one, as those of one batch."""
         return cls(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(cls)))
 
     def whole(self) -> LossPart:
@@ -66,20 +73,27 @@ class LossTerms:
         return self._part("all", 0.0, 1.0, torch.ones_like(self.times, dtype=torch.bool))
 
     def bins(self, edges: int | Sequence[float] = 10) -> tuple[LossPart, ...]:
-        """Return the decomposition over bins of t; edges: how many even ones, or their edges, ascending in [0, 1]."""
+        """Return the decomposition over bins of t.
+
+        edges: the number of bins of equal width, at least 1, or their edges, two or more ascending numbers in [0, 1].
+        Returns one part a bin. Raises InputError for other `edges`.
+        """
         ends = torch.linspace(0.0, 1.0, edges + 1).tolist() if isinstance(edges, int) else [float(e) for e in edges]
         if len(ends) < 2 or any(b <= a for a, b in pairwise(ends)):
             raise invalid("edges", "must be at least 1 bin, or ascending edges", edges, "pass 10")
         return tuple(self._between(f"{a:.3g}-{b:.3g}", a, b) for a, b in pairwise(ends))
 
     def stages(self, boundary: float) -> tuple[LossPart, LossPart]:
-        """Return the decomposition before and after `boundary`: navigation and refinement; see stage_boundary."""
+        """Return the decomposition over the two stages, navigation before `boundary` and refinement after it.
+
+        boundary: a time in (0, 1), such as stage_boundary(engine). Raises InputError outside of that.
+        """
         if not 0.0 < boundary < 1.0:
             raise invalid("boundary", "must lie between 0 and 1", boundary, "pass stage_boundary(engine)")
         return self._between("navigation", 0.0, boundary), self._between("refinement", boundary, 1.0)
 
     def _between(self, name: str, first: float, last: float) -> LossPart:
-        # the last bin holds its end
+        # a bin that ends at 1 includes its end
         inside = (self.times >= first) & ((self.times < last) | (last >= 1.0))
         return self._part(name, first, last, inside)
 
@@ -102,11 +116,14 @@ class LossTerms:
 
 @dataclass(frozen=True)
 class OracleLoss:
-    """A batch's loss against the oracle, and what it was computed at.
+    """The loss of a batch against the oracle, and the queries it was evaluated at.
 
     loss: |model - v|^2 / D, the mean over the batch; a scalar with the model's graph, to call backward() on.
-    each: the same for every query, [B], with the graph: to weigh by t before the mean.
-    terms: of every query, detached, for the decomposition of the CFM loss. x_t, t, target: what was evaluated.
+    each: the same for every query, [B], with the graph: to weigh by t before the mean. Both in the dtype of the model's
+        output, float32 at least.
+    terms: of every query, detached, for the decomposition of the CFM loss.
+    x_t: the noised samples, [B, *sample_shape]. t: their times, [B].
+    target: what the model was compared with, like x_t.
     """
 
     loss: Float[Tensor, ""]
@@ -122,8 +139,8 @@ def oracle_loss(
     target: OracleTarget,
     x1: Float[Tensor, "B ..."],
     labels: Tensor | None = None,
-    source: Tensor | None = None,
     *,
+    source: Tensor | None = None,
     t: float | Tensor | None = None,
     eps: Tensor | None = None,
     label_dropout: float = 0.0,
@@ -133,14 +150,26 @@ def oracle_loss(
     """Return the loss of `model` against `target` at x_t = alpha x1 + sigma eps, with the terms of its CFM loss.
 
     model: called as model(x_t, t), with labels as model(x_t, t, labels); returns a tensor like x_t, of any dtype.
-    x1: [B, *sample_shape] samples, as the loop draws them: augmented, or drawn from their VAE posterior. They may be
-        held out from the engine's data. labels: [B]. source: index [B] of x1 in the data, -1 for held-out ones.
-    t: a number, [B] or [B, 1, ...], uniform in [0, 1) unless given; the model sees [B].
+    target: what the model is compared with; its engine has the path.
+    x1: [B, *sample_shape] samples, as the loop draws them: augmented, or drawn from their VAE posterior, of any
+        floating dtype. They may be held out from the engine's data.
+    labels: classes of x1, [B] integers, -1 for none.
+    source: index of x1 in the data, [B] integers, -1 for held-out samples.
+    t: a number, [B] or [B, 1, ...] in [0, 1], uniform in [0, 1) unless given; the model gets [B].
     eps: like x1, standard normal unless given.
-    label_dropout: probability of hiding the label from model and target. null_label: what the model sees then.
-    generator: of t, eps and dropout, in this order, on any device.
-    Raises InputError for a model that returns another shape, and whatever the target raises.
+    label_dropout: probability of hiding the label from model and target, in [0, 1].
+    null_label: what the model gets in place of a hidden label.
+    generator: of t, eps and dropout, in this order, on any device; the global one unless given.
+    Returns the loss mean |model - v|^2 / D, v the target, and the terms of every query, [B].
+    Raises InputError for x1, t or eps of other shapes, a model that returns another shape, and as the target does.
     Costs one target and one evaluation of the model.
+
+    >>> import torch, oracle_engine as oe
+    >>> data = oe.load_dataset("digits")
+    >>> target = oe.OracleTarget(oe.OracleEngine(data))
+    >>> found = oe.oracle_loss(lambda x, t: -x, target, data[torch.arange(64)], source=torch.arange(64))
+    >>> [part.name for part in found.terms.stages(0.4)]
+    ['navigation', 'refinement']
     """
     engine = target.engine
     check_shape("x1", x1, engine.data.sample_shape)
@@ -148,24 +177,25 @@ def oracle_loss(
     if labels is not None and label_dropout > 0.0:
         labels = drop_labels(labels, label_dropout, generator)
     x_t = path_sample(engine.path, x1, eps, t)
-    wanted = target(x_t, t, labels, source)
-    seen = () if labels is None else (torch.where(labels < 0, null_label, labels),)
-    answer = model(x_t, t, *seen)
-    _check_answer(answer, x_t)
-    # under autocast the answer is short: differences are taken in float32 at least
-    precise = torch.promote_types(answer.dtype, torch.float32)
-    each = _mean_square(answer.to(precise) - wanted.to(precise))
-    return OracleLoss(each.mean(), each, _terms(target, answer, wanted, x1, eps, t), x_t, t, wanted)
+    oracle = target(x_t, t, labels, source)
+    shown = () if labels is None else (torch.where(labels < 0, null_label, labels),)
+    output = model(x_t, t, *shown)
+    _check_output(output, x_t)
+    # under autocast the output may have half precision: differences are taken in float32 at least
+    precise = torch.promote_types(output.dtype, torch.float32)
+    each = _mean_square(output.to(precise) - oracle.to(precise))
+    conditional = conditional_target(engine.path, x1, eps, t, prediction=target.prediction)
+    return OracleLoss(each.mean(), each, _terms(t, output, oracle, conditional), x_t, t, oracle)
 
 
-def table(parts: Sequence[LossPart]) -> str:
-    """Return the parts as aligned text."""
+def format_loss_table(parts: Sequence[LossPart]) -> str:
+    """Return `parts` as aligned text, a line for each below a headline: CFM loss = oracle + V(t) + cross +- error."""
     head = f"{'t':<12}{'queries':>9}{'CFM loss':>12} = {'oracle':>10} + {'V(t)':>10} + {'cross':>10}  +- error"
     return "\n".join([head, *(_row(part) for part in parts)])
 
 
-def json_rows(parts: Sequence[LossPart]) -> list[dict[str, Any]]:
-    """Return the parts as values that json can write: None in place of NaN."""
+def json_loss_rows(parts: Sequence[LossPart]) -> list[dict[str, Any]]:
+    """Return the fields of each of `parts` as values that json can write: None in place of NaN and infinity."""
     return [{name: _finite(value) for name, value in asdict(part).items()} for part in parts]
 
 
@@ -181,11 +211,13 @@ def _finite(value: Any) -> Any:
 
 
 @torch.no_grad()
-def _terms(target: OracleTarget, answer: Tensor, wanted: Tensor, x1: Tensor, eps: Tensor, t: Tensor) -> LossTerms:
-    single = conditional_target(target.engine.path, x1, eps, t, target.prediction).double()
-    answer, wanted = answer.double(), wanted.double()
+def _terms(t: Tensor, output: Tensor, oracle: Tensor, conditional: Tensor) -> LossTerms:
+    output, oracle, conditional = output.double(), oracle.double(), conditional.double()
     return LossTerms(
-        t.double(), _mean_square(answer - wanted), _mean_square(single - wanted), _mean_square(answer - single)
+        times=t.double(),
+        oracle=_mean_square(output - oracle),
+        variance=_mean_square(conditional - oracle),
+        conditional=_mean_square(output - conditional),
     )
 
 
@@ -194,8 +226,7 @@ def _time(t: float | Tensor | None, x1: Tensor, engine: OracleEngine, generator:
         drawn = _drawn(torch.rand, (len(x1),), generator, x1.device)
         return drawn if engine.t_max is None else drawn.clamp_max(engine.t_max)
     resolve_times(t, len(x1), None, x1.device)
-    given = torch.as_tensor(t, device=x1.device)
-    return given.reshape(-1).expand(len(x1))
+    return torch.as_tensor(t, device=x1.device).reshape(-1).expand(len(x1))
 
 
 def _noise(eps: Tensor | None, x1: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -209,12 +240,12 @@ def _drawn(
     return partial(draw, generator=generator, device=place)(tuple(shape)).to(device)
 
 
-def _check_answer(answer: Any, x_t: Tensor) -> None:
-    if not isinstance(answer, Tensor):
+def _check_output(output: Any, x_t: Tensor) -> None:
+    if not isinstance(output, Tensor):
         remedy = "return the prediction alone; of diffusers models that is .sample"
-        raise invalid("model", "must return a tensor", type(answer).__name__, remedy)
-    if answer.shape != x_t.shape:
-        found, remedy = f"{list(answer.shape)} for x_t {list(x_t.shape)}", "drop what it predicts besides"
+        raise invalid("model", "must return a tensor", type(output).__name__, remedy)
+    if output.shape != x_t.shape:
+        found, remedy = f"{list(output.shape)} for x_t {list(x_t.shape)}", "drop what it predicts besides"
         raise invalid("model", "must return a tensor of the shape of x_t", found, remedy)
 
 

@@ -14,7 +14,8 @@ from ..engine.engine import OracleEngine
 from ..kernels import Query, Rows, Span
 from ..paths.paths import marginal_variance
 from ..queries.classes import batch_slices, scan_tasks
-from ..queries.request import Conditions, Request
+from ..queries.conditions import Conditions
+from ..queries.request import Request
 
 # float64 values of a block of rows, and of its logits: 32 MB each
 SCORED_VALUES = 1 << 22
@@ -24,7 +25,8 @@ SCORED_VALUES = 1 << 22
 class Draw:
     """One sample for each query, drawn from its posterior over a subset of the samples.
 
-    lse: log of the sum of the weights of the subset, -inf where it is empty. row: the sample drawn, -1 for none.
+    lse: log of the sum of the weights of the subset, [B] float64, -inf where it is empty.
+    row: the row of the sample drawn, [B] int64, -1 where the subset is empty.
     """
 
     lse: Float64[Tensor, "B"]
@@ -32,7 +34,12 @@ class Draw:
 
 
 def merge_draws(first: Draw, second: Draw, uniform: Float64[Tensor, "B"]) -> Draw:
-    """Return a draw over both of two disjoint subsets: the second with the share of its weight, else the first."""
+    """Return a draw over the union of two disjoint subsets from a draw over each.
+
+    first, second: draws of the same B queries.
+    uniform: independent numbers, [B] float64 in [0, 1); below the second subset's share of the weight, its draw stays.
+    Returns a Draw of [B] queries. This is weighted reservoir sampling with a reservoir of one (Chao 1982).
+    """
     # from the difference: it stays right where the sums of the weights overflow
     share = torch.where(second.lse == -torch.inf, 0.0, torch.sigmoid(second.lse - first.lse))
     return Draw(torch.logaddexp(first.lse, second.lse), torch.where(uniform < share, second.row, first.row))
@@ -42,27 +49,55 @@ def posterior_draw(
     engine: OracleEngine,
     x: Tensor,
     t: float | Tensor,
+    *,
     labels: int | Tensor | None = None,
     exclude: int | Tensor | None = None,
     generator: torch.Generator | None = None,
+    block_values: int = SCORED_VALUES,
 ) -> Int64[Tensor, "B"]:
-    """Return one index for each query, drawn with the probabilities of its posterior weights gamma_j(x, t).
+    """Return the index of one sample for each query, drawn with the probabilities of its posterior weights.
 
-    x, t, labels, exclude: as in OracleEngine.velocity, whose errors it raises. generator: of the draws, on any device.
-    The expectation of data[index] is the denoiser (for `point_std` = 0).
-    Costs 2 B N D operations in float64 and 64 MB: blocks of rows are scored, one row of each is drawn, and the draws
-    are merged by the weights of the blocks, so that no [B, N] is ever held.
+    engine: over the samples to draw from.
+    x: queries, [B, *sample_shape], any floating dtype, on the device of the data.
+    t: a number, [], [B] or [B, 1, ...] in [0, 1], 0 noise and 1 data.
+    labels: draw from a class: an integer, [B], or [B, U] for the union of U classes; -1 stands for none.
+    exclude: index of a sample that does not count, one for all or [B], -1 for none (leave-one-out).
+    generator: of the draws, on any device; the global one of the data's device unless given.
+    block_values: float64 values of a block of rows and of its logits, at least 1; it bounds the memory.
+    Returns [B] int64. P(index = j) = gamma_j(x, t), the softmax weight of sample j, so that the expectation of
+    data[index] is the denoiser where point_std = 0.
+    Raises InputError as OracleEngine.velocity does, for `block_values` below 1, and where no sample that a query may
+    use has a positive weight.
+    Costs 2 B N D operations in float64 and 16 bytes for each of `block_values`, 64 MB unless given: blocks of rows are
+    scored, one row of each is drawn, and the draws are merged by the weights of the blocks.
+
+    >>> import torch, oracle_engine as oe
+    >>> engine = oe.OracleEngine(oe.load_dataset(torch.eye(4)))
+    >>> oe.posterior_draw(engine, 0.99 * torch.eye(4), 0.99)
+    tensor([0, 1, 2, 3])
     """
+    if block_values < 1:
+        raise invalid("block_values", "must be at least 1", block_values, "leave it out")
     request = engine.request_builder.request(x, t, Conditions(labels, exclude=exclude))
-    return draw_with_density(engine, request, generator)[0]
+    return draw_with_density(engine, request, generator, block_values=block_values)[0]
 
 
 def draw_with_density(
-    engine: OracleEngine, request: Request, generator: torch.Generator | None
+    engine: OracleEngine, request: Request, generator: torch.Generator | None, *, block_values: int = SCORED_VALUES
 ) -> tuple[Int64[Tensor, "B"], Float64[Tensor, "B"]]:
-    """Return what :func:`posterior_draw` does and log p_t(x), which the same pass knows."""
-    parts = [_draw(engine, request.take(part), generator) for part in batch_slices(len(request), engine.data.dim)]
+    """Return what :func:`posterior_draw` does, and log p_t(x), which the same pass yields.
+
+    engine: over the samples to draw from.
+    request: B queries of this engine, as its request builder makes them.
+    generator: of the draws, on any device; None for the global one.
+    block_values: as in :func:`posterior_draw`, at least 1.
+    Returns the indices drawn, [B] int64, and the log densities in nats, [B] float64.
+    Raises InputError where no sample that a query may use has a positive weight. Costs as :func:`posterior_draw`.
+    """
+    slices = batch_slices(len(request), engine.data.dim)
+    parts = [_draw(engine, request.take(part), generator, block_values) for part in slices]
     if not parts:
+        # of no queries: an empty int64 and an empty float64 tensor
         return request.exclude, request.times
     drawn = Draw(torch.cat([part.lse for part in parts]), torch.cat([part.row for part in parts]))
     if bool((drawn.row < 0).any()):
@@ -76,27 +111,40 @@ def draw_with_density(
 
 
 def uniforms(count: int, generator: torch.Generator | None, device: torch.device) -> Float64[Tensor, "n"]:
-    """Return `count` numbers in [0, 1), drawn where `generator` lives and moved to `device`."""
+    """Return independent uniform numbers in [0, 1).
+
+    count: how many, at least 0.
+    generator: of the numbers, on any device: they are drawn there and moved. None for the global one of `device`.
+    device: of the result.
+    Returns [count] float64.
+    """
     place = device if generator is None else generator.device
     return torch.rand(count, generator=generator, device=place, dtype=torch.float64).to(device)
 
 
 def draw_prior(data: OracleDataset, span: Span, count: int, generator: torch.Generator | None) -> Int64[Tensor, "n"]:
-    """Return `count` independent rows of `span`, drawn by the weights of the samples."""
+    """Return rows drawn independently, with replacement, by the weights of the samples.
+
+    data: the samples.
+    span: the rows to draw from, such as those of a class.
+    count: how many rows, at least 0.
+    generator: of the draws, on any device; None for the global one.
+    Returns [count] int64 in [span.start, span.stop). Costs a search for each draw, and with weights a cumulative sum.
+    """
     place = uniforms(count, generator, data.device)
     if data.rows.log_weights is None:
         return span.start + (place * len(span)).long().clamp_max(len(span) - 1)
     return span.start + _inverted(data.rows.log_weights[None, span.start : span.stop].exp(), place[None])[0]
 
 
-def _draw(engine: OracleEngine, request: Request, generator: torch.Generator | None) -> Draw:
+def _draw(engine: OracleEngine, request: Request, generator: torch.Generator | None, block_values: int) -> Draw:
     data = engine.data
-    query = request.query(data, engine.point_std)
+    query = request.query(data)
     nothing = torch.full((len(query),), -torch.inf, dtype=torch.float64, device=data.device)
     drawn = Draw(nothing, torch.full_like(request.exclude, -1))
     for task in scan_tasks(request.labels, data.segments, len(data), torch.arange(len(query), device=data.device)):
         part = query.take(task.query)
-        size = max(1, SCORED_VALUES // max(data.dim, len(part)))
+        size = max(1, block_values // max(data.dim, len(part)))
         for start in range(task.span.start, task.span.stop, size):
             block = _draw_from(data.rows, part, Span(start, min(start + size, task.span.stop)), generator)
             before = Draw(drawn.lse[task.query], drawn.row[task.query])

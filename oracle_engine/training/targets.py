@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Literal, get_args
 
 import torch
@@ -12,8 +13,9 @@ from ..base.errors import invalid
 from ..engine.engine import OracleEngine
 from ..engine.graphs import unrecordable
 from ..paths.paths import Coefficients, Path, Prediction, coefficients, resolve_path, resolve_times
-from ..queries.request import Conditions, Guidance, Request
-from .estimates import Asked, Estimate, Exact, Flip, References, over_points
+from ..queries.conditions import Conditions, Guidance
+from ..queries.request import Request
+from .estimates import Estimate, Exact, Flip, References, TargetQuery, over_points
 from .posterior_draws import uniforms
 
 PredictionName = Literal["velocity", "denoiser", "score", "noise"]
@@ -24,20 +26,31 @@ class OracleTarget(torch.nn.Module):
 
     engine: over the samples that the loop draws. Latents drawn from a VAE posterior: OracleEngine(point_std=).
     prediction: what the network predicts: "velocity", "denoiser", "score" or "noise".
-    estimate: Exact(); References(M) for EFM over M samples; PosteriorDraw() for one sample of the posterior.
-    guidance: as in OracleEngine.velocity; the target is then the guided field, for queries with labels.
-    leave_one_out: the sample that made x_t does not count: what the other samples say about it.
-    augmentation: Flip() where the loop mirrors its samples at random. Nothing else: see below.
+    estimate: Exact(), unless given; References(M) for EFM over M samples; PosteriorDraw() for one posterior sample.
+    guidance: scale of the guided field v_0 + w (v_y - v_0), a number, [B], or a Guidance with an interval of t; it
+        acts on queries with labels.
+    leave_one_out: whether the sample that made x_t is left out, so that the target is made of the other samples.
+    augmentation: Flip() where the loop mirrors its samples at random; no other augmentation, see below.
+    Raises InputError for arguments that are none of these or contradict each other.
 
-    No parameters and no buffers: it may live inside a module wrapped by DDP or FSDP or outside, adds nothing to a
-    state_dict, and is not affected by autocast; inside, a deep copy of the network, as for an EMA, copies the data too.
-    `.to(device)` moves the data. Under torch.compile call it outside the
-    compiled student. In a DataLoader worker it runs on the CPU only, on the one thread that torch gives to a worker:
-    the workers do not get into each other's way, and they share the samples where they are forked.
+    The target is E[u | x_t] of the conditional target u of CFM (Lipman et al. 2023): regression on either has the same
+    expected gradient. The module has no parameters and no buffers: it may live inside a module wrapped by DDP or FSDP
+    or outside, adds nothing to a state_dict, and is not affected by autocast; inside, a deep copy of the network, as
+    for an EMA, copies the data too. `.to(device)` moves the data. Under torch.compile call it outside the compiled
+    student. In a DataLoader worker it runs on the CPU only, on the one thread that torch gives to a worker; workers
+    share the samples where they are forked.
 
     Any other augmentation is refused: the oracle is that of the set of all samples the loop can produce. Random crops
-    or colours make it another and larger set, over which the mean of the unaugmented samples is simply wrong; what can
-    be enumerated can be stored.
+    or colours make it another and larger set, over which the mean of the unaugmented samples is wrong; augmented
+    samples that can be enumerated can be stored as the data set.
+
+    >>> import torch, oracle_engine as oe
+    >>> data = oe.load_dataset("digits")
+    >>> target = oe.OracleTarget(oe.OracleEngine(data))
+    >>> x1, eps, t = data[torch.arange(16)], torch.randn(16, 1, 8, 8), torch.rand(16)
+    >>> u = target(oe.path_sample("rectified_flow", x1, eps, t), t, source=torch.arange(16))
+    >>> u.shape, u.requires_grad
+    (torch.Size([16, 1, 8, 8]), False)
     """
 
     def __init__(
@@ -69,26 +82,30 @@ class OracleTarget(torch.nn.Module):
     ) -> Float[Tensor, "B ..."]:
         """Return what to regress on, like x_t, without an autograd graph.
 
-        x_t: [B, *sample_shape], any floating dtype. t: a number, [], [B] or [B, 1, ...] in [0, 1].
-        labels: as in OracleEngine.velocity; -1 for queries without a class, as :func:`drop_labels` makes them.
-        source: index [B] of the sample that made x_t, -1 for none. Needed for leave_one_out and References; it makes
-            late targets of a prepared engine cheaper.
-        Raises InputError as OracleEngine.velocity does, without a source that is needed, and on CUDA in a worker.
-        Costs what the estimate costs; Exact() one pass over the data, twice that with Flip().
+        x_t: noised samples, [B, *sample_shape], any floating dtype, on the device of the data.
+        t: a number, [], [B] or [B, 1, ...] in [0, 1], 0 noise and 1 data.
+        labels: condition on a class: an integer, [B], or [B, U] for the union of U classes; -1 stands for none, as
+            :func:`drop_labels` makes it.
+        source: index of the sample that made x_t, one or [B], -1 for none. Needed for leave_one_out and References; it
+            makes late targets of a prepared engine cheaper.
+        Returns [B, *sample_shape] in the dtype of x_t.
+        Raises InputError as OracleEngine.velocity does, without a source that is needed, on CUDA in a DataLoader
+        worker, and while a CUDA graph is captured unless the estimate is Exact() without augmentation.
+        Costs what the estimate costs: Exact() one pass over the data, twice that with Flip() or guidance.
         """
         check_worker(self.engine.data.device)
         source = self._source(source, x_t)
         exclude = source if self.leave_one_out else None
         if isinstance(self.estimate, Exact) and self.augmentation is None:
-            return self._exactly(x_t, t, labels, exclude, source)
+            return self._exact(x_t, t, Conditions(labels, self.guidance, exclude, source))
         if capturing():
             raise unrecordable("estimate")
-        # a mirrored sample is not the one that the engine knows by this index
+        # a mirrored sample is not the sample that has this index in the engine
         origin = source if self.augmentation is None else None
-        request = self._request(x_t, t, labels, exclude, origin)
-        asked = Asked(request.x.reshape(x_t.shape), request.times, request.labels, exclude, source)
-        self._check_source(asked)
-        mean = self._guided(asked, request).reshape(len(x_t), -1)
+        request = self.engine.request_builder.request(x_t, t, Conditions(labels, self.guidance, exclude, origin))
+        query = TargetQuery(request.x.reshape(x_t.shape), request.times, request.labels, exclude, source)
+        self._check_source(query)
+        mean = self._guided(query, request).reshape(len(x_t), -1)
         values = getattr(Prediction(request.x, mean, request.at, self.engine.point_std), self.prediction)
         result: Tensor = values.to(x_t.dtype).reshape(x_t.shape)
         return result
@@ -97,36 +114,35 @@ class OracleTarget(torch.nn.Module):
         """Return what printing the module shows."""
         return f"{self.prediction!r}, {self.estimate}"
 
-    def _exactly(
-        self, x_t: Tensor, t: float | Tensor, labels: int | Tensor | None, exclude: Tensor | None, source: Tensor | None
-    ) -> Tensor:
-        ask = getattr(self.engine, self.prediction)
-        answer: Tensor = ask(x_t, t, labels=labels, guidance=self.guidance, exclude=exclude, source=source)
+    def _exact(self, x_t: Tensor, t: float | Tensor, conditions: Conditions) -> Tensor:
+        answer: Tensor = getattr(self.engine, self.prediction)(
+            x_t,
+            t,
+            labels=conditions.labels,
+            guidance=conditions.guidance,
+            exclude=conditions.exclude,
+            source=conditions.source,
+        )
         return answer
 
-    def _request(
-        self, x_t: Tensor, t: float | Tensor, labels: int | Tensor | None, exclude: Tensor | None, source: Tensor | None
-    ) -> Request:
-        return self.engine.request_builder.request(x_t, t, Conditions(labels, self.guidance, exclude, source))
-
-    def _guided(self, asked: Asked, request: Request) -> Float64[Tensor, "B ..."]:
-        """Return the mean of the samples, guided where that is asked for: every prediction is affine in it."""
-        own = self._mean(asked)
+    def _guided(self, query: TargetQuery, request: Request) -> Float64[Tensor, "B ..."]:
+        """Return the mean of the samples, with guidance applied: every prediction is affine in the mean."""
+        conditional = self._mean(query)
         guided = (request.scale != 1.0).nonzero()[:, 0]
         if len(guided) == 0:
-            return own
-        part = asked.take(guided)
-        free = self._mean(Asked(part.x, part.t, None, part.exclude, part.source))
-        scale = request.scale[guided].reshape(-1, *[1] * (own.ndim - 1))
-        return own.index_copy(0, guided, free + scale * (own[guided] - free))
+            return conditional
+        unconditional = self._mean(replace(query.take(guided), labels=None))
+        scale = request.scale[guided].reshape(-1, *[1] * (conditional.ndim - 1))
+        return conditional.index_copy(0, guided, unconditional + scale * (conditional[guided] - unconditional))
 
-    def _mean(self, asked: Asked) -> Float64[Tensor, "B ..."]:
+    def _mean(self, query: TargetQuery) -> Float64[Tensor, "B ..."]:
         engine = over_points(self.engine)
         if self.augmentation is None:
-            return self.estimate.mean(engine, asked).values
-        return self.augmentation.mean(self.estimate, engine, asked)
+            return self.estimate.mean(engine, query).values
+        return self.augmentation.mean(self.estimate, engine, query)
 
     def _source(self, source: int | Tensor | None, x_t: Tensor) -> Int64[Tensor, "B"] | None:
+        """Return `source` checked, [B], or None where there is none and none is needed."""
         if source is None:
             if self.leave_one_out or self.estimate.needs_source:
                 what = "leave_one_out" if self.leave_one_out else type(self.estimate).__name__
@@ -134,39 +150,40 @@ class OracleTarget(torch.nn.Module):
                 raise invalid("source", f"is needed for {what}", None, remedy)
             return None
         count, batch = len(self.engine.data), len(x_t)
-        given = on_device(source, self.engine.data.device)
-        if given.is_floating_point() or given.dtype == torch.bool or given.shape not in ((), (batch,)):
-            found = f"{given.dtype} {list(given.shape)}"
+        index = on_device(source, self.engine.data.device)
+        if index.is_floating_point() or index.dtype == torch.bool or index.shape not in ((), (batch,)):
+            found = f"{index.dtype} {list(index.shape)}"
             raise invalid("source", f"must be integers, one or [{batch}]", found, "pass one index a query")
         least = 0 if self.estimate.needs_source else -1
-        if not holds((given >= least) & (given < count)):
-            bad = given[(given < least) | (given >= count)].reshape(-1)[0].item()
+        if not holds((index >= least) & (index < count)):
+            bad = index[(index < least) | (index >= count)].reshape(-1)[0].item()
             remedy = "check the indices" if least else "a query that no sample made has no such target; use Exact()"
             raise invalid("source", f"must be indices of samples, {least} .. {count - 1}", bad, remedy)
-        return given.long().expand(batch)
+        return index.long().expand(batch)
 
-    def _check_source(self, asked: Asked) -> None:
-        """Refuse to ask about a class that the sample that made x_t is not of: it would be biased."""
+    def _check_source(self, query: TargetQuery) -> None:
+        """Refuse another class than that of the sample that made x_t: References would be biased."""
         known = self.engine.data.labels
-        if not self.estimate.needs_source or asked.labels is None or known is None or asked.source is None:
+        if not self.estimate.needs_source or query.labels is None or known is None or query.source is None:
             return
-        if asked.labels.shape[1] != 1:
-            raise invalid("labels", "must be one class a query for References", list(asked.labels.shape), "pass [B]")
-        asked_for, own = asked.labels[:, 0], known[asked.source]
-        if bool(((asked_for >= 0) & (asked_for != own)).any()):
-            first = int(((asked_for >= 0) & (asked_for != own)).nonzero()[0])
-            found = f"class {asked_for[first].item()} for a sample of class {own[first].item()} in query {first}"
+        if query.labels.shape[1] != 1:
+            raise invalid("labels", "must be one class a query for References", list(query.labels.shape), "pass [B]")
+        label, own = query.labels[:, 0], known[query.source]
+        other = (label >= 0) & (label != own)
+        if bool(other.any()):
+            first = int(other.nonzero()[0])
+            found = f"class {label[first].item()} for a sample of class {own[first].item()} in query {first}"
             raise invalid("labels", "must be the class of the sample that made x_t, or -1", found, "pass its own label")
 
     def _check_options(self) -> None:
         if isinstance(self.estimate, type) or not isinstance(self.estimate, Estimate):
             remedy = "pass Exact(), References(128) or PosteriorDraw()"
-            raise invalid("estimate", "must say what the target is made of", self.estimate, remedy)
+            raise invalid("estimate", "must be an estimate of the posterior mean", self.estimate, remedy)
         if isinstance(self.estimate, References) and self.leave_one_out:
             remedy = "use Exact() or PosteriorDraw()"
             raise invalid("leave_one_out", "contradicts References, which include that sample", True, remedy)
         if isinstance(self.estimate, References) and self.guidance is not None:
-            found = "References, which know x_t as a draw from its own class only"
+            found = "References, which are unbiased only over the class that x_t was made from"
             raise invalid("guidance", "needs an estimate that is unbiased without a class", found, "use Exact()")
         if self.augmentation is None:
             return
@@ -185,13 +202,25 @@ def conditional_target(
     x1: Float[Tensor, "B ..."],
     eps: Float[Tensor, "B ..."],
     t: float | Tensor,
+    *,
     prediction: PredictionName = "velocity",
 ) -> Float[Tensor, "B ..."]:
-    """Return the target of conditional flow matching, what sample x1 and noise eps alone say, like x1.
+    """Return the target of conditional flow matching, which depends on one sample x1 and its noise eps alone.
 
-    velocity d_alpha x1 + d_sigma eps, denoiser x1, noise eps, score -eps / sigma. Its mean given x_t is the oracle.
-    x1, eps: [B, *shape], any floating dtype. t: a number, [], [B] or [B, 1, ...] in [0, 1].
-    Raises InputError for shapes that differ and where the path has no finite target, as at the end of "vp".
+    path: a name such as "rectified_flow" or "gvp", or a callable of t, as OracleEngine takes them.
+    x1: samples, [B, *sample_shape], any floating dtype.
+    eps: standard normal noise, of the shape of x1, any floating dtype.
+    t: a number, [], [B] or [B, 1, ...] in [0, 1], 0 noise and 1 data.
+    prediction: "velocity" d_alpha x1 + d_sigma eps (Lipman et al. 2023), "denoiser" x1, "noise" eps, or "score"
+        -eps / sigma. The mean of each given x_t is the oracle.
+    Returns [B, *sample_shape] without an autograd graph; velocity and score in the dtype of x1, computed in float32 at
+    least.
+    Raises InputError for shapes that differ, dtypes that are not floating, times outside [0, 1], other names, and where
+    the path has no finite target, as at the end of "vp". Costs O(B D).
+
+    >>> import torch, oracle_engine as oe
+    >>> oe.conditional_target("rectified_flow", torch.ones(1, 2), torch.tensor([[0.5, 2.0]]), 0.3)
+    tensor([[ 0.5000, -1.0000]])
     """
     _check_prediction(prediction)
     at = _at(path, x1, eps, t)
@@ -207,16 +236,38 @@ def conditional_target(
 def path_sample(
     path: str | Path, x1: Float[Tensor, "B ..."], eps: Float[Tensor, "B ..."], t: float | Tensor
 ) -> Float[Tensor, "B ..."]:
-    """Return x_t = alpha(t) x1 + sigma(t) eps, like x1; arguments and errors as in :func:`conditional_target`."""
+    """Return x_t = alpha(t) x1 + sigma(t) eps, the noised samples that a network is trained on.
+
+    path: a name such as "rectified_flow" or "gvp", or a callable of t, as OracleEngine takes them.
+    x1: samples, [B, *sample_shape], any floating dtype.
+    eps: standard normal noise, of the shape of x1, any floating dtype.
+    t: a number, [], [B] or [B, 1, ...] in [0, 1], 0 noise and 1 data.
+    Returns [B, *sample_shape] in the dtype of x1, computed in float32 at least, without an autograd graph.
+    Raises InputError for shapes that differ, dtypes that are not floating, times outside [0, 1] and names of no path.
+    Costs O(B D).
+
+    >>> import torch, oracle_engine as oe
+    >>> oe.path_sample("rectified_flow", torch.ones(2, 3), torch.zeros(2, 3), torch.tensor([0.25, 0.5]))
+    tensor([[0.2500, 0.2500, 0.2500],
+            [0.5000, 0.5000, 0.5000]])
+    """
     at = _at(path, x1, eps, t)
     return _combined(x1, eps, at.alpha_t, at.sigma_t)
 
 
 def drop_labels(labels: Tensor, probability: float, generator: torch.Generator | None = None) -> Int64[Tensor, "B ..."]:
-    """Return `labels` with each query's replaced by -1, no class, with this probability (classifier-free guidance).
+    """Return `labels` with each query's replaced by -1, no class, at random (classifier-free guidance).
 
-    Give the result to the network and to the target alike: what the network cannot see must not be in its target.
-    labels: [B] or [B, U] integers. probability: in [0, 1]. generator: on any device. Ho and Salimans (2021).
+    labels: classes, [B] or [B, U] integers.
+    probability: of replacing the labels of a query, in [0, 1].
+    generator: of the choices, on any device; the global one of the device of `labels` unless given.
+    Returns int64 of the shape of `labels`, to give to the network and to the target alike: what the network cannot see
+    must not be in its target. Ho and Salimans (2021).
+    Raises InputError for a `probability` outside [0, 1].
+
+    >>> import torch, oracle_engine as oe
+    >>> oe.drop_labels(torch.tensor([3, 1, 4]), 1.0)
+    tensor([-1, -1, -1])
     """
     if not 0.0 <= probability <= 1.0:
         raise invalid("probability", "must lie in [0, 1]", probability, "pass 0.1")
@@ -225,7 +276,10 @@ def drop_labels(labels: Tensor, probability: float, generator: torch.Generator |
 
 
 def check_worker(device: torch.device) -> None:
-    """Raise InputError where a process that loads data for another one would use a CUDA device."""
+    """Raise InputError where a DataLoader worker would use an engine on a CUDA device.
+
+    device: of the data of the engine. Raises InputError in a worker process for any device but the CPU.
+    """
     worker: Any = torch.utils.data.get_worker_info()
     if worker is not None and device.type != "cpu":
         found = f"an engine on {device} in DataLoader worker {worker.id}"

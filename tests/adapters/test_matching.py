@@ -54,7 +54,7 @@ def test_a_matcher_is_replaced_in_one_line(data: OracleDataset) -> None:
     oracle = OracleMatcher(matcher, OracleEngine(data))
     assert oracle.sigma == 0.0
     x1, labels = data[torch.arange(20)].float(), torch.arange(20) % 4
-    t, xt, ut, eps = oracle.sample_location_and_conditional_flow(torch.randn_like(x1), x1, None, True, labels)
+    t, xt, ut, eps = oracle.sample_location_and_conditional_flow(torch.randn_like(x1), x1, None, True, labels=labels)
     assert torch.equal(ut, OracleEngine(data).velocity(xt, t, labels=labels))
     assert ut.dtype == torch.float32
     assert eps.shape == x1.shape

@@ -12,7 +12,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from oracle_engine.base import environment
 from oracle_engine.base.environment import environment_report, format_report
 from oracle_engine.base.errors import InputError
 from oracle_engine.base.settings import Settings, __version__
@@ -110,15 +109,14 @@ def test_report_needs_nothing_of_the_operating_system(
 
     monkeypatch.setattr(sys, "platform", system)
     monkeypatch.setattr(subprocess, "run", absent)
-    monkeypatch.setattr(environment, "_CPU_INFO", tmp_path / "cpuinfo")
     monkeypatch.delattr(os, "sysconf", raising=False)
-    report = environment_report({})
+    report = environment_report({}, cpu_info=tmp_path / "cpuinfo")
     assert report["cpu"]["model"]
     assert report["memory_gib"] is None
     assert "memory" in format_report(report)
 
 
-def test_report_needs_no_private_question_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_report_needs_no_private_function_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "cpu", SimpleNamespace(_is_amx_tile_supported=lambda: True))
     assert environment_report({})["cpu"]["matrix_units"] == ["AMX"]
 

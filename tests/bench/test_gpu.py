@@ -19,10 +19,10 @@ def test_8_bit_data_are_measured_with_either_operand_or_both() -> None:
     assert gpu.operands(half, "both") == (None,)
 
 
-def test_nothing_is_copied_where_no_peer_asks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.compare.Centred.of", lambda *_: pytest.fail("copied"))
+def test_nothing_is_copied_where_no_peer_asks() -> None:
     data = gpu.draw(gpu.Case(50, 8, torch.uint8, (2,)), torch.device("cpu"))
-    assert list(Comparison(data, (OURS,), print).velocities) == [OURS]
+    contest = Comparison(data, (OURS,), print, centre=lambda *_: pytest.fail("copied"))
+    assert list(contest.velocities) == [OURS]
 
 
 def test_a_row_says_what_ran() -> None:

@@ -25,14 +25,8 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("faiss")
     path = tmp_path_factory.mktemp("late") / "late.json"
     options = ["--data", "digits", "--count", "1200", "--batch", "8", "--t", ".9", "--budget", "0", "--steps", "3"]
-    run(*options, "--json", str(path), "--cache", str(path.with_name("cache")))
+    late.main([*options, "--json", str(path), "--cache", str(path.with_name("cache"))])
     return path
-
-
-def run(*arguments: str) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.argv", ["late", *arguments])
-        late.main()
 
 
 def test_held_out_samples_are_not_in_the_data(split: Split) -> None:
@@ -84,12 +78,12 @@ def check(row: LateRow) -> None:
 def test_the_table_the_passage_and_the_figure_come_from_the_file(
     file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run("--table", str(file))
+    late.main(["--table", str(file)])
     table = capsys.readouterr().out.splitlines()
     assert len(table) == 1 + 5 + 3 + 6 + 5
-    run("--readme", str(file))
+    late.main(["--readme", str(file)])
     passage = capsys.readouterr().out
     assert "| digits, 1,200 x 64 | exact route, ms |" in passage
     assert "ODE from noise, 3 steps, auto 1e-3 trajectory" in passage
-    run("--figure", str(file), "--out", str(file.with_suffix(".png")))
+    late.main(["--figure", str(file), "--out", str(file.with_suffix(".png"))])
     assert file.with_suffix(".png").read_bytes().startswith(b"\x89PNG")

@@ -138,12 +138,12 @@ def test_an_interrupted_build_leaves_nothing(
             if what == when:
                 raise KeyboardInterrupt
 
-        return build_index(data, spec, neighbours, report)
+        return build_index(data, spec, neighbours=neighbours, progress=report)
 
     def stopped(*arguments: object, **options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("oracle_engine.cli.index.build_index", interrupted)
+    monkeypatch.setattr("oracle_engine.search.index.build_index", interrupted)
     if when == "saving":
         monkeypatch.setattr("safetensors.torch.save_file", stopped)
     assert run("index", "build", "--data", data, "--out", tmp_path / "out.index") == 130
@@ -159,7 +159,7 @@ def test_an_interrupted_build_leaves_nothing(
         (["build", "--data", "short.npy", "--out", "out.index"], "must have at least 48 values a sample"),
         (["build", "--data", "data.npy", "--index", "nonsense", "--out", "o"], "could not parse index string"),
         (["info", "none.index"], "none.index: no such file"),
-        (["info", "data.npy"], "expected a oracle-index-2 file"),
+        (["info", "data.npy"], "expected a oracle-index-3 file"),
         (["info", "damaged.index"], "damaged"),
     ],
 )

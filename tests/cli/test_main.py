@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from oracle_engine import OracleDataset, OracleEngine, __version__
 from oracle_engine.base.progress import progress_bar
-from oracle_engine.cli.main import main
+from oracle_engine.cli.main import build_parser, main
 
 
 @pytest.fixture
@@ -180,7 +180,7 @@ def test_stages_writes_its_table_its_numbers_and_its_figure(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "new" / "folder"
-    assert run("stages", "--data", data, "--key", "points", "--queries", 8, "--times", 0.1, 0.5, "--out", out) == 0
+    assert run("stages", "--data", data, "--data-key", "points", "--queries", 8, "--times", 0.1, 0.5, "--out", out) == 0
     printed = capsys.readouterr().out
     assert "data: N = 50 samples, D = 12 (3 x 4, float32)" in printed
     assert "median ESS = 2" in printed
@@ -221,7 +221,7 @@ def test_an_unexpected_error_is_not_hidden(data: Path, tmp_path: Path, monkeypat
     def fail(*arguments: object, **options: object) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr("oracle_engine.cli.stages.analyse", fail)
+    monkeypatch.setattr("oracle_engine.science.stages.analyse", fail)
     with pytest.raises(RuntimeError, match="a bug"):
         run("stages", "--data", data, "--out", tmp_path)
 
@@ -230,10 +230,38 @@ def test_info_and_plan(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_json(capsys, "info")["version"] == __version__
     assert run("info") == 0
     assert "torch uses" in capsys.readouterr().out
-    facts = run_json(capsys, "plan", "--data", data, "--key", "points", "--batch", 32)
+    facts = run_json(capsys, "plan", "--data", data, "--data-key", "points", "--batch", 32)
     assert (facts["batch"], facts["route"]) == (32, "exact")
     assert run("plan", "--data", data) == 0
     assert "reason" in capsys.readouterr().out
+
+
+COMMANDS = [
+    ["stages"],
+    ["velocity", "in.npy", "out.npy", "--data", "data.npz"],
+    ["sample"],
+    ["plan"],
+    ["index", "build", "--data", "data.npz", "--out", "data.index"],
+    ["index", "info", "data.index"],
+    ["train-demo"],
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_names_the_array_of_samples_by_data_key(command: list[str]) -> None:
+    assert build_parser().parse_args([*command, "--data-key", "points"]).data_key == "points"
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command[0] != "velocity"])
+@pytest.mark.parametrize("option", [["--key", "points"], ["--key=points"]])
+def test_key_is_refused_where_there_are_no_queries_to_name(
+    command: list[str], option: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert_refused(capsys, "`--key` is an option of `oracle-engine velocity` only", *command, *option)
+    assert_refused(capsys, "name the array of the samples by --data-key points", *command, *option)
+    with pytest.raises(SystemExit):
+        main([*command, "--help"])
+    assert "--key" not in capsys.readouterr().out.replace("--data-key", "")
 
 
 @pytest.mark.parametrize("arguments", [[], ["nothing"], ["velocity", "in.npy"], ["stages", "--path", "winding"]])
@@ -261,6 +289,27 @@ def test_the_module_runs_as_a_program(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("oracle-engine: error: none.npy: ")
     assert done.stderr.count("\n") == 1
+
+
+# what was imported is printed when the program ends, which is by SystemExit
+HELP_PROBE = """
+import runpy, sys
+try:
+    runpy.run_module("oracle_engine", run_name="__main__")
+finally:
+    print("imported:", sorted({"torch", "numpy"} & set(sys.modules)))
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--version"], *([*command, "--help"] for command in ([], ["info"], ["index"], *COMMANDS))]
+)
+def test_help_and_version_import_no_torch(arguments: list[str]) -> None:
+    command = [sys.executable, "-c", HELP_PROBE, *arguments]
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(("usage: oracle-engine", f"oracle-engine {__version__}"))
+    assert done.stdout.endswith("imported: []\n")
 
 
 class Terminal(io.StringIO):

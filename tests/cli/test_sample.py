@@ -32,9 +32,8 @@ def test_the_numbers_are_those_of_the_sampler_and_land_on_samples(
 ) -> None:
     saved = tmp_path / f"out/drawn{suffix}"
     options = ("--draw", 7, "--steps", 15, "--method", "heun", "--shift", 0.5, "--seed", 4, "--labels", 2, 0)
-    facts = run_json(
-        capsys, "sample", "--data", data, "--key", "points", *options, "--guidance", 1.5, "--save", saved, "--no-figure"
-    )
+    files = ("--data", data, "--data-key", "points", "--save", saved, "--no-figure")
+    facts = run_json(capsys, "sample", *files, *options, "--guidance", 1.5)
     tensors = load_file(data)
     engine = OracleEngine(OracleDataset(tensors["points"], tensors["labels"]))
     x = initial_noise(engine, 7, generator=torch.Generator().manual_seed(4))
@@ -58,7 +57,7 @@ def test_a_sheet_of_pictures_is_written(
 ) -> None:
     out = tmp_path / f"new/folder/drawn{suffix}"
     options = ("--draw", 5, "--steps", 10, "--path", "edm")
-    assert run("sample", "--data", data, "--key", "points", *options, "--out", out) == 0
+    assert run("sample", "--data", data, "--data-key", "points", *options, "--out", out) == 0
     assert "5 of 5 runs end on a sample of the data" in capsys.readouterr().out
     assert [file.name for file in out.parent.iterdir()] == [out.name]
     assert out.read_bytes()[:200].lstrip().startswith({".png": b"\x89PNG", ".pdf": b"%PDF", ".svg": b"<?xml"}[suffix])
@@ -99,14 +98,14 @@ def test_a_wrong_argument_is_one_line_and_leaves_nothing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
-    assert_refused(capsys, message, "sample", "--data", data, "--key", "points", *options)
+    assert_refused(capsys, message, "sample", "--data", data, "--data-key", "points", *options)
     assert [file.name for file in tmp_path.iterdir()] == ["data.safetensors"]
 
 
 def test_an_interrupted_run_leaves_nothing(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     calls = interrupt_engine(monkeypatch, "velocity", 3)
-    assert run("sample", "--data", data, "--key", "points", "--save", "x.npz") == 130
+    assert run("sample", "--data", data, "--data-key", "points", "--save", "x.npz") == 130
     assert len(calls) == 3
     assert [file.name for file in tmp_path.iterdir()] == ["data.safetensors"]
 
@@ -116,7 +115,7 @@ def test_what_is_missing_is_said_before_any_work(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    assert run("sample", "--data", data, "--key", "points") == 2
+    assert run("sample", "--data", data, "--data-key", "points") == 2
     assert "oracle-velocity-engine[plot]" in capsys.readouterr().err
-    assert run("sample", "--data", data, "--key", "points", "--draw", 2, "--steps", 3, "--no-figure") == 0
+    assert run("sample", "--data", data, "--data-key", "points", "--draw", 2, "--steps", 3, "--no-figure") == 0
     assert "nothing written" in capsys.readouterr().out

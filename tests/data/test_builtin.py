@@ -1,8 +1,9 @@
-"""Built-in sets are the real ones, drawn the same way every time, and say where they looked when they are absent."""
+"""Built-in sets are the real ones and depend on the seed only; errors about absent files list the folders searched."""
 
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from written_files import write_cifar10, write_idx
 
 from oracle_engine.base.errors import DataFileError, InputError, MissingDependencyError
-from oracle_engine.data.builtin import BUILTINS, load_builtin
+from oracle_engine.data.builtin import BUILTINS, load_builtin, load_images
 from oracle_engine.data.samples import Samples
 
 
@@ -118,18 +119,23 @@ def test_image_sets_are_looked_for_in_order(home: Path, tmp_path: Path, monkeypa
     assert_images(load_builtin("fashion-mnist"), own)
 
 
-def test_the_folder_of_the_debian_package_is_a_default(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # as on a machine where the package is not installed
-    monkeypatch.setattr("oracle_engine.data.builtin.find_idx", lambda folder, stem, ndim: None)
+def test_further_folders_are_searched_after_the_own_one(home: Path, tmp_path: Path) -> None:
+    system = tmp_path / "system"
     with pytest.raises(DataFileError) as raised:
-        load_builtin("fashion-mnist")
-    for part in (
-        "built-in data set 'fashion-mnist': expected train-images-idx3-ubyte (or .gz)",
-        str(home / ".cache" / "oracle-engine" / "fashion-mnist"),
-        "/usr/share/datasets/fashion-mnist",
-        "Remedy: apt-get install dataset-fashion-mnist",
-    ):
-        assert part in str(raised.value)
+        load_images("fashion-mnist", remedy="install it", extra=(system,))
+    own = home / ".cache" / "oracle-engine" / "fashion-mnist"
+    expected = "built-in data set 'fashion-mnist': expected train-images-idx3-ubyte (or .gz)"
+    assert str(raised.value).startswith(f"{expected} in one of: {own}, {system}; ")
+    assert str(raised.value).endswith("Remedy: install it.")
+    images = write_mnist(system)
+    assert_images(load_images("fashion-mnist", remedy="install it", extra=(system,)), images)
+
+
+def test_the_folder_of_the_debian_package_is_a_default() -> None:
+    load = BUILTINS["fashion-mnist"].load
+    assert isinstance(load, partial)
+    assert load.keywords["extra"] == (Path("/usr/share/datasets/fashion-mnist"),)
+    assert load.keywords["remedy"].startswith("apt-get install dataset-fashion-mnist")
 
 
 def test_absent_sets_say_where_they_were_looked_for(

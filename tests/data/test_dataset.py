@@ -1,4 +1,4 @@
-"""A data set keeps the user's samples, order, labels and weights, and says what cannot be one."""
+"""A data set keeps samples, order, labels and weights, and refuses data that it cannot hold."""
 
 from __future__ import annotations
 

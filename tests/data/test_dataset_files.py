@@ -1,4 +1,4 @@
-"""A data set survives the disk, or its file says what is wrong with it."""
+"""A saved data set is loaded unchanged, or an error says what is wrong with its file."""
 
 from __future__ import annotations
 

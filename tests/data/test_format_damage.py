@@ -1,4 +1,4 @@
-"""Files that are truncated, changed, missing or of another format are named, and never read in part."""
+"""Errors name files that are truncated, changed, missing or of another format; none is read in part."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sound files and iterables that hold no samples to store, or several, are refused with a way out."""
+"""Sound files and iterables without samples of a storage dtype, or with several, are refused with a remedy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every format gives back what was written, mapped from the file or shared where it can be."""
+"""Every reader returns what was written, memory-mapped or shared where the format allows it."""
 
 from __future__ import annotations
 

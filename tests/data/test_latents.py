@@ -1,4 +1,4 @@
-"""Latents are read as training projects write them, and what their normalisation is can be told from the data set."""
+"""Latents are read as training projects write them, and the name of the data set states their normalisation."""
 
 from __future__ import annotations
 

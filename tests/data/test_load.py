@@ -1,4 +1,4 @@
-"""One front door: whatever a user has becomes the same data set, or an error that says what else to pass."""
+"""load_dataset makes the same data set of every kind of source, or an error says what else to pass."""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
-"""Rows and queries for Triton kernels, and a comparison of their scan with the float64 reference."""
+"""Rows and queries for Triton kernels, scans with small blocks, and a comparison with the float64 reference."""
 
 from __future__ import annotations
+
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -8,9 +10,16 @@ from torch import Tensor
 from oracle_engine.kernels import Query, Rows, Span, Wanted, prepare_rows, reference_state
 from oracle_engine.kernels.common.state import PosteriorState
 from oracle_engine.kernels.common.work import Work
-from oracle_engine.kernels.gpu import scan
+from oracle_engine.kernels.gpu import gpu_memory
+from oracle_engine.kernels.gpu.limits import ScanLimits
+from oracle_engine.kernels.gpu.operands import EXACT, HALF, Split
+from oracle_engine.kernels.gpu.scan import TwoPhaseScan, checked_config, triton_state
+from oracle_engine.scans.backends import Backend
 
 DTYPES = (torch.uint8, torch.int8, torch.float16, torch.bfloat16, torch.float32)
+
+# spans are cut into blocks of 64 rows, as those of a large data set are into larger ones
+SMALL_BLOCKS = ScanLimits(score_bytes=1, block_unit=64)
 
 # accuracy bar on the relative velocity error
 BAR = 1e-5
@@ -55,11 +64,27 @@ def velocity_error(rows: Rows, query: Query, found: PosteriorState, true: Poster
     return float(((values[0] - values[1]).norm(dim=1) / values[1].norm(dim=1)).max())
 
 
-def compare(rows: Rows, query: Query, wanted: Wanted, span: Span | None = None) -> PosteriorState:
-    """Check one call against the reference and return it."""
-    span = span or Span(0, len(rows))
-    found = scan.triton_state(Work(rows, query, span, wanted))
-    true = reference_state(Work(rows, query, span, wanted))
+def scanned(work: Work, split: Split = EXACT, limits: ScanLimits = SMALL_BLOCKS) -> PosteriorState:
+    """Return the states of a Triton scan in small blocks."""
+    return triton_state(work, split, limits=limits)
+
+
+def two_phase_scan(work: Work, split: Split = EXACT) -> TwoPhaseScan:
+    """Return a two-phase scan of a piece of work in small blocks, before its first block."""
+    return TwoPhaseScan(work, checked_config(work, split), split, limits=SMALL_BLOCKS)
+
+
+def small_backend() -> Backend:
+    """Return the backend of the Triton kernels with small blocks."""
+    return Backend(scanned, gpu_memory, partial(scanned, split=HALF))
+
+
+def compare(
+    rows: Rows, query: Query, wanted: Wanted, span: Span | None = None, limits: ScanLimits = SMALL_BLOCKS
+) -> PosteriorState:
+    """Check one scan in small blocks against the reference and return its states."""
+    work = Work(rows, query, span or Span(0, len(rows)), wanted)
+    found, true = scanned(work, limits=limits), reference_state(work)
     torch.testing.assert_close(found.lse, true.lse, rtol=2e-6, atol=1e-5)
     if wanted.mean:
         assert velocity_error(rows, query, found, true) < BAR

@@ -1,4 +1,4 @@
-"""What every refusal of the library looks like."""
+"""The expected form of every InputError of the library."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ from oracle_engine import InputError
 
 
 def refused(message: str) -> AbstractContextManager[Any]:
-    """Expect an InputError that starts with this, and ends in a remedy."""
+    """Return a context that expects an InputError which starts with the pattern `message` and ends in a remedy."""
     return pytest.raises(InputError, match=rf"^(?=.*\. Remedy: .+\.$){message}")

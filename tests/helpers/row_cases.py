@@ -19,6 +19,7 @@ from oracle_engine.kernels import (
     total_variance,
 )
 from oracle_engine.kernels.common.work import Work
+from oracle_engine.kernels.portable.blocks import BLOCK_LIMITS, BlockLimits
 
 EVERYTHING = Wanted(moments=True, top_k=4)
 MEAN_ONLY = Wanted()
@@ -49,13 +50,21 @@ def whole(rows: Rows) -> Span:
     return Span(0, len(rows))
 
 
-def assert_parity(rows: Rows, query: Query, span: Span | None = None, wanted: Wanted = EVERYTHING) -> PosteriorState:
+# blocks of few rows, as those of a large data set are beside it
+SMALL_BLOCKS = BlockLimits(block_bytes=1, attention_bytes=1)
+
+
+def assert_parity(
+    rows: Rows,
+    query: Query,
+    span: Span | None = None,
+    wanted: Wanted = EVERYTHING,
+    *,
+    limits: BlockLimits = BLOCK_LIMITS,
+) -> PosteriorState:
     """Compare the kernel with the reference on what was wanted; return what the kernel gave."""
-    span = span or whole(rows)
-    actual, expected = (
-        posterior_state(Work(rows, query, span, wanted)),
-        reference_state(Work(rows, query, span, wanted)),
-    )
+    work = Work(rows, query, span or whole(rows), wanted)
+    actual, expected = posterior_state(work, limits=limits), reference_state(work)
     assert_close(actual.lse, expected.lse, "moment")
     if wanted.mean:
         assert_rows_close(actual.mean, expected.mean, "mean", rows.radius or 1.0)

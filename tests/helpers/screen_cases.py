@@ -9,17 +9,18 @@ from closed_form import normal
 from row_cases import centred, make_query, whole
 from torch import Tensor
 
-from oracle_engine.kernels import Query, Rows, Span
-from oracle_engine.kernels.screens.query_bounds import Source
+from oracle_engine.kernels import Query, Rows, Span, Work
+from oracle_engine.kernels.screens.query_bounds import SideInformation, Source
 from oracle_engine.kernels.screens.screen import Screen
-from oracle_engine.kernels.screens.shared_products import SharedProducts
 from oracle_engine.kernels.screens.upper_bounds import ROW_TILE, UpperLogits
 
 TIMES = (0.0, 1e-6, 0.05, 0.3, 0.6, 0.9, 0.99, 1 - 1e-4)
 
+UNKNOWN = SideInformation()
+
 
 def whole_logits(rows: Rows, query: Query) -> Tensor:
-    """Return the logits [N, B] in float64, up to -|q|^2 / 2 sigma^2; -inf inside holes."""
+    """Return the logits [N, B] in float64, up to -|q|^2 / 2 sigma^2; -inf inside excluded ranges."""
     logits = query.gain * (centred(rows) @ query.point.T - query.alpha * rows.half_norms[:, None])
     if rows.log_weights is not None:
         logits = logits + rows.log_weights[:, None]
@@ -29,20 +30,14 @@ def whole_logits(rows: Rows, query: Query) -> Tensor:
 
 
 def slack(
-    rows: Rows,
-    screen: Screen,
-    query: Query,
-    span: Span | None = None,
-    source: Source | None = None,
-    shared_products: SharedProducts | None = None,
+    rows: Rows, screen: Screen, query: Query, side: SideInformation = UNKNOWN, *, span: Span | None = None
 ) -> list[Tensor]:
     """Return upper logit minus logit [n, B] of every level, after a check of its shape and of what does not count."""
     span = span or whole(rows)
     logits = whole_logits(rows, query)[span.start : span.stop]
-    everyone, found = torch.arange(len(query)), []
-    upper = UpperLogits.of(rows, screen, query, span, source, shared_products)
+    upper, found = UpperLogits.of(Work(rows, query, span), screen, side), []
     for level in range(len(screen.widths)):
-        values = upper.at(level, everyone).double()
+        values = upper.at(level).double()
         assert len(values) % ROW_TILE == 0
         assert bool((values[len(span) :] == -torch.inf).all())
         values = values[: len(span)]
@@ -53,8 +48,10 @@ def slack(
     return found
 
 
-def assert_bounded(rows: Rows, screen: Screen, query: Query, **known: object) -> None:
-    for level, above in enumerate(slack(rows, screen, query, **known)):  # type: ignore[arg-type]
+def assert_bounded(
+    rows: Rows, screen: Screen, query: Query, side: SideInformation = UNKNOWN, *, span: Span | None = None
+) -> None:
+    for level, above in enumerate(slack(rows, screen, query, side, span=span)):
         assert bool((above >= 0.0).all()), f"level {level}: a logit is {-float(above.min()):.3g} above its bound"
 
 

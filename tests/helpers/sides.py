@@ -34,11 +34,11 @@ class Side:
         return OracleEngine(data, device=self.device, backend=self.backend)
 
     def truth(self, data: OracleDataset) -> OracleEngine:
-        """Return the engine that is believed."""
+        """Return the engine of the float64 reference."""
         return OracleEngine(data, device=self.device, backend="reference")
 
     def generator(self) -> torch.Generator:
-        """Return a generator on the device that starts alike in every test."""
+        """Return a generator on the device, with the same seed in every test."""
         return torch.Generator(self.device).manual_seed(20251202)
 
 

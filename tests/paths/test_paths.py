@@ -1,4 +1,4 @@
-"""Every path has the derivatives it claims, ends where it should, and keeps its digits near the end."""
+"""The derivatives, end points and digits near t = 1 of every path, and the conversions between parametrisations."""
 
 from __future__ import annotations
 

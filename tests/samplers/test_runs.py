@@ -1,4 +1,4 @@
-"""Runs end on samples of the data, converge at the order of their method, and follow whom they are told to."""
+"""Runs end on samples of the data, converge at the order of their method, and follow the velocity they are given."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def data(generator: torch.Generator) -> OracleDataset:
 
 
 class Recorded:
-    """A velocity that remembers when it was asked, and answers with what it wraps."""
+    """A velocity that records the times of its evaluations, and returns that of an engine."""
 
     def __init__(self, inner: OracleEngine) -> None:
         self.inner, self.times = inner, list[float]()

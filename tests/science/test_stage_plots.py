@@ -14,15 +14,10 @@ from oracle_engine.science.stage_report import StageReport
 from oracle_engine.science.stages import analyse
 
 
-@pytest.fixture(autouse=True)
-def few_columns(monkeypatch: pytest.MonkeyPatch) -> None:
-    # most of the time of a figure goes into its small pictures
-    monkeypatch.setattr("oracle_engine.science.stages.STRIP_TIMES", 3)
-
-
 def report_of(shape: tuple[int, ...], generator: torch.Generator, times: list[float] | None = None) -> StageReport:
     data = OracleDataset(torch.randn(40, *shape, generator=generator))
-    return analyse(OracleEngine(data), times or [0.05, 0.2, 0.4, 0.7, 0.95], queries=12)
+    # most of the time of a figure goes into its small pictures
+    return analyse(OracleEngine(data), times=times or [0.05, 0.2, 0.4, 0.7, 0.95], queries=12, strip_times=3)
 
 
 @pytest.mark.parametrize(
@@ -41,7 +36,7 @@ def test_a_figure_of_every_kind_of_sample(
 def test_a_figure_of_one_time_and_of_a_single_sample(tmp_path: Path, generator: torch.Generator) -> None:
     stages_figure(report_of((2,), generator, [0.3]), tmp_path / "one.pdf")
     assert (tmp_path / "one.pdf").read_bytes().startswith(b"%PDF")
-    single = analyse(OracleEngine(OracleDataset(torch.ones(1, 4, 4))), [0.1, 0.5], queries=3)
+    single = analyse(OracleEngine(OracleDataset(torch.ones(1, 4, 4))), times=[0.1, 0.5], queries=3)
     stages_figure(single, tmp_path / "single.svg")
     assert b"<svg" in (tmp_path / "single.svg").read_bytes()
 
@@ -58,7 +53,7 @@ def test_pictures_fill_the_range_of_the_data(generator: torch.Generator) -> None
 
 def test_planes_show_the_directions_that_vary_most(generator: torch.Generator) -> None:
     points = torch.randn(200, 6, generator=generator) * torch.tensor([0.1, 5.0, 0.1, 0.1, 2.0, 0.1])
-    strip = analyse(OracleEngine(OracleDataset(points)), [0.3, 0.9], queries=8).strip
+    strip = analyse(OracleEngine(OracleDataset(points)), times=[0.3, 0.9], queries=8).strip
     frames = plane_frames(strip)
     assert frames.noisy.shape == (6, len(strip.times), 2)
     assert frames.context.std(0).tolist() == pytest.approx([5.0, 2.0], rel=0.2)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -18,14 +19,14 @@ def gaussians(count: int, dim: int, generator: torch.Generator) -> OracleDataset
 
 def test_mean_top_weight_of_gaussians_is_the_published_curve_in_exact_arithmetic(generator: torch.Generator) -> None:
     engine = OracleEngine(gaussians(1000, 1024, generator))
-    report = analyse(engine, [0.02, 0.04, 0.06, 0.08, 0.10], queries=384)
+    report = analyse(engine, times=[0.02, 0.04, 0.06, 0.08, 0.10], queries=384)
     known = [0.007, 0.036, 0.125, 0.32, 0.62]
     assert [point.top_weight for point in report.points] == pytest.approx(known, abs=0.02)
 
 
 def test_predictor_finds_the_transition_of_gaussians(generator: torch.Generator) -> None:
     times = torch.linspace(0.08, 0.36, 11).tolist()
-    report = analyse(OracleEngine(gaussians(400, 128, generator)), times, queries=256)
+    report = analyse(OracleEngine(gaussians(400, 128, generator)), times=times, queries=256)
     measured, predicted = report.measured, report.predicted
     assert measured.ess_2 is not None
     assert measured.ess_2 == pytest.approx(predicted.isotropic, rel=0.04)
@@ -69,7 +70,7 @@ def test_time_of_snr_inverts_every_path(path: str) -> None:
 def test_velocity_variance_is_the_loss_of_the_oracle(generator: torch.Generator) -> None:
     data = OracleDataset(torch.randn(40, 6, generator=generator).double())
     engine = OracleEngine(data, "gvp")
-    report = analyse(engine, [0.1, 0.4], queries=2000)
+    report = analyse(engine, times=[0.1, 0.4], queries=2000)
     for point in report.points:
         source = torch.randint(40, (8000,), generator=generator)
         noise = torch.randn(8000, 6, generator=generator, dtype=torch.float64)
@@ -81,13 +82,13 @@ def test_velocity_variance_is_the_loss_of_the_oracle(generator: torch.Generator)
 
 
 def test_own_share_and_top_weight_agree_on_average(generator: torch.Generator) -> None:
-    report = analyse(OracleEngine(gaussians(60, 5, generator)), [0.3, 0.6], queries=2000)
+    report = analyse(OracleEngine(gaussians(60, 5, generator)), times=[0.3, 0.6], queries=2000)
     for point in report.points:
         assert point.own_share == pytest.approx(point.top_weight, abs=0.03)
 
 
 def test_statistics_run_from_all_samples_to_one(generator: torch.Generator) -> None:
-    report = analyse(OracleEngine(gaussians(100, 20, generator)), [0.0, 0.999], queries=32)
+    report = analyse(OracleEngine(gaussians(100, 20, generator)), times=[0.0, 0.999], queries=32)
     first, last = report.points
     assert first.top_weight == pytest.approx(0.01)
     assert first.ess_quantiles == pytest.approx((100.0,) * 5)
@@ -100,18 +101,18 @@ def test_statistics_run_from_all_samples_to_one(generator: torch.Generator) -> N
 def test_the_same_seed_gives_the_same_points(generator: torch.Generator) -> None:
     engine = OracleEngine(gaussians(50, 8, generator))
     first, again, other = (
-        analyse(engine, times, 20, seed) for times, seed in (([0.2, 0.6], 3), ([0.6, 0.2], 3), ([0.2, 0.6], 4))
+        analyse(engine, times=times, queries=20, seed=seed)
+        for times, seed in (([0.2, 0.6], 3), ([0.6, 0.2], 3), ([0.2, 0.6], 4))
     )
     assert first.points == again.points
     assert torch.equal(first.strip.noisy, again.strip.noisy)
     assert other.points[0].top_weight != first.points[0].top_weight
 
 
-def test_progress_counts_batches_and_times(generator: torch.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("oracle_engine.science.stages.QUERY_BATCH", 5)
+def test_progress_counts_batches_and_times(generator: torch.Generator) -> None:
     seen: list[tuple[int, int]] = []
     engine = OracleEngine(gaussians(30, 4, generator))
-    analyse(engine, [0.2, 0.6, 0.8], queries=10, progress=lambda done, total: seen.append((done, total)))
+    analyse(engine, times=[0.2, 0.6, 0.8], queries=10, batch=5, progress=lambda done, total: seen.append((done, total)))
     assert seen == [(done, 6) for done in range(7)]
 
 
@@ -135,7 +136,7 @@ def test_rows_are_drawn_by_weight_and_class(generator: torch.Generator) -> None:
 
 def test_point_width_moves_the_transition_later(generator: torch.Generator) -> None:
     data, times = gaussians(80, 64, generator), [0.2, 0.4, 0.5, 0.6, 0.8]
-    sharp, wide = (analyse(OracleEngine(data, "vp", point_std=width), times, queries=32) for width in (0.0, 0.8))
+    sharp, wide = (analyse(OracleEngine(data, "vp", point_std=width), times=times, queries=32) for width in (0.0, 0.8))
     assert sharp.measured.top_weight_50 is not None
     assert wide.measured.top_weight_50 is not None
     assert wide.measured.top_weight_50 > sharp.measured.top_weight_50
@@ -145,7 +146,7 @@ def test_point_width_moves_the_transition_later(generator: torch.Generator) -> N
 
 
 def test_json_and_table_say_the_same(generator: torch.Generator) -> None:
-    report = analyse(OracleEngine(gaussians(30, 4, generator)), [0.25, 0.5], queries=8, seed=7)
+    report = analyse(OracleEngine(gaussians(30, 4, generator)), times=[0.25, 0.5], queries=8, seed=7)
     facts = json.loads(json.dumps(report.to_json(), allow_nan=False))
     assert (facts["data"]["samples"], facts["data"]["dim"], facts["seed"]) == (30, 4, 7)
     assert [point["t"] for point in facts["points"]] == [0.25, 0.5]
@@ -158,12 +159,14 @@ def test_json_and_table_say_the_same(generator: torch.Generator) -> None:
 @pytest.mark.parametrize("times", [[], [-0.1], [1.5], [0.5, 1.0], [math.nan]])
 def test_times_without_noise_are_refused(times: list[float], generator: torch.Generator) -> None:
     with pytest.raises(InputError, match="times"):
-        analyse(OracleEngine(gaussians(10, 2, generator)), times)
+        analyse(OracleEngine(gaussians(10, 2, generator)), times=times)
 
 
-def test_counts_below_one_are_refused(generator: torch.Generator) -> None:
-    with pytest.raises(InputError, match="queries"):
-        analyse(OracleEngine(gaussians(10, 2, generator)), queries=0)
+@pytest.mark.parametrize("name", ["queries", "strip", "strip_times", "batch"])
+def test_counts_below_one_are_refused(name: str, generator: torch.Generator) -> None:
+    counts: dict[str, Any] = {name: 0}
+    with pytest.raises(InputError, match=f"`{name}` must be at least 1"):
+        analyse(OracleEngine(gaussians(10, 2, generator)), **counts)
 
 
 def test_default_times_are_dense_around_the_transition() -> None:
@@ -183,4 +186,4 @@ def test_an_engine_clamped_early_needs_its_times_named(generator: torch.Generato
     engine = OracleEngine(gaussians(10, 2, generator), t_max=0.005)
     with pytest.raises(InputError, match="times"):
         analyse(engine)
-    assert [point.t for point in analyse(engine, [0.005], queries=2).points] == [0.005]
+    assert [point.t for point in analyse(engine, times=[0.005], queries=2).points] == [0.005]

@@ -15,9 +15,12 @@ from interruptions import interrupt_engine, interrupt_figures
 from oracle_engine import InputError, MissingDependencyError, OracleDataset, OracleEngine
 from oracle_engine.cli.main import main
 from oracle_engine.science.stages import analyse
-from oracle_engine.science.train_demo import LAST_TIME, TrainSettings, VelocityNet, train
+from oracle_engine.science.train_batches import LAST_TIME
+from oracle_engine.science.train_demo import train
 from oracle_engine.science.train_plots import train_figure
 from oracle_engine.science.train_report import TrainReport
+from oracle_engine.science.train_settings import TrainSettings
+from oracle_engine.science.velocity_net import VelocityNet
 
 TINY = TrainSettings(steps=20, batch=16, width=16, references=8, bins=4, draws=6, seed=3)
 
@@ -39,7 +42,8 @@ def test_the_variance_of_the_targets_falls_from_cfm_to_the_oracle(data: OracleDa
         assert part.gradient_variance.cfm > part.gradient_variance.efm > part.gradient_variance.oracle > 0
     # V(t) of the analysis, over all samples instead of those that are kept
     first = report.bins[0]
-    known = analyse(OracleEngine(data), [0.5 * (first.first + first.last)], queries=200).points[0].velocity_variance
+    middle = 0.5 * (first.first + first.last)
+    known = analyse(OracleEngine(data), times=[middle], queries=200).points[0].velocity_variance
     assert first.target_variance.cfm == pytest.approx(known, rel=0.4)
 
 
@@ -68,7 +72,7 @@ def test_the_same_seed_gives_the_same_numbers_and_leaves_torch_alone(data: Oracl
     torch.manual_seed(5)
     state = torch.get_rng_state()
     seen: list[tuple[int, int]] = []
-    again = train(data, TINY, lambda done, total: seen.append((done, total)))
+    again = train(data, TINY, progress=lambda done, total: seen.append((done, total)))
     assert torch.equal(torch.get_rng_state(), state)
     assert (again.bins, again.checkpoints) == (report.bins, report.checkpoints)
     assert seen == [(done, 44) for done in range(1, 45)]

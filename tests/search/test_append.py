@@ -63,7 +63,7 @@ def test_a_grown_index_is_as_sound_as_one_built_anew(
     engine = OracleEngine(data, tolerance=1e-3).prepare(kind, path=path)
     assert engine.index is not None
     assert (engine.index.origin.count, engine.index.kind) == (COUNT, before.kind)
-    # the centre is still that of the first samples, and the data are looked at from there
+    # the centre is still that of the first samples, and the rows are taken from there
     assert torch.equal(engine.data.rows.centre, before.centre)
     assert not torch.equal(data.rows.centre, before.centre)
     written = path.stat().st_mtime_ns
@@ -145,7 +145,7 @@ def test_labels_and_weights_of_later_samples_may_be_anything(generator: torch.Ge
     points, path = points_of(generator, torch.float32), tmp_path / "data.index"
     weights = torch.rand(COUNT, generator=generator) + 0.1
     OracleEngine(OracleDataset(points[:FIRST], weights=weights[:FIRST])).prepare("pca", path=path)
-    # weights of old samples may change too: bounds carry them apart
+    # weights of old samples may change too: bounds add them apart
     engine = OracleEngine(OracleDataset(points, weights=weights.flip(0)), tolerance=1e-3).prepare(path=path)
     x = queries(engine.data, generator)
     exact = OracleEngine(OracleDataset(points, weights=weights.flip(0)), mode="exact").velocity(x, TIMES)

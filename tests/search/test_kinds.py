@@ -16,10 +16,9 @@ from tolerances import TOLERANCES, assert_rows_close
 from oracle_engine import DataFileError, InputError, OracleDataset, OracleEngine
 from oracle_engine.base.progress import PartProgress
 from oracle_engine.kernels import Rows
-from oracle_engine.kernels.screens import choose as kinds
-from oracle_engine.kernels.screens.calibration import Measured
+from oracle_engine.kernels.screens import choose
 from oracle_engine.queries.modes import Budget, TopK
-from oracle_engine.search.index import SearchIndex
+from oracle_engine.search.index import build_index
 
 
 @pytest.mark.parametrize("options", sorted(OPTIONS))
@@ -81,8 +80,8 @@ def test_what_needs_leading_coordinates_says_so(generator: torch.Generator) -> N
         prepared("float32", "int8", mode=Budget(64)).velocity(x, 0.5)
 
 
-def test_the_plan_says_why_there_is_no_screen(generator: torch.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
-    # samples in two heaps share every posterior: nothing is settled by a few of them
+def test_the_plan_says_why_there_is_no_screen(generator: torch.Generator) -> None:
+    # samples in two heaps share every posterior: nothing is certified by a few of them
     data = OracleDataset(normal(2, 64, generator).repeat(2000, 1).float())
     engine = OracleEngine(data).prepare(neighbours=False)
     assert engine.index is not None
@@ -100,37 +99,48 @@ def test_the_plan_says_why_there_is_no_screen(generator: torch.Generator, monkey
 
 
 def test_the_kind_that_saves_most_is_built_and_kept(
-    generator: torch.Generator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    generator: torch.Generator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # a machine with quick 8-bit products
-    for place in ("choose", "int8", "exact8"):
-        monkeypatch.setattr(f"oracle_engine.kernels.screens.{place}.code_cost", lambda device, dim: 0.25)
-    save_file({"points": normal(300, 256, generator).half()}, tmp_path / "flat.safetensors")
     out = tmp_path / "flat.index"
-    facts = run_json(capsys, "index", "build", "--data", tmp_path / "flat.safetensors", "--out", out)
-    assert (facts["spec"], facts["kind"]) == ("screen", "int8")
-    assert "int8 saves" in facts["reason"]
+    # a machine with quick 8-bit products
+    index = build_index(OracleDataset(normal(300, 256, generator).half()), product_cost=0.25)
+    assert (index.spec, index.kind) == ("screen", "int8")
+    assert "int8 saves" in index.reason
+    index.save(out)
+    facts = run_json(capsys, "index", "info", out)
+    assert (facts["spec"], facts["kind"], facts["reason"]) == ("screen", "int8", index.reason)
     assert run("index", "info", out) == 0
     shown = capsys.readouterr().out
     assert "screen of 8-bit codes" in shown
     assert f"why       {facts['reason']}" in shown
-    assert SearchIndex.read(out).kind == "int8"
+
+
+def test_a_screen_keeps_the_cost_of_products_where_it_stays(generator: torch.Generator) -> None:
+    for dtype in (torch.float32, torch.uint8):
+        kind = "exact8" if dtype == torch.uint8 else "int8"
+        screen = build_index(make_data(generator, dtype), kind, product_cost=0.25).screen
+        assert screen is not None
+        # as a share of the 64 coordinates of a scan
+        assert screen.to(torch.device("cpu")).costs == screen.costs == (16,)
 
 
 def test_an_index_is_tried_on_some_rows_first(generator: torch.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kinds, "SAMPLE_VALUES", 0)
-    monkeypatch.setattr(kinds, "LEAST_SAMPLE", 150)
-    built, real = [], kinds.build_kind
+    built, build = [], choose.build_kind
 
-    def counted(kind: str, rows: Rows, steps: PartProgress | None = None) -> Measured:
+    def counted(kind: str, rows: Rows, steps: PartProgress | None = None, **cost: float | None) -> choose.Measured:
         built.append(len(rows))
-        return real(kind, rows, steps)
+        return build(kind, rows, steps, **cost)
 
-    monkeypatch.setattr(kinds, "build_kind", counted)
+    monkeypatch.setattr(choose, "build_kind", counted)
     engine = OracleEngine(make_data(generator)).prepare(neighbours=False)
-    assert built == [150, 300]
+    assert built == [300]
+    screen, reason = choose.best_screen(engine.data.rows, sample=150)
+    assert built == [300, 150, 300]
+    assert screen is not None
+    assert screen.kind == "pca"
+    assert len(screen) == 300
     assert engine.index is not None
-    assert engine.index.kind == "pca"
+    engine.use(replace(engine.index, screen=screen, reason=reason))
     eager(engine)
     x = queries(engine.data, generator)
     exact = OracleEngine(engine.data, mode="exact").velocity(x, TIMES)

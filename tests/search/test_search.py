@@ -18,33 +18,29 @@ from torch import Tensor
 
 from oracle_engine import InputError, OracleDataset, OracleEngine
 from oracle_engine.base.errors import MissingDependencyError
-from oracle_engine.kernels import PosteriorState, Query, Rows, Span, Wanted, prepare_rows, reference_logits
+from oracle_engine.kernels import PosteriorState, Query, Rows, Span, Wanted, Work, prepare_rows, reference_logits
+from oracle_engine.kernels.screens import FixedAllowance, SideInformation, Source
 from oracle_engine.kernels.screens.pca import principal_screen
-from oracle_engine.kernels.screens.query_bounds import Source
 from oracle_engine.queries.modes import TopK
 from oracle_engine.search import faiss as faiss_search
 from oracle_engine.search.faiss import FactorySearch, FlatSearch
-from oracle_engine.search.search import Ask, ScreenSearch, Search
+from oracle_engine.search.search import ScreenSearch, Search
 
 TIMES = (0.0, 0.05, 0.3, 0.5, 0.9, 0.99)
 
 
-def unknown(query: Query) -> Source:
-    return Source(torch.full((len(query),), -1), torch.zeros_like(query.alpha), 1e-6)
+NOTHING = SideInformation()
+ALLOWANCE = FixedAllowance(1e-6)
 
 
-def ask(rows: Rows, query: Query, span: Span | None = None, top_k: int = 0) -> Ask:
-    return Ask(query, span or whole(rows), Wanted(top_k=top_k), unknown(query))
+def work_on(rows: Rows, query: Query, span: Span | None = None, top_k: int = 0) -> Work:
+    return Work(rows, query, span or whole(rows), Wanted(top_k=top_k))
 
 
-def allow(index: Tensor, state: PosteriorState) -> Tensor:
-    return torch.full_like(state.lse, 1e-6)
-
-
-def left_out(rows: Rows, asked: Ask, named: Tensor) -> Tensor:
+def left_out(work: Work, named: Tensor) -> Tensor:
     """Return the log of the weight of the rows of the span that are not named, [B]."""
-    logits = reference_logits(rows, asked.query, asked.span)
-    place = torch.where(named < 0, len(asked.span), named - asked.span.start)
+    logits = reference_logits(work.rows, work.query, work.span)
+    place = torch.where(named < 0, len(work.span), named - work.span.start)
     padded = torch.nn.functional.pad(logits, (0, 1), value=-torch.inf)
     return padded.scatter(1, place, -torch.inf).logsumexp(1)
 
@@ -64,8 +60,8 @@ def test_faiss_and_the_screen_name_the_same_rows(generator: torch.Generator, row
     weights = torch.rand(300, generator=generator).double() if weighted else None
     rows = prepare_rows(rows.stored, weights)
     screen = principal_screen(rows, (4, 16))
-    asked = ask(rows, make_query(rows, generator, 24, TIMES[1:]), top_k=10)
-    by_screen, by_faiss = (search.top(rows, asked, 10) for search in (ScreenSearch(screen), FlatSearch(screen)))
+    work = work_on(rows, make_query(rows, generator, 24, TIMES[1:]), top_k=10)
+    by_screen, by_faiss = (search.top(work, NOTHING, 10) for search in (ScreenSearch(screen), FlatSearch(screen)))
     assert_same(by_faiss.state, by_screen.state, rows)
     # one bound on each of the others is no tighter than all of them added up
     assert bool((by_faiss.log_omitted >= by_screen.log_omitted - 1e-3).all())
@@ -74,20 +70,20 @@ def test_faiss_and_the_screen_name_the_same_rows(generator: torch.Generator, row
 
 @pytest.mark.parametrize("count", [1, 5, 100, 299, 300, 1000])
 def test_the_bound_of_the_last_row_found_holds(generator: torch.Generator, rows: Rows, count: int) -> None:
-    asked = ask(rows, make_query(rows, generator, 24, TIMES, excluded=2), top_k=300)
-    found = FlatSearch(principal_screen(rows, (4, 16))).top(rows, asked, count)
-    assert bool((left_out(rows, asked, found.state.top_rows) <= found.log_omitted).all())
+    work = work_on(rows, make_query(rows, generator, 24, TIMES, excluded=2), top_k=300)
+    found = FlatSearch(principal_screen(rows, (4, 16))).top(work, NOTHING, count)
+    assert bool((left_out(work, found.state.top_rows) <= found.log_omitted).all())
     if count >= 300:
         assert bool((found.log_omitted == -torch.inf).all())
 
 
-def test_flat_search_settles_what_it_can_prove(generator: torch.Generator, rows: Rows) -> None:
-    asked = ask(rows, make_query(rows, generator, 24, (0.05, 0.95)), top_k=300)
-    found = FlatSearch(principal_screen(rows, (4, 16)), count=60).within(rows, asked, allow)
+def test_flat_search_certifies_what_it_can_prove(generator: torch.Generator, rows: Rows) -> None:
+    work = work_on(rows, make_query(rows, generator, 24, (0.05, 0.95)), top_k=300)
+    found = FlatSearch(principal_screen(rows, (4, 16)), count=60).within(work, NOTHING, ALLOWANCE)
     assert found.certified.tolist() == [False, True] * 12
     share = (found.log_omitted - found.state.lse).exp()
     assert bool((share[found.certified] <= 1e-6).all())
-    assert bool((left_out(rows, asked, found.state.top_rows) <= found.log_omitted).all())
+    assert bool((left_out(work, found.state.top_rows) <= found.log_omitted).all())
 
 
 @pytest.mark.parametrize("search", ["screen", "flat", "IVF4,Flat", "Flat"])
@@ -96,30 +92,43 @@ def test_a_search_of_a_class_returns_its_samples_only(generator: torch.Generator
     certified: dict[str, Search] = {"screen": ScreenSearch(screen), "flat": FlatSearch(screen)}
     chosen = certified.get(search) or FactorySearch(search)
     span = Span(101, 280)
-    asked = ask(rows, make_query(rows, generator, 24, TIMES), span, top_k=7)
-    named = chosen.top(rows, asked, 7).state.top_rows
+    work = work_on(rows, make_query(rows, generator, 24, TIMES), span, top_k=7)
+    named = chosen.top(work, NOTHING, 7).state.top_rows
     named = named[named >= 0]
     assert len(named) > 100
     assert bool(((named >= span.start) & (named < span.stop)).all())
 
 
+def test_what_a_source_tells_narrows_the_search(generator: torch.Generator) -> None:
+    # much of the noise lies beyond the screen
+    rows = prepare_rows(normal(300, 300, generator).float(), None)
+    times, own = torch.full((24,), 0.2, dtype=torch.float64), torch.arange(24)
+    point = 0.2 * (rows.gather(own) - rows.centre) + 0.8 * normal(24, 300, generator)
+    work = work_on(rows, Query(point, times, (1 - times).pow(-2), torch.zeros(24, 0, 2).long()))
+    source, search = Source(own, torch.zeros_like(times), 0.5), ScreenSearch(principal_screen(rows, (4, 16)))
+    blind, told = (search.top(work, side, 5).log_omitted for side in (NOTHING, SideInformation(source)))
+    unknown = SideInformation(replace(source, row=torch.full_like(own, -1)))
+    assert torch.equal(search.top(work, unknown, 5).log_omitted, blind)
+    assert bool((told < blind).all())
+
+
 @pytest.mark.parametrize("spec", ["IVF8,Flat", "HNSW16", "Flat", "PCA8,SQ8"])
 def test_factory_indexes_do_not_know_what_they_miss(generator: torch.Generator, rows: Rows, spec: str) -> None:
     search = FactorySearch(spec)
-    asked = ask(rows, make_query(rows, generator, 24, (0.6, 0.95)), top_k=20)
-    found = search.top(rows, asked, 20)
+    work = work_on(rows, make_query(rows, generator, 24, (0.6, 0.95)), top_k=20)
+    found = search.top(work, NOTHING, 20)
     assert bool(found.log_omitted.isnan().all())
-    assert not bool(search.within(rows, asked, allow).certified.any())
+    assert not bool(search.within(work, NOTHING, ALLOWANCE).certified.any())
     # what they find is weighed as ever
-    logits = reference_logits(rows, asked.query, whole(rows))
+    logits = reference_logits(rows, work.query, whole(rows))
     row = found.state.top_rows.clamp_min(0)
     assert_close(found.state.top_logits, logits.gather(1, row).where(found.state.top_rows >= 0, -torch.inf), "moment")
 
 
 def test_an_exact_factory_index_finds_what_the_screen_finds(generator: torch.Generator, rows: Rows) -> None:
-    asked = ask(rows, make_query(rows, generator, 24, (0.9, 0.99)))
-    found = FactorySearch("Flat").top(rows, asked, 20)
-    assert_same(found.state, ScreenSearch(principal_screen(rows, (4, 32))).top(rows, asked, 20).state, rows)
+    work = work_on(rows, make_query(rows, generator, 24, (0.9, 0.99)))
+    found = FactorySearch("Flat").top(work, NOTHING, 20)
+    assert_same(found.state, ScreenSearch(principal_screen(rows, (4, 32))).top(work, NOTHING, 20).state, rows)
 
 
 @pytest.mark.parametrize("spec", ["Flat", "IVF8,Flat"])
@@ -129,7 +138,7 @@ def test_an_excluded_sample_does_not_take_the_place_of_another(rows: Rows, spec:
     times = torch.full((len(own),), 0.9, dtype=torch.float64)
     point = 0.9 * (rows.gather(own) - rows.centre)
     query = Query(point, times, (1 - times).pow(-2), torch.stack([own, own + 1], 1)[:, None])
-    found = FactorySearch(spec).top(rows, ask(rows, query, top_k=1), 1)
+    found = FactorySearch(spec).top(work_on(rows, query, top_k=1), NOTHING, 1)
     assert bool((found.state.top_rows >= 0).all())
     assert bool((found.state.top_rows[:, 0] != own).all())
 
@@ -198,7 +207,7 @@ def test_a_string_that_faiss_refuses_is_an_error_in_words(generator: torch.Gener
     with pytest.raises(
         InputError, match=rf"^`index` must be a FAISS factory string that fits {count} samples; .*Remedy"
     ):
-        FactorySearch(spec).top(rows, ask(rows, make_query(rows, generator, 2, (0.5,))), 5)
+        FactorySearch(spec).top(work_on(rows, make_query(rows, generator, 2, (0.5,))), NOTHING, 5)
 
 
 class Resources:
@@ -237,12 +246,12 @@ def test_a_card_is_searched_by_its_own_index(
     generator: torch.Generator, rows: Rows, card: CardFaiss, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     screen, span = principal_screen(rows, (4, 16)), Span(101, 280)
-    asked = ask(rows, make_query(rows, generator, 24, TIMES, excluded=1), span, top_k=7)
+    work = work_on(rows, make_query(rows, generator, 24, TIMES, excluded=1), span, top_k=7)
     search = FlatSearch(screen)
-    found = [search.top(rows, asked, 7), search.top(rows, asked, 7)]
+    found = [search.top(work, NOTHING, 7), search.top(work, NOTHING, 7)]
     assert [what for _, _, what in card.moved] == ["IndexFlatIP"]
     monkeypatch.setattr(faiss_search, "on_gpu", lambda device: False)
-    by_host = FlatSearch(screen).top(rows, asked, 7)
+    by_host = FlatSearch(screen).top(work, NOTHING, 7)
     for one in found:
         assert_same(one.state, by_host.state, rows)
         assert_close(one.log_omitted, by_host.log_omitted, "moment")
@@ -250,10 +259,10 @@ def test_a_card_is_searched_by_its_own_index(
 
 def test_threads_share_no_working_memory(rows: Rows, card: CardFaiss, generator: torch.Generator) -> None:
     search = FactorySearch("IVF4,Flat")
-    asked = ask(rows, make_query(rows, generator, 4, (0.9,)), top_k=5)
-    search.top(rows, asked, 5)
-    search.top(rows, replace(asked, span=Span(0, 150)), 5)
-    other = threading.Thread(target=search.top, args=(rows, asked, 5))
+    work = work_on(rows, make_query(rows, generator, 4, (0.9,)), top_k=5)
+    search.top(work, NOTHING, 5)
+    search.top(replace(work, span=Span(0, 150)), NOTHING, 5)
+    other = threading.Thread(target=search.top, args=(work, NOTHING, 5))
     other.start()
     other.join()
     # two spans of one thread with one memory, the other thread with its own
@@ -264,21 +273,21 @@ def test_threads_share_no_working_memory(rows: Rows, card: CardFaiss, generator:
 
 def test_a_card_has_places_for_so_many(generator: torch.Generator, card: CardFaiss) -> None:
     rows = prepare_rows(clusters(2500, 32, generator).float(), None)
-    asked = ask(rows, make_query(rows, generator, 4, (0.9,)), top_k=1)
+    work = work_on(rows, make_query(rows, generator, 4, (0.9,)), top_k=1)
     screen = principal_screen(rows, (4, 16))
     # the screen itself has no such limit, and proves more
-    many = FlatSearch(screen).top(rows, asked, 2100)
+    many = FlatSearch(screen).top(work, NOTHING, 2100)
     assert card.moved == []
-    assert_close(many.log_omitted, ScreenSearch(screen).top(rows, asked, 2100).log_omitted, "float64")
+    assert_close(many.log_omitted, ScreenSearch(screen).top(work, NOTHING, 2100).log_omitted, "float64")
     with pytest.raises(InputError, match=r"may ask a GPU for 2,048 places.*received 2,049\. Remedy: take fewer"):
-        FactorySearch("Flat").top(rows, asked, 2049)
+        FactorySearch("Flat").top(work, NOTHING, 2049)
 
 
 def test_an_index_that_no_card_has_is_an_error_in_words(
     generator: torch.Generator, rows: Rows, card: CardFaiss
 ) -> None:
     with pytest.raises(InputError, match=r"fits 300 samples on cpu; .*not implemented on GPU"):
-        FactorySearch("HNSW8").top(rows, ask(rows, make_query(rows, generator, 2, (0.5,))), 5)
+        FactorySearch("HNSW8").top(work_on(rows, make_query(rows, generator, 2, (0.5,))), NOTHING, 5)
 
 
 def test_a_faiss_for_the_host_says_what_a_card_needs() -> None:

@@ -39,7 +39,7 @@ def euler(velocity: Callable[[Tensor, float], Tensor], x: Tensor) -> list[Tensor
 
 @pytest.fixture
 def scanned(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """Count the queries that are scanned in full, and those that pass a screen with and without a carry."""
+    """Count the queries that are scanned in full, and those that pass a screen with and without shared products."""
     counted: Counter[str] = Counter()
     state, of = ExactScan.state, UpperLogits.of.__func__  # type: ignore[attr-defined]
 
@@ -49,7 +49,7 @@ def scanned(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
     def counting_of(cls: type[UpperLogits], *arguments: Any) -> UpperLogits:
         made: UpperLogits = of(cls, *arguments)
-        counted["alone" if made.shared_products is None else "carried"] += len(made.query)
+        counted["alone" if made.shared_products is None else "shared"] += len(made)
         return made
 
     monkeypatch.setattr(ExactScan, "state", counting_state)
@@ -85,7 +85,7 @@ def test_what_the_steps_share_spares_scans(generator: torch.Generator, scanned: 
         for t, x in zip(STEPS.tolist(), states, strict=False):
             velocity(x, t)
         scans[name] = scanned["exact"]
-        way, other = ("alone", "carried") if name == "engine" else ("carried", "alone")
+        way, other = ("alone", "shared") if name == "engine" else ("shared", "alone")
         assert (scanned[way], scanned[other]) == (32 * len(states), 0)
     assert scans["trajectory"] < scans["engine"]
 

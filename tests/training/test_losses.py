@@ -28,7 +28,7 @@ from oracle_engine import (
     stage_boundary,
 )
 from oracle_engine.science.stages import analyse
-from oracle_engine.training.losses import json_rows, table
+from oracle_engine.training.losses import format_loss_table, json_loss_rows
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def engine(generator: torch.Generator) -> OracleEngine:
 
 
 def halved(x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
-    """A model that knows little."""
+    """A model that is far from the oracle."""
     return 0.5 * x + t.reshape(-1, 1, 1)
 
 
@@ -82,7 +82,7 @@ def test_the_oracle_itself_has_no_loss_but_the_variance(engine: OracleEngine, ge
     whole = terms.whole()
     assert whole.oracle == 0.0
     assert whole.conditional == whole.variance
-    known = analyse(engine, [at], queries=2000).points[0].velocity_variance
+    known = analyse(engine, times=[at], queries=2000).points[0].velocity_variance
     assert whole.variance == pytest.approx(known, rel=0.06)
 
 
@@ -128,10 +128,10 @@ def test_a_time_at_an_edge_is_counted_once() -> None:
 def test_an_empty_bin_is_null_in_json_and_the_table_adds_up() -> None:
     ones = torch.ones(2, dtype=torch.float64)
     parts = LossTerms(0.1 * ones, ones, 2 * ones, 4 * ones).bins(2)
-    facts = json.loads(json.dumps(json_rows(parts), allow_nan=False))
+    facts = json.loads(json.dumps(json_loss_rows(parts), allow_nan=False))
     assert facts[1]["conditional"] is None
     assert (facts[0]["conditional"], facts[0]["oracle"], facts[0]["variance"], facts[0]["cross"]) == (4, 1, 2, 1)
-    assert table(parts).splitlines()[1].split()[:8] == ["0-0.5", "2", "4", "=", "1", "+", "2", "+"]
+    assert format_loss_table(parts).splitlines()[1].split()[:8] == ["0-0.5", "2", "4", "=", "1", "+", "2", "+"]
 
 
 def test_held_out_samples_keep_a_cross_term(engine: OracleEngine, generator: torch.Generator) -> None:
@@ -146,7 +146,7 @@ def test_held_out_samples_keep_a_cross_term(engine: OracleEngine, generator: tor
 def test_the_boundary_is_the_predicted_transition(engine: OracleEngine) -> None:
     boundary = stage_boundary(engine)
     assert 0.2 < boundary < 0.9
-    assert boundary == analyse(engine, [0.5], queries=4).predicted.anisotropic
+    assert boundary == analyse(engine, times=[0.5], queries=4).predicted.anisotropic
     with refused("`engine` must have samples that can be told apart"):
         stage_boundary(OracleEngine(OracleDataset(torch.ones(1, 2))))
 
@@ -160,7 +160,7 @@ def test_model_and_target_see_the_same_labels(engine: OracleEngine, generator: t
 
     x1, source = drawn(engine, 40, generator)
     options: dict[str, Any] = {"label_dropout": 0.5, "null_label": 3, "generator": generator}
-    found = oracle_loss(model, OracleTarget(engine), x1, source % 3, source, **options)
+    found = oracle_loss(model, OracleTarget(engine), x1, source % 3, source=source, **options)
     assert set(seen[0].tolist()) == {0, 1, 2, 3}
     shown = torch.where(seen[0] == 3, -1, seen[0])
     assert torch.equal(found.target, engine(found.x_t, found.t, labels=shown))

@@ -14,17 +14,19 @@ from tolerances import assert_close
 from oracle_engine import Flip, OracleDataset, OracleEngine, OracleTarget, PosteriorDraw, posterior_draw
 
 
-@pytest.mark.parametrize("block", [1 << 22, 40])
+# all rows at once, and blocks of four rows for a thousand queries
+@pytest.mark.parametrize("block_values", [1 << 22, 1 << 12])
 @pytest.mark.parametrize("labels", [None, 1])
 def test_draws_are_as_frequent_as_posterior_weights(
-    block: int, labels: int | None, monkeypatch: pytest.MonkeyPatch, generator: torch.Generator
+    block_values: int, labels: int | None, generator: torch.Generator
 ) -> None:
-    monkeypatch.setattr("oracle_engine.training.posterior_draws.SCORED_VALUES", block * (1 if block > 40 else 2000))
     data = pictures(20, generator)
     engine = OracleEngine(data)
     x, count = torch.randn(1, 2, 3, generator=generator), 4000
-    drawn = posterior_draw(engine, x.expand(count, 2, 3), 0.3, labels, exclude=4, generator=generator)
-    found = engine.posterior(x, 0.3, labels, exclude=4, top_k=20)
+    options: dict[str, Any] = {"labels": labels, "exclude": 4}
+    queries = x.expand(count, 2, 3)
+    drawn = posterior_draw(engine, queries, 0.3, **options, generator=generator, block_values=block_values)
+    found = engine.posterior(x, 0.3, **options, top_k=20)
     expected = torch.zeros(20, dtype=torch.float64)
     present = found.top_indices[0] >= 0
     expected[found.top_indices[0][present]] = found.top_weights[0][present]

@@ -16,24 +16,27 @@ from oracle_engine import Flip, OracleDataset, OracleEngine, OracleTarget, Refer
 from oracle_engine.training.targets import PredictionName
 
 
+def chosen_references(rows: Tensor) -> References:
+    """Return an estimate over the own sample and these rows, [n], instead of random ones."""
+    return References(len(rows) + 1, draw_rows=lambda *_: rows)
+
+
 def enumerated(
-    target: OracleTarget, x: Tensor, t: float, monkeypatch: pytest.MonkeyPatch, labels: int | None = None
+    engine: OracleEngine, x: Tensor, t: float, count: int, labels: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Return the mean and mean square of a References target at one x [1, *shape] and t.
+    """Return the mean and mean square of the targets over `count` references at one x [1, *shape] and t.
 
     Over every source, by its posterior weight, and every choice of references, by their prior weights.
     """
-    data, estimate = target.engine.data, target.estimate
-    assert isinstance(estimate, References)
+    data = engine.data
     assert data.rows.log_weights is not None
-    found = target.engine.posterior(x, t, labels=labels, top_k=len(data))
+    found = engine.posterior(x, t, labels=labels, top_k=len(data))
     pool = torch.arange(len(data)) if labels is None else torch.arange(len(data))[data.segments[labels].start :]
     pool = pool[: len(data) if labels is None else len(data.segments[labels])]
     prior = data.rows.log_weights.exp()[pool] / data.rows.log_weights.exp()[pool].sum()
     mean, square = torch.zeros_like(x), torch.zeros_like(x)
-    for chosen in itertools.product(range(len(pool)), repeat=estimate.count - 1):
-        rows = pool[list(chosen)]
-        monkeypatch.setattr("oracle_engine.training.estimates.draw_prior", lambda *_, rows=rows: rows)
+    for chosen in itertools.product(range(len(pool)), repeat=count - 1):
+        target = OracleTarget(engine, estimate=chosen_references(pool[list(chosen)]))
         for source, gamma in zip(found.top_indices[0], found.top_weights[0], strict=True):
             if source < 0:
                 continue
@@ -47,15 +50,15 @@ def enumerated(
 @pytest.mark.parametrize("width", [0.0, 0.2])
 @pytest.mark.parametrize("labels", [None, 1])
 def test_references_with_the_own_sample_average_to_the_oracle(
-    t: float, width: float, labels: int | None, monkeypatch: pytest.MonkeyPatch, generator: torch.Generator
+    t: float, width: float, labels: int | None, generator: torch.Generator
 ) -> None:
     # as wide as the noise, so that several samples may have made x
     data = pictures(9 if labels else 3, generator, scale=1 - t)
     engine = OracleEngine(data, point_std=width, backend="reference")
     x = (1 - t) * torch.randn(1, 2, 3, generator=generator, dtype=torch.float64)
-    oracle, spread = engine.velocity(x, t, labels), []
+    oracle, spread = engine.velocity(x, t, labels=labels), []
     for count in (1, 2, 3):
-        mean, square = enumerated(OracleTarget(engine, estimate=References(count)), x, t, monkeypatch, labels)
+        mean, square = enumerated(engine, x, t, count, labels)
         assert_rows_close(mean, oracle, "float64")
         spread.append(float((square - mean.square()).sum()))
     # the more references, the less variance; one is CFM
@@ -72,13 +75,10 @@ def test_references_without_the_own_sample_would_be_biased(generator: torch.Gene
 
 
 @pytest.mark.parametrize("width", [0.0, 0.2])
-def test_flipped_references_average_to_the_oracle_of_both_copies(
-    width: float, monkeypatch: pytest.MonkeyPatch, generator: torch.Generator
-) -> None:
+def test_flipped_references_average_to_the_oracle_of_both_copies(width: float, generator: torch.Generator) -> None:
     data, flip = pictures(3, generator), Flip(probability=0.3)
     x = torch.randn(1, 2, 3, generator=generator, dtype=torch.float64)
     engine = OracleEngine(data, point_std=width, backend="reference")
-    target = OracleTarget(engine, estimate=References(3), augmentation=flip)
     stored = OracleEngine(doubled(data, flip), point_std=width, backend="reference")
     both = stored.posterior(x, 0.4, top_k=6)
     # either orientation may have made x: the weight of a source is that of its two copies
@@ -88,7 +88,7 @@ def test_flipped_references_average_to_the_oracle_of_both_copies(
     prior = data.rows.log_weights.exp()
     for rows in itertools.product(range(3), repeat=2):
         index = torch.tensor(rows)
-        monkeypatch.setattr("oracle_engine.training.estimates.draw_prior", lambda *_, index=index: index)
+        target = OracleTarget(engine, estimate=chosen_references(index), augmentation=flip)
         for source in range(3):
             share = weights[source] + weights[source + 3]
             mean = mean + share * prior[index].prod() * target(x, 0.4, source=source)
@@ -102,7 +102,7 @@ def test_one_reference_is_conditional_flow_matching(prediction: PredictionName, 
     x1, eps = engine.data[source], torch.randn(4, 2, 3, generator=generator, dtype=torch.float64)
     x = path_sample("gvp", x1, eps, TIMES)
     target = OracleTarget(engine, prediction, estimate=References(1))(x, TIMES, source=source)
-    assert_rows_close(target, conditional_target("gvp", x1, eps, TIMES, prediction), "float64")
+    assert_rows_close(target, conditional_target("gvp", x1, eps, TIMES, prediction=prediction), "float64")
 
 
 def test_references_of_a_class_are_drawn_from_it(generator: torch.Generator) -> None:

@@ -26,7 +26,7 @@ from oracle_engine import (
     ("options", "message"),
     [
         ({"prediction": "flow"}, "`prediction` must be one of velocity, denoiser, score, noise; received 'flow'"),
-        ({"estimate": References}, "`estimate` must say what the target is made of; .* Remedy: pass Exact"),
+        ({"estimate": References}, "`estimate` must be an estimate of the posterior mean; .* Remedy: pass Exact"),
         ({"leave_one_out": True, "estimate": References(4)}, "`leave_one_out` contradicts References"),
         ({"guidance": 2.0, "estimate": References(4)}, "`guidance` needs an estimate that is unbiased"),
         ({"augmentation": "crop"}, "`augmentation` must be Flip.*'crop', after which the loop draws from another set"),
@@ -85,3 +85,5 @@ def test_what_cannot_be_a_target_is_refused_in_words(generator: torch.Generator)
     nobody = OracleDataset(torch.zeros(4, 2), torch.tensor([0, 0, 1, 1]), torch.tensor([0.0, 0.0, 1.0, 1.0]))
     with refused("`weights` must be positive for some sample; received none for query 0"):
         posterior_draw(OracleEngine(nobody), torch.zeros(1, 2), 0.5, labels=0)
+    with refused("`block_values` must be at least 1; received 0"):
+        posterior_draw(OracleEngine(nobody), torch.zeros(1, 2), 0.5, block_values=0)

@@ -30,8 +30,9 @@ from oracle_engine.training.targets import PredictionName
 def test_the_target_is_the_oracle(prediction: PredictionName, dtype: torch.dtype, generator: torch.Generator) -> None:
     engine = OracleEngine(pictures(20, generator))
     x, labels = queries(engine.data, generator)[1].to(dtype).requires_grad_(), torch.tensor([0, -1, 2, 1])
-    target = OracleTarget(engine, prediction, guidance=Guidance(2.0, t_max=0.5))(x, TIMES, labels)
-    assert torch.equal(target, getattr(engine, prediction)(x, TIMES, labels, Guidance(2.0, t_max=0.5)))
+    guidance = Guidance(2.0, t_max=0.5)
+    target = OracleTarget(engine, prediction, guidance=guidance)(x, TIMES, labels)
+    assert torch.equal(target, getattr(engine, prediction)(x, TIMES, labels=labels, guidance=guidance))
     assert (target.dtype, target.shape, target.requires_grad) == (dtype, x.shape, False)
 
 
@@ -60,7 +61,7 @@ def test_predictions_of_one_sample_agree_with_each_other(path: str, t: float, ba
     x = path_sample(path, x1, eps, t)
     single = OracleEngine(OracleDataset(x1[:1]), path, backend="reference")
     for prediction in PREDICTIONS:
-        conditional = conditional_target(path, x1[:1], eps[:1], t, prediction)
+        conditional = conditional_target(path, x1[:1], eps[:1], t, prediction=prediction)
         assert_rows_close(conditional, getattr(single, prediction)(x[:1], t), "float64")
 
 
@@ -75,9 +76,10 @@ def test_a_flip_is_the_data_set_with_its_mirror_images(
     stored = OracleEngine(doubled(data, flip), point_std=width)
     target = OracleTarget(OracleEngine(data, point_std=width), prediction, augmentation=flip)
     assert_rows_close(target(x, TIMES), getattr(stored, prediction)(x, TIMES), "bar")
-    assert_rows_close(target(x, TIMES, labels), getattr(stored, prediction)(x, TIMES, labels), "bar")
+    assert_rows_close(target(x, TIMES, labels), getattr(stored, prediction)(x, TIMES, labels=labels), "bar")
     guided = OracleTarget(target.engine, prediction, augmentation=flip, guidance=2.5)
-    assert_rows_close(guided(x, TIMES, labels), getattr(stored, prediction)(x, TIMES, labels, 2.5), "bar")
+    expected = getattr(stored, prediction)(x, TIMES, labels=labels, guidance=2.5)
+    assert_rows_close(guided(x, TIMES, labels), expected, "bar")
 
 
 def test_a_flip_of_bytes_needs_no_stored_copies(generator: torch.Generator) -> None:

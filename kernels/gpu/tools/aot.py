@@ -1,4 +1,4 @@
-"""Compile every listed configuration without a GPU and check what came out: `make aot`."""
+"""Compile every listed configuration without a GPU and check the machine code: `make aot`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ..fused import fused_kernel
 from ..logits import finish_kernel, score_kernel
 from ..logits_int8 import digits_kernel
 from ..operands import EXACT, HALF, operand_dtype, shared_bound
-from ..rescore import SUM_BLOCK, TILE, RescoreConfig, distance_kernel, mass_kernel, mean_kernel
+from ..rescore import RESCORE_TILE, SUM_BLOCK, RescoreConfig, distance_kernel, mass_kernel, mean_kernel
 from ..rescore_list import EVERY, ORDER_BLOCK, order_kernel
 from ..weighted_sum import WEIGHTS_WARPS, weigh_kernel, weights_kernel, weights_rows
 
@@ -55,8 +55,8 @@ TYPES = {
     "p_shift": "*i32",
     "p_excluded": "*i64",
     "p_list": "*i32",
-    "p_live": "*i32",
-    "p_live_count": "*i32",
+    "p_list_count": "*i32",
+    "p_marks": "*i32",
     "p_rescore_count": "*i32",
     "p_rescore_row": "*i64",
     "p_row": "*i64",
@@ -66,13 +66,13 @@ TYPES = {
     "p_used": "*i32",
     "first_row": "i64",
     "row_stride": "i64",
-    "split_stride": "i64",
+    "slice_stride": "i64",
 }
 
 # kernels that compute in float64
 DOUBLE = ("distance", "mean", "mass")
 
-# as they appear in the disassembly, grouped by what the gate asks for
+# instructions as they appear in the disassembly, grouped by what the gate asks for
 FLOATING = ("HGMMA", "UTCHMMA", "UTCQMMA", "HMMA", "MFMA")
 INTEGER = {"sm_80": ("IMMA",), "sm_90": ("IGMMA", "IMMA"), "sm_100": ("UTCIMMA",), "gfx942": ("MFMA_I8",)}
 MATRIX = (*FLOATING, "IGMMA", "UTCIMMA", "IMMA")
@@ -82,7 +82,11 @@ SPILL = ("STL", "LDL")
 
 @dataclass(frozen=True)
 class Job:
-    """One kernel of one configuration for one target."""
+    """One kernel of one configuration for one target.
+
+    target: a key of TARGETS. kernel: its name. stored: dtype of the rows. config: the tile. half: whether operands are
+    split as in half precision.
+    """
 
     target: str
     kernel: str
@@ -97,27 +101,29 @@ class Job:
 
     @property
     def wants_matrix_unit(self) -> bool:
-        """Whether the kernel multiplies blocks; the others work element by element."""
+        """Whether the kernel multiplies blocks; other kernels work element by element."""
         return self.kernel in ("score", "digits", "weigh", "fused")
 
     @property
     def wants_wgmma(self) -> bool:
-        """Whether Hopper's own matrix instructions must appear: they take 64 rows of the accumulator at once."""
+        """Whether the matrix instructions of Hopper must appear, which compute 64 rows of the accumulator at once."""
         tile = self.config
         rows = {"score": tile.block_n, "digits": tile.block_n, "weigh": tile.block_d, "fused": tile.block_b}
         return self.target == "sm_90" and rows.get(self.kernel, 0) >= 64
 
     @property
     def units(self) -> tuple[str, ...]:
-        """The matrix instructions that may appear: on whole numbers for digits, on floating point for the others."""
+        """The matrix instructions that may appear: on whole numbers for digits, on floating point ones for others."""
         return INTEGER[self.target] if self.kernel == "digits" else FLOATING
 
 
 @dataclass(frozen=True)
 class Compilation:
-    """What the compiler made of a job: registers of a thread, spill instructions, shared bytes, instructions.
+    """What the compiler made of a job.
 
-    races: sums of floats by atomic instructions, whose order and so whose result varies.
+    registers: of a thread. spills: instructions that move registers to memory and back. shared: shared memory of a
+    program, in bytes. matrix: how often each matrix instruction appears. copies: asynchronous copies.
+    races: sums of floats by atomic instructions, whose order varies, and with it their result.
     """
 
     job: Job
@@ -130,7 +136,7 @@ class Compilation:
 
     @property
     def complaints(self) -> list[str]:
-        """What fails the gate, in words; empty when it passes."""
+        """What fails the gate, in words; empty where the job passes."""
         job, found = self.job, []
         if self.spills:
             found.append(f"{self.spills} spills")
@@ -162,7 +168,7 @@ HEADER = "target  kernel   data  tile        launch  regs spills  shared async  
 
 
 def jobs(targets: Sequence[str]) -> Iterator[Job]:
-    """Yield every listed configuration for the targets, with the kernels that are launched beside it."""
+    """Yield every listed configuration for `targets`, keys of TARGETS, with the kernels that are launched beside it."""
     for target in targets:
         for kind, table in TABLES[table_name(target)].items():
             configs = dict.fromkeys(choice.config for choice in table)
@@ -188,16 +194,16 @@ def _jobs_of(target: str, stored: torch.dtype, config: AnyConfig) -> Iterator[Jo
 
 
 def _rescoring(target: str) -> Iterator[Job]:
-    """Yield the kernels that score samples again, which have one tile for all devices."""
+    """Yield the kernels that rescore samples, which have one tile for all devices."""
     for stored in dict.fromkeys(dtype for dtypes in STORED.values() for dtype in dtypes):
-        yield Job(target, "distance", stored, TILE)
-        yield Job(target, "mean", stored, TILE)
-    yield Job(target, "mass", torch.float32, TILE)
-    yield Job(target, "order", torch.float32, TILE)
+        yield Job(target, "distance", stored, RESCORE_TILE)
+        yield Job(target, "mean", stored, RESCORE_TILE)
+    yield Job(target, "mass", torch.float32, RESCORE_TILE)
+    yield Job(target, "order", torch.float32, RESCORE_TILE)
 
 
 def subset() -> list[Job]:
-    """Return a few jobs that cover every kernel, dtype and target, in well under a minute."""
+    """Return a few jobs that cover every kernel, dtype and target and compile in well under a minute."""
     chosen: dict[tuple[str, str], Job] = {}
     for job in jobs(["sm_90"]):
         # the last of each is the one for large batches
@@ -207,18 +213,18 @@ def subset() -> list[Job]:
     others = [job for target in ("sm_80", "sm_100", "gfx942") for job in jobs([target])]
     firsts = {(job.target, job.kernel): job for job in reversed(others) if job.kernel in ("score", "digits")}
     fused = next(job for job in jobs(["sm_90"]) if job.kernel == "fused")
-    again = [chosen[key] for key in (("distance", "fp32"), ("mean", "u8"), ("mass", "fp32"), ("order", "fp32"))]
-    return [*few, chosen["digits", "u8"], fused, *again, *firsts.values()]
+    rescoring = [chosen[key] for key in (("distance", "fp32"), ("mean", "u8"), ("mass", "fp32"), ("order", "fp32"))]
+    return [*few, chosen["digits", "u8"], fused, *rescoring, *firsts.values()]
 
 
 def source_of(job: Job) -> ASTSource:
-    """Return the source of a job, its arguments as a launch finds them when D is a multiple of 16."""
+    """Return what the compiler is given for `job`, with arguments as in a launch whose D is a multiple of 16."""
     kernel, constants = _kernel_of(job)
     signature = {name: "constexpr" if name in constants else _type_of(name, job) for name in kernel.arg_names}
     even = [
         index
         for index, (name, kind) in enumerate(signature.items())
-        if kind.startswith("*") or name == "dim" or (name.endswith("_stride") and name != "live_stride")
+        if kind.startswith("*") or name == "dim" or (name.endswith("_stride") and name != "mark_stride")
     ]
     attrs = {(index,): [["tt.divisibility", 16]] for index in even}
     return ASTSource(kernel, signature, constexprs=constants, attrs=attrs)
@@ -244,12 +250,12 @@ def _kernel_of(job: Job) -> tuple[Any, dict[str, Any]]:
     split = HALF if job.half else EXACT
     queries, weights = split.query[dtype], split.weight[dtype]
     wide = {**tile, "BLOCK_D": config.block_d, "PARTS": weights, "PRECISION": precision}
-    # one label per query is the usual number of holes; weights add a load
+    # one label per query is the usual number of excluded ranges; weights add a load
     kernels: dict[str, tuple[Any, dict[str, Any]]] = {
-        "score": (score_kernel, {**wide, "PARTS": queries, "WEIGHTED": True, "SPLIT": 1}),
+        "score": (score_kernel, {**wide, "PARTS": queries, "WEIGHTED": True, "SLICES": 1}),
         "digits": (
             digits_kernel,
-            {**tile, "BLOCK_D": config.block_d, "PARTS": split.digits, "WEIGHTED": True, "SPLIT": 1},
+            {**tile, "BLOCK_D": config.block_d, "PARTS": split.digits, "WEIGHTED": True, "SLICES": 1},
         ),
         "finish": (finish_kernel, {**tile, "WEIGHTED": True}),
         "weigh": (weigh_kernel, wide),
@@ -267,7 +273,7 @@ def _kernel_of(job: Job) -> tuple[Any, dict[str, Any]]:
 
 
 def compile_job(job: Job) -> Compilation:
-    """Compile a job and look at the machine code; raises what the compiler raises."""
+    """Compile `job` and count the instructions of its machine code; errors of the compiler are passed on."""
     warps = WEIGHTS_WARPS if job.kernel == "weights" else job.config.warps
     options = {"num_warps": warps, "num_stages": job.config.stages, "enable_fp_fusion": True}
     compiled = triton.compile(source_of(job), target=TARGETS[job.target][0], options=options)
@@ -305,7 +311,10 @@ def _read_amdgcn(job: Job, code: str, shared: int) -> Compilation:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Compile, print a table, and return 1 when anything fails the gate."""
+    """Compile, print a table, and return 1 where anything fails the gate, else 0.
+
+    arguments: those of the command line where None.
+    """
     parser = argparse.ArgumentParser(prog="python -m oracle_engine.kernels.gpu.tools.aot", description=__doc__)
     parser.add_argument("--subset", action="store_true", help="a few jobs that cover every kernel and target")
     parser.add_argument("--targets", default=",".join(TARGETS), help=f"some of {','.join(TARGETS)}")

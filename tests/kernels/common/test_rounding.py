@@ -10,11 +10,12 @@ from tolerances import assert_within
 from torch import Tensor
 
 from oracle_engine import load_dataset
-from oracle_engine.kernels import Query, Rows, Span, Wanted, prepare_rows, reference_logits
+from oracle_engine.kernels import Query, Rows, Span, prepare_rows, reference_logits
 from oracle_engine.kernels.common.accumulate import dropped_constant
 from oracle_engine.kernels.common.matmul import ieee_products
 from oracle_engine.kernels.common.rounding import WORST_CASE, logit_error, path_partition, product_size
-from oracle_engine.kernels.portable.scan import Scan
+from oracle_engine.kernels.common.work import Work
+from oracle_engine.kernels.portable.blocks import BlockLogits
 
 TIMES = (0.02, 0.1, 0.3, 0.5, 0.8, 0.99)
 
@@ -61,9 +62,9 @@ def test_errors_of_logits_stay_below_their_law(data: str, batch: int, generator:
     rows = prepare_rows(values, None)
     for t in TIMES:
         query = make_query(rows, generator, batch, (t,))
-        scan = Scan(rows, query, Wanted(), torch.float32)
+        scores = BlockLogits(Work(rows, query, Span(0, len(rows))), torch.float32)
         with ieee_products("cpu"):
-            found = torch.cat([scan.logits(*part).double() for part in scan.operands(Span(0, len(rows)))], dim=1)
+            found = torch.cat([scores.of(block).double() for block in scores.blocks()], dim=1)
         true = coarse_truth(rows, query)
         partition = true.logsumexp(1)
         error = torch.where(true > partition[:, None] - MATTERS, found - true, torch.nan)

@@ -13,7 +13,7 @@ pytest.importorskip("triton")
 from oracle_engine.base.errors import DataFileError, InputError
 from oracle_engine.kernels import Query, Span, Wanted, prepare_rows
 from oracle_engine.kernels.gpu import configs, devices
-from oracle_engine.kernels.gpu.configs import ANY, Choice, DigitConfig, ScoreConfig, WeighConfig
+from oracle_engine.kernels.gpu.configs import ANY, Choice, DigitConfig, LaunchConfig, ScoreConfig, WeighConfig
 from oracle_engine.kernels.gpu.devices import Device
 from oracle_engine.kernels.gpu.jit import INTERPRET
 from oracle_engine.kernels.gpu.scan import check_shared_memory, triton_state
@@ -118,29 +118,31 @@ def test_digits_want_an_integer_unit() -> None:
     assert aot.Compilation(job, 200, 0, 49152, {"IMMA": 12}, 48).complaints == ["no wgmma"]
 
 
-def test_tuned_choices_come_before_the_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(configs, "TUNED", tmp_path)
-    configs.tuned.cache_clear()
+def test_tuned_choices_come_before_the_tables(tmp_path: Path) -> None:
+    def chosen(stored: torch.dtype, batch: int) -> LaunchConfig:
+        return configs.choose(H100, stored, batch, 4096, folder=tmp_path)
+
+    path = configs.tuned_file(H100.name, tmp_path)
     mine = ScoreConfig(64, 64, 32, 4, 2)
     done = tune.Trial(mine, 1e-6, 1.5)
     text = json.dumps(tune.document(H100, {"half": [(Choice(mine, batch=64), done)]}))
-    configs.tuned_file(H100.name).write_text(text)
+    path.write_text(text)
     try:
-        assert configs.choose(H100, torch.float16, 40, 4096).score == mine
-        assert configs.choose(H100, torch.float16, 65, 4096).score != mine
-        assert configs.choose(H100, torch.uint8, 40, 4096).score != mine
+        assert chosen(torch.float16, 40).score == mine
+        assert chosen(torch.float16, 65).score != mine
+        assert chosen(torch.uint8, 40).score != mine
         slow, digits = tune.Trial(mine, 1e-6, 2.5), tune.Trial(DigitConfig(64, 64, 128, 4, 3), 1e-6, 1.5)
         kinds = {"byte": [(Choice(trial.config, batch=64), trial) for trial in (done, digits, slow)]}
         for entries, operand in ((kinds["byte"][:2], "parts"), (kinds["byte"][1:], "digits")):
             configs.tuned.cache_clear()
-            configs.tuned_file(H100.name).write_text(json.dumps(tune.document(H100, {"byte": entries})))
-            assert configs.choose(H100, torch.uint8, 40, 4096).operand == operand
+            path.write_text(json.dumps(tune.document(H100, {"byte": entries})))
+            assert chosen(torch.uint8, 40).operand == operand
             with configs.scored_with("digits"):
-                assert configs.choose(H100, torch.uint8, 40, 4096).score == digits.config
+                assert chosen(torch.uint8, 40).score == digits.config
         configs.tuned.cache_clear()
-        configs.tuned_file(H100.name).write_text(text.replace('"warps": 4', '"warps": "many"'))
+        path.write_text(text.replace('"warps": 4', '"warps": "many"'))
         with pytest.raises(DataFileError, match="tuned configurations"):
-            configs.choose(H100, torch.float16, 40, 4096)
+            chosen(torch.float16, 40)
     finally:
         configs.tuned.cache_clear()
 
@@ -155,7 +157,7 @@ def test_the_tuner_trusts_no_time_of_a_wrong_result() -> None:
 
 
 def test_the_tuner_tries_what_fits() -> None:
-    tried = list(tune.candidates(tune.WEIGH_GRID, WeighConfig, 64, 99 << 10, torch.float16))
+    tried = list(tune.candidates(tune.DEFAULT_TUNING.weigh, WeighConfig, 64, shared=99 << 10, stored=torch.float16))
     assert tried
     assert all(config.shared_bytes(2, 4) <= 99 << 10 for config in tried)
     assert all(config.block_b <= 64 for config in tried)

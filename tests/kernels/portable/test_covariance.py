@@ -24,6 +24,7 @@ from oracle_engine.kernels import (
 )
 from oracle_engine.kernels.common.work import Work
 from oracle_engine.kernels.portable import covariance
+from oracle_engine.kernels.portable.blocks import BLOCK_LIMITS, BlockLimits, BlockLogits
 
 
 def vectors_of(rows: Rows, query: Query, generator: torch.Generator, size: float = 1.0) -> Directions:
@@ -32,12 +33,11 @@ def vectors_of(rows: Rows, query: Query, generator: torch.Generator, size: float
     return Directions(query, state.lse, state.mean, size * normal(len(query), rows.dim, generator))
 
 
-def assert_product(rows: Rows, vectors: Directions, span: Span) -> None:
+def assert_product(rows: Rows, vectors: Directions, span: Span, limits: BlockLimits = BLOCK_LIMITS) -> None:
     """Compare the derivative times a vector with that in float64, relative to both terms that velocities have."""
     gain = vectors.query.gain[:, None]
-    found, true = (
-        gain * product(rows, vectors, span) for product in (covariance_product, reference_covariance_product)
-    )
+    found = gain * covariance_product(rows, vectors, span, limits=limits)
+    true = gain * reference_covariance_product(rows, vectors, span)
     assert_within((found - true).norm(dim=1) / (vectors.vector.norm(dim=1) + true.norm(dim=1)), "derivative")
 
 
@@ -84,17 +84,17 @@ def test_a_vector_of_zeros_gives_zeros(generator: torch.Generator) -> None:
 def test_queries_among_many_duplicates_are_summed_in_blocks(
     generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(covariance, "LEAST_PAIRS", 20)
     called, dense = [], covariance._dense_product
 
-    def recorded(rows: Rows, vectors: Directions, span: Span, dtype: torch.dtype) -> torch.Tensor:
-        called.append(dtype)
-        return dense(rows, vectors, span, dtype)
+    def recorded(vectors: Directions, scores: BlockLogits) -> torch.Tensor:
+        called.append(scores.dtype)
+        return dense(vectors, scores)
 
     monkeypatch.setattr(covariance, "_dense_product", recorded)
     points = normal(10, 300, generator).repeat(40, 1) + 1e-4 * normal(400, 300, generator)
     rows = prepare_rows(points.float(), None)
-    assert_product(rows, vectors_of(rows, make_query(rows, generator, times=(0.7, 0.9)), generator), Span(0, 400))
+    vectors = vectors_of(rows, make_query(rows, generator, times=(0.7, 0.9)), generator)
+    assert_product(rows, vectors, Span(0, 400), limits=BlockLimits(rescored=(12, 12)))
     assert called == [torch.float64]
 
 

@@ -11,8 +11,11 @@ from tolerances import assert_rows_close
 from torch import Tensor
 
 from oracle_engine import OracleDataset, OracleEngine, load_dataset
-from oracle_engine.kernels.common.accumulate import Accumulator
-from oracle_engine.kernels.portable import scan as chunked
+from oracle_engine.kernels import Span, Work, posterior_state, reference_state
+from oracle_engine.kernels.common.matmul import ieee_products
+from oracle_engine.kernels.portable import scan, single
+from oracle_engine.kernels.portable.blocks import BlockLimits
+from oracle_engine.kernels.portable.single import SingleScan, scan_once
 
 TIMES = torch.tensor([0.002, 0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.987, 0.99, 0.999]).double()
 LATE = TIMES > 0.75
@@ -41,54 +44,53 @@ def test_every_query_is_within_the_bar(data: OracleDataset, generator: torch.Gen
 def test_late_queries_are_summed_row_by_row(
     data: OracleDataset, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    summed: dict[str, set[int]] = {"add_dense": set(), "add_sparse": set()}
+    summed: dict[str, set[int]] = {"_add_dense": set(), "_add_pairs": set()}
 
     def spy(name: str) -> None:
-        real = getattr(Accumulator, name)
+        real = getattr(SingleScan, name)
 
-        def spied(self: Accumulator, query: Tensor, *rest: Any) -> None:
+        def spied(self: SingleScan, query: Tensor, *rest: Any) -> None:
             summed[name] |= set(query.tolist())
             real(self, query, *rest)
 
-        monkeypatch.setattr(Accumulator, name, spied)
+        monkeypatch.setattr(SingleScan, name, spied)
 
     for name in summed:
         spy(name)
     OracleEngine(data).velocity(batch(data, generator), TIMES)
     late = set(LATE.nonzero()[:, 0].tolist())
-    assert summed["add_dense"] >= {0, 1, 2}
-    assert not summed["add_dense"] & late
+    assert summed["_add_dense"] >= {0, 1, 2}
+    assert not summed["_add_dense"] & late
 
 
 def test_nobody_is_scanned_in_double_precision_for_another(
     data: OracleDataset, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dtypes = []
-    init = chunked.Scan.__init__
+    asked: list[str] = []
 
-    def spied(self: chunked.Scan, rows: Any, query: Any, wanted: Any, dtype: torch.dtype) -> None:
-        dtypes.append(dtype)
-        init(self, rows, query, wanted, dtype)
+    def spy(module: Any, name: str) -> None:
+        real = getattr(module, name)
 
-    monkeypatch.setattr(chunked.Scan, "__init__", spied)
+        def spied(*args: Any) -> Any:
+            asked.append(name)
+            return real(*args)
+
+        monkeypatch.setattr(module, name, spied)
+
+    for module, name in ((scan, "single_state"), (scan, "double_state"), (single, "double_state")):
+        spy(module, name)
     OracleEngine(data).velocity(batch(data, generator), TIMES)
-    assert dtypes == [torch.float32]
+    assert asked == ["single_state"]
 
 
-def test_a_steep_query_sets_aside_only_what_may_matter(
-    data: OracleDataset, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_query_with_a_wide_window_lists_only_what_may_matter(data: OracleDataset, generator: torch.Generator) -> None:
     # weights e^-100 and less underflow in float32: a query that goes the dense way must not take zeros for candidates
-    monkeypatch.setattr(chunked, "SPARSE_SHARE", -1.0)
-    seen: list[int] = []
-    result = chunked.Scan._result
-
-    def spied(self: chunked.Scan) -> Any:
-        seen.extend(self.rescore_count[LATE].tolist())
-        return result(self)
-
-    monkeypatch.setattr(chunked.Scan, "_result", spied)
-    x = batch(data, generator)
-    velocity = OracleEngine(data).velocity(x, TIMES)
-    assert max(seen) < 50
-    assert_rows_close(velocity, OracleEngine(data, backend="reference").velocity(x, TIMES), "bar")
+    x, builder = batch(data, generator), OracleEngine(data).request_builder
+    query = builder.request(x, TIMES).query(data)
+    work = Work(data.rows, query, Span(0, len(data)))
+    always_dense = BlockLimits(sparse_share=-1.0)
+    with ieee_products("cpu"):
+        listed = scan_once(work, always_dense).listed
+    assert int(torch.bincount(listed.query, minlength=len(x))[LATE].max()) < 50
+    truth = reference_state(work).mean
+    assert_rows_close(posterior_state(work, limits=always_dense).mean, truth, "mean", data.rows.radius)

@@ -9,14 +9,12 @@ import torch
 from closed_form import FAMILIES, generators, normal, stored_as
 from hypothesis import given
 from hypothesis import strategies as st
-from row_cases import EVERYTHING, MEAN_ONLY, assert_identical, assert_parity, make_query, whole
+from row_cases import EVERYTHING, MEAN_ONLY, SMALL_BLOCKS, assert_identical, assert_parity, make_query, whole
 from tolerances import assert_close, assert_rows_close
 
 from oracle_engine.base.arrays import STORAGE_DTYPES
 from oracle_engine.kernels import PosteriorState, Query, Span, Wanted, posterior_state, prepare_rows, reference_state
 from oracle_engine.kernels.common.work import Work
-from oracle_engine.kernels.portable import attention
-from oracle_engine.kernels.portable import scan as chunked
 
 pytestmark = pytest.mark.usefixtures("two_threads")
 
@@ -102,15 +100,13 @@ def test_only_what_is_wanted_is_computed(generator: torch.Generator) -> None:
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float16, torch.float32])
 @pytest.mark.parametrize("wanted", [EVERYTHING, MEAN_ONLY])
 def test_many_small_blocks_give_what_one_block_gives(
-    generator: torch.Generator, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, wanted: Wanted
+    generator: torch.Generator, dtype: torch.dtype, wanted: Wanted
 ) -> None:
     rows = prepare_rows(stored_as(normal(1001, 80, generator), dtype), None)
     query = make_query(rows, generator, 16, excluded=1)
     assert_parity(rows, query, wanted=wanted)
-    monkeypatch.setattr(chunked, "BLOCK_BYTES", {"cpu": 1, "cuda": 1})
-    monkeypatch.setattr(attention, "CALL_BYTES", 1)
-    assert_parity(rows, query, wanted=wanted)
-    assert_parity(rows, query.take(torch.arange(16)), Span(70, 333), wanted)
+    assert_parity(rows, query, wanted=wanted, limits=SMALL_BLOCKS)
+    assert_parity(rows, query.take(torch.arange(16)), Span(70, 333), wanted, limits=SMALL_BLOCKS)
 
 
 @pytest.mark.parametrize("wanted", [EVERYTHING, MEAN_ONLY])

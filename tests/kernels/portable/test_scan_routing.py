@@ -13,9 +13,8 @@ from row_cases import EVERYTHING, MEAN_ONLY, assert_parity, make_query
 
 from oracle_engine.base.arrays import STORAGE_DTYPES
 from oracle_engine.kernels import Query, Rows, Wanted, prepare_rows
-from oracle_engine.kernels.common import accumulate
 from oracle_engine.kernels.common.rescore import Pairs
-from oracle_engine.kernels.portable import scan as chunked
+from oracle_engine.kernels.portable import scan, single
 
 pytestmark = pytest.mark.usefixtures("two_threads")
 
@@ -38,11 +37,13 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     def rescored(_rows: Rows, _query: Query, pairs: Pairs, _wanted: Wanted) -> str | None:
         return "rescored" if len(pairs.query) else None
 
-    count(chunked, "pairs_state", rescored)
-    count(chunked, "attention_state", lambda *_: "attention")
-    count(chunked.Scan, "__init__", lambda *args, **_: str(args[4]).removeprefix("torch."))
-    count(accumulate.Accumulator, "add_dense", lambda *_, **__: "dense")
-    count(accumulate.Accumulator, "add_sparse", lambda *_, **__: "sparse")
+    count(single, "pairs_state", rescored)
+    count(scan, "attention_state", lambda *_, **__: "attention")
+    count(scan, "single_state", lambda *_, **__: "float32")
+    for module in (scan, single):
+        count(module, "double_state", lambda *_, **__: "float64")
+    count(single, "dense_sums", lambda *_, **__: "dense")
+    count(single, "sparse_sums", lambda *_, **__: "sparse")
     return ways
 
 
@@ -60,7 +61,7 @@ def test_an_early_mean_alone_is_attention(generator: torch.Generator, taken: Cou
     rows = prepare_rows(normal(400, 100, generator).float(), None)
     assert ways_of(taken, rows, make_query(rows, generator, times=(0.05,)), MEAN_ONLY) == {"attention"}
     taken.clear()
-    # a hole or a sample without weight cannot be told to it
+    # an excluded range or a sample without weight cannot be told to it
     assert ways_of(taken, rows, make_query(rows, generator, times=(0.05,), excluded=1), MEAN_ONLY) == {
         "float32",
         "dense",
@@ -76,19 +77,19 @@ def test_a_query_far_off_the_path_is_scanned_after_all(generator: torch.Generato
     assert {"attention", "float32", "rescored"} <= ways_of(taken, rows, off, MEAN_ONLY)
 
 
-def test_a_late_query_scores_its_heads_again(generator: torch.Generator, taken: Counter[str]) -> None:
+def test_a_late_query_rescores_what_it_lists(generator: torch.Generator, taken: Counter[str]) -> None:
     rows = prepare_rows(normal(400, 784, generator).float(), None)
     ways = ways_of(taken, rows, make_query(rows, generator, times=(0.9,)))
     assert "rescored" in ways
     assert not ways & {"dense", "float64", "attention"}
 
 
-def test_a_few_live_rows_are_summed_one_by_one(generator: torch.Generator, taken: Counter[str]) -> None:
+def test_few_rows_with_weight_are_summed_one_by_one(generator: torch.Generator, taken: Counter[str]) -> None:
     # one sample in a hundred is near enough to count, none of them so sharply that its rounding would show
-    points = torch.nn.functional.normalize(normal(2000, 40, generator)) * 25
+    points = torch.nn.functional.normalize(normal(2000, 80, generator)) * 25
     points[::100] *= 0.01
     rows = prepare_rows(points.float(), None)
-    zero = torch.zeros(4, 40, dtype=torch.float64)
+    zero = torch.zeros(4, 80, dtype=torch.float64)
     alpha = torch.full((4,), 0.3, dtype=torch.float64)
     query = Query(zero - alpha[:, None] * rows.centre, alpha, (1 - alpha).pow(-2), torch.empty(4, 0, 2).long())
     ways = ways_of(taken, rows, query)
@@ -96,9 +97,7 @@ def test_a_few_live_rows_are_summed_one_by_one(generator: torch.Generator, taken
     assert "dense" not in ways
 
 
-def test_a_crowd_of_near_duplicates_is_scanned_again_in_float64(
-    generator: torch.Generator, taken: Counter[str]
-) -> None:
+def test_many_near_duplicates_are_scanned_again_in_float64(generator: torch.Generator, taken: Counter[str]) -> None:
     crowd = normal(1, 784, generator) + 1e-4 * normal(600, 784, generator)
     rows = prepare_rows(torch.cat([crowd, normal(600, 784, generator)]).float(), None)
     assert {"float32", "float64"} <= ways_of(taken, rows, make_query(rows, generator, times=(0.95,)))

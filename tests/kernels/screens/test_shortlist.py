@@ -1,10 +1,10 @@
-"""What a shortlist leaves out is never more than it says: mass and mean, for every search, time, storage and hole."""
+"""What a shortlist leaves out is never more than it says: mass and mean, for every search, time and storage."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -16,26 +16,32 @@ from tolerances import assert_close, assert_rows_close
 from torch import Tensor
 
 from oracle_engine.base.arrays import STORAGE_DTYPES
-from oracle_engine.kernels import Query, Rows, Span, Wanted, prepare_rows, reference_logits
+from oracle_engine.kernels import PosteriorState, Query, Rows, Span, Wanted, Work, prepare_rows, reference_logits
 from oracle_engine.kernels.reference import state_from_logits
-from oracle_engine.kernels.screens import shortlist
+from oracle_engine.kernels.screens.cascade import UPPER_LOGIT_COST, certified_share, screened
 from oracle_engine.kernels.screens.pca import PrincipalScreen, principal_screen, row_features
-from oracle_engine.kernels.screens.query_bounds import Knowledge
+from oracle_engine.kernels.screens.query_bounds import Knowledge, SideInformation, Source
 from oracle_engine.kernels.screens.screen import no_thresholds
-from oracle_engine.kernels.screens.shortlist import Allowance, Shortlist, certified_share, screened, strongest
+from oracle_engine.kernels.screens.shared_products import SharedProducts
+from oracle_engine.kernels.screens.shortlist import FixedAllowance, Shortlist, strongest
 from oracle_engine.kernels.screens.upper_bounds import UpperLogits
 
 TIMES = (0.0, 0.05, 0.2, 0.4, 0.6, 0.9, 0.99, 1 - 1e-4)
 
-Find = Callable[[UpperLogits, Wanted], Shortlist]
+Find = Callable[[UpperLogits], Shortlist]
 
 
-def allowing(mass: float) -> Allowance:
-    return lambda index, state: torch.full_like(state.lse, mass)
+def leaving(mass: float, limit: int | None = None) -> Find:
+    return lambda upper: screened(upper, FixedAllowance(mass), limit=limit)
 
 
 def best(count: int) -> Find:
-    return lambda upper, wanted: strongest(upper, wanted, count)
+    return lambda upper: strongest(upper, count)
+
+
+def wanting(upper: UpperLogits, top_k: int) -> UpperLogits:
+    """Return the upper logits for a search that names so many rows of each query."""
+    return replace(upper, work=replace(upper.work, wanted=Wanted(top_k=top_k)))
 
 
 def upper_logits(
@@ -43,15 +49,15 @@ def upper_logits(
 ) -> UpperLogits:
     most = min(len(rows), rows.dim, 16)
     screen = principal_screen(rows, widths or sorted({max(1, most // 4), most}))
-    return UpperLogits.of(rows, screen, query, span or whole(rows), None, None)
+    return UpperLogits.of(Work(rows, query, span or whole(rows)), screen, SideInformation())
 
 
 def assert_honest(upper: UpperLogits, find: Find) -> Shortlist:
-    """Return the shortlist, after a comparison of what it says of the queries it settled with the truth in float64."""
-    rows, span = upper.rows, upper.span
-    # as many names as rows: every row that was looked at is named
-    found = find(upper, Wanted(top_k=len(span)))
-    logits = reference_logits(rows, upper.query, span)
+    """Return the shortlist, after a comparison of what it says of certified queries with the truth in float64."""
+    rows, span = upper.work.rows, upper.work.span
+    # as many names as rows: every row that was rescored is named
+    found = find(wanting(upper, len(span)))
+    logits = reference_logits(rows, upper.work.query, span)
     samples = rows.gather(torch.arange(span.start, span.stop)) - rows.centre
     truth = state_from_logits(logits, samples, span, Wanted())
     named = found.state.top_rows
@@ -71,7 +77,7 @@ def assert_honest(upper: UpperLogits, find: Find) -> Shortlist:
 
 
 def assert_untouched(found: Shortlist, which: Tensor) -> None:
-    """What was not decided says so: nothing looked at, everything left out."""
+    """What is pending says so: nothing rescored, everything left out."""
     assert bool((found.log_omitted[which] == torch.inf).all())
     assert bool((found.state.lse[which] == -torch.inf).all())
     assert bool((found.survivors[which] == 0).all())
@@ -92,7 +98,7 @@ def test_no_more_is_left_out_than_is_said(
     weights = torch.rand(count, generator=generator).double() + 1e-9 if weighted else None
     rows = prepare_rows(stored_as(FAMILIES[family](count, dim, generator), dtype), weights)
     upper = upper_logits(rows, make_query(rows, generator, 24, TIMES))
-    found = assert_honest(upper, lambda upper, wanted: screened(upper, wanted, allowing(mass)))
+    found = assert_honest(upper, leaving(mass))
     # the last tile counts as full
     share = (found.log_omitted - found.state.lse).exp()[found.certified]
     assert bool((share <= 2.0 * mass).all())
@@ -105,7 +111,7 @@ def test_no_more_is_left_out_than_is_said(
 def test_copies_share_what_is_theirs(generator: torch.Generator, t: float, copies: int) -> None:
     rows = prepare_rows(normal(200 // copies, 24, generator).float().repeat(copies, 1), None)
     upper = upper_logits(rows, make_query(rows, generator, 8, (t,)))
-    found = assert_honest(upper, lambda upper, wanted: screened(upper, wanted, allowing(1e-6), limit=200))
+    found = assert_honest(upper, leaving(1e-6, limit=200))
     assert bool(found.certified.all())
     # one of many copies is left with the others in what it leaves out
     alone = assert_honest(upper, best(1))
@@ -130,15 +136,15 @@ def test_a_look_at_every_row_leaves_nothing_out(generator: torch.Generator, coun
         assert_rows_close(found.state.mean, expected.mean, "mean", rows.radius or 1.0)
 
 
-def either(upper: UpperLogits, wanted: Wanted) -> tuple[Shortlist, Shortlist]:
-    return screened(upper, wanted, allowing(1e-6)), strongest(upper, wanted, 3)
+def either(upper: UpperLogits) -> tuple[Shortlist, Shortlist]:
+    return screened(upper, FixedAllowance(1e-6)), strongest(upper, 3)
 
 
 @pytest.mark.parametrize("start", [0, 63, 64, 129])
 def test_a_class_of_one_is_its_sample(generator: torch.Generator, start: int) -> None:
     rows = prepare_rows(normal(130, 24, generator).float(), None)
     upper = upper_logits(rows, make_query(rows, generator, 16, TIMES), Span(start, start + 1))
-    for found in either(upper, Wanted(top_k=2)):
+    for found in either(wanting(upper, 2)):
         assert bool(found.certified.all())
         assert found.state.top_rows.tolist() == [[start, -1]] * 16
         assert bool(((found.log_omitted - found.state.lse) < math.log(1e-6)).all())
@@ -151,60 +157,61 @@ def test_everything_excluded_but_one(generator: torch.Generator, left: int) -> N
     query = make_query(rows, generator, 16, TIMES)
     excluded = torch.tensor([[0, left], [left + 1, 130]]).expand(16, 2, 2)
     upper = upper_logits(rows, replace(query, excluded=excluded))
-    for found in either(upper, Wanted(top_k=2)):
+    for found in either(wanting(upper, 2)):
         assert found.state.top_rows.tolist() == [[left, -1]] * 16
         assert bool(found.certified.all())
-    assert bool((strongest(upper, Wanted(), 3).log_omitted == -torch.inf).all())
+    assert bool((strongest(upper, 3).log_omitted == -torch.inf).all())
 
 
 def test_an_excluded_row_is_not_found(generator: torch.Generator) -> None:
     rows = prepare_rows(near_duplicates(130, 24, generator).float(), None)
     query = make_query(rows, generator, 16, (0.9, 0.99))
-    own = strongest(upper_logits(rows, query), Wanted(top_k=1), 1).state.top_rows
+    own = strongest(wanting(upper_logits(rows, query), 1), 1).state.top_rows
     upper = upper_logits(rows, replace(query, excluded=torch.stack([own, own + 1], 2)))
-    for found in either(upper, Wanted(top_k=1)):
+    for found in either(wanting(upper, 1)):
         assert bool((found.state.top_rows != own).all())
         # the duplicate takes its place
         assert torch.equal(found.state.top_rows // 2, own // 2)
-    assert_honest(upper, lambda upper, wanted: screened(upper, wanted, allowing(1e-6)))
+    assert_honest(upper, leaving(1e-6))
 
 
-def test_queries_that_too_many_rows_matter_to_stay_unsettled(generator: torch.Generator) -> None:
+def test_queries_that_too_many_rows_matter_to_stay_pending(generator: torch.Generator) -> None:
     rows = prepare_rows(normal(600, 32, generator).float(), None)
     upper = upper_logits(rows, make_query(rows, generator, 32, (0.05, 0.95)))
-    found = assert_honest(upper, lambda upper, wanted: screened(upper, wanted, allowing(1e-6), limit=50))
+    found = assert_honest(upper, leaving(1e-6, limit=50))
     assert found.certified.tolist() == [False, True] * 16
     assert int(found.survivors.max()) <= 50
     assert certified_share(upper, 0, 1e-6) == pytest.approx(0.5, abs=0.1)
 
 
-def settled_with(upper: UpperLogits, *thresholds: float) -> list[int]:
-    """Return the queries that are settled where the levels are worth it from these alpha^2 / sigma^2 on."""
+def certified_with(upper: UpperLogits, *thresholds: float, cost: int = UPPER_LOGIT_COST) -> list[int]:
+    """Return the queries that are certified where the levels are worth it from these alpha^2 / sigma^2 on."""
     screen = replace(upper.screen, thresholds=(thresholds,) * len(Knowledge))
-    found = assert_honest(replace(upper, screen=screen), lambda upper, wanted: screened(upper, wanted, allowing(1e-6)))
+    found = assert_honest(
+        replace(upper, screen=screen), lambda upper: screened(upper, FixedAllowance(1e-6), upper_logit_cost=cost)
+    )
     return found.certified.nonzero()[:, 0].tolist()
 
 
-def test_levels_are_tried_from_their_reach_on(generator: torch.Generator) -> None:
+def test_levels_are_tried_from_their_snr_threshold_on(generator: torch.Generator) -> None:
     rows = prepare_rows(normal(200, 32, generator).float(), None)
     # alpha^2 / sigma^2 is 81 and 9801 in units of one variance
     upper = upper_logits(rows, make_query(rows, generator, 8, (0.9, 0.99)))
-    assert settled_with(upper, math.inf, math.inf) == []
-    assert settled_with(upper, 1000.0, 0.0) == [*range(8)]
+    assert certified_with(upper, math.inf, math.inf) == []
+    assert certified_with(upper, 1000.0, 0.0) == [*range(8)]
 
 
-def test_queries_join_a_scan_that_others_need(generator: torch.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_queries_join_a_scan_that_others_need(generator: torch.Generator) -> None:
     rows = prepare_rows(normal(200, 32, generator).float(), None)
     upper = upper_logits(rows, make_query(rows, generator, 8, (0.9, 0.99)))
-    # rows this short are scanned for less than a look at their upper logits costs
-    assert settled_with(upper, math.inf, 1000.0) == []
-    monkeypatch.setattr(shortlist, "TOUCH_COST", -1000)
-    assert settled_with(upper, math.inf, 1000.0) == [1, 3, 5, 7]
+    # rows this short are scanned for less than their upper logits cost
+    assert certified_with(upper, math.inf, 1000.0) == []
+    assert certified_with(upper, math.inf, 1000.0, cost=-1000) == [1, 3, 5, 7]
     # not late enough to be cheaper than the scan's product
-    assert settled_with(upper, math.inf, 5000.0) == []
-    # alone they are worth a look
+    assert certified_with(upper, math.inf, 5000.0, cost=-1000) == []
+    # alone they are worth a search
     late = upper_logits(rows, make_query(rows, generator, 8, (0.99,)))
-    assert settled_with(late, math.inf, 5000.0) == [*range(8)]
+    assert certified_with(late, math.inf, 5000.0, cost=-1000) == [*range(8)]
 
 
 def test_deeper_levels_look_at_the_rows_that_are_left(
@@ -216,12 +223,12 @@ def test_deeper_levels_look_at_the_rows_that_are_left(
     upper = upper_logits(rows, make_query(rows, generator, 64, (0.8,)), widths=(4, 32))
     at, looks = UpperLogits.at, []
 
-    def spied(self: UpperLogits, level: int, index: Tensor, chosen: Tensor | None = None) -> Tensor:
+    def spied(self: UpperLogits, level: int, chosen: Tensor | None = None) -> Tensor:
         looks.append((level, None if chosen is None else len(chosen)))
-        return at(self, level, index, chosen)
+        return at(self, level, chosen)
 
     monkeypatch.setattr(UpperLogits, "at", spied)
-    found = assert_honest(upper, lambda upper, wanted: screened(upper, wanted, allowing(1e-6), limit=12))
+    found = assert_honest(upper, leaving(1e-6, limit=12))
     assert float(found.certified.double().mean()) > 0.5
     assert looks[0] == (0, None)
     assert {level for level, _ in looks} == {0, 1}
@@ -241,28 +248,69 @@ def test_a_deeper_level_reads_only_rows_that_may_matter_and_counts_the_others(mo
     screen = PrincipalScreen(thresholds=no_thresholds(2), dim=48, basis=axes, widths=(8, 48), features=features)
     at, looks = UpperLogits.at, []
 
-    def spied(self: UpperLogits, level: int, index: Tensor, chosen: Tensor | None = None) -> Tensor:
+    def spied(self: UpperLogits, level: int, chosen: Tensor | None = None) -> Tensor:
         looks.append(640 if chosen is None else len(chosen))
-        return at(self, level, index, chosen)
+        return at(self, level, chosen)
 
     monkeypatch.setattr(UpperLogits, "at", spied)
-    upper = UpperLogits.of(rows, screen, query, whole(rows), None, None)
-    found = assert_honest(upper, lambda upper, wanted: screened(upper, wanted, allowing(0.5), limit=50))
+    upper = UpperLogits.of(Work(rows, query, whole(rows)), screen, SideInformation())
+    found = assert_honest(upper, leaving(0.5, limit=50))
     assert looks == [640, 64]
     assert found.certified.tolist() == [True]
+
+
+@dataclass(frozen=True)
+class Masses:
+    """A mass of its own for each query."""
+
+    mass: Tensor
+
+    def take(self, index: Tensor) -> Masses:
+        return Masses(self.mass[index])
+
+    def __call__(self, state: PosteriorState) -> Tensor:
+        assert len(state.lse) == len(self.mass)
+        return self.mass
+
+
+def test_each_query_has_its_own_allowance_on_every_level(generator: torch.Generator) -> None:
+    rows = prepare_rows(clusters(640, 48, generator).float(), None)
+    upper = upper_logits(rows, make_query(rows, generator, 64, (0.7, 0.8, 0.9, 0.99)), widths=(4, 32))
+    mass = torch.tensor([1e-2, 1e-5, 1e-8], dtype=torch.float64).repeat(22)[:64]
+    found = assert_honest(upper, lambda upper: screened(upper, Masses(mass), limit=100))
+    assert float(found.certified.double().mean()) > 0.5
+    share = (found.log_omitted - found.state.lse).exp()
+    assert bool((share <= 2.0 * mass)[found.certified].all())
+
+
+def test_a_part_of_a_batch_has_the_shortlist_that_it_has_in_it(generator: torch.Generator) -> None:
+    rows = prepare_rows(normal(300, 32, generator).float(), None)
+    query = make_query(rows, generator, 24, (0.3, 0.6, 0.9), excluded=1)
+    work, screen = Work(rows, query, whole(rows)), principal_screen(rows, (4, 16))
+    start = 0.9 * query.point + 0.1 * normal(24, 32, generator)
+    known = Source(torch.arange(24), torch.zeros(24, dtype=torch.float64), 1e-6)
+    index = torch.tensor([1, 2, 5, 6, 7, 20])
+    for side in (SideInformation(), SideInformation(known), SideInformation(None, SharedProducts.of(rows, start))):
+        upper, alone = UpperLogits.of(work, screen, side), UpperLogits.of(work.take(index), screen, side.take(index))
+        expected = screened(upper, FixedAllowance(1e-6)).take(index)
+        for part in (upper.take(index), alone):
+            found = screened(part, FixedAllowance(1e-6))
+            assert torch.equal(found.certified, expected.certified)
+            assert_close(found.state.lse[found.certified], expected.state.lse[found.certified], "moment")
+            assert_close(found.log_omitted, expected.log_omitted, "rounded upper logits")
 
 
 def test_the_sum_rule_tells_something(generator: torch.Generator) -> None:
     rows = prepare_rows(normal(500, 32, generator).float(), None)
     for widths, t in (((8, 16), 0.95), ((32,), 0.6)):
         upper = upper_logits(rows, make_query(rows, generator, 32, (t,)), widths=widths)
-        shares = [strongest(upper, Wanted(), count) for count in (1, 4, 16, 64, 256)]
+        shares = [strongest(upper, count) for count in (1, 4, 16, 64, 256)]
         logs = torch.stack([found.log_omitted - found.state.lse for found in shares])
         assert bool((logs[1:] <= logs[:-1]).all())
         assert float(logs[2].median()) < math.log(1e-3)
     # a screen as wide as the data bounds what is left out by little more than it is
-    found = strongest(upper, Wanted(top_k=4), 4)
-    logits = reference_logits(rows, upper.query, whole(rows))
+    found = strongest(wanting(upper, 4), 4)
+    logits = reference_logits(rows, upper.work.query, whole(rows))
     left_out = logits.scatter(1, found.state.top_rows, -torch.inf).logsumexp(1)
     assert_close(found.log_omitted, left_out, "rounded upper logits")
 
@@ -272,10 +320,10 @@ def test_shortlists_of_disjoint_rows_join(generator: torch.Generator) -> None:
     query = make_query(rows, generator, 16, (0.5, 0.9))
     cuts = [Span(0, 70), Span(70, 71), Span(71, 200)]
 
-    def joined(upper: UpperLogits, wanted: Wanted) -> Shortlist:
-        total = Shortlist.nothing(len(query), 24, wanted.top_k, rows.device)
+    def joined(upper: UpperLogits) -> Shortlist:
+        total = Shortlist.nothing(upper.work)
         for span in cuts:
-            total = total.joined(strongest(replace(upper, span=span), wanted, 2))
+            total = total.joined(strongest(replace(upper, work=replace(upper.work, span=span)), 2))
         return total
 
     assert int(assert_honest(upper_logits(rows, query), joined).survivors.max()) == 5
@@ -284,6 +332,6 @@ def test_shortlists_of_disjoint_rows_join(generator: torch.Generator) -> None:
 def test_an_empty_batch_has_an_empty_shortlist(generator: torch.Generator) -> None:
     rows = prepare_rows(normal(100, 24, generator).float(), None)
     upper = upper_logits(rows, make_query(rows, generator, 16).take(torch.arange(0)))
-    for found in either(upper, Wanted(top_k=2)):
+    for found in either(wanting(upper, 2)):
         assert len(found.certified) == 0
         assert found.state.mean.shape == (0, 24)

@@ -1,4 +1,4 @@
-"""No logit is above its upper logit: every basis, width, storage, time, weight, hole, and what is known of a query."""
+"""No logit is above its upper logit: every basis, width, storage, time, weight, and what is known of a query."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from closed_form import FAMILIES, generators, normal, stored_as
 from hypothesis import given
 from hypothesis import strategies as st
 from row_cases import centred, make_query, whole
-from screen_cases import TIMES, assert_bounded, assert_bounded_everywhere, noised, slack, whole_logits
+from screen_cases import TIMES, UNKNOWN, assert_bounded, assert_bounded_everywhere, noised, slack, whole_logits
 from tolerances import assert_close, assert_within
 
 from oracle_engine.base.arrays import STORAGE_DTYPES
-from oracle_engine.kernels import Query, Rows, Span, prepare_rows
+from oracle_engine.kernels import Query, Rows, Span, Work, prepare_rows
 from oracle_engine.kernels.common.rescore import Pairs, product_error, product_logits
 from oracle_engine.kernels.screens.nearest import nearest_distances
 from oracle_engine.kernels.screens.pca import PrincipalScreen, principal_screen, row_features
+from oracle_engine.kernels.screens.query_bounds import SideInformation
 from oracle_engine.kernels.screens.screen import no_thresholds
 from oracle_engine.kernels.screens.shared_products import SharedProducts
 from oracle_engine.kernels.screens.upper_bounds import UpperLogits
@@ -100,9 +101,11 @@ def test_a_screen_that_holds_all_of_the_data_leaves_nothing_to_bound(generator: 
 def test_chosen_rows_have_the_bounds_they_have_among_all(generator: torch.Generator) -> None:
     rows = prepare_rows(normal(200, 48, generator).float(), None)
     query = make_query(rows, generator, 8, excluded=1)
-    upper = UpperLogits.of(rows, principal_screen(rows, (4, 8)), query, Span(20, 190), None, None)
+    upper = UpperLogits.of(Work(rows, query, Span(20, 190)), principal_screen(rows, (4, 8)), UNKNOWN)
     index, chosen = torch.tensor([5, 0, 3]), torch.tensor([150, 21, 40, 189])
-    picked, among_all = upper.at(1, index, chosen), upper.at(1, index)
+    some = upper.take(index)
+    picked, among_all = some.at(1, chosen), some.at(1)
+    assert_close(among_all, upper.at(1)[:, index], "float32 sums")
     assert_close(picked[:4], among_all[chosen - 20], "float32 sums")
     assert bool((picked[4:] == -torch.inf).all())
 
@@ -113,14 +116,14 @@ def test_the_bound_of_a_known_source_holds_for_gaussian_noise(generator: torch.G
     rows = prepare_rows(FAMILIES["one direction"](150, 300, generator).float(), None)
     screen = principal_screen(rows, (4, 8))
     query, source, _ = noised(rows, t, 2000, generator)
-    blind, known = slack(rows, screen, query), slack(rows, screen, query, source=source)
+    blind, known = slack(rows, screen, query), slack(rows, screen, query, SideInformation(source))
     for without, above in zip(blind, known, strict=True):
         assert int((above < 0.0).any(0).sum()) == 0
         # what it is for: the others are bounded lower
         if t < 0.9:
             assert float(above.mean()) < 0.8 * float(without.mean())
     # a probability of failure is one: no more queries fail than that, and the bound is lower still
-    even = slack(rows, screen, query, source=replace(source, failure=0.5))
+    even = slack(rows, screen, query, SideInformation(replace(source, failure=0.5)))
     assert float(torch.stack([(above < 0.0).any(0) for above in even]).any(0).double().mean()) <= 0.5
     assert float(even[0].mean()) < float(known[0].mean())
 
@@ -131,7 +134,7 @@ def test_queries_without_a_source_have_the_bound_of_all_queries(generator: torch
     # where noise is most of the query and a failure is likely, knowing the source is sure to help
     query, source, _ = noised(rows, 0.1, 10, generator)
     mixed = replace(source, row=torch.where(torch.arange(10) % 2 == 0, -1, source.row), failure=0.5)
-    for blind, some in zip(slack(rows, screen, query), slack(rows, screen, query, source=mixed), strict=True):
+    for blind, some in zip(slack(rows, screen, query), slack(rows, screen, query, SideInformation(mixed)), strict=True):
         assert torch.equal(blind[:, ::2], some[:, ::2])
         assert bool((some[:, 1::2].mean(0) < blind[:, 1::2].mean(0)).all())
 
@@ -141,7 +144,9 @@ def test_a_source_never_widens_the_bound_of_a_typical_row(generator: torch.Gener
     rows = prepare_rows(normal(100, 24, generator).float(), None)
     screen = principal_screen(rows, (4, 8))
     query, source, _ = noised(rows, 0.95, 10, generator)
-    for blind, some in zip(slack(rows, screen, query), slack(rows, screen, query, source=source), strict=True):
+    for blind, some in zip(
+        slack(rows, screen, query), slack(rows, screen, query, SideInformation(source)), strict=True
+    ):
         assert bool((some.mean(0) <= 1.05 * blind.mean(0)).all())
 
 
@@ -150,26 +155,26 @@ def test_rounding_of_a_query_is_no_noise(generator: torch.Generator, dtype: torc
     rows = prepare_rows(normal(150, 48, generator).float(), None)
     screen = principal_screen(rows, (4, 8))
     query, source, blur = noised(rows, 1 - 1e-4, 1000, generator, dtype)
-    assert_bounded(rows, screen, query, source=replace(source, blur=blur))
+    assert_bounded(rows, screen, query, SideInformation(replace(source, blur=blur)))
     # rounding is many times the noise here: taken for noise it breaks the bound
-    assert any(bool((above < 0.0).any()) for above in slack(rows, screen, query, source=source))
+    assert any(bool((above < 0.0).any()) for above in slack(rows, screen, query, SideInformation(source)))
 
 
 @given(generators(), st.sampled_from(["own", "near", "other", "zero"]), st.booleans())
-def test_a_carry_bounds_from_any_point(generator: torch.Generator, which: str, weighted: bool) -> None:
+def test_shared_products_bound_from_any_point(generator: torch.Generator, which: str, weighted: bool) -> None:
     weights = torch.rand(130, generator=generator).double() if weighted else None
     rows = prepare_rows(normal(130, 48, generator).float(), weights)
     screen = principal_screen(rows, (4, 8))
     query = make_query(rows, generator, 16, (1e-3, 0.1, 0.5, 0.9, 0.999), excluded=1)
     other = normal(16, 48, generator)
     point = {"own": query.point, "near": query.point + 0.05 * other, "other": other, "zero": 0 * other}[which]
-    shared_products = SharedProducts.of(rows, point)
-    assert_bounded(rows, screen, query, shared_products=shared_products)
-    assert_bounded(rows, screen, query, span=Span(30, 100), shared_products=shared_products)
+    side = SideInformation(shared_products=SharedProducts.of(rows, point))
+    assert_bounded(rows, screen, query, side)
+    assert_bounded(rows, screen, query, side, span=Span(30, 100))
     if which == "own":
         # nothing is left to bound
         scale = query.gain * (query.norm * rows.radius + query.alpha * rows.radius**2) + 10.0 * weighted
-        assert_within(slack(rows, screen, query, shared_products=shared_products)[0] / scale, "upper logits")
+        assert_within(slack(rows, screen, query, side)[0] / scale, "upper logits")
 
 
 def test_appended_rows_keep_a_screen(generator: torch.Generator) -> None:

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from kernel_problems import BAR, all_times, make_query, make_rows, velocity_error
+from kernel_problems import (
+    BAR,
+    all_times,
+    make_query,
+    make_rows,
+    scanned,
+    small_backend,
+    two_phase_scan,
+    velocity_error,
+)
 from recording import Waiting, begin_capture
 from tolerances import assert_within
 from torch import Tensor
 
 from oracle_engine import OracleDataset, OracleEngine, OracleTarget, PosteriorDraw, conditional_target, path_sample
 from oracle_engine.base.errors import InputError
-from oracle_engine.kernels import Span, Wanted, reference_state
+from oracle_engine.kernels import Span, reference_state
 from oracle_engine.kernels.common.work import Work
 from oracle_engine.kernels.gpu import scan
 from oracle_engine.kernels.gpu.operands import EXACT, HALF
@@ -24,11 +32,13 @@ from oracle_engine.scans import backends
 ANSWERS = ("velocity", "log_density")
 
 
-def test_the_engine_runs_on_the_kernels(
-    counted: Counter[str], monkeypatch: pytest.MonkeyPatch, generator: torch.Generator
-) -> None:
-    triton = replace(backends.BACKENDS["triton"], state=scan.triton_state)
-    monkeypatch.setitem(backends.BACKENDS, "triton", triton)
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Engines scan in small blocks."""
+    monkeypatch.setitem(backends.BACKENDS, "triton", small_backend())
+
+
+def test_the_engine_runs_on_the_kernels(counted: Counter[str], generator: torch.Generator) -> None:
     points = torch.randint(0, 256, (120, 3, 5, 5), generator=generator).to(torch.uint8)
     data = OracleDataset(points, labels=torch.arange(120) % 3)
     ours, truth = (OracleEngine(data, backend=name) for name in ("triton", "reference"))
@@ -85,7 +95,7 @@ def test_a_graph_can_record_a_training_target(monkeypatch: pytest.MonkeyPatch, g
         recorded = step()
     assert waiting.found == []
     assert torch.equal(recorded, expected)
-    with pytest.raises(InputError, match=r"`estimate` must not need a look .*Remedy: use Exact\(\)"):
+    with pytest.raises(InputError, match=r"`estimate` must not need .*Remedy: use Exact\(\)"):
         OracleTarget(target.engine, estimate=PosteriorDraw())(x1, t)
 
 
@@ -102,14 +112,11 @@ def test_half_precision_keeps_its_promise_with_half_the_products(
     dtype: torch.dtype, dim: int, generator: torch.Generator
 ) -> None:
     rows = make_rows(dtype, 140, dim, generator)
-    query, span = make_query(rows, all_times(17), generator), Span(0, 140)
-    found = scan.triton_state(Work(rows, query, span, Wanted()), HALF)
-    true = reference_state(Work(rows, query, span, Wanted()))
+    query = make_query(rows, all_times(17), generator)
+    work = Work(rows, query, Span(0, 140))
+    found, true = scanned(work, HALF), reference_state(work)
     assert_within(velocity_error(rows, query, found, true), "half precision")
-    config = scan.checked_config(Work(rows, query, span), HALF)
-    exact, half = (
-        scan.TwoPhaseScan(rows, query, 140, Wanted(), config, split).operand.parts for split in (EXACT, HALF)
-    )
+    exact, half = (two_phase_scan(work, split).operand.parts for split in (EXACT, HALF))
     assert len(half) == len(exact) - 1
 
 

@@ -13,7 +13,7 @@ from oracle_engine.kernels.gpu import configs
 from oracle_engine.kernels.gpu.jit import INTERPRET
 from oracle_engine.kernels.gpu.logits import score
 from oracle_engine.kernels.gpu.operands import BlockOperand, QueryOperand, operand_rows
-from oracle_engine.kernels.gpu.weighted_sum import ListedPairs, Reference, live_rows, weigh, weights_of
+from oracle_engine.kernels.gpu.weighted_sum import ListedPairs, Reference, marked_rows, weigh, weights_of
 from oracle_engine.kernels.reference import reference_logits
 
 
@@ -46,7 +46,7 @@ def test_score_gives_logits_and_tile_statistics(
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_weigh_sums_the_live_rows_and_no_other(dtype: torch.dtype, generator: torch.Generator) -> None:
+def test_weigh_sums_the_rows_with_weight_and_no_other(dtype: torch.dtype, generator: torch.Generator) -> None:
     rows = operand_rows(make_rows(dtype, 150, 45, generator))
     query = make_query(rows, torch.full((19,), 0.2, dtype=torch.float64), generator, excluded=1)
     block = BlockOperand.of(rows, Span(0, 150))
@@ -55,27 +55,27 @@ def test_weigh_sums_the_live_rows_and_no_other(dtype: torch.dtype, generator: to
     logits = scores.logits[:, :19].double()
     origin = logits.amax(0)
     ordered = logits.sort(0, descending=True).values
-    # the heaviest 2 are set aside, the next 20 are live, the others are not
-    live_floor, rescore_floor = ordered[21], ordered[1]
-    rescore_list = ListedPairs.empty(19, 8, rows.device)
-    reference = Reference(*(value.float() for value in (origin, live_floor, rescore_floor)))
+    # the heaviest 2 are to be rescored, the next 20 have weight, the others have none
+    weight_floor, rescore_floor = ordered[21], ordered[1]
+    listed = ListedPairs.empty(19, 8, rows.device)
+    reference = Reference(*(value.float() for value in (origin, weight_floor, rescore_floor)))
     config = configs.WeighConfig(32, 16, 32, 4, 2)
-    weights = weights_of(scores, block, reference, rescore_list, config, mean=True)
-    kept = torch.where((logits >= live_floor) & (logits < rescore_floor), (logits - origin).exp(), 0.0)
+    weights = weights_of(scores, block, reference, listed, config=config, mean=True)
+    kept = torch.where((logits >= weight_floor) & (logits < rescore_floor), (logits - origin).exp(), 0.0)
     # two bf16 parts hold 16 bits, of which the interpreter truncates the last
     expected = torch.stack([kept.sum(0), kept.square().sum(0), torch.xlogy(kept, kept).sum(0), rows.half_norms @ kept])
     torch.testing.assert_close(weights.sums, expected, rtol=5e-5, atol=1e-5)
-    assert rescore_list.count.tolist() == [2] * 19
-    assert torch.equal(rescore_list.row[:, :2].sort(1).values, logits.topk(2, dim=0).indices.T.sort(1).values)
-    found = weigh(weights, block, 19, "ieee", config, 3)
+    assert listed.count.tolist() == [2] * 19
+    assert torch.equal(listed.row[:, :2].sort(1).values, logits.topk(2, dim=0).indices.T.sort(1).values)
+    found = weigh(weights, block, config, precision="ieee", shares=3)
     values = rows.stored.double() - (rows.centre - rows.operand_centre)
     assert float(((found - kept.T @ values).abs() / (kept.T @ values.abs())).max()) < 5e-5
 
 
-def test_live_rows_lists_the_marked_rows_in_order(generator: torch.Generator) -> None:
-    live = (torch.rand(3, 50, generator=generator) < 0.3).int()
-    live[1] = 0
-    rows, count = live_rows(live)
-    assert count.tolist() == live.sum(1).tolist()
-    for line, marks, found in zip(rows, live, count, strict=True):
-        assert torch.equal(line[: int(found)].long(), marks.nonzero()[:, 0])
+def test_marked_rows_are_listed_in_order(generator: torch.Generator) -> None:
+    marks = (torch.rand(3, 50, generator=generator) < 0.3).int()
+    marks[1] = 0
+    rows, count = marked_rows(marks)
+    assert count.tolist() == marks.sum(1).tolist()
+    for line, marked, found in zip(rows, marks, count, strict=True):
+        assert torch.equal(line[: int(found)].long(), marked.nonzero()[:, 0])

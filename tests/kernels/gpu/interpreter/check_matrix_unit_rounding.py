@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from kernel_problems import all_times, compare, make_query
+from kernel_problems import all_times, compare, make_query, two_phase_scan
 from matrix_unit import UNITS, imitate, tf32_parts
 from tolerances import assert_within
 
@@ -45,7 +45,7 @@ def overlapping(dtype: torch.dtype, count: int, dim: int, offset: float, generat
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-# one fused launch, and three tiles of D with a centre that raw operands carry
+# one fused launch, and three tiles of D with a centre that is left in raw operands
 @pytest.mark.parametrize(("dim", "offset"), [(50, 0.0), (300, 2.0)])
 def test_the_bar_holds(
     dtype: torch.dtype, dim: int, offset: float, architecture: str, generator: torch.Generator
@@ -72,8 +72,7 @@ def test_errors_of_logits_stay_below_their_law(
     times = torch.tensor([0.1, 0.4, 0.95]).double().repeat(6)[:batch]
     query = make_query(rows, times, generator)
     with scored_with(operand if dtype == torch.uint8 else None):
-        config = scan.checked_config(Work(rows, query, span))
-    made = scan.TwoPhaseScan(rows, query, len(rows), Wanted(), config)
+        made = two_phase_scan(Work(rows, query, span))
     found = made._score(BlockOperand.of(made.rows, span)).logits[:, :batch].double().T
     true = reference_logits(rows, query, span) + dropped_constant(made.rows, query)[:, None]
     partition = found.logsumexp(1)
@@ -83,7 +82,7 @@ def test_errors_of_logits_stay_below_their_law(
     law = unit_error(made.rows, query, made.rounding, partition)
     root = error.square().sum(1).div(count).sqrt()
     assert_within(root / law, "rounding law")
-    # a law far above them would set samples aside for nothing. Short products fit: less is cut of them than is counted
+    # a law far above them would have samples rescored for nothing. Short products fit: less of them is cut than counted
     assert float((root / law).max()) > (0.01 if dtype in (torch.uint8, torch.bfloat16) else 0.05)
 
 

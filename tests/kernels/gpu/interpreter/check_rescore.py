@@ -1,4 +1,4 @@
-"""Listed samples are scored and weighed as the float64 reference does, whatever the lists hold."""
+"""Samples on a rescore list are scored and weighed as the float64 reference does, whatever the lists hold."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import torch
 from kernel_problems import DTYPES, all_times, make_query, make_rows
 from torch import Tensor
 
-from oracle_engine.kernels import Query, Rows, Span, Wanted, reference_state
+from oracle_engine.kernels import Query, Span, Wanted, reference_state
 from oracle_engine.kernels.common.work import Work
-from oracle_engine.kernels.gpu import rescore as rescored
+from oracle_engine.kernels.gpu.limits import DEFAULT_LIMITS, ScanLimits
+from oracle_engine.kernels.gpu.rescore import rescored_state
 from oracle_engine.kernels.gpu.rescore_list import EVERY, RescoreList
 from oracle_engine.kernels.gpu.weighted_sum import ListedPairs
 
@@ -19,18 +20,17 @@ ALL = Wanted(moments=True, top_k=5)
 
 
 def only(query: Query, chosen: Tensor) -> Query:
-    """Return the queries with holes wherever `chosen` [B, N] is false."""
+    """Return the queries with an excluded range wherever `chosen` [B, N] is false."""
     rows = torch.arange(chosen.shape[1])
     excluded = torch.where(chosen[:, :, None], 0, torch.stack([rows, rows + 1], dim=1))
     return replace(query, excluded=torch.cat([query.excluded, excluded], dim=1))
 
 
-def compare(
-    rows: Rows, query: Query, rescore_list: RescoreList, chosen: Tensor, span: Span, wanted: Wanted = ALL
-) -> None:
+def compare(work: Work, rescore_list: RescoreList, chosen: Tensor, limits: ScanLimits = DEFAULT_LIMITS) -> None:
     """Check the state of `rescore_list` against a reference that sees nothing but `chosen` [B, N]."""
-    found = rescored.rescored_state(rows, query, rescore_list, span, wanted, looks=True)
-    true = reference_state(Work(rows, only(query, chosen), span, wanted))
+    rows = work.rows
+    found = rescored_state(work, rescore_list, reads_values=True, limits=limits)
+    true = reference_state(replace(work, query=only(work.query, chosen)))
     torch.testing.assert_close(found.lse, true.lse)
     present = true.lse > -torch.inf
     assert found.mean.isfinite().all()
@@ -51,21 +51,19 @@ def test_listed_rows_of_every_dtype(dtype: torch.dtype, dim: int, generator: tor
     first = torch.zeros(5, width, dtype=torch.int64)
     for place, marked in zip(first, chosen, strict=True):
         place[: int(marked.sum())] = marked.nonzero()[:, 0]
-    compare(rows, query, RescoreList(first, chosen.sum(1).int(), 1), chosen, Span(0, 90))
+    compare(Work(rows, query, Span(0, 90), ALL), RescoreList(first, chosen.sum(1).int(), 1), chosen)
 
 
 @pytest.mark.parametrize("part", [1, 128 << 20])
-def test_runs_end_with_the_span_and_every_row_can_be_meant(
-    part: int, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(rescored, "LOGIT_BYTES", part)
+def test_runs_end_with_the_span_and_every_row_can_be_rescored(part: int, generator: torch.Generator) -> None:
     rows, span = make_rows(torch.float16, 200, 40, generator), Span(3, 195)
     query = make_query(rows, all_times(3), generator, excluded=2)
     first = torch.tensor([[35, 179], [3, 0], [0, 0]])
     chosen = torch.zeros(3, 200, dtype=torch.bool)
     chosen[0, 35:51] = chosen[0, 179:195] = chosen[1, 3:19] = chosen[2, 3:195] = True
     # the run of 16 rows that begins with row 179 is cut by the end of the span
-    compare(rows, query, RescoreList(first, torch.tensor([2, 1, EVERY], dtype=torch.int32), 16), chosen, span)
+    rescore_list = RescoreList(first, torch.tensor([2, 1, EVERY], dtype=torch.int32), 16)
+    compare(Work(rows, query, span, ALL), rescore_list, chosen, ScanLimits(logit_bytes=part))
 
 
 @pytest.mark.parametrize("listed", [0, 1, 63, 64, 65, 300, 301])

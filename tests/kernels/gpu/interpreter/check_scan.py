@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 import torch
-from kernel_problems import DTYPES, all_times, compare, make_query, make_rows
+from kernel_problems import DTYPES, SMALL_BLOCKS, all_times, compare, make_query, make_rows, scanned
 from recording import Waiting, begin_capture
 from torch import Tensor
 
 from oracle_engine.base.errors import InputError
-from oracle_engine.kernels import PosteriorState, Query, Rows, Span, Wanted, prepare_rows, reference_state
+from oracle_engine.kernels import PosteriorState, Span, Wanted, prepare_rows, reference_state
 from oracle_engine.kernels.common.work import Work
 from oracle_engine.kernels.gpu import configs, scan
-from oracle_engine.kernels.gpu import rescore as rescored
 from oracle_engine.kernels.gpu.devices import Device
+from oracle_engine.kernels.gpu.rescore import rescored_state
 from oracle_engine.kernels.gpu.rescore_list import RescoreList
 
 
@@ -38,7 +38,7 @@ def test_off_the_path(stray: float, dim: int, generator: torch.Generator) -> Non
 
 @pytest.mark.parametrize("dim", [20, 77])
 @pytest.mark.parametrize("wanted", [Wanted(), Wanted(mean=False), Wanted(moments=True, top_k=3)], ids=str)
-def test_holes_weights_and_spans(dim: int, wanted: Wanted, generator: torch.Generator) -> None:
+def test_excluded_ranges_weights_and_spans(dim: int, wanted: Wanted, generator: torch.Generator) -> None:
     rows = make_rows(torch.float16, 150, dim, generator, weighted=True)
     query = make_query(rows, all_times(9), generator, excluded=2)
     compare(rows, query, wanted, Span(13, 149))
@@ -57,7 +57,7 @@ def test_a_query_without_a_sample_has_none(dim: int, generator: torch.Generator)
     query = make_query(rows, all_times(3), generator, excluded=1)
     excluded = query.excluded.clone()
     excluded[1] = torch.tensor([0, 70])
-    state = scan.triton_state(Work(rows, replace(query, excluded=excluded), Span(0, 70), Wanted(moments=dim > 50)))
+    state = scanned(Work(rows, replace(query, excluded=excluded), Span(0, 70), Wanted(moments=dim > 50)))
     assert state.lse[1] == -torch.inf
     assert state.mean.isfinite().all()
     assert state.lse[[0, 2]].isfinite().all()
@@ -72,22 +72,21 @@ def test_top_k_names_the_heaviest(top_k: int, generator: torch.Generator) -> Non
 @pytest.mark.parametrize("dim", [20, 77])
 @pytest.mark.parametrize("part", [1, 128 << 20])
 @pytest.mark.parametrize("wanted", [Wanted(), Wanted(moments=True)], ids=str)
-def test_crowded_queries_are_scanned_in_float64(
+def test_overflowed_queries_are_rescored_in_float64(
     dim: int, part: int, wanted: Wanted, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scan, "LEAST_RESCORED", 32)
-    monkeypatch.setattr(rescored, "LOGIT_BYTES", part)
-    overflowed, state = [], rescored.rescored_state
+    overflowed = []
 
-    def watched(rows: Rows, query: Query, rescore_list: RescoreList, *rest: Any, **options: Any) -> PosteriorState:
+    def watched(work: Work, rescore_list: RescoreList, **options: Any) -> PosteriorState:
         overflowed.append(rescore_list.overflowed.tolist())
-        return state(rows, query, rescore_list, *rest, **options)
+        return rescored_state(work, rescore_list, **options)
 
     monkeypatch.setattr(scan, "rescored_state", watched)
     rows = make_rows(torch.float16, 20, dim, generator)
     # every sample 40 times: late in time the copies of the nearest share the weight
     copies = prepare_rows(rows.stored.repeat(40, 1), None)
-    compare(copies, make_query(copies, torch.tensor([0.1, 0.99]).double(), generator), wanted, Span(7, 799))
+    query = make_query(copies, torch.tensor([0.1, 0.99]).double(), generator)
+    compare(copies, query, wanted, Span(7, 799), replace(SMALL_BLOCKS, least_rescored=32, logit_bytes=part))
     assert overflowed == [[False, True]]
 
 
@@ -99,7 +98,7 @@ def test_what_is_wanted_decides_the_kernels(counted: Counter[str], generator: to
         (77, Wanted(mean=False), (6, 4, 2)),
     ]:
         rows = make_rows(torch.float16, 100, dim, generator)
-        scan.triton_state(Work(rows, make_query(rows, all_times(2), generator), Span(0, 100), wanted))
+        scanned(Work(rows, make_query(rows, all_times(2), generator), Span(0, 100), wanted))
         assert tuple(counted[name] for name in ("score", "weigh", "fused")) == expected
 
 
@@ -107,7 +106,7 @@ def test_what_is_wanted_decides_the_kernels(counted: Counter[str], generator: to
 def test_equal_calls_give_equal_bits(dim: int, generator: torch.Generator) -> None:
     rows = make_rows(torch.float32, 140, dim, generator)
     query = make_query(rows, all_times(9), generator)
-    first, second = (scan.triton_state(Work(rows, query, Span(0, 140), Wanted())) for _ in range(2))
+    first, second = (scanned(Work(rows, query, Span(0, 140), Wanted())) for _ in range(2))
     assert torch.equal(first.mean, second.mean)
     assert torch.equal(first.lse, second.lse)
 
@@ -117,12 +116,12 @@ def test_what_cannot_run_is_refused_in_words(generator: torch.Generator) -> None
     query = make_query(rows, all_times(2), generator)
     wide = prepare_rows(rows.stored.double(), None)
     with pytest.raises(InputError, match="float64"):
-        scan.triton_state(Work(wide, query, Span(0, 10), Wanted()))
+        scanned(Work(wide, query, Span(0, 10), Wanted()))
     with pytest.raises(InputError, match="at least one value"):
-        scan.triton_state(Work(rows, query, Span(3, 3), Wanted()))
+        scanned(Work(rows, query, Span(3, 3), Wanted()))
     turned = replace(rows, stored=rows.stored.T.contiguous().T)
     with pytest.raises(InputError, match="contiguous"):
-        scan.triton_state(Work(turned, query, Span(0, 10), Wanted()))
+        scanned(Work(turned, query, Span(0, 10), Wanted()))
     tiny = Device("tiny", "sm_90", 1, 1024)
     with pytest.raises(InputError, match="1024 bytes of shared memory"):
         scan.check_shared_memory(configs.choose(tiny, torch.float16, 64, 4096), torch.float16)
@@ -143,11 +142,11 @@ def test_a_block_takes_no_more_memory_than_planned(
         return fresh
 
     monkeypatch.setattr(torch.Tensor, "new_empty", new_empty)
-    state = scan.triton_state(Work(rows, query, Span(0, 64), Wanted()))
-    planned = scan.triton_memory(rows, 40)
+    state = scanned(Work(rows, query, Span(0, 64), Wanted()))
+    planned = scan.triton_memory(rows, 40, limits=SMALL_BLOCKS)
     assert sum(taken) + state.mean.nbytes < planned
     # twice the queries need more, but less than twice: blocks shrink with them
-    assert planned < scan.triton_memory(rows, 80) < 2 * planned
+    assert planned < scan.triton_memory(rows, 80, limits=SMALL_BLOCKS) < 2 * planned
 
 
 @pytest.mark.parametrize("dim", [20, 77])
@@ -155,14 +154,14 @@ def test_a_block_takes_no_more_memory_than_planned(
 def test_nothing_waits_for_the_device(
     dim: int, captured: bool, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # where lists may be followed by several parts, the host may read whether they are needed; not in a graph
+    limits = replace(SMALL_BLOCKS, logit_bytes=1) if captured else SMALL_BLOCKS
     if captured:
-        # where lists may be followed by several parts, the host may look whether they are needed; not in a graph
-        monkeypatch.setattr(rescored, "LOGIT_BYTES", 1)
         begin_capture(monkeypatch)
     rows = make_rows(torch.float16, 340, dim, generator, weighted=True)
     query = make_query(rows, all_times(9), generator, excluded=1)
     with Waiting() as waiting:
-        state = scan.triton_state(Work(rows, query, Span(0, 340), Wanted(moments=dim > 50)))
+        state = scanned(Work(rows, query, Span(0, 340), Wanted(moments=dim > 50)), limits=limits)
     assert waiting.found == []
     torch.testing.assert_close(
         state.lse, reference_state(Work(rows, query, Span(0, 340), Wanted())).lse, rtol=2e-6, atol=1e-5

@@ -1,4 +1,4 @@
-"""What holds for every check in the interpreter: poisoned memory, small blocks, counted launches.
+"""What every check in the interpreter can use: poisoned memory, and counted launches.
 
 Triton is not imported here: the other tests load this file too, in a process without the interpreter.
 """
@@ -25,13 +25,6 @@ def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
         return fresh.fill_(torch.iinfo(fresh.dtype).max // 2)
 
     monkeypatch.setattr(torch.Tensor, "new_empty", new_empty)
-
-
-@pytest.fixture(autouse=True)
-def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Cut spans into blocks of 64 rows, as a large data set would be."""
-    monkeypatch.setattr("oracle_engine.kernels.gpu.scan.BLOCK_UNIT", 64)
-    monkeypatch.setattr("oracle_engine.kernels.gpu.scan.SCORE_BYTES", 1)
 
 
 @pytest.fixture

@@ -55,14 +55,19 @@ class RouteForecast:
         return "\n".join([self.words, *(f"{'':<10}{line}" for line in [*map(str, self.levels), *known])])
 
 
-# times that are looked at
+# times of the grid
 STEPS = 1000
 
 HOW = "engine.prepare(), or `oracle-engine index build` and --index"
 
 
-def forecast(mode: Mode, index: SearchIndex | None, data: OracleDataset, path: Path, point_std: float) -> RouteForecast:
-    """Return the routes that queries of these data can take, and from when on a search is tried; reads no data."""
+def forecast(
+    mode: Mode, index: SearchIndex | None, data: OracleDataset, *, path: Path, point_std: float
+) -> RouteForecast:
+    """Return the routes that queries over `data` can take, and from when on a search is tried; reads no data.
+
+    mode: of the engine. index: what it searches with, or None. path, point_std: what times mean.
+    """
     if isinstance(mode, FullScan):
         return _only_exact("mode 'exact' scans every sample")
     if index is None:
@@ -72,7 +77,7 @@ def forecast(mode: Mode, index: SearchIndex | None, data: OracleDataset, path: P
             (), f"this mode answers nothing without a screen, and none pays here ({index.reason}): prepare('pca')"
         )
     if isinstance(mode, TopK):
-        return RouteForecast((index.route.label,), f"mode 'top_k' looks at {mode.count:,} samples at every t")
+        return RouteForecast((index.route.label,), f"mode 'top_k' scores {mode.count:,} samples at every t")
     if isinstance(mode, Budget):
         return RouteForecast((Route.SAMPLED.label,), f"mode 'budget' estimates from {mode.rows:,} samples at every t")
     if index.screen is None and not index.screened:
@@ -91,7 +96,10 @@ def forecast(mode: Mode, index: SearchIndex | None, data: OracleDataset, path: P
 
 
 def screen_levels(index: SearchIndex, path: Path, point_std: float = 0.0) -> tuple[Level, ...]:
-    """Return from which times of `path` each level of the screen is tried; none without a screen."""
+    """Return from which times of `path` each level of the screen of `index` is tried; none without a screen.
+
+    point_std: width of every sample in value space.
+    """
     if index.screen is None:
         return ()
     thresholds = index.screen.thresholds

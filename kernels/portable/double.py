@@ -1,0 +1,83 @@
+"""The scan in float64: narrow rows, float64 rows, and queries for which too many samples would have to be rescored."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+
+from ...base.arrays import Float64, Tensor
+from ..common.accumulate import dropped_constant
+from ..common.rounding import logit_error, weight_window
+from ..common.state import PosteriorState, merge
+from ..common.top_k import TopCandidates
+from ..common.work import Work
+from .blocks import BLOCK_LIMITS, Block, BlockLimits, BlockLogits
+
+LOG2_E = 1.0 / math.log(2.0)
+
+
+def double_state(work: Work, limits: BlockLimits = BLOCK_LIMITS) -> PosteriorState:
+    """Return the states over the span of `work`, in float64 throughout: only the top-k is rescored.
+
+    limits: sizes of blocks. Costs one read of the span and 4 B n D operations, half of them only for the blocks and
+    queries that carry weight; memory is a block of rows and its logits in float64.
+    """
+    rows, query = work.rows, work.query
+    scores, top = BlockLogits(work, torch.float64, limits), TopCandidates(len(query), work.wanted.top_k, rows.device)
+    state: PosteriorState | None = None
+    for block in scores.blocks():
+        logits = scores.of(block)
+        found = _Scored(block, logits, logits.amax(1))
+        top.offer(logits, found.largest, block.span.start)
+        state = _block_state(found, work) if state is None else _joined(state, found, work)
+    if state is None:
+        return work.nothing()
+    logits, named = top.heaviest(rows, query)
+    return replace(state, lse=state.lse - dropped_constant(rows, query), top_logits=logits, top_rows=named)
+
+
+class _Scored(NamedTuple):
+    """A block with its coarse logits and the largest of them for each query."""
+
+    block: Block
+    logits: Float64[Tensor, "B n"]
+    largest: Float64[Tensor, "B"]
+
+
+def _joined(state: PosteriorState, found: _Scored, work: Work) -> PosteriorState:
+    """Return the state with a block in it, for the queries for which the block carries weight."""
+    error = logit_error(work.rows, work.query, torch.float64)
+    floor = state.lse - weight_window(len(work.span), error, torch.float64)
+    index = (found.largest >= floor).nonzero()[:, 0]
+    if len(index) == len(state.lse):
+        return merge(state, _block_state(found, work))
+    if len(index) == 0:
+        return state
+    part = _block_state(_Scored(found.block, found.logits[index], found.largest[index]), work)
+    return state.put(index, merge(state.take(index), part))
+
+
+def _block_state(found: _Scored, work: Work) -> PosteriorState:
+    """Return the state of a block, whose lse is still that of coarse logits; uses up its logits."""
+    block, wanted = found.block, work.wanted
+    # finite where a query has no sample in the block
+    origin = found.largest.clamp_min(torch.finfo(torch.float64).min)
+    # the exponential to base e of torch takes up to a hundred times as long where it underflows
+    weights = found.logits.sub_(origin[:, None]).mul_(LOG2_E).exp2_()
+    mass = weights.sum(1)
+    share = 1.0 / mass.clamp_min(torch.finfo(torch.float64).tiny)
+    changes = {"lse": origin + mass.log()}
+    if wanted.mean:
+        mean = (weights @ block.operand).mul_(share[:, None])
+        changes["mean"] = torch.where((mass > 0)[:, None], mean - work.rows.operand_centre, 0.0)
+    if wanted.moments:
+        changes["concentration"] = torch.linalg.vecdot(weights, weights) * share * share
+        entropy = mass.log() - torch.xlogy(weights, weights).sum(1) * share
+        changes["entropy"] = torch.where(mass > 0, entropy, 0.0)
+    if wanted.moments and wanted.mean:
+        square = 2.0 * (weights @ block.half_norms) * share
+        changes["variance"] = (square - changes["mean"].square().sum(1)).clamp_min(0.0)
+    return replace(PosteriorState.empty(len(mass), work.rows.dim, 0, work.rows.device), **changes)

@@ -1,0 +1,128 @@
+"""The oracle at the queries of a file: the queries as the arguments name them, and their answers block by block."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..base.arrays import Float, Float64, Shaped, Tensor
+from ..base.errors import invalid
+from ..base.progress import progress_bar
+from ..engine.engine import OracleEngine
+from ..paths.paths import coefficients, resolve_times
+from .query_files import QueryFile, check_result, read_queries, result_file
+from .shared import engine_of
+
+
+@dataclass(frozen=True)
+class Queries:
+    """Queries that can be answered.
+
+    x: [B, *shape], floating. t: their times, [B] float64. labels: their classes, [B] integers, or None.
+    """
+
+    x: Float[Tensor, "B ..."]
+    t: Float64[Tensor, "B"]
+    labels: Shaped[Tensor, "B ..."] | None
+
+    def blocks(self, size: int) -> Iterator[Queries]:
+        """Yield the queries in their order, at most `size` of them at once."""
+        for start in range(0, len(self.x), size):
+            part = slice(start, start + size)
+            yield Queries(self.x[part], self.t[part], None if self.labels is None else self.labels[part])
+
+
+def queries_of(arguments: Namespace) -> Queries:
+    """Return the queries of the file IN, with the times and labels that the arguments choose.
+
+    arguments: of `oracle-engine velocity`.
+
+    Raises InputError where IN and OUT are one file, --batch is below 1, the file and the arguments name no times, their
+    number does not fit the queries, or --labels names no tensor; and as :func:`read_queries` does.
+    """
+    if Path(arguments.input).resolve() == Path(arguments.output).resolve():
+        raise invalid("OUT", "must be another file than IN", arguments.output, "name another file")
+    if arguments.batch < 1:
+        raise invalid("--batch", "must be at least 1", arguments.batch, "leave it out for 256")
+    file = read_queries(
+        Path(arguments.input), arguments.key, t_key=arguments.t_key, labels_key=arguments.labels or "labels"
+    )
+    return Queries(file.x, _times(file, arguments), None if arguments.no_labels else _labels(file, arguments))
+
+
+def write_answers(arguments: Namespace, queries: Queries) -> dict[str, Any]:
+    """Return what was computed, as plain values, after the answers to `queries` are written to the file OUT.
+
+    arguments: of `oracle-engine velocity`. The file is there whole or not at all; memory is that of one block.
+
+    Raises InputError where OUT cannot hold the answers or a time leaves no noise, and as :func:`engine_of` and the
+    engine do.
+    """
+    target, what = Path(arguments.output), arguments.what
+    alone = what == "log_density"
+    shape, dtype = list(queries.x.shape[:1] if alone else queries.x.shape), torch.float64 if alone else queries.x.dtype
+    check_result(target, dtype)
+    with progress_bar(f"{what} of {Path(arguments.input).name}") as progress:
+        engine = engine_of(arguments, t_max=arguments.t_max, tolerance=arguments.tolerance)
+        with result_file(target, what, shape, dtype) as write:
+            _check_times(engine, queries.t)
+            done = 0
+            for block in queries.blocks(arguments.batch):
+                write(_answer(engine, what, block))
+                done += len(block.x)
+                progress(done, len(queries.x))
+    return {
+        "what": what,
+        "in": str(Path(arguments.input)),
+        "out": str(target),
+        "shape": shape,
+        "dtype": str(dtype).removeprefix("torch."),
+        "data": repr(engine.data),
+        "path": repr(engine.path),
+        "index": arguments.index,
+        "tolerance": engine.tolerance,
+        "conditional": queries.labels is not None,
+    }
+
+
+def _times(file: QueryFile, arguments: Namespace) -> Float64[Tensor, "B"]:
+    count = len(file.x)
+    if arguments.t is not None:
+        return torch.full((count,), arguments.t, dtype=torch.float64)
+    if file.t is None:
+        found = f"no tensor {arguments.t_key!r} in {arguments.input}"
+        raise invalid("--t", "is needed where the file holds no times", found, "pass --t 0.5, or store the times")
+    if file.t.numel() not in (1, count):
+        shape = list(file.t.shape)
+        raise invalid("t", f"must hold one time, or one for each of {count} queries", shape, "check the file")
+    return file.t.double().reshape(-1).expand(count)
+
+
+def _labels(file: QueryFile, arguments: Namespace) -> Tensor | None:
+    if arguments.labels is not None and file.labels is None:
+        found = f"no tensor {arguments.labels!r} in {arguments.input}"
+        raise invalid("--labels", "must name a tensor of the file", found, "check the name")
+    if file.labels is not None and file.labels.shape[:1] != file.x.shape[:1]:
+        wanted = f"must hold a label for each of {len(file.x)} queries"
+        raise invalid("labels", wanted, list(file.labels.shape), "check the file, or pass --no-labels")
+    return file.labels
+
+
+def _check_times(engine: OracleEngine, times: Float64[Tensor, "B"]) -> None:
+    # the engine refuses these too, but only when it comes to their block
+    at = coefficients(engine.path, resolve_times(times, len(times), engine.t_max, times.device))
+    if not bool((at.sigma_t > 0).all()):
+        remedy = "clamp with --t-max 0.999, or leave these queries out"
+        raise invalid("t", "must leave some noise: sigma(t) > 0", f"t = {float(times.max())}", remedy)
+
+
+def _answer(engine: OracleEngine, what: str, block: Queries) -> Tensor:
+    device = engine.data.device
+    labels = None if block.labels is None else block.labels.to(device)
+    values: Tensor = getattr(engine, what)(block.x.to(device), block.t.to(device), labels=labels)
+    return values

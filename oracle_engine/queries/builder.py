@@ -1,0 +1,181 @@
+"""From what a caller passes to a request: every argument is checked before any work starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from ..base.arrays import Bool, Float64, Int64, Tensor, check_floating, check_shape, on_device
+from ..base.cuda_graphs import capturing, holds
+from ..base.errors import invalid
+from ..data.dataset import OracleDataset
+from ..kernels import Span
+from ..paths.paths import Path, coefficients, marginal_variance, resolve_times
+from .conditions import UNCONDITIONAL, Conditions, Guidance
+from .request import Request
+
+# noise this many times longer than Gaussian noise is not noise: the index belongs to another sample
+NOT_NOISE = 1.5
+
+# variances up to here are none: paths whose d_sigma diverges end at a standard deviation of 1e-150 instead of zero
+NO_NOISE = 1e-290
+
+
+@dataclass(frozen=True)
+class RequestBuilder:
+    """What turns arguments into requests.
+
+    data: the samples. path: of x_t. point_std: width of every sample in value space, at least 0. t_max: where times are
+    clamped, or None.
+    """
+
+    data: OracleDataset
+    path: Path
+    point_std: float
+    t_max: float | None
+
+    def request(self, x: Tensor, t: float | Tensor, conditions: Conditions = UNCONDITIONAL) -> Request:
+        """Check every argument and return the request.
+
+        x: [B, *sample_shape], any floating dtype, on the device of the data. t: a number, [], [B] or [B, 1, ...] in
+        [0, 1]. conditions: labels, guidance, excluded samples and sources.
+        Raises InputError that names the argument that cannot be used.
+        """
+        self._check_points(x)
+        batch, device = len(x), x.device
+        times = resolve_times(t, batch, self.t_max, device)
+        at = coefficients(self.path, times)
+        variance = marginal_variance(at, self.point_std)
+        _check_noise(times, variance)
+        labels = _labels(conditions.labels, batch, self.data.segments, device)
+        exclude = _named_rows("exclude", conditions.exclude, batch, self.data)
+        if conditions.exclude is None:
+            excluded = exclude.new_empty(batch, 0, 2)
+        else:
+            _check_nonempty(labels, exclude, self.data)
+            excluded = torch.stack([exclude, exclude + (exclude >= 0)], dim=1)[:, None]
+        request = Request(
+            x=x.detach().double().reshape(batch, self.data.dim),
+            times=times,
+            at=at,
+            variance=variance,
+            labels=labels,
+            exclude=exclude,
+            excluded=excluded,
+            source=_named_rows("source", conditions.source, batch, self.data),
+            scale=_guidance_scale(conditions.guidance, times, labels),
+            rounding=0.5 * torch.finfo(x.dtype).eps,
+        )
+        if conditions.source is not None:
+            self._check_source(request)
+        return request
+
+    def _check_source(self, request: Request) -> None:
+        """Refuse sources that cannot have made x: what is left would be too long for noise."""
+        if capturing():
+            return
+        known = (request.source >= 0).nonzero()[:, 0]
+        if len(known) == 0:
+            return
+        part = request.take(known)
+        sample = self.data.sample_values(part.source).reshape(len(known), -1).double()
+        noise = torch.linalg.vector_norm(part.x - part.at.alpha_t[:, None] * sample, dim=1)
+        deviation = part.variance.sqrt()
+        usual = deviation * (self.data.dim**0.5 + 8.0) * NOT_NOISE + 4.0 * part.blur()
+        if bool((noise > usual).any()):
+            first = int((noise > usual).nonzero()[0])
+            raise invalid(
+                "source",
+                "must be the index of the sample that x was made from, x = alpha X + sigma eps",
+                f"noise of norm {noise[first] / deviation[first]:.3g} sigma in query {int(known[first])}, where about "
+                f"{self.data.dim**0.5:.3g} is usual",
+                "pass the index in the order of the data set's points, -1 where it is not known",
+            )
+
+    def _check_points(self, x: Tensor) -> None:
+        check_floating("x", x)
+        check_shape("x", x, self.data.sample_shape)
+        device = self.data.device
+        if x.device != device:
+            raise invalid("x", f"must be on the device of the data, {device}", x.device, "move one of them")
+        if not holds(x.isfinite()):
+            bad = int((~x.isfinite().reshape(len(x), -1).all(1)).nonzero()[0])
+            found = f"a NaN or an infinity in query {bad}"
+            raise invalid("x", "must be finite", found, "look at the model or sampler that made it")
+
+
+def _check_noise(times: Float64[Tensor, "B"], variance: Float64[Tensor, "B"]) -> None:
+    if len(times) and not holds(variance > NO_NOISE):
+        bad = times[variance <= NO_NOISE][0].item()
+        remedy = "stop before the end point, clamp with OracleEngine(t_max=0.999), or give samples a point_std"
+        raise invalid("t", "must leave some noise: sigma(t) > 0", f"t = {bad}", remedy)
+
+
+def _labels(
+    labels: int | Tensor | None, batch: int, segments: Mapping[int, Span], device: torch.device
+) -> Int64[Tensor, "B U"] | None:
+    if labels is None:
+        return None
+    if not segments:
+        raise invalid("labels", "need labelled data", "a data set without labels", "pass labels= to OracleDataset")
+    given = on_device(labels, device)
+    if given.is_floating_point() or given.dtype == torch.bool:
+        raise invalid("labels", "must be integers", given.dtype, "pass labels.long()")
+    if given.ndim == 0:
+        given = given.expand(batch)
+    if given.ndim > 2 or len(given) != batch:
+        wanted = f"must be one number, [{batch}] or [{batch}, U]"
+        raise invalid("labels", wanted, list(given.shape), "pass one row a query")
+    unknown = [] if capturing() else sorted(set(given.unique().tolist()) - set(segments) - {-1})
+    if unknown:
+        known = f"{min(segments)} .. {max(segments)} ({len(segments)} classes)"
+        remedy = "list them with data.segments"
+        raise invalid("labels", f"must be classes of the data, {known}, or -1", unknown[0], remedy)
+    return given.long() if given.ndim == 2 else given.long()[:, None]
+
+
+def _named_rows(name: str, index: int | Tensor | None, batch: int, data: OracleDataset) -> Int64[Tensor, "B"]:
+    """Return the rows of the samples with these indices, [B]; -1 for none."""
+    if index is None:
+        return torch.full((batch,), -1, dtype=torch.int64, device=data.device)
+    given = on_device(index, data.device)
+    if given.is_floating_point() or given.dtype == torch.bool:
+        raise invalid(name, "must be integers", given.dtype, "pass the indices of samples")
+    if given.shape not in ((), (batch,)):
+        raise invalid(name, f"must be one number or [{batch}]", list(given.shape), "pass one index a query")
+    if not holds((given >= -1) & (given < len(data))):
+        bad = given[(given < -1) | (given >= len(data))].reshape(-1)[0].item()
+        raise invalid(name, f"must be indices of samples, 0 .. {len(data) - 1}, or -1", bad, "check the indices")
+    chosen = given.long().expand(batch)
+    return torch.where(chosen < 0, -1, data.row_of(chosen.clamp_min(0)))
+
+
+def _check_nonempty(labels: Int64[Tensor, "B U"] | None, exclude: Int64[Tensor, "B"], data: OracleDataset) -> None:
+    # only a set of one sample can become empty by leaving one out
+    single = {name: span.start for name, span in data.segments.items() if len(span) == 1}
+    alone = (exclude >= 0) if len(data) == 1 else torch.zeros_like(exclude, dtype=torch.bool)
+    if labels is not None:
+        for name, row in single.items():
+            only = ((labels == name) | (labels < 0)).all(1) & (labels == name).any(1)
+            alone = alone | (only & (exclude == row))
+    if not holds(~alone):
+        first = int(alone.nonzero()[0])
+        raise invalid("exclude", "must leave a sample to each query", f"none left for query {first}", "pass -1 for it")
+
+
+def _guidance_scale(
+    guidance: float | Tensor | Guidance | None, times: Float64[Tensor, "B"], labels: Int64[Tensor, "B U"] | None
+) -> Float64[Tensor, "B"]:
+    if guidance is None:
+        return torch.ones_like(times)
+    if labels is None:
+        raise invalid("guidance", "needs labels to guide towards", "no labels", "pass labels=")
+    chosen = guidance if isinstance(guidance, Guidance) else Guidance(guidance)
+    scale = on_device(chosen.scale, times.device).detach().double()
+    if scale.shape not in ((), times.shape) or not holds(scale.isfinite()):
+        raise invalid("guidance", f"must be a finite number or [{len(times)}]", chosen.scale, "pass one scale a query")
+    inside: Bool[Tensor, "B"] = (times >= chosen.t_min) & (times <= chosen.t_max)
+    # a query without a class has nothing to be guided towards
+    return torch.where(inside & (labels >= 0).any(1), scale, 1.0)

@@ -1,0 +1,42 @@
+"""What an answer depends on beside x and t, as the caller passes it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from ..base.arrays import Tensor
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """Classifier-free guidance of the oracle: v_0 + scale (v_y - v_0) for t in [t_min, t_max], v_y outside.
+
+    v_y is the velocity given the labels and v_0 the unconditional one.
+    scale: a finite number, or one for each query, [B]. t_min, t_max: the interval, in [0, 1].
+    Ho and Salimans (2021), arXiv 2207.12598; the interval follows Kynkäänniemi et al. (2024), arXiv 2404.07724.
+
+    >>> Guidance(2.0, t_min=0.2, t_max=0.8)
+    Guidance(scale=2.0, t_min=0.2, t_max=0.8)
+    """
+
+    scale: float | Tensor
+    t_min: float = 0.0
+    t_max: float = 1.0
+
+
+class Conditions(NamedTuple):
+    """The conditions of a batch of B queries; None stands for no condition at all.
+
+    labels: class of each query, an integer, [B], or [B, U] for the union of U classes; -1 for none.
+    guidance: its scale, a number or [B], or a Guidance. exclude: index of the sample that does not count, a number or
+    [B], -1 for none. source: index of the sample that x was made from, a number or [B], -1 for unknown.
+    """
+
+    labels: int | Tensor | None = None
+    guidance: float | Tensor | Guidance | None = None
+    exclude: int | Tensor | None = None
+    source: int | Tensor | None = None
+
+
+UNCONDITIONAL = Conditions()

@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from bench.compare import Comparison
+from bench.peers import UnavailableError
+from bench.record import OURS, OURS_COARSE
+from bench.rescoring import without_rescoring
+from bench.truth import BAR, exact_velocity, relative_error
+from bench.workloads import Workload
+from oracle_engine import OracleDataset, OracleEngine
+
+
+@pytest.fixture
+def data() -> OracleDataset:
+    """Near copies of few samples, whose coarse logits differ by less than their rounding."""
+    generator = torch.Generator().manual_seed(0)
+    samples = torch.randn(4, 256, generator=generator).repeat_interleave(50, 0)
+    return OracleDataset(samples + 2e-3 * torch.randn(samples.shape, generator=generator))
+
+
+def test_only_the_side_without_rescoring_misses_the_bar(data: OracleDataset) -> None:
+    velocities = Comparison(data, (OURS, OURS_COARSE), print).velocities
+    x, t = Workload(data, 16, 0.98).draw()
+    truth = exact_velocity(data, x, t)
+    errors = {name: relative_error(velocity(x, t), truth) for name, velocity in velocities.items()}
+    assert errors[OURS] <= BAR < errors[OURS_COARSE] < 0.1
+
+
+def test_other_backends_have_no_side_without_rescoring(data: OracleDataset) -> None:
+    with pytest.raises(UnavailableError, match="torch backend"):
+        without_rescoring(OracleEngine(data, backend="reference"))
