@@ -12,10 +12,11 @@ ON_CARD = PYTHONPATH=$$(printf '%s:' $(WHEELS)/*.whl)$$PYTHONPATH
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test check bench aot gpu gpu-wheels fmt clean
+.PHONY: help venv demo quick test check bench aot gpu gpu-wheels fmt clean
 
 help:
 	@echo "make demo    two stages of the built-in image patches: a table, stages.json, stages.png"
+	@echo "make quick   a useful part of the tests, in under a minute"
 	@echo "make test    the tests"
 	@echo "make check   lint, formatting, types, direction of the imports"
 	@echo "make bench   timings against other ways to compute the same"
@@ -45,6 +46,15 @@ demo: $(VENV)/.stamp
 # a process for each core, of one thread each: most tests are too small to share
 test: $(VENV)/.stamp
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
+
+# what breaks first when something breaks: every room, little of what takes seconds
+QUICK := base paths data kernels/common kernels/portable/test_scan_routing.py kernels/screens/test_shortlist.py \
+	engine/test_engine.py engine/test_conditions.py engine/test_autograd.py engine/test_refusals.py \
+	search/test_routes.py training/test_targets.py samplers adapters/test_conventions.py science/test_stages.py \
+	cli/test_main.py test_public_names.py
+
+quick: $(VENV)/.stamp
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist worksteal $(addprefix tests/,$(QUICK))
 
 check: $(VENV)/.stamp
 	$(BIN)/ruff check

@@ -11,7 +11,7 @@ from .common.work import Work
 
 
 def reference_logits(rows: Rows, query: Query, span: Span) -> Float64[Tensor, "B n"]:
-    """Return log w_j - |q - alpha r_j|^2 inverse_variance / 2 for the rows of `span`, -inf inside holes.
+    """Return log w_j - |q - alpha r_j|^2 inverse_variance / 2 for the rows of `span`, -inf inside excluded ranges.
 
     float64 throughout; differentiable in the query. Costs B n D operations and n D values of memory.
     """

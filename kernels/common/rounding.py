@@ -173,20 +173,23 @@ def rescore_window(
     *,
     budget: float,
     limit: float,
+    far_apart: float = FAR_APART,
 ) -> Float64[Tensor, "B"]:
     """Return how far below the log-partition samples must be rescored, [B] nats; -inf for nowhere.
 
     weight: how far below it samples belong in the mean, [B] nats. error: delta of coarse logits, [B] nats. spread: see
     :func:`competitor_spread`. budget: velocity error that rounding may cause. limit: error from which on whatever has
-    weight is rescored. Independent errors delta of weights gamma_j move the mean by delta sqrt(sum gamma_j^2) times the
-    distance of the competing samples. Rescoring all with gamma_j >= g leaves sqrt(g) delta times this spread, so g =
-    (budget / (delta spread))^2. Errors of near copies agree instead, and off the path the samples that share the mass
-    are further apart: shares above 1 / FEW_SHARES are rescored as soon as an error delta of all of them, FAR_APART this
-    spread, would show.
+    weight is rescored. far_apart: how many times further apart than on the path competing samples may be; 0 where no
+    sample holds more than a FEW_SHARES-th of the posterior.
+
+    Independent errors delta of weights gamma_j move the mean by delta sqrt(sum gamma_j^2) times the distance of the
+    competing samples. Rescoring all with gamma_j >= g leaves sqrt(g) delta times this spread, so g = (budget / (delta
+    spread))^2. Errors of near copies agree instead: shares above 1 / FEW_SHARES are rescored as soon as an error delta
+    of all of them, `far_apart` this spread, would show.
     """
     excess = (error * spread / budget).clamp_min(1e-300)
     window = 2.0 * excess.log()
-    window = torch.where(FAR_APART * excess > 1.0, window.clamp_min(math.log(FEW_SHARES)), window)
+    window = torch.where(far_apart * excess > 1.0, window.clamp_min(math.log(FEW_SHARES)), window)
     window = torch.where(error > limit, weight, torch.minimum(window, weight))
     return torch.where(window > 0.0, window + 2.0 * WORST_CASE * error, -torch.inf)
 
@@ -207,11 +210,12 @@ def windows(
     *,
     budget: float = LOGIT_BUDGET,
     limit: float = COARSE_LIMIT,
+    far_apart: float = FAR_APART,
 ) -> Windows:
     """Return the windows of a float32 scan of `rows` over `count` samples for the B queries of `query`.
 
-    error: of coarse logits, root mean square, [B] nats, see :func:`logit_error`. budget, limit: velocity error that the
-    rounding of logits may cause, and the error of a logit from which on whatever has weight is rescored.
+    error: of coarse logits, root mean square, [B] nats, see :func:`logit_error`. budget, limit, far_apart: as in
+    :func:`rescore_window`, whose defaults are those of an exact answer.
     """
     weight, spread = weight_window(count, error), competitor_spread(rows, query, count)
-    return Windows(weight, rescore_window(weight, error, spread, budget=budget, limit=limit))
+    return Windows(weight, rescore_window(weight, error, spread, budget=budget, limit=limit, far_apart=far_apart))

@@ -48,7 +48,9 @@ def _all_early(work: Work) -> bool:
 
 def _nothing_to_rescore(work: Work, partition: Float64[Tensor, "B"]) -> bool:
     error = logit_error(work.rows, work.query, torch.float32, partition)
-    return bool((windows(work.rows, work.query, len(work.span), error).rescore == -torch.inf).all())
+    # this early many samples share every posterior
+    found = windows(work.rows, work.query, len(work.span), error, far_apart=0.0)
+    return bool((found.rescore == -torch.inf).all())
 
 
 def score_dtype(rows: Rows) -> torch.dtype:

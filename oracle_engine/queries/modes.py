@@ -1,4 +1,4 @@
-"""How much of the data an answer has to look at: the modes of the engine."""
+"""How many samples an answer is made of: the modes of the engine."""
 
 from __future__ import annotations
 
@@ -14,26 +14,37 @@ class FullScan:
 
 @dataclass(frozen=True)
 class Auto:
-    """Look at few samples where that is proved to be within the tolerance, scan every sample elsewhere."""
+    """Score few samples where that is proved to be within the tolerance, scan every sample elsewhere."""
 
 
 @dataclass(frozen=True)
 class TopK:
-    """Look at the `count` most promising samples at every t; the answers say what they may have missed."""
+    """Score the `count` most promising samples at every t; the answers say what they may have missed.
+
+    count: samples of each query, at least 1. Needs `engine.prepare()`. Raises InputError for a smaller count. Costs a
+    product with a screen and one read of `count` samples a query.
+
+    >>> TopK(64)
+    TopK(count=64)
+    """
 
     count: int = 256
 
     def __post_init__(self) -> None:
         if self.count < 1:
-            raise invalid("count", "must be at least 1", self.count, "pass how many samples to look at")
+            raise invalid("count", "must be at least 1", self.count, "pass how many samples to score")
 
 
 @dataclass(frozen=True)
 class Budget:
-    """Look at `rows` samples: an estimate with a standard error, no certificate.
+    """Estimate from `rows` samples, with a standard error and no certificate.
 
-    Up to 64 of them are the most likely ones, the others are drawn by their approximate weight with `seed`. At least
-    16, and a multiple of 8, are looked at.
+    rows: samples of each query, at least 2; 16 at least, and a multiple of 8, are scored. Up to 64 of them are the most
+    likely ones, the others are drawn by their approximate weight. seed: of the draws. Needs `engine.prepare("pca")`.
+    Raises InputError for fewer rows.
+
+    >>> Budget(1024, seed=1)
+    Budget(rows=1024, seed=1)
     """
 
     rows: int = 1024
@@ -41,7 +52,7 @@ class Budget:
 
     def __post_init__(self) -> None:
         if self.rows < 2:
-            raise invalid("rows", "must be at least 2", self.rows, "pass how many samples to look at")
+            raise invalid("rows", "must be at least 2", self.rows, "pass how many samples to score")
 
 
 Mode = FullScan | Auto | TopK | Budget
@@ -55,7 +66,10 @@ MODES: dict[str, type[FullScan] | type[Auto] | type[TopK] | type[Budget]] = {
 
 
 def resolve_mode(mode: str | Mode) -> Mode:
-    """Return the mode called `mode` with its defaults, or `mode` itself where it is one. Raises InputError."""
+    """Return the mode called `mode` with its defaults, or `mode` itself where it is one.
+
+    mode: "exact", "auto", "top_k" or "budget", or a value. Raises InputError for anything else.
+    """
     if isinstance(mode, str) and mode in MODES:
         return MODES[mode]()
     if not isinstance(mode, Mode):

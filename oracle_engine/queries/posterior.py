@@ -15,13 +15,13 @@ class Posterior:
     ess: 1 / sum_j gamma_j^2, in [1, N]. entropy: -sum_j gamma_j log gamma_j, in nats.
     variance: trace of the posterior covariance of the data, in squared values.
     top_weights, top_indices: the heaviest samples in falling order, [B, k]; weight 0, index -1 where there are fewer.
-    omitted_mass: bound on the posterior mass of the samples that were not looked at, in [0, 1]; 0 for exact answers,
+    omitted_mass: bound on the posterior mass of the samples that were not scored, in [0, 1]; 0 for exact answers,
         NaN where the index cannot tell.
     velocity_error: bound on |velocity - exact velocity| / |velocity| that follows, likewise.
     confidence: probability, over the noise of the query, that both bounds hold: 1 unless `source` was used.
     standard_error: of the velocity, relative to it, for answers of mode "budget"; 0 for others.
-    survivors: how many samples were looked at in full.
-    route: which way each query took, by the names of `oracle_engine.queries.answer.Route`.
+    survivors: how many samples were scored in full.
+    route: which way each query took, by the names of `Route`: exact, screen, faiss, source, sampled.
     """
 
     mean: Float[Tensor, "B ..."]

@@ -40,7 +40,7 @@ def test_parity_for_every_storage(generator: torch.Generator, dtype: torch.dtype
 
 
 @given(generators(), st.integers(1, 200), st.sampled_from([1, 5, 40, 130]), st.integers(0, 3), st.integers(0, 12))
-def test_parity_with_holes_weights_and_any_top_k(
+def test_parity_with_excluded_ranges_weights_and_any_top_k(
     generator: torch.Generator, count: int, dim: int, excluded: int, top_k: int
 ) -> None:
     weights = torch.rand(count, generator=generator, dtype=torch.float64)
