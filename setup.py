@@ -32,7 +32,16 @@ DEMO = ["scikit-learn>=1.4", "pillow>=10", *CLI, *PLOT]
 BENCH = ["pytest>=8.2", "pytest-benchmark>=4", "pykeops>=2.2; platform_system != 'Windows'"]
 # libraries that the adapters are tested with; flow_matching needs tqdm but does not declare it
 PEERS = ["flow_matching>=1.0.10", "torchdiffeq>=0.2.5", "tqdm>=4.60"]
-TEST = ["pytest>=8.2", "pytest-xdist>=3.6", "pytest-benchmark>=4", "hypothesis>=6.100", "beartype>=0.18", *DEMO, *PEERS]
+TEST = [
+    "pytest>=8.2",
+    "mpmath>=1.3",
+    "pytest-xdist>=3.6",
+    "pytest-benchmark>=4",
+    "hypothesis>=6.100",
+    "beartype>=0.18",
+    *DEMO,
+    *PEERS,
+]
 
 setup(
     name="oracle-velocity-engine",
@@ -66,7 +75,6 @@ setup(
         "triton": TRITON,
         "cli": CLI,
         "plot": PLOT,
-        "serve": ["starlette>=0.40", "uvicorn>=0.30", "httpx>=0.27"],
         "bench": BENCH,
         "test": TEST,
         "demo": DEMO,

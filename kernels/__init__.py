@@ -4,9 +4,9 @@ Import them as `oracle_engine.kernels`; the folder is not a package of its own. 
 `oracle_engine.kernels.screens` are the only doors: the rest of the package imports nothing below them.
 """
 
-from .common.prepare import prepare_rows, recentred, total_variance
+from .common.prepare import counted_copies, prepare_rows, recentred, total_variance
 from .common.rescore import Pairs, pairs_state
-from .common.rows import Query, Rows, Span
+from .common.rows import GivenPoints, Query, Rows, Span
 from .common.state import PosteriorState, Wanted, concatenate, merge
 from .common.work import Work
 from .gpu import gpu_memory, gpu_state
@@ -16,6 +16,7 @@ from .reference import reference_logits, reference_memory, reference_state
 
 __all__ = [
     "Directions",
+    "GivenPoints",
     "Pairs",
     "PosteriorState",
     "Query",
@@ -24,6 +25,7 @@ __all__ = [
     "Wanted",
     "Work",
     "concatenate",
+    "counted_copies",
     "covariance_product",
     "gpu_memory",
     "gpu_state",

@@ -63,4 +63,6 @@ def state_from_logits(
         top_rows=torch.nn.functional.pad(
             (top.indices + span.start).masked_fill(top.values == -torch.inf, -1), (0, missing), value=-1
         ),
+        lse_rest=torch.zeros_like(mean[:, 0]),
+        top_rest=logits.new_zeros(len(logits), wanted.top_k),
     )

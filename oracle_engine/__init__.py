@@ -11,10 +11,12 @@ from .base.settings import __version__
 
 if TYPE_CHECKING:
     from . import adapters, samplers
-    from .data.dataset import OracleDataset, ValueMap
+    from .data.dataset import OracleDataset
     from .data.latents import Normalisation, load_latents
     from .data.load import load_dataset
+    from .data.values import ValueMap
     from .engine.engine import OracleEngine
+    from .engine.tangents import total_derivative
     from .paths.paths import EDM, GVP, VP, LinearVP, Path, Polynomial, RectifiedFlow
     from .queries.conditions import Guidance
     from .queries.modes import Budget, TopK
@@ -70,6 +72,7 @@ __all__ = [
     "prefetched",
     "samplers",
     "stage_boundary",
+    "total_derivative",
 ]
 
 # the module of each name that is imported on its first use
@@ -97,7 +100,7 @@ _MODULES = {
     "StageReport": "science.stage_report",
     "TopK": "queries.modes",
     "VP": "paths.paths",
-    "ValueMap": "data.dataset",
+    "ValueMap": "data.values",
     "analyse": "science.stages",
     "conditional_target": "training.targets",
     "drop_labels": "training.targets",
@@ -108,6 +111,7 @@ _MODULES = {
     "posterior_draw": "training.posterior_draws",
     "prefetched": "training.prefetch",
     "stage_boundary": "science.transition",
+    "total_derivative": "engine.tangents",
 }
 _SUBPACKAGES = (
     "adapters",

@@ -9,6 +9,7 @@ import torch
 
 from ...base.arrays import Float64, Shaped, Tensor
 from ...base.errors import invalid
+from .copies import DIRECTIONS, most_copies, random_directions
 from .rows import Rows
 
 # values looked at together: 32 MB in float64
@@ -27,18 +28,31 @@ def prepare_rows(stored: Shaped[Tensor, "N D"], weights: Float64[Tensor, "N"] | 
     mean = total / len(stored)
     centre = (mean.float() if stored.is_floating_point() else mean.round()).double()
     half_norms = torch.empty(len(stored), dtype=torch.float64, device=stored.device)
+    directions = random_directions(stored.shape[1], stored.device)
+    projected = half_norms.new_empty(len(stored), DIRECTIONS)
     stored_square = 0.0
     for start, block in _blocks(stored):
+        part = slice(start, start + len(block))
         stored_square = max(stored_square, float(block.square().sum(1).max()))
-        half_norms[start : start + len(block)] = 0.5 * block.sub_(centre).square_().sum(1)
+        torch.mm(block.sub_(centre), directions, out=projected[part])
+        half_norms[part] = 0.5 * block.square_().sum(1)
+    radius = float((2 * half_norms.max()).sqrt())
     return Rows(
         stored=stored,
         centre=centre,
         half_norms=half_norms,
         log_weights=None if weights is None else (weights / weights.sum()).log(),
-        radius=float((2 * half_norms.max()).sqrt()),
+        radius=radius,
         stored_radius=stored_square**0.5,
+        copies=most_copies(projected, radius),
     )
+
+
+def counted_copies(rows: Rows) -> Rows:
+    """Return `rows` with their copies counted, for rows prepared before these were kept; reads the data once."""
+    directions = random_directions(rows.dim, rows.device)
+    projected = torch.cat([block.sub_(rows.centre) @ directions for _, block in _blocks(rows.stored)])
+    return replace(rows, copies=most_copies(projected, rows.radius))
 
 
 def recentred(rows: Rows, centre: Float64[Tensor, "D"]) -> Rows:

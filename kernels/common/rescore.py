@@ -10,12 +10,17 @@ from functools import reduce
 import torch
 
 from ...base.arrays import Bool, Float64, Int64, Tensor
+from .compensated import DoubleDouble, compensated_logits, two_sum
 from .rounding import UNIT_ROUNDOFF, WALK, logit_error
 from .rows import Query, Rows
 from .state import PosteriorState, Wanted, concatenate, merge
 
 # float64 products are used while their error in a logit stays below this; beyond, differences
 PRODUCT_LIMIT = 1e-7
+
+# error of a float64 logit from which on it is taken in twice the digits, in nats where samples compete, relative to the
+# logit where one has all of the weight; samples this many nats further below have no weight
+GAP_LIMIT, LOGIT_SHARE, COMPENSATED_WINDOW = 1e-9, 1e-8, 60.0
 
 # values gathered at once, in float64: 4 MB, small enough to stay in a last-level cache between its passes
 GATHER_VALUES = 500_000
@@ -50,20 +55,22 @@ class Pairs:
         return cls(*(torch.cat([getattr(part, name) for part in parts]) for name in ("query", "row", "logit")))
 
 
-def candidate_logits(rows: Rows, query: Query, candidates: Int64[Tensor, "B K"]) -> Float64[Tensor, "B K"]:
+def candidate_logits(rows: Rows, query: Query, candidates: Int64[Tensor, "B K"]) -> DoubleDouble:
     """Return log w_j - |q - alpha r_j|^2 / 2 sigma^2 of the rows in `candidates`, [B, K]; -inf where an entry is -1.
 
     rows, query: the samples and B queries. Products and norms in float64 while that is exact enough, else the
     difference is taken before it is squared, which errs no more than the inputs do at any sigma. Costs one gather of B
     K rows, in slices of bounded memory.
     """
-    out = candidates.new_full(candidates.shape, -torch.inf, dtype=torch.float64)
+    high = candidates.new_full(candidates.shape, -torch.inf, dtype=torch.float64)
+    low = torch.zeros_like(high)
     for part, width in _slices(torch.full((len(query),), candidates.shape[1], device=rows.device), rows.dim):
         for start in range(0, candidates.shape[1], width):
             chosen = candidates[part, start : start + width]
             samples = rows.gather(chosen.clamp_min(0))
-            out[part, start : start + width] = logits_of(rows, query.take(part), chosen, samples)
-    return out
+            found = logits_of(rows, query.take(part), chosen, samples)
+            high[part, start : start + width], low[part, start : start + width] = found
+    return DoubleDouble(high, low)
 
 
 def product_logits(rows: Rows, query: Query, pairs: Pairs) -> Float64[Tensor, "P"]:
@@ -147,20 +154,27 @@ def _slices(
 
 
 def _state(rows: Rows, query: Query, candidates: Int64[Tensor, "B K"], *, width: int, wanted: Wanted) -> PosteriorState:
-    parts = []
+    parts, mergeable = [], wanted.mergeable or width < candidates.shape[1]
     for chosen in candidates.split(width, dim=1):
         samples = rows.gather(chosen.clamp_min(0))
-        parts.append(_weigh(logits_of(rows, query, chosen, samples), samples, chosen, wanted))
+        logits = logits_of(rows, query, chosen, samples, mergeable=mergeable)
+        parts.append(_weigh(logits, samples, chosen, wanted))
     state = reduce(merge, parts)
     return replace(state, mean=state.mean - rows.centre) if wanted.mean else state
 
 
 def logits_of(
-    rows: Rows, query: Query, chosen: Int64[Tensor, "B K"], samples: Float64[Tensor, "B K D"]
-) -> Float64[Tensor, "B K"]:
+    rows: Rows,
+    query: Query,
+    chosen: Int64[Tensor, "B K"],
+    samples: Float64[Tensor, "B K D"],
+    *,
+    mergeable: bool = False,
+) -> DoubleDouble:
     """Return the logits of the rows `chosen`, [B, K], with the values `samples` as stored; -inf where an entry is -1.
 
-    rows, query: the samples and B queries.
+    rows, query: the samples and B queries. mergeable: samples that are not among these may compete with them. The low
+    parts are zero but for queries so far from all samples that float64 does not hold the gaps between their logits.
     """
     error = logit_error(rows, query, torch.float64)
     named = chosen.clamp_min(0)
@@ -177,18 +191,64 @@ def logits_of(
     logits: Tensor = -query.inverse_variance[:, None] * halves
     if rows.log_weights is not None:
         logits = logits + rows.log_weights[named]
-    return logits.masked_fill(chosen < 0, -torch.inf)
+    logits = logits.masked_fill(chosen < 0, -torch.inf)
+    which, column = _compensated_pairs(rows, query, logits, mergeable)
+    high, low = logits, torch.zeros_like(logits)
+    if len(which) == 0:
+        return DoubleDouble(high, low)
+    for some in torch.arange(len(which), device=which.device).split(max(1, GATHER_VALUES // (4 * rows.dim))):
+        b, k = which[some], column[some]
+        high[b, k], low[b, k] = compensated_logits(rows, query, which=b, row=chosen[b, k], samples=samples[b, k])
+    return DoubleDouble(high, low)
+
+
+def _compensated_pairs(
+    rows: Rows, query: Query, logits: Float64[Tensor, "B K"], mergeable: bool
+) -> tuple[Int64[Tensor, "P"], Int64[Tensor, "P"]]:
+    """Return the queries and places of logits that are needed in twice the digits."""
+    best = logits.amax(1)
+    error = difference_error(rows, query, best)
+    near = logits >= (best - (COMPENSATED_WINDOW + 2.0 * error))[:, None]
+    # gaps matter between samples that compete, and the logit itself to the log density
+    competing = torch.ones_like(best, dtype=torch.bool) if mergeable else near.sum(1) > 1
+    needed = torch.where(competing, error > GAP_LIMIT, error > LOGIT_SHARE * best.abs())
+    which, column = (near & (needed & (best > -torch.inf))[:, None]).nonzero().unbind(1)
+    return which, column
+
+
+def difference_error(rows: Rows, query: Query, logit: Float64[Tensor, "B"]) -> Float64[Tensor, "B"]:
+    """Return how far float64 logits from differences may be off, [B] nats, for samples with the logit `logit`, [B].
+
+    rows, query: the samples and B queries. With V = -logit, coordinates err by u times their size before they are
+    squared, 2 u |x| sqrt(2 V) / sigma, and the square and its sum by u V.
+    """
+    below = (-logit).clamp_min(0.5)
+    size = 2.0 * query.norm + query.alpha.abs() * (rows.radius + rows.centre.norm())
+    moved = size * (2.0 * below * query.inverse_variance).sqrt()
+    error: Tensor = WALK * UNIT_ROUNDOFF[torch.float64] * (moved + below)
+    return error
 
 
 def _weigh(
-    logits: Float64[Tensor, "B K"], samples: Float64[Tensor, "B K D"], chosen: Int64[Tensor, "B K"], wanted: Wanted
+    logits: DoubleDouble, samples: Float64[Tensor, "B K D"], chosen: Int64[Tensor, "B K"], wanted: Wanted
 ) -> PosteriorState:
-    state = PosteriorState.empty(len(logits), samples.shape[2], wanted.top_k, logits.device)
-    top = logits.topk(min(wanted.top_k, logits.shape[1]), dim=1)
+    high, low = logits
+    state = PosteriorState.empty(len(high), samples.shape[2], wanted.top_k, high.device)
+    top = high.topk(min(wanted.top_k, high.shape[1]), dim=1)
     state.top_logits[:, : top.values.shape[1]] = top.values
+    state.top_rest[:, : top.values.shape[1]] = low.gather(1, top.indices)
     state.top_rows[:, : top.values.shape[1]] = chosen.gather(1, top.indices)
-    weights = logits.softmax(1).nan_to_num(0.0)  # a slice that is all padding has no weights
-    changes: dict[str, Tensor] = {"lse": logits.logsumexp(1)}
+    # a slice that is all padding has no weights
+    largest = high.amax(1, keepdim=True).clamp_min(torch.finfo(torch.float64).min)
+    relative = (high - largest) + low
+    sums = relative.logsumexp(1, keepdim=True)
+    weights = (relative - sums).exp().nan_to_num(0.0)
+    lse, rest = two_sum(largest, sums)
+    some = sums[:, 0] > -torch.inf
+    changes: dict[str, Tensor] = {
+        "lse": torch.where(some, lse[:, 0], -torch.inf),
+        "lse_rest": torch.where(some, rest[:, 0], 0.0),
+    }
     if wanted.mean:
         changes["mean"] = torch.bmm(weights[:, None], samples)[:, 0]
     if wanted.moments:

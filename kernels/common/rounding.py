@@ -171,6 +171,7 @@ def rescore_window(
     error: Float64[Tensor, "B"],
     spread: Float64[Tensor, "B"],
     *,
+    copies: int = 1,
     budget: float,
     limit: float,
     far_apart: float = FAR_APART,
@@ -178,18 +179,20 @@ def rescore_window(
     """Return how far below the log-partition samples must be rescored, [B] nats; -inf for nowhere.
 
     weight: how far below it samples belong in the mean, [B] nats. error: delta of coarse logits, [B] nats. spread: see
-    :func:`competitor_spread`. budget: velocity error that rounding may cause. limit: error from which on whatever has
-    weight is rescored. far_apart: how many times further apart than on the path competing samples may be; 0 where no
-    sample holds more than a FEW_SHARES-th of the posterior.
+    :func:`competitor_spread`. copies: how many samples nearly equal each other at most. budget: velocity error that
+    rounding may cause. limit: error from which on whatever has weight is rescored. far_apart: how many times further
+    apart than on the path competing samples may be; 0 where no sample holds more than a FEW_SHARES-th of the posterior.
 
     Independent errors delta of weights gamma_j move the mean by delta sqrt(sum gamma_j^2) times the distance of the
     competing samples. Rescoring all with gamma_j >= g leaves sqrt(g) delta times this spread, so g = (budget / (delta
-    spread))^2. Errors of near copies agree instead: shares above 1 / FEW_SHARES are rescored as soon as an error delta
-    of all of them, `far_apart` this spread, would show.
+    spread))^2. Errors of copies agree: a group of them is one sample with their shares together, so each of them is
+    rescored from g / copies on. Off the path few groups may be far apart: shares above 1 / FEW_SHARES are rescored as
+    soon as an error delta, `far_apart` this spread, would show.
     """
     excess = (error * spread / budget).clamp_min(1e-300)
     window = 2.0 * excess.log()
     window = torch.where(far_apart * excess > 1.0, window.clamp_min(math.log(FEW_SHARES)), window)
+    window = torch.where(window > 0.0, window + math.log(copies), window)
     window = torch.where(error > limit, weight, torch.minimum(window, weight))
     return torch.where(window > 0.0, window + 2.0 * WORST_CASE * error, -torch.inf)
 
@@ -218,4 +221,7 @@ def windows(
     :func:`rescore_window`, whose defaults are those of an exact answer.
     """
     weight, spread = weight_window(count, error), competitor_spread(rows, query, count)
-    return Windows(weight, rescore_window(weight, error, spread, budget=budget, limit=limit, far_apart=far_apart))
+    return Windows(
+        weight,
+        rescore_window(weight, error, spread, copies=rows.copies, budget=budget, limit=limit, far_apart=far_apart),
+    )

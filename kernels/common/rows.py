@@ -8,6 +8,7 @@ from functools import cached_property
 import torch
 
 from ...base.arrays import Float, Float64, Int64, Shaped, Tensor
+from ...base.transforms import cached_tensor
 
 # a raw operand costs no pass over the data; one whose radius is this much larger loses too many digits
 RAW_RADIUS_LIMIT = 3.0
@@ -23,6 +24,7 @@ class Rows:
     half_norms: |r_j|^2 / 2, summed in float64.
     log_weights: log w_j with the weights summing to one, or None for equal weights 1/N.
     radius, stored_radius: the largest |r_j| and the largest |stored_j|.
+    copies: how many rows, at most, nearly equal each other; 1 where no two do.
     centre_off: whether matrix products take the centre off however small it is, as kernels do where that costs nothing.
     """
 
@@ -32,6 +34,7 @@ class Rows:
     log_weights: Float64[Tensor, "N"] | None
     radius: float
     stored_radius: float
+    copies: int = 1
     centre_off: bool = False
 
     def __len__(self) -> int:
@@ -57,7 +60,7 @@ class Rows:
         small = self.stored_radius <= RAW_RADIUS_LIMIT * self.radius or self.stored_radius == 0.0
         return small and not self.centre_off
 
-    @cached_property
+    @cached_tensor
     def operand_centre(self) -> Float64[Tensor, "D"]:
         """The part of the centre that is still in the operand of the matrix products: [D] float64."""
         return self.centre if self.raw_operand else torch.zeros_like(self.centre)
@@ -86,6 +89,22 @@ class Rows:
 
 
 @dataclass(frozen=True)
+class GivenPoints:
+    """Queries in the space of values, where a sample is scale * stored + offset.
+
+    x: as they were given, [B, D] float64.
+    """
+
+    x: Float64[Tensor, "B D"]
+    scale: float
+    offset: float
+
+    def take(self, index: Int64[Tensor, "b"]) -> GivenPoints:
+        """Return those of the queries in `index`, [b]."""
+        return GivenPoints(self.x[index], self.scale, self.offset)
+
+
+@dataclass(frozen=True)
 class Query:
     """A batch of queries in the coordinates of the rows.
 
@@ -93,12 +112,14 @@ class Query:
     alpha: scale of the samples, [B].
     inverse_variance: 1 / sigma^2, [B].
     excluded: row ranges [start, stop) that do not count for a query, [B, H, 2]; H may be 0.
+    given: the queries as they were given, whose digits `point` may have lost, or None where it is exact.
     """
 
     point: Float64[Tensor, "B D"]
     alpha: Float64[Tensor, "B"]
     inverse_variance: Float64[Tensor, "B"]
     excluded: Int64[Tensor, "B H 2"]
+    given: GivenPoints | None = None
 
     def __len__(self) -> int:
         return self.point.shape[0]
@@ -120,7 +141,8 @@ class Query:
 
     def take(self, index: Int64[Tensor, "b"]) -> Query:
         """Return the queries in `index`."""
-        return Query(self.point[index], self.alpha[index], self.inverse_variance[index], self.excluded[index])
+        given = None if self.given is None else self.given.take(index)
+        return Query(self.point[index], self.alpha[index], self.inverse_variance[index], self.excluded[index], given)
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,15 @@ class Wanted:
     mean: the weighted mean, one more matrix product per block of rows.
     moments: entropy, concentration and (with the mean) variance.
     top_k: how many of the heaviest samples to name, 0 for none.
+    mergeable: states will be merged with those of samples that may compete with these, so that late their lse needs
+    more
+        digits than float64 has.
     """
 
     mean: bool = True
     moments: bool = False
     top_k: int = 0
+    mergeable: bool = False
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,8 @@ class PosteriorState:
     entropy: of the normalised weights, in nats.
     variance: trace of the posterior covariance, in squared row units.
     top_logits, top_rows: the heaviest samples in falling order; -inf and -1 where there are fewer.
+    lse_rest, top_rest: what float64 cut off `lse` and `top_logits`, where it was kept: far from all samples the
+        difference of two logits has digits that neither of them has room for.
     """
 
     lse: Float64[Tensor, "B"]
@@ -43,6 +49,8 @@ class PosteriorState:
     variance: Float64[Tensor, "B"]
     top_logits: Float64[Tensor, "B K"]
     top_rows: Int64[Tensor, "B K"]
+    lse_rest: Float64[Tensor, "B"]
+    top_rest: Float64[Tensor, "B K"]
 
     @classmethod
     def empty(cls, batch: int, dim: int, top_k: int, device: torch.device) -> PosteriorState:
@@ -59,16 +67,17 @@ class PosteriorState:
             variance=zeros,
             top_logits=zeros.new_full((batch, top_k), -torch.inf),
             top_rows=torch.full((batch, top_k), -1, dtype=torch.int64, device=device),
+            lse_rest=zeros,
+            top_rest=zeros.new_zeros(batch, top_k),
         )
 
     def take(self, index: Int64[Tensor, "b"]) -> PosteriorState:
         """Return the states of the queries in `index`."""
-        return PosteriorState(*(getattr(self, field.name)[index] for field in fields(self)))
+        return PosteriorState(*[getattr(self, name)[index] for name in FIELDS])
 
     def put(self, index: Int64[Tensor, "b"], part: PosteriorState) -> PosteriorState:
         """Return these states with those of the queries in `index` replaced by `part`."""
-        pairs = ((getattr(self, field.name), getattr(part, field.name)) for field in fields(self))
-        return PosteriorState(*(whole.index_copy(0, index, new) for whole, new in pairs))
+        return PosteriorState(*[getattr(self, name).index_copy(0, index, getattr(part, name)) for name in FIELDS])
 
     def without(self, gone: Bool[Tensor, "B"]) -> PosteriorState:
         """Return these states, empty for the queries in `gone`."""
@@ -80,6 +89,9 @@ class PosteriorState:
         )
 
 
+FIELDS = tuple(field.name for field in fields(PosteriorState))
+
+
 def merge(first: PosteriorState, second: PosteriorState) -> PosteriorState:
     """Return the states over two disjoint subsets of the samples as one; associative and commutative up to rounding.
 
@@ -87,11 +99,12 @@ def merge(first: PosteriorState, second: PosteriorState) -> PosteriorState:
     The shares are w_i = exp(lse_i - lse). Means and variances combine as in Chan, Golub and LeVeque (1979),
     entropies by the chain rule H = sum_i w_i (H_i - log w_i). Costs a few float64 passes over [B, D].
     """
-    lse = torch.logaddexp(first.lse, second.lse)
-    w1, w2 = _share(first.lse, second.lse), _share(second.lse, first.lse)
+    w1, w2 = _share(first, second), _share(second, first)
+    lse, lse_rest = _joined_lse(first, second)
     gap = (second.mean - first.mean).square().sum(1)
     logits = torch.cat([first.top_logits, second.top_logits], dim=1)
     rows = torch.cat([first.top_rows, second.top_rows], dim=1)
+    rest = torch.cat([first.top_rest, second.top_rest], dim=1)
     top = logits.topk(max(first.top_logits.shape[1], second.top_logits.shape[1]), dim=1)
     return PosteriorState(
         lse=lse,
@@ -102,6 +115,8 @@ def merge(first: PosteriorState, second: PosteriorState) -> PosteriorState:
         variance=w1 * first.variance + w2 * second.variance + w1 * w2 * gap,
         top_logits=top.values,
         top_rows=rows.gather(1, top.indices),
+        lse_rest=lse_rest,
+        top_rest=rest.gather(1, top.indices),
     )
 
 
@@ -117,10 +132,22 @@ def without_top(state: PosteriorState, rows: Int64[Tensor, "B K"]) -> PosteriorS
 
 def concatenate(states: Sequence[PosteriorState]) -> PosteriorState:
     """Return the states of several batches of queries as one batch."""
-    return PosteriorState(*(torch.cat([getattr(state, field.name) for state in states]) for field in fields(states[0])))
+    return PosteriorState(*[torch.cat([getattr(state, name) for state in states]) for name in FIELDS])
 
 
-def _share(own: Float64[Tensor, "B"], other: Float64[Tensor, "B"]) -> Float64[Tensor, "B"]:
+def _share(own: PosteriorState, other: PosteriorState) -> Float64[Tensor, "B"]:
     # from the difference of the two, not from their sum: shares add up to one however large the logs are.
     # both are -inf where neither subset has a sample: that share is zero, not NaN
-    return torch.where(own == -torch.inf, 0.0, torch.sigmoid(own - other))
+    gap = (own.lse - other.lse) + (own.lse_rest - other.lse_rest)
+    return torch.where(own.lse == -torch.inf, 0.0, torch.sigmoid(gap))
+
+
+def _joined_lse(first: PosteriorState, second: PosteriorState) -> tuple[Float64[Tensor, "B"], Float64[Tensor, "B"]]:
+    """Return the log of the sum of both partitions, and what float64 cuts off it."""
+    above = first.lse >= second.lse
+    high, low = torch.where(above, first.lse, second.lse), torch.where(above, first.lse_rest, second.lse_rest)
+    gap = (first.lse - second.lse).abs() + torch.where(above, 1.0, -1.0) * (first.lse_rest - second.lse_rest)
+    # NaN where neither has a sample
+    more = low + torch.log1p((-gap).exp()).nan_to_num(0.0)
+    lse = high + more
+    return lse, torch.where(lse == -torch.inf, 0.0, more - (lse - high))

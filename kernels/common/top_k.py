@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from ...base.arrays import Float, Float64, Int64, Tensor
-from .rescore import candidate_logits
+from .rescore import Pairs, candidate_logits
 from .rows import Query, Rows
+from .state import PosteriorState
 
 # coarse logits keep this many more candidates than asked for, so that rounding cannot push one out
 MARGIN = 8
@@ -39,13 +42,24 @@ class TopCandidates:
         self.logits[which] = best.values
         self.rows[which] = rows.gather(1, best.indices)
 
-    def heaviest(self, rows: Rows, query: Query) -> tuple[Float64[Tensor, "B K"], Int64[Tensor, "B K"]]:
-        """Return the `count` largest logits of each query, rescored in float64, and their rows, in falling order.
+    def pairs(self, index: Int64[Tensor, "b"], floor: Float64[Tensor, "b"]) -> Pairs:
+        """Return the candidates of the queries in `index`, [b], whose coarse logits reach `floor`, [b]."""
+        logits = self.logits[index]
+        which, column = ((logits >= floor[:, None]) & (logits > -torch.inf)).nonzero().unbind(1)
+        return Pairs(which, self.rows[index[which], column], logits[which, column])
 
-        rows, query: those that were scanned. -inf and -1 where there are fewer samples. Costs one gather of B K rows.
+    def heaviest(self, state: PosteriorState, rows: Rows, query: Query, *, count: int | None = None) -> PosteriorState:
+        """Return `state` with the heaviest samples of each query named, rescored in float64, in falling order.
+
+        rows, query: those that were scanned. count: how many to name, no more than were asked for, which None stands
+        for. -inf and -1 where there are fewer samples. Costs one gather of B K rows.
         """
-        if self.count == 0:
-            return self.logits, self.rows
+        most = self.count if count is None else count
+        if most == 0:
+            none = self.logits[:, :0]
+            return replace(state, top_logits=none, top_rows=self.rows[:, :0], top_rest=none)
         named = self.rows.masked_fill(self.logits == -torch.inf, -1)
-        best = candidate_logits(rows, query, named).topk(self.count, dim=1)
-        return best.values, named.gather(1, best.indices)
+        high, low = candidate_logits(rows, query, named)
+        best = high.topk(most, dim=1)
+        rest = low.gather(1, best.indices)
+        return replace(state, top_logits=best.values, top_rows=named.gather(1, best.indices), top_rest=rest)

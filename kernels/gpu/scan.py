@@ -141,8 +141,7 @@ class TritonScan(Generic[Operand]):
 
     def state(self) -> PosteriorState:
         """Return the state of the samples that are not to be rescored, with the heaviest of all samples."""
-        logits, named = self.top.heaviest(self.rows, self.query)
-        return replace(self.sums.state(self.rows, self.query), top_logits=logits, top_rows=named)
+        return self.top.heaviest(self.sums.state(self.rows, self.query), self.rows, self.query)
 
     def _operand(self) -> tuple[Operand, Rounding]:
         """Return the queries as the kernels read them, and how their products round."""

@@ -8,25 +8,36 @@ from typing import NamedTuple
 
 import torch
 
-from ...base.arrays import Float64, Tensor
+from ...base.arrays import Float64, Int64, Tensor
 from ..common.accumulate import dropped_constant
+from ..common.rescore import Pairs, pairs_state
 from ..common.rounding import logit_error, weight_window
 from ..common.state import PosteriorState, merge
 from ..common.top_k import TopCandidates
 from ..common.work import Work
 from .blocks import BLOCK_LIMITS, Block, BlockLimits, BlockLogits
+from .rescore_collector import RescoreCollector
 
 LOG2_E = 1.0 / math.log(2.0)
 
+# rounding of a float64 product, in nats, from which on samples with weight are rescored: late, answers differ by some
+# thousand times the error of a weight
+DOUBLE_LIMIT = 1e-10
+
 
 def double_state(work: Work, limits: BlockLimits = BLOCK_LIMITS) -> PosteriorState:
-    """Return the states over the span of `work`, in float64 throughout: only the top-k is rescored.
+    """Return the states over the span of `work`, in float64 throughout.
 
-    limits: sizes of blocks. Costs one read of the span and 4 B n D operations, half of them only for the blocks and
-    queries that carry weight; memory is a block of rows and its logits in float64.
+    limits: sizes of blocks. Samples that matter to queries for which products in float64 are too coarse are rescored
+    from differences. Costs one read of the span and 4 B n D operations, half of them only for the blocks and queries
+    that carry weight, another read where rescoring meets many samples; memory is a block of rows and its logits in
+    float64.
     """
     rows, query = work.rows, work.query
-    scores, top = BlockLogits(work, torch.float64, limits), TopCandidates(len(query), work.wanted.top_k, rows.device)
+    coarse = (logit_error(rows, query, torch.float64) > DOUBLE_LIMIT).nonzero()[:, 0]
+    # candidates for the top-k are those for rescoring as well
+    named = max(work.wanted.top_k, 1 if len(coarse) else 0)
+    scores, top = BlockLogits(work, torch.float64, limits), TopCandidates(len(query), named, rows.device)
     state: PosteriorState | None = None
     for block in scores.blocks():
         logits = scores.of(block)
@@ -35,8 +46,37 @@ def double_state(work: Work, limits: BlockLimits = BLOCK_LIMITS) -> PosteriorSta
         state = _block_state(found, work) if state is None else _joined(state, found, work)
     if state is None:
         return work.nothing()
-    logits, named = top.heaviest(rows, query)
-    return replace(state, lse=state.lse - dropped_constant(rows, query), top_logits=logits, top_rows=named)
+    if len(coarse):
+        floor = _weight_floor(state, work)[coarse]
+        candidates, last = top.pairs(coarse, floor), top.logits[coarse, -1]
+        # where even the last of the candidates has weight, there are others
+        part = _rescored(work.take(coarse), candidates, floor, ((last >= floor) & (last > -torch.inf)).nonzero()[:, 0])
+    state = replace(state, lse=state.lse - dropped_constant(rows, query))
+    if len(coarse):
+        state = state.put(coarse, part)
+    return top.heaviest(state, rows, query, count=work.wanted.top_k)
+
+
+def _rescored(work: Work, pairs: Pairs, floor: Float64[Tensor, "b"], more: Int64[Tensor, "m"]) -> PosteriorState:
+    """Return the states over all samples whose coarse logits reach `floor`: `pairs`, unless a query is in `more`."""
+    wanted = replace(work.wanted, top_k=0)
+    state = pairs_state(work.rows, work.query, pairs, wanted)
+    if len(more) == 0:
+        return state
+    rest = work.take(more)
+    scores = BlockLogits(rest, torch.float64)
+    listed = RescoreCollector(len(more), len(work.rows), work.rows.device)
+    for block in scores.blocks():
+        logits = scores.of(block)
+        which, column = (logits >= floor[more, None]).nonzero().unbind(1)
+        listed.add(Pairs(which, column + block.span.start, logits[which, column]))
+    return state.put(more, pairs_state(rest.rows, rest.query, listed.pairs(), wanted))
+
+
+def _weight_floor(state: PosteriorState, work: Work) -> Float64[Tensor, "B"]:
+    """Return below which coarse logits rows have no weight, from a state whose lse is still that of coarse logits."""
+    error = logit_error(work.rows, work.query, torch.float64)
+    return state.lse - weight_window(len(work.span), error, torch.float64)
 
 
 class _Scored(NamedTuple):
@@ -49,9 +89,7 @@ class _Scored(NamedTuple):
 
 def _joined(state: PosteriorState, found: _Scored, work: Work) -> PosteriorState:
     """Return the state with a block in it, for the queries for which the block carries weight."""
-    error = logit_error(work.rows, work.query, torch.float64)
-    floor = state.lse - weight_window(len(work.span), error, torch.float64)
-    index = (found.largest >= floor).nonzero()[:, 0]
+    index = (found.largest >= _weight_floor(state, work)).nonzero()[:, 0]
     if len(index) == len(state.lse):
         return merge(state, _block_state(found, work))
     if len(index) == 0:

@@ -20,6 +20,7 @@ from ..common.top_k import TopCandidates
 from ..common.work import Work
 from .blocks import BLOCK_LIMITS, Block, BlockLimits, BlockLogits
 from .double import double_state
+from .rescore_collector import RescoreCollector
 
 # from this rescore window on, samples are listed by their logits before weights of e^-80 underflow
 WIDE_WINDOW = 30.0
@@ -99,8 +100,8 @@ class SingleScan:
         overflowed = self.listed.overflowed
         pairs = self.listed.pairs()
         has_weight = pairs.logit >= (self.partition - self._windows().weight)[pairs.query]
-        logits, named = self.top.heaviest(self.work.rows, self.work.query)
-        coarse = replace(self.sums.state(self.work.rows, self.work.query), top_logits=logits, top_rows=named)
+        rows, query = self.work.rows, self.work.query
+        coarse = self.top.heaviest(self.sums.state(rows, query), rows, query)
         return ScanResult(coarse, pairs.where(has_weight & ~overflowed[pairs.query]), overflowed)
 
     def _windows(self) -> Windows:
@@ -158,30 +159,6 @@ class SingleScan:
         if bool(rest.any()):
             index, found = sparse_sums(query[which[rest]], weights[rest], column[rest], block, sums=self.sums)
             self.sums.add(found, index)
-
-
-class RescoreCollector:
-    """The samples of each query that are to be rescored, up to a limit beyond which the query has overflowed."""
-
-    def __init__(self, batch: int, limit: int, device: torch.device) -> None:
-        """Start an empty list of at most `limit` samples for each of `batch` queries."""
-        self.limit, self._found = limit, [Pairs.none(device)]
-        self.count = torch.zeros(batch, dtype=torch.int64, device=device)
-
-    @property
-    def overflowed(self) -> Bool[Tensor, "B"]:
-        """Which queries have more samples listed than are rescored one by one, [B]."""
-        return self.count > self.limit
-
-    def add(self, pairs: Pairs) -> None:
-        """List these samples."""
-        if len(pairs):
-            self._found.append(pairs)
-            self.count += torch.bincount(pairs.query, minlength=len(self.count))
-
-    def pairs(self) -> Pairs:
-        """Return all samples listed, those of overflowed queries among them."""
-        return Pairs.joined(self._found)
 
 
 def dense_sums(

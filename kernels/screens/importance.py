@@ -145,6 +145,8 @@ class _Drawn:
             variance=(norms - mean.square().sum(1)).clamp_min(0.0),
             top_logits=top_logits + shift[:, None],
             top_rows=top_rows,
+            lse_rest=torch.zeros_like(lse),
+            top_rest=torch.zeros_like(top_logits),
         )
 
     def _top(self, counts: Bool[Tensor, "b m"], top_k: int) -> tuple[Float64[Tensor, "b k"], Int64[Tensor, "b k"]]:

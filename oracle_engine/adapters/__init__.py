@@ -1,10 +1,12 @@
 """The oracle in the call shapes of other libraries; none of them is imported, let alone required."""
 
-from .conventions import CONVENTIONS, Convention, VelocityModel
-from .denoisers import DDPMDenoiser, EDMDenoiser, SmallDiffusionModel
-from .diffusers import DiffusersTransformer, TransformerOutput, scheduler_times
+from .conventions import CONVENTIONS, Convention, TransformerOutput
+from .denoisers import DDPMDenoiser, SmallDiffusionModel
+from .diffusers import DiffusersTransformer, scheduler_times
+from .edm import EDMDenoiser
 from .matching import MatcherPath, OracleMatcher, matcher_path, with_oracle
 from .ode import ODEFunction, SolverModel
+from .velocity_model import VelocityModel
 
 __all__ = [
     "CONVENTIONS",

@@ -2,60 +2,48 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
-import torch
-
-from ..base.arrays import Float, Float64, Tensor
+from ..base.arrays import Float64, Tensor, exact
 from ..base.errors import invalid
 from ..engine.engine import OracleEngine
-from ..queries.conditions import Guidance
-from .conventions import Convention, VelocityModel
+from .conventions import CONVENTIONS
+from .velocity_model import VelocityModel
 
 
-@dataclass(frozen=True, eq=False)
-class TransformerOutput:
-    """The output of a transformer of diffusers.
-
-    sample: noise - data, [B, *sample_shape] in the dtype of the hidden states.
-    """
-
-    sample: Float[Tensor, "B ..."]
-
-
-class DiffusersTransformer:
+class DiffusersTransformer(VelocityModel):
     """The oracle as transformer(hidden_states, timestep): timestep = `steps` s, s = 1 noise, output noise - data.
 
     engine: on rectified_flow, which these schedulers step.
-    steps: num_train_timesteps of the scheduler, a positive number.
+    steps: num_train_timesteps of the scheduler, a positive number; 1 for FLUX, whose pipelines pass timestep / 1000.
     check_time: whether to refuse states that are unmistakably as noisy as at the mirrored time.
+    null_label: what `class_labels` say where there is no class; None where they have -1 for it.
+    ignore_conditions: whether encoder_hidden_states and pooled_projections are ignored even where no class is named.
+    Raises InputError for `steps` that are not positive and for an engine that is none.
+
+    Called as VelocityModel with hidden_states, timestep and class_labels, in this order or by name, and return_dict; a
+    guidance of FLUX is that of the engine and needs class labels. There is no answer at timestep 0.
+
+    >>> import torch, oracle_engine as oe
+    >>> from oracle_engine import adapters
+    >>> transformer = adapters.DiffusersTransformer(oe.OracleEngine(oe.load_dataset("digits")))
+    >>> transformer(hidden_states=torch.randn(2, 1, 8, 8), timestep=900, return_dict=False)[0].shape
+    torch.Size([2, 1, 8, 8])
     """
 
-    def __init__(self, engine: OracleEngine, *, steps: float = 1000.0, check_time: bool = True) -> None:
-        self.model = VelocityModel(engine, Convention(from_data=True, steps=steps), check_time=check_time)
-
-    def __call__(
+    def __init__(
         self,
-        hidden_states: Float[Tensor, "B ..."],
-        timestep: int | float | Tensor,
-        class_labels: int | Tensor | None = None,
+        engine: OracleEngine,
         *,
-        guidance: float | Tensor | Guidance | None = None,
-        return_dict: bool = True,
-    ) -> TransformerOutput | tuple[Float[Tensor, "B ..."]]:
-        """Return the prediction noise - data, like the hidden states.
-
-        hidden_states: noised samples, [B, *sample_shape], any floating dtype, on the device of the data.
-        timestep: a number, [] or [B] in (0, steps].
-        class_labels: classes, an integer or [B], -1 for none, or None.
-        guidance: as in OracleEngine.velocity, a number, [B], or a Guidance, whose interval is in engine times.
-        return_dict: whether to return a TransformerOutput, or a tuple of one tensor.
-        Returns [B, *sample_shape] in the dtype of `hidden_states`, as `.sample` or in the tuple.
-        Raises InputError as VelocityModel does, also at timestep 0, where no noise is left. Costs one velocity.
-        """
-        sample = self.model(hidden_states, timestep, class_labels, guidance=guidance)
-        return TransformerOutput(sample) if return_dict else (sample,)
+        steps: float = 1000.0,
+        check_time: bool = True,
+        null_label: int | None = None,
+        ignore_conditions: bool = False,
+    ) -> None:
+        convention = replace(CONVENTIONS["diffusers"], steps=steps)
+        options = {"check_time": check_time, "null_label": null_label, "ignore_conditions": ignore_conditions}
+        super().__init__(engine, convention, **options)  # type: ignore[arg-type]
 
 
 def scheduler_times(scheduler: Any) -> Float64[Tensor, "T"]:
@@ -66,7 +54,7 @@ def scheduler_times(scheduler: Any) -> Float64[Tensor, "T"]:
     Returns 1 - sigma, [S + 1] float64 on the CPU, or sigma itself where the scheduler inverts its sigmas.
     Raises InputError for sigmas outside [0, 1], which belong to another path.
     """
-    sigmas = torch.as_tensor(scheduler.sigmas).detach().double().cpu()
+    sigmas = exact(scheduler.sigmas).cpu()
     if not bool(((sigmas >= 0) & (sigmas <= 1)).all()):
         remedy = "EDM and k-diffusion schedules go with adapters.EDMDenoiser"
         raise invalid("scheduler", "must have sigmas in [0, 1]", f"sigmas up to {float(sigmas.max()):.3g}", remedy)

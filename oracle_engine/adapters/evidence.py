@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 
-import torch
-
-from ..base.arrays import Bool, Float, Float64, Tensor
+from ..base.arrays import Bool, Float, Float64, Numbers, Tensor
 from ..base.errors import InputError, invalid
 from ..engine.engine import OracleEngine
 from ..paths.paths import coefficients, resolve_times
@@ -19,7 +17,7 @@ ENOUGH_VALUES = 16
 DEPARTURE, STANDARD_ERRORS = 0.1, 8.0
 
 
-def check_direction(engine: OracleEngine, x: Float[Tensor, "B ..."], t: float | Tensor, velocity: Tensor) -> None:
+def check_direction(engine: OracleEngine, x: Float[Tensor, "B ..."], t: Numbers, velocity: Tensor) -> None:
     """Raise InputError where `x` is unmistakably as noisy as at 1 - t, and far too noisy for t.
 
     engine: with the path.
@@ -33,11 +31,29 @@ def check_direction(engine: OracleEngine, x: Float[Tensor, "B ..."], t: float | 
     if not bool(checkable.any()):
         return
     at, mirrored = (coefficients(engine.path, part[checkable]) for part in (times, 1 - times))
-    flat, slope = (part[checkable].double().flatten(1) for part in (x, velocity))
+    flat, slope = (part.detach()[checkable].double().flatten(1) for part in (x, velocity))
     # sigma (d_alpha x - alpha v) / (d_alpha sigma - d_sigma alpha) = x - alpha xhat
     share = at.sigma_t / (at.d_alpha_t * at.sigma_t - at.d_sigma_t * at.alpha_t)
     rest = share[:, None] * (at.d_alpha_t[:, None] * flat - at.alpha_t[:, None] * slope)
     refuse_reversed(rest, at.sigma_t, mirrored.sigma_t)
+
+
+def one_time(t: Float64[Tensor, "..."]) -> bool:
+    """Return whether the times `t`, of any shape, are all the same, as those of a solver are."""
+    times = t.detach().reshape(-1)
+    return bool((times == times[:1]).all())
+
+
+def mostly_noise(engine: OracleEngine, t: Float64[Tensor, "..."]) -> bool:
+    """Return whether all states are at one time that has far more noise than the mirrored one.
+
+    engine: with the path. t: times of any shape, in [0, 1], 0 noise and 1 data.
+    """
+    if t.numel() == 0 or not one_time(t):
+        return False
+    first = t.detach().reshape(-1)[:1].clamp(0.0, 1.0)
+    at, mirrored = (coefficients(engine.path, part).sigma_t for part in (first, 1 - first))
+    return bool(_checkable(mirrored, at).all())
 
 
 def refuse_reversed(rest: Float64[Tensor, "B D"], sigma: Float64[Tensor, "B"], mirrored: Float64[Tensor, "B"]) -> None:
@@ -89,13 +105,6 @@ def check_independent(x0: Tensor, x1: Tensor) -> None:
     score = float((noise * data).sum()) / spread if spread > 0.0 else 0.0
     if abs(score) > STANDARD_ERRORS:
         raise no_closed_form("x0", f"pairs that are correlated by {score:.0f} standard errors")
-
-
-def check_no_graph(x: Tensor) -> None:
-    """Raise InputError where `x` requires a gradient, which outputs of adapters do not carry."""
-    if torch.is_grad_enabled() and x.requires_grad:
-        remedy = "use engine.log_density for likelihoods, engine.score for gradients, torch.no_grad() to sample"
-        raise invalid("x", "must not require a gradient: results carry no autograd graph", "requires_grad", remedy)
 
 
 def no_closed_form(parameter: str, received: str) -> InputError:

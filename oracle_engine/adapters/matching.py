@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 
-from ..base.arrays import Float64, Tensor
+from ..base.arrays import Float64, Numbers, Tensor
 from ..base.errors import invalid
+from ..engine.arguments import check_engine
 from ..engine.engine import OracleEngine
 from ..paths.paths import SMALLEST, Coefficients, coefficients, resolve_times, same_path
 from .evidence import check_independent, check_standard_normal, no_closed_form
@@ -79,10 +80,11 @@ class OracleMatcher:
 
     matcher: a ConditionalFlowMatcher, TargetConditionalFlowMatcher or VariancePreservingConditionalFlowMatcher.
     engine: over the data that x1 is drawn from, on matcher_path(matcher).
-    Raises InputError for other matchers, and where the paths differ.
+    Raises InputError for other matchers, for what is no engine, and where the paths differ.
     """
 
     def __init__(self, matcher: Any, engine: OracleEngine) -> None:
+        check_engine(engine)
         path = matcher_path(matcher)
         if not same_path(path, engine.path):
             remedy = "make it OracleEngine(data, matcher_path(matcher))"
@@ -99,8 +101,8 @@ class OracleMatcher:
         t: Tensor | None = None,
         return_noise: bool = False,
         *,
-        labels: int | Tensor | None = None,
-        source: int | Tensor | None = None,
+        labels: Numbers | None = None,
+        source: Numbers | None = None,
     ) -> tuple[Tensor, ...]:
         """Return t [B], xt, the oracle ut, like xt, and with `return_noise` the noise of xt, as the matcher does.
 
@@ -121,7 +123,7 @@ class OracleMatcher:
 
 
 def with_oracle(
-    sample: Any, engine: OracleEngine, *, labels: int | Tensor | None = None, source: int | Tensor | None = None
+    sample: Any, engine: OracleEngine, *, labels: Numbers | None = None, source: Numbers | None = None
 ) -> Any:
     """Return what flow_matching's path.sample returned with `dx_t` replaced by the oracle velocity.
 
@@ -130,9 +132,11 @@ def with_oracle(
     labels: as in OracleEngine.velocity, for a class-conditional target.
     source: index of x_1 in the data, [B], -1 for none, which a prepared engine uses.
     Returns a dataclass of the same type.
-    Raises InputError where x_t is not alpha x_1 + sigma x_0 on the path of the engine (another scheduler, reversed
-    time, a curved path) and where x_0 is unmistakably no standard normal noise, or paired with x_1. Costs one velocity.
+    Raises InputError for what is no engine, where x_t is not alpha x_1 + sigma x_0 on its path (another scheduler,
+    reversed time, a curved path) and where x_0 is unmistakably no standard normal noise, or paired with x_1. Costs one
+    velocity.
     """
+    check_engine(engine)
     missing = [name for name in ("x_0", "x_1", "x_t", "dx_t", "t") if not hasattr(sample, name)]
     if missing:
         found = f"{type(sample).__name__} without {missing[0]}"

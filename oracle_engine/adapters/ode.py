@@ -2,72 +2,87 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Any
 
-from ..base.arrays import Float, Tensor, exact
-from ..base.errors import invalid
+import torch
+
+from ..base.arrays import Float, Float64, Numbers, Tensor, exact
+from ..base.checked import required
+from ..engine.arguments import check_engine
 from ..engine.engine import OracleEngine
 from ..queries.conditions import Guidance
-from .evidence import check_no_graph
 
 
-@dataclass(frozen=True, eq=False)
-class SolverModel:
-    """The oracle as the velocity model of flow_matching's ODESolver.
+class SolverModel(torch.nn.Module):
+    """The oracle as the velocity model of flow_matching's ODESolver, for `sample` and `compute_likelihood`.
 
     engine: with the path and the samples. Adaptive methods evaluate beyond the end of the grid; an engine made with
-        t_max=0.999 answers with the velocity of its last time there.
+        t_max=0.999 answers with the velocity of its last time there. Likelihoods at t = 1 need samples of some width,
+        point_std, or such a t_max.
+    Raises InputError for an engine that is none.
     """
 
-    engine: OracleEngine
+    def __init__(self, engine: OracleEngine) -> None:
+        super().__init__()
+        check_engine(engine)
+        self.engine = engine
 
-    def __call__(
+    def forward(
         self,
         x: Float[Tensor, "B ..."],
-        t: int | float | Tensor,
+        t: Numbers,
         *,
-        labels: int | Tensor | None = None,
-        guidance: float | Tensor | Guidance | None = None,
-        exclude: int | Tensor | None = None,
+        labels: Numbers | None = None,
+        guidance: Numbers | Guidance | None = None,
+        exclude: Numbers | None = None,
     ) -> Float[Tensor, "B ..."]:
         """Return the velocity at `x` and `t`.
 
         x: states, [B, *sample_shape], any floating dtype, on the device of the data.
         t: a number, [], [B] or [B, 1, ...] in [0, 1], 0 noise and 1 data; later times only where the engine has t_max.
         labels, guidance, exclude: as in OracleEngine.velocity; extras of ODESolver.sample arrive here.
-        Returns [B, *sample_shape] in the dtype of x.
-        Raises InputError as OracleEngine.velocity does, and for x that requires a gradient, as under
-        compute_likelihood. Costs one velocity.
+        Returns [B, *sample_shape] in the dtype of x, differentiable as answers of the engine are.
+        Raises InputError as OracleEngine.velocity does. Costs one velocity.
         """
-        check_no_graph(x)
         return self.engine.velocity(x, self._time(t), labels=labels, guidance=guidance, exclude=exclude)
 
-    def _time(self, t: int | float | Tensor) -> Tensor:
-        times = exact(t)
+    def _time(self, t: Any) -> Float64[Tensor, "..."]:
+        times = t.double() if isinstance(t, Tensor) else exact(t)
         if self.engine.t_max is not None:
             return times.clamp_max(self.engine.t_max)
-        if bool((times > 1.0).any()):
-            remedy = "make the engine with OracleEngine(t_max=0.999): adaptive solvers step over the end of their grid"
-            raise invalid("t", "must lie in [0, 1]", float(times.max()), remedy)
-        return times
+        remedy = "make the engine with OracleEngine(t_max=0.999): adaptive solvers step over the end of their grid"
+        return required(times, ~(times > 1.0), "t", "must lie in [0, 1]", remedy)
 
 
-@dataclass(frozen=True, eq=False)
-class ODEFunction:
-    """The oracle as func(t, x) of torchdiffeq's odeint.
+class ODEFunction(torch.nn.Module):
+    """The oracle as func(t, x) of torchdiffeq's odeint and odeint_adjoint.
 
     engine: with the path and the samples; adaptive methods need t_max, as with SolverModel.
     labels, guidance: of every state, as in OracleEngine.velocity.
+    Raises InputError for an engine that is none.
     """
 
-    engine: OracleEngine
-    labels: int | Tensor | None = None
-    guidance: float | Tensor | Guidance | None = None
+    def __init__(
+        self,
+        engine: OracleEngine,
+        labels: Numbers | None = None,
+        guidance: Numbers | Guidance | None = None,
+    ) -> None:
+        super().__init__()
+        self.model = SolverModel(engine)
+        self.labels, self.guidance = labels, guidance
 
-    def __call__(self, t: int | float | Tensor, x: Float[Tensor, "B ..."]) -> Float[Tensor, "B ..."]:
+    @property
+    def engine(self) -> OracleEngine:
+        """The engine that answers."""
+        return self.model.engine
+
+    def forward(self, t: Numbers, x: Float[Tensor, "B ..."]) -> Float[Tensor, "B ..."]:
         """Return the velocity at `x` and `t`; t comes first.
 
         t: a number or [] in [0, 1], 0 noise and 1 data. x: states, [B, *sample_shape], any floating dtype.
-        Returns [B, *sample_shape] in the dtype of x. Raises InputError as SolverModel does. Costs one velocity.
+        Returns [B, *sample_shape] in the dtype of x, differentiable as answers of the engine are. Raises InputError as
+        SolverModel does. Costs one velocity.
         """
-        return SolverModel(self.engine)(x, t, labels=self.labels, guidance=self.guidance)
+        answer: Tensor = self.model(x, t, labels=self.labels, guidance=self.guidance)
+        return answer

@@ -6,11 +6,12 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float64, Int64, Shaped
 from torch import Tensor
 
-from .errors import invalid
+from .errors import InputError, invalid
 
 __all__ = [
     "STORAGE_DTYPES",
@@ -18,13 +19,19 @@ __all__ = [
     "Float",
     "Float64",
     "Int64",
+    "Numbers",
     "Shaped",
     "Tensor",
     "check_floating",
     "check_shape",
     "exact",
     "flat_size",
+    "integers",
+    "on_device",
 ]
+
+# numbers as callers pass them: times, labels, scales, indices
+Numbers = int | float | np.number[Any] | Sequence[Any] | np.ndarray | Tensor
 
 # dtypes in which samples may be stored; every result is computed from exactly the stored values
 STORAGE_DTYPES = (torch.uint8, torch.int8, torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -38,29 +45,75 @@ def flat_size(shape: Sequence[int]) -> int:
     return math.prod(shape)
 
 
-def exact(value: int | float | Tensor) -> Float64[Tensor, "..."]:
-    """Return a number or a tensor in float64; through float32 a number would lose half of its digits.
+def exact(value: Any) -> Float64[Tensor, "..."]:
+    """Return numbers in float64; through float32 a Python number would lose half of its digits.
 
-    value: a Python number, which becomes a tensor [] on the CPU, or a tensor of any shape and dtype, which keeps its
-        shape and device and loses its gradient.
+    value: a tensor of any shape and dtype, which keeps its shape and device and loses its gradient; or what
+        :func:`on_device` takes beside tensors, which comes to the CPU. Raises InputError for anything else.
     """
-    return value.detach().double() if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
+    return on_device(value, torch.device("cpu") if not isinstance(value, Tensor) else value.device).detach().double()
 
 
-def on_device(value: Any, device: torch.device) -> Tensor:
-    """Return a tensor, a number or a sequence of numbers as a tensor on `device`; a number keeps all digits.
+def on_device(value: Any, device: torch.device, name: str = "value") -> Tensor:
+    """Return a tensor, a number, a sequence of numbers or an array as a tensor on `device`; all digits are kept.
 
     value: a tensor, which keeps its shape and dtype; a bool, int or float, which becomes [] in bool, int64 or float64
-        and is filled in on the device, because a CUDA graph cannot record a copy from the host; or a sequence, which
-        is converted as torch.tensor does.
-    device: where the result is placed.
+        and is filled in on the device, because a CUDA graph cannot record a copy from the host; a sequence of these, in
+        which a float makes all float64; or a NumPy array of any byte order, or what NumPy takes for one, which keeps
+        its dtype. Sequences and arrays are copied.
+    device: where the result is placed. name: the parameter that an error names.
+    Raises InputError for what is none of these, for sequences of different lengths and for integers beyond 64 bits.
     """
-    if isinstance(value, bool | int | float):
-        dtype = torch.float64 if isinstance(value, float) else torch.bool if isinstance(value, bool) else torch.int64
-        return torch.full((), value, dtype=dtype, device=device)
     if isinstance(value, Tensor):
         return value.to(device)
-    return torch.tensor(value, device=device)
+    try:
+        if isinstance(value, bool | int | float):
+            return torch.full((), value, dtype=_python_dtype([value]), device=device)
+        if isinstance(value, list | tuple | range) and all(isinstance(item, bool | int | float) for item in value):
+            return torch.tensor(list(value), dtype=_python_dtype(value), device=device)
+        if isinstance(value, list | tuple) and any(isinstance(item, Tensor) for item in value):
+            return torch.stack([on_device(item, device, name) for item in value])
+        if np.ma.is_masked(value):
+            raise TypeError("with masked entries")
+        return _from_array(np.asarray(value)).to(device)
+    except InputError:
+        raise
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        found = f"{type(value).__name__} ({str(error).splitlines()[0]})"
+        remedy = "pass one of these; rows of a list must have the same length"
+        raise invalid(name, "must be a number, a tensor, an array or a list of numbers", found, remedy) from None
+
+
+def integers(name: str, value: Any, device: torch.device, remedy: str) -> Int64[Tensor, "..."]:
+    """Return whole numbers as int64 on `device`, in their shape.
+
+    name: the parameter that errors name. value: what :func:`on_device` takes, of any integer dtype. device: where the
+        result is placed. remedy: what a caller can do who passed another dtype.
+    Raises InputError for other dtypes, bool among them, and for unsigned numbers beyond 2^63 - 1. The host reads values
+    of unsigned 64-bit numbers only.
+    """
+    given = on_device(value, device, name)
+    if given.is_floating_point() or given.is_complex() or given.dtype == torch.bool:
+        raise invalid(name, "must be integers", given.dtype, remedy)
+    whole = given.long()
+    if given.dtype == torch.uint64 and bool((whole < 0).any()):
+        raise invalid(name, "must be integers below 2^63", "a larger one", "pass them as int64")
+    return whole
+
+
+def _python_dtype(numbers: Sequence[bool | int | float]) -> torch.dtype:
+    if any(isinstance(number, float) for number in numbers):
+        return torch.float64
+    return torch.bool if numbers and all(isinstance(number, bool) for number in numbers) else torch.int64
+
+
+def _from_array(array: np.ndarray) -> Tensor:
+    if array.dtype.kind not in "biufc":
+        raise TypeError(f"of dtype {array.dtype.name}")
+    # torch knows the byte order of the machine, forward strides and no wider floats; an empty list counts nothing
+    wide = array.dtype.kind == "f" and array.dtype.itemsize > 8
+    dtype = np.dtype(np.float64) if wide else array.dtype.newbyteorder("=")
+    return torch.from_numpy(np.array(array, dtype=dtype, order="C"))
 
 
 def check_floating(name: str, value: Tensor) -> None:

@@ -1,10 +1,11 @@
-"""Checks of values, which have to be skipped while a CUDA graph records work: values exist only at replay."""
+"""Checks of values, which have to be skipped while a CUDA graph records work or code is traced: there are none yet."""
 
 from __future__ import annotations
 
 import torch
 
 from .arrays import Bool, Tensor
+from .transforms import unreadable
 
 
 def capturing() -> bool:
@@ -13,8 +14,9 @@ def capturing() -> bool:
 
 
 def holds(condition: Bool[Tensor, "..."]) -> bool:
-    """Return whether all of `condition` is true, or True without reading it while a graph is captured.
+    """Return whether all of `condition` is true, or True where it cannot be read.
 
-    condition: bool, any shape and device. Outside a capture the host waits for the device once.
+    condition: bool, any shape and device. It is not read while a graph is captured or code traced, nor inside of vmap;
+    else the host waits for the device once.
     """
-    return capturing() or bool(condition.all())
+    return unreadable(condition) or capturing() or bool(condition.all())

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from .errors import InputError
+from .errors import InputError, install_words
 from .settings import Settings, __version__, _raw_settings
 
 _GIB = 2**30
@@ -35,14 +35,13 @@ _DISTRIBUTIONS = (
     "faiss-gpu-cuvs",
 )
 
-# what the feature is, the modules it imports, the extra that installs them
+# what the feature is, the modules it imports and their distributions, the extra that installs them
 _FEATURES = (
-    ("candidate search", ("faiss",), "faiss"),
-    ("Triton kernels", ("triton",), "triton"),
-    ("progress bars and tables", ("rich",), "cli"),
-    ("figures", ("matplotlib",), "plot"),
-    ("built-in images", ("sklearn", "PIL"), "demo"),
-    ("network backend", ("starlette", "uvicorn", "httpx"), "serve"),
+    ("candidate search", {"faiss": "faiss-cpu"}, "faiss"),
+    ("Triton kernels", {"triton": "triton"}, "triton"),
+    ("progress bars and tables", {"rich": "rich"}, "cli"),
+    ("figures", {"matplotlib": "matplotlib"}, "plot"),
+    ("built-in images", {"sklearn": "scikit-learn", "PIL": "pillow"}, "demo"),
 )
 
 
@@ -109,11 +108,10 @@ def _version(distribution: str) -> str | None:
         return None
 
 
-def _feature(modules: tuple[str, ...], extra: str) -> dict[str, Any]:
+def _feature(modules: Mapping[str, str], extra: str) -> dict[str, Any]:
     # find_spec of a top-level name looks for the module and does not import it
-    absent = [module for module in modules if importlib.util.find_spec(module) is None]
-    line = f'pip install "oracle-velocity-engine[{extra}]"' if absent else None
-    return {"available": not absent, "install": line}
+    absent = [package for module, package in modules.items() if importlib.util.find_spec(module) is None]
+    return {"available": not absent, "install": install_words(" ".join(absent), extra) if absent else None}
 
 
 def _feature_line(feature: Mapping[str, Any]) -> str:
@@ -154,12 +152,18 @@ def _cpu_model(cpu_info: Path) -> str:
     return platform.processor() or platform.machine() or "unknown"
 
 
-def _memory_gib() -> float | None:
+def memory_bytes() -> int | None:
+    """Return the bytes of memory that this machine has, or None where the system does not say."""
     try:
-        return round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / _GIB, 1)
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, OSError, ValueError):
         # Windows has no sysconf
         return None
+
+
+def _memory_gib() -> float | None:
+    found = memory_bytes()
+    return None if found is None else round(found / _GIB, 1)
 
 
 def _cuda_devices() -> list[dict[str, Any]]:

@@ -2,9 +2,33 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
+_Kind = TypeVar("_Kind", bound="OracleError")
+
 
 class OracleError(Exception):
-    """Base class of every error that this package raises on purpose."""
+    """Base class of every error that this package raises on purpose.
+
+    parameter: the argument that the error is about or that mends it, or None. remedy: what the caller can do, without
+    a full stop, or None. The message holds both; the command line replaces them by its options.
+    """
+
+    parameter: str | None = None
+    remedy: str | None = None
+
+    def about(self, parameter: str | None, remedy: str) -> OracleError:
+        """Return the error with its message in other words.
+
+        parameter: what takes the place of the argument, or None where the error names none. remedy: what takes the
+        place of the remedy, without a full stop.
+        """
+        text = str(self)
+        if self.parameter is not None and parameter is not None:
+            text = text.replace(f"`{self.parameter}` ", f"`{parameter}` ", 1)
+        if self.remedy is not None:
+            text = text.removesuffix(f" Remedy: {self.remedy}.") + f" Remedy: {remedy}."
+        return _with_remedy(type(self)(text), parameter, remedy)
 
 
 class InputError(OracleError, ValueError):
@@ -28,16 +52,18 @@ def invalid(parameter: str, requirement: str, received: object, remedy: str) -> 
     >>> print(invalid("t", "must lie in [0, 1)", 1.0, "pass t_max=0.999 to clamp"))
     `t` must lie in [0, 1); received 1.0. Remedy: pass t_max=0.999 to clamp.
     """
-    return InputError(f"`{parameter}` {requirement}; received {received}. Remedy: {remedy}.")
+    text = f"`{parameter}` {requirement}; received {received}. Remedy: {remedy}."
+    return _with_remedy(InputError(text), parameter, remedy)
 
 
-def bad_file(path: object, expected: str, found: str, remedy: str) -> DataFileError:
+def bad_file(path: object, expected: str, found: str, remedy: str, *, parameter: str | None = None) -> DataFileError:
     """Return a :class:`DataFileError` about a file or a folder, which the caller raises.
 
     path: the file, formatted by str. expected, found: what the file should hold and what it holds, as nouns.
-    remedy: what the caller can do, without a full stop.
+    remedy: what the caller can do, without a full stop. parameter: the argument that the remedy speaks of, if any.
     """
-    return DataFileError(f"{path}: expected {expected}; found {found}. Remedy: {remedy}.")
+    text = f"{path}: expected {expected}; found {found}. Remedy: {remedy}."
+    return _with_remedy(DataFileError(text), parameter, remedy)
 
 
 def missing(package: str, feature: str, extra: str) -> MissingDependencyError:
@@ -47,6 +73,18 @@ def missing(package: str, feature: str, extra: str) -> MissingDependencyError:
     extra: the extra of oracle-velocity-engine that installs it.
     """
     return MissingDependencyError(
-        f"{feature} needs the package `{package}`, which is not installed. "
-        f'Remedy: pip install "oracle-velocity-engine[{extra}]" (or: pip install {package}).'
+        f"{feature} needs the package `{package}`, which is not installed. Remedy: {install_words(package, extra)}."
     )
+
+
+def install_words(packages: str, extra: str) -> str:
+    """Return the pip lines that install an optional feature; this package is on no index, so its name is in neither.
+
+    packages: the distributions as pip names them, separated by spaces. extra: the extra that names them in a checkout.
+    """
+    return f'pip install {packages} (or, in a checkout: pip install -e ".[{extra}]")'
+
+
+def _with_remedy(error: _Kind, parameter: str | None, remedy: str) -> _Kind:
+    error.parameter, error.remedy = parameter, remedy
+    return error

@@ -6,14 +6,14 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from .arrays import Tensor
-from .errors import bad_file
+from .errors import bad_file, invalid
 
 # bytes hashed at once
 HASH_BYTES = 64 << 20
@@ -43,14 +43,17 @@ def write_tensors(path: Path, kind: str, tensors: Mapping[str, Tensor], facts: M
 
     Raises OSError where the folder cannot be written. All tensors are read once for the checksum.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    path.parent.mkdir(parents=True, exist_ok=True)
     held = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
     text = json.dumps(dict(facts))
     checksum = hash_tensors(kind + text, [held[name] for name in sorted(held)])
     with replacing(path) as partial:
-        save_file(held, partial, metadata={"kind": kind, "checksum": checksum, "facts": text})
+        try:
+            save_file(held, partial, metadata={"kind": kind, "checksum": checksum, "facts": text})
+        except SafetensorError as error:
+            raise OSError(f"{path}: cannot be written ({error})") from error
 
 
 def read_tensors(path: Path, kind: str, *, verify: bool) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -73,7 +76,7 @@ def read_tensors(path: Path, kind: str, *, verify: bool) -> tuple[dict[str, Tens
     except SafetensorError as error:
         raise bad_file(path, f"a {kind} file", f"{error}", "write it again; it is damaged or incomplete") from None
     if metadata.get("kind") != kind:
-        remedy = "pass a file that `save` wrote, or write it again"
+        remedy = "name a file of this kind, or write it again"
         raise bad_file(path, f"a {kind} file", f"kind {metadata.get('kind')!r}", remedy)
     if not {"facts", "checksum"} <= metadata.keys():
         raise bad_file(path, "facts and a checksum", f"{sorted(metadata)}", "write it again; it is damaged")
@@ -106,11 +109,46 @@ def _byte_blocks(tensor: Tensor) -> Iterator[memoryview]:
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside `path`; the file is renamed to `path` when the block ends, removed when it fails.
 
-    path: the file to write or replace, in a folder that exists. Raises OSError where it cannot be renamed.
+    path: the file to write or replace. Missing folders are created, and removed again where the block fails.
+    Raises OSError where a folder cannot be created or the file cannot be renamed.
     """
+    made = [folder for folder in path.parents if not folder.exists()]
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    done = False
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield partial
         partial.replace(path)
+        done = True
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(NotADirectoryError):
+            partial.unlink(missing_ok=True)
+        for folder in () if done else made:
+            # another process may have put something there meanwhile
+            with suppress(OSError):
+                folder.rmdir()
+
+
+def check_writable(path: Path, name: str) -> None:
+    """Check that a file can be written at `path`, so that no work is done in vain; nothing is left there.
+
+    path: the file to write or replace; missing folders would be created. name: what the error calls it.
+
+    Raises InputError where `path` is a folder or a device, or where a file cannot be created there.
+    """
+    try:
+        odd = "a folder" if path.is_dir() else "which is no file" if path.exists() and not path.is_file() else None
+        if odd is None:
+            with replacing(path) as partial:
+                partial.touch()
+                raise _Undo
+    except _Undo:
+        return
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise invalid(name, "must name a file that can be written", f"{path} ({reason})", "name another") from error
+    raise invalid(name, "must name a file", f"{path}, {odd}", "name another, or a file in it")
+
+
+class _Undo(Exception):
+    """Ends a block of :func:`replacing` without the file."""

@@ -53,12 +53,11 @@ def run_index_build(arguments: Namespace) -> None:
     Raises InputError where the file cannot be written, or --append stands beside another choice.
     """
     from .index_facts import format_facts, index_facts
-    from .shared import device_named, load, say
+    from .shared import load_there, say
 
     target = _free_target(arguments)
     began = time.perf_counter()
-    data, device = load(arguments), device_named(arguments.device)
-    data = data if device is None else data.to(device)
+    data = load_there(arguments)
     index = _built(arguments, data)
     index.save(target)
     took = time.perf_counter() - began
@@ -82,9 +81,13 @@ def run_index_info(arguments: Namespace) -> None:
 
 
 def _free_target(arguments: Namespace) -> Path:
+    from .shared import check_output
+
     target = Path(arguments.out)
-    if target.is_dir():
-        raise invalid("--out", "must name a file", f"{target}, a folder", "name a file in it, such as data.index")
+    # an index may be extended in its own file
+    same = arguments.append is not None and target.resolve() == Path(arguments.append).resolve()
+    held = Namespace(data=arguments.data, append=None if same else arguments.append)
+    check_output(held, "--out", target)
     if target.exists() and not arguments.overwrite:
         raise invalid("--out", "must be free", f"{target}, which exists", "name another file, or pass --overwrite")
     return target

@@ -1,27 +1,31 @@
 """The command line: `oracle-engine`, or `python -m oracle_engine`.
 
-Exit status: 0 done, 1 unexpected error (with its traceback), 2 wrong arguments or input, 130 interrupted.
+Exit status: 0 done, 2 arguments or input that cannot be used (one line on standard error says why), 130 interrupted.
+An error of the program itself keeps its traceback, with status 1.
 Neither this module nor the parser imports torch; a command imports what it needs when it runs.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 
 from ..base.errors import OracleError
 from ..base.settings import __version__
 from .index import add_index
 from .info import add_info
+from .options import Commands, Parser, in_options
 from .plan import add_plan
 from .sample import add_sample
 from .stages import add_stages
 from .train_demo import add_train_demo
 from .velocity import add_velocity
 
-INPUT_ERRORS = (OracleError, FileNotFoundError, IsADirectoryError, NotADirectoryError, FileExistsError, PermissionError)
+# how torch says, in a RuntimeError, that memory ran out
+OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "Storage size calculation overflowed", "exceeds the maximum")
 
 # in the order in which --help lists them
 COMMANDS = (add_stages, add_velocity, add_sample, add_plan, add_index, add_train_demo, add_info)
@@ -35,29 +39,81 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises SystemExit where argparse ends the process itself, for --help, --version and arguments that it cannot parse,
     and whatever unexpected error the command raises.
     """
+    place = ""
     try:
-        arguments = build_parser().parse_args(argv)
-        arguments.run(arguments)
-        sys.stdout.flush()
+        with _plain_words():
+            arguments = build_parser().parse_args(argv)
+            place = arguments.command
+            arguments.run(arguments)
+            sys.stdout.flush()
     except BrokenPipeError:
-        # the reader of the output has closed it, as `head` does; nothing may be left to be flushed at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except INPUT_ERRORS as error:
-        print(f"oracle-engine: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        # the reader of the output has closed it, as `head` does
+        _drop_output()
+    except OracleError as error:
+        return _refuse(str(in_options(error, place)))
+    except OSError as error:
+        try:
+            sys.stdout.flush()
+        except OSError:
+            _drop_output()
+        return _refuse(_about_system(error))
+    except (MemoryError, RuntimeError, OverflowError) as error:
+        if not _out_of_memory(error):
+            raise
+        return _refuse("the memory of this machine is too small for these arguments. Remedy: ask for less at once.")
     except KeyboardInterrupt:
         print("oracle-engine: interrupted", file=sys.stderr)
         return 130
     return 0
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     """Return the parser of all commands; the function that runs a command is its default `run`."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="oracle-engine", description="Exact oracle velocities of flow matching over a finite data set."
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands: Commands = parser.add_subparsers(required=True, metavar="COMMAND")  # type: ignore[assignment]
     for add in COMMANDS:
         add(commands)
     return parser
+
+
+@contextmanager
+def _plain_words() -> Iterator[None]:
+    """Show warnings as one line each, once the work is done, and names that no encoding holds with escapes."""
+    seen: list[str] = []
+
+    def show(message: Warning | str, *place: object, **more: object) -> None:
+        seen.append(" ".join(str(message).split()))
+
+    with suppress(AttributeError, ValueError):
+        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
+    for words in seen:
+        print(f"oracle-engine: warning: {words}", file=sys.stderr)
+
+
+def _drop_output() -> None:
+    """Send what is left of standard output nowhere, so that nothing fails when it is flushed at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _refuse(message: str) -> int:
+    print(f"oracle-engine: error: {' '.join(message.split())}", file=sys.stderr)
+    return 2
+
+
+def _about_system(error: OSError) -> str:
+    """Return what the system refused, with a remedy where the message has none."""
+    if error.filename is None or error.strerror is None:
+        words = str(error)
+    else:
+        words = f"{os.fsdecode(error.filename)}: {error.strerror}"
+    return words if "Remedy: " in words else f"{words}. Remedy: check the path, its permissions and the space left."
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, MemoryError | OverflowError) or any(part in str(error) for part in OUT_OF_MEMORY)

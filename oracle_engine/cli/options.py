@@ -3,14 +3,70 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn, TypeAlias
 
-from ..base.errors import invalid
+from ..base.errors import OracleError, invalid
 from ..base.names import BUILTIN_NAMES, PATH_NAMES
 
 # quoted: the class takes no parameters when the program runs
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line, and in which the value of --range may begin with a minus."""
+
+    def error(self, message: str) -> NoReturn:
+        """End the process with status 2, after one line on standard error: `message`, and where to look."""
+        self.exit(2, f"oracle-engine: error: {' '.join(message.split())}. Remedy: see `{self.prog} --help`.\n")
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """Return the parsed and the unknown arguments, as argparse does.
+
+        args: the arguments, None for those of the process. namespace: to which they are added, None for an empty one.
+        """
+        return super().parse_known_args(None if args is None else _joined(args), namespace)
+
+
+def _joined(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments with the value of --range joined to it: argparse takes -1,1 alone for an option."""
+    found = list(arguments)
+    for place in range(len(found) - 1, 0, -1):
+        if found[place - 1] == "--range" and not found[place].startswith("--"):
+            found[place - 1 : place + 1] = [f"--range={found[place]}"]
+    return found
+
+
+def whole(text: str) -> int:
+    """Return a whole number of at most 64 bits with its sign, written in decimal digits.
+
+    Raises ArgumentTypeError, of which argparse makes its error, for other texts.
+    """
+    try:
+        number = int(text)
+    except ValueError:
+        number = 2**63
+    if not -(2**63) <= number < 2**63:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at most 64 bits, not {text!r}")
+    return number
+
+
+def two_numbers(text: str) -> tuple[float, float]:
+    """Return LOW and HIGH of a text "LOW,HIGH", finite, the lower one first.
+
+    Raises ArgumentTypeError, of which argparse makes its error, for other texts.
+    """
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        low = high = math.nan
+    if not (low < high and math.isfinite(high - low)):
+        raise argparse.ArgumentTypeError(f"must be two numbers LOW,HIGH such as -1,1, not {text!r}")
+    return low, high
 
 
 def add_command(
@@ -23,14 +79,14 @@ def add_command(
     """
     parser: argparse.ArgumentParser = commands.add_parser(name, help=summary, description=summary, allow_abbrev=False)
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, command=name)
     return parser
 
 
 def add_source(
     parser: argparse.ArgumentParser, default: str | None, *, note: str = "", required: bool | None = None
 ) -> None:
-    """Add the options that name a data set: --data, --data-key, --folder, --count, --seed and --device.
+    """Add the options that name a data set: --data, --data-key, --folder, --range, --count, --seed and --device.
 
     parser: of the command. default: of --data. note: added to the help text of --data.
     required: whether --data has to be given; None requires it where there is no default.
@@ -42,8 +98,14 @@ def add_source(
         "--data-key", metavar="KEY", help="which array of an .npz or .safetensors file holds the samples"
     )
     parser.add_argument("--folder", help="where the files of a built-in set are")
-    parser.add_argument("--count", type=int, metavar="N", help="use N samples only")
-    parser.add_argument("--seed", type=int, default=0, help="of the samples drawn and of the queries (0)")
+    parser.add_argument(
+        "--range",
+        type=two_numbers,
+        metavar="LOW,HIGH",
+        help="values that the ends of the stored range get; uint8: -1,1",
+    )
+    parser.add_argument("--count", type=whole, metavar="N", help="use N samples only")
+    parser.add_argument("--seed", type=whole, default=0, help="of the samples drawn and of the queries (0)")
     parser.add_argument("--device", help="where to compute, such as cuda (cpu)")
 
 
@@ -85,3 +147,93 @@ class _RefusedKey(argparse.Action):
     ) -> None:
         requirement = "is an option of `oracle-engine velocity` only, for the array of the queries"
         raise invalid("--key", requirement, values, f"name the array of the samples by --data-key {values}")
+
+
+# where an error comes from, as a command or the input that it is about, and the parameter that it names; the entry of
+# a parameter alone counts everywhere else
+Key = tuple[str, str] | str
+
+OPTIONS: Mapping[Key, str] = {
+    "source": "--data",
+    "data": "--data",
+    "engine": "--data",
+    "points": "--data",
+    "key": "--data-key",
+    "folder": "--folder",
+    "count": "--count",
+    "seed": "--seed",
+    "value_map": "--range",
+    "device": "--device",
+    "backend": "ORACLE_BACKEND",
+    "t_max": "--t-max",
+    "tolerance": "--tolerance",
+    "steps": "--steps",
+    "shift": "--shift",
+    "guidance": "--guidance",
+    "queries": "--queries",
+    "times": "--times",
+    "batch": "--batch",
+    "width": "--width",
+    "references": "--references",
+    "bins": "--bins",
+    "draws": "--draws",
+    "index": "--index",
+    ("--data", "labels"): "the labels of --data",
+    ("IN", "key"): "--key",
+    ("velocity", "x"): "IN",
+    ("velocity", "labels"): "the labels of IN",
+    ("sample", "labels"): "--labels",
+    ("sample", "x"): "the run",
+}
+
+# what to do in place of what the library says, where that speaks of Python
+REMEDIES: Mapping[Key, str] = {
+    "engine": "name data whose samples differ",
+    "backend": "unset ORACLE_BACKEND",
+    "t": "pass --t from 0 to 1, and --t-max 0.999 to clamp what leaves no noise",
+    "t_max": "pass --t-max 0.999, or leave it out to refuse later times",
+    "tolerance": "pass --tolerance 1e-4, or leave --index out to scan every sample",
+    "shift": "pass --shift 1 for equal steps",
+    "guidance": "pass one finite number",
+    "times": "pass --times 0.05 0.1 0.2, or leave it out",
+    "value_map": "pass two numbers such as -1,1, or leave --range out",
+    "flips": "encode that shard again",
+    "points": "repair the samples of --data",
+    ("build", "data"): "leave the index out: a scan is cheap here",
+    ("--data", "labels"): "number the classes from 0, with -1 for samples without one",
+    ("velocity", "x"): "make the queries like the samples of --data, finite and floating",
+    ("velocity", "labels"): "mend them, or pass --no-labels",
+    ("sample", "labels"): "name classes of the data, or -1 for any",
+    ("sample", "x"): "take a smaller --guidance or more --steps",
+}
+
+# a parameter as a remedy writes it, with its value: key='x', key=, t_max=0.999
+_PASSED = re.compile(r"\b([a-z_]+)=('[^']*'|[\w.\-]*)")
+_LEFT_OUT = re.compile(r"\bleave ([a-z_]+) out\b")
+
+
+def in_options(error: OracleError, place: str) -> OracleError:
+    """Return an error whose message names options in place of parameters.
+
+    error: of the library, or one that names options already, which stays as it is. place: the command, or the input
+    that the error is about: "--data" or "IN".
+    """
+    if error.remedy is None:
+        return error
+    parameter = error.parameter or ""
+    remedy = REMEDIES.get((place, parameter)) or REMEDIES.get(parameter) or _in_words(error.remedy, place)
+    return error.about(_option(parameter, place) if parameter else None, remedy)
+
+
+def _option(parameter: str, place: str) -> str:
+    return OPTIONS.get((place, parameter)) or OPTIONS.get(parameter) or parameter
+
+
+def _in_words(remedy: str, place: str) -> str:
+    def passed(found: re.Match[str]) -> str:
+        option, value = _option(found[1], place), found[2].strip("'")
+        if option == found[1]:
+            return found[0]
+        return f"{option} {value}".strip() if option.startswith("-") else f"{option}={value}"
+
+    return _LEFT_OUT.sub(lambda found: f"leave {_option(found[1], place)} out", _PASSED.sub(passed, remedy))

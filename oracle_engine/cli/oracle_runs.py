@@ -12,6 +12,7 @@ import torch
 from ..base.arrays import Float64, Int64, Tensor
 from ..base.errors import invalid
 from ..base.progress import progress_bar
+from ..base.seeds import seeded
 from ..engine.engine import OracleEngine
 from ..paths.time_grids import sampling_times
 from ..samplers.fields import path_at
@@ -19,7 +20,7 @@ from ..samplers.runs import Run, initial_noise, sample
 from ..science.stage_plots import require_matplotlib, samples_figure
 from ..science.transition import draw_rows
 from .query_files import check_result, result_file
-from .shared import engine_of
+from .shared import check_memory, check_output, engine_of
 
 FIGURES = (".png", ".pdf", ".svg")
 # samples of the data from which colours and the plane of the picture are taken
@@ -69,8 +70,10 @@ def check_arguments(arguments: Namespace) -> None:
         require_matplotlib()
         if Path(arguments.out).suffix not in FIGURES:
             raise invalid("--out", f"must end in {', '.join(FIGURES)}", arguments.out, "numbers are written by --save")
+        check_output(arguments, "--out", Path(arguments.out))
     if arguments.save is not None:
-        check_result(Path(arguments.save), torch.float32)
+        check_result("--save", Path(arguments.save), torch.float32)
+        check_output(arguments, "--save", Path(arguments.save))
     if arguments.guidance is not None and arguments.labels is None:
         raise invalid("--guidance", "needs classes to guide towards", "no --labels", "pass --labels 0 1 2")
 
@@ -90,8 +93,11 @@ def draw_run(arguments: Namespace) -> tuple[OracleEngine, Run]:
     """
     with progress_bar(f"samples of {arguments.data}") as progress:
         engine = engine_of(arguments)
+        check_memory("--steps", arguments.steps, 100)
+        # noise, state, velocity and what a scan makes of them
+        check_memory("--draw", arguments.draw, 64 * engine.data.dim)
         times = sampling_times(arguments.steps, shift=arguments.shift)
-        noise = torch.Generator(engine.data.device).manual_seed(arguments.seed)
+        noise = seeded(arguments.seed, engine.data.device)
         x = initial_noise(engine, arguments.draw, generator=noise)
         classes = chosen_labels(arguments)
         labels = None if classes is None else torch.tensor(classes, device=x.device)
@@ -109,7 +115,7 @@ def land(engine: OracleEngine, run: Run) -> Landing:
     posterior = engine.posterior(path_at(engine.path, t)[0] * run.x, t, top_k=1)
     index = posterior.top_indices[:, 0]
     difference = run.x.double() - engine.data[index].double()
-    distance = difference.flatten(1).square().mean(1).sqrt()
+    distance = difference.reshape(len(index), -1).square().mean(1).sqrt()
     return Landing(index, distance, engine.data.variance_per_dim**0.5)
 
 

@@ -11,12 +11,13 @@ from typing import Any
 import torch
 
 from ..base.arrays import Float, Float64, Shaped, Tensor
-from ..base.errors import invalid
+from ..base.errors import bad_file, invalid
 from ..base.progress import progress_bar
+from ..data.checks import first_non_finite
 from ..engine.engine import OracleEngine
 from ..paths.paths import coefficients, resolve_times
 from .query_files import QueryFile, check_result, read_queries, result_file
-from .shared import engine_of
+from .shared import check_output, engine_of
 
 
 @dataclass(frozen=True)
@@ -42,11 +43,9 @@ def queries_of(arguments: Namespace) -> Queries:
 
     arguments: of `oracle-engine velocity`.
 
-    Raises InputError where IN and OUT are one file, --batch is below 1, the file and the arguments name no times, their
-    number does not fit the queries, or --labels names no tensor; and as :func:`read_queries` does.
+    Raises InputError where --batch is below 1, the file and the arguments name no times, their number does not fit the
+    queries, or --labels names no tensor; and as :func:`read_queries` does.
     """
-    if Path(arguments.input).resolve() == Path(arguments.output).resolve():
-        raise invalid("OUT", "must be another file than IN", arguments.output, "name another file")
     if arguments.batch < 1:
         raise invalid("--batch", "must be at least 1", arguments.batch, "leave it out for 256")
     file = read_queries(
@@ -66,13 +65,15 @@ def write_answers(arguments: Namespace, queries: Queries) -> dict[str, Any]:
     target, what = Path(arguments.output), arguments.what
     alone = what == "log_density"
     shape, dtype = list(queries.x.shape[:1] if alone else queries.x.shape), torch.float64 if alone else queries.x.dtype
-    check_result(target, dtype)
+    check_result("OUT", target, dtype)
+    check_output(arguments, "OUT", target)
     with progress_bar(f"{what} of {Path(arguments.input).name}") as progress:
         engine = engine_of(arguments, t_max=arguments.t_max, tolerance=arguments.tolerance)
+        _check_times(engine, queries.t)
         with result_file(target, what, shape, dtype) as write:
-            _check_times(engine, queries.t)
             done = 0
             for block in queries.blocks(arguments.batch):
+                _check_finite(arguments.input, block, done)
                 write(_answer(engine, what, block))
                 done += len(block.x)
                 progress(done, len(queries.x))
@@ -119,6 +120,14 @@ def _check_times(engine: OracleEngine, times: Float64[Tensor, "B"]) -> None:
     if not bool((at.sigma_t > 0).all()):
         remedy = "clamp with --t-max 0.999, or leave these queries out"
         raise invalid("t", "must leave some noise: sigma(t) > 0", f"t = {float(times.max())}", remedy)
+
+
+def _check_finite(source: str, block: Queries, done: int) -> None:
+    """Refuse a block with a query that is not finite, by its row in the file; `done` rows of it came before."""
+    row = first_non_finite(block.x)
+    if row is not None:
+        found = f"a NaN or an infinity in row {done + row}"
+        raise bad_file(source, "finite queries", found, "look at the model or sampler that made it")
 
 
 def _answer(engine: OracleEngine, what: str, block: Queries) -> Tensor:

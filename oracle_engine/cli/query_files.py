@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..base.arrays import Float, Shaped, Tensor
-from ..base.errors import bad_file, invalid
+from ..base.arrays import Float, Shaped, Tensor, on_device
+from ..base.errors import OracleError, bad_file, invalid
 from ..base.files import replacing
-from ..data.formats import read_path
+from ..data.formats import open_safetensors, read_path, reading
+from .options import in_options
 
 SUFFIXES = (".npy", ".npz", ".safetensors")
 
@@ -49,7 +50,10 @@ def read_queries(path: Path, key: str | None = None, *, t_key: str = "t", labels
     """
     _check_suffix("IN", path)
     alone = path.suffix == ".npy"
-    x = read_path(path, key if alone else key or "x").points
+    try:
+        x = read_path(path, key if alone else key or "x", labelled=False).points
+    except OracleError as error:
+        raise in_options(error, "IN") from error
     if not x.is_floating_point():
         remedy = "save them as float32; integer pixels have to be scaled to the values of the data"
         raise bad_file(path, "queries of a floating dtype", f"{x.dtype}", remedy)
@@ -60,17 +64,17 @@ def read_queries(path: Path, key: str | None = None, *, t_key: str = "t", labels
     return QueryFile(x, t, found.get(labels_key))
 
 
-def check_result(path: Path, dtype: torch.dtype) -> None:
+def check_result(name: str, path: Path, dtype: torch.dtype) -> None:
     """Check that results can be written to a file of this name.
 
-    path: the file, which need not exist. dtype: of the results, floating.
+    name: of the option or argument, for errors. path: the file, which need not exist. dtype: of the results, floating.
 
     Raises InputError for another suffix than .npy, .npz and .safetensors, and for a dtype that NumPy lacks with the
     first two.
     """
-    _check_suffix("OUT", path)
+    _check_suffix(name, path)
     if path.suffix != ".safetensors" and dtype not in _NUMPY_NAMES:
-        raise invalid("OUT", f"must be .safetensors for {dtype}", path.name, "change the suffix, or cast the queries")
+        raise invalid(name, f"must be .safetensors for {dtype}", path.name, "change the suffix, or cast the queries")
 
 
 @contextmanager
@@ -86,8 +90,7 @@ def result_file(
     Memory is that of one block. The file gets its name when the `with` block ends without an error, and is removed
     otherwise. Raises InputError as :func:`check_result` does.
     """
-    check_result(path, dtype)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    check_result("OUT", path, dtype)
     with replacing(path) as partial, ExitStack() as stack:
         stream = _open_stream(stack, partial, path.suffix, name)
         _write_header(stream, path.suffix, name=name, shape=list(shape), dtype=dtype)
@@ -100,18 +103,21 @@ def _check_suffix(parameter: str, path: Path) -> None:
 
 
 def _read_arrays(path: Path, names: Sequence[str]) -> dict[str, Tensor]:
-    if path.suffix == ".safetensors":
-        from safetensors import safe_open
-
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in names if name in file.keys()}
-    try:
+    with reading(path, f"arrays of numbers called {', '.join(names)}"):
+        if path.suffix == ".safetensors":
+            with open_safetensors(path) as file:
+                return {name: file.get_tensor(name) for name in names if name in file.keys()}
         with np.load(path, allow_pickle=False) as archive:
-            return {name: torch.as_tensor(archive[name]) for name in names if name in archive}
-    except (ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise bad_file(
-            path, f"arrays of numbers called {', '.join(names)}", str(error), "write the file again"
-        ) from error
+            return {name: _numbers(path, name, archive[name]) for name in names if name in archive}
+
+
+def _numbers(path: Path, name: str, array: np.ndarray) -> Tensor:
+    """Return an array of numbers in any byte order as a tensor."""
+    try:
+        return on_device(array, torch.device("cpu"), name)
+    except OracleError as error:
+        remedy = "save it as float32, float64 or int64"
+        raise bad_file(path, f"an array {name!r} of numbers", f"dtype {array.dtype.name}", remedy) from error
 
 
 def _open_stream(stack: ExitStack, partial: Path, suffix: str, name: str) -> Any:

@@ -6,7 +6,7 @@ import time
 from argparse import Namespace
 
 from ..base.names import METHOD_NAMES
-from .options import Commands, add_command, add_data, add_search, refuse_key
+from .options import Commands, add_command, add_data, add_search, refuse_key, whole
 
 
 def add_sample(commands: Commands) -> None:
@@ -15,11 +15,11 @@ def add_sample(commands: Commands) -> None:
     parser = add_command(commands, "sample", summary, run_sample)
     add_data(parser, default="patches")
     add_search(parser)
-    parser.add_argument("--draw", type=int, default=64, metavar="K", help="how many samples to draw (64)")
-    parser.add_argument("--steps", type=int, default=50, help="steps from noise to data (50)")
+    parser.add_argument("--draw", type=whole, default=64, metavar="K", help="how many samples to draw (64)")
+    parser.add_argument("--steps", type=whole, default=50, help="steps from noise to data (50)")
     parser.add_argument("--method", choices=METHOD_NAMES, default="euler", help="(euler)")
     parser.add_argument("--shift", type=float, default=1.0, help="of the times; below 1 gathers steps in the noise (1)")
-    parser.add_argument("--labels", type=int, nargs="+", metavar="Y", help="classes, taken in turn; -1 for any")
+    parser.add_argument("--labels", type=whole, nargs="+", metavar="Y", help="classes, taken in turn; -1 for any")
     parser.add_argument("--guidance", type=float, metavar="W", help="guidance scale; needs --labels")
     parser.add_argument("--out", default="samples.png", metavar="FILE", help=".png, .pdf or .svg (samples.png)")
     parser.add_argument("--save", metavar="FILE", help="also the numbers: .npy, .npz or .safetensors")

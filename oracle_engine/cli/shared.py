@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
@@ -10,30 +11,49 @@ from typing import Any
 
 import torch
 
-from ..base.errors import invalid
-from ..base.files import replacing
+from ..base.devices import usable_device
+from ..base.environment import memory_bytes
+from ..base.errors import OracleError, invalid
+from ..base.files import check_writable, replacing
 from ..data.dataset import OracleDataset
 from ..data.load import load_dataset
 from ..engine.engine import OracleEngine
 from ..science.stage_plots import require_matplotlib
 from ..search.index import SearchIndex
+from .options import in_options
 
 
 def say(arguments: Namespace, text: str, facts: dict[str, Any]) -> None:
     """Print one of two forms of a result on standard output.
 
-    arguments: with `json`, which chooses. text: printed unless --json is given. facts: plain finite values, printed as
-    JSON where it is.
-
-    Raises ValueError where a number in `facts` is not finite and JSON is asked for.
+    arguments: with `json`, which chooses. text: printed unless --json is given. facts: plain values, printed as JSON
+    where it is, with null for numbers that are not finite.
     """
-    print(json.dumps(facts, indent=1, allow_nan=False) if arguments.json else text)
+    print(json_text(facts) if arguments.json else text)
+
+
+def json_text(facts: dict[str, Any]) -> str:
+    """Return plain values as JSON, with null for numbers that are not finite, which JSON lacks."""
+    return json.dumps(_finite(facts), indent=1, allow_nan=False)
 
 
 def load(arguments: Namespace) -> OracleDataset:
-    """Return the data set that --data, --data-key, --folder, --count and --seed name."""
-    names = {"key": arguments.data_key, "folder": arguments.folder}
-    return load_dataset(arguments.data, **names, count=arguments.count, seed=arguments.seed)
+    """Return the data set that --data, --data-key, --folder, --range, --count and --seed name.
+
+    Raises OracleError, in the words of these options, as `load_dataset` does.
+    """
+    names = {"key": arguments.data_key, "folder": arguments.folder, "value_map": arguments.range}
+    try:
+        return load_dataset(arguments.data, **names, count=arguments.count, seed=arguments.seed)
+    except OracleError as error:
+        raise in_options(error, "--data") from error
+
+
+def load_there(arguments: Namespace) -> OracleDataset:
+    """Return the data set of :func:`load` on --device, a name that is checked first; raises as both do."""
+    device = device_named(arguments.device)
+    data = load(arguments)
+    return data if device is None else data.to(device)
 
 
 def engine_of(arguments: Namespace, **options: Any) -> OracleEngine:
@@ -48,7 +68,7 @@ def engine_of(arguments: Namespace, **options: Any) -> OracleEngine:
     if index is not None and not index.screened and not index.search.certified:
         found = f"{arguments.index}, an index {index.spec!r}"
         raise invalid("--index", "must certify its answers", found, "build it with --index screen or flat")
-    engine = OracleEngine(load(arguments), arguments.path, device=device_named(arguments.device), **options)
+    engine = OracleEngine(load_there(arguments), arguments.path, **options)
     return engine if index is None else engine.use(index, arguments.index)
 
 
@@ -60,24 +80,55 @@ def device_named(name: str | None) -> torch.device | None:
     if name is None:
         return None
     try:
-        return torch.empty(0, device=name).device
-    # torch built without CUDA says so by an assertion
-    except (RuntimeError, AssertionError) as error:
-        found = str(error).splitlines()[0]
-        raise invalid("--device", "must name a device torch can use here", f"{name!r} ({found})", "use cpu") from error
+        device = usable_device(name)
+    except OracleError as error:
+        raise in_options(error, "--device") from error
+    if device.type == "meta":
+        raise invalid("--device", "must name a device that holds numbers", repr(name), "use cpu")
+    return device
 
 
-def prepare_report(arguments: Namespace) -> None:
-    """Create the folder --out, after a check that the figure can be drawn, so that the work is not done in vain.
+def check_output(arguments: Namespace, name: str, path: Path) -> None:
+    """Check that results can be written to a file, before any work is done.
 
-    arguments: with `out` and `no_figure`.
+    arguments: of the command. name: of the option or argument that names the file, for errors. path: the file.
 
-    Raises MissingDependencyError where a figure is asked for without matplotlib, OSError where the folder cannot be
-    created.
+    Raises InputError where the file is one that the command reads, and as `check_writable` does.
+    """
+    read = {"IN": "input", "--data": "data", "--index": "index", "--append": "append"}
+    for option, held in read.items():
+        given = getattr(arguments, held, None)
+        if given is not None and option != name and path.resolve() == Path(given).resolve():
+            raise invalid(name, f"must be another file than {option}", path, "name another file")
+    check_writable(path, name)
+
+
+def check_memory(name: str, count: int, size: int) -> None:
+    """Check that what an option asks for fits into the memory of this machine.
+
+    name: of the option. count: the number that it gives. size: bytes that each of these needs.
+
+    Raises InputError where the memory is known and smaller.
+    """
+    held = memory_bytes()
+    if held is not None and count * size > held:
+        requirement = f"must need less memory than the {held / 2**30:,.1f} GiB of this machine"
+        found = f"{count:,}, which need {count * size / 2**30:,.1f} GiB"
+        raise invalid(name, requirement, found, f"ask for at most {held // (2 * size):,}")
+
+
+def check_report(arguments: Namespace, name: str) -> None:
+    """Check that a report can be written into the folder --out, so that the work is not done in vain.
+
+    arguments: with `out` and `no_figure`. name: of its files, without a suffix.
+
+    Raises MissingDependencyError where a figure is asked for without matplotlib, InputError where a file cannot be
+    written.
     """
     if not arguments.no_figure:
         require_matplotlib()
-    Path(arguments.out).mkdir(parents=True, exist_ok=True)
+    for suffix in (".json",) if arguments.no_figure else (".json", ".png"):
+        check_output(arguments, "--out", Path(arguments.out) / f"{name}{suffix}")
 
 
 def write_report(arguments: Namespace, name: str, facts: dict[str, Any], draw: Callable[[Path], None]) -> list[str]:
@@ -90,8 +141,17 @@ def write_report(arguments: Namespace, name: str, facts: dict[str, Any], draw: C
     """
     files = [Path(arguments.out) / f"{name}.json"]
     with replacing(files[0]) as partial:
-        partial.write_text(json.dumps(facts, indent=1, allow_nan=False) + "\n", "utf-8")
+        partial.write_text(json_text(facts) + "\n", "utf-8")
     if not arguments.no_figure:
         files.append(Path(arguments.out) / f"{name}.png")
         draw(files[-1])
     return [str(file) for file in files]
+
+
+def _finite(value: Any) -> Any:
+    """Return plain values with None in place of numbers that are not finite."""
+    if isinstance(value, dict):
+        return {name: _finite(held) for name, held in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(held) for held in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

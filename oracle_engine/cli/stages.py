@@ -5,7 +5,10 @@ from __future__ import annotations
 import time
 from argparse import Namespace
 
-from .options import Commands, add_command, add_data, add_figure, refuse_key
+from .options import Commands, add_command, add_data, add_figure, refuse_key, whole
+
+# what a training query needs: five statistics at about 24 times
+QUERY_BYTES = 1000
 
 
 def add_stages(commands: Commands) -> None:
@@ -13,7 +16,7 @@ def add_stages(commands: Commands) -> None:
     summary = "when many samples share the posterior and when one has it: a table, stages.json and stages.png"
     parser = add_command(commands, "stages", summary, run_stages)
     add_data(parser, default="patches")
-    parser.add_argument("--queries", type=int, default=256, help="training queries at every time (256)")
+    parser.add_argument("--queries", type=whole, default=256, help="training queries at every time (256)")
     parser.add_argument("--times", type=float, nargs="+", help="instead of about 24 around the expected transition")
     add_figure(parser, "stages.json and stages.png", "stages.png")
     refuse_key(parser)
@@ -25,12 +28,13 @@ def run_stages(arguments: Namespace) -> None:
     from ..engine.engine import OracleEngine
     from ..science.stage_plots import stages_figure
     from ..science.stages import analyse
-    from .shared import device_named, load, prepare_report, say, write_report
+    from .shared import check_memory, check_report, load_there, say, write_report
 
-    prepare_report(arguments)
+    check_report(arguments, "stages")
+    check_memory("--queries", arguments.queries, QUERY_BYTES)
     began = time.perf_counter()
     with progress_bar(f"stages of {arguments.data}") as progress:
-        engine = OracleEngine(load(arguments), arguments.path, device=device_named(arguments.device))
+        engine = OracleEngine(load_there(arguments), arguments.path)
         options = {"times": arguments.times, "queries": arguments.queries, "seed": arguments.seed}
         report = analyse(engine, **options, progress=progress)
     files = write_report(arguments, "stages", report.to_json(), lambda path: stages_figure(report, path))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..base.errors import DataFileError
 from ..science.train_settings import TrainSettings
-from .options import Commands, add_command, add_figure, add_source, refuse_key
+from .options import Commands, add_command, add_figure, add_source, refuse_key, whole
 
 if TYPE_CHECKING:
     from ..data.dataset import OracleDataset
@@ -20,12 +20,12 @@ def add_train_demo(commands: Commands) -> None:
     parser = add_command(commands, "train-demo", summary, run_train_demo)
     add_source(parser, None, note="; fashion-mnist unless given, or digits where that is not found", required=False)
     held = TrainSettings()
-    parser.add_argument("--steps", type=int, default=held.steps, help=f"of training ({held.steps})")
-    parser.add_argument("--batch", type=int, default=held.batch, help=f"queries of a step ({held.batch})")
-    parser.add_argument("--width", type=int, default=held.width, help=f"hidden units of the network ({held.width})")
-    parser.add_argument("--references", type=int, default=held.references, help=f"samples of EFM ({held.references})")
-    parser.add_argument("--bins", type=int, default=held.bins, help=f"of t, for the variances ({held.bins})")
-    parser.add_argument("--draws", type=int, default=held.draws, help=f"batches in each bin ({held.draws})")
+    parser.add_argument("--steps", type=whole, default=held.steps, help=f"of training ({held.steps})")
+    parser.add_argument("--batch", type=whole, default=held.batch, help=f"queries of a step ({held.batch})")
+    parser.add_argument("--width", type=whole, default=held.width, help=f"hidden units of the network ({held.width})")
+    parser.add_argument("--references", type=whole, default=held.references, help=f"samples of EFM ({held.references})")
+    parser.add_argument("--bins", type=whole, default=held.bins, help=f"of t, for the variances ({held.bins})")
+    parser.add_argument("--draws", type=whole, default=held.draws, help=f"batches in each bin ({held.draws})")
     add_figure(parser, "train.json and train.png", "train.png")
     refuse_key(parser)
 
@@ -35,17 +35,28 @@ def run_train_demo(arguments: Namespace) -> None:
     from ..base.progress import progress_bar
     from ..science.train_demo import train
     from ..science.train_plots import train_figure
-    from .shared import device_named, prepare_report, say, write_report
+    from .shared import check_report, device_named, say, write_report
 
     settings = TrainSettings(**{field.name: getattr(arguments, field.name) for field in fields(TrainSettings)})
-    prepare_report(arguments)
+    check_report(arguments, "train")
+    device = device_named(arguments.device)
     with progress_bar("training on three targets") as progress:
         data, notes = _load_or_digits(arguments)
-        device = device_named(arguments.device)
+        _check_sizes(arguments, data)
         report = train(data if device is None else data.to(device), settings, progress=progress, notes=notes)
     files = write_report(arguments, "train", report.to_json(), lambda path: train_figure(report, path))
     took = f"{' and '.join(files)} written; {report.elapsed:.1f} s"
     say(arguments, f"{report.format_table()}\n\n{took}", report.to_json() | {"files": files})
+
+
+def _check_sizes(arguments: Namespace, data: OracleDataset) -> None:
+    """Refuse networks and batches that no memory holds: three networks, their gradients and Adam's two averages."""
+    from .shared import check_memory
+
+    check_memory("--width", arguments.width, 12 * 4 * (5 * max(arguments.width, 1) + 2 * data.dim))
+    check_memory("--batch", arguments.batch, 16 * (data.dim + arguments.width))
+    check_memory("--bins", arguments.bins, 2000)
+    check_memory("--references", arguments.references, 8 * max(arguments.batch, 1))
 
 
 def _load_or_digits(arguments: Namespace) -> tuple[OracleDataset, list[str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from argparse import ArgumentParser, Namespace
 
-from .options import Commands, add_command, add_data, add_search
+from .options import Commands, add_command, add_data, add_search, whole
 
 WHAT = ("velocity", "denoiser", "score", "noise", "log_density")
 
@@ -27,7 +27,7 @@ def add_velocity(commands: Commands) -> None:
     parser.add_argument("--t", type=float, help="one time for all queries, instead of those in IN")
     parser.add_argument("--t-max", type=float, help="clamp later times here; without it t = 1 is refused")
     _add_tensors(parser)
-    parser.add_argument("--batch", type=int, default=256, help="queries computed and written at once (256)")
+    parser.add_argument("--batch", type=whole, default=256, help="queries computed and written at once (256)")
 
 
 def _add_tensors(parser: ArgumentParser) -> None:

@@ -15,10 +15,11 @@ import torch
 from ..base.arrays import Int64, Tensor
 from ..base.errors import bad_file, invalid, missing
 from ..base.names import BUILTIN_NAMES
+from ..base.seeds import seeded
 from ..base.settings import Settings
-from .dataset import ValueMap
 from .formats import find_idx, read_cifar10, read_idx
 from .samples import Samples, samples_of, tensor_of
+from .values import ValueMap
 
 PATCH_SIDE = 32
 MOST_PATCHES = 100_000
@@ -88,8 +89,8 @@ def draw_patches(count: int | None = None, seed: int = 0) -> Samples:
     if not 1 <= wanted <= MOST_PATCHES:
         limits = f"must lie in 1..{MOST_PATCHES:,} for 'patches'"
         raise invalid("count", limits, wanted, "ask for a number between, or leave it out")
+    drawn = seeded(seed)
     photographs = _photographs()
-    drawn = torch.Generator().manual_seed(seed)
     shares = (wanted - wanted // 2, wanted // 2)
     patches = torch.empty(wanted, 3, PATCH_SIDE, PATCH_SIDE, dtype=torch.uint8)
     for photograph, part in zip(photographs, patches.split(shares), strict=True):
@@ -131,7 +132,7 @@ def load_cifar10(folder: Path | None = None) -> Samples:
     folders = [spot for place in _folders("cifar10", folder) for spot in (place, place / inner)]
     found = next((place for place in folders if (place / "data_batch_1.bin").is_file()), None)
     if found is None:
-        remedy = f"unpack cifar-10-binary.tar.gz into one of them, or pass folder=.../{inner}"
+        remedy = f"unpack cifar-10-binary.tar.gz into one of them, or name its folder {inner} by folder="
         raise _absent("cifar10", "data_batch_1.bin", folders, remedy)
     return read_cifar10(found)
 
@@ -160,14 +161,17 @@ def _folders(name: str, folder: Path | None, extra: Sequence[Path] = ()) -> list
 
 def _absent(name: str, files: str, folders: list[Path], remedy: str) -> Exception:
     searched = ", ".join(map(str, folders))
-    return bad_file(f"built-in data set {name!r}", f"{files} in one of: {searched}", "it in none of them", remedy)
+    expected = f"{files} in one of: {searched}"
+    return bad_file(f"built-in data set {name!r}", expected, "it in none of them", remedy, parameter="folder")
 
 
 _MNIST_REMEDY = (
     "put the four files of MNIST into one of these folders, gzipped or not, "
-    "pass folder=, or set ORACLE_DATA to the folder above"
+    "name theirs by folder=, or set ORACLE_DATA to the folder above"
 )
-_FASHION_REMEDY = "apt-get install dataset-fashion-mnist, pass folder=, or set ORACLE_DATA to the folder above"
+_FASHION_REMEDY = (
+    "apt-get install dataset-fashion-mnist, name the folder by folder=, or set ORACLE_DATA to the folder above"
+)
 _ALL = (
     BuiltIn(
         "digits",

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..base.arrays import STORAGE_DTYPES, Float64, Int64, Shaped, Tensor
-from ..base.errors import invalid
+from ..base.arrays import Float64, Int64, Numbers, Shaped, Tensor
+from ..base.changes import Snapshot
+from ..base.devices import usable_device
+from ..base.errors import bad_file, invalid
 from ..base.files import hash_tensors, is_kind, read_tensors, write_tensors
-from ..kernels import Rows, Span, prepare_rows, recentred, total_variance
+from ..base.transforms import cached_tensor
+from ..kernels import Rows, Span, counted_copies, recentred, total_variance
+from .checks import check_fits, checked_points, checked_weights, prepared_rows
+from .labels import NO_CLASS, by_label, checked_labels, class_spans
+from .values import ValueMap, picture_range
 
 # values hashed at once where samples may have to be gathered in another order
 HASH_VALUES = 1 << 23
@@ -23,35 +29,14 @@ DATASET_KIND = "oracle-dataset-1"
 ROW_TENSORS = ("stored", "centre", "half_norms", "log_weights")
 
 
-@dataclass(frozen=True)
-class ValueMap:
-    """The affine map from stored numbers to values: value = scale * stored + offset.
-
-    scale: finite and > 0. offset: finite. Raises InputError for others.
-    """
-
-    scale: float = 1.0
-    offset: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not (self.scale > 0.0 and self.scale < float("inf") and abs(self.offset) < float("inf")):
-            raise invalid(
-                "value_map", "must have a positive finite scale and a finite offset", self, "pass ValueMap(2 / 255, -1)"
-            )
-
-    @classmethod
-    def default(cls, dtype: torch.dtype) -> ValueMap:
-        """Return the map that numbers of `dtype` usually have: uint8 to [-1, 1], int8 / 127, floats unchanged."""
-        return {torch.uint8: cls(2 / 255, -1.0), torch.int8: cls(1 / 127)}.get(dtype, cls())
-
-
 class OracleDataset:
     """A finite data set: samples in their storage dtype, labels, weights, and the products that every query needs.
 
     points: [N, *shape], uint8, int8, float16, bfloat16, float32 or float64, finite. Every result is computed from
-        exactly these numbers. They are shared, not copied, unless `storage` or the order of the labels needs a copy.
-    labels: [N] integers, or None. Samples are kept sorted by label, so that a class is one contiguous range;
-        the indices that users see are always those of `points`.
+        exactly these numbers. They are shared, not copied, unless `storage` or the order of the labels needs a copy:
+        where they are changed in place afterwards, every answer is refused.
+    labels: [N] integers of at least 0, -1 for a sample without a class, or None. Samples are kept sorted by label, so
+        that a class is one contiguous range; the indices that users see are always those of `points`.
     weights: [N] non-negative, finite, not all zero, or None for equal weights; only their ratios matter.
     storage: a floating dtype to cast the numbers to. 8-bit numbers are exact in all of them: float32 costs four times
         the memory and answers small batches faster. From wider floats the cast rounds.
@@ -61,7 +46,8 @@ class OracleDataset:
     Attributes: name; sample_shape, a tuple; value_map; rows, the prepared rows; order, [N] int64, the index in `points`
     of each row, or None where they agree; sorted_labels, [N] int64, the label of each row, or None.
 
-    Raises InputError for empty or non-finite data, unknown dtypes, wrong label counts and negative weights.
+    Raises InputError for empty or non-finite data, unknown dtypes, wrong label counts, labels below -1 and negative
+    weights.
     Preparation takes O(N D) operations, reads the data twice in blocks and adds a few numbers per sample to the memory.
 
     >>> import torch
@@ -78,26 +64,29 @@ class OracleDataset:
     def __init__(
         self,
         points: Tensor,
-        labels: Tensor | None = None,
-        weights: Tensor | None = None,
+        labels: Numbers | None = None,
+        weights: Numbers | None = None,
         *,
         storage: torch.dtype | None = None,
         value_map: ValueMap | None = None,
         name: str = "data",
     ) -> None:
         default_map = ValueMap.default(points.dtype) if isinstance(points, Tensor) else None
-        points = _checked_points(points, storage)
-        labels = _checked_labels(labels, len(points))
-        weights = _checked_weights(weights, len(points))
+        points = checked_points(points, storage)
+        labels = checked_labels(labels, len(points), points.device)
+        weights = checked_weights(weights, len(points))
         self.name = name
         self.sample_shape = tuple(points.shape[1:])
+        if not isinstance(value_map, ValueMap | None):
+            raise invalid("value_map", "must be a ValueMap or None", repr(value_map), "pass ValueMap(2 / 255, -1)")
         self.value_map = value_map or default_map or ValueMap()
-        self.order, self.sorted_labels = _by_label(labels)
+        self.order, self.sorted_labels = by_label(labels)
         stored = points.reshape(len(points), -1)
         if self.order is not None:
             stored = stored[self.order]
             weights = None if weights is None else weights[self.order]
-        self.rows = prepare_rows(stored, weights)
+        self.rows = prepared_rows(stored, weights, self.order)
+        self._snapshot = Snapshot.of(*self._watched)
 
     @classmethod
     def _of_rows(
@@ -106,19 +95,56 @@ class OracleDataset:
         self = cls.__new__(cls)
         self.name, self.sample_shape, self.value_map, self.rows = name, tuple(sample_shape), value_map, rows
         self.order, self.sorted_labels = rest.get("order"), rest.get("sorted_labels")
+        self._snapshot = Snapshot.of(*self._watched)
         return self
 
     def _with_rows(self, rows: Rows, rest: Mapping[str, Any]) -> OracleDataset:
         shape, value_map = self.sample_shape, self.value_map
         return self._of_rows(rows, name=self.name, sample_shape=shape, value_map=value_map, rest=rest)
 
+    @property
+    def _watched(self) -> tuple[Tensor, ...]:
+        if self.sorted_labels is None:
+            return (self.rows.stored,)
+        order = () if self.order is None else (self.order,)
+        return (self.rows.stored, *order, self.sorted_labels)
+
+    def check_unchanged(self) -> None:
+        """Raise InputError where the samples were changed in place after they were prepared.
+
+        Every answer checks this, at the cost of comparing a few numbers. torch counts each change of a tensor and of
+        all its views; changes through NumPy or `.data`, and those of a mapped file, are noticed where they touch one of
+        32 values spread over the samples.
+        """
+        if self._snapshot.differs(*self._watched):
+            raise invalid(
+                "data",
+                "must stay as they were when the data set was made",
+                "samples that were changed in place since, here or through a view of the same memory",
+                "make the data set anew, from a copy of the samples where they will change again",
+            )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy or a pickle holds. Raises InputError where the samples were changed in place."""
+        self.check_unchanged()
+        return {name: value for name, value in vars(self).items() if name != "_snapshot"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore a copy, whose tensors count their changes anew."""
+        vars(self).update(state)
+        self._snapshot = Snapshot.of(*self._watched)
+
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.rows.stored)
 
     def __repr__(self) -> str:
-        classes = "" if self.labels is None else f", {len(self.segments)} classes"
+        classes = "" if self.sorted_labels is None else f", {len(self.segments)} classes"
         size = self.rows.stored.nbytes / 2**20
-        what = f"{len(self):,} x {list(self.sample_shape)} {self.storage}{classes}"
+        words = self.value_map.describe(self.storage)
+        # numbers on this device are shapes only
+        if self.device.type != "meta":
+            words = f"{words} in [{self.value_range[0]:.4g}, {self.value_range[1]:.4g}]"
+        what = f"{len(self):,} x {list(self.sample_shape)} {words}{classes}"
         return f"OracleDataset({self.name!r}, {what}, {size:,.1f} MiB on {self.device})"
 
     def __getitem__(self, index: int | slice | Tensor) -> Shaped[Tensor, "..."]:
@@ -142,31 +168,26 @@ class OracleDataset:
     @property
     def device(self) -> torch.device:
         """The device that holds the samples."""
-        return self.rows.device
+        return self.rows.stored.device
 
     @property
     def dim(self) -> int:
         """Number of values in one sample, D >= 1."""
-        return self.rows.dim
+        return self.rows.stored.shape[1]
 
-    @cached_property
+    @property
     def labels(self) -> Int64[Tensor, "N"] | None:
-        """Labels in the order of the points that the data set was made from, [N] int64, or None."""
+        """Labels in the order of the points that the data set was made from, [N] int64, -1 for no class, or None."""
         if self.sorted_labels is None or self.order is None:
             return self.sorted_labels
         return torch.empty_like(self.sorted_labels).index_copy_(0, self.order, self.sorted_labels)
 
     @cached_property
     def segments(self) -> Mapping[int, Span]:
-        """The range of rows of each class, by label; the mapping is empty without labels."""
-        if self.sorted_labels is None:
-            return {}
-        names, counts = self.sorted_labels.unique_consecutive(return_counts=True)
-        ends = counts.cumsum(0).tolist()
-        starts = [0, *ends[:-1]]
-        return {int(name): Span(start, end) for name, start, end in zip(names.tolist(), starts, ends, strict=True)}
+        """The range of rows of each class, by label; samples without a class, whose label is -1, are in none."""
+        return class_spans(self.sorted_labels)
 
-    @cached_property
+    @cached_tensor
     def base(self) -> Float64[Tensor, "D"]:
         """The centre of the rows in value space."""
         return self.value_map.scale * self.rows.centre + self.value_map.offset
@@ -175,8 +196,9 @@ class OracleDataset:
     def fingerprint(self) -> str:
         """Hash of all that an answer depends on: samples, shape, value map, labels and weights.
 
-        32 hexadecimal digits. The first access reads the data once.
+        32 hexadecimal digits. The first access reads the data once, and raises InputError where they were changed.
         """
+        self.check_unchanged()
         facts = (len(self), self.sample_shape, str(self.storage), self.value_map)
         return hash_tensors(repr(facts), [self.rows.stored, self.sorted_labels, self.order, self.rows.log_weights])
 
@@ -184,21 +206,22 @@ class OracleDataset:
         """Return a hash of the first samples, their labels, shape and value map, but not of their weights.
 
         count: how many samples, 0..N. A data set to which samples were appended has the hash of what it was before.
-        32 hexadecimal digits. These samples are read once.
+        32 hexadecimal digits. These samples are read once. Raises InputError where they were changed in place.
         """
+        self.check_unchanged()
         facts = (count, self.sample_shape, str(self.storage), self.value_map)
-        labels = None if self.labels is None else self.labels[:count]
-        return hash_tensors(repr(facts), [labels, *self._blocks(count)])
+        labels = self.labels
+        return hash_tensors(repr(facts), [None if labels is None else labels[:count], *self._blocks(count)])
 
     def prefix_rows(self, count: int) -> Int64[Tensor, "n"]:
         """Return the rows here of the samples that a data set of the first samples alone would hold, [count] int64.
 
         count: how many samples, 0..N. The result is in the order of the rows of that data set.
         """
-        order = torch.arange(count, device=self.device)
-        if self.labels is not None:
-            order = self.labels[:count].sort(stable=True).indices
-        return self.row_of(order)
+        labels = self.labels
+        if labels is None:
+            return self.row_of(torch.arange(count, device=self.device))
+        return self.row_of(labels[:count].sort(stable=True).indices)
 
     def _blocks(self, count: int) -> Iterator[Tensor]:
         size = max(1, HASH_VALUES // self.dim)
@@ -209,14 +232,53 @@ class OracleDataset:
     @cached_property
     def variance_per_dim(self) -> float:
         """Variance of the weighted samples in value space, averaged over the D coordinates."""
+        self.check_unchanged()
         return self.value_map.scale**2 * total_variance(self.rows) / self.dim
+
+    @cached_property
+    def value_range(self) -> tuple[float, float]:
+        """The smallest and the largest of all values; the first access reads the data once."""
+        stored = self.rows.stored
+        low, high = (self.value_map.scale * float(end) + self.value_map.offset for end in (stored.min(), stored.max()))
+        return low, high
+
+    def describe_values(self) -> str:
+        """Return the map from stored numbers to values, their range and variance in words; they decide the answers."""
+        low, high = self.value_range
+        ends = f"values in [{low:.4g}, {high:.4g}], variance per dimension {self.variance_per_dim:.3g}"
+        return f"{self.value_map.describe(self.storage)}, {ends}"
+
+    def value_facts(self) -> dict[str, Any]:
+        """Return what :meth:`describe_values` says and more, as plain values that json can write.
+
+        The keys are values, value_map (scale and offset), value_range, variance_per_dim and note, which is None or
+        :attr:`value_note`.
+        """
+        return {
+            "values": self.describe_values(),
+            "value_map": [self.value_map.scale, self.value_map.offset],
+            "value_range": list(self.value_range),
+            "variance_per_dim": self.variance_per_dim,
+            "note": self.value_note,
+        }
+
+    @property
+    def value_note(self) -> str | None:
+        """What to look at where floats look like pictures that nobody scaled to [-1, 1], else None."""
+        found = picture_range(self.sample_shape, *self.value_range) if self.value_map == ValueMap() else None
+        if found is None or not self.storage.is_floating_point:
+            return None
+        return (
+            f"the values look like pictures in [{found[0]}, {found[1]}]; most models are trained on [-1, 1], which "
+            "moves the transition (value_map=(-1, 1) in Python, --range -1,1 on the command line)"
+        )
 
     def row_of(self, index: Int64[Tensor, "n"]) -> Int64[Tensor, "n"]:
         """Return the rows of samples, [n] int64 in 0..N - 1.
 
         index: [n] int64, positions in the points that the data set was made from, 0..N - 1.
         """
-        return index if self._position is None else self._position[index]
+        return index if self.order is None else self._position[index]
 
     def index_of(self, row: Int64[Tensor, "..."]) -> Int64[Tensor, "..."]:
         """Return the indices of samples in the points that the data set was made from, int64 in the shape of `row`.
@@ -225,17 +287,18 @@ class OracleDataset:
         """
         return row if self.order is None else torch.where(row < 0, -1, self.order[row.clamp_min(0)])
 
-    @cached_property
-    def _position(self) -> Int64[Tensor, "N"] | None:
+    @cached_tensor
+    def _position(self) -> Int64[Tensor, "N"]:
         if self.order is None:
-            return None
+            return torch.arange(len(self), device=self.device)
         return torch.empty_like(self.order).index_copy_(0, self.order, torch.arange(len(self), device=self.device))
 
     def sample_values(self, row: Int64[Tensor, "n"]) -> Shaped[Tensor, "n ..."]:
         """Return samples in value space, [n, *shape] of `value_dtype`, computed in float64 and rounded once.
 
-        row: [n] int64, rows in 0..N - 1. The result is a copy.
+        row: [n] int64, rows in 0..N - 1. The result is a copy. Raises InputError where samples were changed in place.
         """
+        self.check_unchanged()
         stored = self.rows.stored.index_select(0, row).double()
         values = stored.mul_(self.value_map.scale).add_(self.value_map.offset)
         return values.to(self.value_dtype).reshape((len(row), *self.sample_shape))
@@ -243,14 +306,16 @@ class OracleDataset:
     def to(self, device: torch.device | str) -> OracleDataset:
         """Return the data set on another device, or itself where it is there already.
 
-        device: where the samples are to be; the result holds a copy there. Raises InputError where a CUDA device has
-        less memory free than the stored samples need.
+        device: where the samples are to be; the result holds a copy there. Raises InputError where torch cannot compute
+        on that device, where a CUDA device has less memory free than the stored samples need, and where the samples
+        were changed in place.
         """
-        target = torch.device(device)
+        self.check_unchanged()
+        target = usable_device(device)
         if target == self.device:
             return self
         if target.type == "cuda":
-            _check_fits(self.rows.stored.nbytes, *torch.cuda.mem_get_info(target))
+            check_fits(self.rows.stored.nbytes, *torch.cuda.mem_get_info(target))
         rows = self.rows.to(target)
         rest = {"order": _moved(self.order, target), "sorted_labels": _moved(self.sorted_labels, target)}
         return self._with_rows(rows, rest)
@@ -259,8 +324,9 @@ class OracleDataset:
         """Return the data set with its rows prepared around another centre, or itself where they are; answers agree.
 
         centre: [D] float64, in stored numbers; an index needs the centre that it was built with. The data are read
-        once and shared, not copied.
+        once and shared, not copied. Raises InputError where they were changed in place.
         """
+        self.check_unchanged()
         if torch.equal(centre, self.rows.centre):
             return self
         rest = {"order": self.order, "sorted_labels": self.sorted_labels}
@@ -281,6 +347,7 @@ class OracleDataset:
             "value_map": [self.value_map.scale, self.value_map.offset],
             "radius": self.rows.radius,
             "stored_radius": self.rows.stored_radius,
+            "copies": self.rows.copies,
             "fingerprint": self.fingerprint,
         }
         write_tensors(
@@ -297,11 +364,17 @@ class OracleDataset:
         Raises FileNotFoundError where there is no file and DataFileError for one that is damaged or of another kind.
         """
         tensors, facts = read_tensors(Path(path), DATASET_KIND, verify=verify)
+        lowest = int(tensors["sorted_labels"][0]) if "sorted_labels" in tensors else 0
+        if lowest < NO_CLASS:
+            raise bad_file(
+                path, "labels of at least -1", f"the label {lowest}", "number the classes from 0, write it again"
+            )
         rows = Rows(
             **{name: tensors.get(name) for name in ROW_TENSORS},  # type: ignore[arg-type]
             radius=facts["radius"],
             stored_radius=facts["stored_radius"],
         )
+        rows = replace(rows, copies=facts["copies"]) if "copies" in facts else counted_copies(rows)
         value_map, shape = ValueMap(*facts["value_map"]), facts["sample_shape"]
         loaded = cls._of_rows(rows, name=facts["name"], sample_shape=shape, value_map=value_map, rest=tensors)
         loaded.__dict__["fingerprint"] = facts["fingerprint"]
@@ -311,72 +384,6 @@ class OracleDataset:
     def is_saved(path: str | Path) -> bool:
         """Return whether :meth:`save` wrote the file at `path`; only its header is read."""
         return is_kind(Path(path), DATASET_KIND)
-
-
-def _by_label(labels: Tensor | None) -> tuple[Int64[Tensor, "N"] | None, Int64[Tensor, "N"] | None]:
-    """Return the order that sorts the labels, None where they are sorted, and the sorted labels."""
-    if labels is None or not bool((labels[1:] < labels[:-1]).any()):
-        return None, labels
-    ordered, order = labels.sort(stable=True)
-    return order, ordered
-
-
-def _checked_points(points: Tensor, storage: torch.dtype | None) -> Tensor:
-    if not isinstance(points, Tensor):
-        raise invalid(
-            "points", "must be a torch.Tensor", type(points).__name__, "use oracle_engine.load_dataset(points)"
-        )
-    if storage is not None and not storage.is_floating_point:
-        raise invalid("storage", "must be a floating dtype", storage, "leave it out to keep the data as they are")
-    points = points.detach() if storage is None else points.detach().to(storage)
-    if points.dtype not in STORAGE_DTYPES:
-        names = ", ".join(str(dtype).removeprefix("torch.") for dtype in STORAGE_DTYPES)
-        raise invalid("points", f"must be stored as one of {names}", points.dtype, "convert them with points.float()")
-    if points.ndim == 0 or points.numel() == 0:
-        raise invalid(
-            "points", "must hold at least one sample of at least one value", list(points.shape), "pass [N, *shape]"
-        )
-    return points
-
-
-def _checked_labels(labels: Tensor | None, count: int) -> Tensor | None:
-    if labels is None:
-        return None
-    labels = torch.as_tensor(labels).detach()
-    if labels.dtype.is_floating_point or labels.dtype.is_complex or labels.dtype == torch.bool:
-        raise invalid("labels", "must be integers", labels.dtype, "pass labels.long()")
-    if labels.shape != (count,):
-        raise invalid(
-            "labels",
-            f"must have shape [{count}], one for each sample",
-            list(labels.shape),
-            "check their order and number",
-        )
-    return labels.long()
-
-
-def _checked_weights(weights: Tensor | None, count: int) -> Tensor | None:
-    if weights is None:
-        return None
-    weights = torch.as_tensor(weights).detach().double()
-    if weights.shape != (count,):
-        raise invalid(
-            "weights",
-            f"must have shape [{count}], one for each sample",
-            list(weights.shape),
-            "check their order and number",
-        )
-    if not bool((weights.isfinite() & (weights >= 0)).all()) or float(weights.sum()) <= 0:
-        worst = float(weights.min()) if bool(weights.isfinite().all()) else "a non-finite weight"
-        raise invalid("weights", "must be finite, non-negative and not all zero", worst, "clean them before use")
-    return weights
-
-
-def _check_fits(needed: int, free: int, total: int) -> None:
-    if needed > free:
-        sizes = f"{free / 2**30:,.1f} of {total / 2**30:,.1f} GiB free"
-        remedy = "store 8-bit or 16-bit numbers, take fewer samples, or keep the data on the CPU"
-        raise invalid("device", f"must have {needed / 2**30:,.1f} GiB free for the data", sizes, remedy)
 
 
 def _moved(tensor: Tensor | None, device: torch.device) -> Tensor | None:

@@ -26,10 +26,12 @@ LABEL_KEYS = ("labels", "y")
 SHARD_SUFFIXES = (".npy", ".npz", ".safetensors")
 
 _SAFETENSORS_STORAGE = ("U8", "I8", "F16", "BF16", "F32", "F64")
+# names that others give to labels
+_OTHER_LABEL_KEYS = ("label", "target", "targets", "class", "classes", "class_labels", "class_label")
 FRESH_COPY = "write or download the file again"
 _DAMAGE = (
-    ValueError, EOFError, OverflowError, SyntaxError, TypeError, RuntimeError, tokenize.TokenError,
-    gzip.BadGzipFile, zipfile.BadZipFile, zlib.error, lzma.LZMAError,
+    ValueError, EOFError, OverflowError, SyntaxError, TypeError, RuntimeError, AttributeError, LookupError, MemoryError,
+    tokenize.TokenError, gzip.BadGzipFile, zipfile.BadZipFile, zlib.error, lzma.LZMAError,
 )  # fmt: skip
 
 _IDX_NAME = re.compile(r"idx\d-ubyte(\.gz)?$|\.idx(\.gz)?$")
@@ -41,20 +43,21 @@ _CIFAR_BATCHES = tuple(f"data_batch_{number}.bin" for number in range(1, 6))
 _CIFAR_RECORD = 1 + 3 * 32 * 32
 
 
-def read_path(path: Path, key: str | None = None) -> Samples:
+def read_path(path: Path, key: str | None = None, *, labelled: bool = True) -> Samples:
     """Return the samples of a file or a folder.
 
     path: a file, whose format is that of its suffix, or a folder of CIFAR-10 batches, of IDX files or of shards.
-    key: which array of an .npz or .safetensors file, or of each shard of a folder, holds the samples.
+    key: which array of an .npz or .safetensors file, or of each shard of a folder, holds the samples. labelled: whether
+        to read the labels beside them in such a file.
 
     Raises DataFileError for a path that cannot be read and InputError for a key where arrays have no names.
     """
     if path.is_dir():
         return _read_folder(path, key)
     if path.suffix == ".npz":
-        return read_npz(path, key)
+        return read_npz(path, key, labelled=labelled)
     if path.suffix == ".safetensors":
-        return read_safetensors(path, key)
+        return read_safetensors(path, key, labelled=labelled)
     if key is not None:
         raise invalid("key", "names an array of an .npz or .safetensors file", f"{key!r} for {path}", "leave it out")
     if path.suffix == ".npy":
@@ -83,10 +86,11 @@ def read_npy(path: Path) -> Samples:
     return samples_of(array, None, path)
 
 
-def read_npz(path: Path, key: str | None = None) -> Samples:
+def read_npz(path: Path, key: str | None = None, *, labelled: bool = True) -> Samples:
     """Return an array of an .npz file, [N, *shape], and the array "labels" or "y", [N], as labels where there is one.
 
-    path: the file. key: the name of the array; None takes the only one beside the labels.
+    path: the file. key: the name of the array; None takes the only one beside the labels. labelled: whether to read
+        these.
     Raises DataFileError for a damaged file, a name that is not there, and several arrays where no key is given.
     The arrays are read into memory.
     """
@@ -95,21 +99,26 @@ def read_npz(path: Path, key: str | None = None) -> Samples:
         with zipfile.ZipFile(path) as archive:
             names = [name[:-4] for name in archive.namelist() if name.endswith(".npy")]
             name, label_name = _choose(path, names, names, key)
-            points, labels = (None if chosen is None else member(archive, chosen) for chosen in (name, label_name))
+            wanted = (name, label_name if labelled else None)
+            points, labels = (None if chosen is None else member(archive, chosen) for chosen in wanted)
     return samples_of(points, labels, path)
 
 
-def read_safetensors(path: Path, key: str | None = None) -> Samples:
+def read_safetensors(path: Path, key: str | None = None, *, labelled: bool = True) -> Samples:
     """Return a tensor of a .safetensors file, [N, *shape], memory-mapped, and "labels" or "y" as labels, [N].
 
-    path: the file. key: the name of the tensor; None takes the only one of a storage dtype beside the labels.
+    path: the file. key: the name of the tensor; None takes the only one of a storage dtype beside the labels. labelled:
+        whether to read these.
     Raises DataFileError for a damaged file, a name that is not there, and several tensors where no key is given.
     """
     with reading(path, "a .safetensors file"), open_safetensors(path) as file:
         names = list(file.keys())
         storable = [name for name in names if file.get_slice(name).get_dtype() in _SAFETENSORS_STORAGE]
         name, label_name = _choose(path, names, storable, key)
-        points, labels = file.get_tensor(name), None if label_name is None else file.get_tensor(label_name)
+        if key is None and label_name is None:
+            _check_no_labels(path, names, name)
+        points = file.get_tensor(name)
+        labels = file.get_tensor(label_name) if label_name is not None and labelled else None
     return samples_of(points, labels, path)
 
 
@@ -190,7 +199,7 @@ def read_shards(folder: Path, key: str | None = None) -> Samples:
     first = shards[0]
     for file, shard in zip(files, shards, strict=True):
         if _kind(shard) != _kind(first):
-            remedy = "keep only shards of one kind in the folder; labels of .npy shards are passed as labels="
+            remedy = "keep only shards of one kind in the folder, with labels in all of them or in none"
             raise bad_file(file, f"{_kind(first)} as in {files[0].name}", _kind(shard), remedy)
     if len(shards) == 1:
         return first
@@ -269,11 +278,22 @@ def _choose(path: Path, names: Sequence[str], storable: Sequence[str], key: str 
     """Return the names of the samples and of the labels, or None where there are none."""
     listing = ", ".join(names) or "nothing"
     if key is not None and key not in names:
-        raise bad_file(path, f"an array called {key!r}", listing, "pass key= with one of these names")
-    chosen = [key] if key is not None else [name for name in storable if name not in LABEL_KEYS or len(names) == 1]
+        raise bad_file(path, f"an array called {key!r}", listing, "pass key= with one of these names", parameter="key")
+    # where nothing can be stored the one array is named in the error about its dtype
+    able = storable or names
+    chosen = [key] if key is not None else [name for name in able if name not in LABEL_KEYS or len(names) == 1]
     if len(chosen) != 1:
-        raise bad_file(path, "one array of samples", listing, "pass key= with the name of the one to use")
+        remedy = "pass key= with the name of the one to use"
+        raise bad_file(path, "one array of samples", listing, remedy, parameter="key")
     return chosen[0], next((name for name in LABEL_KEYS if name in names and name != chosen[0]), None)
+
+
+def _check_no_labels(path: Path, names: Sequence[str], name: str) -> None:
+    """Refuse a file that calls its labels by a name that is not read, so that they are not dropped without a word."""
+    other = next((other for other in names if other.lower() in _OTHER_LABEL_KEYS), None)
+    if other is not None:
+        remedy = f"call it {LABEL_KEYS[0]!r}, or pass key={name!r} for the samples without labels"
+        raise bad_file(path, f"labels called {' or '.join(LABEL_KEYS)}", f"{other!r}", remedy, parameter="key")
 
 
 def _idx_array(path: Path) -> np.ndarray:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -19,19 +17,19 @@ import torch
 from ..base.arrays import Float, Float64, Int64, Tensor
 from ..base.errors import bad_file, invalid
 from .formats import FRESH_COPY, member, open_safetensors, read_npy, reading
+from .latent_labels import LABELS_FILE, MEAN_STD, is_mean_std, listed_latents
 from .samples import labels_of, tensor_of
 
 STATS_FILE = "latents_stats.pt"
-MEAN_STD = "img-mean-std-*.npy"
 FORMATS = ("lightningdit", "mean-std", "fast-dit")
 
 
 @dataclass(frozen=True)
 class ChannelStats:
-    """Mean and standard deviation of each channel, float64 [C]."""
+    """Mean and standard deviation of the channels, float64, one number each or [C]."""
 
-    mean: Float64[Tensor, "C"]
-    std: Float64[Tensor, "C"]
+    mean: Float64[Tensor, "M"]
+    std: Float64[Tensor, "S"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +40,7 @@ class LatentFiles:
     flips: whether the second half of the points are the latents of the mirrored images of the first.
     point_std: root mean square of the posterior standard deviations, in stored numbers, where the files hold them
         beside the means; else 0.
-    stats: mean and std of each channel, from a file beside the points, or None.
+    stats: mean and std of the channels, from a file beside the points, or None.
     """
 
     format: str
@@ -61,13 +59,13 @@ def latent_format(path: Path) -> str | None:
     """
     if path.is_file() and path.suffix == ".zip":
         with reading(path, "a zip archive"), zipfile.ZipFile(path) as archive:
-            return "mean-std" if any(_is_mean_std(name) for name in archive.namelist()) else None
+            return "mean-std" if any(is_mean_std(name) for name in archive.namelist()) else None
     shards = _shards(path)
     if shards and "latents" in _keys(shards[0]):
         return "lightningdit"
     if not path.is_dir():
         return None
-    if next(chain(path.glob(MEAN_STD), path.glob(f"*/{MEAN_STD}")), None) is not None:
+    if next(chain(*(path.glob(f"{depth}{MEAN_STD}") for depth in ("", "*/", "*/*/"))), None) is not None:
         return "mean-std"
     return "fast-dit" if _pair(path) is not None else None
 
@@ -103,7 +101,7 @@ def read_latents(path: str | Path, *, flips: bool = True, storage: torch.dtype |
 
 def _read_lightningdit(path: Path, flips: bool, storage: torch.dtype | None) -> LatentFiles:
     shards = _shards(path)
-    both = flips and all("latents_flip" in _keys(shard) for shard in shards)
+    both = flips and _mirrored(shards)
     parts = ("latents", "latents_flip") if both else ("latents",)
     tensors = [_tensor(shard, part) for part in parts for shard in shards]
     points = tensors[0]
@@ -121,25 +119,22 @@ def _read_lightningdit(path: Path, flips: bool, storage: torch.dtype | None) -> 
 
 def _read_mean_std(path: Path, storage: torch.dtype | None) -> LatentFiles:
     with _archive(path) as (names, load):
-        listed = _labels_of_json(path, load) if "dataset.json" in names else None
-        files = sorted(name for name in names if _is_mean_std(name)) if listed is None else list(listed)
-        absent = next((name for name in files if name not in names), None)
-        if absent is not None:
-            raise bad_file(path, "every file that dataset.json lists", f"no {absent}", FRESH_COPY)
-        squares = []
+        listed = listed_latents(path, names, load)
+        files, squares = list(listed), []
 
         def mean(index: int) -> Tensor:
             # the mean of a latent, [1, C, H, W]; the mean square of its widths is noted
             moments = tensor_of(load(files[index]), path / files[index])
-            if moments.ndim != 3 or len(moments) % 2:
-                found = f"shape {list(moments.shape)}"
-                raise bad_file(path / files[index], "mean and std, [2 C, H, W]", found, FRESH_COPY)
+            if moments.ndim != 3 or len(moments) % 2 or not moments.numel() or not moments.is_floating_point():
+                found = f"{moments.dtype} {list(moments.shape)}"
+                raise bad_file(path / files[index], "mean and std, [2 C, H, W], floating", found, FRESH_COPY)
             center, width = moments.chunk(2)
             squares.append(float(width.double().square().mean()))
             return center[None]
 
         points = _stacked([1] * len(files), mean, lambda i: path / files[i], storage)
-    labels = None if listed is None or None in listed.values() else labels_of(list(listed.values()), len(files), path)
+    given = [label for label in listed.values() if label is not None]
+    labels = labels_of(given, len(files), path / LABELS_FILE) if given else None
     return LatentFiles("mean-std", points, labels, point_std=float(np.mean(squares)) ** 0.5)
 
 
@@ -161,6 +156,9 @@ def _read_fast_dit(path: Path, storage: torch.dtype | None) -> LatentFiles:
     points = _stacked([1] * len(features), single, lambda i: features[i], storage)
     with reading(pair[1], "labels"):
         numbers = [np.load(file, allow_pickle=False).reshape(-1) for file in labels]
+    odd = next((file for file, found in zip(labels, numbers, strict=True) if found.shape != (1,)), None)
+    if odd is not None:
+        raise bad_file(odd, "one label", f"{len(numbers[labels.index(odd)])} of them", FRESH_COPY)
     return LatentFiles("fast-dit", points, labels_of(np.concatenate(numbers), len(points), pair[1]))
 
 
@@ -196,28 +194,34 @@ def _archive(path: Path) -> Iterator[tuple[set[str], Callable[[str], Any]]]:
 
 
 def _from_folder(file: Path) -> Any:
-    return file.read_text("utf-8") if file.suffix == ".json" else read_npy(file).points
+    return file.read_text("utf-8-sig") if file.suffix == ".json" else read_npy(file).points
 
 
 def _from_archive(archive: zipfile.ZipFile, name: str) -> Any:
-    return archive.read(name).decode() if name.endswith(".json") else member(archive, name.removesuffix(".npy"))
-
-
-def _labels_of_json(path: Path, load: Callable[[str], Any]) -> dict[str, int | None] | None:
-    """Return the label of each file of latents that dataset.json lists, in its order; None where it lists none."""
-    with reading(path / "dataset.json", "the labels of the latents"):
-        content = json.loads(load("dataset.json"))
-        return {name: label for name, label in content.get("labels") or [] if _is_mean_std(name)} or None
-
-
-def _is_mean_std(name: str) -> bool:
-    return fnmatch(name.rsplit("/", 1)[-1], MEAN_STD)
+    return (
+        archive.read(name).decode("utf-8-sig") if name.endswith(".json") else member(archive, name.removesuffix(".npy"))
+    )
 
 
 def _shards(path: Path) -> list[Path]:
     if path.is_dir():
         return sorted(file for file in path.glob("*.safetensors") if not file.name.startswith("."))
     return [path] if path.suffix == ".safetensors" and path.is_file() else []
+
+
+def _mirrored(shards: Sequence[Path]) -> bool:
+    """Return whether the shards hold mirrored latents too; what fits only some of them is an error."""
+    held = ["latents_flip" in _keys(shard) for shard in shards]
+    remedy = "encode that shard again, or read without mirrored latents by flips=False"
+    for shard, both in zip(shards, held, strict=True):
+        if not both and any(held):
+            raise bad_file(shard, "latents_flip, as other shards have", "none", remedy, parameter="flips")
+        with reading(shard, "latents"), open_safetensors(shard) as file:
+            shapes = [file.get_slice(name).get_shape() for name in ("latents", "latents_flip")[: 1 + both]]
+        if len(shapes) > 1 and shapes[0] != shapes[1]:
+            expected = f"latents_flip of the shape of latents, {shapes[0]}"
+            raise bad_file(shard, expected, f"{shapes[1]}", remedy, parameter="flips")
+    return all(held)
 
 
 def _keys(shard: Path) -> list[str]:
@@ -250,7 +254,7 @@ def _stats(folder: Path) -> ChannelStats | None:
             raise bad_file(file, expected, "content that only pickle could load", "save a dict of tensors") from error
         if not isinstance(held, dict) or not {"mean", "std"} <= set(held):
             raise bad_file(file, expected, f"{type(held).__name__} without them", "save a dict of tensors")
-        return ChannelStats(*(held[name].double().reshape(-1) for name in ("mean", "std")))
+        return ChannelStats(*(torch.as_tensor(held[name], dtype=torch.float64).reshape(-1) for name in ("mean", "std")))
 
 
 def _pair(path: Path) -> tuple[Path, Path] | None:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from ..base.arrays import Float, Tensor
-from ..base.errors import invalid
-from .dataset import OracleDataset, ValueMap
+from ..base.arrays import Float, Numbers, Tensor, exact
+from ..base.errors import InputError, invalid
+from .dataset import OracleDataset
 from .latent_files import STATS_FILE, LatentFiles, latent_format, read_latents
+from .values import ValueMap
 
 __all__ = ["LatentFiles", "Normalisation", "latent_format", "load_latents", "read_latents"]
 
@@ -25,18 +25,21 @@ BLOCK = 1024
 class Normalisation:
     """The map value = (stored - mean) / std * multiplier, with one mean and std, or one for each channel.
 
-    mean: a finite number, or [C] numbers as a sequence or tensor. std: the same, finite and > 0.
+    mean: a finite number, or [C] numbers as a sequence, an array or a tensor. std: the same, finite and > 0.
     multiplier: finite and > 0.
 
     Normalisation() leaves the numbers as they are; Normalisation(multiplier=0.18215) is the one of Stable Diffusion's
     latents (Rombach et al. 2022). Raises InputError for numbers outside these ranges.
     """
 
-    mean: float | Sequence[float] | Tensor = 0.0
-    std: float | Sequence[float] | Tensor = 1.0
+    mean: Numbers = 0.0
+    std: Numbers = 1.0
     multiplier: float = 1.0
 
     def __post_init__(self) -> None:
+        if not isinstance(self.multiplier, float | int):
+            remedy = "pass a number, such as 0.18215"
+            raise invalid("normalisation", "must have a number as multiplier", repr(self.multiplier), remedy)
         if not all(0.0 < value < math.inf for value in (*_numbers(self.std), self.multiplier)):
             raise invalid(
                 "normalisation", "must have positive finite std and multiplier", repr(self), "check the statistics"
@@ -131,7 +134,9 @@ def load_latents(
     return OracleDataset(files.points, files.labels, storage=storage, value_map=chosen.value_map, name=name)
 
 
-def load_as_stored(path: Path, value_map: ValueMap | None, *, stacklevel: int = 2) -> LatentFiles:
+def load_as_stored(
+    path: Path, value_map: ValueMap | tuple[int | float, int | float] | None, *, stacklevel: int = 2
+) -> LatentFiles:
     """Return latents for a caller that named no normalisation, and warn where a training loop would apply one.
 
     path: as in read_latents. value_map: the map that the caller named, which silences the warning, or None.
@@ -150,7 +155,8 @@ _GAUSSIANS = (
 )
 _AS_STORED = (
     "{path} is read as it is stored, but training loops normalise these latents, and V(t) and the transition depend on "
-    "it. Name the normalisation: oracle_engine.data.latents.load_latents(path, normalisation), or pass value_map=."
+    "it. In Python, oracle_engine.load_latents(path, normalisation) names it, and what it returns can be saved for the "
+    "command line by save()."
 )
 
 
@@ -168,7 +174,13 @@ def _resolve(normalisation: Normalisation | str | None, files: LatentFiles, path
     return Normalisation(files.stats.mean, files.stats.std)
 
 
-def _numbers(value: float | Sequence[float] | Tensor) -> tuple[float, ...]:
-    if isinstance(value, Tensor):
-        return tuple(value.double().reshape(-1).tolist())
-    return tuple(float(number) for number in value) if isinstance(value, Sequence) else (float(value),)
+def _numbers(value: Numbers) -> tuple[float, ...]:
+    try:
+        held = exact(value).reshape(-1)
+    except InputError:
+        held = torch.empty(0)
+    if held.numel() == 0:
+        requirement = "must have numbers as mean and std, one or one for each channel"
+        remedy = "pass Normalisation(0.5, 2.0), or tensors [C]"
+        raise invalid("normalisation", requirement, repr(value), remedy)
+    return tuple(held.tolist())

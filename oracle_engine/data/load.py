@@ -7,20 +7,24 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
+from operator import index
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
 import torch
 
-from ..base.arrays import Float64, Int64, Tensor
-from ..base.errors import invalid
+from ..base.arrays import Float64, Int64, Tensor, exact
+from ..base.errors import InputError, OracleError, invalid
+from ..base.seeds import seeded
 from .builtin import BUILTINS, load_builtin
-from .dataset import OracleDataset, ValueMap
+from .checks import first_non_finite
+from .dataset import OracleDataset
 from .formats import read_iterable, read_path
 from .latent_files import latent_format
 from .latents import load_as_stored
-from .samples import Samples, labels_of, samples_of
+from .samples import Samples, labels_of, problem, samples_of
+from .values import ValueMap, float_map
 
 _KINDS = "the name of a built-in set, a path, a tensor, an array or an iterable of samples"
 
@@ -31,7 +35,7 @@ class _ReadOptions:
 
     key: str | None
     folder: str | os.PathLike[str] | None
-    value_map: ValueMap | None
+    value_map: ValueMap | tuple[int | float, int | float] | None
     count: int | None
     seed: int
 
@@ -42,7 +46,7 @@ def load_dataset(
     key: str | None = None,
     labels: Any = None,
     weights: Any = None,
-    value_map: ValueMap | None = None,
+    value_map: ValueMap | tuple[int | float, int | float] | None = None,
     storage: torch.dtype | None = None,
     folder: str | os.PathLike[str] | None = None,
     count: int | None = None,
@@ -56,7 +60,10 @@ def load_dataset(
         of `x` or `(x, label)`, each item one sample.
     key: which array of an .npz or .safetensors file holds the samples, where there are several.
     labels: [N] integers, which replace those of the source. weights: [N] non-negative, not all zero.
-    value_map: from stored numbers to values. storage: floating dtype to cast to. Both as in OracleDataset.
+    value_map: from stored numbers to values, as in OracleDataset; or a pair (low, high), the values that the ends of
+        the stored range get. That range is 0..255 for uint8, -127..127 for int8, that of a built-in set, and for floats
+        the first of [0, 1], [-1, 1] and [0, 255] that holds all of them.
+    storage: floating dtype to cast to, as in OracleDataset.
     folder: where the files of a built-in set are.
     count: how many samples to use, 1..N. "patches" draws that many; of anything else a random subset without
         replacement is taken, in the order of the source, and its labels and weights with it.
@@ -85,19 +92,46 @@ def load_dataset(
     if count is not None and count != size:
         rows = choose_rows(size, count, seed).to(device)
         points, labels, weights = points[rows], _rows_of(labels, rows), _rows_of(weights, rows)
-    return OracleDataset(points, labels, weights, storage=storage, value_map=value_map or own_map, name=name)
+    chosen = own_map if value_map is None else _value_map(value_map, points, own_map)
+    try:
+        return OracleDataset(points, labels, weights, storage=storage, value_map=chosen, name=name)
+    except InputError as error:
+        raise _about_source(error, samples.points, source) from error
 
 
 def choose_rows(size: int, count: int, seed: int) -> Int64[Tensor, "n"]:
     """Return different indices below `size`, drawn uniformly without replacement, [count] int64, ascending.
 
     size: how many there are, N >= 1. count: how many to draw, 1..N. seed: of the generator, an integer.
-    Raises InputError where `count` lies outside 1..N.
+    Raises InputError where `count` is no integer in 1..N, or `seed` is none that torch takes.
     """
-    if not 1 <= count <= size:
+    if not (isinstance(count, SupportsIndex) and 1 <= index(count) <= size):
         raise invalid("count", f"must lie in 1..{size:,}, the samples there are", count, "leave it out to use all")
-    drawn = torch.Generator().manual_seed(seed)
-    return torch.randperm(size, generator=drawn)[:count].sort().values
+    return torch.randperm(size, generator=seeded(seed))[: index(count)].sort().values
+
+
+def _value_map(given: Any, points: Tensor, own: ValueMap | None) -> ValueMap:
+    """Return the map that the caller named, as such or by the range of the values."""
+    if isinstance(given, ValueMap):
+        return given
+    try:
+        low, high = (float(end) for end in given)
+    except (TypeError, ValueError):
+        requirement = "must be a ValueMap or a pair of numbers (low, high)"
+        raise invalid("value_map", requirement, repr(given), "pass (-1, 1) or ValueMap(2 / 255, -1)") from None
+    if own is None and points.is_floating_point():
+        own = float_map(float(points.min()), float(points.max()))
+    return (own or ValueMap.default(points.dtype)).onto(low, high)
+
+
+def _about_source(error: InputError, points: Tensor, source: Any) -> OracleError:
+    """Return an error about samples, which names the file and the place in it where the samples are from one."""
+    if error.parameter != "points" or not isinstance(source, str | os.PathLike):
+        return error
+    bad, received = first_non_finite(points), str(error).split("; received ")[-1].split(". Remedy: ")[0]
+    found = received if bad is None else f"a NaN or an infinity in sample {bad}"
+    expected = "numbers that can be squared" if bad is None else "finite numbers"
+    return problem(Path(source), expected, found, error.remedy or "repair the file")
 
 
 def _read(source: Any, options: _ReadOptions) -> tuple[Samples, str, ValueMap | None]:
@@ -116,7 +150,7 @@ def _read(source: Any, options: _ReadOptions) -> tuple[Samples, str, ValueMap | 
 
 def _from_path(source: str | os.PathLike[str], options: _ReadOptions) -> Samples:
     path = Path(source).expanduser()
-    if not path.exists():
+    if not str(source) or not path.exists():
         raise _unknown(str(source))
     if options.key is not None or latent_format(path) is None:
         return read_path(path, options.key)
@@ -147,7 +181,7 @@ def _rows_of(tensor: Tensor | None, rows: Int64[Tensor, "n"]) -> Tensor | None:
 
 
 def _weights_of(weights: Any, size: int) -> Float64[Tensor, "N"]:
-    held = weights.detach().double() if isinstance(weights, Tensor) else torch.from_numpy(np.array(weights, np.float64))
+    held = exact(weights)
     if held.shape != (size,):
         wanted = f"must have shape [{size}], one for each sample"
         raise invalid("weights", wanted, list(held.shape), "match them to the samples")

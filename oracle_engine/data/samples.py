@@ -85,7 +85,11 @@ def labels_of(labels: Any, count: int, where: Where) -> Int64[Tensor, "N"]:
     where: the file or the parameter that errors name.
     Raises DataFileError (for a path) or InputError for another dtype or shape.
     """
-    held = labels.detach().cpu() if isinstance(labels, Tensor) else np.asarray(labels)
+    try:
+        held = labels.detach().cpu() if isinstance(labels, Tensor) else np.asarray(labels)
+    except ValueError as error:
+        remedy = "give as many labels as samples, in one dimension"
+        raise problem(where, f"{count} labels, one a sample", "labels of different shapes", remedy) from error
     name = dtype_name(held)
     if not name.startswith(("int", "uint")) or name == "uint64":
         raise problem(where, "integer labels", f"labels of dtype {name}", "convert them to int64")

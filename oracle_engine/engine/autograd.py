@@ -1,240 +1,325 @@
-"""Derivatives of an answer in its queries: from posterior covariances and scores, never through the kernels.
+"""Answers as functions of x, t and the guidance scale for autograd, forward and backward, and for torch.func.
 
-The derivative of a posterior mean is alpha / sigma^2 times the posterior covariance of the data, that of the
-log-density is the score.
+Torch hands plain tensors to the forward of an autograd function, whatever transforms surround it: all work on an answer
+and on its derivatives is done there, and nothing that it caches belongs to a transform.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch.autograd import forward_ad
 
-from ..base.arrays import Float, Float64, Int64, Tensor, check_floating
-from ..base.errors import InputError, invalid
-from ..data.dataset import OracleDataset
-from ..kernels import Directions, PosteriorState, Query, Rows, Span
-from ..paths.paths import Coefficients, Prediction
-from ..queries.classes import batch_slices, scan_tasks
-from ..queries.request import Request
+from ..base.arrays import Tensor, check_floating, check_shape, flat_size, on_device
+from ..base.errors import invalid
+from ..base.transforms import constant_when_compiled, transformed
+from ..paths.paths import one_per_query
+from ..queries.classes import MAX_BATCH
+from ..queries.conditions import Conditions
+from .derivatives import AnswerFunction, Inputs, States, Tangent, options_of, second_derivative
 
-# what multiplies vectors with the posterior covariance of a span
-Product = Callable[[Rows, Directions, Span], Tensor]
+# arguments of the functions below, in this order after what is no tensor
+INPUTS, STATES = len(Inputs._fields), len(States._fields)
 
 
-@dataclass(frozen=True)
-class Term:
-    """A posterior mean that an answer is linear in, for some queries of its batch.
+@constant_when_compiled
+def forward_mode() -> bool:
+    """Return whether forward differentiation surrounds the call; where code is compiled, the tracing of it."""
+    return bool(forward_ad._current_level >= 0)
 
-    index: the numbers of these queries, [b], or None for all of them. factor: what their mean is multiplied with, [b].
-    request: these queries, with the labels of this mean. state: log-partition and mean of their posteriors.
+
+def has_tangent(*values: Any) -> bool:
+    """Return whether one of `values`, those of them that are tensors, is differentiated forward."""
+    for value in values:
+        dual = isinstance(value, Tensor) and value.is_floating_point()
+        if dual and forward_ad.unpack_dual(value).tangent is not None:
+            return True
+    return False
+
+
+def differentiable(*values: Any) -> bool:
+    """Return whether autograd wants the derivative of an answer in one of `values`, those of them that are tensors."""
+    if torch.is_grad_enabled():
+        for value in values:
+            if isinstance(value, Tensor) and value.requires_grad:
+                return True
+    return has_tangent(*values)
+
+
+def refuse_transforms(name: str, *values: Any) -> None:
+    """Refuse what has no derivative where a transform surrounds the call or one of `values` carries a tangent.
+
+    name: what is asked for, as the error calls it. Raises InputError.
     """
-
-    index: Int64[Tensor, "b"] | None
-    factor: Float64[Tensor, "b"]
-    request: Request
-    state: PosteriorState
+    if transformed() or has_tangent(*values):
+        remedy = "ask for it outside of the transform, or use velocity, denoiser, score, noise or log_density"
+        raise invalid(name, "has no derivative and no batching rule", "a call inside a transform of torch.func", remedy)
 
 
-def mixed(terms: Sequence[Term]) -> Float64[Tensor, "B D"]:
-    """Return the sum of the means of `terms` times their factors, [B, D] in row units.
+def inputs_of(x: Tensor, t: Any, conditions: Conditions) -> Inputs:
+    """Return arguments of an answer as inputs, differentiable in x, t and the scale; no value is read.
 
-    The first term is of the whole batch, and alone it has the factor one.
+    x: [B, *sample_shape]. t, conditions: as in OracleEngine.velocity. Raises InputError for shapes that do not fit.
     """
-    whole, *others = terms
-    if not others:
-        return whole.state.mean
-    mean = whole.factor[:, None] * whole.state.mean
-    for term in others:
-        mean = _added(mean, term.index, term.factor[:, None] * term.state.mean)
-    return mean
+    batch, device = len(x), x.device
+    scale, _ = options_of(conditions.guidance)
+    if scale is not None:
+        given = on_device(scale, device, "guidance").double()
+        if given.shape not in ((), (batch,)):
+            remedy = "pass one scale a query"
+            raise invalid("guidance", f"must be a finite number or [{batch}]", list(given.shape), remedy)
+        scale = given.expand(batch).clone()
+    times = on_device(t, device, "t")
+    if times.is_complex():
+        raise invalid("t", "must be real", times.dtype, "pass t.real")
+    return Inputs(
+        x=x.to(torch.float64, copy=True).reshape(batch, flat_size(x.shape[1:])),
+        t=one_per_query(times.double(), batch).clone(),
+        scale=scale,
+        labels=_rows_of("labels", conditions.labels, batch, device),
+        exclude=_rows_of("exclude", conditions.exclude, batch, device),
+        source=_rows_of("source", conditions.source, batch, device),
+    )
 
 
-@dataclass(frozen=True)
-class Spread:
-    """A posterior covariance over the classes of each query, times a factor: the derivative of a term in x.
+def attached(function: AnswerFunction, x: Tensor, t: Any, conditions: Conditions) -> Tensor:
+    """Return an answer as a function of x, t and the guidance scale, like x, or [B] of a log density.
 
-    index: the numbers of its queries in the batch, [b], or None for all. factor: of the covariance, [b]. query, labels,
-    state: whose posterior it is. Unlike a Term it shares no memory with what the caller passed, who may change it
-    before the backward pass.
-    """
-
-    index: Int64[Tensor, "b"] | None
-    factor: Float64[Tensor, "b"]
-    query: Query
-    labels: Int64[Tensor, "b U"] | None
-    state: PosteriorState
-
-    @classmethod
-    def of(cls, term: Term, data: OracleDataset) -> Spread:
-        """Return the derivative of `term`, a mean over `data`."""
-        query = term.request.query(data)
-        own = Query(query.point, query.alpha.clone(), query.inverse_variance, query.excluded)
-        labels = None if term.request.labels is None else term.request.labels.clone()
-        return cls(term.index, term.factor * own.gain, own, labels, term.state)
-
-    def times(self, vector: Float64[Tensor, "b D"], data: OracleDataset, product: Product) -> Float64[Tensor, "b D"]:
-        """Return the derivative times a vector for each of its queries, [b, D].
-
-        data: the samples. product: what multiplies a vector with the covariance over a span of them. Costs a scan.
-        """
-        total = torch.zeros_like(vector)
-        everyone = torch.arange(len(vector), device=vector.device)
-        for part in batch_slices(len(vector), data.dim):
-            labels = None if self.labels is None else self.labels[part]
-            for task in scan_tasks(labels, data.segments, len(data), everyone[part]):
-                which = task.query
-                state = self.state.take(which)
-                some = Directions(self.query.take(which), state.lse, state.mean, vector[which])
-                total[which] += product(data.rows, some, task.span)
-        return self.factor[:, None] * total
-
-
-@dataclass(frozen=True)
-class PredictionDerivative:
-    """The derivative of the prediction called `name` in x: symmetric, so both directions are one.
-
-    at: the path at the times of the batch. point_std: width of every sample. spreads: derivatives of the means that the
-    prediction is linear in. product: what multiplies vectors with posterior covariances over `data`.
-    """
-
-    name: str
-    data: OracleDataset
-    at: Coefficients
-    point_std: float
-    spreads: Sequence[Spread]
-    product: Product
-
-    @classmethod
-    def of(
-        cls, name: str, terms: Sequence[Term], *, data: OracleDataset, point_std: float, product: Product
-    ) -> PredictionDerivative:
-        """Return the derivative of the answer called `name` that is linear in `terms`, the first of the whole batch.
-
-        data: the samples. point_std: their width. product: what multiplies vectors with posterior covariances.
-        """
-        at = terms[0].request.at
-        kept = Coefficients(*(getattr(at, field.name).clone() for field in fields(at)))
-        return cls(name, data, kept, point_std, [Spread.of(term, data) for term in terms], product)
-
-    def push(self, vector: Float[Tensor, "B ..."]) -> Float64[Tensor, "B D"]:
-        """Return the derivative times a vector like x, [B, D] float64."""
-        values = vector.double().reshape(len(vector), self.data.dim)
-        # predictions are linear in x and in the mean, coordinate by coordinate
-        zeros = torch.zeros_like(values)
-        direct: Tensor = getattr(Prediction(values, zeros, self.at, self.point_std), self.name)
-        through: Tensor = getattr(Prediction(zeros, values, self.at, self.point_std), self.name)
-        for spread in self.spreads:
-            some = through if spread.index is None else through[spread.index]
-            direct = _added(direct, spread.index, spread.times(some, self.data, self.product))
-        return direct
-
-    pull = push
-
-
-@dataclass(frozen=True)
-class DensityDerivative:
-    """The derivative of log p_t in x: `score`, [B, D] in value space."""
-
-    score: Float64[Tensor, "B D"]
-
-    def pull(self, vector: Float64[Tensor, "B"]) -> Float64[Tensor, "B D"]:
-        """Return a vector, [B], times the scores, [B, D]."""
-        return vector[:, None] * self.score
-
-    def push(self, vector: Float[Tensor, "B ..."]) -> Float64[Tensor, "B"]:
-        """Return the products of the scores with a vector like x, [B]."""
-        return (self.score * vector.double().reshape(self.score.shape)).sum(1)
-
-
-Derivative = PredictionDerivative | DensityDerivative
-
-
-def detached(x: Tensor) -> tuple[Tensor, bool]:
-    """Return x without its autograd graph, and whether a derivative of the answer in x is wanted.
-
-    Raises InputError unless x is a floating tensor.
+    function: the answer. x: [B, *sample_shape]. t, conditions: as in OracleEngine.velocity.
+    Raises InputError as OracleEngine.velocity does.
     """
     check_floating("x", x)
-    primal, tangent = forward_ad.unpack_dual(x)
-    return primal.detach(), tangent is not None or (x.requires_grad and torch.is_grad_enabled())
+    check_shape("x", x, function.data.sample_shape)
+    values, *_ = evaluate(function, inputs_of(x, t, conditions))
+    return values if function.is_density else values.to(x.dtype).reshape(x.shape)
 
 
-def attached(answer: Tensor, x: Tensor, derivative: Derivative | None) -> Tensor:
-    """Return `answer` as a function of x for autograd, itself where there is no derivative.
+def evaluate(
+    function: AnswerFunction, inputs: Inputs, states: Sequence[Tensor | None] = (None,) * STATES
+) -> tuple[Tensor, ...]:
+    """Return the answer to `inputs`, [B, D] or [B] float64, with a graph, and its States, without one.
 
-    answer: like x, or [B] of a log density. x: what it was computed at. derivative: of the answer in x, or None.
+    function: the answer. states: where another answer to the same inputs left them, which saves the scan.
     """
-    if derivative is None:
-        return answer
-    result: Tensor = _Attached.apply(x, answer, derivative)  # type: ignore[no-untyped-call]
+    result: tuple[Tensor, ...] = _Answer.apply(function, *inputs, *states)  # type: ignore[no-untyped-call]
     return result
 
 
-class _Attached(torch.autograd.Function):
-    """Hands on an answer that is known already, and its derivative in x."""
+def pushed(function: AnswerFunction, inputs: Inputs, states: Sequence[Tensor], tangent: Tangent) -> Tensor:
+    """Return the derivative of the answer to `inputs` along `tangent`, [B, D] or [B], which has none itself.
+
+    function, states: the answer, and what :func:`evaluate` returned beside it.
+    """
+    return _push(function, tangent, (*inputs, *states))
+
+
+# the vmap within torch.autograd, under is_grads_batched=True, which has no rules for functions with a derivative
+_LEGACY_BATCH: Any = torch._C._parse_dispatch_key("Batched")
+
+
+class _Answer(torch.autograd.Function):
+    """An answer and its states, which are computed here unless they are given."""
 
     @staticmethod
-    def forward(x: Tensor, answer: Tensor, derivative: Derivative) -> Tensor:
-        return answer.clone()
+    def forward(function: AnswerFunction, *values: Any) -> tuple[Tensor, ...]:
+        inputs = Inputs(*values[:INPUTS])
+        known = values[INPUTS] is not None
+        states = States(*(part.clone() for part in values[INPUTS:])) if known else function.states(inputs)
+        return function.values(inputs, states), *states
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.function = inputs[0]
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(*output[1:])
+        _save(ctx, *inputs[1 : 1 + INPUTS], *output[1:])
+
+    @staticmethod
+    def backward(ctx: Any, *vectors: Tensor | None) -> tuple[Tensor | None, ...]:
+        function, vector, saved = ctx.function, vectors[0], ctx.saved_tensors
+        by_x, by_t, by_scale = ctx.needs_input_grad[1:4]
+        found: tuple[Tensor | None, ...] = (None, None, None)
+        if vector is not None and by_x and function.is_density:
+            # the score is an answer itself, which has a derivative
+            found = (vector[:, None] * _score(function, saved), None, None)
+            by_x = False
+        if vector is not None and (by_x or by_t or by_scale):
+            pulled = _pull(function, (by_x, by_t, by_scale), vector, saved)
+            found = tuple(one if other is None else other for one, other in zip(pulled, found, strict=True))
+        return None, *found, *[None] * (INPUTS - 3 + STATES)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor | None, ...]:
+        function, saved = ctx.function, ctx.saved_tensors
+        tangent = Tangent(*tangents[1:4])
+        if function.is_density:
+            along_x = None if tangent.x is None else (tangent.x * _score(function, saved)).sum(1)
+            rest = tangent._replace(x=None)
+            along = None if rest.t is None else _push(function, rest, saved)
+            change = along_x if along is None else along if along_x is None else along + along_x
+        else:
+            change = _push(function, tangent, saved)
+        return change, *[None] * STATES
+
+    @staticmethod
+    def vmap(info: Any, dims: Any, function: AnswerFunction, *values: Any) -> Any:
+        return _folded(_Answer, info, dims, (function,), values)
+
+
+class _Push(torch.autograd.Function):
+    """The derivative of an answer along a tangent, linear in the tangent; it has no derivative in anything else."""
+
+    @staticmethod
+    def forward(function: AnswerFunction, *values: Any) -> tuple[Tensor]:
+        tangent, inputs, states = values[:3], values[3 : 3 + INPUTS], values[3 + INPUTS :]
+        return (function.push(Inputs(*inputs), States(*states), Tangent(*tangent)),)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.function = inputs[0]
+        ctx.set_materialize_grads(False)
+        _save(ctx, *inputs[4:])
+
+    @staticmethod
+    def backward(ctx: Any, *vectors: Tensor | None) -> tuple[Tensor | None, ...]:
+        found: tuple[Tensor | None, ...] = (None, None, None)
+        if vectors[0] is not None:
+            found = _pull(ctx.function, ctx.needs_input_grad[1:4], vectors[0], ctx.saved_tensors)
+        return None, *found, *[None] * (INPUTS + STATES)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor]:
+        return (_push(ctx.function, tangents[1:4], ctx.saved_tensors),)
+
+    @staticmethod
+    def vmap(info: Any, dims: Any, function: AnswerFunction, *values: Any) -> Any:
+        return _folded(_Push, info, dims, (function,), values)
+
+
+class _Pull(torch.autograd.Function):
+    """The transposed derivative of an answer times a vector, linear in it; no derivative in anything else."""
+
+    @staticmethod
+    def forward(function: AnswerFunction, wanted: tuple[bool, bool, bool], *values: Any) -> tuple[Tensor, ...]:
+        inputs = Inputs(*values[1 : 1 + INPUTS])
+        found = function.pull(inputs, States(*values[1 + INPUTS :]), values[0], wanted)
+        return tuple(inputs.t[:0] if part is None else part for part in found)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.function, ctx.wanted = inputs[:2]
+        ctx.set_materialize_grads(False)
+        _save(ctx, *inputs[3:])
+
+    @staticmethod
+    def backward(ctx: Any, *vectors: Tensor | None) -> tuple[Tensor | None, ...]:
+        tangent = [part if wanted else None for part, wanted in zip(vectors, ctx.wanted, strict=True)]
+        along = None
+        if any(part is not None for part in tangent):
+            along = _push(ctx.function, tangent, ctx.saved_tensors)
+        return None, None, along, *[None] * (INPUTS + STATES)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> tuple[Tensor | None, ...]:
+        return _pull(ctx.function, ctx.wanted, tangents[2], ctx.saved_tensors)
+
+    @staticmethod
+    def vmap(info: Any, dims: Any, function: AnswerFunction, wanted: tuple[bool, bool, bool], *values: Any) -> Any:
+        # `wanted` is a tuple, whose three values have a dimension each
+        return _folded(_Pull, info, (None, *dims[-len(values) :]), (function, wanted), values)
+
+
+class _Once(torch.autograd.Function):
+    """An argument of a first derivative, whose own derivative would be a second one."""
+
+    @staticmethod
+    def forward(value: Tensor) -> Tensor:
+        return value.view_as(value)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        x, _, derivative = inputs
-        ctx.pull = _like(derivative.pull, x)
-        ctx.push = _like(derivative.push, output)
+        ctx.set_materialize_grads(False)
 
     @staticmethod
-    def backward(ctx: Any, *vectors: Tensor | None) -> tuple[Tensor, None, None]:
-        return _product(vectors[0], ctx.pull), None, None
-
-    @staticmethod
-    def jvp(ctx: Any, *vectors: Tensor | None) -> Tensor:
-        return _product(vectors[0], ctx.push)
-
-
-class _Product(torch.autograd.Function):
-    """A derivative times a vector, which cannot be differentiated again; under vmap one vector after the other."""
-
-    @staticmethod
-    def forward(vector: Tensor, times: Callable[[Tensor], Tensor]) -> Tensor:
-        return times(vector)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        """Keep nothing of `inputs` and `output` in `ctx`: there is no backward pass."""
-
-    @staticmethod
-    def vmap(
-        info: Any, dims: tuple[int, None], vectors: Tensor, times: Callable[[Tensor], Tensor]
-    ) -> tuple[Tensor, int]:
-        return torch.stack([_product(vector, times) for vector in vectors.unbind(dims[0])]), 0
-
-    @staticmethod
-    def backward(ctx: Any, *vectors: Tensor) -> Any:
+    def backward(ctx: Any, *vectors: Tensor | None) -> Any:
         raise second_derivative()
 
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor | None) -> Any:
+        raise second_derivative()
 
-def _product(vector: Tensor | None, times: Callable[[Tensor], Tensor]) -> Tensor:
-    result: Tensor = _Product.apply(vector, times)  # type: ignore[no-untyped-call]
+    @staticmethod
+    def vmap(info: Any, dims: Any, value: Tensor) -> Any:
+        return _Once.apply(value), dims[0]  # type: ignore[no-untyped-call]
+
+
+def _once(values: Sequence[Any]) -> list[Any]:
+    """Return inputs and states of a first derivative, of which x, t and the scale are not differentiated again."""
+    kept = list(values)
+    kept[:3] = [None if part is None else _Once.apply(part) for part in kept[:3]]  # type: ignore[no-untyped-call]
+    return kept
+
+
+def _push(function: AnswerFunction, tangent: Sequence[Tensor | None], values: Sequence[Any]) -> Tensor:
+    result: Tensor = _Push.apply(function, *tangent, *_once(values))[0]  # type: ignore[no-untyped-call]
     return result
 
 
-def _like(times: Callable[[Tensor], Tensor], model: Tensor) -> Callable[[Tensor], Tensor]:
-    dtype, shape = model.dtype, model.shape
-    return lambda vector: times(vector).to(dtype).reshape(shape)
+def _pull(
+    function: AnswerFunction, wanted: tuple[bool, bool, bool], vector: Tensor, values: Sequence[Any]
+) -> tuple[Tensor | None, ...]:
+    """Return the gradients that are `wanted`. Raises InputError for a vector that torch.autograd has batched."""
+    if torch._C._dispatch_keys(vector).has(_LEGACY_BATCH):
+        remedy = "use torch.func.vmap or torch.func.jacrev, or one vector after the other"
+        raise invalid("is_grads_batched", "must be False for answers of an engine", True, remedy)
+    found = _Pull.apply(function, wanted, vector, *_once(values))  # type: ignore[no-untyped-call]
+    return tuple(part if asked else None for part, asked in zip(found, wanted, strict=True))
 
 
-def _added(
-    total: Float64[Tensor, "B D"], index: Int64[Tensor, "b"] | None, part: Float64[Tensor, "b D"]
-) -> Float64[Tensor, "B D"]:
-    return total + part if index is None else total.index_add(0, index, part)
+def _score(function: AnswerFunction, saved: Sequence[Any]) -> Tensor:
+    result: Tensor = _Answer.apply(function.score, *saved)[0]  # type: ignore[no-untyped-call]
+    return result
 
 
-def second_derivative() -> InputError:
-    """Word what a second derivative is answered with: it would need third moments of the posterior."""
-    remedy = "detach the first derivative, or take differences of it"
-    return invalid("x", "can be differentiated once", "a second derivative of an answer", remedy)
+def _save(ctx: Any, *values: Tensor | None) -> None:
+    ctx.save_for_backward(*values)
+    ctx.save_for_forward(*values)
+
+
+def _folded(
+    kind: Any, info: Any, dims: Any, plain: tuple[Any, ...], values: Sequence[Any]
+) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+    """Return what `kind` gives for a batch of batches: these are queries as well, as many at once as a scan takes."""
+    many = info.batch_size
+    lifted = [_lifted(value, dim, many) for value, dim in zip(values, dims[len(dims) - len(values) :], strict=True)]
+    batch = next(part.shape[1] for part in lifted if part is not None)
+    size = max(1, MAX_BATCH // max(1, batch))
+    parts = []
+    for start in range(0, many, size):
+        some = [None if part is None else part[start : start + size].flatten(0, 1) for part in lifted]
+        found = kind.apply(*plain, *some)
+        # what was not wanted is empty
+        rows = [batch if len(part) else 0 for part in found]
+        count = min(size, many - start)
+        parts.append([part.reshape(count, row, *part.shape[1:]) for part, row in zip(found, rows, strict=True)])
+    joined = tuple(torch.cat(same) for same in zip(*parts, strict=True))
+    return joined, (0,) * len(joined)
+
+
+def _lifted(value: Tensor | None, dim: int | None, many: int) -> Tensor | None:
+    """Return a tensor with the dimension of a vmap of `many` first."""
+    if value is None:
+        return None
+    return value.expand(many, *value.shape) if dim is None else value.movedim(dim, 0)
+
+
+def _rows_of(name: str, value: Any, batch: int, device: torch.device) -> Tensor | None:
+    if value is None:
+        return None
+    given = on_device(value, device, name)
+    if given.ndim and len(given) != batch:
+        wanted = f"must be one number or have {batch} rows, one for each query"
+        raise invalid(name, wanted, list(given.shape), "pass one row a query")
+    return given.expand(batch).clone() if given.ndim == 0 else given.clone()

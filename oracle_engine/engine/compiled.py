@@ -1,4 +1,4 @@
-"""The operators that stand for an answer under torch.compile: opaque, with fake tensors and a derivative in x.
+"""The operators that stand for an answer under torch.compile: opaque, with fake tensors and derivatives.
 
 Checks of the input and the choice of rows depend on values, so all of it happens when an operator runs; one of the two
 is for answers that read no value on the host, which CUDA graphs may contain. They name their engine by a number,
@@ -8,6 +8,7 @@ because an operator takes tensors and plain values only.
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 from weakref import WeakValueDictionary
 
@@ -15,8 +16,10 @@ import torch
 
 from ..base.arrays import Tensor
 from ..base.errors import invalid
+from ..base.transforms import constant_when_compiled, transformed
 from ..queries.conditions import Conditions, Guidance
-from .autograd import Derivative, second_derivative
+from .autograd import forward_mode, has_tangent, inputs_of
+from .derivatives import AnswerFunction, Inputs, States, Tangent, options_of, second_derivative
 
 
 class Call(NamedTuple):
@@ -44,6 +47,12 @@ class Call(NamedTuple):
         return Conditions(self.labels, guidance, self.exclude, self.source)
 
 
+# why compiled code is cut around some answers
+UNTRACED = (
+    "operators have neither batching rules nor forward derivatives: torch.compile cannot contain torch.func.jvp, grad "
+    "or vmap of an answer of an OracleEngine as one graph. Remedy: leave out fullgraph=True, or use total_derivative"
+)
+
 # the types of these values, and how many of them are tensors
 SCHEMA = (
     "Tensor x, Tensor t, Tensor? labels, Tensor? exclude, Tensor? source, Tensor? scale, "
@@ -56,26 +65,28 @@ TENSORS = 6
 class Answerer(Protocol):
     """What a number stands for."""
 
-    def answer(
-        self, name: str, x: Tensor, t: float | Tensor, conditions: Conditions, *, derivative: bool
-    ) -> tuple[Tensor, Derivative | None]:
-        """Return the answer called `name` to x at t under `conditions`, and its derivative in x where wanted."""
+    def answer(self, name: str, x: Tensor, t: float | Tensor, conditions: Conditions) -> Tensor:
+        """Return the answer called `name` to x at t under `conditions`."""
+        ...
+
+    def function(self, name: str, dtype: torch.dtype, conditions: Conditions) -> AnswerFunction:
+        """Return the answer called `name` to x of `dtype` under `conditions` as a function with derivatives."""
         ...
 
 
-_live: WeakValueDictionary[int, Answerer] = WeakValueDictionary()
+_live: WeakValueDictionary[int, Any] = WeakValueDictionary()
 _numbers = itertools.count()
 
 
-def register(engine: Answerer) -> int:
-    """Return a number for `engine`, good as long as it lives."""
+def register(engine: Any) -> int:
+    """Return a number for `engine`, an Answerer or an OracleTarget, good as long as it lives."""
     number = next(_numbers)
     _live[number] = engine
     return number
 
 
-def live(number: int) -> Answerer:
-    """Return the engine with this number. Raises InputError where it is gone."""
+def live(number: int) -> Any:
+    """Return the engine, or the target, with this number. Raises InputError where it is gone."""
     engine = _live.get(number)
     if engine is None:
         raise invalid(
@@ -84,38 +95,101 @@ def live(number: int) -> Answerer:
     return engine
 
 
-def respond(
-    number: int, name: str, x: Tensor, t: float | Tensor, *, conditions: Conditions, recordable: bool = False
-) -> Tensor:
+def untraced(engine: Any, name: str, x: Tensor, t: Any, conditions: Conditions) -> Tensor:
+    """Return what `engine` answers, after :func:`cut_out` outside of compiled code.
+
+    name, x, t, conditions: as in :meth:`Answerer.answer`.
+    """
+    answer: Tensor = engine.answered(name, x, t, conditions)
+    return answer
+
+
+@constant_when_compiled
+def cut_out() -> bool:
+    """Have compiled code cut around :func:`untraced`, and return True; it is called when code is traced.
+
+    The decorator of torch that says so imports the compiler and triton, which code that compiles nothing does without.
+    """
+    global untraced  # noqa: PLW0603  the name that traced code reads
+    if not hasattr(untraced, "_torchdynamo_disable"):
+        untraced = torch.compiler.disable(untraced, reason=UNTRACED)
+    return True
+
+
+def inside_transform() -> bool:
+    """Return whether code is compiled that has a transform of torch.func, or forward differentiation, around a call."""
+    return torch.compiler.is_compiling() and (transformed() or forward_mode())
+
+
+def respond(number: int, name: str, x: Tensor, t: Any, *, conditions: Conditions, recordable: bool = False) -> Tensor:
     """Return what the engine called `number` answers, as a call of an operator.
 
     name, x, t, conditions: as in :meth:`Answerer.answer`. recordable: CUDA graphs may contain the call.
+    Raises InputError where make_fx traces a transform of torch.func: operators have neither batching rules nor forward
+    derivatives.
     """
-    guidance = conditions.guidance
-    scale, bounds = guidance, (0.0, 1.0)
-    if isinstance(guidance, Guidance):
-        scale, bounds = guidance.scale, (guidance.t_min, guidance.t_max)
-    call = Call(
-        x,
-        _tensor(t, x, torch.float64),
-        _tensor(conditions.labels, x),
-        _tensor(conditions.exclude, x),
-        _tensor(conditions.source, x),
-        _tensor(scale, x, torch.float64),
-        *bounds,
-        name,
-        number,
-    )
+    scale, _ = options_of(conditions.guidance)
+    if not torch.compiler.is_compiling() and (transformed() or has_tangent(x, t, scale)):
+        remedy = "trace without the transform, or use total_derivative"
+        raise invalid("transform", "must not be traced by make_fx or linearize", "an answer in one", remedy)
+    call = call_of(number, name, x, t, conditions=conditions)
     result: Tensor = (recorded_answer if recordable else answer)(*call)
     return result
 
 
-def _tensor(value: Any, x: Tensor, dtype: torch.dtype = torch.int64) -> Any:
-    return value if value is None or isinstance(value, Tensor) else torch.full((), value, dtype=dtype, device=x.device)
+def call_of(number: int, name: str, x: Tensor, t: Any, *, conditions: Conditions) -> Call:
+    """Return a call of the engine called `number` in tensors; name, x, t, conditions: as in :func:`respond`."""
+    scale, bounds = options_of(conditions.guidance)
+    return Call(
+        x,
+        tensor_like(t, x),
+        tensor_like(conditions.labels, x),
+        tensor_like(conditions.exclude, x),
+        tensor_like(conditions.source, x),
+        tensor_like(scale, x),
+        float(bounds[0]),
+        float(bounds[1]),
+        name,
+        number,
+    )
 
 
-def _answer(call: Call, *, derivative: bool) -> tuple[Tensor, Derivative | None]:
-    return live(call.engine).answer(call.name, call.x, call.t, call.conditions, derivative=derivative)
+def tensor_like(value: Any, x: Tensor) -> Any:
+    """Return what a caller passed beside x as a tensor with all its digits, or None; torch can trace it.
+
+    value: a tensor, a number, a list of numbers or an array, or None. x: whose device is that of what is made here.
+    """
+    if value is None or isinstance(value, Tensor):
+        return value
+    if isinstance(value, bool | int | float):
+        dtype = torch.bool if isinstance(value, bool) else torch.float64 if isinstance(value, float) else torch.int64
+        return torch.full((), value, dtype=dtype, device=x.device)
+    if isinstance(value, list | tuple) and any(isinstance(item, float) or _has_float(item) for item in value):
+        return torch.tensor(value, dtype=torch.float64, device=x.device)
+    return torch.as_tensor(value, device=x.device)
+
+
+def _has_float(row: Any) -> bool:
+    return isinstance(row, list | tuple) and any(isinstance(item, float) for item in row)
+
+
+def regression_target(number: int, x: Tensor, t: Any, labels: Any, source: Any) -> Tensor:
+    """Return what the OracleTarget called `number` returns, like x, as a call of an operator.
+
+    x: [B, *sample_shape]. t, labels, source: as the target takes them.
+    """
+    asked = (tensor_like(t, x), tensor_like(labels, x), tensor_like(source, x))
+    result: Tensor = target(x.detach(), *asked, number)
+    return result
+
+
+def derivative_along(call: Call, dx: Tensor | None, dt: Tensor) -> Tensor:
+    """Return the derivative of an answer along the tangent (dx, dt), like the answer, as a call of an operator.
+
+    call: of the engine. dx: like x, or None where x stands still. dt: [] or [B] float64.
+    """
+    result: Tensor = push(dx, dt, *call)
+    return result
 
 
 # reads values on the host: code that is compiled into CUDA graphs is cut around it
@@ -125,28 +199,88 @@ READS_VALUES = (torch.Tag.cudagraph_unsafe,)
 @torch.library.custom_op("oracle_engine::answer", mutates_args=(), schema=f"({SCHEMA}) -> Tensor", tags=READS_VALUES)
 def answer(*call: Any) -> Tensor:
     """Return the answer that `call`, the values of a :class:`Call`, asks for."""
-    return _answer(Call(*call), derivative=False)[0]
+    asked = Call(*call)
+    result: Tensor = live(asked.engine).answer(asked.name, asked.x, asked.t, asked.conditions)
+    return result
 
 
 @torch.library.custom_op("oracle_engine::recorded_answer", mutates_args=(), schema=f"({SCHEMA}) -> Tensor")
 def recorded_answer(*call: Any) -> Tensor:
     """Return what :func:`answer` does, where no step reads a value on the host."""
-    return _answer(Call(*call), derivative=False)[0]
+    asked = Call(*call)
+    result: Tensor = live(asked.engine).answer(asked.name, asked.x, asked.t, asked.conditions)
+    return result
 
 
 @torch.library.custom_op(
-    "oracle_engine::pull", mutates_args=(), schema=f"(Tensor vector, {SCHEMA}) -> Tensor", tags=READS_VALUES
+    "oracle_engine::target",
+    mutates_args=(),
+    schema="(Tensor x, Tensor t, Tensor? labels, Tensor? source, int target) -> Tensor",
+    tags=READS_VALUES,
 )
-def pull(vector: Tensor, *call: Any) -> Tensor:
-    """Return the transposed derivative of an answer in x times `vector`, like x; the answer is computed once more.
+def target(x: Tensor, t: Tensor, labels: Tensor | None, source: Tensor | None, number: int) -> Tensor:
+    """Return the regression target at x and t, like x.
 
-    call: the values of a :class:`Call`. Raises InputError where the engine is gone.
+    x, t, labels, source: as an OracleTarget takes them. number: of the target. Raises InputError where it is gone.
+    """
+    result: Tensor = live(number)(x, t, labels, source)
+    return result
+
+
+@target.register_fake
+def _(x: Tensor, t: Tensor, labels: Tensor | None, source: Tensor | None, number: int) -> Tensor:
+    return x.new_empty(x.shape)
+
+
+@torch.library.custom_op(
+    "oracle_engine::pull",
+    mutates_args=(),
+    schema=f"(Tensor vector, bool by_x, bool by_t, bool by_scale, {SCHEMA}) -> (Tensor, Tensor, Tensor)",
+    tags=READS_VALUES,
+)
+def pull(vector: Tensor, by_x: bool, by_t: bool, by_scale: bool, *call: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the transposed derivative of an answer times `vector`, like x, t and the scale.
+
+    vector: like the answer. by_x, by_t, by_scale: which of the three are wanted; others are empty. call: the values of
+    a :class:`Call`. The answer is computed once more. Raises InputError where the engine is gone.
     """
     asked = Call(*call)
-    _, derivative = _answer(asked, derivative=True)
-    if derivative is None:
-        raise AssertionError("a derivative that is asked for is there")
-    return derivative.pull(vector).to(asked.x.dtype).reshape(asked.x.shape)
+    function, inputs, states = _evaluated(asked, scaled=by_scale)
+    found = function.pull(inputs, states, vector.double(), (by_x, by_t, by_scale))
+    pairs = zip(found, (asked.x, asked.t, asked.scale), strict=True)
+    of_x, of_t, of_scale = (asked.x.new_empty(0) if part is None else _gathered(part, model) for part, model in pairs)
+    return of_x, of_t, of_scale
+
+
+@torch.library.custom_op(
+    "oracle_engine::push", mutates_args=(), schema=f"(Tensor? dx, Tensor dt, {SCHEMA}) -> Tensor", tags=READS_VALUES
+)
+def push(dx: Tensor | None, dt: Tensor, *call: Any) -> Tensor:
+    """Return the derivative of an answer along a tangent, like the answer, which is computed once more.
+
+    dx: like x, or None. dt: [] or [B]. call: the values of a :class:`Call`. Raises InputError where the engine is gone.
+    """
+    asked = Call(*call)
+    function, inputs, states = _evaluated(asked, scaled=False)
+    along_x = None if dx is None else dx.double().reshape(inputs.x.shape)
+    change = function.push(inputs, states, Tangent(along_x, dt.double().expand(len(inputs.t)), None))
+    return change if function.is_density else change.to(asked.x.dtype).reshape(asked.x.shape)
+
+
+def _evaluated(call: Call, *, scaled: bool) -> tuple[AnswerFunction, Inputs, States]:
+    function = live(call.engine).function(call.name, call.x.dtype, call.conditions)
+    function = replace(function, scaled=scaled)
+    with torch.no_grad():
+        inputs = inputs_of(call.x, call.t, call.conditions)
+        return function, inputs, function.states(inputs)
+
+
+def _gathered(part: Tensor, model: Tensor | None) -> Tensor:
+    """Return a gradient like `model`: summed where it is shared by the batch, and never the same memory."""
+    if model is None:
+        raise AssertionError("a derivative is asked for in what was given")
+    whole = part if part.numel() == model.numel() else part.sum()
+    return whole.to(model.dtype, copy=True).reshape(model.shape)
 
 
 def _fake_answer(*call: Any) -> Tensor:
@@ -157,9 +291,19 @@ def _fake_answer(*call: Any) -> Tensor:
 
 
 @pull.register_fake
-def _(vector: Tensor, *call: Any) -> Tensor:
+def _(vector: Tensor, by_x: bool, by_t: bool, by_scale: bool, *call: Any) -> tuple[Tensor, Tensor, Tensor]:
     asked = Call(*call)
-    return asked.x.new_empty(asked.x.shape)
+    pairs = zip((by_x, by_t, by_scale), (asked.x, asked.t, asked.scale), strict=True)
+    of_x, of_t, of_scale = (
+        model.new_empty(model.shape) if wanted and model is not None else asked.x.new_empty(0)
+        for wanted, model in pairs
+    )
+    return of_x, of_t, of_scale
+
+
+@push.register_fake
+def _(dx: Tensor | None, dt: Tensor, *call: Any) -> Tensor:
+    return _fake_answer(*call)
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -169,11 +313,16 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _pull_back(ctx: Any, vector: Tensor) -> tuple[Tensor | None, ...]:
     call = Call(*ctx.saved_tensors, *ctx.plain)
-    # x is the first value, and no other has a derivative
-    return pull(vector, *call), *([None] * (len(call) - 1))
+    place = Call._fields.index("scale")
+    wanted = (ctx.needs_input_grad[0], ctx.needs_input_grad[1], ctx.needs_input_grad[place])
+    found = pull(vector, *wanted, *call)
+    gradients: list[Tensor | None] = [None] * len(call)
+    for index, asked, part in zip((0, 1, place), wanted, found, strict=True):
+        gradients[index] = part if asked else None
+    return tuple(gradients)
 
 
-def _refuse(ctx: Any, vector: Tensor) -> Any:
+def _refuse(ctx: Any, *vectors: Tensor) -> Any:
     raise second_derivative()
 
 
@@ -181,3 +330,4 @@ for operator in (answer, recorded_answer):
     operator.register_fake(_fake_answer)
     operator.register_autograd(_pull_back, setup_context=_keep)
 pull.register_autograd(_refuse)
+push.register_autograd(_refuse)

@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 
-from ..base.arrays import Float, Float64, Tensor
+from ..base.arrays import Float, Float64, Numbers, Tensor, check_floating
 from ..base.cuda_graphs import capturing
 from ..base.errors import invalid
 from ..base.progress import PartProgress
+from ..base.transforms import traced, transformed
 from ..data.dataset import OracleDataset
 from ..kernels import covariance_product, reference_covariance_product
 from ..kernels.screens import SharedProducts
@@ -27,10 +28,11 @@ from ..scans.exact import ExactScan
 from ..search.index import SearchIndex, prepared_index
 from ..search.trajectory import Trajectory, check_deterministic
 from . import compiled
-from .autograd import Derivative, attached, detached, mixed
+from .autograd import attached, differentiable, refuse_transforms
+from .derivatives import AnswerFunction, options_of
 from .graphs import obstacle, unrecordable
 from .plan import Plan, make_plan
-from .responder import Responder
+from .responder import Responder, mixed
 from .router import Router
 
 
@@ -49,8 +51,9 @@ class OracleEngine(torch.nn.Module):
     point_std: every sample is a Gaussian of this width in value space instead of a point, e.g. a VAE posterior.
     t_max: clamp times here, for paths that end at sigma = 0; None refuses such times.
 
-    Answers can be differentiated in x, once: forward or backward, at one and a half times the cost of the answer, and
-    free where x wants no gradient. Posteriors carry no graph. Under torch.compile an answer is one opaque operator.
+    Answers can be differentiated in x, t and the guidance scale, forward or backward and under every transform of
+    torch.func, for one more scan in x and one in t; the log density twice in x. Other second derivatives are refused.
+    Posteriors carry no graph. Under torch.compile an answer is one opaque operator.
     With backend "triton" a CUDA graph can record an answer, after a first call outside of it: every sample is scanned,
     and values of arguments are not checked.
     The module has no parameters and an empty state_dict; `.to(device)` moves the data, casts such as `.half()` leave
@@ -108,25 +111,27 @@ class OracleEngine(torch.nn.Module):
         """Return what printing the module shows."""
         return f"{self.data!r}, path={self.path!r}, backend={self.backend!r}"
 
-    def forward(self, x: Float[Tensor, "B ..."], t: float | Tensor, **conditions: Any) -> Float[Tensor, "B ..."]:
+    def forward(self, x: Float[Tensor, "B ..."], t: Numbers, **conditions: Any) -> Float[Tensor, "B ..."]:
         """Return :meth:`velocity` of x at t under `conditions`, its keywords."""
         return self.velocity(x, t, **conditions)
 
     def velocity(
         self,
         x: Float[Tensor, "B ..."],
-        t: float | Tensor,
+        t: Numbers,
         *,
-        labels: int | Tensor | None = None,
-        guidance: float | Tensor | Guidance | None = None,
-        exclude: int | Tensor | None = None,
-        source: int | Tensor | None = None,
+        labels: Numbers | None = None,
+        guidance: Numbers | Guidance | None = None,
+        exclude: Numbers | None = None,
+        source: Numbers | None = None,
     ) -> Float[Tensor, "B ..."]:
         """Return the oracle velocity E[d_alpha X + d_sigma eps | x_t = x], like x.
 
         x: [B, *sample_shape], any floating dtype, on the engine's device.
         t: a number, [], [B] or [B, 1, ...] in [0, 1], 0 noise and 1 data.
-        labels: condition on a class: an integer, [B], or [B, U] for the union of U classes; -1 stands for none.
+        labels: condition on a class: an integer, [B], or [B, U] for the union of U different classes; -1 stands for
+            none. One-hot rows [B, K] of any dtype are understood where K - 1 is the largest class of the data; two
+            columns of integers 0 and 1, which may be either, and soft labels are refused.
         guidance: scale w of v_0 + w (v_y - v_0), a number, [B], or a Guidance with an interval of t; needs labels.
         exclude: index of a sample that does not count, one for all or [B], -1 for none (leave-one-out).
         source: index of the sample that x was made from, x = alpha X + sigma eps, -1 for unknown; after prepare() it
@@ -146,12 +151,12 @@ class OracleEngine(torch.nn.Module):
     def denoiser(
         self,
         x: Float[Tensor, "B ..."],
-        t: float | Tensor,
+        t: Numbers,
         *,
-        labels: int | Tensor | None = None,
-        guidance: float | Tensor | Guidance | None = None,
-        exclude: int | Tensor | None = None,
-        source: int | Tensor | None = None,
+        labels: Numbers | None = None,
+        guidance: Numbers | Guidance | None = None,
+        exclude: Numbers | None = None,
+        source: Numbers | None = None,
     ) -> Float[Tensor, "B ..."]:
         """Return the posterior mean E[X | x_t = x], like x.
 
@@ -162,12 +167,12 @@ class OracleEngine(torch.nn.Module):
     def score(
         self,
         x: Float[Tensor, "B ..."],
-        t: float | Tensor,
+        t: Numbers,
         *,
-        labels: int | Tensor | None = None,
-        guidance: float | Tensor | Guidance | None = None,
-        exclude: int | Tensor | None = None,
-        source: int | Tensor | None = None,
+        labels: Numbers | None = None,
+        guidance: Numbers | Guidance | None = None,
+        exclude: Numbers | None = None,
+        source: Numbers | None = None,
     ) -> Float[Tensor, "B ..."]:
         """Return the gradient of log p_t at x, (alpha m - x) / sigma^2 with m the denoiser, like x.
 
@@ -178,12 +183,12 @@ class OracleEngine(torch.nn.Module):
     def noise(
         self,
         x: Float[Tensor, "B ..."],
-        t: float | Tensor,
+        t: Numbers,
         *,
-        labels: int | Tensor | None = None,
-        guidance: float | Tensor | Guidance | None = None,
-        exclude: int | Tensor | None = None,
-        source: int | Tensor | None = None,
+        labels: Numbers | None = None,
+        guidance: Numbers | Guidance | None = None,
+        exclude: Numbers | None = None,
+        source: Numbers | None = None,
     ) -> Float[Tensor, "B ..."]:
         """Return the posterior mean E[eps | x_t = x], (x - alpha m) / sigma with m the denoiser, like x.
 
@@ -194,11 +199,11 @@ class OracleEngine(torch.nn.Module):
     def log_density(
         self,
         x: Float[Tensor, "B ..."],
-        t: float | Tensor,
+        t: Numbers,
         *,
-        labels: int | Tensor | None = None,
-        exclude: int | Tensor | None = None,
-        source: int | Tensor | None = None,
+        labels: Numbers | None = None,
+        exclude: Numbers | None = None,
+        source: Numbers | None = None,
     ) -> Float64[Tensor, "B"]:
         """Return log p_t(x) in nats, float64 [B], of the class where labels are given.
 
@@ -211,11 +216,11 @@ class OracleEngine(torch.nn.Module):
     def posterior(
         self,
         x: Float[Tensor, "B ..."],
-        t: float | Tensor,
+        t: Numbers,
         *,
-        labels: int | Tensor | None = None,
-        exclude: int | Tensor | None = None,
-        source: int | Tensor | None = None,
+        labels: Numbers | None = None,
+        exclude: Numbers | None = None,
+        source: Numbers | None = None,
         top_k: int = 8,
     ) -> Posterior:
         """Return the posterior over the samples with its statistics, for each of B queries.
@@ -233,6 +238,7 @@ class OracleEngine(torch.nn.Module):
             raise invalid("top_k", "must not be negative", top_k, "pass 0 to name no samples")
         conditions = Conditions(labels, None, exclude, source)
         self._check_capture("posterior", conditions)
+        refuse_transforms("posterior", x, t)
         request = self.request_builder.request(x, t, conditions)
         return self._responder.posterior(request, top_k, x.shape, x.dtype)
 
@@ -272,10 +278,10 @@ class OracleEngine(torch.nn.Module):
     def trajectory(
         self,
         x: Float[Tensor, "B ..."],
-        t: float | Tensor = 0.0,
+        t: Numbers = 0.0,
         *,
-        labels: int | Tensor | None = None,
-        guidance: float | Tensor | Guidance | None = None,
+        labels: Numbers | None = None,
+        guidance: Numbers | Guidance | None = None,
     ) -> Trajectory:
         """Return a handle that answers along the path of a deterministic sampler which starts from x at t.
 
@@ -286,17 +292,21 @@ class OracleEngine(torch.nn.Module):
         """
         conditions = Conditions(labels, guidance)
         self._check_capture("trajectory", conditions)
+        refuse_transforms("trajectory", x, t)
         request = self.request_builder.request(x, t, conditions)
         useful = isinstance(self.mode, Auto) and self.index is not None and self.index.uses_shared_products
         point = request.query(self.data).point
         return Trajectory(self._follow, SharedProducts.of(self.data.rows, point) if useful else None, conditions)
 
     def _follow(
-        self, name: str, x: Tensor, t: float | Tensor, conditions: Conditions, shared_products: SharedProducts | None
+        self, name: str, x: Tensor, t: Numbers, conditions: Conditions, shared_products: SharedProducts | None
     ) -> Tensor:
         self._check_capture("trajectory", conditions)
+        if transformed() or differentiable(x, t, options_of(conditions.guidance)[0]):
+            # with derivatives nothing is shared between states
+            return self._respond(name, x, t, conditions)
         with torch.no_grad():
-            request = self.request_builder.request(x.detach(), t, conditions)
+            request = self.request_builder.request(x, t, conditions)
             if shared_products is not None:
                 check_deterministic(self.data, request, shared_products)
             responder = self._responder
@@ -322,30 +332,49 @@ class OracleEngine(torch.nn.Module):
     def _responder(self) -> Responder:
         exact = ExactScan(self.data, BACKENDS[self.backend].run(self.precision))
         router = Router(self.mode, self.tolerance, exact, self.point_std, self.index)
-        product = reference_covariance_product if self.backend == "reference" else covariance_product
-        return Responder(self.data, self.point_std, router, product)
+        return Responder(self.data, self.point_std, router)
 
-    def _respond(self, name: str, x: Tensor, t: float | Tensor, conditions: Conditions) -> Tensor:
-        if torch.compiler.is_compiling():
+    def _respond(self, name: str, x: Tensor, t: Numbers, conditions: Conditions) -> Tensor:
+        if compiled.inside_transform() and compiled.cut_out():
+            return compiled.untraced(self, name, x, t, conditions)
+        if traced():
             recordable = self._obstacle(name, conditions) is None
             return compiled.respond(self._handle, name, x, t, conditions=conditions, recordable=recordable)
-        point, wanted = detached(x)
-        answer, derivative = self.answer(name, point, t, conditions, derivative=wanted)
-        return answer if derivative is None else attached(answer, x, derivative)
+        if transformed() or differentiable(x, t, options_of(conditions.guidance)[0]):
+            return self.answered(name, x, t, conditions)
+        return self.answer(name, x, t, conditions)
+
+    def answered(self, name: str, x: Tensor, t: Numbers, conditions: Conditions) -> Tensor:
+        """Return what :meth:`answer` does, as a function of x, t and the guidance scale for autograd."""
+        check_floating("x", x)
+        self._check_capture(name, conditions, derivative=True)
+        return attached(self.function(name, x.dtype, conditions), x, t, conditions)
 
     def answer(
-        self, name: str, x: Float[Tensor, "B ..."], t: float | Tensor, conditions: Conditions, *, derivative: bool
-    ) -> tuple[Tensor, Derivative | None]:
-        """Return the answer called `name` without a graph and, where wanted, its derivative in x.
+        self, name: str, x: Float[Tensor, "B ..."], t: Numbers, conditions: Conditions
+    ) -> Float[Tensor, "B ..."]:
+        """Return the answer called `name` without a graph, like x or, of a log density, [B] float64.
 
         name: velocity, denoiser, score, noise or log_density. x, t: as in :meth:`velocity`. conditions: of the queries.
         Raises InputError as :meth:`velocity` does.
         """
-        self._check_capture(name, conditions, derivative)
+        self._check_capture(name, conditions)
         with torch.no_grad():
             request = self.request_builder.request(x, t, conditions)
-            values, found = self._responder.values(name, request, derivative)
-            return values if name == "log_density" else values.to(x.dtype).reshape(x.shape), found
+            values = self._responder.values(name, request)
+            return values if name == "log_density" else values.to(x.dtype).reshape(x.shape)
+
+    def function(self, name: str, dtype: torch.dtype, conditions: Conditions) -> AnswerFunction:
+        """Return the answer called `name` as a function with derivatives.
+
+        name: as in :meth:`answer`. dtype: of x. conditions: of the queries; of these the interval of the guidance
+        counts, and whether its scale has a derivative.
+        """
+        product = reference_covariance_product if self.backend == "reference" else covariance_product
+        scale, interval = options_of(conditions.guidance)
+        scaled = isinstance(scale, Tensor) and (transformed() or differentiable(scale))
+        responder, builder = self._responder, self.request_builder
+        return AnswerFunction(name, responder, builder, product, dtype=dtype, interval=interval, scaled=scaled)
 
     def _obstacle(self, name: str, conditions: Conditions) -> str | None:
         weighted = self.data.rows.log_weights is not None

@@ -25,14 +25,17 @@ FEW_SAMPLES, RUNS = 8, 5
 class Plan:
     """What a call with `batch` unconditional queries will do; costs are those of the exact route.
 
-    data: the data set, in words. backend: the implementation; reason: why, in words. route: the ways the call can take,
-    as they are tried; late: when. memory: bytes beyond the data. operations: of the matrix products, at most. read:
-    bytes of data. seconds: expected at most, where every block carries weight, at a matrix product rate measured just
-    now;
+    data: the data set, in words. values: the map from its stored numbers to values, their range and variance, in words.
+    note: what to look at where the range looks unusual, or None. backend: the implementation; reason: why, in words.
+    route: the ways the call can take, as they are tried; late: when. memory: bytes beyond the data. operations: of the
+    matrix products, at most. read: bytes of data. seconds: expected at most, where every block carries weight, at a
+    matrix product rate measured just now;
     fixed: those of them that a call over a few samples takes.
     """
 
     data: str
+    values: str
+    note: str | None
     batch: int
     backend: str
     route: str
@@ -47,6 +50,8 @@ class Plan:
     def __str__(self) -> str:
         lines = {
             "data": self.data,
+            "values": self.values,
+            "note": self.note or "",
             "batch": f"{self.batch}",
             "backend": self.backend,
             "route": self.route,
@@ -56,7 +61,7 @@ class Plan:
             "cost": f"at most {self.operations / 1e9:,.2f} GFLOP, {self.read / 2**20:,.1f} MiB read",
             "expected": f"at most {self.seconds * 1e3:,.1f} ms, {self.fixed * 1e3:,.1f} of them in any call; timed now",
         }
-        return "\n".join(f"{name:<9} {text}" for name, text in lines.items())
+        return "\n".join(f"{name:<9} {text}" for name, text in lines.items() if text or name != "note")
 
 
 def make_plan(engine: OracleEngine, batch: int) -> Plan:
@@ -72,6 +77,8 @@ def make_plan(engine: OracleEngine, batch: int) -> Plan:
     fixed = fixed_seconds(engine)
     return Plan(
         data=repr(engine.data),
+        values=engine.data.describe_values(),
+        note=engine.data.value_note,
         batch=batch,
         backend=engine.backend,
         route=", ".join(late.routes),

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 
-from ..base.arrays import Float64, Tensor
+from ..base.arrays import Bool, Float64, Int64, Tensor
 from ..base.cuda_graphs import capturing
 from ..data.dataset import OracleDataset
 from ..kernels import PosteriorState, Wanted
@@ -18,53 +19,98 @@ from ..queries.answer import Route
 from ..queries.posterior import Posterior
 from ..queries.request import Request
 from ..search.certificate import farthest, omitted_mass, relative_error
-from .autograd import DensityDerivative, Derivative, PredictionDerivative, Product, Term, mixed
 from .router import Router
 
 MEAN = Wanted()
+
+
+@runtime_checkable
+class Partition(Protocol):
+    """What has the log-partitions of B posteriors, such as a PosteriorState; see there."""
+
+    @property
+    def lse(self) -> Float64[Tensor, "B"]:
+        """Log-partitions, [B]."""
+        ...
+
+    @property
+    def lse_rest(self) -> Float64[Tensor, "B"]:
+        """What float64 cut off them, [B]."""
+        ...
+
+
+@dataclass(frozen=True)
+class Term:
+    """A posterior mean that an answer is linear in, for some queries of its batch.
+
+    index: the numbers of these queries, [b], or None for all of them. factor: what their mean is multiplied with, [b].
+    state: log-partition and mean of their posteriors.
+    """
+
+    index: Int64[Tensor, "b"] | None
+    factor: Float64[Tensor, "b"]
+    state: PosteriorState
+
+
+def mixed(terms: Sequence[Term]) -> Float64[Tensor, "B D"]:
+    """Return the sum of the means of `terms` times their factors, [B, D] in row units.
+
+    The first term is of the whole batch, and alone it has the factor one.
+    """
+    whole, *others = terms
+    if not others:
+        return whole.state.mean
+    mean = whole.factor[:, None] * whole.state.mean
+    for term in others:
+        part = term.factor[:, None] * term.state.mean
+        mean = mean + part if term.index is None else mean.index_add(0, term.index, part)
+    return mean
 
 
 @dataclass(frozen=True)
 class Responder:
     """Answers requests over one data set.
 
-    point_std: width of every sample in value space. router: finds the posterior states. product: multiplies vectors
-    with posterior covariances, for derivatives.
+    point_std: width of every sample in value space. router: finds the posterior states.
     """
 
     data: OracleDataset
     point_std: float
     router: Router
-    product: Product
 
-    def values(self, name: str, request: Request, derivative: bool) -> tuple[Tensor, Derivative | None]:
-        """Return the answer called `name` to `request` and, where wanted, its derivative in x.
+    def values(self, name: str, request: Request) -> Tensor:
+        """Return the answer called `name` to `request`.
 
         name: velocity, denoiser, score or noise, [B, D] float64 in value space, or log_density, [B] in nats.
-        derivative: whether it is wanted; costs another scan when it is used.
         """
         if name == "log_density":
-            return self._density(request, derivative)
-        terms = self.terms(request)
+            return self.log_density(request, self.router.state(request, Wanted(mean=False)))
         # every prediction is affine in the mean, so guiding the mean guides them all
-        values: Tensor = getattr(self.prediction(request, mixed(terms)), name)
-        return values, self._derivative(name, terms) if derivative else None
+        values: Tensor = getattr(self.prediction(request, mixed(self.terms(request))), name)
+        return values
 
-    def terms(self, request: Request, shared_products: SharedProducts | None = None) -> list[Term]:
+    def terms(
+        self,
+        request: Request,
+        shared_products: SharedProducts | None = None,
+        *,
+        guided: Bool[Tensor, "B"] | None = None,
+        wanted: Wanted = MEAN,
+    ) -> list[Term]:
         """Return the posterior means that the answers to `request` are made of: one, or two where queries are guided.
 
-        shared_products: of the trajectory that all queries belong to, or None.
+        shared_products: of the trajectory that all queries belong to, or None. guided: queries whose unconditional mean
+        is needed, [B], or None for those whose scale is not one. wanted: of the states given the labels.
         """
-        state = self.router.state(request, MEAN, shared_products)
+        state = self.router.state(request, wanted, shared_products)
         if request.labels is None or capturing():
-            return [Term(None, request.scale, request, state)]
-        guided = (request.scale != 1.0).nonzero()[:, 0]
-        terms = [Term(None, request.scale, request, state)]
-        if len(guided):
-            part = request.take(guided)
-            shared = None if shared_products is None else shared_products.take(guided)
-            unconditional = self.router.unconditional(part, state.take(guided), shared)
-            terms.append(Term(guided, 1.0 - part.scale, part.unconditional, unconditional))
+            return [Term(None, request.scale, state)]
+        index = (request.scale != 1.0 if guided is None else guided).nonzero()[:, 0]
+        terms = [Term(None, request.scale, state)]
+        if len(index):
+            part = request.take(index)
+            shared = None if shared_products is None else shared_products.take(index)
+            terms.append(Term(index, 1.0 - part.scale, self.router.unconditional(part, state.take(index), shared)))
         return terms
 
     def prediction(self, request: Request, mean: Float64[Tensor, "B D"]) -> Prediction:
@@ -90,7 +136,7 @@ class Responder:
             ess=1.0 / state.concentration,
             entropy=state.entropy,
             variance=(self.data.value_map.scale * kept).square() * state.variance + own,
-            top_weights=(state.top_logits - state.lse[:, None]).exp(),
+            top_weights=((state.top_logits - state.lse[:, None]) + (state.top_rest - state.lse_rest[:, None])).exp(),
             top_indices=self.data.index_of(state.top_rows),
             omitted_mass=omitted,
             # the exact mean is (1 - e) E_S + e E_T: off by e |E_T - E_S|, e at most the omitted mass
@@ -101,17 +147,7 @@ class Responder:
             route=tuple(Route(code).label for code in answer.route.tolist()),
         )
 
-    def log_density(self, request: Request, state: PosteriorState) -> Float64[Tensor, "B"]:
+    def log_density(self, request: Request, state: Partition) -> Float64[Tensor, "B"]:
         """Return log p_t(x) in nats, [B], from the log-partitions of `state`."""
         normal = 0.5 * self.data.dim * (2 * math.pi * request.variance).log()
         return state.lse - request.log_mass(self.data) - normal
-
-    def _density(self, request: Request, derivative: bool) -> tuple[Tensor, Derivative | None]:
-        state = self.router.state(request, Wanted(mean=derivative))
-        density = self.log_density(request, state)
-        if not derivative:
-            return density, None
-        return density, DensityDerivative(self.prediction(request, state.mean).score)
-
-    def _derivative(self, name: str, terms: Sequence[Term]) -> Derivative:
-        return PredictionDerivative.of(name, terms, data=self.data, point_std=self.point_std, product=self.product)

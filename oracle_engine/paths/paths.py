@@ -9,8 +9,8 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 
-from ..base.arrays import Float64, Tensor, on_device
-from ..base.cuda_graphs import holds
+from ..base.arrays import Float64, Numbers, Tensor, on_device
+from ..base.checked import required
 from ..base.errors import invalid
 from ..base.names import PATH_NAMES
 
@@ -197,25 +197,31 @@ def resolve_path(path: str | Path) -> Path:
     return path
 
 
-def resolve_times(t: float | Tensor, batch: int, t_max: float | None, device: torch.device) -> Float64[Tensor, "B"]:
+def resolve_times(t: Numbers, batch: int, t_max: float | None, device: torch.device) -> Float64[Tensor, "B"]:
     """Return one time for each query, [B] float64 on `device`.
 
-    t: a number or a tensor [], [1], [B] or [B, 1, ...] of any real dtype, in [0, 1]. batch: the number of queries B.
-    t_max: later times are lowered to this one; None leaves all as they are. device: where the queries are.
+    t: a number, or a tensor, array or sequence [], [1], [B] or [B, 1, ...] of any real dtype, in [0, 1]; Python numbers
+        keep all their digits. batch: the number of queries B. t_max: later times are lowered to this one; None leaves
+        all as they are. device: where the queries are.
 
-    Raises InputError for other shapes and for times outside [0, 1]. The values are read by the host, except while a
-    CUDA graph is captured, when they are not checked.
+    Raises InputError for other shapes, for what is no number and for times outside [0, 1]. The values are read by the
+    host, except while a CUDA graph is captured, when they are not checked.
     """
-    # on_device keeps all digits of a Python number, of which float32 would lose half
-    times = _one_per_query(on_device(t, device).detach().double(), batch)
-    inside = (times >= 0) & (times <= 1)
-    if not holds(inside):
-        remedy = "rescale the times; integer steps are t = 1 - step / 1000"
-        raise invalid("t", "must lie in [0, 1], 0 noise and 1 data", times[~inside][0].item(), remedy)
+    # on_device keeps all digits of Python numbers, of which float32 would lose half
+    given = on_device(t, device, "t").detach()
+    if given.is_complex():
+        raise invalid("t", "must be real", given.dtype, "pass t.real")
+    times = one_per_query(given.double(), batch)
+    remedy = "rescale the times; integer steps are t = 1 - step / 1000"
+    times = required(times, (times >= 0) & (times <= 1), "t", "must lie in [0, 1], 0 noise and 1 data", remedy)
     return times if t_max is None else times.clamp_max(t_max)
 
 
-def _one_per_query(times: Float64[Tensor, "..."], batch: int) -> Float64[Tensor, "B"]:
+def one_per_query(times: Float64[Tensor, "..."], batch: int) -> Float64[Tensor, "B"]:
+    """Return times [], [1], [B] or [B, 1, ...] as one for each of `batch` queries, [B].
+
+    times: of any values, which are not read. batch: B. Raises InputError for other shapes.
+    """
     if times.numel() == batch and times.shape[:1] == (batch,):
         return times.reshape(batch)
     if times.numel() == 1 and times.ndim <= 1:
@@ -242,7 +248,7 @@ def coefficients(path: Path, t: Float64[Tensor, "B"]) -> Coefficients:
             f"no {missing[0]}",
             "see oracle_engine.paths.paths.Path",
         )
-    return Coefficients(*(on_device(getattr(result, name), t.device).double().expand_as(t) for name in names))
+    return Coefficients(*[on_device(getattr(result, name), t.device).double().expand_as(t) for name in names])
 
 
 @dataclass(frozen=True)

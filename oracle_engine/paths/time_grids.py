@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from ..base.arrays import Float64, Tensor, check_floating
+from ..base.arrays import Float64, Numbers, Tensor, check_floating, on_device
 from ..base.errors import invalid
 
 
@@ -61,14 +61,15 @@ def shift_for(share: float, before: float) -> float:
     return before * (1.0 - share) / (share * (1.0 - before))
 
 
-def check_times(times: Tensor) -> Float64[Tensor, "T"]:
+def check_times(times: Numbers) -> Float64[Tensor, "T"]:
     """Return `times` as float64 on the CPU, [T].
 
-    times: [T] floating, T >= 2, strictly increasing within [0, 1].
+    times: [T], T >= 2, strictly increasing within [0, 1]: a floating tensor, an array or a sequence of numbers.
     Raises InputError for another dtype, shape or order and for times outside [0, 1].
     """
-    check_floating("times", times)
-    grid = times.detach().double().cpu()
+    if isinstance(times, Tensor):
+        check_floating("times", times)
+    grid = on_device(times, torch.device("cpu"), "times").detach().double()
     if grid.ndim != 1 or len(grid) < 2:
         raise invalid(
             "times", "must be one-dimensional, with two or more times", list(grid.shape), "use sampling_times(50)"

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 
-from ..base.arrays import Bool, Float64, Int64, Tensor, check_floating, check_shape, on_device
+from ..base.arrays import Bool, Float64, Int64, Numbers, Tensor, check_floating, check_shape, integers, on_device
 from ..base.cuda_graphs import capturing, holds
 from ..base.errors import invalid
 from ..data.dataset import OracleDataset
-from ..kernels import Span
 from ..paths.paths import Path, coefficients, marginal_variance, resolve_times
 from .conditions import UNCONDITIONAL, Conditions, Guidance
+from .labels import resolve_labels
 from .request import Request
 
 # noise this many times longer than Gaussian noise is not noise: the index belongs to another sample
@@ -36,20 +35,21 @@ class RequestBuilder:
     point_std: float
     t_max: float | None
 
-    def request(self, x: Tensor, t: float | Tensor, conditions: Conditions = UNCONDITIONAL) -> Request:
+    def request(self, x: Tensor, t: Numbers, conditions: Conditions = UNCONDITIONAL) -> Request:
         """Check every argument and return the request.
 
         x: [B, *sample_shape], any floating dtype, on the device of the data. t: a number, [], [B] or [B, 1, ...] in
         [0, 1]. conditions: labels, guidance, excluded samples and sources.
-        Raises InputError that names the argument that cannot be used.
+        Raises InputError that names the argument that cannot be used, and where the data were changed in place.
         """
+        self.data.check_unchanged()
         self._check_points(x)
         batch, device = len(x), x.device
         times = resolve_times(t, batch, self.t_max, device)
         at = coefficients(self.path, times)
         variance = marginal_variance(at, self.point_std)
         _check_noise(times, variance)
-        labels = _labels(conditions.labels, batch, self.data.segments, device)
+        labels = resolve_labels(conditions.labels, batch, self.data.segments, device)
         exclude = _named_rows("exclude", conditions.exclude, batch, self.data)
         if conditions.exclude is None:
             excluded = exclude.new_empty(batch, 0, 2)
@@ -113,42 +113,17 @@ def _check_noise(times: Float64[Tensor, "B"], variance: Float64[Tensor, "B"]) ->
         raise invalid("t", "must leave some noise: sigma(t) > 0", f"t = {bad}", remedy)
 
 
-def _labels(
-    labels: int | Tensor | None, batch: int, segments: Mapping[int, Span], device: torch.device
-) -> Int64[Tensor, "B U"] | None:
-    if labels is None:
-        return None
-    if not segments:
-        raise invalid("labels", "need labelled data", "a data set without labels", "pass labels= to OracleDataset")
-    given = on_device(labels, device)
-    if given.is_floating_point() or given.dtype == torch.bool:
-        raise invalid("labels", "must be integers", given.dtype, "pass labels.long()")
-    if given.ndim == 0:
-        given = given.expand(batch)
-    if given.ndim > 2 or len(given) != batch:
-        wanted = f"must be one number, [{batch}] or [{batch}, U]"
-        raise invalid("labels", wanted, list(given.shape), "pass one row a query")
-    unknown = [] if capturing() else sorted(set(given.unique().tolist()) - set(segments) - {-1})
-    if unknown:
-        known = f"{min(segments)} .. {max(segments)} ({len(segments)} classes)"
-        remedy = "list them with data.segments"
-        raise invalid("labels", f"must be classes of the data, {known}, or -1", unknown[0], remedy)
-    return given.long() if given.ndim == 2 else given.long()[:, None]
-
-
-def _named_rows(name: str, index: int | Tensor | None, batch: int, data: OracleDataset) -> Int64[Tensor, "B"]:
+def _named_rows(name: str, index: Numbers | None, batch: int, data: OracleDataset) -> Int64[Tensor, "B"]:
     """Return the rows of the samples with these indices, [B]; -1 for none."""
     if index is None:
         return torch.full((batch,), -1, dtype=torch.int64, device=data.device)
-    given = on_device(index, data.device)
-    if given.is_floating_point() or given.dtype == torch.bool:
-        raise invalid(name, "must be integers", given.dtype, "pass the indices of samples")
+    given = integers(name, index, data.device, "pass the indices of samples")
     if given.shape not in ((), (batch,)):
         raise invalid(name, f"must be one number or [{batch}]", list(given.shape), "pass one index a query")
     if not holds((given >= -1) & (given < len(data))):
         bad = given[(given < -1) | (given >= len(data))].reshape(-1)[0].item()
         raise invalid(name, f"must be indices of samples, 0 .. {len(data) - 1}, or -1", bad, "check the indices")
-    chosen = given.long().expand(batch)
+    chosen = given.expand(batch)
     return torch.where(chosen < 0, -1, data.row_of(chosen.clamp_min(0)))
 
 
@@ -166,14 +141,14 @@ def _check_nonempty(labels: Int64[Tensor, "B U"] | None, exclude: Int64[Tensor, 
 
 
 def _guidance_scale(
-    guidance: float | Tensor | Guidance | None, times: Float64[Tensor, "B"], labels: Int64[Tensor, "B U"] | None
+    guidance: Numbers | Guidance | None, times: Float64[Tensor, "B"], labels: Int64[Tensor, "B U"] | None
 ) -> Float64[Tensor, "B"]:
     if guidance is None:
         return torch.ones_like(times)
     if labels is None:
         raise invalid("guidance", "needs labels to guide towards", "no labels", "pass labels=")
     chosen = guidance if isinstance(guidance, Guidance) else Guidance(guidance)
-    scale = on_device(chosen.scale, times.device).detach().double()
+    scale = on_device(chosen.scale, times.device, "guidance").detach().double()
     if scale.shape not in ((), times.shape) or not holds(scale.isfinite()):
         raise invalid("guidance", f"must be a finite number or [{len(times)}]", chosen.scale, "pass one scale a query")
     inside: Bool[Tensor, "B"] = (times >= chosen.t_min) & (times <= chosen.t_max)

@@ -53,14 +53,15 @@ def scan_tasks(
 def class_ranges(labels: Int64[Tensor, "B U"], sorted_labels: Int64[Tensor, "N"]) -> Int64[Tensor, "B U 2"]:
     """Return the row ranges of the classes of every query, [B, U, 2], in rising order.
 
-    labels: classes of each query, -1 for none. sorted_labels: those of the rows. Empty for -1 and for repeated classes.
+    labels: classes of each query, -1 for none. sorted_labels: those of the rows, -1 for none, which are in no class.
+    Empty for -1 and for repeated classes.
     """
     names = labels.sort(dim=1).values
     start = torch.searchsorted(sorted_labels, names)
     stop = torch.searchsorted(sorted_labels, names, right=True)
-    again = torch.zeros_like(names, dtype=torch.bool)
-    again[:, 1:] = names[:, 1:] == names[:, :-1]
-    return torch.stack([torch.where(again, stop, start), stop], dim=2)
+    empty = names < 0
+    empty[:, 1:] |= names[:, 1:] == names[:, :-1]
+    return torch.stack([torch.where(empty, stop, start), stop], dim=2)
 
 
 def rows_between(ranges: Int64[Tensor, "B U 2"], count: int) -> Int64[Tensor, "B V 2"]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ..base.arrays import Tensor
+from ..base.arrays import Numbers
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Guidance:
     Guidance(scale=2.0, t_min=0.2, t_max=0.8)
     """
 
-    scale: float | Tensor
+    scale: Numbers
     t_min: float = 0.0
     t_max: float = 1.0
 
@@ -28,15 +28,16 @@ class Guidance:
 class Conditions(NamedTuple):
     """The conditions of a batch of B queries; None stands for no condition at all.
 
-    labels: class of each query, an integer, [B], or [B, U] for the union of U classes; -1 for none.
-    guidance: its scale, a number or [B], or a Guidance. exclude: index of the sample that does not count, a number or
-    [B], -1 for none. source: index of the sample that x was made from, a number or [B], -1 for unknown.
+    labels: class of each query, an integer, [B], or [B, U] for the union of U different classes, -1 for none; or
+    one-hot rows [B, K], as :func:`resolve_labels` reads them. guidance: its scale, a number or [B], or a Guidance.
+    exclude: index of the sample that does not count, a number or [B], -1 for none. source: index of the sample that x
+    was made from, a number or [B], -1 for unknown. Each may be a tensor, an array or a sequence.
     """
 
-    labels: int | Tensor | None = None
-    guidance: float | Tensor | Guidance | None = None
-    exclude: int | Tensor | None = None
-    source: int | Tensor | None = None
+    labels: Numbers | None = None
+    guidance: Numbers | Guidance | None = None
+    exclude: Numbers | None = None
+    source: Numbers | None = None
 
 
 UNCONDITIONAL = Conditions()

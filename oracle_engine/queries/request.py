@@ -8,7 +8,7 @@ import torch
 
 from ..base.arrays import Bool, Float64, Int64, Tensor
 from ..data.dataset import OracleDataset
-from ..kernels import Query, Span, Wanted, Work
+from ..kernels import GivenPoints, Query, Span, Wanted, Work
 from ..kernels.screens import BOUND_FAILURE, Source
 from ..paths.paths import Coefficients
 from .classes import class_ranges
@@ -68,7 +68,8 @@ class Request:
         if self.labels is None or data.sorted_labels is None:
             return counts
         own = data.sorted_labels[self.source.clamp_min(0)]
-        return counts & ((self.labels == own[:, None]).any(1) | (self.labels < 0).all(1))
+        same = (self.labels == own[:, None]).any(1) & (own >= 0)
+        return counts & (same | (self.labels < 0).all(1))
 
     def query(self, data: OracleDataset) -> Query:
         """Return the batch in the coordinates of the rows of `data`."""
@@ -76,7 +77,8 @@ class Request:
         point = self.x - self.at.alpha_t[:, None] * data.base
         if scale != 1.0:
             point = point / scale
-        return Query(point, self.at.alpha_t.contiguous(), scale**2 / self.variance, self.excluded)
+        given = GivenPoints(self.x, scale, data.value_map.offset)
+        return Query(point, self.at.alpha_t.contiguous(), scale**2 / self.variance, self.excluded, given)
 
     def work(self, data: OracleDataset, wanted: Wanted) -> Work:
         """Return the scan of all rows of `data` for this batch; `wanted` of their posteriors."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 
-from ..base.arrays import Float, Float64, Tensor
+from ..base.arrays import Float, Float64, Numbers, Tensor
 from ..base.errors import invalid
 from ..engine.engine import OracleEngine
 from ..paths.paths import Path, coefficients, resolve_path, resolve_times, same_path
@@ -59,6 +60,28 @@ def parts_of(velocity: Velocity | Switch) -> tuple[Velocity, ...]:
     return (velocity.before, velocity.after) if isinstance(velocity, Switch) else (velocity,)
 
 
+def check_velocity(velocity: Velocity | Switch) -> None:
+    """Check that every part of `velocity` may be followed: an engine, an object with `velocity`, or a model v(x, t).
+
+    velocity: what a sampler follows, as :func:`sample` takes it.
+    Raises InputError for anything else, and for a model whose attribute `prediction` says that it returns a denoiser,
+    noise or a score, such as an OracleTarget or an EDMDenoiser.
+    """
+    for part in parts_of(velocity):
+        if isinstance(part, OracleEngine | HasVelocity) and not isinstance(part, type):
+            continue
+        if not callable(part) or isinstance(part, type):
+            found = part.__name__ if isinstance(part, type) else type(part).__name__
+            remedy = "pass an OracleEngine, or a function v(x, t)"
+            raise invalid("velocity", "must be an engine, an object with velocity(x, t), or a model", found, remedy)
+        prediction = getattr(part, "prediction", "velocity")
+        if prediction in ("denoiser", "noise", "score"):
+            found = f"{type(part).__name__}, which returns a {prediction}"
+            raise invalid(
+                "velocity", "must return a velocity", found, "pass the engine inside of it, or wrap the model"
+            )
+
+
 def path_of(velocity: Velocity | Switch, path: str | Path | None) -> Path:
     """Return the path that `velocity` belongs to: `path`, or that of its engine, or rectified flow.
 
@@ -66,12 +89,21 @@ def path_of(velocity: Velocity | Switch, path: str | Path | None) -> Path:
     path: a name, a callable of t, or None for the path of the engine.
     Raises InputError where `path` and the paths of the engines in `velocity` differ, and for names of no path.
     """
-    own = [part.path for part in parts_of(velocity) if isinstance(part, HasVelocity) and hasattr(part, "path")]
+    own = [found for part in parts_of(velocity) if (found := _own_path(part)) is not None]
     chosen = own[0] if path is None and own else resolve_path("rectified_flow" if path is None else path)
     for other in own:
         if not same_path(chosen, other):
             raise invalid("path", f"must be the path of the engine, {other!r}", repr(chosen), "leave path out")
     return chosen
+
+
+def _own_path(part: Velocity) -> Path | None:
+    """Return the path of an engine, of an object with `velocity`, or of the engine in a model, such as an adapter."""
+    if isinstance(part, HasVelocity) and hasattr(part, "path"):
+        found: Path = part.path
+        return found
+    engine = getattr(part, "engine", None)
+    return engine.path if isinstance(engine, OracleEngine) else None
 
 
 @dataclass(frozen=True)
@@ -85,8 +117,8 @@ class Field:
 
     source: Velocity
     path: Path
-    labels: int | Tensor | None = None
-    guidance: float | Tensor | Guidance | None = None
+    labels: Numbers | None = None
+    guidance: Numbers | Guidance | None = None
 
     def velocity(self, x: Float[Tensor, "B ..."], t: float) -> Float[Tensor, "B ..."]:
         """Return the velocity at the time `t` in [0, 1), [B, *sample_shape] in the dtype of x.
@@ -122,13 +154,15 @@ def denoiser_from(
     t: the time of all states, in [0, 1]. path: what the velocity belongs to.
     Returns (sigma v - d_sigma x) / (d_alpha sigma - d_sigma alpha), [B, *sample_shape] in the dtype of x, the solution
     of v = d_alpha xhat + d_sigma eps and x = alpha xhat + sigma eps.
-    Raises InputError at times where a path stands still, as polynomial(2) does at t = 0: the velocity determines no
-    denoiser there.
+    Raises InputError at times where a path stands still, as polynomial(2) does at t = 0, or has an infinite slope: the
+    velocity determines no denoiser there.
     """
     alpha, sigma, d_alpha, d_sigma = path_at(path, t)
     determinant = d_alpha * sigma - d_sigma * alpha
     if determinant == 0.0:
         raise invalid("times", "must avoid times where the path stands still", f"t = {t}", "start at 1e-3")
+    if not math.isfinite(determinant):
+        raise invalid("times", "must avoid times where the path has no slope", f"t = {t}", "stop at 0.999")
     values = (sigma * velocity.double() - d_sigma * x.double()) / determinant
     return values.to(x.dtype)
 
@@ -136,9 +170,11 @@ def denoiser_from(
 def path_at(path: Path, t: float) -> tuple[float, float, float, float]:
     """Return alpha, sigma, d_alpha and d_sigma of `path` at the time `t` as numbers.
 
-    Raises InputError for `t` outside [0, 1].
+    Raises InputError for `t` outside [0, 1], and where alpha or sigma is not finite.
     """
     at = coefficients(path, resolve_times(t, 1, None, torch.device("cpu")))
+    if not (math.isfinite(at.alpha_t) and math.isfinite(at.sigma_t)):
+        raise invalid("path", "must have finite alpha_t and sigma_t", f"another one at t = {t}", "check the path")
     return float(at.alpha_t), float(at.sigma_t), float(at.d_alpha_t), float(at.d_sigma_t)
 
 

@@ -9,14 +9,15 @@ from types import MappingProxyType
 
 import torch
 
-from ..base.arrays import Float, Float64, Int64, Tensor, check_floating
+from ..base.arrays import Float, Float64, Int64, Numbers, Tensor, check_floating
 from ..base.errors import invalid
 from ..base.names import METHOD_NAMES
+from ..engine.arguments import check_engine
 from ..engine.engine import OracleEngine
-from ..paths.paths import Path
+from ..paths.paths import SMALLEST, Path
 from ..paths.time_grids import check_times
 from ..queries.conditions import Guidance
-from .fields import Field, Switch, Velocity, denoiser_from, parts_of, path_at, path_of, times_like
+from .fields import Field, Switch, Velocity, check_velocity, denoiser_from, parts_of, path_at, path_of, times_like
 
 
 @dataclass(frozen=True)
@@ -66,12 +67,12 @@ class Run:
 def sample(
     velocity: Velocity | Switch,
     x: Float[Tensor, "B ..."],
-    times: Tensor,
+    times: Numbers,
     *,
     method: str = "euler",
     path: str | Path | None = None,
-    labels: int | Tensor | None = None,
-    guidance: float | Tensor | Guidance | None = None,
+    labels: Numbers | None = None,
+    guidance: Numbers | Guidance | None = None,
     capture: Capture | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Run:
@@ -102,6 +103,7 @@ def sample(
     True
     """
     check_floating("x", x)
+    check_velocity(velocity)
     grid = check_times(times).tolist()
     sampler = _Sampler(velocity, path_of(velocity, path), method, labels, guidance, capture or Capture())
     sampler.check()
@@ -120,22 +122,29 @@ def initial_noise(
 
     engine: with the path and the samples, whose shape, dtype and device the draws have.
     count: how many, at least 1.
-    start: the first time of the run, in [0, 1].
+    start: the first time of the run, in [0, 1], with sigma(start) > 0.
     generator: of the draws, on the device of the data; the global one unless given.
     Returns [count, *sample_shape], float64 for samples stored so, else float32.
-    Raises InputError for a `count` below 1 and for `start` outside [0, 1].
+    Raises InputError for what is no engine, for a `count` below 1, for `start` outside [0, 1] and where no noise is
+    left.
 
     >>> import oracle_engine as oe
     >>> from oracle_engine import samplers
     >>> samplers.initial_noise(oe.OracleEngine(oe.load_dataset("digits"), "edm"), 16).shape
     torch.Size([16, 1, 8, 8])
     """
+    check_engine(engine)
     if count < 1:
         raise invalid("count", "must be at least 1", count, "pass the number of samples to draw")
+    sigma = path_at(engine.path, start)[1]
+    if not sigma > SMALLEST:
+        raise invalid(
+            "start", "must leave some noise: sigma(start) > 0", start, "start a run before the end of the path"
+        )
     data = engine.data
     shape = (count, *data.sample_shape)
     eps = torch.randn(shape, dtype=data.value_dtype, device=data.device, generator=generator)
-    return path_at(engine.path, start)[1] * eps
+    return sigma * eps
 
 
 def noised(
@@ -147,9 +156,10 @@ def noised(
     samples: X, [B, *sample_shape], any floating dtype.
     t: the first time of the run, in [0, 1].
     generator: of the noise, on the device of `samples`; the global one unless given.
-    Returns [B, *sample_shape] in the dtype of `samples`.
-    Raises InputError for samples that are not floating and for `t` outside [0, 1].
+    Returns [B, *sample_shape] in the dtype of `samples`: the samples themselves where sigma(t) = 0.
+    Raises InputError for what is no engine, for samples that are not floating and for `t` outside [0, 1].
     """
+    check_engine(engine)
     check_floating("samples", samples)
     alpha, sigma, _, _ = path_at(engine.path, t)
     eps = torch.randn(samples.shape, dtype=samples.dtype, device=samples.device, generator=generator)
@@ -189,8 +199,8 @@ class _Sampler:
     velocity: Velocity | Switch
     path: Path
     method: str
-    labels: int | Tensor | None
-    guidance: float | Tensor | Guidance | None
+    labels: Numbers | None
+    guidance: Numbers | Guidance | None
     capture: Capture
 
     @property

@@ -59,9 +59,10 @@ class ExactScan:
         return concatenate([scan(request.take(part), wanted) for part in batch_slices(len(request), self.data.dim)])
 
     def _scan(self, request: Request, wanted: Wanted) -> PosteriorState:
-        work = request.work(self.data, wanted)
         if request.labels is None:
-            return self.backend(work)
+            return self.backend(request.work(self.data, wanted))
+        # states of classes merge with each other, and with that of the rest of the data
+        work = request.work(self.data, replace(wanted, mergeable=True))
         if capturing():
             return self._scan_without(work, rows_between(self._ranges(request), len(self.data)))
         everyone = torch.arange(len(request), device=self.data.device)
@@ -75,7 +76,8 @@ class ExactScan:
         return state
 
     def _scan_rest(self, request: Request, wanted: Wanted) -> PosteriorState:
-        return self._scan_without(request.work(self.data, wanted), self._ranges(request))
+        work = request.work(self.data, replace(wanted, mergeable=True))
+        return self._scan_without(work, self._ranges(request))
 
     def _scan_without(self, work: Work, ranges: Int64[Tensor, "B V 2"]) -> PosteriorState:
         """Scan all samples, of which each query leaves out some ranges of rows."""

@@ -13,8 +13,6 @@ from .stage_report import Strip
 
 # the range of colours leaves out this share of the values of the data at either end
 TAIL = 0.005
-# smaller grids are shown as points
-SMALLEST_SIDE = 4
 
 
 @dataclass(frozen=True)
@@ -29,11 +27,6 @@ class Frames:
     denoised: Float[Tensor, "K T ..."]
     samples: Float[Tensor, "K ..."]
     context: Float[Tensor, "M ..."]
-
-
-def is_picture(shape: tuple[int, ...]) -> bool:
-    """Return whether samples of `shape` are shown as images: [H, W] or [C, H, W] with sides of 4 and more."""
-    return len(shape) in (2, 3) and min(shape[-2:]) >= SMALLEST_SIDE
 
 
 def picture_frames(strip: Strip) -> Frames:

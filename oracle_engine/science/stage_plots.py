@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from ..base.arrays import Tensor
 from ..base.errors import missing
 from ..base.files import replacing
-from .pictures import Frames, is_picture, picture_frames, plane_frames, plane_of, sheet_of
+from ..data.values import is_picture
+from .pictures import Frames, picture_frames, plane_frames, plane_of, sheet_of
 from .stage_report import StageReport
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ BODY, SMALL = 8.5, 7.5
 # inches
 WIDTH, LEFT, RIGHT = 7.8, 1.42, 1.1
 CURVES_WIDTH = WIDTH - LEFT - RIGHT
-TOP, BOTTOM, GAP, FAN = 1.12, 0.3, 0.1, 0.5
+TOP, BOTTOM, GAP, FAN = 1.36, 0.3, 0.1, 0.5
 PANELS = (1.1, 1.45, 1.0, 1.0)
 
 QUERIES_SHOWN = 3
@@ -153,7 +154,10 @@ class _Sheet:
         path = self.report.path.removesuffix("()")
         facts = f"N = {data['samples']:,},  D = {data['dim']:,}{shape},  {path},  {self.report.queries} queries"
         self._text(LEFT, 0.24, f"Navigation and refinement: {data['name']}", size=13, weight="bold")
-        self._text(LEFT, 0.5, facts, size=BODY, color=GREY)
+        self._text(LEFT, 0.48, facts, size=BODY, color=GREY)
+        self._text(LEFT, 0.65, data["values"], size=BODY, color=GREY)
+        if data["note"]:
+            self._text(LEFT, 0.82, f"note: {data['note'].split(' (')[0]}", size=SMALL, color=GREY)
 
     def _panel(self, top: float, height: float) -> Axes:
         axes = self._axes(LEFT, top, CURVES_WIDTH, height)

@@ -69,7 +69,8 @@ class Strip:
 class StageReport:
     """The result of :func:`.stages.analyse`: one point for each time, the transition, and what it was computed from.
 
-    data: name, description, samples (N), dim (D), sample_shape, storage and fingerprint of the data set.
+    data: name, description, samples (N), dim (D), sample_shape, storage, values (their map, range and variance in
+    words), value_map, value_range, variance_per_dim, note and fingerprint of the data set.
     path: its repr. queries: number of training queries at each time. seed: of these queries. device: of the data.
     versions: of this package, torch and Python. elapsed: seconds of the analysis.
     points: one for each time, in increasing order. measured, predicted: times of the transition, from the points and
@@ -105,6 +106,8 @@ class StageReport:
         lines = [
             f"{data['name']}: N = {data['samples']:,} samples, D = {data['dim']:,} "
             f"({' x '.join(map(str, data['sample_shape'])) or 'scalar'}, {data['storage']})",
+            data["values"],
+            *([f"note: {data['note']}"] if data["note"] else []),
             f"{self.path}, {self.queries} training queries, seed {self.seed}",
             "",
             "           top-1                 ESS, quantiles over the queries              median             own is",

@@ -16,11 +16,12 @@ import torch
 from ..base.arrays import Float64, Int64, Tensor
 from ..base.errors import invalid
 from ..base.progress import Progress
+from ..base.seeds import seeded
 from ..base.settings import __version__
 from ..data.dataset import OracleDataset
+from ..data.values import is_picture
 from ..engine.engine import OracleEngine
 from ..paths.paths import Coefficients, coefficients, marginal_variance
-from .pictures import is_picture
 from .stage_report import QUANTILES, StagePoint, StageReport, Strip, measure_transition
 from .transition import EARLIEST_TIME, Predictor, crossing, draw_rows, predict_transition, prior_entropy, time_grid
 
@@ -97,7 +98,7 @@ class _Run:
     def __init__(self, engine: OracleEngine, times: Sequence[float], queries: int, seed: int) -> None:
         self.engine, self.times = engine, list(times)
         self.rows = draw_rows(engine.data, queries, seed)
-        self.noise = torch.Generator().manual_seed(seed)
+        self.noise = seeded(seed)
         self.at = coefficients(engine.path, torch.tensor(self.times, dtype=torch.float64, device=self.rows.device))
         self.width = _width(engine, self.at)
         # top-1 weight, ESS, entropy, tr Cov, whether the sample that made the query is the heaviest
@@ -265,5 +266,6 @@ def _described(data: OracleDataset) -> dict[str, Any]:
         "dim": data.dim,
         "sample_shape": list(data.sample_shape),
         "storage": str(data.storage).removeprefix("torch."),
+        **data.value_facts(),
         "fingerprint": data.fingerprint,
     }

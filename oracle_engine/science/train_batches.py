@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from ..base.arrays import Float, Float64, Int64, Tensor
+from ..base.seeds import seeded
 from ..engine.engine import OracleEngine
 from ..paths.paths import RectifiedFlow
 from ..training.estimates import References
@@ -47,7 +48,7 @@ class Targets:
         engine: the oracle, along DEMO_PATH. references: samples over which EFM averages.
         seed: of these samples, whose generator is their own: their number must not change the batches.
         """
-        drawn = References(references, torch.Generator().manual_seed(seed))
+        drawn = References(references, seeded(seed))
         self.efm, self.oracle = OracleTarget(engine, estimate=drawn), OracleTarget(engine)
         self.device = engine.data.device
         self.seconds: tuple[list[float], ...] = tuple([] for _ in TARGET_NAMES)
@@ -87,7 +88,7 @@ class Evaluation:
         oracle: the target whose data are drawn and whose velocities are compared. held_out: samples, [H, *shape].
         boundary: the stage boundary, in (0, 1). seed: of the queries.
         """
-        draws = torch.Generator().manual_seed(seed)
+        draws = seeded(seed)
         known = _either_side(oracle.engine, min(boundary, LAST_TIME), draws)
         parts = zip(known.x_t.split(EVALUATED_BATCH), known.t.split(EVALUATED_BATCH), strict=True)
         velocities = torch.cat([oracle(x, t) for x, t in parts])
@@ -159,5 +160,5 @@ def _tensors(batch: Batch) -> tuple[Tensor, ...]:
 @torch.no_grad()
 def _errors(networks: Sequence[VelocityNet], batch: Batch, wanted: Tensor) -> Float64[Tensor, "3 B"]:
     """Return |model - wanted|^2 / D of every network for every query."""
-    gaps = [(network(batch.x_t, batch.t) - wanted).flatten(1) for network in networks]
+    gaps = [(network(batch.x_t, batch.t) - wanted).reshape(len(wanted), -1) for network in networks]
     return torch.stack([gap.double().square().mean(1) for gap in gaps])

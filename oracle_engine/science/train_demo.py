@@ -17,6 +17,7 @@ import torch
 from ..base.arrays import Float64, Tensor
 from ..base.errors import invalid
 from ..base.progress import Progress
+from ..base.seeds import seeded
 from ..base.settings import __version__
 from ..data.dataset import OracleDataset
 from ..engine.engine import OracleEngine
@@ -79,7 +80,7 @@ class _Trainer:
     ) -> None:
         self.engine, self.settings, self.progress = engine, settings, progress
         self.boundary = stage_boundary(engine, settings.seed)
-        self.draws = torch.Generator().manual_seed(settings.seed)
+        self.draws = seeded(settings.seed)
         self.targets = Targets(engine, settings.references, settings.seed)
         self.evaluation = Evaluation.draw(self.targets.oracle, held_out, self.boundary, settings.seed + 1)
         self.networks = [copy.deepcopy(_network(engine, settings)) for _ in TARGET_NAMES]
@@ -180,8 +181,8 @@ def _split(data: OracleDataset, seed: int) -> tuple[OracleDataset, Tensor]:
     """Return the data set without, and the values of, the samples that are held out."""
     if len(data) < LEAST_SAMPLES:
         requirement = f"must have at least {LEAST_SAMPLES} samples, of which some are held out"
-        raise invalid("data", requirement, len(data), "name more")
-    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed)).to(data.device)
+        raise invalid("data", requirement, len(data), "name more samples")
+    order = torch.randperm(len(data), generator=seeded(seed)).to(data.device)
     count = min(HELD_OUT, len(data) // 10)
     stored = data.rows.stored[order[count:]].reshape(-1, *data.sample_shape)
     kept = OracleDataset(stored, value_map=data.value_map, name=data.name)
@@ -200,4 +201,8 @@ def _origin(data: OracleDataset, kept: int, held_out: int) -> dict[str, Any]:
     described = {"name": data.name, "samples": kept, "dim": data.dim, "held_out": held_out}
     device = f"{data.device}, {torch.get_num_threads()} threads" if data.device.type == "cpu" else str(data.device)
     versions = {"oracle-velocity-engine": __version__, "torch": torch.__version__, "python": platform.python_version()}
-    return {"data": described | {"fingerprint": data.fingerprint}, "device": device, "versions": versions}
+    return {
+        "data": described | data.value_facts() | {"fingerprint": data.fingerprint},
+        "device": device,
+        "versions": versions,
+    }

@@ -40,7 +40,7 @@ def _draw(report: TrainReport) -> Figure:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=SIZE, facecolor="white")
-    grid = figure.add_gridspec(2, 6, left=0.09, right=0.98, top=0.81, bottom=0.08, hspace=0.5, wspace=1.6)
+    grid = figure.add_gridspec(2, 6, left=0.09, right=0.98, top=0.785, bottom=0.08, hspace=0.5, wspace=1.6)
     _title(figure, report)
     _variances(
         figure.add_subplot(grid[0, :3]), report, "target_variance", "variance of the target, E|u − v|² / D", log=True
@@ -61,9 +61,10 @@ def _title(figure: Figure, report: TrainReport) -> None:
         f"{settings['steps']} steps of {settings['batch']},  EFM over {settings['references']} references,  one seed"
     )
     figure.text(0.09, 0.965, f"Training targets: {data['name']}", size=13, weight="bold", color=INK, va="center")
-    figure.text(0.09, 0.93, facts, size=BODY, color=GREY, va="center")
+    figure.text(0.09, 0.935, facts, size=BODY, color=GREY, va="center")
+    figure.text(0.09, 0.905, data["values"], size=BODY, color=GREY, va="center")
     for column, (title, colour) in enumerate(zip(TITLES, COLOURS, strict=True)):
-        figure.text(0.09 + 0.08 * column, 0.895, title, size=BODY, weight="bold", color=colour, va="center")
+        figure.text(0.09 + 0.08 * column, 0.872, title, size=BODY, weight="bold", color=colour, va="center")
 
 
 def _variances(axes: Axes, report: TrainReport, name: str, title: str, *, log: bool) -> None:

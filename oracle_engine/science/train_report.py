@@ -68,7 +68,8 @@ class Difference:
 class TrainReport:
     """The result of :func:`.train_demo.train`.
 
-    data: name, samples (N), dim (D), held_out and fingerprint of the data set. settings: those of TrainSettings.
+    data: name, samples (N), dim (D), held_out, values (their map, range and variance in words), value_map, value_range,
+    variance_per_dim, note and fingerprint of the data set. settings: those of TrainSettings.
     device: of the data, with the number of threads on a CPU. versions: of this package, torch and Python.
     parameters: number in one network. boundary: the predicted transition, in (0, 1).
     bins: variances by t, at the parameters of the network trained on the oracle.
@@ -112,6 +113,8 @@ class TrainReport:
         head = [
             *self.notes,
             f"{data['name']}: N = {data['samples']:,} samples, D = {data['dim']:,}; {data['held_out']:,} held out",
+            data["values"],
+            *([f"note: {data['note']}"] if data["note"] else []),
             f"a network of {self.parameters / 1e6:.2f} M parameters, {settings['steps']} steps of {settings['batch']}, "
             f"EFM over {settings['references']} references, seed {settings['seed']}; the same batches for all",
         ]

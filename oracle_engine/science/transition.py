@@ -11,6 +11,7 @@ import torch
 
 from ..base.arrays import Float64, Int64, Tensor
 from ..base.errors import invalid
+from ..base.seeds import seeded
 from ..data.dataset import OracleDataset
 from ..engine.engine import OracleEngine
 from ..paths.paths import Path, coefficients, marginal_variance
@@ -77,7 +78,7 @@ def draw_rows(data: OracleDataset, count: int, seed: int) -> Int64[Tensor, "n"]:
     data: whose rows are drawn; they are sorted by class, so classes are drawn in proportion. count: at least 0.
     seed: of the draws, which are made on the CPU and are the same for every device. The rows are on that of `data`.
     """
-    offsets = torch.rand(count, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    offsets = torch.rand(count, generator=seeded(seed), dtype=torch.float64)
     place = (torch.arange(count) + offsets) / max(count, 1)
     if data.rows.log_weights is None:
         rows = (place * len(data)).long()
@@ -198,5 +199,6 @@ def stage_boundary(engine: OracleEngine, seed: int = 0) -> float:
     found = predict_transition(engine.data, engine.path, engine.point_std, seed).anisotropic
     if found is None:
         requirement = "must have samples that can be told apart along the path"
-        raise invalid("engine", requirement, repr(engine), "choose a time by hand")
+        received = f"{engine.data.name!r}, {engine.data.describe_values()}"
+        raise invalid("engine", requirement, received, "choose a time by hand")
     return found

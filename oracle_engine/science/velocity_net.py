@@ -35,7 +35,7 @@ class VelocityNet(torch.nn.Module):
 
         x: [B, *shape] of D values each. t: times in [0, 1], [B], of the dtype of x.
         """
-        flat = x.flatten(1)
+        flat = x.reshape(len(x), -1)
         angles = math.pi * t[:, None] * torch.arange(1, FREQUENCIES + 1, device=x.device, dtype=x.dtype)
         *shifts, along = self.time(torch.cat([angles.sin(), angles.cos()], 1)).split(self.first.out_features, 1)
         hidden = self.first(flat) + shifts[0]

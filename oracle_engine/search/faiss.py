@@ -216,5 +216,5 @@ def _faiss() -> Any:
     try:
         import faiss
     except ImportError:
-        raise missing("faiss", "a FAISS index", "faiss") from None
+        raise missing("faiss-cpu", "a FAISS index", "faiss") from None
     return faiss

@@ -190,11 +190,13 @@ class SearchIndex:
     def of(self, data: OracleDataset, path: str | PathLike[str]) -> SearchIndex:
         """Return the index on the device of its data.
 
-        data: its data set. path: the file it was read from. Raises DataFileError where it is the index of other data.
+        data: its data set. path: the file it was read from. Raises DataFileError where it is the index of other data,
+        and InputError where the samples were changed in place.
         """
+        data.check_unchanged()
         if self.origin.fingerprint == data.fingerprint:
             return self.to(data.device)
-        remedy = "build it again with `oracle-engine index build` or engine.prepare(path=...); --append where data grew"
+        remedy = "build it again by `oracle-engine index build`, --append where data grew, or prepare() in Python"
         raise bad_file(
             path, f"an index of the data set {data.fingerprint}", f"one of {self.origin.fingerprint}", remedy
         )
@@ -220,8 +222,10 @@ def build_index(
     progress: hears of "projecting", "measuring" and "neighbours".
     product_cost: time of a product with 8-bit rows over that with float32 rows, in (0, 1], or None to time it.
     Raises InputError for a kind that these data cannot have, where samples are so short or few that no screen can help,
-    and for strings that FAISS does not know; MissingDependencyError where FAISS is needed and not installed.
+    for strings that FAISS does not know, and where samples were changed in place; MissingDependencyError where FAISS is
+    needed and not installed.
     """
+    data.check_unchanged()
     check_spec(spec, data.dim)
     if spec not in ("screen", "flat", *SCREEN_KINDS):
         reason = "built by FAISS on its first use"

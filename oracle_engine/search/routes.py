@@ -80,6 +80,7 @@ def _by_class(data: OracleDataset, request: Request, work: Work, side: SideInfor
     if request.labels is None:
         return [_ClassWork(everyone, work, side)]
     tasks = scan_tasks(request.labels, data.segments, len(data), everyone)
+    work = replace(work, wanted=replace(work.wanted, mergeable=True))
     return [
         _ClassWork(task.query, replace(work.take(task.query), span=task.span), side.take(task.query)) for task in tasks
     ]

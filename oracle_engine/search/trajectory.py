@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..base.arrays import Float, Tensor
+from ..base.arrays import Float, Numbers, Tensor
 from ..base.errors import invalid
 from ..data.dataset import OracleDataset
 from ..kernels.screens import SharedProducts
@@ -13,7 +13,7 @@ from ..queries.conditions import Conditions
 from ..queries.request import Request
 
 # answers of an engine: the name of the answer, x, t, the conditions, and what the steps of a run share
-Respond = Callable[[str, Tensor, float | Tensor, Conditions, SharedProducts | None], Tensor]
+Respond = Callable[[str, Tensor, Numbers, Conditions, SharedProducts | None], Tensor]
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Trajectory:
     shared_products: SharedProducts | None
     given: Conditions
 
-    def velocity(self, x: Float[Tensor, "B ..."], t: float | Tensor) -> Float[Tensor, "B ..."]:
+    def velocity(self, x: Float[Tensor, "B ..."], t: Numbers) -> Float[Tensor, "B ..."]:
         """Return the oracle velocity at states of the run, like x.
 
         x: [B, *sample_shape], in the order of the starting points. t: a number, [] or [B], in [0, 1].
@@ -40,11 +40,11 @@ class Trajectory:
         """
         return self.respond("velocity", x, t, self.given, self.shared_products)
 
-    def denoiser(self, x: Float[Tensor, "B ..."], t: float | Tensor) -> Float[Tensor, "B ..."]:
+    def denoiser(self, x: Float[Tensor, "B ..."], t: Numbers) -> Float[Tensor, "B ..."]:
         """Return the posterior mean at the states `x` at `t`, like x; errors as in :meth:`velocity`."""
         return self.respond("denoiser", x, t, self.given, self.shared_products)
 
-    def __call__(self, x: Float[Tensor, "B ..."], t: float | Tensor) -> Float[Tensor, "B ..."]:
+    def __call__(self, x: Float[Tensor, "B ..."], t: Numbers) -> Float[Tensor, "B ..."]:
         """Return :meth:`velocity`."""
         return self.velocity(x, t)
 

@@ -19,9 +19,9 @@ from ..engine.engine import OracleEngine
 from ..kernels import Span
 from ..paths.paths import Coefficients, Path, coefficients, marginal_variance
 from ..queries.conditions import Conditions
-from .posterior_draws import draw_prior, draw_with_density, uniforms
+from .posterior_draws import draw_references, draw_with_density, equally_weighted, uniforms
 
-# what draws `count` rows of a span by weight, [count] int64: called with (data, span, count, generator)
+# what draws `count` rows of a span, [count] int64, as draw_references does: called with (data, span, count, generator)
 RowDraw = Callable[[OracleDataset, Span, int, torch.Generator | None], Tensor]
 
 
@@ -46,6 +46,11 @@ class TargetQuery:
         parts = (None if part is None else part[index] for part in (self.labels, self.exclude, self.source))
         return TargetQuery(self.x[index], self.t[index], *parts)
 
+    def beside(self, x: Float64[Tensor, "B ..."]) -> TargetQuery:
+        """Return 2 B queries: these, and the same ones at the states `x`, [B, *sample_shape] float64."""
+        every = torch.arange(len(x), device=x.device).repeat(2)
+        return replace(self.take(every), x=torch.cat([self.x, x]))
+
 
 @dataclass(frozen=True)
 class Mean:
@@ -57,6 +62,15 @@ class Mean:
 
     values: Float64[Tensor, "B ..."]
     log_density: Float64[Tensor, "B"]
+
+    def take(self, index: Int64[Tensor, "b"] | slice) -> Mean:
+        """Return the estimates at the positions `index`, [b] int64 or a slice."""
+        return Mean(self.values[index], self.log_density[index])
+
+    def set(self, index: Int64[Tensor, "b"], part: Mean) -> Mean:
+        """Return the estimates with those at the positions `index`, [b] int64, replaced by `part`, a Mean of [b]."""
+        values = self.values.index_copy(0, index, part.values)
+        return Mean(values, self.log_density.index_copy(0, index, part.log_density))
 
 
 @runtime_checkable
@@ -113,20 +127,26 @@ class Exact:
 class References:
     """EFM, the stable target: the posterior mean over `count` samples that include the one that made x_t.
 
-    count: how many samples, at least 1; count = 1 is CFM.
+    count: how many samples M, at least 1; count = 1 is CFM.
     generator: of the references, on any device; the global one unless given.
-    draw_rows: draws the rows of the references, independently and by weight, called with (data, span, count,
-        generator); it returns [count] int64 rows of the span.
+    draw_rows: draws the rows of the references as draw_references does, called with (data, span, count, generator); it
+        returns [count] int64 rows of the span, different ones where the samples of the span count alike.
     Raises InputError for a `count` below 1.
 
-    The target's mean is sum_i w_i X_i with w = softmax_i(-|x_t - alpha X_i|^2 / (2 sigma^2)) over the references. All
-    but the own sample are drawn by weight with replacement, from the query's class where it has one, independently of
-    x_t, and are shared by the batch. Given the set of all `count` and x_t, each of them is as likely to have made x_t
-    as w says, so the target is the conditional mean of the CFM target given both: averaged over source and references
-    at a fixed x_t it is the oracle exactly, for every `count`, and its variance is never above that of CFM. It is
-    biased for a fixed source, and without the own sample, where it is a ratio estimate that is far off as soon as none
-    of the references is near x_t. Xu, Tong and Jaakkola (2023), "Stable target field for reduced variance score
-    estimation in diffusion models". Costs O(B count D).
+    The target's mean is sum_i w_i X_i with w = softmax_i(-|x_t - alpha X_i|^2 / (2 sigma^2)) over the references. They
+    are drawn from the query's class where it has one, else from all samples, independently of x_t, and are shared by
+    the batch:
+
+    - a class (or a data set) of at most M samples is taken as a whole, with its weights: the exact target;
+    - samples that count alike are drawn without replacement: M different ones, or M - 1 and the own sample where it is
+      not among them. Every set of M samples that holds the own one is equally likely;
+    - samples with different weights are drawn by weight with replacement, M - 1 beside the own one, which count alike.
+
+    Given the set of all M and x_t, each of them is as likely to have made x_t as w says, so the target is the
+    conditional mean of the CFM target given both: averaged over source and references at a fixed x_t it is the oracle
+    exactly, for every M, and its variance is never above that of CFM. It is biased for a fixed source, and without the
+    own sample, where it is a ratio estimate that is far off as soon as none of the references is near x_t. Xu, Tong and
+    Jaakkola (2023), "Stable target field for reduced variance score estimation in diffusion models". Costs O(B M D).
 
     >>> import torch, oracle_engine as oe
     >>> data = oe.load_dataset("digits")
@@ -139,7 +159,7 @@ class References:
 
     count: int = 128
     generator: torch.Generator | None = None
-    draw_rows: RowDraw = field(default=draw_prior, kw_only=True, repr=False)
+    draw_rows: RowDraw = field(default=draw_references, kw_only=True, repr=False)
     needs_source: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -154,14 +174,16 @@ class References:
         """
         if query.source is None:
             raise invalid("source", "is needed for References", None, "pass the indices of the samples that made x_t")
+        spans, group = _spans(engine.data, query)
+        small = torch.tensor([len(span) <= self.count for span in spans], device=group.device)[group]
+        whole, drawn = small.nonzero()[:, 0], (~small).nonzero()[:, 0]
+        if len(drawn) == 0:
+            return Exact().mean(engine, query)
         own = _own(engine, query, query.source)
-        if self.count == 1:
-            return own
-        others = self._others(engine, query)
-        log_rest = others.log_density + math.log(self.count - 1)
-        share = torch.sigmoid(log_rest - own.log_density)
-        density = torch.logaddexp(own.log_density, log_rest) - math.log(self.count)
-        return Mean(_blend(own.values, others.values, share), density)
+        found = (
+            own if self.count == 1 else own.set(drawn, self._with_others(engine, query.take(drawn), own.take(drawn)))
+        )
+        return found if len(whole) == 0 else found.set(whole, Exact().mean(engine, query.take(whole)))
 
     def mixed(self, first: Mean, second: Mean, share: Float64[Tensor, "B"]) -> Float64[Tensor, "B ..."]:
         """Return (1 - share) first + share second, [B, *sample_shape] float64.
@@ -171,19 +193,42 @@ class References:
         """
         return _blend(first.values, second.values, share)
 
+    def _with_others(self, engine: OracleEngine, query: TargetQuery, own: Mean) -> Mean:
+        """Return the means over the own samples, of which `own` is what each says, and references drawn here."""
+        others = self._others(engine, query)
+        log_rest = others.log_density + math.log(self.count - 1)
+        share = torch.sigmoid(log_rest - own.log_density)
+        density = torch.logaddexp(own.log_density, log_rest) - math.log(self.count)
+        return Mean(_blend(own.values, others.values, share), density)
+
     def _others(self, engine: OracleEngine, query: TargetQuery) -> Mean:
-        """Return the mean over count - 1 references for every class in the batch, for each query over its own class."""
+        """Return the means over count - 1 references for each query, drawn once for every class in the batch."""
         data = engine.data
-        names, group = [-1], torch.zeros(len(query.x), dtype=torch.int64, device=data.device)
-        if query.labels is not None:
-            found, group = query.labels[:, 0].unique(return_inverse=True)
-            names = found.tolist()
-        spans = [data.segments[name] if name >= 0 else Span(0, len(data)) for name in names]
-        rows = torch.cat([self.draw_rows(data, span, self.count - 1, self.generator) for span in spans])
-        labels = torch.arange(len(spans), device=data.device).repeat_interleave(self.count - 1)
+        spans, group = _spans(data, query)
+        drawn = [
+            self.draw_rows(data, span, self.count - (not equally_weighted(data, span)), self.generator)
+            for span in spans
+        ]
+        sizes = torch.tensor([len(rows) for rows in drawn], device=data.device)
+        rows, first = torch.cat(drawn), sizes.cumsum(0) - sizes
+        labels = torch.arange(len(spans), device=data.device).repeat_interleave(sizes)
         points = data.rows.stored[rows].reshape(len(rows), *data.sample_shape)
         references = OracleDataset(points, labels, value_map=data.value_map, name="references")
-        return Exact().mean(_beside(engine, references), TargetQuery(query.x, query.t, group[:, None], None, None))
+        left_out = torch.full_like(group, -1)
+        for number, chosen in enumerate(drawn):
+            if len(chosen) == self.count:
+                members = (group == number).nonzero()[:, 0]
+                left_out[members] = first[number] + self._left_out(data, query.take(members), chosen)
+        some = TargetQuery(query.x, query.t, group[:, None], left_out, None)
+        return Exact().mean(_beside(engine, references), some)
+
+    def _left_out(self, data: OracleDataset, query: TargetQuery, chosen: Int64[Tensor, "M"]) -> Int64[Tensor, "b"]:
+        """Return which of the `chosen` rows is no reference: the own sample, or the last one where it is not there."""
+        assert query.source is not None
+        own = data.row_of(query.source)
+        ordered, place = chosen.sort()
+        at = torch.searchsorted(ordered, own).clamp_max(self.count - 1)
+        return torch.where(ordered[at] == own, place[at], self.count - 1)
 
 
 @dataclass(frozen=True)
@@ -258,10 +303,12 @@ class Flip:
     def mean(self, estimate: Estimate, engine: OracleEngine, query: TargetQuery) -> Float64[Tensor, "B ..."]:
         """Return the mean over the samples and their mirror images.
 
-        estimate: of the mean over the samples; it is evaluated twice.
+        estimate: of the mean over the samples; it is evaluated once, for 2 B queries.
         engine: over the samples as points. query: B queries. Returns [B, *sample_shape] float64.
         """
-        first, other = estimate.mean(engine, query), estimate.mean(engine, replace(query, x=self.apply(query.x)))
+        # in one call: references are drawn once, for both orientations of the same samples
+        both, batch = estimate.mean(engine, query.beside(self.apply(query.x))), len(query.x)
+        first, other = both.take(slice(batch)), both.take(slice(batch, None))
         odds = math.log(self.probability / (1.0 - self.probability))
         share = torch.sigmoid(other.log_density - first.log_density + odds)
         return estimate.mixed(first, Mean(self.apply(other.values), other.log_density), share)
@@ -298,6 +345,15 @@ def over_points(engine: OracleEngine) -> OracleEngine:
 
 def _beside(engine: OracleEngine, data: OracleDataset) -> OracleEngine:
     return OracleEngine(data, engine.path, backend=engine.backend, mode="exact", t_max=engine.t_max)
+
+
+def _spans(data: OracleDataset, query: TargetQuery) -> tuple[list[Span], Int64[Tensor, "B"]]:
+    """Return the rows that the references of each class in the batch come from, and the class of each query, [B]."""
+    everything = Span(0, len(data))
+    if query.labels is None:
+        return [everything], torch.zeros(len(query.x), dtype=torch.int64, device=data.device)
+    names, group = query.labels[:, 0].unique(return_inverse=True)
+    return [data.segments[name] if name >= 0 else everything for name in names.tolist()], group
 
 
 def _own(engine: OracleEngine, query: TargetQuery, source: Int64[Tensor, "B"]) -> Mean:

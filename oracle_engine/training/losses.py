@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ..base.arrays import Float, Float64, Tensor, check_shape
+from ..base.arrays import Float, Float64, Numbers, Tensor, check_shape, on_device
 from ..base.errors import invalid
 from ..engine.engine import OracleEngine
 from ..paths.paths import resolve_times
@@ -138,10 +138,10 @@ def oracle_loss(
     model: Model,
     target: OracleTarget,
     x1: Float[Tensor, "B ..."],
-    labels: Tensor | None = None,
+    labels: Numbers | None = None,
     *,
-    source: Tensor | None = None,
-    t: float | Tensor | None = None,
+    source: Numbers | None = None,
+    t: Numbers | None = None,
     eps: Tensor | None = None,
     label_dropout: float = 0.0,
     null_label: int = -1,
@@ -155,7 +155,8 @@ def oracle_loss(
         floating dtype. They may be held out from the engine's data.
     labels: classes of x1, [B] integers, -1 for none.
     source: index of x1 in the data, [B] integers, -1 for held-out samples.
-    t: a number, [B] or [B, 1, ...] in [0, 1], uniform in [0, 1) unless given; the model gets [B].
+    t: a number, [B] or [B, 1, ...] in [0, 1], uniform in [0, 1) unless given; the model gets [B], numbers that are in
+        no tensor in the dtype of x1, float32 at least.
     eps: like x1, standard normal unless given.
     label_dropout: probability of hiding the label from model and target, in [0, 1].
     null_label: what the model gets in place of a hidden label.
@@ -171,15 +172,20 @@ def oracle_loss(
     >>> [part.name for part in found.terms.stages(0.4)]
     ['navigation', 'refinement']
     """
+    if not isinstance(target, OracleTarget):
+        raise invalid("target", "must be an OracleTarget", type(target).__name__, "pass OracleTarget(engine)")
     engine = target.engine
     check_shape("x1", x1, engine.data.sample_shape)
-    t, eps = _time(t, x1, engine, generator), _noise(eps, x1, generator)
+    given, t, eps = t, _time(t, x1, engine, generator), _noise(eps, x1, generator)
+    labels = None if labels is None else on_device(labels, x1.device, "labels")
     if labels is not None and label_dropout > 0.0:
         labels = drop_labels(labels, label_dropout, generator)
     x_t = path_sample(engine.path, x1, eps, t)
     oracle = target(x_t, t, labels, source)
     shown = () if labels is None else (torch.where(labels < 0, null_label, labels),)
-    output = model(x_t, t, *shown)
+    # numbers keep all their digits in x_t and in the target; networks take times in the dtype of their other inputs
+    times = t if isinstance(given, Tensor) else t.to(torch.promote_types(x1.dtype, torch.float32))
+    output = model(x_t, times, *shown)
     _check_output(output, x_t)
     # under autocast the output may have half precision: differences are taken in float32 at least
     precise = torch.promote_types(output.dtype, torch.float32)
@@ -221,12 +227,13 @@ def _terms(t: Tensor, output: Tensor, oracle: Tensor, conditional: Tensor) -> Lo
     )
 
 
-def _time(t: float | Tensor | None, x1: Tensor, engine: OracleEngine, generator: torch.Generator | None) -> Tensor:
+def _time(t: Numbers | None, x1: Tensor, engine: OracleEngine, generator: torch.Generator | None) -> Tensor:
     if t is None:
         drawn = _drawn(torch.rand, (len(x1),), generator, x1.device)
         return drawn if engine.t_max is None else drawn.clamp_max(engine.t_max)
     resolve_times(t, len(x1), None, x1.device)
-    return torch.as_tensor(t, device=x1.device).reshape(-1).expand(len(x1))
+    times = on_device(t, x1.device, "t").reshape(-1).expand(len(x1))
+    return times if times.is_floating_point() else times.double()
 
 
 def _noise(eps: Tensor | None, x1: Tensor, generator: torch.Generator | None) -> Tensor:

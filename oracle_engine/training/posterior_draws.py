@@ -7,9 +7,13 @@ from dataclasses import dataclass
 
 import torch
 
-from ..base.arrays import Float64, Int64, Tensor
+from ..base.arrays import Float64, Int64, Numbers, Tensor
 from ..base.errors import invalid
+from ..base.transforms import traced
 from ..data.dataset import OracleDataset
+from ..engine import compiled
+from ..engine.arguments import check_engine
+from ..engine.autograd import refuse_transforms
 from ..engine.engine import OracleEngine
 from ..kernels import Query, Rows, Span
 from ..paths.paths import marginal_variance
@@ -48,10 +52,10 @@ def merge_draws(first: Draw, second: Draw, uniform: Float64[Tensor, "B"]) -> Dra
 def posterior_draw(
     engine: OracleEngine,
     x: Tensor,
-    t: float | Tensor,
+    t: Numbers,
     *,
-    labels: int | Tensor | None = None,
-    exclude: int | Tensor | None = None,
+    labels: Numbers | None = None,
+    exclude: Numbers | None = None,
     generator: torch.Generator | None = None,
     block_values: int = SCORED_VALUES,
 ) -> Int64[Tensor, "B"]:
@@ -60,14 +64,14 @@ def posterior_draw(
     engine: over the samples to draw from.
     x: queries, [B, *sample_shape], any floating dtype, on the device of the data.
     t: a number, [], [B] or [B, 1, ...] in [0, 1], 0 noise and 1 data.
-    labels: draw from a class: an integer, [B], or [B, U] for the union of U classes; -1 stands for none.
+    labels: draw from a class, as in OracleEngine.velocity: an integer, [B], [B, U], or one-hot rows; -1 for none.
     exclude: index of a sample that does not count, one for all or [B], -1 for none (leave-one-out).
     generator: of the draws, on any device; the global one of the data's device unless given.
     block_values: float64 values of a block of rows and of its logits, at least 1; it bounds the memory.
     Returns [B] int64. P(index = j) = gamma_j(x, t), the softmax weight of sample j, so that the expectation of
     data[index] is the denoiser where point_std = 0.
-    Raises InputError as OracleEngine.velocity does, for `block_values` below 1, and where no sample that a query may
-    use has a positive weight.
+    Raises InputError as OracleEngine.velocity does, for `block_values` below 1, where no sample that a query may use
+    has a positive weight, inside transforms of torch.func, and for a `generator` in compiled code.
     Costs 2 B N D operations in float64 and 16 bytes for each of `block_values`, 64 MB unless given: blocks of rows are
     scored, one row of each is drawn, and the draws are merged by the weights of the blocks.
 
@@ -76,10 +80,39 @@ def posterior_draw(
     >>> oe.posterior_draw(engine, 0.99 * torch.eye(4), 0.99)
     tensor([0, 1, 2, 3])
     """
+    check_engine(engine)
     if block_values < 1:
         raise invalid("block_values", "must be at least 1", block_values, "leave it out")
+    if traced():
+        return _traced_draw(engine, x, t, conditions=Conditions(labels, exclude=exclude), generator=generator)
+    refuse_transforms("posterior_draw", x, t)
     request = engine.request_builder.request(x, t, Conditions(labels, exclude=exclude))
     return draw_with_density(engine, request, generator, block_values=block_values)[0]
+
+
+def _traced_draw(
+    engine: OracleEngine, x: Tensor, t: Numbers, *, conditions: Conditions, generator: torch.Generator | None
+) -> Int64[Tensor, "B"]:
+    if generator is not None:
+        raise invalid("generator", "must be None in compiled code", "a generator", "seed torch with torch.manual_seed")
+    call = compiled.call_of(engine._handle, "draw", x, t, conditions=conditions)
+    result: Tensor = _draw_operator(call.x.detach(), call.t, call.labels, call.exclude, call.engine)
+    return result
+
+
+@torch.library.custom_op(
+    "oracle_engine::posterior_draw",
+    mutates_args=(),
+    schema="(Tensor x, Tensor t, Tensor? labels, Tensor? exclude, int engine) -> Tensor",
+    tags=compiled.READS_VALUES,
+)
+def _draw_operator(x: Tensor, t: Tensor, labels: Tensor | None, exclude: Tensor | None, engine: int) -> Tensor:
+    return posterior_draw(compiled.live(engine), x, t, labels=labels, exclude=exclude).clone()
+
+
+@_draw_operator.register_fake
+def _(x: Tensor, t: Tensor, labels: Tensor | None, exclude: Tensor | None, engine: int) -> Tensor:
+    return x.new_empty(x.shape[0], dtype=torch.int64)
 
 
 def draw_with_density(
@@ -122,19 +155,55 @@ def uniforms(count: int, generator: torch.Generator | None, device: torch.device
     return torch.rand(count, generator=generator, device=place, dtype=torch.float64).to(device)
 
 
-def draw_prior(data: OracleDataset, span: Span, count: int, generator: torch.Generator | None) -> Int64[Tensor, "n"]:
-    """Return rows drawn independently, with replacement, by the weights of the samples.
+def equally_weighted(data: OracleDataset, span: Span) -> bool:
+    """Return whether all samples of a span count alike.
+
+    data: the samples. span: some of their rows, at least one. Costs a pass over the weights, where there are any.
+    """
+    if data.rows.log_weights is None:
+        return True
+    weights = data.rows.log_weights[span.start : span.stop]
+    return bool((weights == weights[0]).all())
+
+
+def draw_references(
+    data: OracleDataset, span: Span, count: int, generator: torch.Generator | None
+) -> Int64[Tensor, "n"]:
+    """Return rows of a span in random order: different ones where its samples count alike, else drawn by weight.
 
     data: the samples.
     span: the rows to draw from, such as those of a class.
-    count: how many rows, at least 0.
+    count: how many rows, at least 0; at most len(span) where the samples count alike.
     generator: of the draws, on any device; None for the global one.
-    Returns [count] int64 in [span.start, span.stop). Costs a search for each draw, and with weights a cumulative sum.
+    Returns [count] int64 in [span.start, span.stop). With equal weights every ordered choice of `count` different rows
+    is equally likely; with others the rows are independent and may repeat. Costs count log(count) operations, and
+    as many as the span has rows where there are weights or where half of them are drawn.
     """
+    if equally_weighted(data, span):
+        return span.start + _distinct(len(span), count, generator, data.device)
+    weights = data.rows.log_weights
+    assert weights is not None
     place = uniforms(count, generator, data.device)
-    if data.rows.log_weights is None:
-        return span.start + (place * len(span)).long().clamp_max(len(span) - 1)
-    return span.start + _inverted(data.rows.log_weights[None, span.start : span.stop].exp(), place[None])[0]
+    return span.start + _inverted(weights[None, span.start : span.stop].exp(), place[None])[0]
+
+
+def _distinct(size: int, count: int, generator: torch.Generator | None, device: torch.device) -> Int64[Tensor, "n"]:
+    """Return `count` different numbers below `size` in random order, each ordered choice equally likely."""
+    if 2 * count >= size:
+        return uniforms(size, generator, device).argsort()[:count]
+    drawn = torch.empty(0, dtype=torch.int64, device=device)
+    while len(drawn) < count:
+        more = (uniforms(count, generator, device) * size).long().clamp_max(size - 1)
+        drawn = _first_occurrences(torch.cat([drawn, more]))
+    return drawn[:count]
+
+
+def _first_occurrences(values: Int64[Tensor, "n"]) -> Int64[Tensor, "k"]:
+    """Return the different values in the order of their first occurrence."""
+    ordered, place = values.sort(stable=True)
+    again = torch.zeros_like(values, dtype=torch.bool)
+    again[place[1:]] = ordered[1:] == ordered[:-1]
+    return values[~again]
 
 
 def _draw(engine: OracleEngine, request: Request, generator: torch.Generator | None, block_values: int) -> Draw:

@@ -7,18 +7,27 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from ..base.arrays import Float, Float64, Int64, Tensor, check_floating, on_device
+from ..base.arrays import Float, Float64, Int64, Numbers, Tensor, check_floating, integers, on_device
+from ..base.checked import required
 from ..base.cuda_graphs import capturing, holds
 from ..base.errors import invalid
+from ..base.transforms import traced
+from ..engine import compiled
+from ..engine.arguments import check_engine
+from ..engine.autograd import refuse_transforms
 from ..engine.engine import OracleEngine
 from ..engine.graphs import unrecordable
-from ..paths.paths import Coefficients, Path, Prediction, coefficients, resolve_path, resolve_times
+from ..paths.paths import SMALLEST, Coefficients, Path, Prediction, coefficients, resolve_path, resolve_times
 from ..queries.conditions import Conditions, Guidance
+from ..queries.labels import whole_labels
 from ..queries.request import Request
 from .estimates import Estimate, Exact, Flip, References, TargetQuery, over_points
 from .posterior_draws import uniforms
 
 PredictionName = Literal["velocity", "denoiser", "score", "noise"]
+
+# coefficients beyond this one stand for infinity: paths whose d_sigma diverges end at sigma = 1e-150 in place of 0
+INFINITE = SMALLEST**-0.5
 
 
 class OracleTarget(torch.nn.Module):
@@ -36,9 +45,9 @@ class OracleTarget(torch.nn.Module):
     The target is E[u | x_t] of the conditional target u of CFM (Lipman et al. 2023): regression on either has the same
     expected gradient. The module has no parameters and no buffers: it may live inside a module wrapped by DDP or FSDP
     or outside, adds nothing to a state_dict, and is not affected by autocast; inside, a deep copy of the network, as
-    for an EMA, copies the data too. `.to(device)` moves the data. Under torch.compile call it outside the compiled
-    student. In a DataLoader worker it runs on the CPU only, on the one thread that torch gives to a worker; workers
-    share the samples where they are forked.
+    for an EMA, copies the data too. `.to(device)` moves the data. Under torch.compile a target is one opaque operator.
+    In a DataLoader worker it runs on the CPU only, on the one thread that torch gives to a worker; workers share the
+    samples where they are forked.
 
     Any other augmentation is refused: the oracle is that of the set of all samples the loop can produce. Random crops
     or colours make it another and larger set, over which the mean of the unaugmented samples is wrong; augmented
@@ -59,40 +68,48 @@ class OracleTarget(torch.nn.Module):
         prediction: PredictionName = "velocity",
         *,
         estimate: Estimate | None = None,
-        guidance: float | Tensor | Guidance | None = None,
+        guidance: Numbers | Guidance | None = None,
         leave_one_out: bool = False,
         augmentation: Flip | None = None,
     ) -> None:
         super().__init__()
-        if not isinstance(engine, OracleEngine):
-            raise invalid("engine", "must be an OracleEngine", type(engine).__name__, "wrap the data in one")
+        check_engine(engine)
         _check_prediction(prediction)
         self.engine, self.prediction, self.guidance = engine, prediction, guidance
         self.estimate: Estimate = Exact() if estimate is None else estimate
         self.leave_one_out, self.augmentation = leave_one_out, augmentation
         self._check_options()
+        self._handle = compiled.register(self)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore a copy, which compiled code must tell from its original."""
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._handle = compiled.register(self)
 
     @torch.no_grad()
     def forward(
         self,
         x_t: Float[Tensor, "B ..."],
-        t: float | Tensor,
-        labels: int | Tensor | None = None,
-        source: int | Tensor | None = None,
+        t: Numbers,
+        labels: Numbers | None = None,
+        source: Numbers | None = None,
     ) -> Float[Tensor, "B ..."]:
         """Return what to regress on, like x_t, without an autograd graph.
 
         x_t: noised samples, [B, *sample_shape], any floating dtype, on the device of the data.
         t: a number, [], [B] or [B, 1, ...] in [0, 1], 0 noise and 1 data.
-        labels: condition on a class: an integer, [B], or [B, U] for the union of U classes; -1 stands for none, as
-            :func:`drop_labels` makes it.
+        labels: condition on a class: an integer, [B], [B, U] for the union of U different classes, or one-hot rows
+            [B, K], as OracleEngine.velocity reads them; -1 stands for none, as :func:`drop_labels` makes it.
         source: index of the sample that made x_t, one or [B], -1 for none. Needed for leave_one_out and References; it
             makes late targets of a prepared engine cheaper.
         Returns [B, *sample_shape] in the dtype of x_t.
         Raises InputError as OracleEngine.velocity does, without a source that is needed, on CUDA in a DataLoader
-        worker, and while a CUDA graph is captured unless the estimate is Exact() without augmentation.
+        worker, and, unless the estimate is Exact() without augmentation, while a CUDA graph is captured and inside
+        transforms of torch.func.
         Costs what the estimate costs: Exact() one pass over the data, twice that with Flip() or guidance.
         """
+        if traced():
+            return compiled.regression_target(self._handle, x_t, t, labels, source)
         check_worker(self.engine.data.device)
         source = self._source(source, x_t)
         exclude = source if self.leave_one_out else None
@@ -100,6 +117,7 @@ class OracleTarget(torch.nn.Module):
             return self._exact(x_t, t, Conditions(labels, self.guidance, exclude, source))
         if capturing():
             raise unrecordable("estimate")
+        refuse_transforms("estimate", x_t, t)
         # a mirrored sample is not the sample that has this index in the engine
         origin = source if self.augmentation is None else None
         request = self.engine.request_builder.request(x_t, t, Conditions(labels, self.guidance, exclude, origin))
@@ -114,7 +132,7 @@ class OracleTarget(torch.nn.Module):
         """Return what printing the module shows."""
         return f"{self.prediction!r}, {self.estimate}"
 
-    def _exact(self, x_t: Tensor, t: float | Tensor, conditions: Conditions) -> Tensor:
+    def _exact(self, x_t: Tensor, t: Numbers, conditions: Conditions) -> Tensor:
         answer: Tensor = getattr(self.engine, self.prediction)(
             x_t,
             t,
@@ -141,7 +159,7 @@ class OracleTarget(torch.nn.Module):
             return self.estimate.mean(engine, query).values
         return self.augmentation.mean(self.estimate, engine, query)
 
-    def _source(self, source: int | Tensor | None, x_t: Tensor) -> Int64[Tensor, "B"] | None:
+    def _source(self, source: Numbers | None, x_t: Tensor) -> Int64[Tensor, "B"] | None:
         """Return `source` checked, [B], or None where there is none and none is needed."""
         if source is None:
             if self.leave_one_out or self.estimate.needs_source:
@@ -150,25 +168,27 @@ class OracleTarget(torch.nn.Module):
                 raise invalid("source", f"is needed for {what}", None, remedy)
             return None
         count, batch = len(self.engine.data), len(x_t)
-        index = on_device(source, self.engine.data.device)
-        if index.is_floating_point() or index.dtype == torch.bool or index.shape not in ((), (batch,)):
-            found = f"{index.dtype} {list(index.shape)}"
+        given = on_device(source, self.engine.data.device, "source")
+        if given.is_floating_point() or given.dtype == torch.bool or given.shape not in ((), (batch,)):
+            found = f"{given.dtype} {list(given.shape)}"
             raise invalid("source", f"must be integers, one or [{batch}]", found, "pass one index a query")
+        index = integers("source", given, given.device, "pass the indices of samples")
         least = 0 if self.estimate.needs_source else -1
         if not holds((index >= least) & (index < count)):
             bad = index[(index < least) | (index >= count)].reshape(-1)[0].item()
             remedy = "check the indices" if least else "a query that no sample made has no such target; use Exact()"
             raise invalid("source", f"must be indices of samples, {least} .. {count - 1}", bad, remedy)
-        return index.long().expand(batch)
+        return index.expand(batch)
 
     def _check_source(self, query: TargetQuery) -> None:
         """Refuse another class than that of the sample that made x_t: References would be biased."""
-        known = self.engine.data.labels
+        data = self.engine.data
+        known = data.sorted_labels
         if not self.estimate.needs_source or query.labels is None or known is None or query.source is None:
             return
         if query.labels.shape[1] != 1:
             raise invalid("labels", "must be one class a query for References", list(query.labels.shape), "pass [B]")
-        label, own = query.labels[:, 0], known[query.source]
+        label, own = query.labels[:, 0], known[data.row_of(query.source)]
         other = (label >= 0) & (label != own)
         if bool(other.any()):
             first = int(other.nonzero()[0])
@@ -201,7 +221,7 @@ def conditional_target(
     path: str | Path,
     x1: Float[Tensor, "B ..."],
     eps: Float[Tensor, "B ..."],
-    t: float | Tensor,
+    t: Numbers,
     *,
     prediction: PredictionName = "velocity",
 ) -> Float[Tensor, "B ..."]:
@@ -216,7 +236,8 @@ def conditional_target(
     Returns [B, *sample_shape] without an autograd graph; velocity and score in the dtype of x1, computed in float32 at
     least.
     Raises InputError for shapes that differ, dtypes that are not floating, times outside [0, 1], other names, and where
-    the path has no finite target, as at the end of "vp". Costs O(B D).
+    the target is infinite, as velocity and score are at the end of "vp" and "linear_vp", or too large for the dtype of
+    x1. Costs O(B D).
 
     >>> import torch, oracle_engine as oe
     >>> oe.conditional_target("rectified_flow", torch.ones(1, 2), torch.tensor([[0.5, 2.0]]), 0.3)
@@ -234,7 +255,7 @@ def conditional_target(
 
 
 def path_sample(
-    path: str | Path, x1: Float[Tensor, "B ..."], eps: Float[Tensor, "B ..."], t: float | Tensor
+    path: str | Path, x1: Float[Tensor, "B ..."], eps: Float[Tensor, "B ..."], t: Numbers
 ) -> Float[Tensor, "B ..."]:
     """Return x_t = alpha(t) x1 + sigma(t) eps, the noised samples that a network is trained on.
 
@@ -243,8 +264,8 @@ def path_sample(
     eps: standard normal noise, of the shape of x1, any floating dtype.
     t: a number, [], [B] or [B, 1, ...] in [0, 1], 0 noise and 1 data.
     Returns [B, *sample_shape] in the dtype of x1, computed in float32 at least, without an autograd graph.
-    Raises InputError for shapes that differ, dtypes that are not floating, times outside [0, 1] and names of no path.
-    Costs O(B D).
+    Raises InputError for shapes that differ, dtypes that are not floating, times outside [0, 1], names of no path, and
+    where x_t is too large for the dtype of x1. Costs O(B D).
 
     >>> import torch, oracle_engine as oe
     >>> oe.path_sample("rectified_flow", torch.ones(2, 3), torch.zeros(2, 3), torch.tensor([0.25, 0.5]))
@@ -255,15 +276,17 @@ def path_sample(
     return _combined(x1, eps, at.alpha_t, at.sigma_t)
 
 
-def drop_labels(labels: Tensor, probability: float, generator: torch.Generator | None = None) -> Int64[Tensor, "B ..."]:
+def drop_labels(
+    labels: Numbers, probability: float, generator: torch.Generator | None = None
+) -> Int64[Tensor, "B ..."]:
     """Return `labels` with each query's replaced by -1, no class, at random (classifier-free guidance).
 
-    labels: classes, [B] or [B, U] integers.
+    labels: classes, [B] or [B, U] integers, or one-hot rows of any dtype: a tensor, an array or a sequence.
     probability: of replacing the labels of a query, in [0, 1].
     generator: of the choices, on any device; the global one of the device of `labels` unless given.
     Returns int64 of the shape of `labels`, to give to the network and to the target alike: what the network cannot see
     must not be in its target. Ho and Salimans (2021).
-    Raises InputError for a `probability` outside [0, 1].
+    Raises InputError for a `probability` outside [0, 1] and for labels that are neither integers nor one-hot rows.
 
     >>> import torch, oracle_engine as oe
     >>> oe.drop_labels(torch.tensor([3, 1, 4]), 1.0)
@@ -271,8 +294,9 @@ def drop_labels(labels: Tensor, probability: float, generator: torch.Generator |
     """
     if not 0.0 <= probability <= 1.0:
         raise invalid("probability", "must lie in [0, 1]", probability, "pass 0.1")
-    dropped = uniforms(len(labels), generator, labels.device) < probability
-    return labels.long().masked_fill(dropped.reshape(-1, *[1] * (labels.ndim - 1)), -1)
+    held = whole_labels(labels, labels.device if isinstance(labels, Tensor) else torch.device("cpu"))
+    dropped = uniforms(len(held), generator, held.device) < probability
+    return held.masked_fill(dropped.reshape(-1, *[1] * (held.ndim - 1)), -1)
 
 
 def check_worker(device: torch.device) -> None:
@@ -293,7 +317,7 @@ def _check_prediction(prediction: str) -> None:
         raise invalid("prediction", f"must be one of {names}", repr(prediction), "name what the network predicts")
 
 
-def _at(path: str | Path, x1: Tensor, eps: Tensor, t: float | Tensor) -> Coefficients:
+def _at(path: str | Path, x1: Tensor, eps: Tensor, t: Numbers) -> Coefficients:
     check_floating("x1", x1)
     check_floating("eps", eps)
     if x1.ndim == 0 or x1.shape != eps.shape:
@@ -304,8 +328,25 @@ def _at(path: str | Path, x1: Tensor, eps: Tensor, t: float | Tensor) -> Coeffic
 def _combined(x1: Tensor, eps: Tensor, first: Float64[Tensor, "B"], second: Float64[Tensor, "B"]) -> Tensor:
     # in float32 at least: both terms of a bfloat16 batch are rounded once, together
     dtype = torch.promote_types(x1.dtype, torch.float32)
-    ends = torch.stack([first, second]).to(dtype)
-    if not holds(ends.isfinite()):
+    ends = torch.stack([first, second])
+    if traced():
+        ends = required(
+            ends, ends.abs() < INFINITE, "t", "must leave a finite target", "stop before the end of the path"
+        )
+    elif not holds(ends.abs() < INFINITE):
         raise invalid("t", "must leave a finite target", "the end of the path", "stop before it, at 0.999")
-    columns = ends.reshape(2, -1, *[1] * (x1.ndim - 1))
-    return (columns[0] * x1.detach().to(dtype) + columns[1] * eps.detach().to(dtype)).to(x1.dtype)
+    columns = ends.to(dtype).reshape(2, -1, *[1] * (x1.ndim - 1))
+    result = (columns[0] * x1.detach().to(dtype) + columns[1] * eps.detach().to(dtype)).to(x1.dtype)
+    if traced():
+        return required(result, result.isfinite(), "t", "must leave a finite target", "stop before the end of the path")
+    if not holds(result.isfinite()):
+        _refuse_infinite(x1, eps)
+    return result
+
+
+def _refuse_infinite(x1: Tensor, eps: Tensor) -> None:
+    for name, values in (("x1", x1), ("eps", eps)):
+        if not bool(values.isfinite().all()):
+            raise invalid(name, "must be finite", "a NaN or an infinity", "look at where it comes from")
+    remedy = "stop before the end of the path, or pass x1.float()"
+    raise invalid("t", f"must leave a target that {x1.dtype} can hold", "a larger one", remedy)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import other_libraries
@@ -10,6 +11,7 @@ import torch
 from adapter_cases import one_sample, small_images
 from closed_form import nearest, normal
 from other_libraries import SCHEDULERS
+from refusals import refused
 from tolerances import assert_close, assert_rows_close
 from torch import Tensor
 
@@ -22,6 +24,7 @@ from oracle_engine.adapters import (
     VelocityModel,
     scheduler_times,
 )
+from oracle_engine.adapters.conventions import resolve_convention
 from oracle_engine.paths.time_grids import sampling_times, shifted
 from oracle_engine.samplers.runs import initial_noise, noised, sample
 
@@ -43,14 +46,70 @@ def test_conventions_follow_the_time_and_sign_of_the_project(
     point, eps = single.data[0], normal(6, 24, generator)
     share = torch.tensor([0.05, 0.2, 0.4, 0.6, 0.8, 0.95], dtype=torch.float64)[:, None]
     model = VelocityModel(single, name)
-    if name in ("repa", "diffusers"):
+    t = share[:, 0]
+    if name in ("repa", "diffusers", "sd3", "flux"):
         # their time is the share of noise, and the network learns noise - data
         x, expected = share * eps + (1 - share) * point, eps - point
-        t = 1000 * share[:, 0] if name == "diffusers" else share[:, 0]
+        t = 1000 * t if name in ("diffusers", "sd3") else t
     else:
-        x, expected, t = (1 - share) * eps + share * point, point - eps, share[:, 0]
-    assert_close(model(x, t), expected, "float64", 10.0)
-    assert_close(model(x[:1], float(t[0])), expected[:1], "float64", 10.0)
+        x, expected = (1 - share) * eps + share * point, point - eps
+    for states, times, wanted in ((x, t, expected), (x[:1], float(t[0]), expected[:1])):
+        output = model(times, states) if name == "torchcfm" else model(states, times)
+        assert isinstance(output, Tensor) == (name in ("flow_matching", "torchcfm", "sit", "lightningdit"))
+        assert_close(model_tensor(output), wanted, "float64", 10.0)
+        assert torch.equal(VelocityModel(single, name, returns="tensor")(x=states, t=times), model_tensor(output))
+
+
+def model_tensor(output: Any) -> Tensor:
+    return output if isinstance(output, Tensor) else output[0]
+
+
+@pytest.mark.parametrize(
+    ("spelling", "name"),
+    [
+        ("SiT", "sit"),
+        (" SIT ", "sit"),
+        ("Flow-Matching", "flow_matching"),
+        ("flow matching", "flow_matching"),
+        ("Lightning-DiT", "lightningdit"),
+        ("TorchCFM", "torchcfm"),
+        ("cfm", "torchcfm"),
+        ("REPA", "repa"),
+        ("Stable Diffusion 3.5", "sd3"),
+        ("SD3.5", "sd3"),
+        ("FLUX.1", "flux"),
+        ("FlowMatchEulerDiscreteScheduler", "diffusers"),
+    ],
+)
+def test_names_are_understood_in_any_spelling(spelling: str, name: str) -> None:
+    assert resolve_convention(spelling) is CONVENTIONS[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("edm2", r"adapters.EDMDenoiser\(engine\)"),
+        ("Karras", r"adapters.EDMDenoiser\(engine\)"),
+        ("k-diffusion", r"adapters.EDMDenoiser\(engine\)"),
+        ("smalldiffusion", r"adapters.SmallDiffusionModel\(engine\)"),
+        ("DDPM", r"adapters.DDPMDenoiser"),
+        ("torchdiffeq", r"adapters.ODEFunction\(engine\)"),
+        ("reppa", "did you mean 'repa'"),
+        ("lightening dit", "did you mean 'lightningdit'"),
+        ("diffuser", "did you mean 'diffusers'"),
+        ("pixelart", "compare the direction of time"),
+        ("", "compare the direction of time"),
+        (None, "name the project"),
+        (3, "name the project"),
+    ],
+)
+@pytest.mark.usefixtures("unchecked")
+def test_other_names_say_what_to_use(name: Any, remedy: str, single: OracleEngine) -> None:
+    with refused(rf"`convention` must be one of flow_matching.*{remedy}"):
+        VelocityModel(single, name)
+    for wrong in ({"returns": "list"}, {"steps": 0.0}, {"arguments": ("x", "x", "y")}):
+        with refused(f"`{next(iter(wrong))}` must be"):
+            Convention(**wrong)
 
 
 def test_the_null_label_of_a_network_means_no_class(data: OracleDataset, generator: torch.Generator) -> None:
@@ -62,8 +121,6 @@ def test_the_null_label_of_a_network_means_no_class(data: OracleDataset, generat
     assert torch.equal(guided, engine.velocity(x, 0.3, labels=torch.tensor([0, -1, 2, -1]), guidance=3.0))
     with pytest.raises(InputError, match="`labels` must be classes of the data"):
         VelocityModel(engine, "sit")(x, 0.3, y)
-    with pytest.raises(InputError, match=r"`convention` must be one of flow_matching.*received 'sd3'"):
-        VelocityModel(engine, "sd3")
 
 
 @pytest.mark.parametrize("path", ["rectified_flow", "gvp", "vp", "linear_vp"])
@@ -79,7 +136,7 @@ def test_times_are_accepted_in_their_direction_and_refused_in_the_other(
     right(x, t)
     for one in range(0, 64, 4):
         right(x[one : one + 1], t[one])
-    assert wrong(x, 1 - t).shape == x.shape
+    assert wrong(x, 1 - t)[0].shape == x.shape
     if dim > 2:
         with pytest.raises(InputError, match=r"`t` seems to run the other way.*check_time=False accepts"):
             right(x, 1 - t)
@@ -92,7 +149,7 @@ def test_coarse_runs_of_a_poor_model_are_not_taken_for_reversed(
     data: OracleDataset, generator: torch.Generator
 ) -> None:
     engine = OracleEngine(data)
-    judged = VelocityModel(engine, "sit")
+    judged: Callable[..., Tensor] = VelocityModel(engine, "sit")
 
     def model(x: Tensor, t: Tensor) -> Tensor:
         return 0.8 * judged(x, t) + 0.1

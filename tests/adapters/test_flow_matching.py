@@ -104,12 +104,6 @@ def test_adaptive_methods_need_the_time_clamped(data: OracleDataset, generator: 
     assert_rows_close(solved, nearest(solved, data)[0], "near a sample")
 
 
-def test_a_gradient_through_the_oracle_is_refused(data: OracleDataset) -> None:
-    solver = ODESolver(SolverModel(OracleEngine(data, t_max=0.9)))
-    with pytest.raises(InputError, match=r"`x` must not require a gradient.*engine.log_density for likelihoods"):
-        solver.compute_likelihood(data[torch.arange(2)].float(), lambda x: x.sum(), step_size=0.5)
-
-
 def test_torchdiffeq_takes_the_oracle(single: OracleEngine, data: OracleDataset, generator: torch.Generator) -> None:
     x = normal(3, 24, generator)
     grid = torch.linspace(0, 0.9, 4, dtype=torch.float64)

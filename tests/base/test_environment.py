@@ -84,7 +84,8 @@ def test_report_gives_the_pip_line_of_what_is_missing(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(importlib.util, "find_spec", find_spec)
     report = environment_report({})
-    line = 'pip install "oracle-velocity-engine[faiss]"'
+    # the package is on no index: its own name would install nothing
+    line = 'pip install faiss-cpu (or, in a checkout: pip install -e ".[faiss]")'
     assert report["features"]["candidate search"] == {"available": False, "install": line}
     assert report["features"]["figures"] == {"available": True, "install": None}
     assert f"not installed: {line}" in format_report(report)

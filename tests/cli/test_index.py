@@ -183,7 +183,7 @@ def test_a_missing_faiss_is_said_before_any_work(
 ) -> None:
     monkeypatch.setitem(sys.modules, "faiss", None)
     assert run("index", "build", "--data", data, "--index", spec, "--out", tmp_path / "o") == 2
-    assert 'pip install "oracle-velocity-engine[faiss]"' in capsys.readouterr().err
+    assert 'pip install -e ".[faiss]"' in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 

@@ -86,11 +86,11 @@ def test_points_are_drawn_in_the_plane(tmp_path: Path, generator: torch.Generato
     [
         (("--draw", 0), "`--draw` must be at least 1"),
         (("--steps", 1), "`--steps` must be at least 2"),
-        (("--shift", 0), "`shift` must be positive"),
+        (("--shift", 0), "`--shift` must be positive"),
         (("--out", "drawn.npz"), "`--out` must end in .png, .pdf, .svg; received drawn.npz. Remedy: numbers"),
         (("--save", "drawn.png"), "must end in .npy, .npz, .safetensors"),
         (("--guidance", 2), "`--guidance` needs classes"),
-        (("--labels", 7), "`labels` must be classes of the data"),
+        (("--labels", 7), "`--labels` must be classes of the data"),
     ],
 )
 def test_a_wrong_argument_is_one_line_and_leaves_nothing(
@@ -116,6 +116,6 @@ def test_what_is_missing_is_said_before_any_work(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     assert run("sample", "--data", data, "--data-key", "points") == 2
-    assert "oracle-velocity-engine[plot]" in capsys.readouterr().err
+    assert 'pip install -e ".[plot]"' in capsys.readouterr().err
     assert run("sample", "--data", data, "--data-key", "points", "--draw", 2, "--steps", 3, "--no-figure") == 0
     assert "nothing written" in capsys.readouterr().out

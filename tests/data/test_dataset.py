@@ -198,7 +198,7 @@ def test_the_weighted_variance_is_that_of_the_values(generator: torch.Generator)
 
 def test_printing_says_what_it_is() -> None:
     text = repr(OracleDataset(make_points(torch.uint8), LABELS, name="six"))
-    assert text == "OracleDataset('six', 6 x [2, 2] torch.uint8, 3 classes, 0.0 MiB on cpu)"
+    assert text == "OracleDataset('six', 6 x [2, 2] uint8 -> 2 x/255 - 1 in [-0.498, 0.851], 3 classes, 0.0 MiB on cpu)"
 
 
 @pytest.mark.parametrize(
@@ -240,6 +240,7 @@ def test_arrays_are_pointed_to_the_front_door() -> None:
 
 def test_data_that_do_not_fit_a_card_are_refused_before_they_move(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2**10, 2**30))
+    monkeypatch.setattr("oracle_engine.data.dataset.usable_device", torch.device)
     message = r"`device` must have 0.0 GiB free for the data; received 0.0 of 1.0 GiB free. Remedy: store 8-bit"
     with pytest.raises(InputError, match=message):
         OracleDataset(torch.zeros(2, 1024, dtype=torch.uint8)).to("cuda")

@@ -210,7 +210,10 @@ def other_shape(folder: Path) -> None:
     [
         (break_json, r"dataset\.json: expected the labels of the latents; found damaged"),
         (drop_file, r"expected every file that dataset\.json lists; found no 00001/img-mean-std-00000004\.npy"),
-        (odd_channels, r"img-mean-std-00000003\.npy: expected mean and std, \[2 C, H, W\]; found shape \[5, 4, 4\]"),
+        (
+            odd_channels,
+            r"img-mean-std-00000003\.npy: expected mean and std, \[2 C, H, W\], floating; found .*32 \[5, 4, 4\]",
+        ),
         (other_shape, r"img-mean-std-00000004\.npy: expected torch\.float32 \[3, 4, 4\] as in img-mean-std-00000003"),
     ],
 )
@@ -229,10 +232,12 @@ def test_damaged_shards_and_pairs_are_named(tmp_path: Path, generator: torch.Gen
     shards = tmp_path / "shards"
     shards.mkdir()
     save_lightningdit(shards, generator)
-    save_file({"latents": torch.zeros(2, *SHAPE)}, shards / "z.safetensors")
+    both = {"latents": torch.zeros(2, *SHAPE), "latents_flip": torch.zeros(2, *SHAPE)}
+    save_file(both, shards / "z.safetensors")
     with pytest.raises(DataFileError, match=r"z\.safetensors: expected labels, as other shards have"):
         read_latents(shards)
-    save_file({"latents": torch.zeros(2, 7), "labels": torch.zeros(2).long()}, shards / "z.safetensors")
+    odd = {name: torch.zeros(2, 7) for name in both}
+    save_file(odd | {"labels": torch.zeros(2).long()}, shards / "z.safetensors")
     with pytest.raises(DataFileError, match=r"z\.safetensors: expected latents \[N, C, H, W\], floating"):
         read_latents(shards)
     (shards / "z.safetensors").write_bytes(b"no header")

@@ -12,8 +12,9 @@ import torch
 from safetensors.torch import save_file
 
 from oracle_engine.base.errors import DataFileError, InputError
-from oracle_engine.data.dataset import OracleDataset, ValueMap
+from oracle_engine.data.dataset import OracleDataset
 from oracle_engine.data.load import choose_rows, load_dataset
+from oracle_engine.data.values import ValueMap
 
 POINTS = torch.arange(24, dtype=torch.float32).reshape(4, 2, 3)
 

@@ -120,12 +120,25 @@ def test_gradients_come_in_the_dtype_and_shape_of_x(generator: torch.Generator, 
     assert x.grad.shape == x.shape
 
 
-@pytest.mark.parametrize("name", ["velocity", "log_density"])
+@pytest.mark.parametrize("name", PREDICTIONS)
 def test_a_second_derivative_is_refused(small: OracleDataset, x: Tensor, name: str) -> None:
     answer = getattr(OracleEngine(small), name)(x, TIMES)
     (gradient,) = torch.autograd.grad(answer.square().sum(), x, create_graph=True)
     with pytest.raises(InputError, match=r"`x` can be differentiated once; .*Remedy: detach"):
         gradient.sum().backward()
+
+
+@pytest.mark.parametrize("asked", ["plain", "unions"])
+@pytest.mark.parametrize("backend", ["torch", "reference"])
+def test_log_densities_have_second_derivatives(small: OracleDataset, x: Tensor, asked: str, backend: str) -> None:
+    engine = OracleEngine(small, backend=backend)
+    density = lambda x: engine.log_density(x, TIMES, **ASKED[asked])  # noqa: E731
+    assert torch.autograd.gradgradcheck(density, (x,), gen_non_contig_grad_outputs=True)
+    total = engine.log_density(x, TIMES, **ASKED[asked]).sum()
+    (gradient,) = torch.autograd.grad(total, x, create_graph=True)
+    (product,) = torch.autograd.grad(gradient, x, x.detach(), create_graph=True)
+    with pytest.raises(InputError, match="`x` can be differentiated once"):
+        product.sum().backward()
 
 
 def test_what_changes_after_the_answer_does_not_change_its_gradient(small: OracleDataset, x: Tensor) -> None:

@@ -8,14 +8,15 @@ import pickle
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from closed_form import normal
 from tolerances import assert_rows_close
 from torch import Tensor
 
-from oracle_engine import Guidance, InputError, OracleDataset, OracleEngine
-from oracle_engine.engine.compiled import answer, pull
+from oracle_engine import Guidance, InputError, OracleDataset, OracleEngine, total_derivative
+from oracle_engine.engine.compiled import answer, pull, push
 
 TIMES = torch.tensor([0.05, 0.3, 0.6, 0.8, 0.95], dtype=torch.float64)
 UNIONS = torch.tensor([[0, 1], [2, -1], [-1, -1], [1, 2], [0, -1]])
@@ -95,6 +96,76 @@ def test_a_training_step_compiles_with_generated_code(engine: OracleEngine, gene
     assert_rows_close(found, expected, "float64")
 
 
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"t": [0.1, 0.3, 0.5, 0.7, 0.999999]},
+        {"t": np.linspace(0.1, 0.9, 5)},
+        {"t": 0.999999, "labels": [0, 1, 2, -1, 1], "guidance": [1.0, 2.0, 0.5, 1.0, 3.0]},
+        {"t": 0, "labels": np.array([0, 1, 2, -1, 1]), "exclude": [3, -1, 0, 29, 7]},
+        {"t": (0.1, 0.3, 0.5, 0.7, 0.9), "labels": [[0, 1], [2, -1], [-1, -1], [1, 2], [0, -1]]},
+    ],
+)
+def test_whatever_eager_code_takes_compiles(engine: OracleEngine, x: Tensor, asked: dict[str, Any]) -> None:
+    assert_alike(lambda x: engine(x, **asked), x)
+
+
+@pytest.mark.parametrize("options", [{"labels": True}, {"labels": 1.5}, {"exclude": 0.5}])
+def test_numbers_keep_their_kind(engine: OracleEngine, x: Tensor, options: dict[str, Any]) -> None:
+    for call in (engine, whole(engine)):
+        with pytest.raises(InputError, match="must be integers"):
+            call(x.detach(), 0.5, **options)
+
+
+@pytest.mark.parametrize("shape", [(), (5,), (5, 1)])
+def test_gradients_reach_times_and_scales(engine: OracleEngine, x: Tensor, shape: tuple[int, ...]) -> None:
+    t = torch.full(shape, 0.4, requires_grad=True)
+    scale = torch.full(shape[:1], 2.0, requires_grad=True)
+
+    def call(x: Tensor, t: Tensor, scale: Tensor) -> Tensor:
+        return engine.velocity(x, t, labels=UNIONS, guidance=scale) * x.detach()
+
+    expected, found = (torch.autograd.grad(side(x, t, scale).sum(), (x, t, scale)) for side in (call, whole(call)))
+    for one, other in zip(found, expected, strict=True):
+        assert one.shape == other.shape
+        assert one.dtype == other.dtype
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("given", [False, True])
+@pytest.mark.parametrize("prediction", ["velocity", "denoiser"])
+def test_total_derivatives_compile(engine: OracleEngine, x: Tensor, given: bool, prediction: str) -> None:
+    dx = torch.ones(5, 3) if given else None
+    call = lambda x: total_derivative(engine, x, TIMES, dx, dt=0.5, prediction=prediction, labels=1)  # noqa: E731
+    value, along = whole(call)(x.detach())
+    expected = total_derivative(engine, x.detach(), TIMES, dx, dt=0.5, prediction=prediction, labels=1)
+    assert torch.equal(value, expected[0])
+    assert_rows_close(along, expected[1], "float64", 1 + value.norm(dim=1))
+
+
+# torch itself uses it where derivatives are taken forward, and reads .grad where it takes up a frame again
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda e, x: torch.func.jvp(lambda x: e(x, TIMES), (x,), (x,))[1],
+        lambda e, x: torch.func.grad(lambda x: e(x, TIMES).sum())(x),
+        lambda e, x: torch.func.vmap(lambda x: e(x[None], 0.5)[0])(x),
+    ],
+)
+def test_transforms_inside_are_refused_in_words_or_left_out(
+    engine: OracleEngine, x: Tensor, call: Callable[[OracleEngine, Tensor], Tensor]
+) -> None:
+    inner = lambda x: call(engine, x)  # noqa: E731
+    with pytest.raises(
+        torch._dynamo.exc.Unsupported, match=r"torch\.compile cannot contain .* Remedy: leave out fullgraph"
+    ):
+        whole(inner)(x.detach())
+    torch._dynamo.reset()
+    assert torch.equal(torch.compile(inner, backend="eager")(x.detach()), call(engine, x.detach()))
+
+
 @pytest.mark.parametrize("name", ["velocity", "log_density"])
 @pytest.mark.parametrize("batch", [5, 0])
 def test_the_operator_keeps_the_rules_of_the_library(engine: OracleEngine, x: Tensor, name: str, batch: int) -> None:
@@ -102,7 +173,8 @@ def test_the_operator_keeps_the_rules_of_the_library(engine: OracleEngine, x: Te
     rest = (times, labels, None, None, None, 0.0, 1.0, name, engine._handle)
     torch.library.opcheck(answer, (x.detach()[:batch].clone().requires_grad_(), *rest))
     vector = torch.ones(batch, dtype=torch.float64) if name == "log_density" else torch.ones(batch, 3).double()
-    torch.library.opcheck(pull, (vector, x.detach()[:batch].clone(), *rest))
+    torch.library.opcheck(pull, (vector, True, True, False, x.detach()[:batch].clone(), *rest))
+    torch.library.opcheck(push, (None, torch.ones((), dtype=torch.float64), x.detach()[:batch].clone(), *rest))
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,9 @@ def test_more_queries_than_are_scanned_together(generator: torch.Generator, monk
     engine = OracleEngine(weighted_data(generator))
     x, t = normal(50, 5, generator), torch.rand(50, generator=generator, dtype=torch.float64)
     labels, exclude = (
-        torch.randint(-1, 4, (50, 2), generator=generator),
+        torch.stack(
+            [torch.randint(-1, 2, (50,), generator=generator), torch.randint(2, 4, (50,), generator=generator)], 1
+        ),
         torch.randint(-1, 60, (50,), generator=generator),
     )
     whole = engine.velocity(x, t, labels=labels, exclude=exclude, guidance=2.0)

@@ -24,9 +24,9 @@ def pictures(count: int, generator: torch.Generator, scale: float = 1.0, **optio
 
 def doubled(data: OracleDataset, flip: Flip, without: int | None = None) -> OracleDataset:
     """Return the samples and their mirror images, stored."""
-    assert data.rows.log_weights is not None
     keep = torch.tensor([index for index in range(len(data)) if index != without])
-    weights = data.rows.log_weights.exp()[data.row_of(keep)]
+    logs = data.rows.log_weights
+    weights = torch.ones(len(keep)).double() if logs is None else logs.exp()[data.row_of(keep)]
     points, labels = data[keep], data.labels
     return OracleDataset(
         torch.cat([points, flip.apply(points)]),

@@ -8,7 +8,8 @@ import torch
 from interruptions import interrupt_figures
 
 from oracle_engine import MissingDependencyError, OracleDataset, OracleEngine
-from oracle_engine.science.pictures import is_picture, picture_frames, plane_frames
+from oracle_engine.data.values import is_picture
+from oracle_engine.science.pictures import picture_frames, plane_frames
 from oracle_engine.science.stage_plots import stages_figure
 from oracle_engine.science.stage_report import StageReport
 from oracle_engine.science.stages import analyse
@@ -73,5 +74,5 @@ def test_matplotlib_that_is_missing_is_named(
 ) -> None:
     report = report_of((2,), generator)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(MissingDependencyError, match=r"oracle-velocity-engine\[plot\]"):
+    with pytest.raises(MissingDependencyError, match=r'pip install -e "\.\[plot\]"'):
         stages_figure(report, tmp_path / "stages.png")

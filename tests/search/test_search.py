@@ -310,5 +310,7 @@ def test_without_faiss_everything_else_works(
     )
     assert math.isfinite(float(OracleEngine(data, mode="top_k").prepare().posterior(x, 0.95).omitted_mass.max()))
     for spec in ("flat", "HNSW8"):
-        with pytest.raises(MissingDependencyError, match=r'pip install "oracle-velocity-engine\[faiss\]"'):
+        with pytest.raises(
+            MissingDependencyError, match=r'pip install faiss-cpu \(or, in a checkout: pip install -e "\.\[faiss\]"'
+        ):
             OracleEngine(data, mode="top_k").prepare(spec).velocity(x, 0.95)

@@ -22,7 +22,7 @@ def late_queries(data: OracleDataset, own: Tensor, t: float, generator: torch.Ge
 
 
 def test_a_source_that_holds_all_of_the_mass_is_the_answer_and_nothing_else_is_read(
-    generator: torch.Generator,
+    generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = torch.arange(0, 300, 7)
     data = make_data(generator)
@@ -35,7 +35,8 @@ def test_a_source_that_holds_all_of_the_mass_is_the_answer_and_nothing_else_is_r
     assert bool((p.survivors == 1).all())
     assert torch.equal(p.confidence, torch.full_like(p.confidence, 1 - 1e-6))
     assert float(p.velocity_error.max()) <= 1e-6
-    # whoever reads another sample now gets NaN
+    # whoever reads another sample now gets NaN, once the check of changes is out of the way
+    monkeypatch.setattr(OracleDataset, "check_unchanged", lambda data: None)
     others = torch.ones(300, dtype=torch.bool)
     others[data.row_of(own)] = False
     data.rows.stored[others] = torch.nan

@@ -109,6 +109,8 @@ def one_row(logit: float, value: float) -> PosteriorState:
         variance=state.variance,
         top_logits=torch.full_like(state.top_logits, logit),
         top_rows=torch.full_like(state.top_rows, int(value)),
+        lse_rest=state.lse_rest,
+        top_rest=state.top_rest,
     )
 
 

@@ -27,10 +27,14 @@ from oracle_engine.kernels.portable import covariance
 from oracle_engine.kernels.portable.blocks import BLOCK_LIMITS, BlockLimits, BlockLogits
 
 
-def vectors_of(rows: Rows, query: Query, generator: torch.Generator, size: float = 1.0) -> Directions:
-    """Return a random vector for each query, whose posterior is over all rows."""
+def vectors_of(
+    rows: Rows, query: Query, generator: torch.Generator, size: float = 1.0, *, curved: bool = False
+) -> Directions:
+    """Return a random vector for each query, whose posterior is over all rows; curved: and about as much curvature."""
     state = reference_state(Work(rows, query, Span(0, len(rows)), Wanted()))
-    return Directions(query, state.lse, state.mean, size * normal(len(query), rows.dim, generator))
+    vector = size * normal(len(query), rows.dim, generator)
+    curvature = size * normal(len(query), 1, generator)[:, 0] * rows.dim**0.5 / (1.0 + rows.radius) if curved else None
+    return Directions(query, state.lse, state.mean, vector, curvature)
 
 
 def assert_product(rows: Rows, vectors: Directions, span: Span, limits: BlockLimits = BLOCK_LIMITS) -> None:
@@ -48,19 +52,28 @@ def assert_product(rows: Rows, vectors: Directions, span: Span, limits: BlockLim
     st.sampled_from([1, 3, 64, 65, 300]),
     st.integers(0, 2),
     st.booleans(),
+    st.booleans(),
 )
 def test_products_agree_with_float64(
-    generator: torch.Generator, family: str, dtype: torch.dtype, dim: int, excluded: int, weighted: bool
+    generator: torch.Generator,
+    family: str,
+    dtype: torch.dtype,
+    dim: int,
+    excluded: int,
+    weighted: bool,
+    curved: bool,
 ) -> None:
     points = stored_as(FAMILIES[family](90, dim, generator), dtype)
     weights = torch.rand(90, generator=generator).double() + 0.01 if weighted else None
     rows = prepare_rows(points, weights)
-    assert_product(rows, vectors_of(rows, make_query(rows, generator, excluded=excluded), generator), Span(0, 90))
+    query = make_query(rows, generator, excluded=excluded)
+    assert_product(rows, vectors_of(rows, query, generator, curved=curved), Span(0, 90))
 
 
-def test_products_of_spans_add_up(generator: torch.Generator) -> None:
+@pytest.mark.parametrize("curved", [False, True])
+def test_products_of_spans_add_up(generator: torch.Generator, curved: bool) -> None:
     rows = prepare_rows(normal(200, 80, generator).float(), None)
-    vectors = vectors_of(rows, make_query(rows, generator), generator)
+    vectors = vectors_of(rows, make_query(rows, generator), generator, curved=curved)
     spans = [Span(0, 70), Span(70, 71), Span(71, 200)]
     total = sum((covariance_product(rows, vectors, span) for span in spans), torch.zeros(8, 80).double())
     whole = covariance_product(rows, vectors, Span(0, 200))
@@ -69,9 +82,10 @@ def test_products_of_spans_add_up(generator: torch.Generator) -> None:
 
 
 @pytest.mark.parametrize("size", [1e-100, 1e-30, 1e30, 1e100])
-def test_vectors_of_any_size_are_multiplied_alike(generator: torch.Generator, size: float) -> None:
+@pytest.mark.parametrize("curved", [False, True])
+def test_vectors_of_any_size_are_multiplied_alike(generator: torch.Generator, size: float, curved: bool) -> None:
     rows = prepare_rows(normal(50, 80, generator).float(), None)
-    vectors = vectors_of(rows, make_query(rows, generator, times=(0.05, 0.3)), generator, size)
+    vectors = vectors_of(rows, make_query(rows, generator, times=(0.05, 0.3)), generator, size, curved=curved)
     assert_product(rows, vectors, Span(0, 50))
 
 

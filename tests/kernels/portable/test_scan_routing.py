@@ -87,7 +87,7 @@ def test_a_late_query_rescores_what_it_lists(generator: torch.Generator, taken: 
 def test_few_rows_with_weight_are_summed_one_by_one(generator: torch.Generator, taken: Counter[str]) -> None:
     # one sample in a hundred is near enough to count, none of them so sharply that its rounding would show
     points = torch.nn.functional.normalize(normal(2000, 80, generator)) * 25
-    points[::100] *= 0.01
+    points[::100] *= 0.2
     rows = prepare_rows(points.float(), None)
     zero = torch.zeros(4, 80, dtype=torch.float64)
     alpha = torch.full((4,), 0.3, dtype=torch.float64)

@@ -64,7 +64,7 @@ def test_a_graph_can_record_every_answer(dim: int, monkeypatch: pytest.MonkeyPat
     ours, truth = (OracleEngine(data, backend=name) for name in ("triton", "reference"))
     t, own = all_times(5), torch.tensor([149, -1, 3, 0, 7])
     x = t[:, None] * data[own].double() + (1 - t)[:, None] * torch.randn(5, dim, generator=generator).double()
-    unions = torch.tensor([[0, -1], [2, 3], [-1, -1], [1, 1], [3, 0]])
+    unions = torch.tensor([[0, -1], [2, 3], [-1, -1], [1, -1], [3, 0]])
     asked: list[dict[str, Any]] = [{}, {"labels": 2}, {"labels": unions, "exclude": own}, {"source": own}]
     expected = [[getattr(truth, name)(x, t, **options) for name in ANSWERS] for options in asked]
     # as before every capture: a call that compiles what is missing and keeps what is kept

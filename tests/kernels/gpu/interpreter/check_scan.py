@@ -85,7 +85,7 @@ def test_overflowed_queries_are_rescored_in_float64(
     rows = make_rows(torch.float16, 20, dim, generator)
     # every sample 40 times: late in time the copies of the nearest share the weight
     copies = prepare_rows(rows.stored.repeat(40, 1), None)
-    query = make_query(copies, torch.tensor([0.1, 0.99]).double(), generator)
+    query = make_query(copies, torch.tensor([0.002, 0.99]).double(), generator)
     compare(copies, query, wanted, Span(7, 799), replace(SMALL_BLOCKS, least_rescored=32, logit_bytes=part))
     assert overflowed == [[False, True]]
 

@@ -1,0 +1,61 @@
+"""What tells that tensors were changed in place after something was computed from them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from .arrays import Int64, Shaped, Tensor
+from .cuda_graphs import capturing
+from .transforms import traced
+
+# values that are compared beside the versions: some of them change with any change of the whole
+PROBES = 32
+
+
+@dataclass(frozen=True, eq=False)
+class Snapshot:
+    """The versions of tensors, and a few values of the first where other programs may share its memory.
+
+    versions: what torch counts changes in place by, one for each tensor and all its views; None for inference tensors,
+        which have no such count.
+    place, values: rows and columns of the probes, [2, P] int64, and what they held, [P]; None on a device other than
+        the CPU where versions are counted. Probes show what torch does not count: changes through NumPy, `.data` or a
+        mapped file.
+    """
+
+    versions: tuple[int | None, ...]
+    place: Int64[Tensor, "2 P"] | None
+    values: Shaped[Tensor, "P"] | None
+
+    @classmethod
+    def of(cls, first: Shaped[Tensor, "N D"], *others: Tensor) -> Snapshot:
+        """Return the snapshot of tensors; costs a read of PROBES values.
+
+        first: [N, D], with at least one value. others: of any shape; only their versions are kept.
+        """
+        versions = tuple(None if part.is_inference() else part._version for part in (first, *others))
+        if first.device.type != "cpu" and (versions[0] is not None or first.device.type == "meta"):
+            return cls(versions, None, None)
+        # the same places for every tensor of this size, spread over rows and columns
+        drawn = torch.rand(2, PROBES, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        place = (drawn * torch.tensor(first.shape)[:, None]).long().to(first.device)
+        return cls(versions, place, first[place[0], place[1]])
+
+    def differs(self, first: Shaped[Tensor, "N D"], *others: Tensor) -> bool:
+        """Return whether one of the tensors whose snapshot this is was changed in place since.
+
+        first, others: the tensors, as :meth:`of` had them.
+        Costs a comparison of numbers on the host, and of PROBES values where there are any; these are left out while a
+        CUDA graph is captured. A change that torch does not count is found where it touches one of the probes. Where
+        the call is traced nothing can be asked, and nothing differs.
+        """
+        if traced():
+            return False
+        for part, version in zip((first, *others), self.versions, strict=True):
+            if version is not None and part._version != version:
+                return True
+        if self.place is None or self.values is None or capturing():
+            return False
+        return not torch.equal(first[self.place[0], self.place[1]], self.values)
