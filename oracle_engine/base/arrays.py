@@ -22,12 +22,14 @@ __all__ = [
     "Numbers",
     "Shaped",
     "Tensor",
+    "check_dense",
     "check_floating",
     "check_shape",
     "exact",
     "flat_size",
     "integers",
     "on_device",
+    "reals",
 ]
 
 # numbers as callers pass them: times, labels, scales, indices
@@ -51,20 +53,24 @@ def exact(value: Any) -> Float64[Tensor, "..."]:
     value: a tensor of any shape and dtype, which keeps its shape and device and loses its gradient; or what
         :func:`on_device` takes beside tensors, which comes to the CPU. Raises InputError for anything else.
     """
-    return on_device(value, torch.device("cpu") if not isinstance(value, Tensor) else value.device).detach().double()
+    return reals("value", value, torch.device("cpu") if not isinstance(value, Tensor) else value.device).detach()
 
 
 def on_device(value: Any, device: torch.device, name: str = "value") -> Tensor:
-    """Return a tensor, a number, a sequence of numbers or an array as a tensor on `device`; all digits are kept.
+    """Return a tensor, a number, a sequence of numbers or an array as a tensor on `device`, with all digits.
 
     value: a tensor, which keeps its shape and dtype; a bool, int or float, which becomes [] in bool, int64 or float64
         and is filled in on the device, because a CUDA graph cannot record a copy from the host; a sequence of these, in
         which a float makes all float64; or a NumPy array of any byte order, or what NumPy takes for one, which keeps
         its dtype. Sequences and arrays are copied.
     device: where the result is placed. name: the parameter that an error names.
-    Raises InputError for what is none of these, for sequences of different lengths and for integers beyond 64 bits.
+    Raises InputError for what is none of these, for tensors without dense values, for sequences of different lengths
+    and for integers beyond 64 bits.
     """
     if isinstance(value, Tensor):
+        check_dense(name, value)
+        if value.device.type == "meta" != device.type:
+            raise invalid(name, "must have values", "a tensor on the device meta", f"make {name} on {device}")
         return value.to(device)
     try:
         if isinstance(value, bool | int | float):
@@ -82,6 +88,18 @@ def on_device(value: Any, device: torch.device, name: str = "value") -> Tensor:
         found = f"{type(value).__name__} ({str(error).splitlines()[0]})"
         remedy = "pass one of these; rows of a list must have the same length"
         raise invalid(name, "must be a number, a tensor, an array or a list of numbers", found, remedy) from None
+
+
+def reals(name: str, value: Any, device: torch.device) -> Float64[Tensor, "..."]:
+    """Return real numbers as float64 on `device`, in their shape and with their gradient.
+
+    name: the parameter that errors name. value: what :func:`on_device` takes. device: where the result is placed.
+    Raises InputError for complex numbers, of which a cast would keep a part without a word.
+    """
+    given = on_device(value, device, name)
+    if given.is_complex():
+        raise invalid(name, "must be real", given.dtype, f"pass {name}.real")
+    return given.double()
 
 
 def integers(name: str, value: Any, device: torch.device, remedy: str) -> Int64[Tensor, "..."]:
@@ -116,15 +134,29 @@ def _from_array(array: np.ndarray) -> Tensor:
     return torch.from_numpy(np.array(array, dtype=dtype, order="C"))
 
 
-def check_floating(name: str, value: Tensor) -> None:
-    """Check that `value` is a tensor of a real floating dtype, of any shape.
+def check_dense(name: str, value: Tensor) -> None:
+    """Check that the tensor `value` holds a number at each place.
 
-    name: the parameter that the error names. Raises InputError where `value` is no tensor or has another dtype.
+    name: the parameter that the error names. Raises InputError for sparse and nested tensors.
+    """
+    if value.layout != torch.strided or value.is_nested:
+        found = "a nested one" if value.is_nested else f"layout {value.layout}"
+        raise invalid(name, "must be a dense tensor", found, f"pass {name}.to_dense(), or to_padded_tensor()")
+
+
+def check_floating(name: str, value: Tensor) -> None:
+    """Check that `value` is a dense tensor of float16, bfloat16, float32 or float64, of any shape.
+
+    name: the parameter that the error names. Raises InputError where `value` is anything else.
     """
     if not isinstance(value, Tensor):
         raise invalid(name, "must be a torch.Tensor", type(value).__name__, f"pass torch.as_tensor({name})")
     if not value.is_floating_point():
         raise invalid(name, "must have a floating dtype", value.dtype, f"pass {name}.float()")
+    if value.dtype.itemsize < 2:
+        # torch stores these and computes nothing with them
+        raise invalid(name, "must have a floating dtype of 16 bits or more", value.dtype, f"pass {name}.float()")
+    check_dense(name, value)
 
 
 def check_shape(name: str, value: Tensor, shape: Sequence[int]) -> None:

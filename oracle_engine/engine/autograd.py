@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch.autograd import forward_ad
 
-from ..base.arrays import Tensor, check_floating, check_shape, flat_size, on_device
+from ..base.arrays import Tensor, check_floating, check_shape, flat_size, on_device, reals
 from ..base.errors import invalid
+from ..base.outputs import rounded
 from ..base.transforms import constant_when_compiled, transformed
 from ..paths.paths import one_per_query
 from ..queries.classes import MAX_BATCH
@@ -66,17 +67,14 @@ def inputs_of(x: Tensor, t: Any, conditions: Conditions) -> Inputs:
     batch, device = len(x), x.device
     scale, _ = options_of(conditions.guidance)
     if scale is not None:
-        given = on_device(scale, device, "guidance").double()
+        given = reals("guidance", scale, device)
         if given.shape not in ((), (batch,)):
             remedy = "pass one scale a query"
             raise invalid("guidance", f"must be a finite number or [{batch}]", list(given.shape), remedy)
         scale = given.expand(batch).clone()
-    times = on_device(t, device, "t")
-    if times.is_complex():
-        raise invalid("t", "must be real", times.dtype, "pass t.real")
     return Inputs(
         x=x.to(torch.float64, copy=True).reshape(batch, flat_size(x.shape[1:])),
-        t=one_per_query(times.double(), batch).clone(),
+        t=one_per_query(reals("t", t, device), batch).clone(),
         scale=scale,
         labels=_rows_of("labels", conditions.labels, batch, device),
         exclude=_rows_of("exclude", conditions.exclude, batch, device),
@@ -93,7 +91,7 @@ def attached(function: AnswerFunction, x: Tensor, t: Any, conditions: Conditions
     check_floating("x", x)
     check_shape("x", x, function.data.sample_shape)
     values, *_ = evaluate(function, inputs_of(x, t, conditions))
-    return values if function.is_density else values.to(x.dtype).reshape(x.shape)
+    return values if function.is_density else rounded(values, function.name, x.dtype, x.shape)
 
 
 def evaluate(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from numbers import Integral
 from os import PathLike
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from ..base.arrays import Float, Float64, Numbers, Tensor, check_floating
 from ..base.cuda_graphs import capturing
 from ..base.errors import invalid
+from ..base.outputs import rounded
 from ..base.progress import PartProgress
 from ..base.transforms import traced, transformed
 from ..data.dataset import OracleDataset
@@ -234,8 +236,8 @@ class OracleEngine(torch.nn.Module):
         >>> float(p.ess), float(p.variance)
         (2.0, 1.0)
         """
-        if top_k < 0:
-            raise invalid("top_k", "must not be negative", top_k, "pass 0 to name no samples")
+        if not isinstance(top_k, Integral) or top_k < 0:
+            raise invalid("top_k", "must be a whole number >= 0", top_k, "pass 0 to name no samples")
         conditions = Conditions(labels, None, exclude, source)
         self._check_capture("posterior", conditions)
         refuse_transforms("posterior", x, t)
@@ -312,7 +314,7 @@ class OracleEngine(torch.nn.Module):
             responder = self._responder
             mean = mixed(responder.terms(request, shared_products))
             values: Tensor = getattr(responder.prediction(request, mean), name)
-            return values.to(x.dtype).reshape(x.shape)
+            return rounded(values, name, x.dtype, x.shape)
 
     def plan(self, batch: int = 256) -> Plan:
         """Return what a call with `batch` unconditional queries, at least 1, will do and cost.
@@ -362,7 +364,7 @@ class OracleEngine(torch.nn.Module):
         with torch.no_grad():
             request = self.request_builder.request(x, t, conditions)
             values = self._responder.values(name, request)
-            return values if name == "log_density" else values.to(x.dtype).reshape(x.shape)
+            return values if name == "log_density" else rounded(values, name, x.dtype, x.shape)
 
     def function(self, name: str, dtype: torch.dtype, conditions: Conditions) -> AnswerFunction:
         """Return the answer called `name` as a function with derivatives.

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from ..base.arrays import Float, Numbers, Tensor, check_floating, check_shape, on_device
+from ..base.arrays import Float, Numbers, Tensor, check_floating, check_shape, reals
 from ..base.errors import invalid
+from ..base.outputs import rounded
 from ..base.transforms import traced
 from ..queries.conditions import Conditions, Guidance
 from . import compiled
@@ -64,7 +65,7 @@ def total_derivative(
         return _traced(compiled.call_of(engine._handle, prediction, x, t, conditions=conditions), dx, dt)
     function = engine.function(prediction, x.dtype, conditions)
     inputs = inputs_of(x, t, conditions)
-    step = _step(on_device(dt, x.device, "dt").double(), len(x))
+    step = _step(reals("dt", dt, x.device), len(x))
     answer, *states = evaluate(function, inputs)
     along_x = None if dx is None else dx.double().reshape(inputs.x.shape)
     if along_x is None:
@@ -73,7 +74,8 @@ def total_derivative(
             flow = evaluate(replace(function, name="velocity"), inputs, states)[0]
         along_x = flow.detach() * step[:, None]
     change = pushed(function, inputs, states, Tangent(along_x, step, None))
-    return answer.to(x.dtype).reshape(x.shape), change.to(x.dtype).reshape(x.shape)
+    result = rounded(answer, prediction, x.dtype, x.shape)
+    return result, rounded(change, "derivative", x.dtype, x.shape)
 
 
 def _step(dt: Tensor, batch: int) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 
-from ..base.arrays import Float64, Numbers, Tensor, on_device
+from ..base.arrays import Float64, Numbers, Tensor, reals
 from ..base.checked import required
 from ..base.errors import invalid
 from ..base.names import PATH_NAMES
@@ -207,11 +207,8 @@ def resolve_times(t: Numbers, batch: int, t_max: float | None, device: torch.dev
     Raises InputError for other shapes, for what is no number and for times outside [0, 1]. The values are read by the
     host, except while a CUDA graph is captured, when they are not checked.
     """
-    # on_device keeps all digits of Python numbers, of which float32 would lose half
-    given = on_device(t, device, "t").detach()
-    if given.is_complex():
-        raise invalid("t", "must be real", given.dtype, "pass t.real")
-    times = one_per_query(given.double(), batch)
+    # all digits of Python numbers are kept, of which float32 would lose half
+    times = one_per_query(reals("t", t, device).detach(), batch)
     remedy = "rescale the times; integer steps are t = 1 - step / 1000"
     times = required(times, (times >= 0) & (times <= 1), "t", "must lie in [0, 1], 0 noise and 1 data", remedy)
     return times if t_max is None else times.clamp_max(t_max)
@@ -248,7 +245,7 @@ def coefficients(path: Path, t: Float64[Tensor, "B"]) -> Coefficients:
             f"no {missing[0]}",
             "see oracle_engine.paths.paths.Path",
         )
-    return Coefficients(*[on_device(getattr(result, name), t.device).double().expand_as(t) for name in names])
+    return Coefficients(*[reals(name, getattr(result, name), t.device).expand_as(t) for name in names])
 
 
 @dataclass(frozen=True)

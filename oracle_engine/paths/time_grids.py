@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from ..base.arrays import Float64, Numbers, Tensor, check_floating, on_device
+from ..base.arrays import Float64, Numbers, Tensor, check_floating, reals
 from ..base.errors import invalid
 
 
@@ -69,7 +69,7 @@ def check_times(times: Numbers) -> Float64[Tensor, "T"]:
     """
     if isinstance(times, Tensor):
         check_floating("times", times)
-    grid = on_device(times, torch.device("cpu"), "times").detach().double()
+    grid = reals("times", times, torch.device("cpu")).detach()
     if grid.ndim != 1 or len(grid) < 2:
         raise invalid(
             "times", "must be one-dimensional, with two or more times", list(grid.shape), "use sampling_times(50)"

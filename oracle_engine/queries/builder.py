@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..base.arrays import Bool, Float64, Int64, Numbers, Tensor, check_floating, check_shape, integers, on_device
+from ..base.arrays import Bool, Float64, Int64, Numbers, Tensor, check_floating, check_shape, integers, reals
 from ..base.cuda_graphs import capturing, holds
 from ..base.errors import invalid
 from ..data.dataset import OracleDataset
@@ -148,7 +148,7 @@ def _guidance_scale(
     if labels is None:
         raise invalid("guidance", "needs labels to guide towards", "no labels", "pass labels=")
     chosen = guidance if isinstance(guidance, Guidance) else Guidance(guidance)
-    scale = on_device(chosen.scale, times.device, "guidance").detach().double()
+    scale = reals("guidance", chosen.scale, times.device).detach()
     if scale.shape not in ((), times.shape) or not holds(scale.isfinite()):
         raise invalid("guidance", f"must be a finite number or [{len(times)}]", chosen.scale, "pass one scale a query")
     inside: Bool[Tensor, "B"] = (times >= chosen.t_min) & (times <= chosen.t_max)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Real
 from typing import NamedTuple
 
 from ..base.arrays import Numbers
+from ..base.errors import invalid
 
 
 @dataclass(frozen=True)
@@ -13,7 +15,8 @@ class Guidance:
     """Classifier-free guidance of the oracle: v_0 + scale (v_y - v_0) for t in [t_min, t_max], v_y outside.
 
     v_y is the velocity given the labels and v_0 the unconditional one.
-    scale: a finite number, or one for each query, [B]. t_min, t_max: the interval, in [0, 1].
+    scale: a finite number, or one for each query, [B]. t_min, t_max: the interval, 0 <= t_min <= t_max <= 1; anything
+    else raises InputError.
     Ho and Salimans (2021), arXiv 2207.12598; the interval follows Kynkäänniemi et al. (2024), arXiv 2404.07724.
 
     >>> Guidance(2.0, t_min=0.2, t_max=0.8)
@@ -23,6 +26,12 @@ class Guidance:
     scale: Numbers
     t_min: float = 0.0
     t_max: float = 1.0
+
+    def __post_init__(self) -> None:
+        ends = (self.t_min, self.t_max)
+        if not all(isinstance(end, Real) for end in ends) or not 0.0 <= self.t_min <= self.t_max <= 1.0:
+            found, remedy = f"t_min = {ends[0]!r}, t_max = {ends[1]!r}", "pass t_min=0.0, t_max=1.0 for all times"
+            raise invalid("guidance", "needs an interval 0 <= t_min <= t_max <= 1", found, remedy)
 
 
 class Conditions(NamedTuple):

@@ -167,9 +167,11 @@ def test_samples_without_weight_are_no_answer_either() -> None:
         engine.log_density(torch.zeros(1, 3), 0.5, exclude=2)
 
 
-def test_a_negative_number_of_samples_cannot_be_named(engine: OracleEngine) -> None:
-    with refused("`top_k` must not be negative; received -1"):
-        engine.posterior(X, 0.5, top_k=-1)
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("top_k", [-1, 1.5, "2"])
+def test_only_a_whole_number_of_samples_can_be_named(engine: OracleEngine, top_k: Any) -> None:
+    with refused(f"`top_k` must be a whole number >= 0; received {top_k}"):
+        engine.posterior(X, 0.5, top_k=top_k)
 
 
 @pytest.mark.parametrize(
@@ -268,3 +270,25 @@ def test_what_a_graph_cannot_record_is_refused(
     begin_capture(monkeypatch)
     with refused(message):
         call(engine)
+
+
+@pytest.mark.parametrize("name", ["score", "velocity"])
+def test_an_answer_that_the_dtype_cannot_hold_is_refused(engine: OracleEngine, name: str) -> None:
+    x = torch.full((2, 4), 6e4, dtype=torch.float16)
+    x[0] = 0.0
+    message = f"`x` must have a dtype that holds the answer; received torch.float16, .* larger {name} in query 1"
+    with refused(message):
+        getattr(engine, name)(x, 0.5)
+    with refused(message):
+        getattr(engine, name)(x.clone().requires_grad_(), 0.5)
+    for wider in (torch.bfloat16, torch.float32, torch.float64):
+        assert getattr(engine, name)(x.to(wider), 0.5).isfinite().all()
+    with refused("`x` must have a dtype that holds the answer; received torch.float32"):
+        getattr(engine, name)(torch.full((2, 4), 3e38), 0.5)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(("t_min", "t_max"), [(0.7, 0.3), (-0.1, 1.0), (0.0, 1.1), (math.nan, 1.0), ("0", 1.0)])
+def test_an_interval_of_guidance_lies_in_the_times(t_min: Any, t_max: float) -> None:
+    with refused("`guidance` needs an interval 0 <= t_min <= t_max <= 1; received t_min = "):
+        Guidance(2.0, t_min=t_min, t_max=t_max)

@@ -22,7 +22,7 @@ from oracle_engine.science.train_report import TrainReport
 from oracle_engine.science.train_settings import TrainSettings
 from oracle_engine.science.velocity_net import VelocityNet
 
-TINY = TrainSettings(steps=20, batch=16, width=16, references=8, bins=4, draws=6, seed=3)
+TINY = TrainSettings(steps=20, batch=16, width=16, references=8, bins=4, draws=20, seed=3)
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +39,7 @@ def test_the_variance_of_the_targets_falls_from_cfm_to_the_oracle(data: OracleDa
     for part in report.bins[:2]:
         assert part.target_variance.cfm > 1.5 * part.target_variance.efm > 0
         assert part.target_variance.oracle == 0.0
-        # a few draws tell the first two from the last, not from one another
-        assert min(part.gradient_variance[:2]) > part.gradient_variance.oracle > 0
+        assert part.gradient_variance.cfm > part.gradient_variance.efm > part.gradient_variance.oracle > 0
     # V(t) of the analysis, over all samples instead of those that are kept
     first = report.bins[0]
     middle = 0.5 * (first.first + first.last)
@@ -76,7 +75,7 @@ def test_the_same_seed_gives_the_same_numbers_and_leaves_torch_alone(data: Oracl
     again = train(data, TINY, progress=lambda done, total: seen.append((done, total)))
     assert torch.equal(torch.get_rng_state(), state)
     assert (again.bins, again.checkpoints) == (report.bins, report.checkpoints)
-    assert seen == [(done, 44) for done in range(1, 45)]
+    assert seen == [(done, 100) for done in range(1, 101)]
     more = train(data, TrainSettings(**{**vars(TINY), "references": 9, "bins": 1}))
     # how many references there are changes EFM alone
     assert more.checkpoints[-1].navigation.cfm == report.checkpoints[-1].navigation.cfm

@@ -1,0 +1,35 @@
+"""From float64 results to what a caller asked for: rounded once, or refused where the dtype has no such number."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from .arrays import Float64, Tensor
+from .cuda_graphs import holds
+from .errors import invalid
+
+
+def rounded(values: Float64[Tensor, "B D"], name: str, dtype: torch.dtype, shape: Sequence[int]) -> Tensor:
+    """Return `values` in the dtype and the shape of the queries they answer.
+
+    values: [B, D] float64. name: of the answer, for the error. dtype: of the result. shape: [B, *sample_shape].
+    Raises InputError where a value is too large for the dtype. The host reads one number; for a CUDA device only in
+    float16, which ends at 65504, since reading makes it wait for the device.
+    """
+    result = values.to(dtype)
+    read = dtype == torch.float16 or not result.is_cuda
+    # one pass: an infinity or a NaN stays in a sum
+    if read and not holds(result.detach().sum(dtype=torch.float64).isfinite()):
+        _check_rows(result.detach(), name)
+    return result.reshape(shape)
+
+
+def _check_rows(result: Tensor, name: str) -> None:
+    bad = (~result.isfinite()).reshape(len(result), -1).any(1).nonzero()[:, 0]
+    if len(bad):
+        largest = torch.finfo(result.dtype).max
+        found = f"{result.dtype}, which ends at {largest:.3g}, for a larger {name} in query {int(bad[0])}"
+        remedy = "pass x.float() or x.double(), or times with more noise"
+        raise invalid("x", "must have a dtype that holds the answer", found, remedy)
