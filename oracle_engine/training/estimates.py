@@ -337,7 +337,13 @@ def over_points(engine: OracleEngine) -> OracleEngine:
         return engine
     path = _Widened(engine.path, engine.point_std)
     points = OracleEngine(
-        engine.data, path, backend=engine.backend, mode=engine.mode, tolerance=engine.tolerance, t_max=engine.t_max
+        engine.data,
+        path,
+        backend=engine.backend,
+        precision=engine.precision,
+        mode=engine.mode,
+        tolerance=engine.tolerance,
+        t_max=engine.t_max,
     )
     points.index = engine.index
     return points
