@@ -69,7 +69,7 @@ class Row:
 
     def best_peer(self, *, exact: bool) -> str | None:
         """Return the name of the fastest peer; with `exact`, of those that meet the bar."""
-        own = (OURS, OURS_COARSE)
+        own = (OURS, OURS_COARSE, OURS_RECORDED)
         peers = {name: side for name, side in self.sides.items() if name not in own and (side.exact or not exact)}
         return min(peers, key=lambda name: peers[name].median_ms, default=None)
 
