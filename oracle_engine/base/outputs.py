@@ -11,7 +11,7 @@ from .cuda_graphs import holds
 from .errors import invalid
 
 
-def rounded(values: Float64[Tensor, "B D"], name: str, dtype: torch.dtype, shape: Sequence[int]) -> Tensor:
+def rounded_answer(values: Float64[Tensor, "B D"], name: str, dtype: torch.dtype, shape: Sequence[int]) -> Tensor:
     """Return `values` in the dtype and the shape of the queries they answer.
 
     values: [B, D] float64. name: of the answer, for the error. dtype: of the result. shape: [B, *sample_shape].
@@ -20,8 +20,8 @@ def rounded(values: Float64[Tensor, "B D"], name: str, dtype: torch.dtype, shape
     """
     result = values.to(dtype)
     read = dtype == torch.float16 or not result.is_cuda
-    # one pass: an infinity or a NaN stays in a sum
-    if read and not holds(result.detach().sum(dtype=torch.float64).isfinite()):
+    # one pass: an infinity or a NaN stays in a sum, and a sum that overflows is looked at once more
+    if read and not holds(result.detach().sum(dtype=torch.promote_types(dtype, torch.float32)).isfinite()):
         _check_rows(result.detach(), name)
     return result.reshape(shape)
 

@@ -14,7 +14,7 @@ from torch.autograd import forward_ad
 
 from ..base.arrays import Tensor, check_floating, check_shape, flat_size, on_device, reals
 from ..base.errors import invalid
-from ..base.outputs import rounded
+from ..base.outputs import rounded_answer
 from ..base.transforms import constant_when_compiled, transformed
 from ..paths.paths import one_per_query
 from ..queries.classes import MAX_BATCH
@@ -91,7 +91,7 @@ def attached(function: AnswerFunction, x: Tensor, t: Any, conditions: Conditions
     check_floating("x", x)
     check_shape("x", x, function.data.sample_shape)
     values, *_ = evaluate(function, inputs_of(x, t, conditions))
-    return values if function.is_density else rounded(values, function.name, x.dtype, x.shape)
+    return values if function.is_density else rounded_answer(values, function.name, x.dtype, x.shape)
 
 
 def evaluate(

@@ -16,7 +16,7 @@ import torch
 
 from ..base.arrays import Tensor
 from ..base.errors import invalid
-from ..base.outputs import rounded
+from ..base.outputs import rounded_answer
 from ..base.transforms import constant_when_compiled, transformed
 from ..queries.conditions import Conditions, Guidance
 from .autograd import forward_mode, has_tangent, inputs_of
@@ -265,7 +265,7 @@ def push(dx: Tensor | None, dt: Tensor, *call: Any) -> Tensor:
     function, inputs, states = _evaluated(asked, scaled=False)
     along_x = None if dx is None else dx.double().reshape(inputs.x.shape)
     change = function.push(inputs, states, Tangent(along_x, dt.double().expand(len(inputs.t)), None))
-    return change if function.is_density else rounded(change, "derivative", asked.x.dtype, asked.x.shape)
+    return change if function.is_density else rounded_answer(change, "derivative", asked.x.dtype, asked.x.shape)
 
 
 def _evaluated(call: Call, *, scaled: bool) -> tuple[AnswerFunction, Inputs, States]:

@@ -13,7 +13,7 @@ import torch
 from ..base.arrays import Float, Float64, Numbers, Tensor, check_floating
 from ..base.cuda_graphs import capturing
 from ..base.errors import invalid
-from ..base.outputs import rounded
+from ..base.outputs import rounded_answer
 from ..base.progress import PartProgress
 from ..base.transforms import traced, transformed
 from ..data.dataset import OracleDataset
@@ -314,7 +314,7 @@ class OracleEngine(torch.nn.Module):
             responder = self._responder
             mean = mixed(responder.terms(request, shared_products))
             values: Tensor = getattr(responder.prediction(request, mean), name)
-            return rounded(values, name, x.dtype, x.shape)
+            return rounded_answer(values, name, x.dtype, x.shape)
 
     def plan(self, batch: int = 256) -> Plan:
         """Return what a call with `batch` unconditional queries, at least 1, will do and cost.
@@ -364,7 +364,7 @@ class OracleEngine(torch.nn.Module):
         with torch.no_grad():
             request = self.request_builder.request(x, t, conditions)
             values = self._responder.values(name, request)
-            return values if name == "log_density" else rounded(values, name, x.dtype, x.shape)
+            return values if name == "log_density" else rounded_answer(values, name, x.dtype, x.shape)
 
     def function(self, name: str, dtype: torch.dtype, conditions: Conditions) -> AnswerFunction:
         """Return the answer called `name` as a function with derivatives.

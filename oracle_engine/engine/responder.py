@@ -11,7 +11,7 @@ import torch
 
 from ..base.arrays import Bool, Float64, Int64, Tensor
 from ..base.cuda_graphs import capturing
-from ..base.outputs import rounded
+from ..base.outputs import rounded_answer
 from ..data.dataset import OracleDataset
 from ..kernels import PosteriorState, Wanted
 from ..kernels.screens import BOUND_FAILURE, SharedProducts
@@ -132,7 +132,7 @@ class Responder:
         prediction = self.prediction(request, state.mean)
         omitted = omitted_mass(state, answer.log_omitted)
         return Posterior(
-            mean=rounded(prediction.denoiser, "mean", dtype, shape),
+            mean=rounded_answer(prediction.denoiser, "mean", dtype, shape),
             log_density=self.log_density(request, state),
             ess=1.0 / state.concentration,
             entropy=state.entropy,

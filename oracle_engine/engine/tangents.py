@@ -7,7 +7,7 @@ from typing import Any
 
 from ..base.arrays import Float, Numbers, Tensor, check_floating, check_shape, reals
 from ..base.errors import invalid
-from ..base.outputs import rounded
+from ..base.outputs import rounded_answer
 from ..base.transforms import traced
 from ..queries.conditions import Conditions, Guidance
 from . import compiled
@@ -74,8 +74,8 @@ def total_derivative(
             flow = evaluate(replace(function, name="velocity"), inputs, states)[0]
         along_x = flow.detach() * step[:, None]
     change = pushed(function, inputs, states, Tangent(along_x, step, None))
-    result = rounded(answer, prediction, x.dtype, x.shape)
-    return result, rounded(change, "derivative", x.dtype, x.shape)
+    result = rounded_answer(answer, prediction, x.dtype, x.shape)
+    return result, rounded_answer(change, "derivative", x.dtype, x.shape)
 
 
 def _step(dt: Tensor, batch: int) -> Tensor:
