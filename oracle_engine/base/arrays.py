@@ -47,13 +47,14 @@ def flat_size(shape: Sequence[int]) -> int:
     return math.prod(shape)
 
 
-def exact(value: Any) -> Float64[Tensor, "..."]:
+def exact(value: Any, name: str = "value") -> Float64[Tensor, "..."]:
     """Return numbers in float64; through float32 a Python number would lose half of its digits.
 
     value: a tensor of any shape and dtype, which keeps its shape and device and loses its gradient; or what
-        :func:`on_device` takes beside tensors, which comes to the CPU. Raises InputError for anything else.
+        :func:`on_device` takes beside tensors, which comes to the CPU. name: the parameter that an error names.
+    Raises InputError for anything else.
     """
-    return reals("value", value, torch.device("cpu") if not isinstance(value, Tensor) else value.device).detach()
+    return reals(name, value, torch.device("cpu") if not isinstance(value, Tensor) else value.device).detach()
 
 
 def on_device(value: Any, device: torch.device, name: str = "value") -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ..base.arrays import STORAGE_DTYPES, Float64, Int64, Numbers, Shaped, Tensor, exact
+from ..base.arrays import STORAGE_DTYPES, Float64, Int64, Numbers, Shaped, Tensor, check_dense, exact
 from ..base.errors import InputError, invalid
 from ..kernels import Rows, prepare_rows
 
@@ -26,6 +26,9 @@ def checked_points(points: Tensor, storage: torch.dtype | None) -> Tensor:
         )
     if storage is not None and not (isinstance(storage, torch.dtype) and storage.is_floating_point):
         raise invalid("storage", "must be a floating dtype", storage, "leave it out to keep the data as they are")
+    check_dense("points", points)
+    if storage is not None and points.is_complex():
+        raise invalid("points", "must be real", points.dtype, "store real and imaginary parts as two channels")
     points = points.detach() if storage is None else points.detach().to(storage)
     if points.dtype not in STORAGE_DTYPES:
         names = ", ".join(str(dtype).removeprefix("torch.") for dtype in STORAGE_DTYPES)
@@ -45,7 +48,7 @@ def checked_weights(weights: Numbers | None, count: int) -> Float64[Tensor, "N"]
     """
     if weights is None:
         return None
-    weights = exact(weights)
+    weights = exact(weights, "weights")
     if weights.shape != (count,):
         raise invalid(
             "weights",

@@ -181,7 +181,7 @@ def _rows_of(tensor: Tensor | None, rows: Int64[Tensor, "n"]) -> Tensor | None:
 
 
 def _weights_of(weights: Any, size: int) -> Float64[Tensor, "N"]:
-    held = exact(weights)
+    held = exact(weights, "weights")
     if held.shape != (size,):
         wanted = f"must have shape [{size}], one for each sample"
         raise invalid("weights", wanted, list(held.shape), "match them to the samples")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Integral
 
 from ..base.errors import invalid
 
@@ -21,7 +22,7 @@ class Auto:
 class TopK:
     """Score the `count` most promising samples at every t; the answers say what they may have missed.
 
-    count: samples of each query, at least 1. Needs `engine.prepare()`. Raises InputError for a smaller count. Costs a
+    count: samples of each query, at least 1. Needs `engine.prepare()`. Raises InputError for any other. Costs a
     product with a screen and one read of `count` samples a query.
 
     >>> TopK(64)
@@ -31,8 +32,8 @@ class TopK:
     count: int = 256
 
     def __post_init__(self) -> None:
-        if self.count < 1:
-            raise invalid("count", "must be at least 1", self.count, "pass how many samples to score")
+        if not isinstance(self.count, Integral) or self.count < 1:
+            raise invalid("count", "must be a whole number of at least 1", self.count, "pass how many samples to score")
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Budget:
 
     rows: samples of each query, at least 2; 16 at least, and a multiple of 8, are scored. Up to 64 of them are the most
     likely ones, the others are drawn by their approximate weight. seed: of the draws. Needs `engine.prepare("pca")`.
-    Raises InputError for fewer rows.
+    Raises InputError for any other.
 
     >>> Budget(1024, seed=1)
     Budget(rows=1024, seed=1)
@@ -51,8 +52,8 @@ class Budget:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.rows < 2:
-            raise invalid("rows", "must be at least 2", self.rows, "pass how many samples to score")
+        if not isinstance(self.rows, Integral) or self.rows < 2:
+            raise invalid("rows", "must be a whole number of at least 2", self.rows, "pass how many samples to score")
 
 
 Mode = FullScan | Auto | TopK | Budget

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 
 from ..base.arrays import Bool, Float64, Int64, Tensor
+from ..base.errors import InputError, invalid
 from ..data.dataset import OracleDataset
 from ..kernels import GivenPoints, Query, Span, Wanted, Work
 from ..kernels.screens import BOUND_FAILURE, Source
@@ -127,3 +128,16 @@ class Request:
         names = [] if self.labels is None else self.labels[query].unique().tolist()
         spans = [data.segments[name] for name in names if name >= 0] or [Span(0, len(data))]
         return torch.stack([others[span.start : span.stop].sum() for span in spans]).sum()
+
+
+def nothing_scored(request: Request, data: OracleDataset, scored: Bool[Tensor, "B"]) -> InputError:
+    """Return the error for queries of `request` that no sample of `data` has a share of.
+
+    scored: which queries have one, [B], not all. Either their samples weigh nothing, or they are too far away.
+    """
+    first = int((~scored).nonzero()[0])
+    if bool(request.log_mass(data)[first] > -torch.inf):
+        largest = request.x[first].abs().amax().item()
+        found = f"{largest:.3g} in query {first}, where sigma is {request.variance[first].sqrt().item():.3g}"
+        return invalid("x", "must have a distance to the samples that float64 can square", found, "rescale x")
+    return invalid("weights", "must be positive for some sample", f"none for query {first}", "change labels or exclude")

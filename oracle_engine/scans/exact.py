@@ -9,11 +9,10 @@ import torch
 
 from ..base.arrays import Int64, Tensor
 from ..base.cuda_graphs import capturing, holds
-from ..base.errors import invalid
 from ..data.dataset import OracleDataset
 from ..kernels import PosteriorState, Wanted, Work, concatenate, merge
 from ..queries.classes import batch_slices, class_ranges, rows_between, scan_tasks
-from ..queries.request import Request
+from ..queries.request import Request, nothing_scored
 from .backends import ScanState
 
 
@@ -27,16 +26,16 @@ class ExactScan:
     def state(self, request: Request, wanted: Wanted) -> PosteriorState:
         """Return the states over the samples each query of `request` may use, [B]; `wanted` of the posteriors.
 
-        Raises InputError where no sample that a query may use has any weight. Costs one pass over the rows in question.
+        Raises InputError where no sample that a query may use has any weight, or one that float64 can hold.
+        Costs one pass over the rows in question.
         """
         if request.labels is None and self._is_one_scan(request):
             state = self.backend(request.work(self.data, wanted))
         else:
             state = self._by_slices(request, wanted, self._scan)
-        if not holds(state.lse > -torch.inf):
-            first = int((state.lse == -torch.inf).nonzero()[0])
-            found = f"none for query {first}"
-            raise invalid("weights", "must be positive for some sample", found, "change labels or exclude")
+        scored = state.lse > -torch.inf
+        if not holds(scored):
+            raise nothing_scored(request, self.data, scored)
         return state
 
     def rest(self, request: Request, wanted: Wanted) -> PosteriorState:

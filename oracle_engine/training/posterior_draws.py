@@ -19,7 +19,7 @@ from ..kernels import Query, Rows, Span
 from ..paths.paths import marginal_variance
 from ..queries.classes import batch_slices, scan_tasks
 from ..queries.conditions import Conditions
-from ..queries.request import Request
+from ..queries.request import Request, nothing_scored
 
 # float64 values of a block of rows, and of its logits: 32 MB each
 SCORED_VALUES = 1 << 22
@@ -134,10 +134,7 @@ def draw_with_density(
         return request.exclude, request.times
     drawn = Draw(torch.cat([part.lse for part in parts]), torch.cat([part.row for part in parts]))
     if bool((drawn.row < 0).any()):
-        first = int((drawn.row < 0).nonzero()[0])
-        raise invalid(
-            "weights", "must be positive for some sample", f"none for query {first}", "change labels or exclude"
-        )
+        raise nothing_scored(request, engine.data, drawn.row >= 0)
     variance = marginal_variance(request.at, engine.point_std)
     density = drawn.lse - request.log_mass(engine.data) - 0.5 * engine.data.dim * (2 * math.pi * variance).log()
     return engine.data.index_of(drawn.row), density

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from recording import begin_capture
 from refusals import refused
 
-from oracle_engine import Guidance, InputError, OracleDataset, OracleEngine
+from oracle_engine import Budget, Guidance, InputError, OracleDataset, OracleEngine, TopK, posterior_draw
 
 
 @pytest.fixture
@@ -292,3 +293,29 @@ def test_an_answer_that_the_dtype_cannot_hold_is_refused(engine: OracleEngine, n
 def test_an_interval_of_guidance_lies_in_the_times(t_min: Any, t_max: float) -> None:
     with refused("`guidance` needs an interval 0 <= t_min <= t_max <= 1; received t_min = "):
         Guidance(2.0, t_min=t_min, t_max=t_max)
+
+
+def test_a_query_too_far_to_square_its_distance_is_refused_by_its_name(engine: OracleEngine) -> None:
+    x = torch.zeros(2, 4, dtype=torch.float64)
+    x[1] = 1e200
+    message = r"`x` must have a distance to the samples that float64 can square; received 1e\+200 in query 1"
+    for ask in (engine.velocity, engine.log_density, engine.posterior, partial(posterior_draw, engine)):
+        with refused(message):
+            ask(x, 0.5)
+
+
+def test_samples_and_weights_that_a_cast_would_change_are_refused() -> None:
+    with refused("`points` must be real; received torch.complex64"):
+        OracleDataset(torch.eye(3, dtype=torch.complex64), storage=torch.float32)
+    with refused("`points` must be a dense tensor; received layout torch.sparse_coo"):
+        OracleDataset(torch.eye(3).to_sparse())
+    with refused("`weights` must be real; received torch.complex128"):
+        OracleDataset(torch.eye(3), weights=[1, 2, 3j])
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(("mode", "name"), [(TopK, "count"), (Budget, "rows")])
+@pytest.mark.parametrize("value", [1.5, "2", 0])
+def test_modes_score_a_whole_number_of_samples(mode: Callable[..., Any], name: str, value: Any) -> None:
+    with refused(f"`{name}` must be a whole number of at least"):
+        mode(value)
