@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
-from ..base.arrays import Float, Float64, Tensor, exact
+from ..base.arrays import Float, Float64, Tensor, reals
 from ..base.errors import InputError, invalid
 
 Returns = Literal["tensor", "tuple", "sample"]
@@ -66,7 +66,7 @@ class Convention:
 
         The result is a differentiable function of a tensor.
         """
-        fraction = (t.double() if isinstance(t, Tensor) else exact(t)) / self.steps
+        fraction = reals("t", t) / self.steps
         return 1.0 - fraction if self.from_data else fraction
 
     def model_output(self, velocity: Float[Tensor, "B ..."]) -> Float[Tensor, "B ..."]:

@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 
-from ..base.arrays import Float, Float64, Numbers, Tensor, exact
+from ..base.arrays import Float, Float64, Numbers, Tensor, reals
 from ..base.checked import required
 from ..base.errors import invalid
+from ..base.outputs import rounded_answer
 from ..data.dataset import OracleDataset
 from ..engine import compiled
 from ..engine.arguments import check_engine
@@ -111,7 +112,7 @@ class NoiseLevelModel(torch.nn.Module):
         scaled = x.double() / total.reshape(-1, *[1] * (x.ndim - 1))
         predict = getattr(self._asked[0], prediction)
         answer: Tensor = predict(scaled, alpha / total, labels=labels, guidance=guidance)
-        return answer.to(x.dtype)
+        return rounded_answer(answer, prediction, x.dtype, x.shape)
 
 
 def per_query(name: str, value: Any, x: Tensor) -> Float64[Tensor, "B"]:
@@ -120,10 +121,10 @@ def per_query(name: str, value: Any, x: Tensor) -> Float64[Tensor, "B"]:
     name: the parameter that errors name. value: a number, [], [1], [B] or [B, 1, ...]. x: the queries, [B, ...].
     Raises InputError for other shapes.
     """
-    values = (value.double() if isinstance(value, Tensor) else exact(value)).to(x.device)
+    values = reals(name, value, x.device)
     if values.numel() == 1:
         return values.reshape(1).expand(len(x))
-    if values.numel() != len(x):
+    if values.numel() != len(x) or values.ndim == 0 or values.shape[0] != len(x):
         wanted = f"must be a number, [{len(x)}] or [{len(x)}, 1, ...]"
         raise invalid(name, wanted, list(values.shape), "pass one a query")
     return values.reshape(len(x))

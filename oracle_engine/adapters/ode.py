@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ..base.arrays import Float, Float64, Numbers, Tensor, exact
+from ..base.arrays import Float, Float64, Numbers, Tensor, reals
 from ..base.checked import required
 from ..engine.arguments import check_engine
 from ..engine.engine import OracleEngine
@@ -47,7 +47,7 @@ class SolverModel(torch.nn.Module):
         return self.engine.velocity(x, self._time(t), labels=labels, guidance=guidance, exclude=exclude)
 
     def _time(self, t: Any) -> Float64[Tensor, "..."]:
-        times = t.double() if isinstance(t, Tensor) else exact(t)
+        times = reals("t", t)
         if self.engine.t_max is not None:
             return times.clamp_max(self.engine.t_max)
         remedy = "make the engine with OracleEngine(t_max=0.999): adaptive solvers step over the end of their grid"

@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
-from ..base.arrays import Float, Float64, Numbers, Tensor, check_shape, integers, on_device
+from ..base.arrays import Float, Float64, Numbers, Tensor, check_shape, integers, on_device, reals
 from ..base.errors import invalid
+from ..base.outputs import rounded_answer
 from ..base.transforms import unreadable
 from ..engine.arguments import check_engine
 from ..engine.engine import OracleEngine
@@ -137,7 +138,9 @@ class VelocityModel(torch.nn.Module):
         start = cfg_interval_start if cfg_interval else None
         if start is None or not float(torch.as_tensor(t).reshape(-1)[0]) < start:
             towards, free = velocity[:half], velocity[half:]
-            guided = (free + cfg_scale * (towards - free)).repeat(2, *[1] * (x.ndim - 1))
+            scale = reals("cfg_scale", cfg_scale, x.device)
+            mixed = free.double() + scale * (towards.double() - free.double())
+            guided = rounded_answer(mixed, "velocity", x.dtype, free.shape).repeat(2, *[1] * (x.ndim - 1))
             kept = guided if self.guided_channels is None else guided[:, : self.guided_channels]
             velocity = torch.cat([kept, velocity[:, kept.shape[1] :]], dim=1)
         else:

@@ -54,7 +54,7 @@ def exact(value: Any, name: str = "value") -> Float64[Tensor, "..."]:
         :func:`on_device` takes beside tensors, which comes to the CPU. name: the parameter that an error names.
     Raises InputError for anything else.
     """
-    return reals(name, value, torch.device("cpu") if not isinstance(value, Tensor) else value.device).detach()
+    return reals(name, value).detach()
 
 
 def on_device(value: Any, device: torch.device, name: str = "value") -> Tensor:
@@ -91,13 +91,15 @@ def on_device(value: Any, device: torch.device, name: str = "value") -> Tensor:
         raise invalid(name, "must be a number, a tensor, an array or a list of numbers", found, remedy) from None
 
 
-def reals(name: str, value: Any, device: torch.device) -> Float64[Tensor, "..."]:
+def reals(name: str, value: Any, device: torch.device | None = None) -> Float64[Tensor, "..."]:
     """Return real numbers as float64 on `device`, in their shape and with their gradient.
 
-    name: the parameter that errors name. value: what :func:`on_device` takes. device: where the result is placed.
+    name: the parameter that errors name. value: what :func:`on_device` takes. device: where the result is placed; by
+        default where a tensor is, else on the CPU.
     Raises InputError for complex numbers, of which a cast would keep a part without a word.
     """
-    given = on_device(value, device, name)
+    here = value.device if isinstance(value, Tensor) else torch.device("cpu")
+    given = on_device(value, here if device is None else device, name)
     if given.is_complex():
         raise invalid(name, "must be real", given.dtype, f"pass {name}.real")
     return given.double()

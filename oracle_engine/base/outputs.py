@@ -11,10 +11,11 @@ from .cuda_graphs import holds
 from .errors import invalid
 
 
-def rounded_answer(values: Float64[Tensor, "B D"], name: str, dtype: torch.dtype, shape: Sequence[int]) -> Tensor:
+def rounded_answer(values: Float64[Tensor, "B ..."], name: str, dtype: torch.dtype, shape: Sequence[int]) -> Tensor:
     """Return `values` in the dtype and the shape of the queries they answer.
 
-    values: [B, D] float64. name: of the answer, for the error. dtype: of the result. shape: [B, *sample_shape].
+    values: [B, D] or [B, *sample_shape], float64. name: of the answer, for the error. dtype: of the result.
+    shape: [B, *sample_shape].
     Raises InputError where a value is too large for the dtype. The host reads one number; for a CUDA device only in
     float16, which ends at 65504, since reading makes it wait for the device.
     """

@@ -65,7 +65,8 @@ def check_velocity(velocity: Velocity | Switch) -> None:
 
     velocity: what a sampler follows, as :func:`sample` takes it.
     Raises InputError for anything else, and for a model whose attribute `prediction` says that it returns a denoiser,
-    noise or a score, such as an OracleTarget or an EDMDenoiser.
+    noise or a score, such as an OracleTarget or an EDMDenoiser, or whose `convention` is not v(x, t) from noise to
+    data, such as a VelocityModel of "repa".
     """
     for part in parts_of(velocity):
         if isinstance(part, OracleEngine | HasVelocity) and not isinstance(part, type):
@@ -80,6 +81,10 @@ def check_velocity(velocity: Velocity | Switch) -> None:
             raise invalid(
                 "velocity", "must return a velocity", found, "pass the engine inside of it, or wrap the model"
             )
+        convention = getattr(part, "convention", None)
+        if convention is not None and (convention.from_data or convention.steps != 1 or convention.time_first):
+            found, remedy = f"the convention {convention!r}", "pass the engine inside of it, its attribute .engine"
+            raise invalid("velocity", "must be v(x, t) with t = 0 noise and t = 1 data", found, remedy)
 
 
 def path_of(velocity: Velocity | Switch, path: str | Path | None) -> Path:
@@ -190,6 +195,9 @@ def _checked(output: Any, x: Tensor, t: float) -> Tensor:
     if output.shape != x.shape:
         remedy = "wrap the model; networks that also learn a variance return twice the channels"
         raise invalid("velocity", f"must return the shape of x, {list(x.shape)}", list(output.shape), remedy)
-    if not bool(output.isfinite().all()):
+    if output.is_complex():
+        raise invalid("velocity", "must return real numbers", output.dtype, "return output.real")
+    values = output.to(x.dtype)
+    if not bool(values.isfinite().all()):
         raise invalid("velocity", "must return finite numbers", f"a NaN or an infinity at t = {t}", "check the model")
-    return output.to(x.dtype)
+    return values

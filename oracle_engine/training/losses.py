@@ -78,9 +78,12 @@ class LossTerms:
         edges: the number of bins of equal width, at least 1, or their edges, two or more ascending numbers in [0, 1].
         Returns one part a bin. Raises InputError for other `edges`.
         """
-        ends = torch.linspace(0.0, 1.0, edges + 1).tolist() if isinstance(edges, int) else [float(e) for e in edges]
-        if len(ends) < 2 or any(b <= a for a, b in pairwise(ends)):
-            raise invalid("edges", "must be at least 1 bin, or ascending edges", edges, "pass 10")
+        if isinstance(edges, int):
+            ends = [edge / max(1, edges) for edge in range(edges + 1)]
+        else:
+            ends = [float(edge) for edge in edges]
+        if len(ends) < 2 or not all(0.0 <= a < b <= 1.0 for a, b in pairwise(ends)):
+            raise invalid("edges", "must be at least 1 bin, or ascending edges in [0, 1]", edges, "pass 10")
         return tuple(self._between(f"{a:.3g}-{b:.3g}", a, b) for a, b in pairwise(ends))
 
     def stages(self, boundary: float) -> tuple[LossPart, LossPart]:
@@ -178,7 +181,7 @@ def oracle_loss(
     check_shape("x1", x1, engine.data.sample_shape)
     given, t, eps = t, _time(t, x1, engine, generator), _noise(eps, x1, generator)
     labels = None if labels is None else on_device(labels, x1.device, "labels")
-    if labels is not None and label_dropout > 0.0:
+    if labels is not None and label_dropout != 0.0:
         labels = drop_labels(labels, label_dropout, generator)
     x_t = path_sample(engine.path, x1, eps, t)
     oracle = target(x_t, t, labels, source)
@@ -254,6 +257,8 @@ def _check_output(output: Any, x_t: Tensor) -> None:
     if output.shape != x_t.shape:
         found, remedy = f"{list(output.shape)} for x_t {list(x_t.shape)}", "drop what it predicts besides"
         raise invalid("model", "must return a tensor of the shape of x_t", found, remedy)
+    if output.is_complex():
+        raise invalid("model", "must return real numbers", output.dtype, "return output.real")
 
 
 def _mean_square(difference: Tensor) -> Tensor:

@@ -153,11 +153,16 @@ def test_what_a_convention_returns_is_never_taken_for_a_velocity(data: OracleDat
     engine = OracleEngine(data)
     for name in ("repa", "diffusers"):
         model = VelocityModel(engine, name, check_time=False)
-        with refused("`velocity` must return a torch.Tensor"):
+        with refused("`velocity` must be v\\(x, t\\) with t = 0 noise and t = 1 data"):
             sample(model, noise, sampling_times(4) * 0.5 + 0.25)
         with refused("`model` must return a tensor"):
             oracle_loss(model, OracleTarget(engine), data[:4], t=0.5)
+    with refused("`velocity` must return a torch.Tensor"):
+        sample(VelocityModel(engine, "sit", returns="tuple"), noise, sampling_times(4) * 0.5 + 0.25)
     plain = VelocityModel(engine, "repa", returns="tensor")
+    # a tensor, but its time runs the other way
+    with refused("`velocity` must be v\\(x, t\\) with t = 0 noise and t = 1 data"):
+        sample(plain, noise, sampling_times(4) * 0.5 + 0.25)
     assert torch.equal(plain(noise, 0.9), VelocityModel(engine, "repa")(noise, 0.9)[0])
 
 

@@ -118,7 +118,10 @@ def test_a_time_at_an_edge_is_counted_once() -> None:
     assert [part.count for part in terms.bins(2)] == [1, 2]
     assert [part.name for part in terms.stages(0.5)] == ["navigation", "refinement"]
     assert [part.count for part in terms.bins([0.1, 0.2])] == [0]
-    for edges in (0, [0.5], [0.5, 0.1]):
+    # the edge of ten bins is the number a caller writes
+    tenth = LossTerms(torch.tensor([0.1], dtype=torch.float64), ones[:1], ones[:1], ones[:1])
+    assert [part.count for part in tenth.bins(10)] == [0, 1, *[0] * 8]
+    for edges in (0, -1, [0.5], [0.5, 0.1], [-1.0, 0.5], [0.5, 2.0], [0.1, math.nan]):
         with refused("`edges` must be"):
             terms.bins(edges)
     with refused("`boundary` must lie between"):

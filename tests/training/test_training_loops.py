@@ -116,7 +116,12 @@ def test_two_processes_train_as_one(tmp_path: Path, generator: torch.Generator) 
     ranks = [
         subprocess.Popen([sys.executable, "-c", RANK, str(rank), str(tmp_path)], env=environment) for rank in range(2)
     ]
-    assert [rank.wait() for rank in ranks] == [0, 0]
+    try:
+        # a rank that waits for one that died would wait for ever
+        assert [rank.wait(timeout=240) for rank in ranks] == [0, 0]
+    finally:
+        for process in ranks:
+            process.kill()
     expected = gradients(lambda: student(x, t), student)
     for rank in range(2):
         for found, wanted in zip(torch.load(tmp_path / f"gradients{rank}.pt"), expected, strict=True):

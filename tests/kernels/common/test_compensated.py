@@ -9,7 +9,6 @@ from closed_form import generators, normal
 from hypothesis import given
 from hypothesis import strategies as st
 from tolerances import assert_within
-from torch import Tensor
 
 from oracle_engine.kernels import Query, prepare_rows
 from oracle_engine.kernels.common.compensated import DoubleDouble as Pair
@@ -44,12 +43,6 @@ def test_sums_keep_twice_the_digits(generator: torch.Generator, count: int) -> N
         for value, row in zip(exactly(found), terms.tolist(), strict=True):
             true = sum((mpmath.mpf(term) for term in row), mpmath.mpf(0))
             assert abs(value - true) <= mpmath.mpf(2) ** -95 * max(abs(term) for term in row)
-
-
-def true_logit(sample: Tensor, point: Tensor, alpha: float, inverse_variance: float) -> mpmath.mpf:
-    pairs = zip(point.tolist(), sample.tolist(), strict=True)
-    square = sum(((mpmath.mpf(x) - mpmath.mpf(alpha) * mpmath.mpf(r)) ** 2 for x, r in pairs), mpmath.mpf(0))
-    return -square * mpmath.mpf(inverse_variance) / 2
 
 
 @pytest.mark.parametrize("sigma", [1e-2, 1e-4, 1e-6])
