@@ -50,6 +50,20 @@ def total(terms: DoubleDouble) -> DoubleDouble:
     return DoubleDouble(high[..., 0], low[..., 0])
 
 
+def largest(numbers: DoubleDouble, count: int) -> tuple[DoubleDouble, Int64[Tensor, "B k"]]:
+    """Return the `count` largest of each row of `numbers`, [B, n], in falling order, [B, k], and their columns.
+
+    count: k, at least 0 and at most n. -inf stands for nothing and comes last.
+    """
+    high, low = numbers
+    if count == 0:
+        return DoubleDouble(high[:, :0], low[:, :0]), high[:, :0].long()
+    # differences to the largest keep the digits that tell high parts of one value apart
+    top = high.amax(1, keepdim=True).clamp_min(torch.finfo(torch.float64).min)
+    column = ((high - top) + low).topk(count, dim=1).indices
+    return DoubleDouble(high.gather(1, column), low.gather(1, column)), column
+
+
 def compensated_logits(
     rows: Rows,
     query: Query,

@@ -10,7 +10,7 @@ from functools import reduce
 import torch
 
 from ...base.arrays import Bool, Float64, Int64, Tensor
-from .compensated import DoubleDouble, compensated_logits, two_sum
+from .compensated import DoubleDouble, compensated_logits, largest, two_sum
 from .rounding import UNIT_ROUNDOFF, WALK, logit_error
 from .rows import Query, Rows
 from .state import PosteriorState, Wanted, concatenate, merge
@@ -68,7 +68,8 @@ def candidate_logits(rows: Rows, query: Query, candidates: Int64[Tensor, "B K"])
         for start in range(0, candidates.shape[1], width):
             chosen = candidates[part, start : start + width]
             samples = rows.gather(chosen.clamp_min(0))
-            found = logits_of(rows, query.take(part), chosen, samples)
+            cut = width < candidates.shape[1]
+            found = logits_of(rows, query.take(part), chosen, samples, mergeable=cut)
             high[part, start : start + width], low[part, start : start + width] = found
     return DoubleDouble(high, low)
 
@@ -234,16 +235,16 @@ def _weigh(
 ) -> PosteriorState:
     high, low = logits
     state = PosteriorState.empty(len(high), samples.shape[2], wanted.top_k, high.device)
-    top = high.topk(min(wanted.top_k, high.shape[1]), dim=1)
-    state.top_logits[:, : top.values.shape[1]] = top.values
-    state.top_rest[:, : top.values.shape[1]] = low.gather(1, top.indices)
-    state.top_rows[:, : top.values.shape[1]] = chosen.gather(1, top.indices)
+    top, column = largest(logits, min(wanted.top_k, high.shape[1]))
+    named = column.shape[1]
+    state.top_logits[:, :named], state.top_rest[:, :named] = top
+    state.top_rows[:, :named] = chosen.gather(1, column)
     # a slice that is all padding has no weights
-    largest = high.amax(1, keepdim=True).clamp_min(torch.finfo(torch.float64).min)
-    relative = (high - largest) + low
+    origin = high.amax(1, keepdim=True).clamp_min(torch.finfo(torch.float64).min)
+    relative = (high - origin) + low
     sums = relative.logsumexp(1, keepdim=True)
     weights = (relative - sums).exp().nan_to_num(0.0)
-    lse, rest = two_sum(largest, sums)
+    lse, rest = two_sum(origin, sums)
     some = sums[:, 0] > -torch.inf
     changes: dict[str, Tensor] = {
         "lse": torch.where(some, lse[:, 0], -torch.inf),

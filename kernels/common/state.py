@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 
 from ...base.arrays import Bool, Float64, Int64, Tensor
+from .compensated import DoubleDouble, largest
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def merge(first: PosteriorState, second: PosteriorState) -> PosteriorState:
     logits = torch.cat([first.top_logits, second.top_logits], dim=1)
     rows = torch.cat([first.top_rows, second.top_rows], dim=1)
     rest = torch.cat([first.top_rest, second.top_rest], dim=1)
-    top = logits.topk(max(first.top_logits.shape[1], second.top_logits.shape[1]), dim=1)
+    top, column = largest(DoubleDouble(logits, rest), max(first.top_logits.shape[1], second.top_logits.shape[1]))
     return PosteriorState(
         lse=lse,
         # not first + w2 (second - first): that would leave a rounding of `first` where its share is zero
@@ -113,10 +114,10 @@ def merge(first: PosteriorState, second: PosteriorState) -> PosteriorState:
         concentration=w1.square() * first.concentration + w2.square() * second.concentration,
         entropy=w1 * first.entropy + w2 * second.entropy - torch.xlogy(w1, w1) - torch.xlogy(w2, w2),
         variance=w1 * first.variance + w2 * second.variance + w1 * w2 * gap,
-        top_logits=top.values,
-        top_rows=rows.gather(1, top.indices),
+        top_logits=top.high,
+        top_rows=rows.gather(1, column),
         lse_rest=lse_rest,
-        top_rest=rest.gather(1, top.indices),
+        top_rest=top.low,
     )
 
 

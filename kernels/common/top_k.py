@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 
 from ...base.arrays import Float, Float64, Int64, Tensor
+from .compensated import largest
 from .rescore import Pairs, candidate_logits
 from .rows import Query, Rows
 from .state import PosteriorState
@@ -59,7 +60,5 @@ class TopCandidates:
             none = self.logits[:, :0]
             return replace(state, top_logits=none, top_rows=self.rows[:, :0], top_rest=none)
         named = self.rows.masked_fill(self.logits == -torch.inf, -1)
-        high, low = candidate_logits(rows, query, named)
-        best = high.topk(most, dim=1)
-        rest = low.gather(1, best.indices)
-        return replace(state, top_logits=best.values, top_rows=named.gather(1, best.indices), top_rest=rest)
+        top, column = largest(candidate_logits(rows, query, named), most)
+        return replace(state, top_logits=top.high, top_rows=named.gather(1, column), top_rest=top.low)

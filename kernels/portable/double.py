@@ -12,7 +12,7 @@ from ...base.arrays import Float64, Int64, Tensor
 from ..common.accumulate import dropped_constant
 from ..common.rescore import Pairs, pairs_state
 from ..common.rounding import logit_error, weight_window
-from ..common.state import PosteriorState, merge
+from ..common.state import PosteriorState, merge, without_top
 from ..common.top_k import TopCandidates
 from ..common.work import Work
 from .blocks import BLOCK_LIMITS, Block, BlockLimits, BlockLogits
@@ -50,27 +50,33 @@ def double_state(work: Work, limits: BlockLimits = BLOCK_LIMITS) -> PosteriorSta
         floor = _weight_floor(state, work)[coarse]
         candidates, last = top.pairs(coarse, floor), top.logits[coarse, -1]
         # where even the last of the candidates has weight, there are others
-        part = _rescored(work.take(coarse), candidates, floor, ((last >= floor) & (last > -torch.inf)).nonzero()[:, 0])
+        more = ((last >= floor) & (last > -torch.inf)).nonzero()[:, 0]
+        part = _rescored(work.take(coarse), candidates, floor, more, limits)
     state = replace(state, lse=state.lse - dropped_constant(rows, query))
+    state = top.heaviest(state, rows, query, count=work.wanted.top_k)
     if len(coarse):
-        state = state.put(coarse, part)
-    return top.heaviest(state, rows, query, count=work.wanted.top_k)
+        # coarse candidates name those whose logits are below the floor
+        both = merge(part, without_top(state.take(coarse), part.top_rows))
+        tops = {name: getattr(both, name) for name in ("top_logits", "top_rows", "top_rest")}
+        state = state.put(coarse, replace(part, **tops))
+    return state
 
 
-def _rescored(work: Work, pairs: Pairs, floor: Float64[Tensor, "b"], more: Int64[Tensor, "m"]) -> PosteriorState:
+def _rescored(
+    work: Work, pairs: Pairs, floor: Float64[Tensor, "b"], more: Int64[Tensor, "m"], limits: BlockLimits
+) -> PosteriorState:
     """Return the states over all samples whose coarse logits reach `floor`: `pairs`, unless a query is in `more`."""
-    wanted = replace(work.wanted, top_k=0)
-    state = pairs_state(work.rows, work.query, pairs, wanted)
+    state = pairs_state(work.rows, work.query, pairs, work.wanted)
     if len(more) == 0:
         return state
     rest = work.take(more)
-    scores = BlockLogits(rest, torch.float64)
+    scores = BlockLogits(rest, torch.float64, limits)
     listed = RescoreCollector(len(more), len(work.rows), work.rows.device)
     for block in scores.blocks():
         logits = scores.of(block)
         which, column = (logits >= floor[more, None]).nonzero().unbind(1)
         listed.add(Pairs(which, column + block.span.start, logits[which, column]))
-    return state.put(more, pairs_state(rest.rows, rest.query, listed.pairs(), wanted))
+    return state.put(more, pairs_state(rest.rows, rest.query, listed.pairs(), work.wanted))
 
 
 def _weight_floor(state: PosteriorState, work: Work) -> Float64[Tensor, "B"]:

@@ -17,8 +17,11 @@ from .blocks import BLOCK_LIMITS, BlockLimits, block_rows
 from .double import double_state
 from .single import single_state
 
-# below this width a float64 product costs less than the exponentials beside it, and needs no rescoring
+# below this width a float64 product costs less than the exponentials beside it
 NARROW_DIM = 64
+
+# radii whose squares, and products with queries a million times as far, are float32 numbers
+LEAST_RADIUS, MOST_RADIUS = 1e-15, 1e15
 
 
 def posterior_state(work: Work, *, limits: BlockLimits = BLOCK_LIMITS) -> PosteriorState:
@@ -54,9 +57,10 @@ def _nothing_to_rescore(work: Work, partition: Float64[Tensor, "B"]) -> bool:
 
 
 def score_dtype(rows: Rows) -> torch.dtype:
-    """Return the dtype of the matrix products over these rows: float32, or float64 for narrow and float64 ones."""
+    """Return the dtype of the matrix products over these rows: float32, or float64 where these are not enough."""
     wide = rows.stored.dtype != torch.float64 and rows.dim > NARROW_DIM
-    return torch.float32 if wide else torch.float64
+    squares = rows.radius == 0.0 or LEAST_RADIUS < rows.radius < MOST_RADIUS
+    return torch.float32 if wide and squares else torch.float64
 
 
 def scan_memory(rows: Rows, batch: int) -> int:

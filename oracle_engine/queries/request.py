@@ -139,5 +139,5 @@ def nothing_scored(request: Request, data: OracleDataset, scored: Bool[Tensor, "
     if bool(request.log_mass(data)[first] > -torch.inf):
         largest = request.x[first].abs().amax().item()
         found = f"{largest:.3g} in query {first}, where sigma is {request.variance[first].sqrt().item():.3g}"
-        return invalid("x", "must have a distance to the samples that float64 can square", found, "rescale x")
+        return invalid("x", "must have a distance to the samples that can be squared", found, "rescale x")
     return invalid("weights", "must be positive for some sample", f"none for query {first}", "change labels or exclude")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jaxtyping
@@ -15,7 +16,14 @@ from refusals import refused
 from torch import Tensor
 
 from oracle_engine import OracleDataset, OracleEngine, OracleError
-from oracle_engine.adapters import DiffusersTransformer, EDMDenoiser, SmallDiffusionModel, SolverModel, VelocityModel
+from oracle_engine.adapters import (
+    DDPMDenoiser,
+    DiffusersTransformer,
+    EDMDenoiser,
+    SmallDiffusionModel,
+    SolverModel,
+    VelocityModel,
+)
 
 NOTHING: dict[str, Any] = {
     "augment_labels": torch.zeros(3, 9),
@@ -186,3 +194,19 @@ def test_whatever_is_passed_is_answered_or_refused_in_words(labels: Any, t: Any,
         return
     assert answer.shape == x.shape
     assert bool(answer.isfinite().all())
+
+
+@pytest.mark.parametrize("build", [lambda engine: VelocityModel(engine, "sit"), EDMDenoiser, SolverModel])
+def test_complex_times_are_refused_as_the_engine_does(
+    build: Callable[[OracleEngine], Any], engine: OracleEngine, x: Tensor
+) -> None:
+    with refused("`(t|sigma)` must be real; received torch.complex64"):
+        build(engine)(x, torch.tensor(0.5 + 5j))
+
+
+def test_float16_answers_of_adapters_are_finite_or_refused(engine: OracleEngine, x: Tensor) -> None:
+    with refused("`x` must have a dtype that holds the answer; received torch.float16"):
+        DDPMDenoiser(engine, [0.99999, 0.9, 0.5]).noise(torch.full_like(x, 300.0).half(), 0)
+    doubled, classes = torch.cat([x[:2], x[:2]]).half(), torch.tensor([0, 1, -1, -1])
+    with refused("`x` must have a dtype that holds the answer; received torch.float16"):
+        VelocityModel(engine, "sit", check_time=False).forward_with_cfg(doubled, 0.5, classes, 1e5)

@@ -298,7 +298,7 @@ def test_an_interval_of_guidance_lies_in_the_times(t_min: Any, t_max: float) -> 
 def test_a_query_too_far_to_square_its_distance_is_refused_by_its_name(engine: OracleEngine) -> None:
     x = torch.zeros(2, 4, dtype=torch.float64)
     x[1] = 1e200
-    message = r"`x` must have a distance to the samples that float64 can square; received 1e\+200 in query 1"
+    message = r"`x` must have a distance to the samples that can be squared; received 1e\+200 in query 1"
     for ask in (engine.velocity, engine.log_density, engine.posterior, partial(posterior_draw, engine)):
         with refused(message):
             ask(x, 0.5)
