@@ -17,6 +17,7 @@ from ..common.state import Wanted
 from ..common.work import Work
 from ..reference import reference_logits
 from .blocks import BLOCK_LIMITS, BlockLimits, BlockLogits
+from .double import DOUBLE_LIMIT
 from .rescore_collector import RescoreCollector
 from .scan import score_dtype
 
@@ -69,18 +70,19 @@ def covariance_product(
     """
     total = torch.zeros_like(directions.mean)
     with ieee_products(rows.device.type):
-        single = score_dtype(rows) == torch.float32
-        limit = SINGLE_LIMIT if directions.curvature is None else CURVED_LIMIT
-        coarse = (logit_error(rows, directions.query, torch.float32) <= limit) & single
+        dtype = score_dtype(rows)
+        single = SINGLE_LIMIT if directions.curvature is None else CURVED_LIMIT
+        limit = single if dtype == torch.float32 else DOUBLE_LIMIT
+        coarse = logit_error(rows, directions.query, dtype) <= limit
         fine = (~coarse).nonzero()[:, 0]
-        if single and len(fine):
+        if len(fine):
             some = directions.take(fine)
-            overflowed, pairs = _pairs_with_weight(rows, some, span, limits)
+            overflowed, pairs = _pairs_with_weight(rows, some, span, dtype, limits)
             total.index_add_(0, fine, _pairs_product(rows, some, pairs))
             fine = fine[overflowed]
-        for part, dtype in ((coarse.nonzero()[:, 0], torch.float32), (fine, torch.float64)):
+        for part, precision in ((coarse.nonzero()[:, 0], dtype), (fine, torch.float64)):
             if len(part):
-                scores = _scores(rows, directions.take(part), span, dtype, limits=limits)
+                scores = _scores(rows, directions.take(part), span, precision, limits=limits)
                 total.index_add_(0, part, _dense_product(directions.take(part), scores))
     return total
 
@@ -147,10 +149,10 @@ def _scaled(
 
 
 def _pairs_with_weight(
-    rows: Rows, directions: Directions, span: Span, limits: BlockLimits
+    rows: Rows, directions: Directions, span: Span, dtype: torch.dtype, limits: BlockLimits
 ) -> tuple[Int64[Tensor, "b"], Pairs]:
-    """Return the queries for which too many samples carry weight, and the samples of the others."""
-    scores = _scores(rows, directions, span, torch.float32, limits=limits)
+    """Return the queries of which too many samples carry weight, by scores in `dtype`, and the samples of others."""
+    scores = _scores(rows, directions, span, dtype, limits=limits)
     _, floor = _origin_and_floor(directions, scores)
     listed = RescoreCollector(len(directions), limits.rescore_limit(len(span)), rows.device)
     for block in scores.blocks():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from numbers import Integral
+from numbers import Integral, Real
 from os import PathLike
 from typing import Any
 
@@ -85,9 +85,9 @@ class OracleEngine(torch.nn.Module):
             found, remedy = type(data).__name__, "use oracle_engine.load_dataset(data)"
             raise invalid("data", "must be an OracleDataset", found, remedy)
         _check_point_std(point_std)
-        if not 0.0 < tolerance < 1.0:
+        if not isinstance(tolerance, Real) or not 0.0 < tolerance < 1.0:
             raise invalid("tolerance", "must lie in (0, 1)", tolerance, "pass 1e-4, or mode='exact' for none at all")
-        if t_max is not None and not 0.0 <= t_max <= 1.0:
+        if t_max is not None and not (isinstance(t_max, Real) and 0.0 <= t_max <= 1.0):
             raise invalid("t_max", "must lie in [0, 1]", t_max, "pass 0.999, or None to refuse such times")
         self.data = data if device is None else data.to(device)
         self.path = resolve_path(path)
@@ -242,7 +242,7 @@ class OracleEngine(torch.nn.Module):
         self._check_capture("posterior", conditions)
         refuse_transforms("posterior", x, t)
         request = self.request_builder.request(x, t, conditions)
-        return self._responder.posterior(request, top_k, x.shape, x.dtype)
+        return self._responder.posterior(request, int(top_k), x.shape, x.dtype)
 
     def prepare(
         self,
@@ -321,8 +321,8 @@ class OracleEngine(torch.nn.Module):
 
         Raises InputError for a smaller batch. Times one small product and a call over a few samples.
         """
-        if batch < 1:
-            raise invalid("batch", "must be at least 1", batch, "pass the batch you will ask for")
+        if not isinstance(batch, Integral) or batch < 1:
+            raise invalid("batch", "must be a whole number of at least 1", batch, "pass the batch you will ask for")
         return make_plan(self, batch)
 
     @property

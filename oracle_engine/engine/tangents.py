@@ -86,8 +86,10 @@ def _step(dt: Tensor, batch: int) -> Tensor:
 
 def _traced(call: compiled.Call, dx: Tensor | None, dt: Any) -> tuple[Tensor, Tensor]:
     step = compiled.tensor_like(dt, call.x)
+    _step(step, len(call.x))
     if dx is None:
-        flow = compiled.answer(*call._replace(name="velocity")).detach()
-        dx = flow * step.to(flow.dtype).reshape(-1, *[1] * (flow.ndim - 1))
+        # late, rounding of the flow would be all that is left of the derivative
+        flow = compiled.answer(*call._replace(name="velocity", x=call.x.double())).detach()
+        dx = flow * step.double().reshape(-1, *[1] * (flow.ndim - 1))
     value: Tensor = compiled.answer(*call)
     return value, compiled.derivative_along(call, dx, step)

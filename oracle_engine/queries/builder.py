@@ -108,7 +108,7 @@ class RequestBuilder:
 
 def _check_noise(times: Float64[Tensor, "B"], variance: Float64[Tensor, "B"]) -> None:
     if len(times) and not holds(variance > NO_NOISE):
-        bad = times[variance <= NO_NOISE][0].item()
+        bad = times[~(variance > NO_NOISE)][0].item()
         remedy = "stop before the end point, clamp with OracleEngine(t_max=0.999), or give samples a point_std"
         raise invalid("t", "must leave some noise: sigma(t) > 0", f"t = {bad}", remedy)
 

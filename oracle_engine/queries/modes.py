@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from numbers import Integral
 
 from ..base.errors import invalid
+from ..base.seeds import seeded
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Budget:
 
     rows: samples of each query, at least 2; 16 at least, and a multiple of 8, are scored. Up to 64 of them are the most
     likely ones, the others are drawn by their approximate weight. seed: of the draws. Needs `engine.prepare("pca")`.
-    Raises InputError for any other.
+    Raises InputError for any other rows and seeds.
 
     >>> Budget(1024, seed=1)
     Budget(rows=1024, seed=1)
@@ -54,6 +55,7 @@ class Budget:
     def __post_init__(self) -> None:
         if not isinstance(self.rows, Integral) or self.rows < 2:
             raise invalid("rows", "must be a whole number of at least 2", self.rows, "pass how many samples to score")
+        seeded(self.seed)
 
 
 Mode = FullScan | Auto | TopK | Budget

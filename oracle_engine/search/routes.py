@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from ..base.arrays import Bool, Float, Float64, Int64, Tensor
+from ..base.seeds import seeded
 from ..data.dataset import OracleDataset
 from ..kernels import Pairs, PosteriorState, Query, Wanted, Work, merge, pairs_state
 from ..kernels.screens import (
@@ -202,7 +203,7 @@ class SampledRoute:
         request: the queries. wanted: what is wanted of their posteriors. budget: samples of each query, and the seed.
         """
         whole = request.work(self.data, wanted)
-        generator = torch.Generator(self.data.device).manual_seed(budget.seed)
+        generator = seeded(budget.seed, self.data.device)
         answer = Answer.unknown(len(request), self.data.dim, wanted.top_k, self.data.device)
         for part in _by_class(self.data, request, whole, SideInformation()):
             found = sampled_state(self.screen, part.work, count=budget.rows, generator=generator)

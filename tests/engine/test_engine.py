@@ -75,7 +75,7 @@ def test_the_plan_can_be_read_before_any_work(engine: OracleEngine) -> None:
     ]
     assert "OracleDataset('twenty', 20 x [4]" in text
     assert engine.backend_reason in text
-    with refused("`batch` must be at least 1; received 0"):
+    with refused("`batch` must be a whole number of at least 1; received 0"):
         engine.plan(batch=0)
 
 

@@ -274,6 +274,9 @@ def test_a_path_outside_of_torch_is_refused_where_it_matters(small: OracleDatase
     engine, t = OracleEngine(small, path), TIMES.clone().requires_grad_()
     with pytest.raises(InputError, match="`path` must be differentiable for a derivative of the velocity in t"):
         torch.autograd.grad(engine(x, t).sum(), t)
+    for single in (0.25, 0.5, 0.75):
+        with pytest.raises(InputError, match="`path` must be differentiable"):
+            total_derivative(engine, x, single)
     # others need only d_alpha and d_sigma
     known = Polynomial(3.0) if isinstance(path, Detached) else Polynomial(2.0)
     for name in ("denoiser", "score", "noise", "log_density"):

@@ -70,6 +70,19 @@ def test_products_agree_with_float64(
     assert_product(rows, vectors_of(rows, query, generator, curved=curved), Span(0, 90))
 
 
+@pytest.mark.parametrize("sigma", [1e-5, 1e-6, 1e-7])
+@pytest.mark.parametrize("dim", [8, 96])
+def test_late_between_two_near_samples(generator: torch.Generator, sigma: float, dim: int) -> None:
+    # products of coordinates of one in float64 err by 1e-16 / sigma^2 nats
+    points = normal(300, dim, generator)
+    points[1] = points[0] + sigma * normal(1, dim, generator)[0] / dim**0.5
+    rows = prepare_rows(points, None)
+    alpha = torch.tensor([1.0 - sigma], dtype=torch.float64)
+    point = alpha * (rows.stored[:2].double() - rows.centre).mean(0, keepdim=True)
+    query = Query(point, alpha, torch.tensor([sigma**-2], dtype=torch.float64), torch.empty(1, 0, 2).long())
+    assert_product(rows, vectors_of(rows, query, generator), Span(0, 300))
+
+
 @pytest.mark.parametrize("curved", [False, True])
 def test_products_of_spans_add_up(generator: torch.Generator, curved: bool) -> None:
     rows = prepare_rows(normal(200, 80, generator).float(), None)
