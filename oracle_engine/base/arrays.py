@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,8 @@ __all__ = [
     "exact",
     "flat_size",
     "integers",
+    "is_number",
+    "is_whole",
     "on_device",
     "reals",
 ]
@@ -135,6 +138,16 @@ def _from_array(array: np.ndarray) -> Tensor:
     wide = array.dtype.kind == "f" and array.dtype.itemsize > 8
     dtype = np.dtype(np.float64) if wide else array.dtype.newbyteorder("=")
     return torch.from_numpy(np.array(array, dtype=dtype, order="C"))
+
+
+def is_number(value: Any) -> bool:
+    """Return whether `value` is one real number of Python or NumPy."""
+    return isinstance(value, Real)
+
+
+def is_whole(value: Any) -> bool:
+    """Return whether `value` is one integer of Python or NumPy."""
+    return isinstance(value, Integral)
 
 
 def check_dense(name: str, value: Tensor) -> None:

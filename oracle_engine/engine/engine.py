@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from numbers import Integral, Real
 from os import PathLike
 from typing import Any
 
 import torch
 
-from ..base.arrays import Float, Float64, Numbers, Tensor, check_floating
+from ..base.arrays import Float, Float64, Numbers, Tensor, check_floating, is_number, is_whole
 from ..base.cuda_graphs import capturing
 from ..base.errors import invalid
 from ..base.outputs import rounded_answer
@@ -85,9 +84,9 @@ class OracleEngine(torch.nn.Module):
             found, remedy = type(data).__name__, "use oracle_engine.load_dataset(data)"
             raise invalid("data", "must be an OracleDataset", found, remedy)
         _check_point_std(point_std)
-        if not isinstance(tolerance, Real) or not 0.0 < tolerance < 1.0:
+        if not is_number(tolerance) or not 0.0 < tolerance < 1.0:
             raise invalid("tolerance", "must lie in (0, 1)", tolerance, "pass 1e-4, or mode='exact' for none at all")
-        if t_max is not None and not (isinstance(t_max, Real) and 0.0 <= t_max <= 1.0):
+        if t_max is not None and not (is_number(t_max) and 0.0 <= t_max <= 1.0):
             raise invalid("t_max", "must lie in [0, 1]", t_max, "pass 0.999, or None to refuse such times")
         self.data = data if device is None else data.to(device)
         self.path = resolve_path(path)
@@ -236,7 +235,7 @@ class OracleEngine(torch.nn.Module):
         >>> float(p.ess), float(p.variance)
         (2.0, 1.0)
         """
-        if not isinstance(top_k, Integral) or top_k < 0:
+        if not is_whole(top_k) or top_k < 0:
             raise invalid("top_k", "must be a whole number >= 0", top_k, "pass 0 to name no samples")
         conditions = Conditions(labels, None, exclude, source)
         self._check_capture("posterior", conditions)
@@ -321,7 +320,7 @@ class OracleEngine(torch.nn.Module):
 
         Raises InputError for a smaller batch. Times one small product and a call over a few samples.
         """
-        if not isinstance(batch, Integral) or batch < 1:
+        if not is_whole(batch) or batch < 1:
             raise invalid("batch", "must be a whole number of at least 1", batch, "pass the batch you will ask for")
         return make_plan(self, batch)
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from numbers import Real
 from typing import NamedTuple
 
-from ..base.arrays import Numbers
+from ..base.arrays import Numbers, is_number
 from ..base.errors import invalid
 
 
@@ -29,7 +28,7 @@ class Guidance:
 
     def __post_init__(self) -> None:
         ends = (self.t_min, self.t_max)
-        if not all(isinstance(end, Real) for end in ends) or not 0.0 <= self.t_min <= self.t_max <= 1.0:
+        if not all(is_number(end) for end in ends) or not 0.0 <= self.t_min <= self.t_max <= 1.0:
             found, remedy = f"t_min = {ends[0]!r}, t_max = {ends[1]!r}", "pass t_min=0.0, t_max=1.0 for all times"
             raise invalid("guidance", "needs an interval 0 <= t_min <= t_max <= 1", found, remedy)
 

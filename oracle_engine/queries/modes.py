@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from numbers import Integral
 
+from ..base.arrays import is_whole
 from ..base.errors import invalid
 from ..base.seeds import seeded
 
@@ -33,7 +33,7 @@ class TopK:
     count: int = 256
 
     def __post_init__(self) -> None:
-        if not isinstance(self.count, Integral) or self.count < 1:
+        if not is_whole(self.count) or self.count < 1:
             raise invalid("count", "must be a whole number of at least 1", self.count, "pass how many samples to score")
 
 
@@ -53,7 +53,7 @@ class Budget:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.rows, Integral) or self.rows < 2:
+        if not is_whole(self.rows) or self.rows < 2:
             raise invalid("rows", "must be a whole number of at least 2", self.rows, "pass how many samples to score")
         seeded(self.seed)
 
