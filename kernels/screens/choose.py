@@ -144,7 +144,12 @@ def _sample(rows: Rows, count: int) -> Rows:
     if len(rows) <= count:
         return rows
     generator = torch.Generator().manual_seed(0)
-    chosen = torch.randperm(len(rows), generator=generator)[:count].sort().values.to(rows.device)
+    order = torch.randperm(len(rows), generator=generator).to(rows.device)
+    if rows.log_weights is not None:
+        # those with weight first: a sample of nothing else would have no posterior
+        weightless = rows.log_weights[order] == -torch.inf
+        order = order[weightless.to(torch.uint8).argsort(stable=True)]
+    chosen = order[:count].sort().values
     weights = None if rows.log_weights is None else rows.log_weights[chosen].log_softmax(0)
     return replace(
         rows, stored=rows.stored.index_select(0, chosen), half_norms=rows.half_norms[chosen], log_weights=weights

@@ -12,6 +12,7 @@ from ..base.checked import required
 from ..base.errors import invalid
 from ..engine.engine import OracleEngine
 from ..queries.conditions import Guidance
+from ..queries.labels import check_null_label
 from .extras import check_extras
 from .noise_levels import NoiseLevelModel
 
@@ -51,6 +52,7 @@ class EDMDenoiser(NoiseLevelModel):
         ignore_conditions: bool = False,
     ) -> None:
         super().__init__(engine)
+        check_null_label(null_label, engine.data.segments)
         self.sigma_min, self.sigma_max = sigma_min, sigma_max
         self.null_label, self.ignore_conditions = null_label, ignore_conditions
         self.sigma_data = engine.data.variance_per_dim**0.5

@@ -14,6 +14,7 @@ from ..base.transforms import unreadable
 from ..engine.arguments import check_engine
 from ..engine.engine import OracleEngine
 from ..queries.conditions import Guidance
+from ..queries.labels import check_null_label
 from .conventions import Convention, Returns, TransformerOutput, resolve_convention
 from .evidence import check_direction, mostly_noise, one_time
 from .extras import check_extras
@@ -68,6 +69,7 @@ class VelocityModel(torch.nn.Module):
     ) -> None:
         super().__init__()
         check_engine(engine)
+        check_null_label(null_label, engine.data.segments)
         known = resolve_convention(convention)
         self.engine, self.null_label, self.check_time = engine, null_label, check_time
         self.convention = known if returns is None else replace(known, returns=returns)

@@ -27,12 +27,10 @@ def checked_points(points: Tensor, storage: torch.dtype | None) -> Tensor:
     if storage is not None and not (isinstance(storage, torch.dtype) and storage.is_floating_point):
         raise invalid("storage", "must be a floating dtype", storage, "leave it out to keep the data as they are")
     check_dense("points", points)
-    if storage is not None and points.is_complex():
-        raise invalid("points", "must be real", points.dtype, "store real and imaginary parts as two channels")
-    points = points.detach() if storage is None else points.detach().to(storage)
     if points.dtype not in STORAGE_DTYPES:
         names = ", ".join(str(dtype).removeprefix("torch.") for dtype in STORAGE_DTYPES)
         raise invalid("points", f"must be stored as one of {names}", points.dtype, "convert them with points.float()")
+    points = points.detach() if storage is None else points.detach().to(storage)
     if points.ndim == 0 or points.numel() == 0:
         raise invalid(
             "points", "must hold at least one sample of at least one value", list(points.shape), "pass [N, *shape]"

@@ -63,6 +63,16 @@ def one_hot_classes(rows: Shaped[Tensor, "B K"], *, zeros: bool = False) -> Int6
     return torch.where(hot, ones.long().argmax(1), -1) if rows.shape[1] else rows.new_full((len(rows),), -1).long()
 
 
+def check_null_label(null_label: int | None, segments: Mapping[int, Span]) -> None:
+    """Check that `null_label`, the number a network takes for no class, is no class of the data.
+
+    segments: the rows of each class. Raises InputError for a class: asked for it, an answer would be unconditional.
+    """
+    if null_label in segments:
+        remedy = "pass the number of classes, or -1 where none is used"
+        raise invalid("null_label", "must be no class of the data", null_label, remedy)
+
+
 def whole_labels(labels: Any, device: torch.device) -> Int64[Tensor, "..."]:
     """Return labels as int64 on `device`, in their shape: integers, or one-hot rows of any dtype.
 

@@ -15,6 +15,7 @@ from ..base.arrays import Float, Float64, Numbers, Tensor, check_shape, on_devic
 from ..base.errors import invalid
 from ..engine.engine import OracleEngine
 from ..paths.paths import resolve_times
+from ..queries.labels import check_null_label
 from .targets import OracleTarget, conditional_target, drop_labels, path_sample
 
 # a network, called as model(x_t, t), or as model(x_t, t, labels) where there are labels
@@ -182,6 +183,7 @@ def oracle_loss(
     given, t, eps = t, _time(t, x1, engine, generator), _noise(eps, x1, generator)
     labels = None if labels is None else on_device(labels, x1.device, "labels")
     if labels is not None and label_dropout != 0.0:
+        check_null_label(null_label, engine.data.segments)
         labels = drop_labels(labels, label_dropout, generator)
     x_t = path_sample(engine.path, x1, eps, t)
     oracle = target(x_t, t, labels, source)

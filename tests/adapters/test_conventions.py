@@ -20,6 +20,7 @@ from oracle_engine.adapters import (
     CONVENTIONS,
     Convention,
     DiffusersTransformer,
+    EDMDenoiser,
     TransformerOutput,
     VelocityModel,
     scheduler_times,
@@ -117,6 +118,9 @@ def test_the_null_label_of_a_network_means_no_class(data: OracleDataset, generat
     x, y = torch.randn(4, 2, 3, 4, generator=generator), torch.tensor([0, 4, 2, 4])
     expected = engine.velocity(x, 0.3, labels=torch.tensor([0, -1, 2, -1]))
     assert torch.equal(VelocityModel(engine, "sit", null_label=4)(x, 0.3, y), expected)
+    for build in (lambda: VelocityModel(engine, "sit", null_label=3), lambda: EDMDenoiser(engine, null_label=3)):
+        with refused("`null_label` must be no class of the data; received 3"):
+            build()
     guided = VelocityModel(engine, Convention(), null_label=4)(x, 0.3, y, guidance=3.0)
     assert torch.equal(guided, engine.velocity(x, 0.3, labels=torch.tensor([0, -1, 2, -1]), guidance=3.0))
     with pytest.raises(InputError, match="`labels` must be classes of the data"):

@@ -305,8 +305,9 @@ def test_a_query_too_far_to_square_its_distance_is_refused_by_its_name(engine: O
 
 
 def test_samples_and_weights_that_a_cast_would_change_are_refused() -> None:
-    with refused("`points` must be real; received torch.complex64"):
-        OracleDataset(torch.eye(3, dtype=torch.complex64), storage=torch.float32)
+    for dtype in (torch.complex64, torch.int64):
+        with refused(f"`points` must be stored as one of uint8, .*; received {dtype}"):
+            OracleDataset(torch.eye(3, dtype=dtype), storage=torch.float32)
     with refused("`points` must be a dense tensor; received layout torch.sparse_coo"):
         OracleDataset(torch.eye(3).to_sparse())
     with refused("`weights` must be real; received torch.complex128"):

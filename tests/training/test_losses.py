@@ -165,6 +165,10 @@ def test_model_and_target_see_the_same_labels(engine: OracleEngine, generator: t
     options: dict[str, Any] = {"label_dropout": 0.5, "null_label": 3, "generator": generator}
     found = oracle_loss(model, OracleTarget(engine), x1, source % 3, source=source, **options)
     assert set(seen[0].tolist()) == {0, 1, 2, 3}
+    with refused("`null_label` must be no class of the data; received 2"):
+        oracle_loss(model, OracleTarget(engine), x1, source % 3, label_dropout=0.5, null_label=2)
+    with refused("`probability` must"):
+        oracle_loss(model, OracleTarget(engine), x1, source % 3, label_dropout=-0.5)
     shown = torch.where(seen[0] == 3, -1, seen[0])
     assert torch.equal(found.target, engine(found.x_t, found.t, labels=shown))
 

@@ -188,6 +188,15 @@ def test_appended_rows_keep_a_screen(generator: torch.Generator, dtype: torch.dt
             assert torch.equal(extended.codes[kept], screen.codes)
 
 
+def test_a_kind_is_chosen_where_few_samples_have_weight(generator: torch.Generator) -> None:
+    weights = torch.zeros(4096, dtype=torch.float64)
+    weights[[8, 10]] = 1.0
+    # a sample of the rows that missed both would have no posterior
+    screen, reason = best_screen(prepare_rows(normal(4096, 96, generator).float(), weights), sample=64)
+    assert screen is not None
+    assert "pca saves" in reason
+
+
 def test_kinds_compete_on_what_they_save(generator: torch.Generator) -> None:
     flat = prepare_rows(normal(300, 256, generator).float(), None)
     low = prepare_rows((normal(300, 6, generator) @ normal(6, 256, generator)).float(), None)
