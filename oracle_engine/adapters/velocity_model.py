@@ -138,6 +138,9 @@ class VelocityModel(torch.nn.Module):
         doubled, labels = torch.cat([x[:half], x[:half]]), self._labels(y)
         velocity = self.engine.velocity(doubled, self._times(t, doubled), labels=labels)
         start = cfg_interval_start if cfg_interval else None
+        if start is not None and not one_time(self._times(t, x)):
+            remedy = "pass one time, or leave cfg_interval out"
+            raise invalid("t", "must be one time for all where an interval is guided", "several", remedy)
         if start is None or not float(torch.as_tensor(t).reshape(-1)[0]) < start:
             towards, free = velocity[:half], velocity[half:]
             scale = reals("cfg_scale", cfg_scale, x.device)
@@ -168,8 +171,16 @@ class VelocityModel(torch.nn.Module):
         ordered = names if not self.convention.time_first else (names[1], names[0], names[2])
         x, t, y = (given.get(name, given.get(plain)) for name, plain in zip(ordered, "xty", strict=True))
         extra = extras.pop("extra", None)
-        if y is None and isinstance(extra, dict):
-            y = extra.get("label")
+        if isinstance(extra, dict):
+            named = dict(extra)
+            label = named.pop("label", None)
+            if y is not None and label is not None:
+                raise self._called("classes, and again in extra['label']")
+            y = label if y is None else y
+            # no class, but what the network was told: to be looked at with the other keywords
+            extras.update(named)
+        elif extra is not None:
+            extras["extra"] = extra
         if self.convention.time_first and x is None and isinstance(t, Tensor):
             x, t = self._columns(t)
         if t is None or not isinstance(x, Tensor):

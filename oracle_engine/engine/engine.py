@@ -48,7 +48,8 @@ class OracleEngine(torch.nn.Module):
     mode: "auto" scans every sample unless `prepare` was called: then queries that few samples can matter to are
         answered from those, where that changes the velocity by at most `tolerance`, relative, by proof. "exact" always
         scans. "top_k" and "budget", or TopK(count), Budget(rows), score that many samples and say what they may miss.
-    tolerance: largest relative velocity error that leaving samples out may cause, in (0, 1).
+    tolerance: largest relative velocity error that leaving samples out may cause, in (0, 1); of guided answers
+        relative to the larger of the velocities with and without the class.
     point_std: every sample is a Gaussian of this width in value space instead of a point, e.g. a VAE posterior.
     t_max: clamp times here, for paths that end at sigma = 0; None refuses such times.
 

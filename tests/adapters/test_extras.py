@@ -196,6 +196,25 @@ def test_whatever_is_passed_is_answered_or_refused_in_words(labels: Any, t: Any,
     assert bool(answer.isfinite().all())
 
 
+def test_what_extra_says_is_heard_or_refused(engine: OracleEngine, x: Tensor) -> None:
+    model = VelocityModel(engine, "flow_matching")
+    expected = engine.velocity(x, 0.3, labels=1)
+    labels = torch.ones(3, dtype=torch.int64)
+    assert torch.equal(model(x, 0.3, extra={"label": labels, "concat_conditioning": None}), expected)
+    for extra in ({"labels": labels}, labels, {"label": labels, "mask": labels}):
+        with refused("`(labels|extra|mask)` must be an argument that is known here"):
+            model(x, 0.3, extra=extra)
+    with refused("`model` is called as"):
+        model(x, 0.3, y=labels, extra={"label": labels})
+
+
+def test_an_interval_of_guidance_is_for_one_time(engine: OracleEngine, x: Tensor) -> None:
+    model, classes = VelocityModel(engine, "sit", check_time=False), torch.tensor([0, 1, -1, -1])
+    doubled, times = torch.cat([x[:2], x[:2]]), torch.tensor([0.1, 0.9, 0.1, 0.9])
+    with refused("`t` must be one time for all where an interval is guided"):
+        model.forward_with_cfg(doubled, times, classes, 2.0, cfg_interval=True, cfg_interval_start=0.5)
+
+
 @pytest.mark.parametrize("build", [lambda engine: VelocityModel(engine, "sit"), EDMDenoiser, SolverModel])
 def test_complex_times_are_refused_as_the_engine_does(
     build: Callable[[OracleEngine], Any], engine: OracleEngine, x: Tensor
