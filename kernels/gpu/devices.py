@@ -18,6 +18,9 @@ INT8_UNITS = {
     "sm_100": (3, 8),
 }
 
+# architectures with a copy engine that reads tiles through tensor descriptors
+DESCRIPTORS = ("sm_90", "sm_100", "sm_103", "sm_120", "interpreter")
+
 # values of D in 16 bits that a matrix unit adds at once before it cuts the running sum to float32; of float32 values it
 # adds half as many. LEAST_STEP_DEPTH is for older units, and for those whose sums are not known. From arXiv 2511.10909,
 # whose models give the bits of the hardware
@@ -42,6 +45,11 @@ class Device:
     def multiplies_digits(self) -> bool:
         """Whether products with base-256 digits in its int8 matrix unit are faster than those of 16-bit numbers."""
         return self.architecture in INT8_UNITS and INT8_UNITS[self.architecture] <= triton_version()
+
+    @property
+    def has_descriptors(self) -> bool:
+        """Whether a copy engine reads tiles through tensor descriptors."""
+        return self.architecture in DESCRIPTORS
 
     @property
     def precision(self) -> str:

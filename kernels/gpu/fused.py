@@ -122,7 +122,7 @@ def fused_kernel(
     # [BLOCK_B, BLOCK_D]; queries are the rows of the accumulators, so that a thread holds few of their statistics
     p_part = p_query + o_b.to(tl.int64)[:, None] * dim + o_d[None, :]
     b_query, b_second, b_third = load_parts(p_part, part_stride, m_b[:, None] & m_d[None, :], QUERY_PARTS)
-    centre = centre_of(p_rows, p_centre, o_d, m_d)
+    centre = centre_of(p_rows.dtype.element_ty, p_centre, o_d, m_d)
     # [BLOCK_B]
     gain = tl.load(p_gain + o_b, mask=m_b, other=0.0)
     slope = tl.load(p_slope + o_b, mask=m_b, other=0.0)
@@ -214,7 +214,7 @@ def fused(
         block.rows, query.parts, block.centre, block.half_norms, block.log_weights, query.gain, query.slope,
         block.excluded(query), rescore_window, sums, out, rescore, count, dim, batch, block.rows.stride(0),
         query.parts.stride(0), padded,
-        RANGES=query.excluded.shape[1], QUERY_PARTS=len(query.parts), PARTS=split.weight[query.parts.dtype],
+        RANGES=query.excluded.shape[1], QUERY_PARTS=min(3, len(query.parts)), PARTS=split.weight[query.parts.dtype],
         WEIGHTED=block.weighted, MEAN=mean, PRECISION=query.precision,
         BLOCK_N=config.block_n, BLOCK_B=config.block_b, BLOCK_D=config.block_d,
         num_warps=config.warps, num_stages=config.stages, enable_fp_fusion=True,

@@ -35,9 +35,9 @@ def tile_of(count, batch, BLOCK_N: tl.constexpr, BLOCK_B: tl.constexpr):
 
 @triton.jit
 @no_type_check
-def slice_of(dim, SLICES: tl.constexpr, BLOCK_D: tl.constexpr):
+def slice_of(dim, BLOCK_D: tl.constexpr):
     """Return the first value of D in the slice of this program, and the one after its last."""
-    width = tl.cdiv(tl.cdiv(dim, SLICES), BLOCK_D) * BLOCK_D
+    width = tl.cdiv(tl.cdiv(dim, tl.num_programs(1)), BLOCK_D) * BLOCK_D
     begin = tl.program_id(1) * width
     return begin, tl.minimum(begin + width, dim)
 
@@ -49,6 +49,75 @@ def share_of(count, i_share, shares, BLOCK_N: tl.constexpr):
     share = tl.cdiv(tl.cdiv(count, shares), BLOCK_N) * BLOCK_N
     begin = i_share * share
     return begin, tl.minimum(begin + share, count)
+
+
+@triton.jit
+@no_type_check
+def row_tile(rows, first, row, m_n, start, end, row_stride, DESCRIBED: tl.constexpr, BLOCK_D: tl.constexpr):
+    """Return values [start, start + BLOCK_D) of some rows as they are stored, zeros from `end` on.
+
+    rows: a descriptor of the rows, of which those from `first` on are read, or a pointer to them, of which those in
+    `row`, masked by `m_n`, are read.
+    """
+    if DESCRIBED:
+        b_rows = rows.load([first, start])
+    else:
+        o_d = start + tl.arange(0, BLOCK_D)
+        # 64-bit offsets: N D may exceed 2^31
+        p_rows = rows + row.to(tl.int64)[:, None] * row_stride + o_d[None, :]
+        b_rows = tl.load(p_rows, mask=m_n[:, None] & (o_d < end)[None, :], other=0)
+    return b_rows
+
+
+@triton.jit
+@no_type_check
+def query_tile(
+    query, where, PARTS: tl.constexpr, DESCRIBED: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_D: tl.constexpr
+):
+    """Return a slice of all parts of a tile of queries: [PARTS BLOCK_B, BLOCK_D], zeros beyond the end.
+
+    query: a descriptor of the parts [PARTS, B, D], or a pointer to them. where: the first query, B, the first value of
+    D, the one after the last, D, and the values of a part.
+    """
+    first, batch, start, end, dim, part_stride = where
+    if DESCRIBED:
+        b_query = tl.reshape(query.load([0, first, start]), [PARTS * BLOCK_B, BLOCK_D])
+    else:
+        o_w, o_d = tl.arange(0, PARTS * BLOCK_B), start + tl.arange(0, BLOCK_D)
+        o_b = first + o_w % BLOCK_B
+        p_query = query + ((o_w // BLOCK_B).to(tl.int64) * part_stride + o_b.to(tl.int64) * dim)[:, None] + o_d[None, :]
+        b_query = tl.load(p_query, mask=(o_b < batch)[:, None] & (o_d < end)[None, :], other=0)
+    return b_query
+
+
+@triton.jit
+@no_type_check
+def part_tile(query, i_part, where, DESCRIBED: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_D: tl.constexpr):
+    """Return a slice of part `i_part` of a tile of queries: [BLOCK_B, BLOCK_D], otherwise as :func:`query_tile`."""
+    first, batch, start, end, dim, part_stride = where
+    if DESCRIBED:
+        b_query = tl.reshape(query.load([i_part, first, start]), [BLOCK_B, BLOCK_D])
+    else:
+        o_b, o_d = first + tl.arange(0, BLOCK_B), start + tl.arange(0, BLOCK_D)
+        p_query = query + i_part * part_stride + o_b.to(tl.int64)[:, None] * dim + o_d[None, :]
+        b_query = tl.load(p_query, mask=(o_b < batch)[:, None] & (o_d < end)[None, :], other=0)
+    return b_query
+
+
+@triton.jit
+@no_type_check
+def tf32_part(values):
+    """Return float32 values cut to numbers of TF32, which have the first 10 bits of a significand."""
+    return (values.to(tl.int32, bitcast=True) & -8192).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+@no_type_check
+def parts_sum(b_sum, PARTS: tl.constexpr):
+    """Return the sum over the parts that stand side by side in `b_sum` [M, PARTS N]: [M, N]."""
+    if PARTS > 1:
+        b_sum = tl.sum(tl.reshape(b_sum, [b_sum.shape[0], PARTS, b_sum.shape[1] // PARTS]), axis=1)
+    return b_sum
 
 
 @triton.jit
@@ -76,9 +145,12 @@ def dot_add(left, right, total, PRECISION: tl.constexpr):
 
 @triton.jit
 @no_type_check
-def centre_of(p_rows, p_centre, o_d, m_d):
-    """Return what :func:`operand` takes off 8-bit rows at the values `o_d` of D, masked by `m_d`; zeros for others."""
-    if p_rows.dtype.element_ty.primitive_bitwidth == 8:
+def centre_of(stored: tl.constexpr, p_centre, o_d, m_d):
+    """Return what :func:`operand` takes off rows of dtype `stored` at the values `o_d` of D, masked by `m_d`.
+
+    Zeros but for 8-bit rows.
+    """
+    if stored.primitive_bitwidth == 8:
         centre = tl.load(p_centre + o_d, mask=m_d, other=0.0)
     else:
         centre = tl.zeros(o_d.shape, dtype=tl.float16)

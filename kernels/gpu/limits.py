@@ -19,7 +19,7 @@ class ScanLimits:
     """
 
     # enough to fill a GPU, little beside its memory
-    score_bytes: int = 512 << 20
+    score_bytes: int = 1 << 30
     block_unit: int = 1024
     logit_bytes: int = 128 << 20
     least_rescored: int = 256

@@ -11,15 +11,27 @@ import triton.language as tl
 
 from ...base.arrays import Float, Tensor
 from .configs import DigitConfig, ScoreConfig
-from .jit import centre_of, dot, dot_add, finite, masked_by_ranges, operand, slice_of, tile_of
+from .descriptors import described, tile_of_parts, tile_of_rows
+from .jit import (
+    centre_of,
+    dot_add,
+    finite,
+    masked_by_ranges,
+    operand,
+    parts_sum,
+    query_tile,
+    row_tile,
+    slice_of,
+    tile_of,
+)
 from .operands import BlockOperand, QueryOperand, ScoredQuery
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count", "batch", "excluded"])
 @no_type_check
 def score_kernel(
-    p_rows,
-    p_query,
+    rows,
+    query,
     p_centre,
     p_half_norm,
     p_log_weight,
@@ -38,52 +50,44 @@ def score_kernel(
     excluded,
     PARTS: tl.constexpr,
     WEIGHTED: tl.constexpr,
-    SLICES: tl.constexpr,
     PRECISION: tl.constexpr,
+    EVERY: tl.constexpr,
+    DESCRIBED: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_B: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """Products of a tile of rows with a tile of queries, over one of `SLICES` slices of D; with one slice the logits.
+    """Products of a tile of rows with a tile of queries, over one slice of D; with one slice the logits.
 
-    p_rows: [n, D] as stored. p_query: [PARTS, B, D]. p_logits: [SLICES, n, P] products, or [n, P] logits.
+    rows: [n, D] as stored. query: [PARTS, B, D]. p_logits: [slices, n, P] products, or [n, P] logits.
     p_stats: [tiles, 2, P], not written with several slices.
     """
-    i_slice = tl.program_id(1)
-    i_n, _, o_n, o_b, m_n, m_b = tile_of(count, batch, BLOCK_N, BLOCK_B)
-    begin, end = slice_of(dim, SLICES, BLOCK_D)
-
-    # [BLOCK_N, BLOCK_D], 64-bit offsets: N D may exceed 2^31
-    p_block = p_rows + o_n.to(tl.int64)[:, None] * row_stride + tl.arange(0, BLOCK_D)[None, :]
-    # [BLOCK_B, BLOCK_D]
-    p_part = p_query + o_b.to(tl.int64)[:, None] * dim + tl.arange(0, BLOCK_D)[None, :]
-    # [BLOCK_N, BLOCK_B]
+    i_n, i_b, o_n, o_b, m_n, m_b = tile_of(count, batch, BLOCK_N, BLOCK_B)
+    begin, end = slice_of(dim, BLOCK_D)
+    # [BLOCK_N, BLOCK_B], and all parts side by side: these sums stay in the matrix unit, which truncates them, so that
+    # all would shrink together; they are emptied every so often
     b_total = tl.zeros([BLOCK_N, BLOCK_B], dtype=tl.float32)
-    for start in range(begin, end, BLOCK_D):
-        m_d = start + tl.arange(0, BLOCK_D) < end
-        b_rows = tl.load(p_block + start, mask=m_n[:, None] & m_d[None, :], other=0)
-        centre = centre_of(p_rows, p_centre, start + tl.arange(0, BLOCK_D), m_d)
-        b_rows = operand(b_rows, centre[None, :], p_query.dtype.element_ty)
-        m_query = m_b[:, None] & m_d[None, :]
-        b_query = tl.load(p_part + start, mask=m_query, other=0)
-        b_product = dot(b_rows, tl.trans(b_query), PRECISION)
-        for i_part in tl.static_range(1, PARTS):
-            b_query = tl.load(p_part + i_part * part_stride + start, mask=m_query, other=0)
-            b_product = dot_add(b_rows, tl.trans(b_query), b_product, PRECISION)
-        # added outside the matrix unit, whose own sums are truncated and would all shrink together
-        b_total += b_product
-
-    p_out = p_logits + o_n.to(tl.int64)[:, None] * logit_stride + o_b[None, :]
-    if SLICES > 1:
-        tl.store(p_out + i_slice.to(tl.int64) * slice_stride, b_total, mask=m_n[:, None] & m_b[None, :])
-    else:
-        finish(
-            b_total, o_n, o_b, m_n, m_b, p_half_norm, p_log_weight, p_gain, p_slope, p_excluded, excluded,
-            p_out, p_stats + i_n * 2 * logit_stride + o_b, logit_stride, WEIGHTED,
-        )  # fmt: skip
+    b_sum = tl.zeros([BLOCK_N, PARTS * BLOCK_B], dtype=tl.float32)
+    for i_d in range(tl.cdiv(end - begin, BLOCK_D)):
+        start = begin + i_d * BLOCK_D
+        o_d = start + tl.arange(0, BLOCK_D)
+        b_rows = row_tile(rows, i_n * BLOCK_N, o_n, m_n, start, end, row_stride, DESCRIBED, BLOCK_D)
+        where = (i_b * BLOCK_B, batch, start, end, dim, part_stride)
+        b_query = query_tile(query, where, PARTS, DESCRIBED, BLOCK_B, BLOCK_D)
+        centre = centre_of(b_rows.dtype, p_centre, o_d, o_d < end)
+        b_rows = operand(b_rows, centre[None, :], b_query.dtype)
+        b_sum = dot_add(b_rows, tl.trans(b_query), b_sum, PRECISION)
+        if i_d % EVERY == EVERY - 1:
+            b_total += parts_sum(b_sum, PARTS)
+            b_sum = tl.zeros([BLOCK_N, PARTS * BLOCK_B], dtype=tl.float32)
+    b_total += parts_sum(b_sum, PARTS)
+    finish_slice(
+        b_total, i_n, o_n, o_b, m_n, m_b, p_half_norm, p_log_weight, p_gain, p_slope, p_excluded, excluded,
+        p_logits, p_stats, logit_stride, slice_stride, WEIGHTED,
+    )  # fmt: skip
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count", "batch", "excluded", "slices"])
 @no_type_check
 def finish_kernel(
     p_partial,
@@ -117,6 +121,24 @@ def finish_kernel(
         b_total, o_n, o_b, m_n, m_b, p_half_norm, p_log_weight, p_gain, p_slope, p_excluded, excluded,
         p_logits + offset, p_stats + i_n * 2 * logit_stride + o_b, logit_stride, WEIGHTED,
     )  # fmt: skip
+
+
+@triton.jit
+@no_type_check
+def finish_slice(
+    b_product, i_n, o_n, o_b, m_n, m_b, p_half_norm, p_log_weight, p_gain, p_slope, p_excluded, excluded,
+    p_logits, p_stats, logit_stride, slice_stride, WEIGHTED: tl.constexpr,
+):  # fmt: skip
+    """Store the products [BLOCK_N, BLOCK_B] of one of several slices of D, or, of the only one, finish the logits."""
+    p_out = p_logits + o_n.to(tl.int64)[:, None] * logit_stride + o_b[None, :]
+    if tl.num_programs(1) > 1:
+        p_out += tl.program_id(1).to(tl.int64) * slice_stride
+        tl.store(p_out, b_product, mask=m_n[:, None] & m_b[None, :])
+    else:
+        finish(
+            b_product, o_n, o_b, m_n, m_b, p_half_norm, p_log_weight, p_gain, p_slope, p_excluded, excluded,
+            p_out, p_stats + i_n * 2 * logit_stride + o_b, logit_stride, WEIGHTED,
+        )  # fmt: skip
 
 
 @triton.jit
@@ -163,7 +185,8 @@ def score(query: QueryOperand, block: BlockOperand, config: ScoreConfig, slices:
 
     Costs one read of the block and 2 parts B n D operations, and writes 4 n B bytes.
     """
-    return launch(score_kernel, query, block, config, centre=block.centre, slices=slices, PRECISION=query.precision)
+    constants: dict[str, Any] = {"PRECISION": query.precision, "EVERY": config.every}
+    return launch(score_kernel, query, block, config, centre=block.centre, slices=slices, **constants)
 
 
 def launch(
@@ -174,15 +197,16 @@ def launch(
     *,
     centre: Tensor,
     slices: int,
+    together: bool = True,
     **constants: Any,
 ) -> Scores:
     """Launch a kernel that multiplies and, where D is cut, the one that adds the slices.
 
-    kernel: that of :func:`score` or of :func:`.logits_int8.score_digits`. query: [B] queries. block: n rows.
-    config: the tile. centre: what the kernel takes off rows or products. slices: slices of D.
+    kernel: that of :func:`score` or a like one. query: [B] queries. block: n rows. config: the tile. centre: what the
+    kernel takes off rows or products. slices: slices of D. together: whether a tile of queries holds all their parts.
     constants: further compile-time constants of the kernel.
     """
-    count, batch = len(block), len(query)
+    count, batch, parts = len(block), len(query), len(query.parts)
     padded = 16 * triton.cdiv(batch, 16)
     tiles = triton.cdiv(count, config.block_n)
     logits = block.rows.new_empty(count, padded, dtype=torch.float32)
@@ -192,10 +216,13 @@ def launch(
     side = (block.half_norms, block.log_weights, query.gain, query.slope, block.excluded(query))
     excluded = query.excluded.shape[1]
     options = {"num_warps": config.warps, "num_stages": config.stages, "enable_fp_fusion": True}
+    uses = described(block.rows, query.parts)
     kernel[(grid, slices)](
-        block.rows, query.parts, centre, *side, target, stats, count, block.dim, batch, block.rows.stride(0),
-        query.parts.stride(0), padded, count * padded, excluded, PARTS=len(query.parts), WEIGHTED=block.weighted,
-        SLICES=slices, BLOCK_N=config.block_n, BLOCK_B=config.block_b, BLOCK_D=config.block_d, **constants, **options,
+        tile_of_rows(block.rows, config.block_n, config.block_d, uses),
+        tile_of_parts(query.parts, parts if together else 1, config.block_b, config.block_d, uses),
+        centre, *side, target, stats, count, block.dim, batch, block.rows.stride(0), query.parts.stride(0), padded,
+        count * padded, excluded, PARTS=parts, WEIGHTED=block.weighted, DESCRIBED=uses,
+        BLOCK_N=config.block_n, BLOCK_B=config.block_b, BLOCK_D=config.block_d, **constants, **options,
     )  # fmt: skip
     if slices > 1:
         finish_kernel[(grid,)](

@@ -22,7 +22,7 @@ SIGNIFICAND = {torch.float16: 11, torch.bfloat16: 8, torch.float32: 24}
 
 # numbers that a query is split into. Its rounding moves all logits together, as another query would: with 16 bits, two
 # bfloat16, that is as large as the accuracy bar, with 22 bits, two float16, far below it
-QUERY_PARTS = {torch.float16: 2, torch.bfloat16: 3, torch.float32: 1}
+QUERY_PARTS = {torch.float16: 2, torch.bfloat16: 3, torch.float32: 2}
 
 # numbers that a weight is split into; the errors of weights are independent of each other, so 16 bits are enough
 WEIGHT_PARTS = {torch.float16: 2, torch.bfloat16: 2, torch.float32: 1}
@@ -155,6 +155,11 @@ class QueryOperand(ScoredQuery):
 
     precision: str
 
+    @property
+    def cut_to_tf32(self) -> bool:
+        """Whether the parts are numbers of TF32 and what these leave."""
+        return self.parts.dtype == torch.float32 and len(self.parts) == 2
+
     @classmethod
     def of(cls, query: Query, dtype: torch.dtype, precision: str, split: Split = EXACT) -> QueryOperand:
         """Return the queries in numbers of a dtype, each query scaled by a power of two.
@@ -164,13 +169,34 @@ class QueryOperand(ScoredQuery):
         """
         scale = unit_scale(query)
         rest = query.point / scale[:, None]
-        parts = []
-        for _ in range(split.query[dtype]):
-            parts.append(rest.to(dtype))
+        parts: list[Tensor] = []
+        count = query_parts(dtype, precision, split)
+        for number in range(1, count + 1):
+            parts.append(rest.to(dtype) if dtype != torch.float32 or number == count else tf32_number(rest))
             rest = rest - parts[-1].double()
+        # tiles hold all parts side by side, a power of two of them
+        parts += [torch.zeros_like(parts[0])] * (part_slots(len(parts)) - len(parts))
         gain = (query.gain * scale).float()
         slope = (-query.gain * query.alpha).float()
         return cls(torch.stack(parts), gain, slope, query.excluded, precision)
+
+
+def part_slots(parts: int) -> int:
+    """Return how many parts a tile of queries has room for, of which it needs `parts`."""
+    return 1 << (parts - 1).bit_length()
+
+
+def query_parts(dtype: torch.dtype, precision: str, split: Split = EXACT) -> int:
+    """Return how many numbers of `dtype` a query is split into.
+
+    precision: how float32 operands are multiplied, as in Device; only TF32 needs them in parts. split: of the scan.
+    """
+    return 1 if precision == "bf16x6" and dtype == torch.float32 else split.query[dtype]
+
+
+def tf32_number(values: Float64[Tensor, "B D"]) -> Float[Tensor, "B D"]:
+    """Return `values` cut to numbers of TF32, as float32: the first 10 bits of a significand."""
+    return (values.float().view(torch.int32) & -8192).view(torch.float32)
 
 
 def unit_scale(query: Query) -> Float64[Tensor, "B"]:
@@ -179,13 +205,16 @@ def unit_scale(query: Query) -> Float64[Tensor, "B"]:
     return torch.ldexp(torch.ones_like(query.alpha), exponent)
 
 
-def unit_rounding(dtype: torch.dtype, device: Device, depth: int, split: Split = EXACT) -> Rounding:
+def unit_rounding(
+    dtype: torch.dtype, device: Device, depth: int, split: Split = EXACT, *, chained: bool = False
+) -> Rounding:
     """Return how products of floating point operands round.
 
     dtype: of the operands. device: whose matrix unit multiplies. depth: values of D after which a sum starts again from
-    zero. split: how many numbers queries and weights are split into.
-    Every part of a 16-bit query adds to the running sum. A float32 product is a sum of several products, smallest
-    first, of which only the last is added to a sum of full size.
+    zero. split: how many numbers queries and weights are split into. chained: whether every part of a query adds to
+    the same running sum; sums of their own are of full size for the first part only.
+    A float32 product is a sum of several products, smallest first, of which only the last is added to a sum of full
+    size.
     """
     steps = device.steps(depth, dtype.itemsize)
     if dtype == torch.float32:
@@ -193,7 +222,7 @@ def unit_rounding(dtype: torch.dtype, device: Device, depth: int, split: Split =
         kept = 0.0 if device.precision == "ieee" else 2.0**-22
         return Rounding(steps, kept + number_rounding(dtype, 1), kept + number_rounding(dtype, 1))
     query, weight = (number_rounding(dtype, count[dtype]) for count in (split.query, split.weight))
-    return Rounding(steps * split.query[dtype], query, weight)
+    return Rounding(steps * (split.query[dtype] if chained else 1), query, weight)
 
 
 def number_rounding(dtype: torch.dtype, parts: int) -> float:
@@ -207,4 +236,4 @@ def shared_bound(config: AnyConfig, stored: torch.dtype) -> int:
         return config.shared_bytes(stored.itemsize, EXACT.digits)
     dtype = operand_dtype(stored)
     parts = WEIGHT_PARTS if isinstance(config, WeighConfig) else QUERY_PARTS
-    return config.shared_bytes(stored.itemsize, parts[dtype] * dtype.itemsize)
+    return config.shared_bytes(stored.itemsize, part_slots(parts[dtype]) * dtype.itemsize)

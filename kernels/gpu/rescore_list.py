@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 
 from ...base.arrays import Bool, Float, Int64, Shaped, Tensor
-from .weighted_sum import ListedPairs
+from .weights import ListedPairs
 
 # the count of a query whose list overflowed: every row of the span is rescored
 EVERY = -1

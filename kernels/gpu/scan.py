@@ -25,6 +25,7 @@ from .fused import fused
 from .jit import INTERPRET
 from .limits import DEFAULT_LIMITS, ScanLimits
 from .logits import Scores, score
+from .logits_float32 import score_float32
 from .logits_int8 import score_digits
 from .operands import (
     EXACT,
@@ -41,7 +42,8 @@ from .operands import (
 )
 from .rescore import rescore_memory, rescored_state
 from .rescore_list import RescoreList
-from .weighted_sum import ListedPairs, Reference, weigh, weights_of, weights_rows
+from .weighted_sum import weigh
+from .weights import ListedPairs, Reference, weights_of, weights_rows
 
 # the fused kernel unrolls its loop over excluded ranges and is compiled for each number of them, up to this one
 FUSED_RANGES = 4
@@ -152,18 +154,21 @@ class TritonScan(Generic[Operand]):
         count, split = len(self.work.span), self.split
         return windows(self.rows, self.query, count, error, budget=split.budget, limit=split.limit)
 
-    def _parts(self, depth: int) -> tuple[QueryOperand, Rounding]:
-        """Return the queries in floating point numbers, and the rounding of sums over `depth` values of D at a time."""
+    def _parts(self, depth: int, *, chained: bool = False) -> tuple[QueryOperand, Rounding]:
+        """Return the queries in floating point numbers, and the rounding of sums over `depth` values of D at a time.
+
+        chained: whether all parts of a query add to one running sum.
+        """
         dtype, device = operand_dtype(block_dtype(self.rows)), self.config.device
         operand = QueryOperand.of(self.query, dtype, device.precision, self.split)
-        return operand, unit_rounding(dtype, device, depth, self.split)
+        return operand, unit_rounding(dtype, device, depth, self.split, chained=chained)
 
 
 class TwoPhaseScan(TritonScan[QueryOperand | DigitOperand]):
     """Logits of a block first, then, with the reference that follows from them, its weights and the weighted sum."""
 
-    # logits, and weights in two parts
-    pair_bytes = 8
+    # logits, weights in two parts, and the same again of rows that are gathered
+    pair_bytes = 12
 
     def __init__(
         self, work: Work, config: LaunchConfig, split: Split = EXACT, *, limits: ScanLimits = DEFAULT_LIMITS
@@ -180,7 +185,7 @@ class TwoPhaseScan(TritonScan[QueryOperand | DigitOperand]):
         if isinstance(config, DigitConfig):
             operand = DigitOperand.of(self.query, self.rows, config.block_d, self.split)
             return operand, digit_rounding(self.split)
-        return self._parts(config.block_d)
+        return self._parts(config.block_d * config.every)
 
     def _score(self, block: BlockOperand) -> Scores:
         config, operand = self.config.score, self.operand
@@ -188,13 +193,14 @@ class TwoPhaseScan(TritonScan[QueryOperand | DigitOperand]):
         if isinstance(config, DigitConfig) and isinstance(operand, DigitOperand):
             return score_digits(operand, block, config, slices)
         if isinstance(config, ScoreConfig) and isinstance(operand, QueryOperand):
-            return score(operand, block, config, slices)
+            scored = score_float32 if operand.cut_to_tf32 else score
+            return scored(operand, block, config, slices)
         raise AssertionError(f"{type(operand).__name__} has no kernel for {config}")
 
     def add(self, span: Span) -> None:
         """Score the rows in `span`, move the origin of the weights to the log-partition so far, and weigh."""
         block, config = BlockOperand.of(self.rows, span), self.config
-        batch, mean = len(self.query), self.work.wanted.mean
+        batch, wanted = len(self.query), self.work.wanted
         scores = self._score(block)
         self.top.offer_tiles(scores, span.start)
         tops, masses = scores.stats[:, :, :batch].double().unbind(1)
@@ -202,9 +208,9 @@ class TwoPhaseScan(TritonScan[QueryOperand | DigitOperand]):
         self.windows = self._windows(self.sums.partition)
         floors = (self.sums.partition - window for window in (self.windows.weight, self.windows.rescore))
         reference = Reference(origin, *(floor.float() for floor in floors))
-        weights = weights_of(scores, block, reference, self.list, config=config.weigh, mean=mean, split=self.split)
+        weights = weights_of(scores, block, reference, self.list, config=config.weigh, wanted=wanted, split=self.split)
         total = weights.sums.new_empty(batch, 0)
-        if mean:
+        if wanted.mean:
             shares = config.weigh_shares(len(span), batch, block.dim)
             total = weigh(weights, block, config.weigh, precision=config.device.precision, shares=shares)
         self.sums.add(BlockSums(origin, weights.sums, total))
@@ -244,7 +250,7 @@ class FusedScan(TritonScan[QueryOperand]):
 
     def _operand(self) -> tuple[QueryOperand, Rounding]:
         # rows in 16 bits serve both products, so digits would spare no conversion and need the rows in 8 bits as well
-        return self._parts(self.fused.block_d)
+        return self._parts(self.fused.block_d, chained=True)
 
     def add(self, span: Span) -> None:
         """Score and weigh the rows in `span` in one launch."""
@@ -279,10 +285,12 @@ def triton_memory(rows: Rows, batch: int, *, limits: ScanLimits = DEFAULT_LIMITS
     held = count * (8 + (4 * rows.dim if copied(rows) else 0))
     if config.fused is None:
         slices, shares = (part(count, batch, rows.dim) for part in (config.score_slices, config.weigh_shares))
-        # logits and weights, slices of the logits, statistics of tiles, and the rows with weight of each tile
-        held += count * padded * (8 + (4 * slices if slices > 1 else 0))
+        tiles_b = -(-batch // config.weigh.block_b)
+        # logits and slices of them, weights, and those that are gathered; both weights may be for more queries
+        held += count * (padded * (4 + (4 * slices if slices > 1 else 0)) + 8 * tiles_b * config.weigh.block_b)
+        # statistics of tiles, and the rows with weight of each tile
         held += 96 * padded * -(-count // min(config.score.block_n, weights_rows(config.weigh.block_b)))
-        held += 32 * count * -(-batch // config.weigh.block_b)
+        held += 16 * (count + 1024) * tiles_b
         held += 12 * batch * limits.listed(len(rows))
     else:
         shares = config.fused_shares(count, batch)

@@ -46,11 +46,13 @@ class MatrixUnit:
         return found
 
     def dot(self, left: Any, right: Any, total: Any, precision: str) -> Numbers:
-        """Return what Triton compiles `tl.dot` to: one product of 16-bit numbers, or three of float32 ones."""
+        """Return what Triton compiles `tl.dot` to: one product of 16-bit numbers, or one or three of TF32."""
         first, second, added = (np.asarray(values, dtype=np.float64) for values in (left, right, total))
         if precision == "IEEE":
             assert all(np.array_equal(cut(values, 11), values) for values in (first, second))
             return self.sum_of(first, second, added, self.depth)
+        if precision == "TF32":
+            return self.sum_of(cut(first, 11), cut(second, 11), added, self.depth // 2)
         assert precision == "TF32x3"
         large, small = zip(*(tf32_parts(values) for values in (first, second)), strict=True)
         sums = np.zeros_like(added)

@@ -18,15 +18,18 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from ..configs import TABLES, AnyConfig, DigitConfig, ScoreConfig, WeighConfig, table_name
+from ..configs import TABLES, AnyConfig, DigitConfig, ScoreConfig, Tile, WeighConfig, table_name
 from ..devices import Device
 from ..fused import fused_kernel
+from ..live_rows import DENSE_SHARE, PLACE_WARPS, PREFIX_BLOCK, place_kernel, prefix_kernel
 from ..logits import finish_kernel, score_kernel
+from ..logits_float32 import float32_kernel
 from ..logits_int8 import digits_kernel
-from ..operands import EXACT, HALF, operand_dtype, shared_bound
+from ..operands import EXACT, HALF, operand_dtype, part_slots, query_parts, shared_bound
 from ..rescore import RESCORE_TILE, SUM_BLOCK, RescoreConfig, distance_kernel, mass_kernel, mean_kernel
 from ..rescore_list import EVERY, ORDER_BLOCK, order_kernel
-from ..weighted_sum import WEIGHTS_WARPS, weigh_kernel, weights_kernel, weights_rows
+from ..weighted_sum import weigh_kernel
+from ..weights import WEIGHTS_WARPS, weights_kernel, weights_rows
 
 # what is compiled for, and the shared memory that a program may use there: sm_80 also stands for the 99 KB of sm_86
 TARGETS = {
@@ -37,7 +40,8 @@ TARGETS = {
 }
 
 STORED = {
-    "half": (torch.float16, torch.bfloat16),
+    "half": (torch.float16,),
+    "brain": (torch.bfloat16,),
     "byte": (torch.uint8, torch.int8),
     "single": (torch.float32,),
 }
@@ -55,8 +59,10 @@ TYPES = {
     "p_shift": "*i32",
     "p_excluded": "*i64",
     "p_list": "*i32",
-    "p_list_count": "*i32",
-    "p_marks": "*i32",
+    "p_live": "*i32",
+    "p_marks": "*i8",
+    "p_offset": "*i32",
+    "p_total": "*i32",
     "p_rescore_count": "*i32",
     "p_rescore_row": "*i64",
     "p_row": "*i64",
@@ -68,6 +74,10 @@ TYPES = {
     "row_stride": "i64",
     "slice_stride": "i64",
 }
+
+# kernels that multiply blocks, and of these the ones that score
+SCORES = ("score", "digits", "float32")
+PRODUCTS = (*SCORES, "weigh", "fused")
 
 # kernels that compute in float64
 DOUBLE = ("distance", "mean", "mass")
@@ -102,14 +112,36 @@ class Job:
     @property
     def wants_matrix_unit(self) -> bool:
         """Whether the kernel multiplies blocks; other kernels work element by element."""
-        return self.kernel in ("score", "digits", "weigh", "fused")
+        return self.kernel in PRODUCTS
+
+    @property
+    def device(self) -> Device:
+        """A device of the target."""
+        return Device(self.target, self.target, 1, 1)
+
+    @property
+    def described(self) -> bool:
+        """Whether the kernel reads tiles through tensor descriptors."""
+        return self.device.has_descriptors and self.kernel in (*SCORES, "weigh", "place")
+
+    @property
+    def precision(self) -> str:
+        """How the kernel multiplies float32 operands, as in Device."""
+        return self.device.precision if self.stored == torch.float32 else "ieee"
+
+    @property
+    def parts(self) -> tuple[int, int]:
+        """Numbers that a tile holds of a query and of a weight."""
+        split, dtype = HALF if self.half else EXACT, operand_dtype(self.stored)
+        queries = split.digits if self.kernel == "digits" else query_parts(dtype, self.precision, split)
+        return queries if self.kernel in ("digits", "fused") else part_slots(queries), split.weight[dtype]
 
     @property
     def wants_wgmma(self) -> bool:
         """Whether the matrix instructions of Hopper must appear, which compute 64 rows of the accumulator at once."""
         tile = self.config
-        rows = {"score": tile.block_n, "digits": tile.block_n, "weigh": tile.block_d, "fused": tile.block_b}
-        return self.target == "sm_90" and rows.get(self.kernel, 0) >= 64
+        rows = {"weigh": tile.block_d, "fused": tile.block_b}.get(self.kernel, tile.block_n)
+        return self.target == "sm_90" and self.kernel in PRODUCTS and rows >= 64
 
     @property
     def units(self) -> tuple[str, ...]:
@@ -184,11 +216,12 @@ def _jobs_of(target: str, stored: torch.dtype, config: AnyConfig) -> Iterator[Jo
             yield Job(target, "digits", stored, config)
             yield Job(target, "finish", stored, config)
     elif isinstance(config, ScoreConfig):
-        yield Job(target, "score", stored, config)
+        cut = stored == torch.float32 and Device(target, target, 1, 1).precision != "bf16x6"
+        yield Job(target, "float32" if cut else "score", stored, config)
         yield Job(target, "finish", stored, config)
     elif isinstance(config, WeighConfig):
-        yield Job(target, "weigh", stored, config)
-        yield Job(target, "weights", stored, config)
+        for kernel in ("weigh", "weights", "place"):
+            yield Job(target, kernel, stored, config)
     else:
         yield Job(target, "fused", stored, config)
 
@@ -198,6 +231,7 @@ def _rescoring(target: str) -> Iterator[Job]:
     for stored in dict.fromkeys(dtype for dtypes in STORED.values() for dtype in dtypes):
         yield Job(target, "distance", stored, RESCORE_TILE)
         yield Job(target, "mean", stored, RESCORE_TILE)
+    yield Job(target, "prefix", torch.float32, RESCORE_TILE)
     yield Job(target, "mass", torch.float32, RESCORE_TILE)
     yield Job(target, "order", torch.float32, RESCORE_TILE)
 
@@ -208,7 +242,8 @@ def subset() -> list[Job]:
     for job in jobs(["sm_90"]):
         # the last of each is the one for large batches
         chosen[job.kernel, KERNEL_NAMES[job.stored]] = job
-    few = [chosen[key] for key in (("score", "fp16"), ("weights", "bf16"), ("weigh", "u8"), ("score", "fp32"))]
+    keys = (("score", "fp16"), ("weights", "bf16"), ("weigh", "u8"), ("float32", "fp32"), ("place", "fp16"))
+    few = [chosen[key] for key in keys]
     few += [replace(chosen[key], half=True) for key in (("score", "u8"), ("weights", "fp16"), ("weigh", "bf16"))]
     others = [job for target in ("sm_80", "sm_100", "gfx942") for job in jobs([target])]
     firsts = {(job.target, job.kernel): job for job in reversed(others) if job.kernel in ("score", "digits")}
@@ -221,60 +256,70 @@ def source_of(job: Job) -> ASTSource:
     """Return what the compiler is given for `job`, with arguments as in a launch whose D is a multiple of 16."""
     kernel, constants = _kernel_of(job)
     signature = {name: "constexpr" if name in constants else _type_of(name, job) for name in kernel.arg_names}
+    never = set(kernel.do_not_specialize or ())
     even = [
         index
         for index, (name, kind) in enumerate(signature.items())
-        if kind.startswith("*") or name == "dim" or (name.endswith("_stride") and name != "mark_stride")
+        if name not in never and (kind.startswith("*") or name == "dim" or name.endswith("_stride"))
     ]
     attrs = {(index,): [["tt.divisibility", 16]] for index in even}
     return ASTSource(kernel, signature, constexprs=constants, attrs=attrs)
 
 
 def _type_of(name: str, job: Job) -> str:
+    stored, operand = KERNEL_NAMES[job.stored], KERNEL_NAMES[operand_dtype(job.stored)]
+    if name in ("rows", "query", "weights", "gathered"):
+        return _tile_type(name, job, stored, "i8" if job.kernel == "digits" else operand)
     if name == "p_rows":
-        return f"*{KERNEL_NAMES[job.stored]}"
-    if name == "p_query" and job.kernel == "digits":
-        return "*i8"
-    if name in ("p_query", "p_weights"):
-        return f"*{KERNEL_NAMES[operand_dtype(job.stored)]}"
+        return f"*{stored}"
+    if name in ("p_query", "p_weights", "p_gathered"):
+        return f"*{operand}"
     if name.startswith("p_") and job.kernel in DOUBLE:
         return TYPES.get(name, "*fp64")
     return TYPES.get(name, "*fp32" if name.startswith("p_") else "i32")
 
 
+def _tile_type(name: str, job: Job, stored: str, operand: str) -> str:
+    """Return the type of what tiles are read through: a descriptor, or a pointer."""
+    config, (queries, weights) = job.config, job.parts
+    held = queries if job.kernel == "score" else 1
+    shapes = {"rows": (config.block_n, config.block_d), "query": (held, config.block_b, config.block_d)}
+    shape = shapes.get(name, (config.block_n, weights * config.block_b))
+    kind = stored if name == "rows" else operand
+    return f"tensordesc<{kind}[{','.join(map(str, shape))}]>" if job.described else f"*{kind}"
+
+
 def _kernel_of(job: Job) -> tuple[Any, dict[str, Any]]:
-    config, dtype = job.config, operand_dtype(job.stored)
-    architecture = job.target
-    precision = Device(job.target, architecture, 1, 1).precision if job.stored == torch.float32 else "ieee"
+    config, (queries, weights) = job.config, job.parts
     tile = {"BLOCK_N": config.block_n, "BLOCK_B": config.block_b}
-    split = HALF if job.half else EXACT
-    queries, weights = split.query[dtype], split.weight[dtype]
-    wide = {**tile, "BLOCK_D": config.block_d, "PARTS": weights, "PRECISION": precision}
+    every = {"EVERY": config.every, "DESCRIBED": job.described} if isinstance(config, Tile) else {}
     # one label per query is the usual number of excluded ranges; weights add a load
+    scored = {**tile, **every, "BLOCK_D": config.block_d, "PARTS": queries, "WEIGHTED": True}
+    exact = {name: value for name, value in scored.items() if name != "EVERY"}
+    summed = {**tile, "BLOCK_D": config.block_d, "PARTS": weights, "PRECISION": job.precision}
+    rows, dense = weights_rows(config.block_b), {"DENSE": DENSE_SHARE, "DESCRIBED": job.described}
+    placed = {"WIDTH": weights * config.block_b, "TAIL": config.block_n, "BLOCK_N": rows}
     kernels: dict[str, tuple[Any, dict[str, Any]]] = {
-        "score": (score_kernel, {**wide, "PARTS": queries, "WEIGHTED": True, "SLICES": 1}),
-        "digits": (
-            digits_kernel,
-            {**tile, "BLOCK_D": config.block_d, "PARTS": split.digits, "WEIGHTED": True, "SLICES": 1},
-        ),
+        "score": (score_kernel, {**scored, "PRECISION": job.precision}),
+        "float32": (float32_kernel, scored),
+        "digits": (digits_kernel, exact),
         "finish": (finish_kernel, {**tile, "WEIGHTED": True}),
-        "weigh": (weigh_kernel, wide),
-        "weights": (
-            weights_kernel,
-            {**tile, "BLOCK_N": weights_rows(config.block_b), "PARTS": weights, "STORE": True},
-        ),
+        "weigh": (weigh_kernel, {**summed, **every, **dense}),
+        "weights": (weights_kernel, {**tile, "BLOCK_N": rows, "PARTS": weights, "STORE": True, "MOMENTS": False}),
+        "prefix": (prefix_kernel, {"BLOCK": PREFIX_BLOCK}),
+        "place": (place_kernel, {**placed, **dense}),
         "distance": (distance_kernel, {"WEIGHTED": True, "BLOCK_N": config.block_n, "BLOCK_D": config.block_d}),
         "mean": (mean_kernel, {"BLOCK_N": config.block_n, "BLOCK_D": config.block_d}),
         "mass": (mass_kernel, {"BLOCK": SUM_BLOCK}),
         "order": (order_kernel, {"EVERY": EVERY, "BLOCK": ORDER_BLOCK}),
-        "fused": (fused_kernel, {**wide, "QUERY_PARTS": queries, "WEIGHTED": True, "MEAN": True, "RANGES": 1}),
+        "fused": (fused_kernel, {**summed, "QUERY_PARTS": queries, "WEIGHTED": True, "MEAN": True, "RANGES": 1}),
     }
     return kernels[job.kernel]
 
 
 def compile_job(job: Job) -> Compilation:
     """Compile `job` and count the instructions of its machine code; errors of the compiler are passed on."""
-    warps = WEIGHTS_WARPS if job.kernel == "weights" else job.config.warps
+    warps = {"weights": WEIGHTS_WARPS, "place": PLACE_WARPS}.get(job.kernel, job.config.warps)
     options = {"num_warps": warps, "num_stages": job.config.stages, "enable_fp_fusion": True}
     compiled = triton.compile(source_of(job), target=TARGETS[job.target][0], options=options)
     shared, races = compiled.metadata.shared, len(re.findall(r"\batomic_rmw f", compiled.asm["ttir"]))

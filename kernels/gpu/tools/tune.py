@@ -23,13 +23,15 @@ import triton
 from ....base.errors import invalid
 from ...common.prepare import prepare_rows
 from ...common.rows import Query, Rows, Span
+from ...common.state import Wanted
 from ..configs import ANY, KINDS, Choice, DigitConfig, ScoreConfig, WeighConfig, choose, plain, scored_with, tuned_file
 from ..devices import Device, device_of
 from ..digits import DigitOperand
 from ..logits import Scores, score
 from ..logits_int8 import score_digits
 from ..operands import BlockOperand, QueryOperand, operand_dtype, operand_rows, shared_bound
-from ..weighted_sum import ListedPairs, Reference, weigh, weights_of
+from ..weighted_sum import weigh
+from ..weights import ListedPairs, Reference, weights_of
 
 # largest relative difference from float64 of a result that may be timed; wrong ones differ by far more
 TOLERANCE = 1e-3
@@ -240,7 +242,7 @@ def tune_weigh(problem: Problem, device: Device) -> Iterator[Trial]:
 
     for config in problem.candidates(problem.tuning.weigh, WeighConfig, device):
         listed = ListedPairs.empty(batch, 1, origin.device)
-        weights = weights_of(scores, block, everything, listed, config=config, mean=True)
+        weights = weights_of(scores, block, everything, listed, config=config, wanted=Wanted())
         call = partial(weigh, weights, block, config, precision=operand.precision, shares=shares)
         yield trial(config, call, error, problem.tuning.clock)
 
@@ -307,7 +309,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not torch.cuda.is_available():
         raise invalid("device", "must be a CUDA device to be tuned", "none", "run it on the machine of the GPU")
     device = torch.device("cuda", torch.cuda.current_device())
-    found = tune(device, (torch.float16, torch.uint8, torch.float32))
+    found = tune(device, tuple({kind: dtype for dtype, kind in KINDS.items()}.values()))
     path = options.output or tuned_file(device_of(device).name)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(document(device_of(device), found), indent=1) + "\n", "utf-8")

@@ -116,7 +116,10 @@ def test_half_precision_keeps_its_promise_with_half_the_products(
     work = Work(rows, query, Span(0, 140))
     found, true = scanned(work, HALF), reference_state(work)
     assert_within(velocity_error(rows, query, found, true), "half precision")
-    exact, half = (two_phase_scan(work, split).operand.parts for split in (EXACT, HALF))
+    # tiles hold a power of two of parts, of which the last may be empty
+    exact, half = (
+        [part for part in two_phase_scan(work, split).operand.parts if part.any()] for split in (EXACT, HALF)
+    )
     assert len(half) == len(exact) - 1
 
 

@@ -8,12 +8,16 @@ import pytest
 import torch
 from kernel_problems import DTYPES, make_query, make_rows
 
-from oracle_engine.kernels import Span
+from oracle_engine.kernels import Span, Wanted
 from oracle_engine.kernels.gpu import configs
+from oracle_engine.kernels.gpu.descriptors import described
 from oracle_engine.kernels.gpu.jit import INTERPRET
-from oracle_engine.kernels.gpu.logits import score
+from oracle_engine.kernels.gpu.live_rows import DENSE_SHARE, live_rows
+from oracle_engine.kernels.gpu.logits import Scores, score
+from oracle_engine.kernels.gpu.logits_float32 import score_float32
 from oracle_engine.kernels.gpu.operands import BlockOperand, QueryOperand, operand_rows
-from oracle_engine.kernels.gpu.weighted_sum import ListedPairs, Reference, marked_rows, weigh, weights_of
+from oracle_engine.kernels.gpu.weighted_sum import weigh
+from oracle_engine.kernels.gpu.weights import ListedPairs, Reference, weights_of
 from oracle_engine.kernels.reference import reference_logits
 
 
@@ -21,8 +25,19 @@ def test_the_interpreter_is_on() -> None:
     assert INTERPRET
 
 
+def scored(operand: QueryOperand, block: BlockOperand, slices: int = 1) -> Scores:
+    """Return the logits of a block in small tiles, whose sums are emptied after every other step."""
+    return (score_float32 if operand.cut_to_tf32 else score)(
+        operand, block, configs.ScoreConfig(32, 16, 32, 4, 2), slices
+    )
+
+
+# rows of a whole number of 16 bytes are read through descriptors
+SHAPES = [(1, 1, 1, 1), (33, 65, 17, 1), (70, 100, 5, 3), (33, 112, 17, 1), (70, 320, 5, 3)]
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize(("count", "dim", "batch", "slices"), [(1, 1, 1, 1), (33, 65, 17, 1), (70, 100, 5, 3)])
+@pytest.mark.parametrize(("count", "dim", "batch", "slices"), SHAPES)
 def test_score_gives_logits_and_tile_statistics(
     dtype: torch.dtype, count: int, dim: int, batch: int, slices: int, generator: torch.Generator
 ) -> None:
@@ -32,8 +47,9 @@ def test_score_gives_logits_and_tile_statistics(
     query = make_query(rows, torch.full((batch,), 0.3, dtype=torch.float64), generator, excluded=2 if count > 1 else 0)
     span = Span(count // 3, count)
     block = BlockOperand.of(rows, span)
+    assert described(block.rows) == (dim * dtype.itemsize % 16 == 0)
     operand = QueryOperand.of(query, torch.float16 if dtype in DTYPES[:2] else dtype, "ieee")
-    found = score(operand, block, configs.ScoreConfig(32, 16, 32, 4, 2), slices)
+    found = scored(operand, block, slices)
     # the coarse logit drops terms that do not depend on the row
     dropped = 0.5 * query.inverse_variance * query.norm**2 + query.gain * (query.point @ rows.operand_centre)
     true = (reference_logits(rows, query, span) + dropped[:, None]).T
@@ -46,21 +62,26 @@ def test_score_gives_logits_and_tile_statistics(
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_weigh_sums_the_rows_with_weight_and_no_other(dtype: torch.dtype, generator: torch.Generator) -> None:
-    rows = operand_rows(make_rows(dtype, 150, 45, generator))
+@pytest.mark.parametrize("dim", [45, 48])
+# most rows have weight, or few
+@pytest.mark.parametrize("live", [120, 6])
+def test_weigh_sums_the_rows_with_weight_and_no_other(
+    dtype: torch.dtype, dim: int, live: int, generator: torch.Generator
+) -> None:
+    rows = operand_rows(make_rows(dtype, 150, dim, generator))
     query = make_query(rows, torch.full((19,), 0.2, dtype=torch.float64), generator, excluded=1)
     block = BlockOperand.of(rows, Span(0, 150))
     operand = QueryOperand.of(query, torch.float16 if dtype in DTYPES[:2] else dtype, "ieee")
-    scores = score(operand, block, configs.ScoreConfig(32, 16, 32, 4, 2), 1)
+    scores = scored(operand, block)
     logits = scores.logits[:, :19].double()
     origin = logits.amax(0)
     ordered = logits.sort(0, descending=True).values
-    # the heaviest 2 are to be rescored, the next 20 have weight, the others have none
-    weight_floor, rescore_floor = ordered[21], ordered[1]
+    # the heaviest 2 are to be rescored, the next have weight, the others have none
+    weight_floor, rescore_floor = ordered[live + 1], ordered[1]
     listed = ListedPairs.empty(19, 8, rows.device)
     reference = Reference(*(value.float() for value in (origin, weight_floor, rescore_floor)))
     config = configs.WeighConfig(32, 16, 32, 4, 2)
-    weights = weights_of(scores, block, reference, listed, config=config, mean=True)
+    weights = weights_of(scores, block, reference, listed, config=config, wanted=Wanted(moments=True))
     kept = torch.where((logits >= weight_floor) & (logits < rescore_floor), (logits - origin).exp(), 0.0)
     # two bf16 parts hold 16 bits, of which the interpreter truncates the last
     expected = torch.stack([kept.sum(0), kept.square().sum(0), torch.xlogy(kept, kept).sum(0), rows.half_norms @ kept])
@@ -72,10 +93,29 @@ def test_weigh_sums_the_rows_with_weight_and_no_other(dtype: torch.dtype, genera
     assert float(((found - kept.T @ values).abs() / (kept.T @ values.abs())).max()) < 5e-5
 
 
-def test_marked_rows_are_listed_in_order(generator: torch.Generator) -> None:
-    marks = (torch.rand(3, 50, generator=generator) < 0.3).int()
-    marks[1] = 0
-    rows, count = marked_rows(marks)
-    assert count.tolist() == marks.sum(1).tolist()
-    for line, marked, found in zip(rows, marks, count, strict=True):
-        assert torch.equal(line[: int(found)].long(), marked.nonzero()[:, 0])
+@pytest.mark.parametrize("dim", [45, 48])
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.9])
+def test_few_rows_are_listed_in_order_and_most_are_filled_in(
+    dim: int, share: float, generator: torch.Generator
+) -> None:
+    rows = make_rows(torch.float16, 600, dim, generator)
+    block = BlockOperand.of(rows, Span(0, 600))
+    logits = torch.where(torch.rand(600, 16, generator=generator) < share / 16, 0.0, -100.0)
+    logits[200:400] = -100.0
+    scores, one = Scores(logits, logits.new_zeros(1, 2, 16), 600), torch.ones(16)
+    listed = ListedPairs.empty(16, 1, rows.device)
+    config = configs.WeighConfig(32, 16, 32, 4, 2)
+    weights = weights_of(
+        scores, block, Reference(0 * one, -one, torch.inf * one), listed, config=config, wanted=Wanted()
+    )
+    found = live_rows(weights, block, 32)
+    live = (logits == 0).any(1).nonzero()[:, 0]
+    assert int(found.total[0]) == len(live)
+    if described(block.rows) and len(live) * DENSE_SHARE > 600:
+        # weights of tiles without weight were not written before
+        expected = (logits == 0)[:, None] * torch.tensor([16384.0, 0.0])[:, None]
+        assert torch.equal(weights.values[:, 0].float(), expected)
+        return
+    assert torch.equal(found.rows[0, : len(live)].long(), live)
+    assert torch.equal(found.gathered[: len(live)], weights.values[live])
+    assert not found.gathered[len(live) : len(live) + 32].any()

@@ -14,7 +14,7 @@ from oracle_engine.kernels.common.work import Work
 from oracle_engine.kernels.gpu.limits import DEFAULT_LIMITS, ScanLimits
 from oracle_engine.kernels.gpu.rescore import rescored_state
 from oracle_engine.kernels.gpu.rescore_list import EVERY, RescoreList
-from oracle_engine.kernels.gpu.weighted_sum import ListedPairs
+from oracle_engine.kernels.gpu.weights import ListedPairs
 
 ALL = Wanted(moments=True, top_k=5)
 
