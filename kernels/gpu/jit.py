@@ -135,6 +135,14 @@ def finite(reference):
 
 @triton.jit
 @no_type_check
+def where_positive(mask, number):
+    """Return `mask`, a block, where the scalar `number` is above zero, and false everywhere else."""
+    # as a block: the interpreter cannot spread what a comparison of scalars gives
+    return mask & (tl.zeros(mask.shape, dtype=tl.float64) + number > 0.0)
+
+
+@triton.jit
+@no_type_check
 def nearest(values, dtype: tl.constexpr):
     """Return float32 values, none of them negative zero or infinite, rounded to the nearest of `dtype`."""
     # the interpreter truncates to bf16, half a unit of its last place off

@@ -13,6 +13,7 @@ from ..common.rounding import COARSE_LIMIT, LOGIT_BUDGET, Rounding
 from ..common.rows import Query, Rows, Span
 from .configs import AnyConfig, DigitConfig, WeighConfig
 from .devices import Device
+from .query_operand import Measured, query_parts
 
 # storage dtypes that the kernels read; float64 rows are for the torch implementation
 KERNEL_DTYPES = (torch.uint8, torch.int8, torch.float16, torch.bfloat16, torch.float32)
@@ -63,7 +64,7 @@ def operand_dtype(stored: torch.dtype) -> torch.dtype:
 
 def operand_rows(rows: Rows) -> Rows:
     """Return `rows` as the kernels multiply them: of 8-bit rows the centre, which is a whole number, is taken off."""
-    return rows if rows.stored.is_floating_point() else replace(rows, centre_off=True)
+    return rows if rows.stored.is_floating_point() else rows.derived("centre off", replace, centre_off=True)
 
 
 def copied(rows: Rows) -> bool:
@@ -103,10 +104,11 @@ class BlockOperand:
         if copied(rows):
             copy = torch.empty(stored.shape, dtype=block_dtype(rows), device=rows.device)
             stored = rows.block(span.start, span.stop, copy)
-        half_norms = rows.half_norms[span.start : span.stop].float()
-        weights = rows.log_weights
-        log_weights = half_norms if weights is None else weights[span.start : span.stop].float()
-        return cls(stored, _raised_centre(rows), half_norms, log_weights, weights is not None, span.start)
+        part = slice(span.start, span.stop)
+        half_norms = rows.derived("half norms", _single_half_norms)[part]
+        weighted = rows.log_weights is not None
+        log_weights = rows.derived("log weights", _single_log_weights)[part] if weighted else half_norms
+        return cls(stored, rows.derived("raised centre", _raised_centre), half_norms, log_weights, weighted, span.start)
 
     def __len__(self) -> int:
         return self.rows.shape[0]
@@ -118,7 +120,18 @@ class BlockOperand:
 
     def excluded(self, query: ScoredQuery) -> Int64[Tensor, "B H 2"]:
         """Return the excluded ranges of `query` as row numbers within the block, [B, H, 2] int64."""
-        return (query.excluded - self.start).contiguous()
+        moved = query.excluded.numel() > 0 and self.start > 0
+        return (query.excluded - self.start if moved else query.excluded).contiguous()
+
+
+def _single_half_norms(rows: Rows) -> Float[Tensor, "N"]:
+    return rows.half_norms.float()
+
+
+def _single_log_weights(rows: Rows) -> Float[Tensor, "N"]:
+    if rows.log_weights is None:
+        raise AssertionError("asked for of weighted rows only")
+    return rows.log_weights.float()
 
 
 def _raised_centre(rows: Rows) -> Float[Tensor, "C"]:
@@ -132,51 +145,55 @@ def _raised_centre(rows: Rows) -> Float[Tensor, "C"]:
 class ScoredQuery:
     """Queries split into numbers of a matrix unit: logit = gain <numbers, row> + slope |r|^2 / 2.
 
-    parts: [P, B, D] in the dtype of the matrix unit. gain, slope: [B] float32. excluded: [B, H, 2] int64, as in Query.
+    parts: [P, B, D] in the dtype of the matrix unit. measured: gain and slope, and what the laws of rounding ask for.
+    excluded: [B, H, 2] int64, as in Query.
     """
 
     parts: Shaped[Tensor, "P B D"]
-    gain: Float[Tensor, "B"]
-    slope: Float[Tensor, "B"]
+    measured: Measured
     excluded: Int64[Tensor, "B H 2"]
 
     def __len__(self) -> int:
         return self.parts.shape[1]
+
+    @property
+    def gain(self) -> Float[Tensor, "B"]:
+        """Factor of products with the parts in a logit, [B] float32."""
+        return self.measured.gain
+
+    @property
+    def slope(self) -> Float[Tensor, "B"]:
+        """Factor of |r|^2 / 2 in a logit, [B] float32."""
+        return self.measured.slope
 
 
 @dataclass(frozen=True)
 class QueryOperand(ScoredQuery):
     """Queries in floating point numbers, whose sum is q / 2^e, at most one in size.
 
-    parts: [P, B, D] float16, bfloat16 or float32. gain: [B] float32, alpha / sigma^2 2^e. slope: [B] float32,
-    -alpha^2 / sigma^2. excluded: [B, H, 2] int64, as in Query.
+    parts: [P, B, D] float16, bfloat16 or float32. measured: with the gain alpha / sigma^2 2^e.
+    excluded: [B, H, 2] int64, as in Query.
     precision: how float32 operands are multiplied, as in Device; products of 16-bit operands are exact.
     """
 
     precision: str
 
     @classmethod
-    def of(cls, query: Query, dtype: torch.dtype, precision: str, split: Split = EXACT) -> QueryOperand:
-        """Return the queries in numbers of a dtype, each query scaled by a power of two.
+    def of(
+        cls,
+        query: Query,
+        dtype: torch.dtype,
+        precision: str,
+        split: Split = EXACT,
+        centre: Float64[Tensor, "D"] | None = None,
+    ) -> QueryOperand:
+        """Return the queries in numbers of a dtype, each query scaled by a power of two; no synchronisation.
 
         query: [B] queries. dtype: of the matrix unit. precision: how float32 operands are multiplied, as in Device.
-        split: how many numbers.
+        split: how many numbers. centre: what is left in the rows, [D], or None.
         """
-        scale = unit_scale(query)
-        rest = query.point / scale[:, None]
-        parts = []
-        for _ in range(split.query[dtype]):
-            parts.append(rest.to(dtype))
-            rest = rest - parts[-1].double()
-        gain = (query.gain * scale).float()
-        slope = (-query.gain * query.alpha).float()
-        return cls(torch.stack(parts), gain, slope, query.excluded, precision)
-
-
-def unit_scale(query: Query) -> Float64[Tensor, "B"]:
-    """Return the powers of two above the largest coordinate of each query, 1 for a query of zeros, [B] float64."""
-    exponent = torch.frexp(query.point.abs().amax(1)).exponent
-    return torch.ldexp(torch.ones_like(query.alpha), exponent)
+        parts, measured = query_parts(query, dtype, split.query[dtype], centre)
+        return cls(parts, measured, query.excluded, precision)
 
 
 def unit_rounding(dtype: torch.dtype, device: Device, depth: int, split: Split = EXACT) -> Rounding:

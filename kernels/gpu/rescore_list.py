@@ -45,14 +45,15 @@ class RescoreList:
         return self.first.shape[1] * self.run
 
     @classmethod
-    def of_list(cls, listed: ListedPairs, floor: Float[Tensor, "B"]) -> RescoreList:
-        """Return the listed samples whose coarse logits reach `floor` [B] float32; no synchronisation.
+    def of_list(cls, listed: ListedPairs, floor: Float[Tensor, "B"], count: Shaped[Tensor, "B"]) -> RescoreList:
+        """Return the listed samples whose coarse logits reach `floor`; no synchronisation.
 
+        listed: samples of each query. floor: [B] float32. count: [B] int32, zeros, which are counted in.
         Programs append to `listed` in any order: samples are sorted by row, so that equal calls give equal bits. Costs
         the square of the number of listed samples, in comparisons.
         """
         batch, limit = listed.row.shape
-        first, count = torch.zeros_like(listed.row), torch.zeros_like(listed.count)
+        first = listed.row.new_empty(batch, limit)
         order_kernel[(batch, programs(batch, limit, ORDER_BLOCK))](
             listed.row, listed.logit, listed.count, floor, first, count, limit, EVERY=EVERY, BLOCK=ORDER_BLOCK,
             enable_fp_fusion=True,
@@ -83,7 +84,7 @@ def programs(batch: int, slots: int, block: int) -> int:
     return max(1, min(RESCORE_PROGRAMS // batch, -(-slots // (LEAST_BLOCKS * block))))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["limit"])
 @no_type_check
 def order_kernel(
     p_row,

@@ -11,7 +11,7 @@ import torch
 from ...base.arrays import Float64, Tensor
 from ...base.cuda_graphs import capturing
 from ...base.errors import invalid
-from ..common.accumulate import BlockSums, RunningSums
+from ..common.accumulate import RunningSums as TorchSums
 from ..common.matmul import ieee_products
 from ..common.rounding import Rounding, Windows, unit_error, windows
 from ..common.rows import Query, Rows, Span
@@ -21,6 +21,7 @@ from ..common.work import Work
 from .configs import AnyConfig, DigitConfig, FusedConfig, LaunchConfig, ScoreConfig, choose
 from .devices import device_of
 from .digits import DigitOperand, digit_rounding
+from .finish import Finish
 from .fused import fused
 from .jit import INTERPRET
 from .limits import DEFAULT_LIMITS, ScanLimits
@@ -39,8 +40,11 @@ from .operands import (
     shared_bound,
     unit_rounding,
 )
-from .rescore import rescore_memory, rescored_state
+from .partition import Law, Meeting
+from .rescore import Rescored, rescore_memory
 from .rescore_list import RescoreList
+from .rescore_top import rescored_top, top_memory
+from .running_sums import RunningSums
 from .weighted_sum import ListedPairs, Reference, weigh, weights_of, weights_rows
 
 # the fused kernel unrolls its loop over excluded ranges and is compiled for each number of them, up to this one
@@ -64,10 +68,7 @@ def triton_state(work: Work, split: Split = EXACT, *, limits: ScanLimits = DEFAU
         scan = scan_type(work.query, work.wanted, config)(work, config, split, limits=limits)
         for block in scan.blocks():
             scan.add(block)
-        rescore_list = scan.rescore_list()
-        rescored = rescored_state(work, rescore_list, reads_values=not capturing(), limits=limits)
-        state = scan.state().without(rescore_list.overflowed)
-        return merge(without_top(state, rescored.top_rows), rescored)
+        return scan.state()
 
 
 def scan_type(query: Query, wanted: Wanted, config: LaunchConfig) -> type[TwoPhaseScan] | type[FusedScan]:
@@ -83,16 +84,14 @@ Operand = TypeVar("Operand", bound=QueryOperand | DigitOperand)
 
 
 class TritonScan(Generic[Operand]):
-    """What both scans share: operands, windows and running sums; the host does not wait before the top-k is named.
+    """What both scans share: operands, and how their sums become states; the host does not wait before the top-k.
 
     work: what is scanned, its rows as the kernels multiply them. operand: the queries as the kernels read them.
-    rounding: how their products round. sums: of the samples that are not to be rescored. top: the heaviest samples.
-    windows: how far below the log-partition samples have weight, and are rescored; set as soon as what they depend on
-    is known. pair_bytes: bytes held for each pair of a row and a query.
+    rounding: how their products round. listed: room of the rescore list of a query. top: the heaviest samples.
+    pair_bytes: bytes held for each pair of a row and a query.
     """
 
     pair_bytes: int
-    windows: Windows
 
     def __init__(
         self, work: Work, config: LaunchConfig, split: Split = EXACT, *, limits: ScanLimits = DEFAULT_LIMITS
@@ -105,7 +104,6 @@ class TritonScan(Generic[Operand]):
         self.work = replace(work, rows=operand_rows(work.rows))
         self.config, self.split, self.limits = config, split, limits
         self.operand, self.rounding = self._operand()
-        self.sums = RunningSums(self.work)
         self.listed = limits.listed(len(work.span))
         self.top = TileCandidates(len(work.query), work.wanted.top_k, work.rows.device)
 
@@ -139,9 +137,26 @@ class TritonScan(Generic[Operand]):
         """
         raise NotImplementedError
 
+    def added(self) -> RunningSums:
+        """Return the sums over the samples that are not to be rescored, once every block was added.
+
+        Raises NotImplementedError here: the two scans do it.
+        """
+        raise NotImplementedError
+
     def state(self) -> PosteriorState:
-        """Return the state of the samples that are not to be rescored, with the heaviest of all samples."""
-        return self.top.heaviest(self.sums.state(self.rows, self.query), self.rows, self.query)
+        """Return the state of all samples of the span, once every block was added."""
+        rescore_list = self.rescore_list()
+        rescored = Rescored.of(self.work, rescore_list)
+        state = Finish(self.work, self.operand.measured, self.added(), rescored).state()
+        return self._with_top(state, rescore_list) if self.work.wanted.top_k else state
+
+    def _with_top(self, state: PosteriorState, rescore_list: RescoreList) -> PosteriorState:
+        rescored = rescored_top(self.work, rescore_list, reads_values=not capturing(), limits=self.limits)
+        none = replace(rescored, mean=rescored.mean[:, :0])
+        found = self.top.heaviest(none, self.rows, self.query).without(rescore_list.overflowed)
+        top = merge(without_top(found, rescored.top_rows), rescored)
+        return replace(state, top_logits=top.top_logits, top_rows=top.top_rows, top_rest=top.top_rest)
 
     def _operand(self) -> tuple[Operand, Rounding]:
         """Return the queries as the kernels read them, and how their products round."""
@@ -155,7 +170,8 @@ class TritonScan(Generic[Operand]):
     def _parts(self, depth: int) -> tuple[QueryOperand, Rounding]:
         """Return the queries in floating point numbers, and the rounding of sums over `depth` values of D at a time."""
         dtype, device = operand_dtype(block_dtype(self.rows)), self.config.device
-        operand = QueryOperand.of(self.query, dtype, device.precision, self.split)
+        centre = self.rows.centre if self.rows.raw_operand else None
+        operand = QueryOperand.of(self.query, dtype, device.precision, self.split, centre)
         return operand, unit_rounding(dtype, device, depth, self.split)
 
 
@@ -168,12 +184,14 @@ class TwoPhaseScan(TritonScan[QueryOperand | DigitOperand]):
     def __init__(
         self, work: Work, config: LaunchConfig, split: Split = EXACT, *, limits: ScanLimits = DEFAULT_LIMITS
     ) -> None:
-        """Prepare the operands and an empty rescore list.
+        """Prepare the operands, and room for sums and rescore lists.
 
         work, config, split, limits: as in :class:`TritonScan`.
         """
         super().__init__(work, config, split, limits=limits)
-        self.list = ListedPairs.empty(len(self.query), self.listed, self.rows.device)
+        self.meeting = Meeting.of(self.work, Law.of(self.work, self.rounding, split), self.operand.measured)
+        self.sums = RunningSums.empty(len(self.query), self.rows.dim if work.wanted.mean else 0, self.rows.device)
+        self.list = ListedPairs.empty(self.meeting.counts[0], self.listed)
 
     def _operand(self) -> tuple[QueryOperand | DigitOperand, Rounding]:
         config = self.config.score
@@ -197,21 +215,22 @@ class TwoPhaseScan(TritonScan[QueryOperand | DigitOperand]):
         batch, mean = len(self.query), self.work.wanted.mean
         scores = self._score(block)
         self.top.offer_tiles(scores, span.start)
-        tops, masses = scores.stats[:, :, :batch].double().unbind(1)
-        origin = self.sums.meet((tops + masses.log()).logsumexp(0))
-        self.windows = self._windows(self.sums.partition)
-        floors = (self.sums.partition - window for window in (self.windows.weight, self.windows.rescore))
-        reference = Reference(origin, *(floor.float() for floor in floors))
+        self.meeting.meet(scores.stats, self.sums)
+        reference = Reference(*self.meeting.reference.unbind(0))
         weights = weights_of(scores, block, reference, self.list, config=config.weigh, mean=mean, split=self.split)
-        total = weights.sums.new_empty(batch, 0)
+        shares = weights.sums.new_empty(0, batch, 0)
         if mean:
-            shares = config.weigh_shares(len(span), batch, block.dim)
-            total = weigh(weights, block, config.weigh, precision=config.device.precision, shares=shares)
-        self.sums.add(BlockSums(origin, weights.sums, total))
+            count = config.weigh_shares(len(span), batch, block.dim)
+            shares = weigh(weights, block, config.weigh, precision=config.device.precision, shares=count)
+        self.sums.add(weights.sums, shares)
 
     def rescore_list(self) -> RescoreList:
         """Return the samples to rescore that have weight in the whole span; no synchronisation."""
-        return RescoreList.of_list(self.list, (self.sums.partition - self.windows.weight).float())
+        return RescoreList.of_list(self.list, self.meeting.reference[1], self.meeting.counts[1])
+
+    def added(self) -> RunningSums:
+        """Return the sums over the samples that are not to be rescored; no synchronisation."""
+        return self.sums
 
 
 class FusedScan(TritonScan[QueryOperand]):
@@ -229,6 +248,7 @@ class FusedScan(TritonScan[QueryOperand]):
         """
         super().__init__(work, config, split, limits=limits)
         self.found: list[tuple[int, Tensor]] = []
+        self.sums = TorchSums(self.work)
         # a launch compares logits with these before any log-partition is known to the host
         self.windows = self._windows(None)
 
@@ -265,6 +285,13 @@ class FusedScan(TritonScan[QueryOperand]):
         )
         return RescoreList.of_tiles(marked, first, size, max(1, self.listed // size))
 
+    def added(self) -> RunningSums:
+        """Return the sums over the tiles that are not to be rescored; no synchronisation."""
+        sums = self.sums
+        kept = (sums.partition, sums.reference.double(), sums.mass, sums.squares, sums.first_logit, sums.half_norm)
+        none = sums.total.new_empty(0, 4, len(sums.mass))
+        return RunningSums(torch.stack(kept), none, sums.mass, sums.total)
+
 
 def triton_memory(rows: Rows, batch: int, *, limits: ScanLimits = DEFAULT_LIMITS) -> int:
     """Return the most bytes that posterior means need beyond the data.
@@ -275,8 +302,8 @@ def triton_memory(rows: Rows, batch: int, *, limits: ScanLimits = DEFAULT_LIMITS
     pair_bytes = (TwoPhaseScan if config.fused is None else FusedScan).pair_bytes
     count = min(limits.block_rows(rows, batch, pair_bytes), len(rows))
     padded, values = -(-batch // 16) * 16, batch * rows.dim
-    # a centred copy where one is needed, norms and weights of the rows
-    held = count * (8 + (4 * rows.dim if copied(rows) else 0))
+    # norms and weights of the rows, and a centred copy where one is needed
+    held = 8 * len(rows) + count * (4 * rows.dim if copied(rows) else 0)
     if config.fused is None:
         slices, shares = (part(count, batch, rows.dim) for part in (config.score_slices, config.weigh_shares))
         # logits and weights, slices of the logits, statistics of tiles, and the rows with weight of each tile
@@ -287,7 +314,8 @@ def triton_memory(rows: Rows, batch: int, *, limits: ScanLimits = DEFAULT_LIMITS
     else:
         shares = config.fused_shares(count, batch)
         held += 4 * padded * -(-count // config.fused.block_n) + 8 * values * shares
-    held += rescore_memory(rows, batch, limits)
+    listed = limits.listed(len(rows))
+    held += rescore_memory(rows, batch, listed) + top_memory(batch, listed, len(rows), limits)
     # queries and their parts, sums and means, most of them in float64, and the sum of every share
     return held + values * (16 * 8 + 4 * shares)
 

@@ -9,7 +9,7 @@ import torch
 import triton
 import triton.language as tl
 
-from ...base.arrays import Float, Float64, Int64, Shaped, Tensor
+from ...base.arrays import Float, Int64, Shaped, Tensor
 from .configs import WeighConfig
 from .jit import WEIGHT_SCALE, centre_of, dot, dot_add, operand, rounded, share_of, tile_of
 from .logits import Scores
@@ -183,11 +183,10 @@ class ListedPairs:
     logit: Float[Tensor, "B L"]
 
     @classmethod
-    def empty(cls, batch: int, limit: int, device: torch.device) -> ListedPairs:
-        """Return empty lists on `device` for `batch` queries, with room for `limit` samples each."""
-        count = torch.zeros(batch, dtype=torch.int32, device=device)
-        row = torch.zeros(batch, limit, dtype=torch.int64, device=device)
-        return cls(count, row, torch.zeros(batch, limit, dtype=torch.float32, device=device))
+    def empty(cls, count: Shaped[Tensor, "B"], limit: int) -> ListedPairs:
+        """Return empty lists with room for `limit` samples each; count: [B] int32, zero before the first is listed."""
+        row = count.new_empty(len(count), limit, dtype=torch.int64)
+        return cls(count, row, count.new_empty(len(count), limit, dtype=torch.float32))
 
 
 @dataclass(frozen=True)
@@ -197,12 +196,14 @@ class Weights:
     parts: [P, n, Q] in the dtype of the matrix unit, WEIGHT_SCALE times the weights; rows without weight hold nothing.
     marks: [tiles of queries, n] int32, whether a row has weight for a query of the tile. Both are empty without the
     mean.
-    sums: [4, B] float64: of p, p^2, p (l - origin) and p |r|^2 / 2 over the samples that are not to be rescored.
+    sums: [T, 4, Q] float32, of each tile: of p, p^2, p (l - origin) and p |r|^2 / 2 over the samples that are not to be
+    rescored. batch: queries; columns from there on hold nothing.
     """
 
     parts: Shaped[Tensor, "P n Q"]
     marks: Shaped[Tensor, "U m"]
-    sums: Float64[Tensor, "4 B"]
+    sums: Float[Tensor, "T 4 Q"]
+    batch: int
 
 
 def weights_of(
@@ -236,7 +237,7 @@ def weights_of(
         count, listed.row.shape[1], PARTS=len(parts), STORE=mean, BLOCK_N=rows, BLOCK_B=config.block_b,
         num_warps=WEIGHTS_WARPS, enable_fp_fusion=True,
     )  # fmt: skip
-    return Weights(parts, marks, sums[:, :, :batch].double().sum(0))
+    return Weights(parts, marks, sums, batch)
 
 
 def marked_rows(marks: Shaped[Tensor, "U n"]) -> tuple[Shaped[Tensor, "U m"], Shaped[Tensor, "U"]]:
@@ -255,17 +256,17 @@ def marked_rows(marks: Shaped[Tensor, "U n"]) -> tuple[Shaped[Tensor, "U m"], Sh
 
 def weigh(
     weights: Weights, block: BlockOperand, config: WeighConfig, *, precision: str, shares: int
-) -> Float64[Tensor, "B D"]:
-    """Return the sums of weights times rows, 8-bit ones centred, [B, D] float64; deterministic, no synchronisation.
+) -> Float[Tensor, "S B D"]:
+    """Return the sums of weights times rows, 8-bit ones centred, [shares, B, D] float32; deterministic, no waiting.
 
     weights: of the block, made for the mean with the same `config`. block: n rows. config: the tile.
     precision: how float32 operands are multiplied, as in Device. shares: programs that share the rows with weight, for
-    each tile; their float32 sums are added in float64.
+    each tile; their sums are to be added in float64.
 
     Costs one read of the rows with weight for each tile of queries and 2 parts B n D operations.
     """
     rows, count = marked_rows(weights.marks)
-    batch = weights.sums.shape[1]
+    batch = weights.batch
     out = block.rows.new_empty(shares, batch, block.dim, dtype=torch.float32)
     grid = (triton.cdiv(block.dim, config.block_d), len(rows), shares)
     _, _, padded = weights.parts.shape
@@ -275,4 +276,4 @@ def weigh(
         BLOCK_N=config.block_n, BLOCK_B=config.block_b, BLOCK_D=config.block_d,
         num_warps=config.warps, num_stages=config.stages, enable_fp_fusion=True,
     )  # fmt: skip
-    return out.sum(0, dtype=torch.float64)
+    return out
