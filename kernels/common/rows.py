@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any, TypeVar
 
 import torch
 
 from ...base.arrays import Float, Float64, Int64, Shaped, Tensor
+from ...base.cuda_graphs import capturing
 from ...base.transforms import cached_tensor
 
 # a raw operand costs no pass over the data; one whose radius is this much larger loses too many digits
 RAW_RADIUS_LIMIT = 3.0
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,23 @@ class Rows:
     def operand_centre(self) -> Float64[Tensor, "D"]:
         """The part of the centre that is still in the operand of the matrix products: [D] float64."""
         return self.centre if self.raw_operand else torch.zeros_like(self.centre)
+
+    def derived(self, name: str, make: Callable[..., T], **options: Any) -> T:
+        """Return `make(self, **options)`, which is kept under `name` with these rows, for as long as they are.
+
+        While a CUDA graph is captured nothing is kept: its memory belongs to the graph.
+        """
+        if name not in self._derived:
+            made = make(self, **options)
+            if capturing():
+                return made
+            self._derived[name] = made
+        kept: T = self._derived[name]
+        return kept
+
+    @cached_property
+    def _derived(self) -> dict[str, Any]:
+        return {}
 
     @property
     def operand_radius(self) -> float:

@@ -148,10 +148,6 @@ TABLES: Mapping[str, Mapping[str, Sequence[Choice]]] = {
             Choice(WeighConfig(64, 64, 256, 8, 3, every=4)),
             Choice(FusedConfig(64, 64, 64, 4, 3), dim=64),
             Choice(FusedConfig(32, 64, 128, 4, 3), dim=128),
-            # for larger D tiles of many queries would fill the registers: small batches only, which gain most from
-            # one read of the rows
-            Choice(FusedConfig(64, 32, 256, 8, 2), batch=32, dim=256),
-            Choice(FusedConfig(64, 16, 512, 8, 2), batch=16, dim=512),
         ),
         "brain": (
             Choice(ScoreConfig(64, 16, 128, 4, 4), batch=16),
@@ -161,8 +157,6 @@ TABLES: Mapping[str, Mapping[str, Sequence[Choice]]] = {
             Choice(WeighConfig(64, 64, 256, 8, 3, every=4)),
             Choice(FusedConfig(64, 64, 64, 4, 3), dim=64),
             Choice(FusedConfig(32, 64, 128, 4, 3), dim=128),
-            Choice(FusedConfig(64, 32, 256, 8, 2), batch=32, dim=256),
-            Choice(FusedConfig(64, 16, 512, 8, 2), batch=16, dim=512),
         ),
         "byte": (
             Choice(DigitConfig(64, 16, 128, 4, 4), batch=16),
@@ -175,11 +169,11 @@ TABLES: Mapping[str, Mapping[str, Sequence[Choice]]] = {
             Choice(FusedConfig(32, 64, 128, 4, 3), dim=128),
         ),
         "single": (
-            Choice(ScoreConfig(64, 16, 64, 4, 3, every=4), batch=16),
-            Choice(ScoreConfig(128, 64, 32, 4, 3, every=8), batch=64),
-            Choice(ScoreConfig(64, 64, 32, 4, 3, every=8)),
-            Choice(WeighConfig(32, 16, 128, 4, 4), batch=16),
-            Choice(WeighConfig(32, 64, 128, 8, 4)),
+            Choice(ScoreConfig(64, 16, 64, 4, 4, every=4), batch=16),
+            Choice(ScoreConfig(128, 64, 32, 4, 4, every=4), batch=64),
+            Choice(ScoreConfig(256, 64, 32, 8, 4, every=4)),
+            Choice(WeighConfig(64, 16, 128, 4, 4), batch=16),
+            Choice(WeighConfig(64, 64, 128, 8, 4)),
             Choice(FusedConfig(32, 32, 64, 4, 2), dim=64),
         ),
     },
@@ -269,12 +263,13 @@ class LaunchConfig:
     """The configurations of one call.
 
     score, weigh: tiles of the two kernels of a two-phase scan. fused: tile of the fused kernel, None where a program
-    cannot hold all of D. device: what the kernels are launched on.
+    cannot hold all of D. parts: tile of the statistics that it needs. device: what the kernels are launched on.
     """
 
     score: ScoreConfig | DigitConfig
     weigh: WeighConfig
     fused: FusedConfig | None
+    parts: ScoreConfig
     device: Device
 
     @property
@@ -338,7 +333,7 @@ def choose(device: Device, stored: torch.dtype, batch: int, dim: int, *, folder:
         # the one that is listed first, unless digits were asked for
         first = reaching.index(digits) < reaching.index(parts)
         score = digits if first or _OPERAND.get() == "digits" else parts
-    return LaunchConfig(score, weigh, fused, device)
+    return LaunchConfig(score, weigh, fused, parts, device)
 
 
 # what 8-bit rows are multiplied by where both operands are possible; None leaves it to the tables

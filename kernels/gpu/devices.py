@@ -51,20 +51,9 @@ class Device:
         """Whether a copy engine reads tiles through tensor descriptors."""
         return self.architecture in DESCRIPTORS
 
-    @property
-    def precision(self) -> str:
-        """How float32 operands are multiplied: in three TF32 products, or in six of bf16 where there is no TF32."""
-        if self.architecture == "interpreter":
-            return "ieee"
-        return "bf16x6" if self.architecture.startswith("gfx") else "tf32x3"
-
-    def steps(self, depth: int, operand_bytes: int) -> int:
-        """Return how often a sum of products is cut to float32.
-
-        depth: number of products. operand_bytes: bytes of an operand, 2 or 4.
-        """
-        at_once = STEP_DEPTH.get(self.architecture, LEAST_STEP_DEPTH) * 2 // operand_bytes
-        return -(-depth // at_once)
+    def steps(self, depth: int) -> int:
+        """Return how often a sum of `depth` products of 16-bit numbers is cut to float32."""
+        return -(-depth // STEP_DEPTH.get(self.architecture, LEAST_STEP_DEPTH))
 
 
 @lru_cache

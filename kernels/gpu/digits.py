@@ -9,37 +9,30 @@ Base 128 would allow exact sums of twice the length, but leaves three bits of th
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
-from ...base.arrays import Float64, Int64, Shaped, Tensor
+from ...base.arrays import Shaped, Tensor
 from ..common.rounding import Rounding
 from ..common.rows import Query, Rows
 from .operands import EXACT, ScoredQuery, Split, number_rounding
-
-RADIX = 256
-
-# the largest first digit: larger ones would round up to 128, which int8 lacks
-TOP_DIGIT = 127
-
-# queries whose largest coordinate is below this count as zero: the scale of their digits would leave the range of
-# float64
-LEAST = 1e-290
+from .query_operand import RADIX, TOP_DIGIT, digit_shift, query_digits
 
 
 @dataclass(frozen=True)
 class DigitOperand(ScoredQuery):
     """Queries in digits: <numbers, row> = sum_k <parts[k], stored - centre> 256^(P-1-k).
 
-    parts: [P, B, D] int8, the highest digit first. gain: [B] float32, alpha / sigma^2 times the scale.
-    slope: [B] float32, -alpha^2 / sigma^2. excluded: [B, H, 2] int64, as in Query.
-    unit: values of D in a tile. shifts: [P, U + 1, B] int64; entry u is the sum of digits times the centre of the rows,
-    as int8, over the first u tiles.
+    parts: [P, B, D] int8, the highest digit first. measured: with the gain alpha / sigma^2 times the scale.
+    excluded: [B, H, 2] int64, as in Query.
+    unit: values of D in a tile. sums: [P, U, B] int32, of the digits times the centre of the rows, as int8, over each
+    tile. shifts: what :meth:`shift` has returned, by the number of slices.
     """
 
-    shifts: Int64[Tensor, "P U B"]
+    sums: Shaped[Tensor, "P U B"]
     unit: int
+    shifts: dict[int, Shaped[Tensor, "P S B"]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, query: Query, rows: Rows, unit: int, split: Split = EXACT) -> DigitOperand:
@@ -47,36 +40,20 @@ class DigitOperand(ScoredQuery):
 
         query: [B] queries. rows: [N, D] uint8 or int8. unit: values of D in a tile. split: how many digits.
         """
-        scale = query.point.abs().amax(1).clamp_min(LEAST) / (TOP_DIGIT * RADIX ** (split.digits - 1))
-        parts = digits_of(query.point / scale[:, None], split.digits)
         # unsigned levels are multiplied less 128
         middle = 128 if rows.stored.dtype == torch.uint8 else 0
-        shifts = torch.stack([_running_sums(digit, rows.centre - middle, unit) for digit in parts])
-        gain, slope = (query.gain * scale).float(), (-query.gain * query.alpha).float()
-        return cls(parts, gain, slope, query.excluded, shifts, unit)
+        parts, sums, measured = query_digits(query, rows.centre, middle, digits=split.digits, unit=unit)
+        return cls(parts, measured, query.excluded, sums, unit)
 
     def shift(self, slices: int) -> Shaped[Tensor, "P S B"]:
         """Return the sums of digits times centre over each of `slices` slices of D, [P, S, B] int32.
 
-        The slices are those of the kernels.
+        The slices are those of the kernels, none so long that its sum would overflow. Blocks share them.
         """
-        units = self.shifts.shape[1] - 1
-        width = math.ceil(math.ceil(self.parts.shape[2] / slices) / self.unit)
-        bounds = (width * torch.arange(slices + 1, device=self.shifts.device)).clamp_max(units)
-        # no slice is so long that its sum would overflow
-        return self.shifts[:, bounds].diff(dim=1).int()
-
-
-def digits_of(numbers: Float64[Tensor, "B D"], count: int) -> Shaped[Tensor, "P B D"]:
-    """Return the digits of rounded numbers, [P, B, D] int8 with P = count, the highest digit first.
-
-    numbers: [B, D] float64, at most TOP_DIGIT 256^(count-1) in size. count: digits of a number.
-    """
-    rest, digits = numbers.round().int(), []
-    for _ in range(count - 1):
-        digits.append(((rest + 128) & 255) - 128)
-        rest = (rest - digits[-1]) >> 8
-    return torch.stack([rest, *reversed(digits)]).to(torch.int8)
+        if slices not in self.shifts:
+            width = math.ceil(math.ceil(self.parts.shape[2] / slices) / self.unit)
+            self.shifts[slices] = digit_shift(self.sums, slices, width)
+        return self.shifts[slices]
 
 
 def digit_rounding(split: Split = EXACT) -> Rounding:
@@ -87,10 +64,3 @@ def digit_rounding(split: Split = EXACT) -> Rounding:
     """
     query = 1.0 / (TOP_DIGIT * RADIX ** (split.digits - 1) * math.sqrt(12.0))
     return Rounding(steps=0, query=query, weight=number_rounding(torch.float16, split.weight[torch.float16]))
-
-
-def _running_sums(digits: Shaped[Tensor, "B D"], centre: Float64[Tensor, "D"], unit: int) -> Int64[Tensor, "U B"]:
-    # float64 sums of whole numbers are exact
-    products = torch.nn.functional.pad(digits.double() * centre, (0, -digits.shape[1] % unit))
-    sums = products.unflatten(1, (-1, unit)).sum(2).long().T
-    return torch.nn.functional.pad(sums.cumsum(0), (0, 0, 1, 0))

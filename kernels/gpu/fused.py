@@ -1,22 +1,22 @@
-"""Triton: scores and weighted sum in one program and one read of the rows, for D that fits in it.
+"""Triton: logits, weights and weighted sum in one program, for D that fits in it: no logit is ever stored.
 
-Without moments: their sums would not fit into the registers beside two accumulators.
+Statistics of the logits come first, so that the origin of the weights and the floors are known. Without moments: their
+sums would not fit into the registers beside two accumulators.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import no_type_check
 
 import torch
 import triton
 import triton.language as tl
 
-from ...base.arrays import Float, Float64, Tensor
-from ..common.accumulate import BlockSums
+from ...base.arrays import Float, Tensor
 from .configs import FusedConfig
-from .jit import WEIGHT_SCALE, centre_of, dot, dot_add, finite, operand, rounded, share_of
+from .jit import WEIGHT_SCALE, centre_of, dot, dot_add, halves, operand, rounded, share_of
 from .operands import EXACT, BlockOperand, QueryOperand, Split
+from .weights import ListedPairs, Reference, any_of, list_samples
 
 
 @triton.jit
@@ -35,14 +35,26 @@ def load_parts(p_part, part_stride, mask, PARTS: tl.constexpr):
 
 @triton.jit
 @no_type_check
-def dot_parts(b_first, b_second, b_third, b_right, PARTS: tl.constexpr, PRECISION: tl.constexpr):
-    """Return the product of `b_right` with queries in one to three parts, summed inside the matrix unit."""
-    b_product = dot(b_first, b_right, PRECISION)
+def dot_parts(b_first, b_second, b_third, b_right, PARTS: tl.constexpr):
+    """Return the product of queries in one to three parts with `b_right`, summed inside the matrix unit."""
+    b_product = dot(b_first, b_right)
     if PARTS >= 2:
-        b_product = dot_add(b_second, b_right, b_product, PRECISION)
+        b_product = dot_add(b_second, b_right, b_product)
     if PARTS == 3:
-        b_product = dot_add(b_third, b_right, b_product, PRECISION)
+        b_product = dot_add(b_third, b_right, b_product)
     return b_product
+
+
+@triton.jit
+@no_type_check
+def row_parts(b_rows, centre, scale, dtype: tl.constexpr):
+    """Return rows as they are stored as one number of `dtype`, or as the sum of two; others have the first twice."""
+    if b_rows.dtype == tl.float32:
+        high, rest = halves(b_rows, scale, dtype)
+    else:
+        high = operand(b_rows, centre[None, :], dtype)
+        rest = high
+    return high, rest
 
 
 @triton.jit
@@ -58,26 +70,7 @@ def without_excluded(b_logits, o_n, o_b, m_b, p_excluded, RANGES: tl.constexpr):
     return b_logits
 
 
-@triton.jit
-@no_type_check
-def softmax_step(b_logits, reference, seen, rescore_window):
-    """Add a tile of logits [queries, rows] to a softmax whose weights exp(l - reference) sum to `seen`.
-
-    Return its largest logits, its weights, the raised reference and the sum of weights, the factor of earlier sums, and
-    for which queries the tile may hold a sample to rescore.
-    """
-    top = tl.max(b_logits, axis=1)
-    raised = tl.maximum(reference, top)
-    origin = finite(raised)
-    shrink = tl.exp(tl.where(seen > 0.0, reference - origin, 0.0))
-    b_weights = tl.exp(b_logits - origin[:, None])
-    seen = shrink * seen + tl.sum(b_weights, axis=1)
-    partition = origin + tl.log(tl.where(seen > 0.0, seen, 1.0))
-    m_rescore = (top >= partition - rescore_window) & (top > float("-inf"))
-    return top, b_weights, raised, seen, shrink, m_rescore
-
-
-@triton.jit
+@triton.jit(do_not_specialize=["first_row", "count", "batch", "rescore_limit"])
 @no_type_check
 def fused_kernel(
     p_rows,
@@ -88,37 +81,44 @@ def fused_kernel(
     p_gain,
     p_slope,
     p_excluded,
-    p_rescore_window,
+    p_reference,
+    p_weight_floor,
+    p_rescore_floor,
     p_sums,
     p_out,
-    p_rescore,
+    p_rescore_count,
+    p_rescore_row,
+    p_rescore_logit,
+    first_row,
     count,
     dim,
     batch,
     row_stride,
     part_stride,
     sum_stride,
+    rescore_limit,
+    row_scale,
     RANGES: tl.constexpr,
     QUERY_PARTS: tl.constexpr,
     PARTS: tl.constexpr,
     WEIGHTED: tl.constexpr,
     MEAN: tl.constexpr,
-    PRECISION: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_B: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """Softmax of a tile of queries over one share of the rows, with a moving reference.
+    """Sums of weights, and of weights times rows, of a tile of queries over one share of the rows.
 
-    The sums of p and p r leave out the tiles of rows that are to be rescored; `p_rescore` gets their largest logits.
+    p_rows: [n, D] as stored. p_query: [P, B, D]. p_reference, p_weight_floor, p_rescore_floor, p_rescore_count,
+    p_rescore_row, p_rescore_logit: as in the weights kernel. p_sums: [shares, P]. p_out: [shares, B, D].
     """
-    i_split = tl.program_id(1)
     o_b = tl.program_id(0) * BLOCK_B + tl.arange(0, BLOCK_B)
     o_d = tl.arange(0, BLOCK_D)
     m_b = o_b < batch
     m_d = o_d < dim
-    begin, end = share_of(count, i_split, tl.num_programs(1), BLOCK_N)
+    begin, end = share_of(count, tl.program_id(1), tl.num_programs(1), BLOCK_N)
     dtype: tl.constexpr = p_query.dtype.element_ty
+    split: tl.constexpr = p_rows.dtype.element_ty == tl.float32
     # [BLOCK_B, BLOCK_D]; queries are the rows of the accumulators, so that a thread holds few of their statistics
     p_part = p_query + o_b.to(tl.int64)[:, None] * dim + o_d[None, :]
     b_query, b_second, b_third = load_parts(p_part, part_stride, m_b[:, None] & m_d[None, :], QUERY_PARTS)
@@ -126,9 +126,9 @@ def fused_kernel(
     # [BLOCK_B]
     gain = tl.load(p_gain + o_b, mask=m_b, other=0.0)
     slope = tl.load(p_slope + o_b, mask=m_b, other=0.0)
-    rescore_window = tl.load(p_rescore_window + o_b, mask=m_b, other=float("-inf"))
-    reference = tl.full([BLOCK_B], float("-inf"), dtype=tl.float32)
-    seen = tl.zeros([BLOCK_B], dtype=tl.float32)
+    reference = tl.load(p_reference + o_b, mask=m_b, other=0.0)
+    weight_floor = tl.load(p_weight_floor + o_b, mask=m_b, other=float("inf"))
+    rescore_floor = tl.load(p_rescore_floor + o_b, mask=m_b, other=float("inf"))
     mass = tl.zeros([BLOCK_B], dtype=tl.float32)
     b_total = tl.zeros([BLOCK_B, BLOCK_D], dtype=tl.float32)
     for start in range(begin, end, BLOCK_N):
@@ -137,100 +137,78 @@ def fused_kernel(
         # [BLOCK_N, BLOCK_D]
         p_block = p_rows + o_n.to(tl.int64)[:, None] * row_stride + o_d[None, :]
         b_rows = tl.load(p_block, mask=m_n[:, None] & m_d[None, :], other=0)
-        b_rows = operand(b_rows, centre[None, :], dtype)
+        b_high, b_rest = row_parts(b_rows, centre, row_scale, dtype)
         # [BLOCK_B, BLOCK_N]
-        b_product = dot_parts(b_query, b_second, b_third, tl.trans(b_rows), QUERY_PARTS, PRECISION)
+        b_product = dot_parts(b_query, b_second, b_third, tl.trans(b_high), QUERY_PARTS)
+        if split:
+            b_product += dot_parts(b_query, b_second, b_third, tl.trans(b_rest), QUERY_PARTS)
         half_norm = tl.load(p_half_norm + o_n, mask=m_n, other=0.0)
-        b_logits = gain[:, None] * b_product + slope[:, None] * half_norm[None, :]
+        b_logits = gain[:, None] * (b_product / row_scale) + slope[:, None] * half_norm[None, :]
         if WEIGHTED:
             b_logits += tl.load(p_log_weight + o_n, mask=m_n, other=0.0)[None, :]
         b_logits = without_excluded(b_logits, o_n, o_b, m_b, p_excluded, RANGES)
         b_logits = tl.where(m_b[:, None] & m_n[None, :], b_logits, float("-inf"))
-
-        top, b_weights, reference, seen, shrink, m_rescore = softmax_step(b_logits, reference, seen, rescore_window)
-        # a tile that may hold a sample to rescore is rescored as a whole: no list to write from within the loop
-        p_tile = p_rescore + tl.cast(start // BLOCK_N, tl.int64) * sum_stride + o_b
-        tl.store(p_tile, tl.where(m_rescore, top, float("-inf")), mask=m_b)
-        b_weights = tl.where(m_rescore[:, None], 0.0, b_weights * WEIGHT_SCALE)
+        # a query without any sample has a floor of -inf, which logits of -inf reach
+        m_keep = (b_logits >= weight_floor[:, None]) & (b_logits > float("-inf"))
+        m_rescore = m_keep & (b_logits >= rescore_floor[:, None])
+        if any_of(m_rescore):
+            row = first_row + o_n.to(tl.int64)
+            list_samples(
+                b_logits, m_rescore, row[None, :], o_b[:, None], p_rescore_count, p_rescore_row, p_rescore_logit,
+                rescore_limit,
+            )  # fmt: skip
+            m_keep = m_keep & (m_rescore == 0)
+        b_gap = tl.where(m_keep, b_logits - reference[:, None], 0.0)
+        b_weights = tl.where(m_keep, tl.exp(b_gap) * WEIGHT_SCALE, 0.0)
         first, rest, b_kept = rounded(b_weights, PARTS, dtype)
-        mass = shrink * mass + tl.sum(b_kept, axis=1)
+        mass += tl.sum(b_kept, axis=1)
         if MEAN:
-            b_sum = dot(first, b_rows, PRECISION)
+            b_sum = dot(first, b_high)
             if PARTS == 2:
-                b_sum = dot_add(rest, b_rows, b_sum, PRECISION)
+                b_sum = dot_add(rest, b_high, b_sum)
+            if split:
+                b_sum = dot_add(first, b_rest, b_sum)
             # added outside the matrix unit, whose own sums are truncated
-            b_total = b_total * shrink[:, None] + b_sum
+            b_total += b_sum
 
-    p_sum = p_sums + i_split * 3 * sum_stride + o_b
-    tl.store(p_sum, reference, mask=m_b)
-    tl.store(p_sum + sum_stride, seen, mask=m_b)
-    tl.store(p_sum + 2 * sum_stride, mass / WEIGHT_SCALE, mask=m_b)
+    tl.store(p_sums + tl.program_id(1) * sum_stride + o_b, mass / WEIGHT_SCALE, mask=m_b)
     if MEAN:
-        # [BLOCK_B, BLOCK_D], out is [splits, B, D]
-        p_mean = p_out + (i_split.to(tl.int64) * batch + o_b[:, None]) * dim + o_d[None, :]
-        tl.store(p_mean, b_total / WEIGHT_SCALE, mask=m_b[:, None] & m_d[None, :])
-
-
-@dataclass(frozen=True)
-class FusedSums:
-    """What one launch of the fused kernel computes of a block.
-
-    partition: [B] float64, log of the sum of the weights of all samples of the block, -inf where there are none.
-    block: the sums over the tiles that are not to be rescored. rescore: [tiles, B] float32, the largest logit of every
-    tile that is to be rescored, -inf for the others. tile: rows of a tile.
-    """
-
-    partition: Float64[Tensor, "B"]
-    block: BlockSums
-    rescore: Float[Tensor, "T B"]
-    tile: int
+        # [BLOCK_B, BLOCK_D]
+        p_mean = p_out + (tl.program_id(1).to(tl.int64) * batch + o_b[:, None]) * dim + o_d[None, :]
+        tl.store(p_mean, b_total / (WEIGHT_SCALE * row_scale), mask=m_b[:, None] & m_d[None, :])
 
 
 def fused(
     query: QueryOperand,
     block: BlockOperand,
-    rescore_window: Float[Tensor, "B"],
-    config: FusedConfig,
+    reference: Reference,
+    listed: ListedPairs,
     *,
+    config: FusedConfig,
     shares: int,
     mean: bool,
     split: Split = EXACT,
-) -> FusedSums:
-    """Return the sums over a block; no synchronisation.
+) -> tuple[Float[Tensor, "S 1 Q"], Float[Tensor, "S B E"]]:
+    """Return the sums of weights over shares of a block, [shares, 1, P], and of weights times rows, [shares, B, D].
 
-    query: [B] queries. block: n rows. rescore_window: [B] float32, nats; a tile of rows is to be rescored where its
-    largest logit lies above the log-partition of what its program has seen so far less this window.
-    config: the tile, whose `block_d` is D at least. shares: programs that share the rows, for each tile of queries.
-    mean: whether the weighted sums of the rows are wanted. split: how many numbers a weight is split into.
+    query: [B] queries. block: n rows. reference: what logits are compared with, [B]. listed: the samples to rescore of
+    all blocks so far, changed in place. config: the tile, whose `block_d` is D at least. shares: programs that share
+    the rows, for each tile of queries. mean: whether the weighted sums of the rows are wanted, else [shares, B, 0].
+    split: how many numbers a weight is split into. No synchronisation; both are to be added in float64.
 
     Costs one read of the block for each tile of queries and 4 parts B n D operations.
     """
     count, batch, dim = len(block), len(query), block.dim
-    padded = 16 * triton.cdiv(batch, 16)
-    sums = block.rows.new_empty(shares, 3, padded, dtype=torch.float32)
-    out = block.rows.new_empty(shares, batch, dim if mean else 0, dtype=torch.float32)
-    rescore = block.rows.new_empty(triton.cdiv(count, config.block_n), padded, dtype=torch.float32)
+    padded, new = 16 * triton.cdiv(batch, 16), block.rows.new_empty
+    sums = new(shares, 1, padded, dtype=torch.float32)
+    out = new(shares, batch, dim if mean else 0, dtype=torch.float32)
     fused_kernel[(triton.cdiv(batch, config.block_b), shares)](
         block.rows, query.parts, block.centre, block.half_norms, block.log_weights, query.gain, query.slope,
-        block.excluded(query), rescore_window, sums, out, rescore, count, dim, batch, block.rows.stride(0),
-        query.parts.stride(0), padded,
+        block.excluded(query), reference.origin, reference.weight_floor, reference.rescore_floor, sums, out,
+        listed.count, listed.row, listed.logit, block.start, count, dim, batch, block.rows.stride(0),
+        query.parts.stride(0), padded, listed.row.shape[1], block.scale,
         RANGES=query.excluded.shape[1], QUERY_PARTS=min(3, len(query.parts)), PARTS=split.weight[query.parts.dtype],
-        WEIGHTED=block.weighted, MEAN=mean, PRECISION=query.precision,
-        BLOCK_N=config.block_n, BLOCK_B=config.block_b, BLOCK_D=config.block_d,
+        WEIGHTED=block.weighted, MEAN=mean, BLOCK_N=config.block_n, BLOCK_B=config.block_b, BLOCK_D=config.block_d,
         num_warps=config.warps, num_stages=config.stages, enable_fp_fusion=True,
     )  # fmt: skip
-    partition, combined = _combined(sums[:, :, :batch].double(), out)
-    return FusedSums(partition, combined, rescore[:, :batch], config.block_n)
-
-
-def _combined(sums: Float64[Tensor, "S 3 B"], out: Float[Tensor, "S B E"]) -> tuple[Float64[Tensor, "B"], BlockSums]:
-    """Bring the shares to one origin and add them in float64."""
-    reference, seen, mass = sums.unbind(1)
-    top = reference.amax(0)
-    # exact: the references are float32
-    origin = torch.where(top == -torch.inf, 0.0, top)
-    factor = (reference - origin).exp()
-    total = torch.einsum("sb,sbd->bd", factor, out.double())
-    partition = origin + (factor * seen).sum(0).log()
-    none = torch.zeros_like(origin)
-    return partition, BlockSums(origin.float(), torch.stack([(factor * mass).sum(0), none, none, none]), total)
+    return sums, out

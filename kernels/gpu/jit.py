@@ -106,13 +106,6 @@ def part_tile(query, i_part, where, DESCRIBED: tl.constexpr, BLOCK_B: tl.constex
 
 @triton.jit
 @no_type_check
-def tf32_part(values):
-    """Return float32 values cut to numbers of TF32, which have the first 10 bits of a significand."""
-    return (values.to(tl.int32, bitcast=True) & -8192).to(tl.float32, bitcast=True)
-
-
-@triton.jit
-@no_type_check
 def parts_sum(b_sum, PARTS: tl.constexpr):
     """Return the sum over the parts that stand side by side in `b_sum` [M, PARTS N]: [M, N]."""
     if PARTS > 1:
@@ -122,25 +115,57 @@ def parts_sum(b_sum, PARTS: tl.constexpr):
 
 @triton.jit
 @no_type_check
-def dot(left, right, PRECISION: tl.constexpr):
-    """Return the product of two blocks of one dtype, summed in float32 from zero; plain TF32 only where asked for."""
+def dot(left, right):
+    """Return the product of two blocks of one 16-bit dtype, summed in float32 from zero."""
     # the interpreter multiplies the bit patterns of bf16; in float32 the products of 16-bit numbers are exact as well
     if _INTERPRET:
-        product = tl.dot(left.to(tl.float32), right.to(tl.float32), input_precision=PRECISION)
+        product = tl.dot(left.to(tl.float32), right.to(tl.float32), input_precision="ieee")
     else:
-        product = tl.dot(left, right, input_precision=PRECISION, out_dtype=tl.float32)
+        product = tl.dot(left, right, out_dtype=tl.float32)
     return product
 
 
 @triton.jit
 @no_type_check
-def dot_add(left, right, total, PRECISION: tl.constexpr):
-    """Return the product of two blocks, summed inside the matrix unit on top of `total`."""
+def dot_add(left, right, total):
+    """Return the product of two blocks of one 16-bit dtype, summed inside the matrix unit on top of `total`."""
     if _INTERPRET:
-        product = tl.dot(left.to(tl.float32), right.to(tl.float32), total, input_precision=PRECISION)
+        product = tl.dot(left.to(tl.float32), right.to(tl.float32), total, input_precision="ieee")
     else:
-        product = tl.dot(left, right, total, input_precision=PRECISION, out_dtype=tl.float32)
+        product = tl.dot(left, right, total, out_dtype=tl.float32)
     return product
+
+
+@triton.jit
+@no_type_check
+def add_products(rows, centre, scale, right, total, TURNED: tl.constexpr):
+    """Return `total` plus the product of rows as they are stored, TURNED or not, with `right`, in the matrix unit.
+
+    centre: what is taken off 8-bit rows, to be broadcast over `rows`. scale: what float32 rows are multiplied by.
+    """
+    dtype: tl.constexpr = right.dtype
+    if rows.dtype == tl.float32:
+        high, rest = halves(rows, scale, dtype)
+        total = dot_add(turned(rest, TURNED), right, total)
+    else:
+        high = operand(rows, centre, dtype)
+    return dot_add(turned(high, TURNED), right, total)
+
+
+@triton.jit
+@no_type_check
+def halves(rows, scale, dtype: tl.constexpr):
+    """Return float32 rows times `scale` as the sum of two numbers of `dtype`."""
+    rows = rows * scale
+    high = rows.to(dtype)
+    return high, (rows - high.to(tl.float32)).to(dtype)
+
+
+@triton.jit
+@no_type_check
+def turned(block, TURNED: tl.constexpr):
+    """Return a block, or its transpose where it is TURNED."""
+    return tl.trans(block) if TURNED else block
 
 
 @triton.jit
@@ -203,6 +228,14 @@ def masked_by_ranges(logits, o_row, o_b, m_b, p_excluded, excluded):
 def finite(reference):
     """Return the reference of a softmax, zero where it is -inf, so that -inf minus it stays -inf."""
     return tl.where(reference == float("-inf"), 0.0, reference)
+
+
+@triton.jit
+@no_type_check
+def where_positive(mask, number):
+    """Return `mask`, a block, where the scalar `number` is above zero, and false everywhere else."""
+    # as a block: the interpreter cannot spread what a comparison of scalars gives
+    return mask & (tl.zeros(mask.shape, dtype=tl.float64) + number > 0.0)
 
 
 @triton.jit

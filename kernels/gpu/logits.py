@@ -13,11 +13,10 @@ from ...base.arrays import Float, Tensor
 from .configs import DigitConfig, ScoreConfig
 from .descriptors import described, tile_of_parts, tile_of_rows
 from .jit import (
+    add_products,
     centre_of,
-    dot_add,
     finite,
     masked_by_ranges,
-    operand,
     parts_sum,
     query_tile,
     row_tile,
@@ -48,9 +47,10 @@ def score_kernel(
     logit_stride,
     slice_stride,
     excluded,
+    row_scale,
     PARTS: tl.constexpr,
     WEIGHTED: tl.constexpr,
-    PRECISION: tl.constexpr,
+    STORE: tl.constexpr,
     EVERY: tl.constexpr,
     DESCRIBED: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -59,8 +59,8 @@ def score_kernel(
 ):
     """Products of a tile of rows with a tile of queries, over one slice of D; with one slice the logits.
 
-    rows: [n, D] as stored. query: [PARTS, B, D]. p_logits: [slices, n, P] products, or [n, P] logits.
-    p_stats: [tiles, 2, P], not written with several slices.
+    rows: [n, D] as stored. query: [PARTS, B, D]. p_logits: [slices, n, P] products, or [n, P] logits, not written
+    unless STORE. p_stats: [tiles, 2, P], not written with several slices.
     """
     i_n, i_b, o_n, o_b, m_n, m_b = tile_of(count, batch, BLOCK_N, BLOCK_B)
     begin, end = slice_of(dim, BLOCK_D)
@@ -75,15 +75,14 @@ def score_kernel(
         where = (i_b * BLOCK_B, batch, start, end, dim, part_stride)
         b_query = query_tile(query, where, PARTS, DESCRIBED, BLOCK_B, BLOCK_D)
         centre = centre_of(b_rows.dtype, p_centre, o_d, o_d < end)
-        b_rows = operand(b_rows, centre[None, :], b_query.dtype)
-        b_sum = dot_add(b_rows, tl.trans(b_query), b_sum, PRECISION)
+        b_sum = add_products(b_rows, centre[None, :], row_scale, tl.trans(b_query), b_sum, False)
         if i_d % EVERY == EVERY - 1:
             b_total += parts_sum(b_sum, PARTS)
             b_sum = tl.zeros([BLOCK_N, PARTS * BLOCK_B], dtype=tl.float32)
-    b_total += parts_sum(b_sum, PARTS)
+    b_total = (b_total + parts_sum(b_sum, PARTS)) / row_scale
     finish_slice(
         b_total, i_n, o_n, o_b, m_n, m_b, p_half_norm, p_log_weight, p_gain, p_slope, p_excluded, excluded,
-        p_logits, p_stats, logit_stride, slice_stride, WEIGHTED,
+        p_logits, p_stats, logit_stride, slice_stride, WEIGHTED, STORE,
     )  # fmt: skip
 
 
@@ -119,7 +118,7 @@ def finish_kernel(
         p_slice += slice_stride
     finish(
         b_total, o_n, o_b, m_n, m_b, p_half_norm, p_log_weight, p_gain, p_slope, p_excluded, excluded,
-        p_logits + offset, p_stats + i_n * 2 * logit_stride + o_b, logit_stride, WEIGHTED,
+        p_logits + offset, p_stats + i_n * 2 * logit_stride + o_b, logit_stride, WEIGHTED, True,
     )  # fmt: skip
 
 
@@ -127,7 +126,7 @@ def finish_kernel(
 @no_type_check
 def finish_slice(
     b_product, i_n, o_n, o_b, m_n, m_b, p_half_norm, p_log_weight, p_gain, p_slope, p_excluded, excluded,
-    p_logits, p_stats, logit_stride, slice_stride, WEIGHTED: tl.constexpr,
+    p_logits, p_stats, logit_stride, slice_stride, WEIGHTED: tl.constexpr, STORE: tl.constexpr,
 ):  # fmt: skip
     """Store the products [BLOCK_N, BLOCK_B] of one of several slices of D, or, of the only one, finish the logits."""
     p_out = p_logits + o_n.to(tl.int64)[:, None] * logit_stride + o_b[None, :]
@@ -137,7 +136,7 @@ def finish_slice(
     else:
         finish(
             b_product, o_n, o_b, m_n, m_b, p_half_norm, p_log_weight, p_gain, p_slope, p_excluded, excluded,
-            p_out, p_stats + i_n * 2 * logit_stride + o_b, logit_stride, WEIGHTED,
+            p_out, p_stats + i_n * 2 * logit_stride + o_b, logit_stride, WEIGHTED, STORE,
         )  # fmt: skip
 
 
@@ -145,7 +144,7 @@ def finish_slice(
 @no_type_check
 def finish(
     b_product, o_n, o_b, m_n, m_b, p_half_norm, p_log_weight, p_gain, p_slope, p_excluded, excluded, p_out, p_stat,
-    stat_stride, WEIGHTED: tl.constexpr,
+    stat_stride, WEIGHTED: tl.constexpr, STORE: tl.constexpr,
 ):  # fmt: skip
     """Turn products [BLOCK_N, BLOCK_B] into logits and store these, their maximum and their sum of exponentials."""
     gain = tl.load(p_gain + o_b, mask=m_b, other=0.0)
@@ -155,7 +154,8 @@ def finish(
     if WEIGHTED:
         b_logits += tl.load(p_log_weight + o_n, mask=m_n, other=0.0)[:, None]
     b_logits = masked_by_ranges(b_logits, o_n, o_b, m_b, p_excluded, excluded)
-    tl.store(p_out, b_logits, mask=m_n[:, None] & m_b[None, :])
+    if STORE:
+        tl.store(p_out, b_logits, mask=m_n[:, None] & m_b[None, :])
     b_logits = tl.where(m_n[:, None], b_logits, float("-inf"))
     # [BLOCK_B]
     top = tl.max(b_logits, axis=0)
@@ -177,16 +177,17 @@ class Scores:
     tile: int
 
 
-def score(query: QueryOperand, block: BlockOperand, config: ScoreConfig, slices: int) -> Scores:
+def score(query: QueryOperand, block: BlockOperand, config: ScoreConfig, slices: int, *, store: bool = True) -> Scores:
     """Return the logits of a block of rows for every query; no synchronisation.
 
     query: [B] queries in floating point numbers. block: n rows. config: the tile. slices: slices of D, each summed by
-    programs of its own; with several a second launch adds the sums.
+    programs of its own; with several a second launch adds the sums. store: whether logits are stored, or only their
+    statistics, which takes a single slice.
 
     Costs one read of the block and 2 parts B n D operations, and writes 4 n B bytes.
     """
-    constants: dict[str, Any] = {"PRECISION": query.precision, "EVERY": config.every}
-    return launch(score_kernel, query, block, config, centre=block.centre, slices=slices, **constants)
+    scaled: dict[str, Any] = {"row_scale": block.scale, "EVERY": config.every, "STORE": store}
+    return launch(score_kernel, query, block, config, centre=block.centre, slices=slices, store=store, **scaled)
 
 
 def launch(
@@ -198,18 +199,19 @@ def launch(
     centre: Tensor,
     slices: int,
     together: bool = True,
-    **constants: Any,
+    store: bool = True,
+    **further: Any,
 ) -> Scores:
     """Launch a kernel that multiplies and, where D is cut, the one that adds the slices.
 
     kernel: that of :func:`score` or a like one. query: [B] queries. block: n rows. config: the tile. centre: what the
     kernel takes off rows or products. slices: slices of D. together: whether a tile of queries holds all their parts.
-    constants: further compile-time constants of the kernel.
+    store: whether there is room for logits. further: arguments of the kernel.
     """
     count, batch, parts = len(block), len(query), len(query.parts)
     padded = 16 * triton.cdiv(batch, 16)
     tiles = triton.cdiv(count, config.block_n)
-    logits = block.rows.new_empty(count, padded, dtype=torch.float32)
+    logits = block.rows.new_empty(count if store else 0, padded, dtype=torch.float32)
     stats = block.rows.new_empty(tiles, 2, padded, dtype=torch.float32)
     target = logits if slices == 1 else logits.new_empty(slices, count, padded)
     grid = tiles * triton.cdiv(batch, config.block_b)
@@ -222,7 +224,7 @@ def launch(
         tile_of_parts(query.parts, parts if together else 1, config.block_b, config.block_d, uses),
         centre, *side, target, stats, count, block.dim, batch, block.rows.stride(0), query.parts.stride(0), padded,
         count * padded, excluded, PARTS=parts, WEIGHTED=block.weighted, DESCRIBED=uses,
-        BLOCK_N=config.block_n, BLOCK_B=config.block_b, BLOCK_D=config.block_d, **constants, **options,
+        BLOCK_N=config.block_n, BLOCK_B=config.block_b, BLOCK_D=config.block_d, **further, **options,
     )  # fmt: skip
     if slices > 1:
         finish_kernel[(grid,)](

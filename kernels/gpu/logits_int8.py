@@ -74,7 +74,7 @@ def digits_kernel(
         b_total = 256.0 * b_total + b_third.to(tl.float32)
     finish_slice(
         b_total, i_n, o_n, o_b, m_n, m_b, p_half_norm, p_log_weight, p_gain, p_slope, p_excluded, excluded,
-        p_logits, p_stats, logit_stride, slice_stride, WEIGHTED,
+        p_logits, p_stats, logit_stride, slice_stride, WEIGHTED, True,
     )  # fmt: skip
 
 

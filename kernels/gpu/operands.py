@@ -13,19 +13,24 @@ from ..common.rounding import COARSE_LIMIT, LOGIT_BUDGET, Rounding
 from ..common.rows import Query, Rows, Span
 from .configs import AnyConfig, DigitConfig, WeighConfig
 from .devices import Device
+from .query_operand import Measured, query_parts
 
 # storage dtypes that the kernels read; float64 rows are for the torch implementation
 KERNEL_DTYPES = (torch.uint8, torch.int8, torch.float16, torch.bfloat16, torch.float32)
 
 # bits of a significand, the hidden one included; 8-bit numbers are exact in float16
-SIGNIFICAND = {torch.float16: 11, torch.bfloat16: 8, torch.float32: 24}
+SIGNIFICAND = {torch.float16: 11, torch.bfloat16: 8}
+
+# the power of two that the largest norm of float32 rows is brought to, so that two float16 hold 22 bits of every value
+# that is not 2^-28 times smaller
+ROW_EXPONENT = 14
 
 # numbers that a query is split into. Its rounding moves all logits together, as another query would: with 16 bits, two
 # bfloat16, that is as large as the accuracy bar, with 22 bits, two float16, far below it
-QUERY_PARTS = {torch.float16: 2, torch.bfloat16: 3, torch.float32: 2}
+QUERY_PARTS = {torch.float16: 2, torch.bfloat16: 3}
 
 # numbers that a weight is split into; the errors of weights are independent of each other, so 16 bits are enough
-WEIGHT_PARTS = {torch.float16: 2, torch.bfloat16: 2, torch.float32: 1}
+WEIGHT_PARTS = {torch.float16: 2, torch.bfloat16: 2}
 
 
 @dataclass(frozen=True)
@@ -47,8 +52,7 @@ class Split:
 
 EXACT = Split(QUERY_PARTS, WEIGHT_PARTS, 3, LOGIT_BUDGET, COARSE_LIMIT)
 
-# half of the products and a velocity error of about 1e-3. One bfloat16 has too few bits for a query, and float32
-# operands are not split
+# half of the products and a velocity error of about 1e-3. One bfloat16 has too few bits for a query
 HALF = Split({torch.float16: 1, torch.bfloat16: 2}, {torch.float16: 1, torch.bfloat16: 1}, 2, budget=1e-3, limit=0.3)
 
 # a float16 whose last bits are zero, so that setting them to the bits of an 8-bit level gives the sum of both: this is
@@ -57,13 +61,16 @@ RAISED = 1024.0
 
 
 def operand_dtype(stored: torch.dtype) -> torch.dtype:
-    """Return the dtype in which the matrix unit sees rows stored as `stored`; the conversion is exact."""
-    return torch.float16 if stored in (torch.uint8, torch.int8) else stored
+    """Return the dtype in which the matrix unit sees rows stored as `stored`.
+
+    The conversion is exact, but for float32, of which two float16 hold 22 bits.
+    """
+    return stored if stored in SIGNIFICAND else torch.float16
 
 
 def operand_rows(rows: Rows) -> Rows:
     """Return `rows` as the kernels multiply them: of 8-bit rows the centre, which is a whole number, is taken off."""
-    return rows if rows.stored.is_floating_point() else replace(rows, centre_off=True)
+    return rows if rows.stored.is_floating_point() else rows.derived("centre off", replace, centre_off=True)
 
 
 def copied(rows: Rows) -> bool:
@@ -84,7 +91,8 @@ class BlockOperand:
     """Rows [start, start + n) of a data set as the kernels read them.
 
     rows: [n, D] in a dtype of KERNEL_DTYPES. half_norms: [n] float32, |r|^2 / 2. log_weights: [n] float32, not read
-    unless `weighted`. start: the first row.
+    unless `weighted`. start: the first row. scale: the power of two that float32 rows are multiplied by before they are
+    split, 1 for others.
     centre: [D] float16, what is taken off 8-bit rows in registers: the centre, counted from the lowest level, plus
     RAISED; empty for other rows.
     """
@@ -95,6 +103,7 @@ class BlockOperand:
     log_weights: Float[Tensor, "n"]
     weighted: bool
     start: int
+    scale: float = 1.0
 
     @classmethod
     def of(cls, rows: Rows, span: Span) -> BlockOperand:
@@ -103,10 +112,12 @@ class BlockOperand:
         if copied(rows):
             copy = torch.empty(stored.shape, dtype=block_dtype(rows), device=rows.device)
             stored = rows.block(span.start, span.stop, copy)
-        half_norms = rows.half_norms[span.start : span.stop].float()
-        weights = rows.log_weights
-        log_weights = half_norms if weights is None else weights[span.start : span.stop].float()
-        return cls(stored, _raised_centre(rows), half_norms, log_weights, weights is not None, span.start)
+        part = slice(span.start, span.stop)
+        half_norms = rows.derived("half norms", _single_half_norms)[part]
+        weighted = rows.log_weights is not None
+        log_weights = rows.derived("log weights", _single_log_weights)[part] if weighted else half_norms
+        centre, scale = rows.derived("raised centre", _raised_centre), _row_scale(rows, stored.dtype)
+        return cls(stored, centre, half_norms, log_weights, weighted, span.start, scale)
 
     def __len__(self) -> int:
         return self.rows.shape[0]
@@ -118,7 +129,25 @@ class BlockOperand:
 
     def excluded(self, query: ScoredQuery) -> Int64[Tensor, "B H 2"]:
         """Return the excluded ranges of `query` as row numbers within the block, [B, H, 2] int64."""
-        return (query.excluded - self.start).contiguous()
+        moved = query.excluded.numel() > 0 and self.start > 0
+        return (query.excluded - self.start if moved else query.excluded).contiguous()
+
+
+def _single_half_norms(rows: Rows) -> Float[Tensor, "N"]:
+    return rows.half_norms.float()
+
+
+def _single_log_weights(rows: Rows) -> Float[Tensor, "N"]:
+    if rows.log_weights is None:
+        raise AssertionError("asked for of weighted rows only")
+    return rows.log_weights.float()
+
+
+def _row_scale(rows: Rows, dtype: torch.dtype) -> float:
+    if dtype != torch.float32:
+        return 1.0
+    _, exponent = math.frexp(rows.operand_radius)
+    return math.ldexp(1.0, ROW_EXPONENT - exponent)
 
 
 def _raised_centre(rows: Rows) -> Float[Tensor, "C"]:
@@ -132,53 +161,48 @@ def _raised_centre(rows: Rows) -> Float[Tensor, "C"]:
 class ScoredQuery:
     """Queries split into numbers of a matrix unit: logit = gain <numbers, row> + slope |r|^2 / 2.
 
-    parts: [P, B, D] in the dtype of the matrix unit. gain, slope: [B] float32. excluded: [B, H, 2] int64, as in Query.
+    parts: [P, B, D] in the dtype of the matrix unit. measured: gain and slope, and what the laws of rounding ask for.
+    excluded: [B, H, 2] int64, as in Query.
     """
 
     parts: Shaped[Tensor, "P B D"]
-    gain: Float[Tensor, "B"]
-    slope: Float[Tensor, "B"]
+    measured: Measured
     excluded: Int64[Tensor, "B H 2"]
 
     def __len__(self) -> int:
         return self.parts.shape[1]
+
+    @property
+    def gain(self) -> Float[Tensor, "B"]:
+        """Factor of products with the parts in a logit, [B] float32."""
+        return self.measured.gain
+
+    @property
+    def slope(self) -> Float[Tensor, "B"]:
+        """Factor of |r|^2 / 2 in a logit, [B] float32."""
+        return self.measured.slope
 
 
 @dataclass(frozen=True)
 class QueryOperand(ScoredQuery):
     """Queries in floating point numbers, whose sum is q / 2^e, at most one in size.
 
-    parts: [P, B, D] float16, bfloat16 or float32. gain: [B] float32, alpha / sigma^2 2^e. slope: [B] float32,
-    -alpha^2 / sigma^2. excluded: [B, H, 2] int64, as in Query.
-    precision: how float32 operands are multiplied, as in Device; products of 16-bit operands are exact.
+    parts: [P, B, D] float16 or bfloat16, a power of two of them, since tiles hold all side by side; the last may be
+    zero. measured: with the gain alpha / sigma^2 2^e. excluded: [B, H, 2] int64, as in Query.
     """
 
-    precision: str
-
-    @property
-    def cut_to_tf32(self) -> bool:
-        """Whether the parts are numbers of TF32 and what these leave."""
-        return self.parts.dtype == torch.float32 and len(self.parts) == 2
-
     @classmethod
-    def of(cls, query: Query, dtype: torch.dtype, precision: str, split: Split = EXACT) -> QueryOperand:
-        """Return the queries in numbers of a dtype, each query scaled by a power of two.
+    def of(
+        cls, query: Query, dtype: torch.dtype, split: Split = EXACT, centre: Float64[Tensor, "D"] | None = None
+    ) -> QueryOperand:
+        """Return the queries in numbers of a dtype, each query scaled by a power of two; no synchronisation.
 
-        query: [B] queries. dtype: of the matrix unit. precision: how float32 operands are multiplied, as in Device.
-        split: how many numbers.
+        query: [B] queries. dtype: of the matrix unit. split: how many numbers. centre: what is left in the rows, [D],
+        or None.
         """
-        scale = unit_scale(query)
-        rest = query.point / scale[:, None]
-        parts: list[Tensor] = []
-        count = query_parts(dtype, precision, split)
-        for number in range(1, count + 1):
-            parts.append(rest.to(dtype) if dtype != torch.float32 or number == count else tf32_number(rest))
-            rest = rest - parts[-1].double()
-        # tiles hold all parts side by side, a power of two of them
-        parts += [torch.zeros_like(parts[0])] * (part_slots(len(parts)) - len(parts))
-        gain = (query.gain * scale).float()
-        slope = (-query.gain * query.alpha).float()
-        return cls(torch.stack(parts), gain, slope, query.excluded, precision)
+        count = split.query[dtype]
+        parts, measured = query_parts(query, dtype, count, part_slots(count), centre)
+        return cls(parts, measured, query.excluded)
 
 
 def part_slots(parts: int) -> int:
@@ -186,43 +210,24 @@ def part_slots(parts: int) -> int:
     return 1 << (parts - 1).bit_length()
 
 
-def query_parts(dtype: torch.dtype, precision: str, split: Split = EXACT) -> int:
-    """Return how many numbers of `dtype` a query is split into.
-
-    precision: how float32 operands are multiplied, as in Device; only TF32 needs them in parts. split: of the scan.
-    """
-    return 1 if precision == "bf16x6" and dtype == torch.float32 else split.query[dtype]
-
-
-def tf32_number(values: Float64[Tensor, "B D"]) -> Float[Tensor, "B D"]:
-    """Return `values` cut to numbers of TF32, as float32: the first 10 bits of a significand."""
-    return (values.float().view(torch.int32) & -8192).view(torch.float32)
-
-
-def unit_scale(query: Query) -> Float64[Tensor, "B"]:
-    """Return the powers of two above the largest coordinate of each query, 1 for a query of zeros, [B] float64."""
-    exponent = torch.frexp(query.point.abs().amax(1)).exponent
-    return torch.ldexp(torch.ones_like(query.alpha), exponent)
-
-
 def unit_rounding(
     dtype: torch.dtype, device: Device, depth: int, split: Split = EXACT, *, chained: bool = False
 ) -> Rounding:
     """Return how products of floating point operands round.
 
-    dtype: of the operands. device: whose matrix unit multiplies. depth: values of D after which a sum starts again from
-    zero. split: how many numbers queries and weights are split into. chained: whether every part of a query adds to
-    the same running sum; sums of their own are of full size for the first part only.
-    A float32 product is a sum of several products, smallest first, of which only the last is added to a sum of full
-    size.
+    dtype: of the rows as the kernels read them. device: whose matrix unit multiplies. depth: values of D after which a
+    sum starts again from zero. split: how many numbers queries and weights are split into. chained: whether every part
+    of a query adds to the same running sum; sums of their own are of full size for the first part only.
+    Both parts of a float32 row add to one sum, and what they lose acts on products as a rounding of the query does.
     """
-    steps = device.steps(depth, dtype.itemsize)
-    if dtype == torch.float32:
-        # both operands are kept to 22 bits and a sign, independently; float32 units keep them exactly
-        kept = 0.0 if device.precision == "ieee" else 2.0**-22
-        return Rounding(steps, kept + number_rounding(dtype, 1), kept + number_rounding(dtype, 1))
-    query, weight = (number_rounding(dtype, count[dtype]) for count in (split.query, split.weight))
-    return Rounding(steps * (split.query[dtype] if chained else 1), query, weight)
+    unit = operand_dtype(dtype)
+    query, weight = (number_rounding(unit, count[unit]) for count in (split.query, split.weight))
+    steps = device.steps(depth) * (split.query[unit] if chained else 1)
+    return (
+        Rounding(2 * steps, math.sqrt(2.0) * query, weight)
+        if dtype == torch.float32
+        else Rounding(steps, query, weight)
+    )
 
 
 def number_rounding(dtype: torch.dtype, parts: int) -> float:

@@ -1,174 +1,28 @@
-"""Triton: samples of the rescore lists, scored by direct difference and weighed in float64; the host never waits."""
+"""Triton: samples of the rescore lists, scored by direct difference and weighed in float64; the host never waits.
+
+One launch scores and weighs whatever is listed, a whole span where a list overflowed; nothing listed costs nothing.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from functools import reduce
+from dataclasses import dataclass
 from typing import no_type_check
 
 import torch
 import triton
 import triton.language as tl
 
-from ...base.arrays import Bool, Float64, Int64, Shaped, Tensor
-from ..common.rows import Query, Rows, Span
-from ..common.state import PosteriorState, Wanted, merge
+from ...base.arrays import Float64, Tensor
+from ..common.rows import Rows
 from ..common.work import Work
 from .configs import Tile
-from .jit import share_of
-from .limits import DEFAULT_LIMITS, ScanLimits
-from .rescore_list import RESCORE_PROGRAMS, RescoreList, programs
+from .jit import share_of, where_positive
+from .rescore_list import RescoreList, programs
 
-# logits of a query that one program sums at once
-SUM_BLOCK = 512
+# samples this many nats below the heaviest of their share add nothing to a mean in float64
+UNSEEN = 80.0
 
-
-@triton.jit
-@no_type_check
-def distance_kernel(
-    p_rows,
-    p_point,
-    p_alpha,
-    p_precision,
-    p_log_weight,
-    p_first,
-    p_count,
-    p_used,
-    p_excluded,
-    p_logits,
-    begin,
-    stop,
-    width,
-    limit,
-    run,
-    dim,
-    row_stride,
-    excluded,
-    WEIGHTED: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-):
-    """Logits log w - |q - alpha r|^2 / 2 sigma^2 of the rows in the slots of a query.
-
-    p_rows: [N, D] as stored. p_point: [B, D] in stored coordinates. p_first: [B, limit]. p_count, p_used: [B].
-    p_logits: [B, width], -inf for rows beyond `stop` or excluded.
-    """
-    i_b = tl.program_id(0).to(tl.int64)
-    used = tl.load(p_used + i_b)
-    alpha = tl.load(p_alpha + i_b)
-    precision = tl.load(p_precision + i_b)
-    p_point += i_b * dim
-    o_d = tl.arange(0, BLOCK_D)
-    for start in range(tl.program_id(1) * BLOCK_N, used, tl.num_programs(1) * BLOCK_N):
-        o_s = start + tl.arange(0, BLOCK_N)
-        # [BLOCK_N]
-        row = named_rows(o_s, i_b, used, p_first, p_count, begin, limit, run)
-        m_s = (o_s < used) & (row < stop)
-        for i_h in range(excluded):
-            p_range = p_excluded + (i_b * excluded + i_h) * 2
-            m_s = m_s & ((row < tl.load(p_range)) | (row >= tl.load(p_range + 1)))
-        p_block = p_rows + row[:, None] * row_stride + o_d[None, :]
-        # [BLOCK_N, BLOCK_D]
-        b_square = tl.zeros([BLOCK_N, BLOCK_D], dtype=tl.float64)
-        for first in range(0, dim, BLOCK_D):
-            m_d = first + o_d < dim
-            point = tl.load(p_point + first + o_d, mask=m_d, other=0.0)
-            b_rows = tl.load(p_block + first, mask=m_s[:, None] & m_d[None, :], other=0).to(tl.float64)
-            b_gap = point[None, :] - alpha * b_rows
-            b_square += b_gap * b_gap
-        logits = -0.5 * precision * tl.sum(b_square, axis=1)
-        if WEIGHTED:
-            logits += tl.load(p_log_weight + row, mask=m_s, other=0.0)
-        tl.store(p_logits + i_b * width + o_s, tl.where(m_s, logits, float("-inf")), mask=o_s < used)
-
-
-@triton.jit
-@no_type_check
-def named_rows(o_s, i_b, used, p_first, p_count, begin, limit, run):
-    """Return the rows of the slots `o_s` of query `i_b`: those of the runs in its list, or all from `begin` on."""
-    listed = tl.load(p_count + i_b) >= 0
-    first = tl.load(p_first + i_b * limit + o_s // run, mask=o_s < tl.where(listed, used, 0), other=0)
-    return tl.where(listed, first + o_s % run, begin + o_s)
-
-
-@triton.jit
-@no_type_check
-def mass_kernel(p_logits, p_used, p_sums, width, batch, BLOCK: tl.constexpr):
-    """Log-sum-exp, sum of squared weights and entropy of the logits [B, width] of a query, into p_sums [3, B]."""
-    i_b = tl.program_id(0).to(tl.int64)
-    used = tl.load(p_used + i_b)
-    p_logit = p_logits + i_b * width + tl.arange(0, BLOCK)
-    # [BLOCK]
-    b_top = tl.full([BLOCK], float("-inf"), dtype=tl.float64)
-    for start in range(0, used, BLOCK):
-        m_s = start + tl.arange(0, BLOCK) < used
-        b_top = tl.maximum(b_top, tl.load(p_logit + start, mask=m_s, other=float("-inf")))
-    top = tl.max(b_top, axis=0)
-    top = tl.where(top == float("-inf"), 0.0, top)
-    b_mass = tl.zeros([BLOCK], dtype=tl.float64)
-    b_squares = tl.zeros([BLOCK], dtype=tl.float64)
-    b_first = tl.zeros([BLOCK], dtype=tl.float64)
-    for start in range(0, used, BLOCK):
-        m_s = start + tl.arange(0, BLOCK) < used
-        b_logits = tl.load(p_logit + start, mask=m_s, other=float("-inf"))
-        b_gap = tl.where(b_logits > float("-inf"), b_logits - top, 0.0)
-        b_weights = tl.exp(b_logits - top)
-        b_mass += b_weights
-        b_squares += b_weights * b_weights
-        b_first += b_weights * b_gap
-    mass = tl.sum(b_mass, axis=0)
-    scale = tl.where(mass > 0.0, mass, 1.0)
-    tl.store(p_sums + i_b, tl.where(mass > 0.0, top + tl.log(scale), float("-inf")))
-    tl.store(p_sums + batch + i_b, tl.sum(b_squares, axis=0) / (scale * scale))
-    tl.store(p_sums + 2 * batch + i_b, tl.log(scale) - tl.sum(b_first, axis=0) / scale)
-
-
-@triton.jit
-@no_type_check
-def mean_kernel(
-    p_rows,
-    p_logits,
-    p_lse,
-    p_first,
-    p_count,
-    p_used,
-    p_out,
-    begin,
-    width,
-    limit,
-    run,
-    dim,
-    row_stride,
-    BLOCK_N: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-):
-    """Sum of the weights exp(l - lse) times the rows of one share of the slots, for a slice of D.
-
-    p_rows: [N, D] as stored. p_logits: [B, width]. p_lse: [B]. p_out: [shares, B, D].
-    """
-    i_b = tl.program_id(1).to(tl.int64)
-    i_share = tl.program_id(2).to(tl.int64)
-    o_d = tl.program_id(0) * BLOCK_D + tl.arange(0, BLOCK_D)
-    used = tl.load(p_used + i_b)
-    lse = tl.load(p_lse + i_b)
-    origin = tl.where(lse == float("-inf"), 0.0, lse)
-    share_begin, share_end = share_of(used, i_share, tl.num_programs(2), BLOCK_N)
-    # [BLOCK_D]
-    b_total = tl.zeros([BLOCK_D], dtype=tl.float64)
-    for start in range(share_begin, share_end, BLOCK_N):
-        o_s = start + tl.arange(0, BLOCK_N)
-        row = named_rows(o_s, i_b, used, p_first, p_count, begin, limit, run)
-        b_logits = tl.load(p_logits + i_b * width + o_s, mask=o_s < used, other=float("-inf"))
-        b_weights = tl.exp(b_logits - origin)
-        # rows without weight, which include excluded ones, are not read
-        m_rows = (b_weights > 0.0)[:, None] & (o_d < dim)[None, :]
-        p_block = p_rows + row[:, None] * row_stride + o_d[None, :]
-        b_rows = tl.load(p_block, mask=m_rows, other=0).to(tl.float64)
-        b_total += tl.sum(b_weights[:, None] * b_rows, axis=0)
-    # out is [shares, B, D]
-    p_sum = p_out + (i_share * tl.num_programs(1) + i_b) * dim + o_d
-    tl.store(p_sum, b_total, mask=o_d < dim)
+_UNSEEN = tl.constexpr(UNSEEN)
 
 
 @dataclass(frozen=True)
@@ -179,109 +33,286 @@ class RescoreConfig(Tile):
     """
 
 
-RESCORE_TILE = RescoreConfig(block_n=16, block_b=1, block_d=256, warps=4, stages=1)
+RESCORE_TILE = RescoreConfig(block_n=8, block_b=1, block_d=512, warps=4, stages=1)
+
+
+@triton.jit
+@no_type_check
+def listed_share(p_count, i_b, i_share, shares, run, span, BLOCK_N: tl.constexpr):
+    """Return whether the list of query `i_b` holds, and which slots a share has: of its rows, or of the whole span."""
+    count = tl.load(p_count + i_b)
+    listed = count >= 0
+    begin, end = share_of(tl.where(listed, count * run, span), i_share, shares, BLOCK_N)
+    return listed, begin, end
+
+
+@triton.jit
+@no_type_check
+def named_rows(o_s, m_s, listed, p_first, begin, run):
+    """Return the rows of the slots `o_s`, those of `m_s`: of the runs of a list at `p_first`, or all from `begin`."""
+    first = tl.load(p_first + o_s // run, mask=where_positive(m_s, listed.to(tl.int32)), other=0)
+    return tl.where(listed, first + o_s % run, begin + o_s)
+
+
+@triton.jit
+@no_type_check
+def not_excluded(row, m_s, stop, p_range, excluded):
+    """Return which of the rows count: those before `stop` in none of the `excluded` ranges at `p_range`."""
+    m_s = m_s & (row < stop)
+    for _ in range(excluded):
+        m_s = m_s & ((row < tl.load(p_range)) | (row >= tl.load(p_range + 1)))
+        p_range += 2
+    return m_s
+
+
+@triton.jit
+@no_type_check
+def distances(
+    p_rows, p_point, p_centre, row, m_s, alpha, dim, row_stride, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr
+):
+    """Return |q - alpha (row - centre)|^2 of some rows in float64, [BLOCK_N]; p_point: [D] float64."""
+    o_d = tl.arange(0, BLOCK_D)
+    p_block = p_rows + row[:, None] * row_stride + o_d[None, :]
+    # [BLOCK_N, BLOCK_D]
+    b_square = tl.zeros([BLOCK_N, BLOCK_D], dtype=tl.float64)
+    for first in range(0, dim, BLOCK_D):
+        m_d = first + o_d < dim
+        point = tl.load(p_point + first + o_d, mask=m_d, other=0.0)
+        centre = tl.load(p_centre + first + o_d, mask=m_d, other=0.0)
+        mask = m_s[:, None] & m_d[None, :]
+        b_rows = tl.load(p_block + first, mask=mask, other=0).to(tl.float64)
+        b_gap = point[None, :] - alpha * (b_rows - centre[None, :])
+        b_square += tl.where(mask, b_gap * b_gap, 0.0)
+    return tl.sum(b_square, axis=1)
+
+
+@triton.jit
+@no_type_check
+def add_rows(
+    p_rows, p_centre, p_out, row, m_s, weights, factor, mass, dim, row_stride,
+    BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    """Rescale the sum at `p_out`, [D] float64, and add weights times rows less the centre; not read without mass."""
+    o_d = tl.arange(0, BLOCK_D)
+    p_block = p_rows + row[:, None] * row_stride + o_d[None, :]
+    m_rows = m_s & (weights > 0.0)
+    for first in range(0, dim, BLOCK_D):
+        m_d = first + o_d < dim
+        centre = tl.load(p_centre + first + o_d, mask=m_d, other=0.0)
+        # [BLOCK_N, BLOCK_D]; rows without weight are not read
+        mask = m_rows[:, None] & m_d[None, :]
+        b_rows = tl.load(p_block + first, mask=mask, other=0).to(tl.float64) - centre[None, :]
+        b_sum = tl.sum(tl.where(mask, weights[:, None] * b_rows, 0.0), axis=0)
+        p_sum = p_out + first + o_d
+        b_sum += factor * tl.load(p_sum, mask=where_positive(m_d, mass), other=0.0)
+        tl.store(p_sum, b_sum, mask=m_d)
+    # the next rows are added to what other threads may have written
+    tl.debug_barrier()
+
+
+@triton.jit(do_not_specialize=["batch", "begin", "stop", "limit", "excluded"])
+@no_type_check
+def rescore_kernel(
+    p_rows,
+    p_point,
+    p_centre,
+    p_alpha,
+    p_precision,
+    p_log_weight,
+    p_first,
+    p_count,
+    p_excluded,
+    p_sums,
+    p_out,
+    batch,
+    begin,
+    stop,
+    limit,
+    run,
+    dim,
+    row_stride,
+    excluded,
+    WEIGHTED: tl.constexpr,
+    MEAN: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """Softmax over one share of the rows to rescore of a query, with a moving origin.
+
+    p_rows: [N, D] as stored. p_point: [B, D]. p_first: [B, limit]. p_count: [B], EVERY for all rows of [begin, stop).
+    p_sums: [4, shares, B]: the largest logit l, and the sums of w, w^2 and w (l - largest), w = exp(l - largest).
+    p_out: [shares, B, D], the sum of w times the rows less the centre, written where one has weight.
+    """
+    i_b = tl.program_id(0).to(tl.int64)
+    i_share = tl.program_id(1)
+    listed, first_slot, last_slot = listed_share(p_count, i_b, i_share, tl.num_programs(1), run, stop - begin, BLOCK_N)
+    alpha = tl.load(p_alpha + i_b)
+    precision = tl.load(p_precision + i_b)
+    p_sum = p_out + (i_share.to(tl.int64) * batch + i_b) * dim
+    top = tl.cast(float("-inf"), tl.float64)
+    mass = tl.cast(0.0, tl.float64)
+    squares = tl.cast(0.0, tl.float64)
+    first_logit = tl.cast(0.0, tl.float64)
+    for start in range(first_slot, last_slot, BLOCK_N):
+        o_s = start + tl.arange(0, BLOCK_N)
+        row = named_rows(o_s, o_s < last_slot, listed, p_first + i_b * limit, begin, run)
+        m_s = not_excluded(row, o_s < last_slot, stop, p_excluded + i_b * excluded * 2, excluded)
+        # [BLOCK_N]
+        b_square = distances(p_rows, p_point + i_b * dim, p_centre, row, m_s, alpha, dim, row_stride, BLOCK_N, BLOCK_D)
+        b_logits = -0.5 * precision * b_square
+        if WEIGHTED:
+            b_logits += tl.load(p_log_weight + row, mask=m_s, other=0.0)
+        b_logits = tl.where(m_s, b_logits, float("-inf"))
+        largest = tl.max(b_logits, axis=0)
+        raised = tl.maximum(top, largest)
+        origin = tl.where(raised == float("-inf"), 0.0, raised)
+        step = tl.where(mass > 0.0, top - origin, 0.0)
+        factor = tl.exp(step)
+        b_gap = tl.where(b_logits > float("-inf"), b_logits - origin, 0.0)
+        b_weights = tl.where(b_logits > float("-inf"), tl.exp(b_gap), 0.0)
+        if MEAN:
+            if largest > top - _UNSEEN:
+                add_rows(
+                    p_rows, p_centre, p_sum, row, m_s, b_weights, factor, mass, dim, row_stride, BLOCK_N, BLOCK_D
+                )  # fmt: skip
+        first_logit = factor * (first_logit + step * mass) + tl.sum(b_weights * b_gap, axis=0)
+        squares = factor * factor * squares + tl.sum(b_weights * b_weights, axis=0)
+        mass = factor * mass + tl.sum(b_weights, axis=0)
+        top = raised
+    p_stat = p_sums + i_share * batch + i_b
+    stride = tl.num_programs(1) * batch
+    tl.store(p_stat, top)
+    tl.store(p_stat + stride, mass)
+    tl.store(p_stat + 2 * stride, squares)
+    tl.store(p_stat + 3 * stride, first_logit)
+
+
+@triton.jit(do_not_specialize=["batch", "begin", "stop", "limit", "excluded"])
+@no_type_check
+def spread_kernel(
+    p_rows,
+    p_point,
+    p_centre,
+    p_alpha,
+    p_precision,
+    p_log_weight,
+    p_first,
+    p_count,
+    p_excluded,
+    p_lse,
+    p_mean,
+    p_out,
+    batch,
+    begin,
+    stop,
+    limit,
+    run,
+    dim,
+    row_stride,
+    excluded,
+    WEIGHTED: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """Sum of exp(l - lse) |r - mean|^2 over one share of the rows to rescore of a query, into p_out [shares, B].
+
+    Arguments are those of `rescore_kernel`; p_lse: [B], p_mean: [B, D].
+    """
+    i_b = tl.program_id(0).to(tl.int64)
+    listed, first_slot, last_slot = listed_share(
+        p_count, i_b, tl.program_id(1), tl.num_programs(1), run, stop - begin, BLOCK_N
+    )
+    alpha = tl.load(p_alpha + i_b)
+    precision = tl.load(p_precision + i_b)
+    lse = tl.load(p_lse + i_b)
+    lse = tl.where(lse == float("-inf"), 0.0, lse)
+    # [BLOCK_N]
+    total = tl.zeros([BLOCK_N], dtype=tl.float64)
+    for start in range(first_slot, last_slot, BLOCK_N):
+        o_s = start + tl.arange(0, BLOCK_N)
+        row = named_rows(o_s, o_s < last_slot, listed, p_first + i_b * limit, begin, run)
+        m_s = not_excluded(row, o_s < last_slot, stop, p_excluded + i_b * excluded * 2, excluded)
+        b_square = distances(p_rows, p_point + i_b * dim, p_centre, row, m_s, alpha, dim, row_stride, BLOCK_N, BLOCK_D)
+        b_logits = -0.5 * precision * b_square
+        if WEIGHTED:
+            b_logits += tl.load(p_log_weight + row, mask=m_s, other=0.0)
+        b_far = distances(p_rows, p_mean + i_b * dim, p_centre, row, m_s, 1.0, dim, row_stride, BLOCK_N, BLOCK_D)
+        total += tl.exp(tl.where(m_s, b_logits - lse, float("-inf"))) * b_far
+    tl.store(p_out + tl.program_id(1) * batch + i_b, tl.sum(total, axis=0))
 
 
 @dataclass(frozen=True)
-class Slots:
-    """Slots for the logits of every query, each of which stands for a row.
+class Rescored:
+    """Sums over the samples to rescore, a part of them in each share; what no sample of a share reaches is unspecified.
 
-    rescore_list: whose rows the slots of a query stand for, one after the other; those of a query whose list
-    overflowed stand for the rows from `begin` on.
-    used: [B] int32, slots that stand for a row. stop: end of the span. width: slots of each query.
+    sums: [4, S, B] float64: the largest logit l of a share, -inf where it has no sample, and the sums of w, w^2 and
+    w (l - largest) with w = exp(l - largest). means: [S, B, D] float64, of w times the rows less the centre, or
+    [S, B, 0]. rescore_list: whose samples these are. work: what they are rescored for.
     """
 
+    sums: Float64[Tensor, "4 S B"]
+    means: Float64[Tensor, "S B E"]
     rescore_list: RescoreList
-    used: Shaped[Tensor, "B"]
-    begin: int
-    stop: int
-    width: int
+    work: Work
 
     @classmethod
-    def parts(cls, rescore_list: RescoreList, span: Span, *, limits: ScanLimits, reads_values: bool) -> Iterator[Slots]:
-        """Yield the slots for the rows of a span a part at a time; the first has those of the lists.
+    def of(cls, work: Work, rescore_list: RescoreList) -> Rescored:
+        """Return the sums over the samples on a rescore list; no synchronisation.
 
-        rescore_list: what is to be rescored. span: rows that lists and queries whose list overflowed are about.
-        limits: `logit_bytes` bounds a part. reads_values: whether the host may wait for the device to read whether any
-        list overflowed, and leave out the other parts where none did.
+        work: rows, queries, the span that the samples lie in, and what is wanted. rescore_list: for every query.
+        Costs a float64 pass over the rows of each query, twice with the mean. Memory is 8 D bytes for each program.
         """
-        batch, count = len(rescore_list.count), rescore_list.count
-        width = limits.logit_slots(batch, rescore_list.width, len(span))
-        short = reads_values and len(span) > width and not bool(rescore_list.overflowed.any())
-        for begin in range(span.start, span.start + 1 if short else span.stop, width):
-            listed = count * rescore_list.run if begin == span.start else torch.zeros_like(count)
-            used = torch.where(rescore_list.overflowed, min(width, span.stop - begin), listed)
-            yield cls(rescore_list, used, begin, span.stop, width)
+        batch, mean = len(work.query), work.wanted.mean
+        shares = programs(batch, rescore_list.width, RESCORE_TILE.block_n)
+        sums = torch.empty(0, dtype=torch.float64, device=work.rows.device).new_empty(4, shares, batch)
+        means = sums.new_empty(shares, batch, work.rows.dim if mean else 0)
+        rescore_kernel[(batch, shares)](
+            *_before(work, rescore_list), sums, means, *_after(work, rescore_list), MEAN=mean, **_constants(work)
+        )
+        return cls(sums, means, rescore_list, work)
 
-    def logits(self, rows: Rows, query: Query, *, weighted: bool) -> Float64[Tensor, "B W"]:
-        """Return the logits of the rows in the slots, [B, width] float64; unused slots hold nothing.
+    def spread(self, lse: Float64[Tensor, "B"], mean: Float64[Tensor, "B D"]) -> Float64[Tensor, "B"]:
+        """Return the sums of exp(l - lse) |r - mean|^2 over these samples, [B]; no synchronisation.
 
-        rows: of the data set. query: [B] queries whose points are in stored coordinates. weighted: whether the logs of
-        the weights of the samples are added, where they have any.
+        lse: [B] float64. mean: [B, D] float64. Costs a float64 pass over the rows of each query, twice.
         """
-        batch, dim = query.point.shape
-        out = torch.empty(0, dtype=torch.float64, device=rows.device).new_empty(batch, self.width)
-        log_weights = rows.half_norms if rows.log_weights is None else rows.log_weights
-        distance_kernel[(batch, programs(batch, self.width, RESCORE_TILE.block_n))](
-            rows.stored, query.point.contiguous(), query.alpha, query.inverse_variance, log_weights,
-            self.rescore_list.first, self.rescore_list.count, self.used, query.excluded.contiguous(),
-            out, self.begin, self.stop,
-            self.width, self.rescore_list.first.shape[1], self.rescore_list.run, dim, rows.stored.stride(0),
-            query.excluded.shape[1],
-            WEIGHTED=weighted and rows.log_weights is not None, BLOCK_N=RESCORE_TILE.block_n, BLOCK_D=slice_width(dim),
-            num_warps=RESCORE_TILE.warps, enable_fp_fusion=True,
-        )  # fmt: skip
-        return out
-
-    def mean(self, rows: Rows, logits: Float64[Tensor, "B W"], lse: Float64[Tensor, "B"]) -> Float64[Tensor, "B D"]:
-        """Return the weighted mean of the rows in the slots, as stored, [B, D] float64; zero where there are none.
-
-        rows: of the data set. logits: [B, width] float64. lse: [B] float64, their log-sum-exp.
-        """
-        batch, slices = len(lse), triton.cdiv(rows.dim, slice_width(rows.dim))
-        shares = max(1, min(RESCORE_PROGRAMS // (batch * slices), triton.cdiv(self.width, 8 * RESCORE_TILE.block_n)))
-        out = logits.new_empty(shares, batch, rows.dim)
-        mean_kernel[(slices, batch, shares)](
-            rows.stored, logits, lse, self.rescore_list.first, self.rescore_list.count, self.used, out,
-            self.begin, self.width,
-            self.rescore_list.first.shape[1], self.rescore_list.run, rows.dim, rows.stored.stride(0),
-            BLOCK_N=RESCORE_TILE.block_n, BLOCK_D=slice_width(rows.dim),
-            num_warps=RESCORE_TILE.warps, enable_fp_fusion=True,
+        _, shares, batch = self.sums.shape
+        out = self.sums.new_empty(shares, batch)
+        spread_kernel[(batch, shares)](
+            *_before(self.work, self.rescore_list), lse, mean, out, *_after(self.work, self.rescore_list),
+            **_constants(self.work),
         )  # fmt: skip
         return out.sum(0)
 
-    def filled(self, logits: Float64[Tensor, "B W"]) -> Float64[Tensor, "B W"]:
-        """Return `logits` [B, width] with -inf in unused slots."""
-        return logits.masked_fill(~self._inside(), -torch.inf)
 
-    def rows_at(self, slot: Int64[Tensor, "B k"]) -> Int64[Tensor, "B k"]:
-        """Return the rows that the slots `slot` of each query stand for, [B, k]."""
-        run, limit = self.rescore_list.run, self.rescore_list.first.shape[1]
-        listed = self.rescore_list.first.gather(1, (slot // run).clamp_max(limit - 1)) + slot % run
-        return torch.where(self.rescore_list.overflowed[:, None], self.begin + slot, listed)
-
-    def _inside(self) -> Bool[Tensor, "B W"]:
-        return torch.arange(self.width, device=self.used.device) < self.used[:, None]
-
-
-def rescored_state(
-    work: Work, rescore_list: RescoreList, *, reads_values: bool, limits: ScanLimits = DEFAULT_LIMITS
-) -> PosteriorState:
-    """Return the states of the samples on a rescore list, each scored by direct difference in float64.
-
-    work: rows, queries, the span that the samples lie in, and what is wanted. rescore_list: the samples, for every
-    query of the work. reads_values: whether the host may wait for the device, which spares launches where lists are
-    short beside the span. limits: `logit_bytes` bounds the logits held at once.
-
-    Costs a float64 pass over the rows of each query, twice with the mean. Memory is 8 bytes for each pair of a query
-    and a row, at most `logit_bytes` or the whole list.
-    """
+def _before(work: Work, rescore_list: RescoreList) -> tuple[Tensor, ...]:
     rows, query = work.rows, work.query
-    stored = replace(query, point=query.in_stored_coordinates(rows), alpha=query.alpha.contiguous())
-    parts = Slots.parts(rescore_list, work.span, limits=limits, reads_values=reads_values)
-    state = reduce(merge, [_state(rows, stored, slots, work.wanted) for slots in parts])
-    # the centre was left in: products with it cancel only where it is large, and these are float64
-    return replace(state, mean=state.mean - rows.centre) if work.wanted.mean else state
+    log_weights = rows.half_norms if rows.log_weights is None else rows.log_weights
+    return (
+        rows.stored, query.point.contiguous(), rows.centre, query.alpha.contiguous(),
+        query.inverse_variance.contiguous(), log_weights, rescore_list.first, rescore_list.count,
+        query.excluded.contiguous(),
+    )  # fmt: skip
+
+
+def _after(work: Work, rescore_list: RescoreList) -> tuple[int, ...]:
+    span, rows = work.span, work.rows
+    return (
+        len(work.query), span.start, span.stop, rescore_list.first.shape[1], rescore_list.run, rows.dim,
+        rows.stored.stride(0), work.query.excluded.shape[1],
+    )  # fmt: skip
+
+
+def _constants(work: Work) -> dict[str, int | bool]:
+    weighted, width = work.rows.log_weights is not None, slice_width(work.rows.dim)
+    tile, warps = RESCORE_TILE, RESCORE_TILE.warps
+    return {
+        "WEIGHTED": weighted,
+        "BLOCK_N": tile.block_n,
+        "BLOCK_D": width,
+        "num_warps": warps,
+        "enable_fp_fusion": True,
+    }
 
 
 def slice_width(dim: int) -> int:
@@ -289,48 +320,10 @@ def slice_width(dim: int) -> int:
     return max(16, min(RESCORE_TILE.block_d, 1 << (dim - 1).bit_length()))
 
 
-def rescore_memory(rows: Rows, batch: int, limits: ScanLimits = DEFAULT_LIMITS) -> int:
-    """Return the most bytes that :func:`rescored_state` needs.
+def rescore_memory(rows: Rows, batch: int, listed: int) -> int:
+    """Return the most bytes that rescoring needs.
 
-    rows: of the data set, all of which the span may hold. batch: number of queries. limits: of lists and logits.
+    rows: of the data set. batch: number of queries. listed: room of the list of a query.
     """
-    listed, dim = limits.listed(len(rows)), rows.dim
-    width = limits.logit_slots(batch, listed, len(rows))
-    sums = max(3 * batch, RESCORE_PROGRAMS * RESCORE_TILE.block_d // min(dim, RESCORE_TILE.block_d))
-    return 8 * batch * (width + listed) + 8 * dim * sums
-
-
-def _state(rows: Rows, stored: Query, slots: Slots, wanted: Wanted) -> PosteriorState:
-    logits = slots.logits(rows, stored, weighted=True)
-    batch = len(logits)
-    sums = logits.new_empty(3, batch)
-    mass_kernel[(batch,)](
-        logits, slots.used, sums, slots.width, batch, BLOCK=SUM_BLOCK, num_warps=RESCORE_TILE.warps,
-        enable_fp_fusion=True,
-    )  # fmt: skip
-    lse, concentration, entropy = sums.unbind(0)
-    state = replace(PosteriorState.empty(batch, rows.dim, wanted.top_k, rows.device), lse=lse)
-    if wanted.mean:
-        state = replace(state, mean=slots.mean(rows, logits, lse))
-    if wanted.moments:
-        state = replace(state, concentration=concentration, entropy=entropy)
-    if wanted.moments and wanted.mean:
-        weights = (slots.filled(logits) - lse.clamp_min(-1e300)[:, None]).exp()
-        state = replace(state, variance=_variance(rows, slots, weights, replace(stored, point=state.mean)))
-    return _with_top(state, slots, logits, wanted.top_k) if wanted.top_k else state
-
-
-def _variance(rows: Rows, slots: Slots, weights: Float64[Tensor, "B W"], mean: Query) -> Float64[Tensor, "B"]:
-    """Return the trace of the covariance: the weighted mean of the squared distances to the points of `mean`."""
-    ones = torch.ones_like(mean.alpha)
-    squares = slots.logits(rows, replace(mean, alpha=ones, inverse_variance=ones), weighted=False).mul(-2.0)
-    return torch.where(weights > 0, weights * squares, 0.0).sum(1)
-
-
-def _with_top(state: PosteriorState, slots: Slots, logits: Float64[Tensor, "B W"], top_k: int) -> PosteriorState:
-    top = slots.filled(logits).topk(min(top_k, slots.width), dim=1)
-    found = slots.rows_at(top.indices).masked_fill(top.values == -torch.inf, -1)
-    count = found.shape[1]
-    state.top_logits[:, :count] = top.values
-    state.top_rows[:, :count] = found
-    return state
+    shares = programs(batch, listed, RESCORE_TILE.block_n)
+    return 8 * batch * (listed + shares * (rows.dim + 4))

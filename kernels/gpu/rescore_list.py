@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import no_type_check
 
-import torch
 import triton
 import triton.language as tl
 
@@ -45,34 +44,20 @@ class RescoreList:
         return self.first.shape[1] * self.run
 
     @classmethod
-    def of_list(cls, listed: ListedPairs, floor: Float[Tensor, "B"]) -> RescoreList:
-        """Return the listed samples whose coarse logits reach `floor` [B] float32; no synchronisation.
+    def of_list(cls, listed: ListedPairs, floor: Float[Tensor, "B"], count: Shaped[Tensor, "B"]) -> RescoreList:
+        """Return the listed samples whose coarse logits reach `floor`; no synchronisation.
 
+        listed: samples of each query. floor: [B] float32. count: [B] int32, zeros, which are counted in.
         Programs append to `listed` in any order: samples are sorted by row, so that equal calls give equal bits. Costs
         the square of the number of listed samples, in comparisons.
         """
         batch, limit = listed.row.shape
-        first, count = torch.zeros_like(listed.row), torch.zeros_like(listed.count)
+        first = listed.row.new_empty(batch, limit)
         order_kernel[(batch, programs(batch, limit, ORDER_BLOCK))](
             listed.row, listed.logit, listed.count, floor, first, count, limit, EVERY=EVERY, BLOCK=ORDER_BLOCK,
             enable_fp_fusion=True,
         )  # fmt: skip
         return cls(first, count, 1)
-
-    @classmethod
-    def of_tiles(cls, marked: Bool[Tensor, "T B"], first: Int64[Tensor, "T"], size: int, limit: int) -> RescoreList:
-        """Return the marked tiles of rows, one run each; no synchronisation.
-
-        marked: [T, B], whether a tile is to be rescored for a query. first: [T] int64, the first row of every tile.
-        size: rows of a tile. limit: tiles that a list has room for; of queries with more every row is rescored.
-        """
-        number = marked.cumsum(0, dtype=torch.int32)
-        # unmarked tiles, and those beyond the limit, all go to one place behind the list
-        place = torch.where(marked & (number <= limit), number - 1, limit).long()
-        found = torch.zeros(limit + 1, marked.shape[1], dtype=torch.int64, device=marked.device)
-        found.scatter_(0, place, first[:, None].expand_as(place))
-        count = torch.where(number[-1] > limit, EVERY, number[-1])
-        return cls(found[:limit].T.contiguous(), count, size)
 
 
 def programs(batch: int, slots: int, block: int) -> int:
@@ -83,7 +68,7 @@ def programs(batch: int, slots: int, block: int) -> int:
     return max(1, min(RESCORE_PROGRAMS // batch, -(-slots // (LEAST_BLOCKS * block))))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["limit"])
 @no_type_check
 def order_kernel(
     p_row,

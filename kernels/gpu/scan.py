@@ -8,12 +8,11 @@ from typing import Generic, TypeVar
 
 import torch
 
-from ...base.arrays import Float64, Tensor
+from ...base.arrays import Tensor
 from ...base.cuda_graphs import capturing
 from ...base.errors import invalid
-from ..common.accumulate import BlockSums, RunningSums
 from ..common.matmul import ieee_products
-from ..common.rounding import Rounding, Windows, unit_error, windows
+from ..common.rounding import Rounding
 from ..common.rows import Query, Rows, Span
 from ..common.state import PosteriorState, Wanted, merge, without_top
 from ..common.top_k import TopCandidates
@@ -21,14 +20,15 @@ from ..common.work import Work
 from .configs import AnyConfig, DigitConfig, FusedConfig, LaunchConfig, ScoreConfig, choose
 from .devices import device_of
 from .digits import DigitOperand, digit_rounding
+from .finish import Finish
 from .fused import fused
 from .jit import INTERPRET
 from .limits import DEFAULT_LIMITS, ScanLimits
 from .logits import Scores, score
-from .logits_float32 import score_float32
 from .logits_int8 import score_digits
 from .operands import (
     EXACT,
+    HALF,
     KERNEL_DTYPES,
     BlockOperand,
     QueryOperand,
@@ -40,8 +40,11 @@ from .operands import (
     shared_bound,
     unit_rounding,
 )
-from .rescore import rescore_memory, rescored_state
+from .partition import Law, Meeting
+from .rescore import Rescored, rescore_memory
 from .rescore_list import RescoreList
+from .rescore_top import rescored_top, top_memory
+from .running_sums import RunningSums
 from .weighted_sum import weigh
 from .weights import ListedPairs, Reference, weights_of, weights_rows
 
@@ -66,10 +69,7 @@ def triton_state(work: Work, split: Split = EXACT, *, limits: ScanLimits = DEFAU
         scan = scan_type(work.query, work.wanted, config)(work, config, split, limits=limits)
         for block in scan.blocks():
             scan.add(block)
-        rescore_list = scan.rescore_list()
-        rescored = rescored_state(work, rescore_list, reads_values=not capturing(), limits=limits)
-        state = scan.state().without(rescore_list.overflowed)
-        return merge(without_top(state, rescored.top_rows), rescored)
+        return scan.state()
 
 
 def scan_type(query: Query, wanted: Wanted, config: LaunchConfig) -> type[TwoPhaseScan] | type[FusedScan]:
@@ -85,21 +85,20 @@ Operand = TypeVar("Operand", bound=QueryOperand | DigitOperand)
 
 
 class TritonScan(Generic[Operand]):
-    """What both scans share: operands, windows and running sums; the host does not wait before the top-k is named.
+    """What both scans share: operands, partition and running sums; the host does not wait before the top-k is named.
 
     work: what is scanned, its rows as the kernels multiply them. operand: the queries as the kernels read them.
-    rounding: how their products round. sums: of the samples that are not to be rescored. top: the heaviest samples.
-    windows: how far below the log-partition samples have weight, and are rescored; set as soon as what they depend on
-    is known. pair_bytes: bytes held for each pair of a row and a query.
+    rounding: how their products round. meeting: the log-partition so far, and what logits are compared with.
+    sums: over the samples that are not to be rescored. list: the samples that are. top: the heaviest samples.
+    pair_bytes: bytes held for each pair of a row and a query.
     """
 
     pair_bytes: int
-    windows: Windows
 
     def __init__(
         self, work: Work, config: LaunchConfig, split: Split = EXACT, *, limits: ScanLimits = DEFAULT_LIMITS
     ) -> None:
-        """Prepare the operands of the queries; no synchronisation.
+        """Prepare the operands of the queries, and room for sums and rescore lists; no synchronisation.
 
         work: what is scanned. config: of the call. split: into how many numbers operands are split. limits: rows held
         at once and room of the rescore lists.
@@ -107,9 +106,11 @@ class TritonScan(Generic[Operand]):
         self.work = replace(work, rows=operand_rows(work.rows))
         self.config, self.split, self.limits = config, split, limits
         self.operand, self.rounding = self._operand()
-        self.sums = RunningSums(self.work)
-        self.listed = limits.listed(len(work.span))
-        self.top = TileCandidates(len(work.query), work.wanted.top_k, work.rows.device)
+        self.meeting = Meeting.of(self.work, Law.of(self.work, self.rounding, split), self.operand.measured)
+        dim = self.rows.dim if work.wanted.mean else 0
+        self.sums = RunningSums.empty(len(self.query), dim, self.rows.device)
+        self.list = ListedPairs.empty(self.meeting.counts[0], limits.listed(len(work.span)))
+        self.top = TileCandidates(len(self.query), work.wanted.top_k, work.rows.device)
 
     @property
     def rows(self) -> Rows:
@@ -128,40 +129,53 @@ class TritonScan(Generic[Operand]):
         return [Span(first, min(first + size, stop)) for first in range(start, stop, size)]
 
     def add(self, span: Span) -> None:
-        """Score the block of rows in `span`, and add what is not to be rescored.
-
-        Raises NotImplementedError here: the two scans do it.
-        """
-        raise NotImplementedError
-
-    def rescore_list(self) -> RescoreList:
-        """Return the samples to rescore, once every block was added.
-
-        Raises NotImplementedError here: the two scans do it.
-        """
-        raise NotImplementedError
+        """Score the block of rows in `span`, move the origin of the weights to the log-partition so far, and weigh."""
+        block = BlockOperand.of(self.rows, span)
+        scores = self._score(block)
+        self.top.offer_tiles(scores, span.start)
+        self.meeting.meet(scores.stats, self.sums)
+        self.sums.add(*self._weigh(scores, block, Reference(*self.meeting.reference.unbind(0))))
 
     def state(self) -> PosteriorState:
-        """Return the state of the samples that are not to be rescored, with the heaviest of all samples."""
-        return self.top.heaviest(self.sums.state(self.rows, self.query), self.rows, self.query)
+        """Return the state of all samples of the span, once every block was added."""
+        # the samples to rescore are those with weight in the whole span
+        rescore_list = RescoreList.of_list(self.list, self.meeting.reference[1], self.meeting.counts[1])
+        rescored = Rescored.of(self.work, rescore_list)
+        state = Finish(self.work, self.operand.measured, self.sums, rescored).state()
+        return self._with_top(state, rescore_list) if self.work.wanted.top_k else state
+
+    def _with_top(self, state: PosteriorState, rescore_list: RescoreList) -> PosteriorState:
+        rescored = rescored_top(self.work, rescore_list, reads_values=not capturing(), limits=self.limits)
+        none = replace(rescored, mean=rescored.mean[:, :0])
+        found = self.top.heaviest(none, self.rows, self.query).without(rescore_list.overflowed)
+        top = merge(without_top(found, rescored.top_rows), rescored)
+        return replace(state, top_logits=top.top_logits, top_rows=top.top_rows, top_rest=top.top_rest)
 
     def _operand(self) -> tuple[Operand, Rounding]:
         """Return the queries as the kernels read them, and how their products round."""
         raise NotImplementedError
 
-    def _windows(self, partition: Float64[Tensor, "B"] | None) -> Windows:
-        error = unit_error(self.rows, self.query, self.rounding, partition)
-        count, split = len(self.work.span), self.split
-        return windows(self.rows, self.query, count, error, budget=split.budget, limit=split.limit)
+    def _score(self, block: BlockOperand) -> Scores:
+        """Return the statistics of the logits of a block, and what is kept of the logits."""
+        raise NotImplementedError
+
+    def _weigh(self, scores: Scores, block: BlockOperand, reference: Reference) -> BlockSums:
+        """Return the sums over the samples of a block that are not to be rescored, and list those that are."""
+        raise NotImplementedError
 
     def _parts(self, depth: int, *, chained: bool = False) -> tuple[QueryOperand, Rounding]:
         """Return the queries in floating point numbers, and the rounding of sums over `depth` values of D at a time.
 
         chained: whether all parts of a query add to one running sum.
         """
-        dtype, device = operand_dtype(block_dtype(self.rows)), self.config.device
-        operand = QueryOperand.of(self.query, dtype, device.precision, self.split)
+        dtype, device = block_dtype(self.rows), self.config.device
+        centre = self.rows.centre if self.rows.raw_operand else None
+        operand = QueryOperand.of(self.query, operand_dtype(dtype), self.split, centre)
         return operand, unit_rounding(dtype, device, depth, self.split, chained=chained)
+
+
+# sums of weights of the tiles or shares of a block, [T, 4 or 1, P] float32, and of weights times rows, [S, B, D] float32
+BlockSums = tuple[Tensor, Tensor]
 
 
 class TwoPhaseScan(TritonScan[QueryOperand | DigitOperand]):
@@ -169,16 +183,6 @@ class TwoPhaseScan(TritonScan[QueryOperand | DigitOperand]):
 
     # logits, weights in two parts, and the same again of rows that are gathered
     pair_bytes = 12
-
-    def __init__(
-        self, work: Work, config: LaunchConfig, split: Split = EXACT, *, limits: ScanLimits = DEFAULT_LIMITS
-    ) -> None:
-        """Prepare the operands and an empty rescore list.
-
-        work, config, split, limits: as in :class:`TritonScan`.
-        """
-        super().__init__(work, config, split, limits=limits)
-        self.list = ListedPairs.empty(len(self.query), self.listed, self.rows.device)
 
     def _operand(self) -> tuple[QueryOperand | DigitOperand, Rounding]:
         config = self.config.score
@@ -193,50 +197,23 @@ class TwoPhaseScan(TritonScan[QueryOperand | DigitOperand]):
         if isinstance(config, DigitConfig) and isinstance(operand, DigitOperand):
             return score_digits(operand, block, config, slices)
         if isinstance(config, ScoreConfig) and isinstance(operand, QueryOperand):
-            scored = score_float32 if operand.cut_to_tf32 else score
-            return scored(operand, block, config, slices)
+            return score(operand, block, config, slices)
         raise AssertionError(f"{type(operand).__name__} has no kernel for {config}")
 
-    def add(self, span: Span) -> None:
-        """Score the rows in `span`, move the origin of the weights to the log-partition so far, and weigh."""
-        block, config = BlockOperand.of(self.rows, span), self.config
-        batch, wanted = len(self.query), self.work.wanted
-        scores = self._score(block)
-        self.top.offer_tiles(scores, span.start)
-        tops, masses = scores.stats[:, :, :batch].double().unbind(1)
-        origin = self.sums.meet((tops + masses.log()).logsumexp(0))
-        self.windows = self._windows(self.sums.partition)
-        floors = (self.sums.partition - window for window in (self.windows.weight, self.windows.rescore))
-        reference = Reference(origin, *(floor.float() for floor in floors))
+    def _weigh(self, scores: Scores, block: BlockOperand, reference: Reference) -> BlockSums:
+        config, wanted, batch = self.config, self.work.wanted, len(self.query)
         weights = weights_of(scores, block, reference, self.list, config=config.weigh, wanted=wanted, split=self.split)
-        total = weights.sums.new_empty(batch, 0)
-        if wanted.mean:
-            shares = config.weigh_shares(len(span), batch, block.dim)
-            total = weigh(weights, block, config.weigh, precision=config.device.precision, shares=shares)
-        self.sums.add(BlockSums(origin, weights.sums, total))
-
-    def rescore_list(self) -> RescoreList:
-        """Return the samples to rescore that have weight in the whole span; no synchronisation."""
-        return RescoreList.of_list(self.list, (self.sums.partition - self.windows.weight).float())
+        if not wanted.mean:
+            return weights.sums, weights.sums.new_empty(0, batch, 0)
+        shares = config.weigh_shares(len(block), batch, block.dim)
+        return weights.sums, weigh(weights, block, config.weigh, shares=shares)
 
 
 class FusedScan(TritonScan[QueryOperand]):
-    """Logits and weighted sum of a block in one launch; tiles of rows are rescored as a whole."""
+    """Statistics of the logits of a block first, then logits, weights and weighted sum in one launch."""
 
-    # a number for every tile
+    # statistics of tiles, a fraction of this
     pair_bytes = 1
-
-    def __init__(
-        self, work: Work, config: LaunchConfig, split: Split = EXACT, *, limits: ScanLimits = DEFAULT_LIMITS
-    ) -> None:
-        """Prepare the operands and the windows.
-
-        work, config, split, limits: as in :class:`TritonScan`; `config` has a fused tile.
-        """
-        super().__init__(work, config, split, limits=limits)
-        self.found: list[tuple[int, Tensor]] = []
-        # a launch compares logits with these before any log-partition is known to the host
-        self.windows = self._windows(None)
 
     @property
     def fused(self) -> FusedConfig:
@@ -250,26 +227,17 @@ class FusedScan(TritonScan[QueryOperand]):
 
     def _operand(self) -> tuple[QueryOperand, Rounding]:
         # rows in 16 bits serve both products, so digits would spare no conversion and need the rows in 8 bits as well
-        return self._parts(self.fused.block_d, chained=True)
+        return self._parts(max(self.fused.block_d, self.config.parts.block_d), chained=True)
 
-    def add(self, span: Span) -> None:
-        """Score and weigh the rows in `span` in one launch."""
-        block, window = BlockOperand.of(self.rows, span), self.windows.rescore.float()
-        shares, mean = self.config.fused_shares(len(span), len(self.query)), self.work.wanted.mean
-        part = fused(self.operand, block, window, self.fused, shares=shares, mean=mean, split=self.split)
-        self.sums.meet(part.partition)
-        self.sums.add(part.block)
-        self.found.append((span.start, part.rescore))
+    def _score(self, block: BlockOperand) -> Scores:
+        return score(self.operand, block, self.config.parts, 1, store=False)
 
-    def rescore_list(self) -> RescoreList:
-        """Return the tiles to rescore whose largest logit has weight in the whole span; no synchronisation."""
-        size, floor = self.fused.block_n, (self.sums.partition - self.windows.weight).float()
-        # a query without samples has a floor of -inf, and its tiles hold nothing
-        marked = torch.cat([(rescore >= floor) & (rescore > -torch.inf) for _, rescore in self.found])
-        first = torch.cat(
-            [start + size * torch.arange(len(rescore), device=rescore.device) for start, rescore in self.found]
-        )
-        return RescoreList.of_tiles(marked, first, size, max(1, self.listed // size))
+    def _weigh(self, scores: Scores, block: BlockOperand, reference: Reference) -> BlockSums:
+        shares = self.config.fused_shares(len(block), len(self.query))
+        return fused(
+            self.operand, block, reference, self.list, config=self.fused, shares=shares, mean=self.work.wanted.mean,
+            split=self.split,
+        )  # fmt: skip
 
 
 def triton_memory(rows: Rows, batch: int, *, limits: ScanLimits = DEFAULT_LIMITS) -> int:
@@ -281,8 +249,8 @@ def triton_memory(rows: Rows, batch: int, *, limits: ScanLimits = DEFAULT_LIMITS
     pair_bytes = (TwoPhaseScan if config.fused is None else FusedScan).pair_bytes
     count = min(limits.block_rows(rows, batch, pair_bytes), len(rows))
     padded, values = -(-batch // 16) * 16, batch * rows.dim
-    # a centred copy where one is needed, norms and weights of the rows
-    held = count * (8 + (4 * rows.dim if copied(rows) else 0))
+    # norms and weights of the rows, and a centred copy where one is needed
+    held = 8 * len(rows) + count * (4 * rows.dim if copied(rows) else 0)
     if config.fused is None:
         slices, shares = (part(count, batch, rows.dim) for part in (config.score_slices, config.weigh_shares))
         tiles_b = -(-batch // config.weigh.block_b)
@@ -291,11 +259,12 @@ def triton_memory(rows: Rows, batch: int, *, limits: ScanLimits = DEFAULT_LIMITS
         # statistics of tiles, and the rows with weight of each tile
         held += 96 * padded * -(-count // min(config.score.block_n, weights_rows(config.weigh.block_b)))
         held += 16 * (count + 1024) * tiles_b
-        held += 12 * batch * limits.listed(len(rows))
     else:
         shares = config.fused_shares(count, batch)
-        held += 4 * padded * -(-count // config.fused.block_n) + 8 * values * shares
-    held += rescore_memory(rows, batch, limits)
+        held += 8 * padded * -(-count // config.parts.block_n) + 4 * padded * shares
+    held += 12 * batch * limits.listed(len(rows))
+    listed = limits.listed(len(rows))
+    held += rescore_memory(rows, batch, listed) + top_memory(batch, listed, len(rows), limits)
     # queries and their parts, sums and means, most of them in float64, and the sum of every share
     return held + values * (16 * 8 + 4 * shares)
 
@@ -334,7 +303,7 @@ def checked_config(work: Work, split: Split = EXACT) -> LaunchConfig:
     if stored.dtype not in KERNEL_DTYPES:
         names = ", ".join(str(dtype).removeprefix("torch.") for dtype in KERNEL_DTYPES)
         raise invalid("points", f"must be {names} for the Triton kernels", stored.dtype, "use backend='torch'")
-    if operand_dtype(block_dtype(rows)) not in split.query:
+    if split == HALF and block_dtype(rows) == torch.float32:
         received = f"{stored.dtype}, read as {block_dtype(rows)}"
         needs = "must be full for these samples: half is for 8-bit ones, and for 16-bit ones whose mean is small"
         raise invalid("precision", needs, received, "pass precision='full'")

@@ -8,10 +8,10 @@ import torch
 import triton
 import triton.language as tl
 
-from ...base.arrays import Float64, Tensor
+from ...base.arrays import Float, Tensor
 from .configs import WeighConfig
 from .descriptors import described, tile_of_rows
-from .jit import WEIGHT_SCALE, centre_of, dot_add, operand, parts_sum, row_tile, share_of
+from .jit import WEIGHT_SCALE, add_products, centre_of, parts_sum, row_tile, share_of
 from .live_rows import DENSE_SHARE, is_dense, live_rows
 from .operands import BlockOperand
 from .weights import Weights
@@ -47,8 +47,8 @@ def weigh_kernel(
     row_stride,
     weight_stride,
     list_stride,
+    row_scale,
     PARTS: tl.constexpr,
-    PRECISION: tl.constexpr,
     EVERY: tl.constexpr,
     DENSE: tl.constexpr,
     DESCRIBED: tl.constexpr,
@@ -77,8 +77,8 @@ def weigh_kernel(
         for i_n in range(tl.cdiv(end - begin, BLOCK_N)):
             start = begin + i_n * BLOCK_N
             b_weights = weights.load([start, first_w])
-            b_rows = operand(rows.load([start, first_d]), centre[None, :], b_weights.dtype)
-            b_sum = dot_add(tl.trans(b_rows), b_weights, b_sum, PRECISION)
+            b_rows = rows.load([start, first_d])
+            b_sum = add_products(b_rows, centre[None, :], row_scale, b_weights, b_sum, True)
             b_total, b_sum = emptied(b_total, b_sum, i_n, PARTS, EVERY)
     else:
         begin, end = share_of(live, tl.program_id(2), tl.num_programs(2), BLOCK_N)
@@ -92,8 +92,7 @@ def weigh_kernel(
             b_weights = row_tile(
                 gathered, start, o_n, o_n < end, first_w, first_w + WIDTH, weight_stride, DESCRIBED, WIDTH
             )
-            b_rows = operand(b_rows, centre[None, :], b_weights.dtype)
-            b_sum = dot_add(tl.trans(b_rows), b_weights, b_sum, PRECISION)
+            b_sum = add_products(b_rows, centre[None, :], row_scale, b_weights, b_sum, True)
             b_total, b_sum = emptied(b_total, b_sum, i_n, PARTS, EVERY)
             # carried to the next step: loads of its rows need not wait for this one
             o_row = tl.load(p_row + start + BLOCK_N, mask=o_n + BLOCK_N < end, other=0)
@@ -101,23 +100,21 @@ def weigh_kernel(
     # [BLOCK_D, BLOCK_B], out is [shares, B, D]
     o_b = i_b * BLOCK_B + tl.arange(0, BLOCK_B)
     p_sum = p_out + (tl.program_id(2).to(tl.int64) * batch + o_b[None, :]) * dim + o_d[:, None]
-    tl.store(p_sum, b_total / WEIGHT_SCALE, mask=m_d[:, None] & (o_b < batch)[None, :])
+    b_total = b_total / (WEIGHT_SCALE * row_scale)
+    tl.store(p_sum, b_total, mask=m_d[:, None] & (o_b < batch)[None, :])
 
 
-def weigh(
-    weights: Weights, block: BlockOperand, config: WeighConfig, *, precision: str, shares: int
-) -> Float64[Tensor, "B D"]:
-    """Return the sums of weights times rows, 8-bit ones centred, [B, D] float64; deterministic, no synchronisation.
+def weigh(weights: Weights, block: BlockOperand, config: WeighConfig, *, shares: int) -> Float[Tensor, "S B D"]:
+    """Return the sums of weights times rows, 8-bit ones centred, [shares, B, D] float32; deterministic, no waiting.
 
     weights: of the block, made for the mean with the same `config`, and changed in place. block: n rows. config: the
-    tile. precision: how float32 operands are multiplied, as in Device. shares: programs that share the rows, for each
-    tile; their float32 sums are added in float64.
+    tile. shares: programs that share the rows, for each tile; their sums are to be added in float64.
 
     Costs one read of the rows with weight for each tile of queries, or of all rows where more than half of them have
     weight, and 2 parts B n D operations.
     """
     live, uses = live_rows(weights, block, config.block_n), described(block.rows)
-    batch, parts = weights.sums.shape[1], weights.values.shape[2]
+    batch, parts = weights.batch, weights.values.shape[2]
     values, gathered = weights.values.flatten(1), live.gathered.flatten(1)
     out = block.rows.new_empty(shares, batch, block.dim, dtype=torch.float32)
     grid = (triton.cdiv(block.dim, config.block_d), weights.values.shape[1], shares)
@@ -126,9 +123,9 @@ def weigh(
         tile_of_rows(block.rows, config.block_n, config.block_d, uses),
         tile_of_rows(values, config.block_n, width, uses), tile_of_rows(gathered, config.block_n, width, uses),
         block.rows, block.centre, live.rows, live.total, out, len(block), block.dim, batch, block.rows.stride(0),
-        values.stride(0), live.rows.stride(0), PARTS=parts, PRECISION=precision, EVERY=config.every,
+        values.stride(0), live.rows.stride(0), block.scale, PARTS=parts, EVERY=config.every,
         DENSE=DENSE_SHARE, DESCRIBED=uses,
         BLOCK_N=config.block_n, BLOCK_B=config.block_b, BLOCK_D=config.block_d,
         num_warps=config.warps, num_stages=config.stages, enable_fp_fusion=True,
     )  # fmt: skip
-    return out.sum(0, dtype=torch.float64)
+    return out

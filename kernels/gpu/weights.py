@@ -9,7 +9,7 @@ import torch
 import triton
 import triton.language as tl
 
-from ...base.arrays import Float, Float64, Int64, Shaped, Tensor
+from ...base.arrays import Float, Int64, Shaped, Tensor
 from ..common.state import Wanted
 from .configs import WeighConfig
 from .jit import WEIGHT_SCALE, rounded, tile_of
@@ -49,8 +49,8 @@ def weights_kernel(
 
     p_logits: [n, P]. p_weights: [n, tiles of queries, PARTS, BLOCK_B], not written where no row of a tile has weight.
     p_marks: [tiles of queries, n], 1 where a row has weight for a query of the tile, as p_weights. p_live: [tiles of
-    queries, tiles of rows], how many have. p_sums: [tiles of rows, 4, P] over the samples that are not to be rescored;
-    only the first of the four without MOMENTS.
+    queries, tiles of rows], how many have. p_sums: [tiles of rows, 4, P] over the samples that are not to be rescored,
+    or [tiles of rows, 1, P], the first of the four, without MOMENTS.
     p_rescore_count: [B], counts that are added to. p_rescore_row, p_rescore_logit: [B, rescore_limit].
     """
     i_n, i_b, o_n, o_b, m_n, m_b = tile_of(count, batch, BLOCK_N, BLOCK_B)
@@ -65,8 +65,9 @@ def weights_kernel(
     m_keep = (b_logits >= weight_floor[None, :]) & (b_logits > float("-inf"))
     m_rescore = m_keep & (b_logits >= rescore_floor[None, :])
     if any_of(m_rescore):
+        row = first_row + o_n.to(tl.int64)
         list_samples(
-            b_logits, m_rescore, first_row + o_n.to(tl.int64), o_b, p_rescore_count, p_rescore_row, p_rescore_logit,
+            b_logits, m_rescore, row[:, None], o_b[None, :], p_rescore_count, p_rescore_row, p_rescore_logit,
             rescore_limit,
         )  # fmt: skip
         m_keep = m_keep & (m_rescore == 0)
@@ -87,7 +88,7 @@ def weights_kernel(
             tl.store(p_marks + i_b.to(tl.int64) * mark_stride + o_n, m_row.to(tl.int8), mask=m_n)
     b_weights = b_weights / WEIGHT_SCALE
     # [BLOCK_B]
-    p_sum = p_sums + i_n * 4 * logit_stride + o_b
+    p_sum = p_sums + i_n * (4 if MOMENTS else 1) * logit_stride + o_b
     tl.store(p_sum, tl.sum(b_weights, axis=0), mask=m_b)
     if MOMENTS:
         half_norm = tl.load(p_half_norm + o_n, mask=m_n, other=0.0)
@@ -105,17 +106,18 @@ def any_of(mask):
 
 @triton.jit
 @no_type_check
-def list_samples(b_logits, m_listed, row, o_b, p_count, p_row, p_logit, limit):
-    """Append the samples of a tile of logits [rows, queries] in `m_listed` to the lists of their queries.
+def list_samples(b_logits, m_listed, row, query, p_count, p_row, p_logit, limit):
+    """Append the samples of a tile of logits in `m_listed` to the lists of their queries.
 
-    row: [rows] int64. p_count: [B]. p_row, p_logit: [B, limit]; beyond it samples are only counted.
+    row, query: of each logit, to be broadcast over them; rows are int64. p_count: [B]. p_row, p_logit: [B, limit];
+    beyond it samples are only counted.
     """
-    o_query = tl.broadcast_to(o_b[None, :], b_logits.shape)
+    o_query = tl.broadcast_to(query, b_logits.shape)
     # integer counters: the order of the list varies, its content does not
     slot = tl.atomic_add(p_count + o_query, 1, mask=m_listed)
     m_slot = m_listed & (slot < limit)
     p_slot = o_query.to(tl.int64) * limit + slot
-    tl.store(p_row + p_slot, tl.broadcast_to(row[:, None], b_logits.shape), mask=m_slot)
+    tl.store(p_row + p_slot, tl.broadcast_to(row, b_logits.shape), mask=m_slot)
     tl.store(p_logit + p_slot, b_logits, mask=m_slot)
 
 
@@ -153,11 +155,10 @@ class ListedPairs:
     logit: Float[Tensor, "B L"]
 
     @classmethod
-    def empty(cls, batch: int, limit: int, device: torch.device) -> ListedPairs:
-        """Return empty lists on `device` for `batch` queries, with room for `limit` samples each."""
-        count = torch.zeros(batch, dtype=torch.int32, device=device)
-        row = torch.zeros(batch, limit, dtype=torch.int64, device=device)
-        return cls(count, row, torch.zeros(batch, limit, dtype=torch.float32, device=device))
+    def empty(cls, count: Shaped[Tensor, "B"], limit: int) -> ListedPairs:
+        """Return empty lists with room for `limit` samples each; count: [B] int32, zero before the first is listed."""
+        row = count.new_empty(len(count), limit, dtype=torch.int64)
+        return cls(count, row, count.new_empty(len(count), limit, dtype=torch.float32))
 
 
 @dataclass(frozen=True)
@@ -168,14 +169,15 @@ class Weights:
     weights. Tiles of rows without weight hold nothing.
     marks: [U, n] int8, whether a row has weight for a query of the tile, undefined in tiles without. live: [U, T]
     int32, rows with weight of each tile of rows. All three are empty without the mean.
-    sums: [4, B] float64: of p, p^2, p (l - origin) and p |r|^2 / 2 over the samples that are not to be rescored; zeros
-    but for the first without moments.
+    sums: [T, 4, Q] float32, of each tile: of p, p^2, p (l - origin) and p |r|^2 / 2 over the samples that are not to be
+    rescored, or [T, 1, Q], the first, without moments. batch: queries; columns from there on hold nothing.
     """
 
     values: Shaped[Tensor, "n U P b"]
     marks: Shaped[Tensor, "U n"]
     live: Shaped[Tensor, "U T"]
-    sums: Float64[Tensor, "4 B"]
+    sums: Float[Tensor, "T S Q"]
+    batch: int
 
 
 def weights_of(
@@ -202,12 +204,11 @@ def weights_of(
     held, new = count if wanted.mean else 0, block.rows.new_empty
     values = new(held, tiles_b, split.weight[dtype], config.block_b, dtype=dtype)
     marks, live = new(tiles_b, held, dtype=torch.int8), new(tiles_b, tiles, dtype=torch.int32)
-    sums = new(tiles, 4, padded, dtype=torch.float32)
+    sums = new(tiles, 4 if wanted.moments else 1, padded, dtype=torch.float32)
     weights_kernel[(tiles * tiles_b,)](
         scores.logits, block.half_norms, reference.origin, reference.weight_floor, reference.rescore_floor,
         values, marks, live, sums, listed.count, listed.row, listed.logit, block.start, count, batch, padded,
         values.stride(0), count, listed.row.shape[1], PARTS=values.shape[2], STORE=wanted.mean,
         MOMENTS=wanted.moments, BLOCK_N=rows, BLOCK_B=config.block_b, num_warps=WEIGHTS_WARPS, enable_fp_fusion=True,
     )  # fmt: skip
-    kept = sums[:, : 4 if wanted.moments else 1, :batch].double().sum(0)
-    return Weights(values, marks, live, torch.nn.functional.pad(kept, (0, 0, 0, 4 - len(kept))))
+    return Weights(values, marks, live, sums, batch)

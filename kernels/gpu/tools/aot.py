@@ -23,9 +23,8 @@ from ..devices import Device
 from ..fused import fused_kernel
 from ..live_rows import DENSE_SHARE, PLACE_WARPS, PREFIX_BLOCK, place_kernel, prefix_kernel
 from ..logits import finish_kernel, score_kernel
-from ..logits_float32 import float32_kernel
 from ..logits_int8 import digits_kernel
-from ..operands import EXACT, HALF, operand_dtype, part_slots, query_parts, shared_bound
+from ..operands import EXACT, HALF, operand_dtype, part_slots, shared_bound
 from ..rescore import RESCORE_TILE, SUM_BLOCK, RescoreConfig, distance_kernel, mass_kernel, mean_kernel
 from ..rescore_list import EVERY, ORDER_BLOCK, order_kernel
 from ..weighted_sum import weigh_kernel
@@ -63,6 +62,7 @@ TYPES = {
     "p_marks": "*i8",
     "p_offset": "*i32",
     "p_total": "*i32",
+    "row_scale": "fp32",
     "p_rescore_count": "*i32",
     "p_rescore_row": "*i64",
     "p_row": "*i64",
@@ -76,7 +76,7 @@ TYPES = {
 }
 
 # kernels that multiply blocks, and of these the ones that score
-SCORES = ("score", "digits", "float32")
+SCORES = ("score", "digits")
 PRODUCTS = (*SCORES, "weigh", "fused")
 
 # kernels that compute in float64
@@ -125,15 +125,10 @@ class Job:
         return self.device.has_descriptors and self.kernel in (*SCORES, "weigh", "place")
 
     @property
-    def precision(self) -> str:
-        """How the kernel multiplies float32 operands, as in Device."""
-        return self.device.precision if self.stored == torch.float32 else "ieee"
-
-    @property
     def parts(self) -> tuple[int, int]:
         """Numbers that a tile holds of a query and of a weight."""
         split, dtype = HALF if self.half else EXACT, operand_dtype(self.stored)
-        queries = split.digits if self.kernel == "digits" else query_parts(dtype, self.precision, split)
+        queries = split.digits if self.kernel == "digits" else split.query[dtype]
         return queries if self.kernel in ("digits", "fused") else part_slots(queries), split.weight[dtype]
 
     @property
@@ -216,8 +211,7 @@ def _jobs_of(target: str, stored: torch.dtype, config: AnyConfig) -> Iterator[Jo
             yield Job(target, "digits", stored, config)
             yield Job(target, "finish", stored, config)
     elif isinstance(config, ScoreConfig):
-        cut = stored == torch.float32 and Device(target, target, 1, 1).precision != "bf16x6"
-        yield Job(target, "float32" if cut else "score", stored, config)
+        yield Job(target, "score", stored, config)
         yield Job(target, "finish", stored, config)
     elif isinstance(config, WeighConfig):
         for kernel in ("weigh", "weights", "place"):
@@ -242,7 +236,7 @@ def subset() -> list[Job]:
     for job in jobs(["sm_90"]):
         # the last of each is the one for large batches
         chosen[job.kernel, KERNEL_NAMES[job.stored]] = job
-    keys = (("score", "fp16"), ("weights", "bf16"), ("weigh", "u8"), ("float32", "fp32"), ("place", "fp16"))
+    keys = (("score", "fp16"), ("weights", "bf16"), ("weigh", "u8"), ("score", "fp32"), ("place", "fp16"))
     few = [chosen[key] for key in keys]
     few += [replace(chosen[key], half=True) for key in (("score", "u8"), ("weights", "fp16"), ("weigh", "bf16"))]
     others = [job for target in ("sm_80", "sm_100", "gfx942") for job in jobs([target])]
@@ -296,12 +290,11 @@ def _kernel_of(job: Job) -> tuple[Any, dict[str, Any]]:
     # one label per query is the usual number of excluded ranges; weights add a load
     scored = {**tile, **every, "BLOCK_D": config.block_d, "PARTS": queries, "WEIGHTED": True}
     exact = {name: value for name, value in scored.items() if name != "EVERY"}
-    summed = {**tile, "BLOCK_D": config.block_d, "PARTS": weights, "PRECISION": job.precision}
+    summed = {**tile, "BLOCK_D": config.block_d, "PARTS": weights}
     rows, dense = weights_rows(config.block_b), {"DENSE": DENSE_SHARE, "DESCRIBED": job.described}
     placed = {"WIDTH": weights * config.block_b, "TAIL": config.block_n, "BLOCK_N": rows}
     kernels: dict[str, tuple[Any, dict[str, Any]]] = {
-        "score": (score_kernel, {**scored, "PRECISION": job.precision}),
-        "float32": (float32_kernel, scored),
+        "score": (score_kernel, {**scored, "STORE": True}),
         "digits": (digits_kernel, exact),
         "finish": (finish_kernel, {**tile, "WEIGHTED": True}),
         "weigh": (weigh_kernel, {**summed, **every, **dense}),

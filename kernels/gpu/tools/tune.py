@@ -238,12 +238,12 @@ def tune_weigh(problem: Problem, device: Device) -> Iterator[Trial]:
     shares = choose(device, block.rows.dtype, batch, dim).weigh_shares(len(block), batch, dim)
 
     def error(total: torch.Tensor) -> float:
-        return float((total - true).abs().max()) / float(true.abs().max())
+        return float((total.sum(0, dtype=torch.float64) - true).abs().max()) / float(true.abs().max())
 
     for config in problem.candidates(problem.tuning.weigh, WeighConfig, device):
-        listed = ListedPairs.empty(batch, 1, origin.device)
+        listed = ListedPairs.empty(torch.zeros_like(origin, dtype=torch.int32), 1)
         weights = weights_of(scores, block, everything, listed, config=config, wanted=Wanted())
-        call = partial(weigh, weights, block, config, precision=operand.precision, shares=shares)
+        call = partial(weigh, weights, block, config, shares=shares)
         yield trial(config, call, error, problem.tuning.clock)
 
 
@@ -261,7 +261,7 @@ def trial(config: Tuned, call: Callable[[], Any], error: Callable[[Any], float],
 
 
 def _operand(problem: Problem, device: Device) -> QueryOperand:
-    return QueryOperand.of(problem.query, operand_dtype(problem.rows.stored.dtype), device.precision)
+    return QueryOperand.of(problem.query, operand_dtype(problem.rows.stored.dtype))
 
 
 def tune(

@@ -28,9 +28,10 @@ from oracle_engine.kernels.common.work import Work
 from oracle_engine.kernels.gpu import configs, scan
 from oracle_engine.kernels.gpu.configs import DigitConfig, scored_with
 from oracle_engine.kernels.gpu.devices import Device
-from oracle_engine.kernels.gpu.digits import DigitOperand, digit_rounding, digits_of
+from oracle_engine.kernels.gpu.digits import DigitOperand, digit_rounding
 from oracle_engine.kernels.gpu.logits_int8 import score_digits
 from oracle_engine.kernels.gpu.operands import HALF, BlockOperand, QueryOperand, operand_rows
+from oracle_engine.kernels.gpu.query_operand import query_digits
 from oracle_engine.kernels.reference import reference_logits
 
 BYTES = (torch.uint8, torch.int8)
@@ -65,9 +66,16 @@ def test_digits_make_up_the_number(count: int, generator: torch.Generator) -> No
     largest = 127 * 256 ** (count - 1)
     drawn = (2 * torch.rand(7, 50, generator=generator, dtype=torch.float64) - 1) * largest
     ends = torch.tensor([0, 1, -1, 127, 128, -128, -129, largest, largest - 1, -largest, 32896, -32897]).double()
+    # where the largest number is the largest that digits hold, they are whole numbers of it
+    drawn[:, 0] = largest
     for numbers in (drawn, ends[None].clamp(-largest, largest)):
-        digits = digits_of(numbers, count)
+        ones, centre = torch.ones(len(numbers)).double(), torch.arange(-3.0, numbers.shape[1] - 3).double()
+        query = Query(numbers, ones, ones, torch.zeros(len(numbers), 0, 2, dtype=torch.int64))
+        digits, sums, measured = query_digits(query, centre, 7, digits=count, unit=16)
         assert digits.dtype == torch.int8
+        assert measured.gain.tolist() == [1.0] * len(numbers)
+        products = torch.nn.functional.pad(digits.double() * (centre - 7), (0, -len(centre) % 16))
+        assert torch.equal(sums.double(), products.unflatten(2, (-1, 16)).sum(3).transpose(1, 2))
         made = sum(digit.double() * 256.0 ** (count - 1 - place) for place, digit in enumerate(digits))
         assert torch.equal(made, numbers.round())
 

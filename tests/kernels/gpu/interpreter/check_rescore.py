@@ -9,11 +9,15 @@ import torch
 from kernel_problems import DTYPES, all_times, make_query, make_rows
 from torch import Tensor
 
-from oracle_engine.kernels import Query, Span, Wanted, reference_state
+from oracle_engine.kernels import PosteriorState, Query, Span, Wanted, reference_state
 from oracle_engine.kernels.common.work import Work
+from oracle_engine.kernels.gpu.finish import Finish
 from oracle_engine.kernels.gpu.limits import DEFAULT_LIMITS, ScanLimits
-from oracle_engine.kernels.gpu.rescore import rescored_state
+from oracle_engine.kernels.gpu.query_operand import Measured
+from oracle_engine.kernels.gpu.rescore import Rescored
 from oracle_engine.kernels.gpu.rescore_list import EVERY, RescoreList
+from oracle_engine.kernels.gpu.rescore_top import rescored_top
+from oracle_engine.kernels.gpu.running_sums import RunningSums
 from oracle_engine.kernels.gpu.weights import ListedPairs
 
 ALL = Wanted(moments=True, top_k=5)
@@ -26,10 +30,21 @@ def only(query: Query, chosen: Tensor) -> Query:
     return replace(query, excluded=torch.cat([query.excluded, excluded], dim=1))
 
 
+def state_of(work: Work, rescore_list: RescoreList, limits: ScanLimits) -> PosteriorState:
+    """Return the state of a rescore list, beside which nothing was added."""
+    batch = len(work.query)
+    measured = Measured(*torch.zeros(2, batch), torch.zeros(3, batch).double())
+    shapes = ((6, batch), (1, 4, batch), (batch,), (batch, work.rows.dim))
+    sums = RunningSums(*(torch.zeros(*shape).double() for shape in shapes))
+    state = Finish(work, measured, sums, Rescored.of(work, rescore_list)).state()
+    top = rescored_top(work, rescore_list, reads_values=True, limits=limits)
+    return replace(state, top_logits=top.top_logits, top_rows=top.top_rows, top_rest=top.top_rest)
+
+
 def compare(work: Work, rescore_list: RescoreList, chosen: Tensor, limits: ScanLimits = DEFAULT_LIMITS) -> None:
     """Check the state of `rescore_list` against a reference that sees nothing but `chosen` [B, N]."""
     rows = work.rows
-    found = rescored_state(work, rescore_list, reads_values=True, limits=limits)
+    found = state_of(work, rescore_list, limits)
     true = reference_state(replace(work, query=only(work.query, chosen)))
     torch.testing.assert_close(found.lse, true.lse)
     present = true.lse > -torch.inf
@@ -71,9 +86,8 @@ def test_lists_come_in_the_order_of_the_rows(listed: int, generator: torch.Gener
     order = torch.stack([torch.randperm(5000, generator=generator)[:300] for _ in range(2)])
     logit = torch.rand(2, 300, generator=generator)
     # beyond its end a list is only counted
-    found = RescoreList.of_list(
-        ListedPairs(torch.tensor([listed, 2], dtype=torch.int32), order, logit), torch.tensor([0.4, 0.0])
-    )
+    pairs = ListedPairs(torch.tensor([listed, 2], dtype=torch.int32), order, logit)
+    found = RescoreList.of_list(pairs, torch.tensor([0.4, 0.0]), torch.zeros(2, dtype=torch.int32))
     assert found.count.tolist() == ([EVERY, 2] if listed > 300 else [int((logit[0, :listed] >= 0.4).sum()), 2])
     assert found.overflowed.tolist() == [listed > 300, False]
     if listed <= 300:

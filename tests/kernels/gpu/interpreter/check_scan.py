@@ -13,11 +13,11 @@ from recording import Waiting, begin_capture
 from torch import Tensor
 
 from oracle_engine.base.errors import InputError
-from oracle_engine.kernels import PosteriorState, Span, Wanted, prepare_rows, reference_state
+from oracle_engine.kernels import Span, Wanted, prepare_rows, reference_state
 from oracle_engine.kernels.common.work import Work
 from oracle_engine.kernels.gpu import configs, scan
 from oracle_engine.kernels.gpu.devices import Device
-from oracle_engine.kernels.gpu.rescore import rescored_state
+from oracle_engine.kernels.gpu.rescore import Rescored
 from oracle_engine.kernels.gpu.rescore_list import RescoreList
 
 
@@ -71,17 +71,19 @@ def test_top_k_names_the_heaviest(top_k: int, generator: torch.Generator) -> Non
 
 @pytest.mark.parametrize("dim", [20, 77])
 @pytest.mark.parametrize("part", [1, 128 << 20])
-@pytest.mark.parametrize("wanted", [Wanted(), Wanted(moments=True)], ids=str)
+@pytest.mark.parametrize("wanted", [Wanted(), Wanted(moments=True), Wanted(top_k=3)], ids=str)
 def test_overflowed_queries_are_rescored_in_float64(
     dim: int, part: int, wanted: Wanted, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     overflowed = []
 
-    def watched(work: Work, rescore_list: RescoreList, **options: Any) -> PosteriorState:
-        overflowed.append(rescore_list.overflowed.tolist())
-        return rescored_state(work, rescore_list, **options)
+    class Watched(Rescored):
+        @classmethod
+        def of(cls, work: Work, rescore_list: RescoreList) -> Rescored:
+            overflowed.append(rescore_list.overflowed.tolist())
+            return Rescored.of(work, rescore_list)
 
-    monkeypatch.setattr(scan, "rescored_state", watched)
+    monkeypatch.setattr(scan, "Rescored", Watched)
     rows = make_rows(torch.float16, 20, dim, generator)
     # every sample 40 times: late in time the copies of the nearest share the weight
     copies = prepare_rows(rows.stored.repeat(40, 1), None)

@@ -1,0 +1,204 @@
+"""Triton: the state of a scan from its running sums and from what was rescored, in one launch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import no_type_check
+
+import torch
+import triton
+import triton.language as tl
+
+from ...base.arrays import Float64, Tensor
+from ..common.state import PosteriorState
+from ..common.work import Work
+from .jit import where_positive
+from .query_operand import Measured
+from .rescore import RESCORE_TILE, Rescored, listed_share
+from .running_sums import RunningSums, added_partials
+
+# shares of rescored samples and values of D that a program looks at together
+SHARE_BLOCK, STATE_BLOCK = 32, 1024
+
+
+@triton.jit
+@no_type_check
+def rescored_sums(p_sums, i_b, used_shares, shares, batch, BLOCK: tl.constexpr):
+    """Return the largest logit of the rescored samples of a query, and their sums, of `used_shares` shares."""
+    top = tl.cast(float("-inf"), tl.float64)
+    for start in range(0, used_shares, BLOCK):
+        o_s = start + tl.arange(0, BLOCK)
+        top = tl.maximum(top, tl.max(tl.load(p_sums + o_s * batch + i_b, mask=o_s < used_shares, other=float("-inf"))))
+    origin = tl.where(top == float("-inf"), 0.0, top)
+    stride = shares.to(tl.int64) * batch
+    mass = tl.cast(0.0, tl.float64)
+    squares = tl.cast(0.0, tl.float64)
+    first_logit = tl.cast(0.0, tl.float64)
+    for start in range(0, used_shares, BLOCK):
+        o_s = start + tl.arange(0, BLOCK)
+        m_s = o_s < used_shares
+        p_share = p_sums + o_s * batch + i_b
+        b_mass = tl.load(p_share + stride, mask=m_s, other=0.0)
+        b_step = tl.where(b_mass > 0.0, tl.load(p_share, mask=m_s, other=0.0) - origin, 0.0)
+        b_factor = tl.exp(b_step)
+        mass += tl.sum(b_factor * b_mass)
+        squares += tl.sum(b_factor * b_factor * tl.load(p_share + 2 * stride, mask=m_s, other=0.0))
+        first_logit += tl.sum(b_factor * (tl.load(p_share + 3 * stride, mask=m_s, other=0.0) + b_step * b_mass))
+    return origin, mass, squares, first_logit
+
+
+@triton.jit
+@no_type_check
+def share_entropy(share):
+    """Return -share log(share), 0 for a share of 0."""
+    return -share * tl.log(tl.where(share > 0.0, share, 1.0))
+
+
+@triton.jit
+@no_type_check
+def log_mass(origin, mass):
+    """Return origin + log(mass), -inf where there is no mass."""
+    return tl.where(mass > 0.0, origin + tl.log(tl.where(mass > 0.0, mass, 1.0)), float("-inf"))
+
+
+@triton.jit(do_not_specialize=["batch", "parts", "shares", "span"])
+@no_type_check
+def state_kernel(
+    p_scalars,
+    p_partials,
+    p_total,
+    p_facts,
+    p_alpha,
+    p_precision,
+    p_centre,
+    p_count,
+    p_rescored,
+    p_means,
+    p_stats,
+    p_mean,
+    batch,
+    parts,
+    shares,
+    run,
+    span,
+    dim,
+    CENTRED: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_S: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """The state of a query over what was added and what was rescored, for a slice of D.
+
+    p_scalars: [6, B], p_partials: [parts, 4, B] and p_total: [B, D] as in RunningSums, which count for nothing where
+    the list in p_count [B] overflowed. p_facts: [3, B]. p_rescored: [4, shares, B] and p_means: [shares, B, D] as in
+    Rescored, whose lists have runs of `run` rows in a span of `span`. p_centre: [D], what is left in the total.
+    p_stats: [6, B], log-partition, concentration, entropy, and of what was added the share, the mean |r|^2 and the mass.
+    """
+    i_b = tl.program_id(0).to(tl.int64)
+    listed, _, width = listed_share(p_count, i_b, 0, shares, run, span, BLOCK_N)
+    count = tl.load(p_count + i_b)
+    # all shares but the last are as long as the first
+    used_shares = tl.cdiv(tl.where(listed, count * run, span), tl.maximum(width, 1))
+    origin, mass, squares, first_logit = rescored_sums(p_rescored, i_b, used_shares, shares, batch, BLOCK_S)
+    fine = log_mass(origin, mass)
+    scale = tl.where(mass > 0.0, mass, 1.0)
+
+    p_scalar = p_scalars + i_b
+    added, own_squares, own_first, half_norm = added_partials(p_scalar, p_partials + i_b, parts, batch, count >= 0)
+    some = added > 0.0
+    added = tl.where(some, added, 1.0)
+    precision = tl.load(p_precision + i_b)
+    dropped = 0.5 * precision * tl.load(p_facts + i_b)
+    dropped += tl.load(p_alpha + i_b) * precision * tl.load(p_facts + 2 * batch + i_b)
+    coarse = tl.where(some, tl.load(p_scalar + batch) + tl.log(added) - dropped, float("-inf"))
+
+    # shares from the difference of the logs, however large these are
+    top = tl.maximum(coarse, fine)
+    base = tl.where(top == float("-inf"), 0.0, top)
+    own = tl.exp(coarse - base)
+    other = tl.exp(fine - base)
+    both = own + other
+    lse = log_mass(base, both)
+    both = tl.where(both > 0.0, both, 1.0)
+    own = own / both
+    other = other / both
+    if tl.program_id(1) == 0:
+        p_stat = p_stats + i_b
+        entropy = own * (tl.log(added) - own_first / added) + other * (tl.log(scale) - first_logit / scale)
+        concentration = own * own * own_squares / added / added + other * other * squares / scale / scale
+        tl.store(p_stat, lse)
+        tl.store(p_stat + batch, concentration)
+        tl.store(p_stat + 2 * batch, entropy + share_entropy(own) + share_entropy(other))
+        tl.store(p_stat + 3 * batch, own)
+        tl.store(p_stat + 4 * batch, tl.where(some, 2.0 * half_norm / added, 0.0))
+        tl.store(p_stat + 5 * batch, added)
+
+    o_d = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
+    m_d = o_d < dim
+    # [BLOCK_D]
+    b_mean = tl.load(p_total + i_b * dim + o_d, mask=where_positive(m_d, own), other=0.0) / added
+    if CENTRED:
+        b_mean -= tl.load(p_centre + o_d, mask=m_d, other=0.0)
+    b_mean = tl.where(own > 0.0, own * b_mean, 0.0)
+    p_sum = p_rescored + i_b
+    p_part = p_means + i_b * dim + o_d
+    for _ in range(used_shares):
+        weight = tl.exp(tl.load(p_sum) - origin) * other / scale
+        b_part = tl.load(p_part, mask=where_positive(m_d, weight), other=0.0)
+        b_mean += tl.where(weight > 0.0, weight * b_part, 0.0)
+        p_sum += batch
+        p_part += batch.to(tl.int64) * dim
+    tl.store(p_mean + i_b * dim + o_d, b_mean, mask=m_d)
+
+
+@dataclass(frozen=True)
+class Finish:
+    """What the state of a scan is made of.
+
+    work: of the scan. measured: of its queries. sums: over what was added. rescored: over what was rescored.
+    """
+
+    work: Work
+    measured: Measured
+    sums: RunningSums
+    rescored: Rescored
+
+    def state(self) -> PosteriorState:
+        """Return the state of every query without its heaviest samples, [B]; no synchronisation.
+
+        Costs one read of the sums and, with moments and the mean, another pass over what was rescored.
+        """
+        wanted, query, rows = self.work.wanted, self.work.query, self.work.rows
+        (batch, dim), rescored = self.sums.total.shape, self.rescored
+        stats, mean = self.sums.total.new_empty(6, batch), self.sums.total.new_empty(batch, dim)
+        state_kernel[(batch, max(1, triton.cdiv(dim, STATE_BLOCK)))](
+            self.sums.scalars, self.sums.partials, self.sums.total, self.measured.facts, query.alpha.contiguous(),
+            query.inverse_variance.contiguous(), rows.operand_centre, rescored.rescore_list.count, rescored.sums,
+            rescored.means, stats, mean, batch, self.sums.parts, rescored.sums.shape[1], rescored.rescore_list.run,
+            len(self.work.span), dim, CENTRED=rows.raw_operand, BLOCK_N=RESCORE_TILE.block_n, BLOCK_S=SHARE_BLOCK,
+            BLOCK_D=STATE_BLOCK, num_warps=4, enable_fp_fusion=True,
+        )  # fmt: skip
+        # what was not wanted is zero
+        mean = mean if wanted.mean else stats.new_zeros(batch, rows.dim)
+        zeros, none = stats.new_zeros(batch), stats.new_empty(batch, 0)
+        state = PosteriorState(stats[0], mean, zeros, zeros, zeros, none, none.long(), zeros, none)
+        if wanted.moments:
+            state = replace(state, concentration=stats[1], entropy=stats[2])
+        if wanted.moments and wanted.mean:
+            state = replace(state, variance=self._variance(state, *stats[3:].unbind(0)))
+        return state
+
+    def _variance(
+        self,
+        state: PosteriorState,
+        share: Float64[Tensor, "B"],
+        square: Float64[Tensor, "B"],
+        mass: Float64[Tensor, "B"],
+    ) -> Float64[Tensor, "B"]:
+        """Return the trace of the covariance about the mean of `state`.
+
+        share, square, mass: of what was added its share, its mean of |r|^2, and the sum of its weights, [B].
+        """
+        mean = self.sums.total / mass[:, None] - self.work.rows.operand_centre
+        own = (square - mean.square().sum(1)).clamp_min(0.0) + (mean - state.mean).square().sum(1)
+        return torch.where(share > 0.0, share * own, 0.0) + self.rescored.spread(state.lse, state.mean)

@@ -1,0 +1,255 @@
+"""Triton: from the statistics of tiles to the log-partition so far, and to the windows that the law of rounding gives.
+
+The law is that of :mod:`..common.rounding`, whose functions are the second opinion on this kernel.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple, no_type_check
+
+import torch
+import triton
+import triton.language as tl
+
+from ...base.arrays import Float, Float64, Shaped, Tensor
+from ..common.rounding import (
+    CALM_DIM,
+    DROPPED_MASS,
+    FAR_APART,
+    FEW_SHARES,
+    UNIT_ROUNDOFF,
+    WORST_CASE,
+    Rounding,
+)
+from ..common.work import Work
+from .jit import finite, where_positive
+from .operands import Split
+from .query_operand import Measured
+from .running_sums import RunningSums, added_partials
+
+# tiles and queries that a program looks at together
+TILE_BLOCK, PARTITION_QUERIES = 256, 8
+
+
+_FAR_APART, _WORST_CASE = tl.constexpr(FAR_APART), tl.constexpr(WORST_CASE)
+_LOG_FEW = tl.constexpr(math.log(FEW_SHARES))
+
+
+class Law(NamedTuple):
+    """What the law of rounding knows of a scan beside its queries, in the order of the arguments of the kernel.
+
+    radius, operand_radius: of the rows. unit: what a sum of float32 products is off by, relative to their size.
+    cut: what a matrix unit takes off, relative to it. query, weight: see Rounding. log_count: log of the samples over
+    the mass that may be dropped. spread: numerator of `competitor_spread`. budget, limit: see `rescore_window`.
+    log_copies: log of how many samples nearly equal each other.
+    """
+
+    radius: float
+    operand_radius: float
+    unit: float
+    cut: float
+    query: float
+    weight: float
+    log_count: float
+    spread: float
+    budget: float
+    limit: float
+    log_copies: float
+
+    @classmethod
+    def of(cls, work: Work, rounding: Rounding, split: Split) -> Law:
+        """Return the law of a scan of `work` by a unit that rounds as `rounding` says.
+
+        split: how its operands are split, with what that may cost.
+        """
+        rows, count, single = work.rows, len(work.span), torch.float32
+        growth = max(1.0, math.sqrt(rows.dim / CALM_DIM)) if rounding.steps else 1.0
+        return cls(
+            radius=rows.radius,
+            operand_radius=rows.operand_radius,
+            unit=0.5 * UNIT_ROUNDOFF[single] * growth,
+            cut=rounding.steps * UNIT_ROUNDOFF[single],
+            query=rounding.query,
+            weight=rounding.weight,
+            log_count=math.log(count / DROPPED_MASS[single]),
+            spread=2.0 * math.sqrt(2.0 * math.log(max(count, 2)) / rows.dim),
+            budget=split.budget,
+            limit=split.limit,
+            log_copies=math.log(rows.copies),
+        )
+
+
+@triton.jit
+@no_type_check
+def logit_error(squared, gain, length, size, partition, radius, operand_radius, unit, cut, query, weight):
+    """Return the root mean square error of coarse logits of some queries, [BLOCK_B] nats, as `unit_error` does.
+
+    squared: alpha^2 / sigma^2. gain: |alpha| / sigma^2. length, size: of the queries, |q| and the largest |q_d|.
+    """
+    product = tl.minimum(gain * length * operand_radius, tl.abs(partition) + 0.5 * squared * radius * radius)
+    own = squared * radius * operand_radius
+    return unit * (product + 4.0 * own) + cut * product + query * size * gain * operand_radius + weight
+
+
+@triton.jit
+@no_type_check
+def rescore_window(alpha, error, weight, spread, budget, limit, log_copies):
+    """Return how far below the log-partition samples are rescored, [BLOCK_B] nats, as `rescore_window` does."""
+    apart = tl.minimum(spread / tl.maximum(tl.abs(alpha), 1e-300), 1.0)
+    excess = tl.maximum(error * apart / budget, 1e-300)
+    window = 2.0 * tl.log(excess)
+    window = tl.where(excess * _FAR_APART > 1.0, tl.maximum(window, _LOG_FEW), window)
+    window = tl.where(window > 0.0, window + log_copies, window)
+    window = tl.where(error > limit, weight, tl.minimum(window, weight))
+    return tl.where(window > 0.0, window + error * _WORST_CASE * 2.0, float("-inf"))
+
+
+@triton.jit
+@no_type_check
+def log_added(first, second):
+    """Return log(exp(first) + exp(second)), -inf where both are."""
+    top = tl.maximum(first, second)
+    origin = finite(top)
+    return top + tl.log(tl.where(top == float("-inf"), 1.0, tl.exp(first - origin) + tl.exp(second - origin)))
+
+
+@triton.jit
+@no_type_check
+def tile_partition(p_stat, tiles, tile_stride, m_b, BLOCK_T: tl.constexpr, BLOCK_B: tl.constexpr):
+    """Return the log-partition over all tiles from their maxima and sums of exponentials, [BLOCK_B] float64."""
+    top = tl.full([BLOCK_B], float("-inf"), dtype=tl.float64)
+    mass = tl.zeros([BLOCK_B], dtype=tl.float64)
+    for start in range(0, tiles, BLOCK_T):
+        o_t = start + tl.arange(0, BLOCK_T)
+        mask = (o_t < tiles)[:, None] & m_b[None, :]
+        # [BLOCK_T, BLOCK_B]
+        p_tile = p_stat + o_t.to(tl.int64)[:, None] * (2 * tile_stride)
+        b_top = tl.load(p_tile, mask=mask, other=float("-inf")).to(tl.float64)
+        b_mass = tl.load(p_tile + tile_stride, mask=mask, other=0.0).to(tl.float64)
+        raised = tl.maximum(top, tl.max(b_top, axis=0))
+        origin = finite(raised)
+        mass = mass * tl.exp(top - origin) + tl.sum(b_mass * tl.exp(b_top - origin[None, :]), axis=0)
+        top = raised
+    return tl.where(mass > 0.0, finite(top) + tl.log(tl.where(mass > 0.0, mass, 1.0)), float("-inf"))
+
+
+@triton.jit(do_not_specialize=["tiles", "batch", "parts", "begun"])
+@no_type_check
+def partition_kernel(
+    p_stats,
+    p_facts,
+    p_alpha,
+    p_precision,
+    p_scalars,
+    p_partials,
+    p_factor,
+    p_reference,
+    p_counts,
+    tiles,
+    batch,
+    tile_stride,
+    parts,
+    begun,
+    radius,
+    operand_radius,
+    unit,
+    cut,
+    query,
+    weight,
+    log_count,
+    spread,
+    budget,
+    limit,
+    log_copies,
+    BLOCK_T: tl.constexpr,
+    BLOCK_B: tl.constexpr,
+):
+    """Count a block as met, move the origin of the running sums to the log-partition so far, and set the floors.
+
+    p_stats: [tiles, 2, P]. p_facts: [3, B]. p_scalars: [6, B], see RunningSums; nothing is read of it before one has `begun`. p_partials: [parts, 4, B], what the last block left to add. p_factor: [B], what its total is rescaled by.
+    p_reference: [3, B] float32, the origin and both floors. p_counts: [2, B], set to zero for the first block.
+    """
+    o_b = tl.program_id(0) * BLOCK_B + tl.arange(0, BLOCK_B)
+    m_b = o_b < batch
+    m_old = where_positive(m_b, begun)
+    partition = tile_partition(p_stats + o_b[None, :], tiles, tile_stride, m_b, BLOCK_T, BLOCK_B)
+    p_scalar = p_scalars + o_b
+    partition = log_added(partition, tl.load(p_scalar, mask=m_old, other=float("-inf")))
+    # what is subtracted from float32 logits is a float32
+    origin = finite(partition).to(tl.float32)
+
+    # sums so far, from the old origin to the new one
+    mass, squares, first_logit, half_norm = added_partials(p_scalar, p_partials + o_b, parts, batch, m_old)
+    step = tl.load(p_scalar + batch, mask=m_old, other=0.0) - origin.to(tl.float64)
+    step = tl.where(mass > 0.0, step, 0.0)
+    factor = tl.exp(step)
+    tl.store(p_scalar, partition, mask=m_b)
+    tl.store(p_scalar + batch, origin.to(tl.float64), mask=m_b)
+    tl.store(p_scalar + 2 * batch, factor * mass, mask=m_b)
+    tl.store(p_scalar + 3 * batch, factor * factor * squares, mask=m_b)
+    tl.store(p_scalar + 4 * batch, factor * (first_logit + step * mass), mask=m_b)
+    tl.store(p_scalar + 5 * batch, factor * half_norm, mask=m_b)
+    tl.store(p_factor + o_b, factor, mask=m_b)
+
+    alpha = tl.load(p_alpha + o_b, mask=m_b, other=0.0)
+    gain = tl.abs(alpha * tl.load(p_precision + o_b, mask=m_b, other=0.0))
+    length = tl.sqrt(tl.load(p_facts + o_b, mask=m_b, other=0.0))
+    size = tl.load(p_facts + batch + o_b, mask=m_b, other=0.0)
+    error = logit_error(
+        gain * tl.abs(alpha), gain, length, size, partition, radius, operand_radius, unit, cut, query, weight
+    )  # fmt: skip
+    window = log_count + error * _WORST_CASE * 2.0
+    rescore = rescore_window(alpha, error, window, spread, budget, limit, log_copies)
+    rescore_floor = tl.where(rescore > float("-inf"), partition - rescore, float("inf"))
+    tl.store(p_reference + o_b, origin, mask=m_b)
+    tl.store(p_reference + batch + o_b, (partition - window).to(tl.float32), mask=m_b)
+    tl.store(p_reference + 2 * batch + o_b, rescore_floor.to(tl.float32), mask=m_b)
+    if begun == 0:
+        tl.store(p_counts + o_b, tl.zeros([BLOCK_B], dtype=tl.int32), mask=m_b)
+        tl.store(p_counts + batch + o_b, tl.zeros([BLOCK_B], dtype=tl.int32), mask=m_b)
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """What meets the blocks of a scan one after the other: its law, what was measured of its queries, and its room.
+
+    work: of the scan. law: of rounding. measured: of the queries. reference: [3, B] float32, the origin of the weights
+    and the floors of weights and of rescoring. counts: [2, B] int32, samples listed for rescoring, in any order and in
+    that of the rows.
+    """
+
+    work: Work
+    law: Law
+    measured: Measured
+    reference: Float[Tensor, "3 B"]
+    counts: Shaped[Tensor, "2 B"]
+
+    @classmethod
+    def of(cls, work: Work, law: Law, measured: Measured) -> Meeting:
+        """Return what meets the first block next.
+
+        work: of the scan. law: of rounding. measured: of its queries.
+        """
+        single = measured.gain.new_empty(3, len(work.query))
+        return cls(work, law, measured, single, single.new_empty(2, len(work.query), dtype=torch.int32))
+
+    def meet(self, stats: Float[Tensor, "T 2 P"], sums: RunningSums) -> None:
+        """Count a block as met: move the origin of `sums` to the log-partition so far, and set reference and counts.
+
+        stats: of the tiles of the block, [T, 2, P] float32, the maximum of each and its sum of exp(l - maximum).
+        sums: of the blocks before; changed in place. No synchronisation. Costs one read of the statistics.
+        """
+        (tiles, _, padded), query = stats.shape, self.work.query
+        batch = len(query)
+        partition_kernel[(triton.cdiv(batch, PARTITION_QUERIES),)](
+            stats, self.measured.facts, query.alpha.contiguous(), query.inverse_variance.contiguous(), sums.scalars,
+            sums.partials, sums.factor, self.reference, self.counts, tiles, batch, padded, sums.parts,
+            int(sums.begun), *self.law, BLOCK_T=TILE_BLOCK, BLOCK_B=PARTITION_QUERIES, num_warps=4,
+            enable_fp_fusion=True,
+        )  # fmt: skip
+
+    def partition(self, sums: RunningSums) -> Float64[Tensor, "B"]:
+        """Return the log-partition of all samples met, [B]."""
+        return sums.scalars[0]

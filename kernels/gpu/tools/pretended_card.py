@@ -1,0 +1,205 @@
+"""Count what a call would ask of a card, on a machine without one: nothing is launched, and nothing is compiled.
+
+Triton's driver is replaced by one that names an H100. Tensors stay on the CPU and what kernels would write is zero, so
+answers mean nothing; how many calls lead to them does not depend on values.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from triton.backends.compiler import GPUTarget
+from triton.runtime import driver
+from triton.runtime.jit import JITFunction
+
+from ....base.changes import Snapshot
+from .. import scan
+from ..devices import Device
+
+H100 = Device("NVIDIA H100 80GB HBM3", "sm_90", 132, 227 << 10)
+
+# operations of torch that only look at memory, or take it
+FREE = frozenset(
+    [
+        "view",
+        "expand",
+        "slice",
+        "select",
+        "unsqueeze",
+        "squeeze",
+        "t",
+        "transpose",
+        "permute",
+        "detach",
+        "alias",
+        "as_strided",
+        "_unsafe_view",
+        "unbind",
+        "split",
+        "split_with_sizes",
+        "reshape",
+        "unfold",
+        "diagonal",
+        "view_as_real",
+        "empty",
+        "new_empty",
+        "empty_like",
+        "new_empty_strided",
+        "empty_strided",
+        "is_pinned",
+        "lift_fresh",
+        "sym_size",
+        "_reshape_alias",
+        "promote_types",
+    ]
+)
+
+# operations that make the host wait: values that it reads, sizes that it learns, and copies from it
+WAITS = frozenset(["_local_scalar_dense", "nonzero", "masked_select", "bincount", "equal", "_unique2", "unique_dim"])
+
+
+@dataclass
+class Calls:
+    """What was asked of the card.
+
+    operations: of torch, by name, those that only look at memory left out. launches: of Triton kernels, by name.
+    compilations: kernels that would have been compiled, by name.
+    """
+
+    operations: Counter[str] = field(default_factory=Counter)
+    launches: Counter[str] = field(default_factory=Counter)
+    compilations: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def total(self) -> int:
+        """Operations and launches together."""
+        return self.operations.total() + self.launches.total()
+
+    @property
+    def waits(self) -> int:
+        """How often the host waits for the card."""
+        return sum(count for name, count in self.operations.items() if name in WAITS)
+
+    def __str__(self) -> str:
+        parts = [f"{self.total} device calls, {self.waits} waits, {self.compilations.total()} compilations"]
+        for name in ("launches", "operations", "compilations"):
+            counts = ", ".join(f"{key} {count}" for key, count in getattr(self, name).most_common())
+            parts.append(f"  {name}: {counts}")
+        return "\n".join(parts)
+
+
+class _Operations(TorchDispatchMode):
+    """Counts the operations that reach a device."""
+
+    def __init__(self, calls: Calls) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.calls = calls
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        result = func(*args, **(kwargs or {}))
+        # torch launches nothing for a result without values; a number that is read has one
+        nothing = isinstance(result, torch.Tensor) and result.numel() == 0 and name not in WAITS
+        if name not in FREE and not nothing:
+            self.calls.operations[name] += 1
+        return result
+
+
+class _Driver:
+    """A driver of Triton for a card that is not there."""
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int = 0) -> int:
+        return 0
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", 90, 32)
+
+    def get_device_interface(self) -> Any:
+        return torch.cpu
+
+    def map_python_to_cpp_type(self, kind: str) -> str:
+        return kind
+
+
+@dataclass
+class PretendedCard:
+    """Counts calls; made by :func:`pretended_card`.
+
+    calls: of everything since the last :meth:`count` began.
+    """
+
+    calls: Calls = field(default_factory=Calls)
+    seen: set[JITFunction[Any]] = field(default_factory=set)
+
+    def count(self, function: Callable[[], Any]) -> Calls:
+        """Return the calls that `function` makes; what an earlier one has compiled stays compiled."""
+        self.calls = Calls()
+        with _Operations(self.calls):
+            function()
+        return self.calls
+
+    def _run(self, run: Callable[..., Any]) -> Callable[..., Any]:
+        def counting(
+            kernel: JITFunction[Any], *args: Any, grid: Any = None, warmup: bool = False, **options: Any
+        ) -> Any:
+            self.seen.add(kernel)
+            self.calls.launches[_name(kernel)] += 1
+            return run(kernel, *args, grid=grid, warmup=True, **options)
+
+        return counting
+
+    def _compile(self, kernel: JITFunction[Any], key: Any, signature: Any, device: int, *rest: Any) -> object:
+        self.calls.compilations[_name(kernel)] += 1
+        compiled = object()
+        kernel.device_caches[device][0][key] = compiled
+        return compiled
+
+
+def _name(kernel: JITFunction[Any]) -> str:
+    return str(kernel.__name__)
+
+
+def _zeros(allocate: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    def allocating(*size: Any, **options: Any) -> torch.Tensor:
+        # below the dispatch that counts
+        with torch.utils._python_dispatch._disable_current_modes():
+            return allocate(*size, **options).zero_()
+
+    return allocating
+
+
+@contextmanager
+def pretended_card() -> Iterator[PretendedCard]:
+    """Have the Triton kernels take the CPU for an H100 in this context, and count; not for the interpreter.
+
+    Kernels that were compiled before are taken for new ones.
+    """
+    card, before = PretendedCard(), driver._active
+    run = JITFunction.run
+    with (
+        patch.object(JITFunction, "run", card._run(run)),
+        patch.object(JITFunction, "_do_compile", lambda *values: card._compile(*values)),
+        patch.object(torch.Tensor, "new_empty", _zeros(torch.Tensor.new_empty)),
+        patch.object(torch, "empty", _zeros(torch.empty)),
+        patch.object(scan, "device_of", lambda device: H100),
+        patch.object(scan, "INTERPRET", True),
+        # samples on a card have no probes
+        patch.object(Snapshot, "differs", lambda *values: False),
+    ):
+        driver._active = _Driver()  # type: ignore[assignment]
+        try:
+            yield card
+        finally:
+            for kernel in card.seen:
+                kernel.device_caches.clear()
+            driver._active = before
