@@ -19,6 +19,7 @@ from ..common.rows import Query, Rows
 from .operands import EXACT, ScoredQuery, Split, number_rounding
 from .query_operand import RADIX, TOP_DIGIT, digit_shift, query_digits
 
+
 @dataclass(frozen=True)
 class DigitOperand(ScoredQuery):
     """Queries in digits: <numbers, row> = sum_k <parts[k], stored - centre> 256^(P-1-k).

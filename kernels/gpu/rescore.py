@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 
 from ...base.arrays import Float64, Tensor
-from ..common.rows import Query, Rows
+from ..common.rows import Rows
 from ..common.work import Work
 from .configs import Tile
 from .jit import share_of, where_positive
@@ -170,7 +170,7 @@ def rescore_kernel(
         factor = tl.exp(step)
         b_gap = tl.where(b_logits > float("-inf"), b_logits - origin, 0.0)
         b_weights = tl.where(b_logits > float("-inf"), tl.exp(b_gap), 0.0)
-        if MEAN:
+        if MEAN:  # noqa: SIM102  a constant, which a number cannot be joined to
             if largest > top - _UNSEEN:
                 add_rows(
                     p_rows, p_centre, p_sum, row, m_s, b_weights, factor, mass, dim, row_stride, BLOCK_N, BLOCK_D
@@ -306,7 +306,13 @@ def _after(work: Work, rescore_list: RescoreList) -> tuple[int, ...]:
 def _constants(work: Work) -> dict[str, int | bool]:
     weighted, width = work.rows.log_weights is not None, slice_width(work.rows.dim)
     tile, warps = RESCORE_TILE, RESCORE_TILE.warps
-    return {"WEIGHTED": weighted, "BLOCK_N": tile.block_n, "BLOCK_D": width, "num_warps": warps, "enable_fp_fusion": True}
+    return {
+        "WEIGHTED": weighted,
+        "BLOCK_N": tile.block_n,
+        "BLOCK_D": width,
+        "num_warps": warps,
+        "enable_fp_fusion": True,
+    }
 
 
 def slice_width(dim: int) -> int:

@@ -133,8 +133,8 @@ class RunningSums:
     def empty(cls, batch: int, dim: int, device: torch.device) -> RunningSums:
         """Return room for the sums of `batch` queries over `dim` values, 0 without the mean, on `device`."""
         double = torch.empty(0, dtype=torch.float64, device=device)
-        shapes = ((6, batch), (MOST_PARTS, 4, batch), (batch,), (batch, dim))
-        return cls(*(double.new_empty(*shape) for shape in shapes))
+        scalars, partials = double.new_empty(6, batch), double.new_empty(MOST_PARTS, 4, batch)
+        return cls(scalars, partials, double.new_empty(batch), double.new_empty(batch, dim))
 
     def add(self, sums: Float[Tensor, "T 4 P"], shares: Float[Tensor, "S B E"]) -> None:
         """Add a block whose weights have the origin of these sums; no synchronisation.

@@ -18,14 +18,20 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from ..combine import COMBINE_BLOCK, combine_kernel
 from ..configs import TABLES, AnyConfig, DigitConfig, ScoreConfig, WeighConfig, table_name
 from ..devices import Device
+from ..finish import SHARE_BLOCK, STATE_BLOCK, state_kernel
 from ..fused import fused_kernel
 from ..logits import finish_kernel, score_kernel
 from ..logits_int8 import digits_kernel
 from ..operands import EXACT, HALF, operand_dtype, shared_bound
-from ..rescore import RESCORE_TILE, SUM_BLOCK, RescoreConfig, distance_kernel, mass_kernel, mean_kernel
+from ..partition import PARTITION_QUERIES, TILE_BLOCK, Law, partition_kernel
+from ..query_operand import QUERY_BLOCK, QUERY_WARPS, query_digits_kernel, query_parts_kernel, shift_kernel
+from ..rescore import RESCORE_TILE, RescoreConfig, rescore_kernel, spread_kernel
 from ..rescore_list import EVERY, ORDER_BLOCK, order_kernel
+from ..rescore_top import distance_kernel
+from ..running_sums import SUM_QUERIES, SUM_TILES, TOTAL_BLOCK, add_kernel
 from ..weighted_sum import WEIGHTS_WARPS, weigh_kernel, weights_kernel, weights_rows
 
 # what is compiled for, and the shared memory that a program may use there: sm_80 also stands for the 99 KB of sm_86
@@ -64,13 +70,24 @@ TYPES = {
     "p_listed": "*i32",
     "p_count": "*i32",
     "p_used": "*i32",
+    "p_counts": "*i32",
     "first_row": "i64",
     "row_stride": "i64",
     "slice_stride": "i64",
 }
 
 # kernels that compute in float64
-DOUBLE = ("distance", "mean", "mass")
+DOUBLE = ("distance", "rescore", "spread", "partition", "add", "state", "parts", "split digits", "combine")
+
+# their arguments that are no float64 pointers, where another kernel has one of that name
+SINGLE = {
+    "p_stats": "partition",
+    "p_sums": "add",
+    "p_reference": "partition",
+    "p_gain": "",
+    "p_slope": "",
+    "p_shares": "",
+}
 
 # instructions as they appear in the disassembly, grouped by what the gate asks for
 FLOATING = ("HGMMA", "UTCHMMA", "UTCQMMA", "HMMA", "MFMA")
@@ -78,6 +95,9 @@ INTEGER = {"sm_80": ("IMMA",), "sm_90": ("IGMMA", "IMMA"), "sm_100": ("UTCIMMA",
 MATRIX = (*FLOATING, "IGMMA", "UTCIMMA", "IMMA")
 ASYNC = ("LDGSTS", "UTMALDG", "UBLKCP")
 SPILL = ("STL", "LDL")
+
+
+QUERY_TILE = replace(RESCORE_TILE, warps=QUERY_WARPS)
 
 
 @dataclass(frozen=True)
@@ -194,12 +214,16 @@ def _jobs_of(target: str, stored: torch.dtype, config: AnyConfig) -> Iterator[Jo
 
 
 def _rescoring(target: str) -> Iterator[Job]:
-    """Yield the kernels that rescore samples, which have one tile for all devices."""
+    """Yield the kernels around the products, which have one tile for all devices."""
     for stored in dict.fromkeys(dtype for dtypes in STORED.values() for dtype in dtypes):
-        yield Job(target, "distance", stored, RESCORE_TILE)
-        yield Job(target, "mean", stored, RESCORE_TILE)
-    yield Job(target, "mass", torch.float32, RESCORE_TILE)
-    yield Job(target, "order", torch.float32, RESCORE_TILE)
+        for kernel in ("distance", "rescore", "spread"):
+            yield Job(target, kernel, stored, RESCORE_TILE)
+    for stored in (torch.float16, torch.bfloat16, torch.float32):
+        for kernel in ("parts", "combine"):
+            yield Job(target, kernel, stored, QUERY_TILE if kernel == "parts" else RESCORE_TILE)
+    yield Job(target, "split digits", torch.uint8, QUERY_TILE)
+    for kernel in ("shift", "partition", "add", "state", "order"):
+        yield Job(target, kernel, torch.float32, RESCORE_TILE)
 
 
 def subset() -> list[Job]:
@@ -213,7 +237,11 @@ def subset() -> list[Job]:
     others = [job for target in ("sm_80", "sm_100", "gfx942") for job in jobs([target])]
     firsts = {(job.target, job.kernel): job for job in reversed(others) if job.kernel in ("score", "digits")}
     fused = next(job for job in jobs(["sm_90"]) if job.kernel == "fused")
-    rescoring = [chosen[key] for key in (("distance", "fp32"), ("mean", "u8"), ("mass", "fp32"), ("order", "fp32"))]
+    rescoring = [
+        chosen[key] for key in (("distance", "fp32"), ("rescore", "u8"), ("spread", "fp16"), ("order", "fp32"))
+    ]
+    rescoring += [chosen[key] for key in (("parts", "bf16"), ("combine", "fp16"), ("split digits", "u8"))]
+    rescoring += [chosen[key, "fp32"] for key in ("shift", "partition", "add", "state")]
     return [*few, chosen["digits", "u8"], fused, *rescoring, *firsts.values()]
 
 
@@ -237,8 +265,16 @@ def _type_of(name: str, job: Job) -> str:
         return "*i8"
     if name in ("p_query", "p_weights"):
         return f"*{KERNEL_NAMES[operand_dtype(job.stored)]}"
+    if name in ("p_parts", "p_digits", "p_out") and job.kernel in ("parts", "split digits", "combine"):
+        return "*i8" if job.kernel == "split digits" else f"*{KERNEL_NAMES[job.stored]}"
+    if name in ("p_sums", "p_shift") and job.kernel in ("split digits", "shift"):
+        return "*i32"
+    if name in SINGLE and job.kernel in (SINGLE[name] or DOUBLE):
+        return "*fp32"
     if name.startswith("p_") and job.kernel in DOUBLE:
         return TYPES.get(name, "*fp64")
+    if (job.kernel == "partition" and name in Law._fields) or name in ("scale", "scale_rest"):
+        return "fp32"
     return TYPES.get(name, "*fp32" if name.startswith("p_") else "i32")
 
 
@@ -250,6 +286,7 @@ def _kernel_of(job: Job) -> tuple[Any, dict[str, Any]]:
     split = HALF if job.half else EXACT
     queries, weights = split.query[dtype], split.weight[dtype]
     wide = {**tile, "BLOCK_D": config.block_d, "PARTS": weights, "PRECISION": precision}
+    rescored = {"BLOCK_N": config.block_n, "BLOCK_D": config.block_d}
     # one label per query is the usual number of excluded ranges; weights add a load
     kernels: dict[str, tuple[Any, dict[str, Any]]] = {
         "score": (score_kernel, {**wide, "PARTS": queries, "WEIGHTED": True, "SLICES": 1}),
@@ -263,9 +300,19 @@ def _kernel_of(job: Job) -> tuple[Any, dict[str, Any]]:
             weights_kernel,
             {**tile, "BLOCK_N": weights_rows(config.block_b), "PARTS": weights, "STORE": True},
         ),
-        "distance": (distance_kernel, {"WEIGHTED": True, "BLOCK_N": config.block_n, "BLOCK_D": config.block_d}),
-        "mean": (mean_kernel, {"BLOCK_N": config.block_n, "BLOCK_D": config.block_d}),
-        "mass": (mass_kernel, {"BLOCK": SUM_BLOCK}),
+        "distance": (distance_kernel, {"WEIGHTED": True, **rescored}),
+        "rescore": (rescore_kernel, {"WEIGHTED": True, "MEAN": True, **rescored}),
+        "spread": (spread_kernel, {"WEIGHTED": True, **rescored}),
+        "parts": (query_parts_kernel, {"PARTS": queries, "CENTRED": True, "BLOCK": QUERY_BLOCK}),
+        "split digits": (query_digits_kernel, {"DIGITS": split.digits, "UNIT": 128, "BLOCK": QUERY_BLOCK}),
+        "shift": (shift_kernel, {"BLOCK": 128}),
+        "partition": (partition_kernel, {"BLOCK_T": TILE_BLOCK, "BLOCK_B": PARTITION_QUERIES}),
+        "add": (add_kernel, {"BLOCK_T": SUM_TILES, "BLOCK_B": SUM_QUERIES, "BLOCK_D": TOTAL_BLOCK}),
+        "state": (
+            state_kernel,
+            {"CENTRED": True, "BLOCK_N": config.block_n, "BLOCK_S": SHARE_BLOCK, "BLOCK_D": STATE_BLOCK},
+        ),
+        "combine": (combine_kernel, {"BLOCK": COMBINE_BLOCK}),
         "order": (order_kernel, {"EVERY": EVERY, "BLOCK": ORDER_BLOCK}),
         "fused": (fused_kernel, {**wide, "QUERY_PARTS": queries, "WEIGHTED": True, "MEAN": True, "RANGES": 1}),
     }

@@ -33,9 +33,9 @@ def only(query: Query, chosen: Tensor) -> Query:
 def state_of(work: Work, rescore_list: RescoreList, limits: ScanLimits) -> PosteriorState:
     """Return the state of a rescore list, beside which nothing was added."""
     batch = len(work.query)
-    measured = Measured(*torch.zeros(2, batch), torch.zeros(3, batch).double())
-    shapes = ((6, batch), (1, 4, batch), (batch,), (batch, work.rows.dim))
-    sums = RunningSums(*(torch.zeros(*shape).double() for shape in shapes))
+    zeros = torch.zeros(6, batch, dtype=torch.float64)
+    measured = Measured(torch.zeros(batch), torch.zeros(batch), zeros[:3])
+    sums = RunningSums(zeros, zeros[None, :4], zeros[0], zeros.new_zeros(batch, work.rows.dim))
     state = Finish(work, measured, sums, Rescored.of(work, rescore_list)).state()
     top = rescored_top(work, rescore_list, reads_values=True, limits=limits)
     return replace(state, top_logits=top.top_logits, top_rows=top.top_rows, top_rest=top.top_rest)
