@@ -4,17 +4,19 @@ Import them as `oracle_engine.kernels`; the folder is not a package of its own. 
 `oracle_engine.kernels.screens` are the only doors: the rest of the package imports nothing below them.
 """
 
+from .common.combine import Combination, combined
 from .common.prepare import counted_copies, prepare_rows, recentred, total_variance
 from .common.rescore import Pairs, pairs_state
 from .common.rows import GivenPoints, Query, Rows, Span
 from .common.state import PosteriorState, Wanted, concatenate, merge
 from .common.work import Work
-from .gpu import gpu_memory, gpu_state
+from .gpu import gpu_combined, gpu_memory, gpu_state
 from .portable.covariance import Directions, covariance_product, reference_covariance_product
 from .portable.scan import posterior_state, scan_memory
 from .reference import reference_logits, reference_memory, reference_state
 
 __all__ = [
+    "Combination",
     "Directions",
     "GivenPoints",
     "Pairs",
@@ -24,9 +26,11 @@ __all__ = [
     "Span",
     "Wanted",
     "Work",
+    "combined",
     "concatenate",
     "counted_copies",
     "covariance_product",
+    "gpu_combined",
     "gpu_memory",
     "gpu_state",
     "merge",

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import torch
+
+from ...base.arrays import Float, Float64, Tensor
+from ..common.combine import Combination
 from ..common.rows import Rows
 from ..common.state import PosteriorState
 from ..common.work import Work
@@ -19,6 +23,16 @@ def gpu_state(work: Work, *, half: bool = False) -> PosteriorState:
     from .scan import triton_state
 
     return triton_state(work, HALF if half else EXACT)
+
+
+def gpu_combined(combination: Combination, mean: Float64[Tensor, "B D"], dtype: torch.dtype) -> Float[Tensor, "B D"]:
+    """Return the answer of `combination` for posterior means, as `combined` does, in one launch.
+
+    combination: of [B] queries. mean: [B, D] float64. dtype: of the answer.
+    """
+    from .combine import combined_answer
+
+    return combined_answer(combination, mean, dtype)
 
 
 def gpu_memory(rows: Rows, batch: int) -> int:

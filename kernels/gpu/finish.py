@@ -92,7 +92,7 @@ def state_kernel(
     p_scalars: [6, B], p_partials: [parts, 4, B] and p_total: [B, D] as in RunningSums, which count for nothing where
     the list in p_count [B] overflowed. p_facts: [3, B]. p_rescored: [4, shares, B] and p_means: [shares, B, D] as in
     Rescored, whose lists have runs of `run` rows in a span of `span`. p_centre: [D], what is left in the total.
-    p_stats: [6, B], log-partition, concentration, entropy, and of what was added the share, the mean |r|^2 and the mass.
+    p_stats: [6, B], log-partition, concentration, entropy, and of what was added share, mean |r|^2 and mass.
     """
     i_b = tl.program_id(0).to(tl.int64)
     listed, _, width = listed_share(p_count, i_b, 0, shares, run, span, BLOCK_N)

@@ -14,7 +14,7 @@ import triton.language as tl
 
 from ...base.arrays import Float, Tensor
 from .configs import FusedConfig
-from .jit import WEIGHT_SCALE, centre_of, dot, dot_add, halves, operand, rounded, share_of
+from .jit import WEIGHT_SCALE, centre_of, dot, dot_add, halves, operand, rounded, row_tile, share_of
 from .operands import EXACT, BlockOperand, QueryOperand, Split
 from .weights import ListedPairs, Reference, any_of, list_samples
 
@@ -114,8 +114,7 @@ def fused_kernel(
     """
     o_b = tl.program_id(0) * BLOCK_B + tl.arange(0, BLOCK_B)
     o_d = tl.arange(0, BLOCK_D)
-    m_b = o_b < batch
-    m_d = o_d < dim
+    m_b, m_d = o_b < batch, o_d < dim
     begin, end = share_of(count, tl.program_id(1), tl.num_programs(1), BLOCK_N)
     dtype: tl.constexpr = p_query.dtype.element_ty
     split: tl.constexpr = p_rows.dtype.element_ty == tl.float32
@@ -135,8 +134,7 @@ def fused_kernel(
         o_n = start + tl.arange(0, BLOCK_N)
         m_n = o_n < end
         # [BLOCK_N, BLOCK_D]
-        p_block = p_rows + o_n.to(tl.int64)[:, None] * row_stride + o_d[None, :]
-        b_rows = tl.load(p_block, mask=m_n[:, None] & m_d[None, :], other=0)
+        b_rows = row_tile(p_rows, 0, o_n, m_n, 0, dim, row_stride, False, BLOCK_D)
         b_high, b_rest = row_parts(b_rows, centre, row_scale, dtype)
         # [BLOCK_B, BLOCK_N]
         b_product = dot_parts(b_query, b_second, b_third, tl.trans(b_high), QUERY_PARTS)
@@ -152,10 +150,9 @@ def fused_kernel(
         m_keep = (b_logits >= weight_floor[:, None]) & (b_logits > float("-inf"))
         m_rescore = m_keep & (b_logits >= rescore_floor[:, None])
         if any_of(m_rescore):
-            row = first_row + o_n.to(tl.int64)
             list_samples(
-                b_logits, m_rescore, row[None, :], o_b[:, None], p_rescore_count, p_rescore_row, p_rescore_logit,
-                rescore_limit,
+                b_logits, m_rescore, (first_row + o_n.to(tl.int64))[None, :], o_b[:, None],
+                p_rescore_count, p_rescore_row, p_rescore_logit, rescore_limit,
             )  # fmt: skip
             m_keep = m_keep & (m_rescore == 0)
         b_gap = tl.where(m_keep, b_logits - reference[:, None], 0.0)

@@ -168,8 +168,9 @@ def partition_kernel(
 ):
     """Count a block as met, move the origin of the running sums to the log-partition so far, and set the floors.
 
-    p_stats: [tiles, 2, P]. p_facts: [3, B]. p_scalars: [6, B], see RunningSums; nothing is read of it before one has `begun`. p_partials: [parts, 4, B], what the last block left to add. p_factor: [B], what its total is rescaled by.
-    p_reference: [3, B] float32, the origin and both floors. p_counts: [2, B], set to zero for the first block.
+    p_stats: [tiles, 2, P]. p_facts: [3, B]. p_scalars: [6, B], see RunningSums; not read before one has `begun`.
+    p_partials: [parts, 4, B], what the last block left to add. p_factor: [B], what its total is rescaled by.
+    p_reference: [3, B] float32, the origin and both floors. p_counts: [2, B], set to zero where none has begun.
     """
     o_b = tl.program_id(0) * BLOCK_B + tl.arange(0, BLOCK_B)
     m_b = o_b < batch
@@ -202,7 +203,8 @@ def partition_kernel(
     )  # fmt: skip
     window = log_count + error * _WORST_CASE * 2.0
     rescore = rescore_window(alpha, error, window, spread, budget, limit, log_copies)
-    rescore_floor = tl.where(rescore > float("-inf"), partition - rescore, float("inf"))
+    none = rescore == float("-inf")
+    rescore_floor = tl.where(none, float("inf"), partition - tl.where(none, 0.0, rescore))
     tl.store(p_reference + o_b, origin, mask=m_b)
     tl.store(p_reference + batch + o_b, (partition - window).to(tl.float32), mask=m_b)
     tl.store(p_reference + 2 * batch + o_b, rescore_floor.to(tl.float32), mask=m_b)

@@ -146,8 +146,7 @@ def query_digits_kernel(
         b_rest = tl.floor(b_number + 0.5).to(tl.int32)
         b_centre = tl.load(p_centre + start + o_d, mask=m_d, other=0.0).to(tl.int32) - middle
         unit = start // UNIT + o_unit
-        for i_digit in tl.static_range(DIGITS):
-            place: tl.constexpr = DIGITS - 1 - i_digit
+        for place in tl.static_range(DIGITS - 1, -1, -1):
             b_digit = b_rest
             if place > 0:
                 b_digit = ((b_rest + 128) & 255) - 128
@@ -208,7 +207,8 @@ def query_parts(
     query_parts_kernel[(batch,)](
         point, query.alpha.contiguous(), query.inverse_variance.contiguous(), point if centre is None else centre,
         out, found.gain, found.slope, found.facts, dim, batch, batch * dim,
-        PARTS=parts, SLOTS=slots, CENTRED=centre is not None, BLOCK=_block(dim), num_warps=QUERY_WARPS, enable_fp_fusion=True,
+        PARTS=parts, SLOTS=slots, CENTRED=centre is not None, BLOCK=_block(dim), num_warps=QUERY_WARPS,
+        enable_fp_fusion=True,
     )  # fmt: skip
     return out, found
 

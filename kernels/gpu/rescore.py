@@ -170,7 +170,7 @@ def rescore_kernel(
         factor = tl.exp(step)
         b_gap = tl.where(b_logits > float("-inf"), b_logits - origin, 0.0)
         b_weights = tl.where(b_logits > float("-inf"), tl.exp(b_gap), 0.0)
-        if MEAN:
+        if MEAN:  # noqa: SIM102  a constant, which a number cannot be joined to
             if largest > top - _UNSEEN:
                 add_rows(
                     p_rows, p_centre, p_sum, row, m_s, b_weights, factor, mass, dim, row_stride, BLOCK_N, BLOCK_D

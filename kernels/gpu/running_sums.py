@@ -97,8 +97,8 @@ def add_kernel(
 ):
     """Add a block: programs for the sums of its tiles come first, then those for `slices` slices of each total.
 
-    p_sums: [tiles, SUMS, P] float32, the first of four. p_partials: [parts, 4, B]. p_shares: [shares, B, D] float32. p_total: [B, D], not
-    read before one has `begun`.
+    p_sums: [tiles, SUMS, P] float32, the first of four. p_partials: [parts, 4, B]. p_shares: [shares, B, D] float32.
+    p_total: [B, D], not read before one has `begun`.
     """
     programs = parts * tl.cdiv(batch, BLOCK_B)
     i_program = tl.program_id(0)
@@ -136,13 +136,14 @@ class RunningSums:
     def empty(cls, batch: int, dim: int, device: torch.device) -> RunningSums:
         """Return room for the sums of `batch` queries over `dim` values, 0 without the mean, on `device`."""
         double = torch.empty(0, dtype=torch.float64, device=device)
-        shapes = ((6, batch), (MOST_PARTS, 4, batch), (batch,), (batch, dim))
-        return cls(*(double.new_empty(*shape) for shape in shapes))
+        scalars, partials = double.new_empty(6, batch), double.new_empty(MOST_PARTS, 4, batch)
+        return cls(scalars, partials, double.new_empty(batch), double.new_empty(batch, dim))
 
     def add(self, sums: Float[Tensor, "T M P"], shares: Float[Tensor, "S B E"]) -> None:
         """Add a block whose weights have the origin of these sums; no synchronisation.
 
-        sums: of its tiles, all four or only the first, [T, 4, P] or [T, 1, P] float32. shares: of its weighted sums, [S, B, D] float32, or [S, B, 0].
+        sums: of its tiles, all four or only the first, [T, 4, P] or [T, 1, P] float32. shares: of its weighted sums,
+        [S, B, D] float32, or [S, B, 0].
         Costs one read of both, and of the total.
         """
         (tiles, held, padded), (count, batch, dim) = sums.shape, shares.shape

@@ -174,7 +174,7 @@ class TritonScan(Generic[Operand]):
         return operand, unit_rounding(dtype, device, depth, self.split, chained=chained)
 
 
-# sums of weights of the tiles or shares of a block, [T, 4 or 1, P] float32, and of weights times rows, [S, B, D] float32
+# sums of weights of the tiles or shares of a block, [T, 4 or 1, P] float32, and of weights times rows, [S, B, D]
 BlockSums = tuple[Tensor, Tensor]
 
 

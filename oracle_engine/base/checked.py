@@ -1,15 +1,73 @@
-"""Checks of values in code that is compiled: an operator makes them when the code runs."""
+"""Checks of values: at once, together at the end of a call, or, in code that is compiled, when the code runs."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
 
 from .arrays import Bool, Shaped, Tensor
 from .cuda_graphs import holds
-from .errors import invalid
-from .transforms import traced
+from .errors import InputError, invalid
+from .transforms import traced, unreadable
+
+# a condition, and what finds the error where it does not hold, or None where there is none after all
+Check = tuple[Bool[Tensor, "..."], Callable[[], InputError | None]]
+
+_PENDING: ContextVar[list[Check] | None] = ContextVar("pending", default=None)
+
+
+def check(condition: Bool[Tensor, "..."], error: Callable[[], InputError | None]) -> None:
+    """Check that all of `condition` is true, at once or at the end of :func:`checked_together`.
+
+    condition: bool, any shape and device. error: returns what to raise where one is false; it may find that nothing
+    is wrong. Raises that. The host reads the condition as :func:`.cuda_graphs.holds` does.
+    """
+    pending = _PENDING.get()
+    if pending is not None and not unreadable(condition):
+        pending.append((condition, error))
+    elif not holds(condition):
+        _raise(error)
+
+
+@contextmanager
+def checked_together(together: bool = True) -> Iterator[None]:
+    """Read the conditions of every :func:`check` in this context at its end, so that the host waits once.
+
+    together: False leaves each where it is. What comes after a check must be harmless for values that fail it; an error
+    there gives way to that of the check. Raises the first of the errors.
+    """
+    if not together:
+        yield
+        return
+    pending: list[Check] = []
+    token = _PENDING.set(pending)
+    try:
+        yield
+    except Exception:
+        _PENDING.reset(token)
+        _read(pending)
+        raise
+    else:
+        _PENDING.reset(token)
+        _read(pending)
+
+
+def _read(pending: list[Check]) -> None:
+    if not pending or holds(torch.cat([condition.reshape(-1) for condition, _ in pending])):
+        return
+    for condition, error in pending:
+        if not holds(condition):
+            _raise(error)
+
+
+def _raise(error: Callable[[], InputError | None]) -> None:
+    found = error()
+    if found is not None:
+        raise found
 
 
 def required(
@@ -30,8 +88,7 @@ def required(
 
 
 def _check(value: Tensor, condition: Tensor, parameter: str, requirement: str, remedy: str) -> None:
-    if not holds(condition):
-        raise invalid(parameter, requirement, value[~condition].reshape(-1)[0].item(), remedy)
+    check(condition, lambda: invalid(parameter, requirement, value[~condition].reshape(-1)[0].item(), remedy))
 
 
 @torch.library.custom_op(

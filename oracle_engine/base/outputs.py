@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 
 from .arrays import Float64, Tensor
-from .cuda_graphs import holds
-from .errors import invalid
+from .checked import check
+from .errors import InputError, invalid
 
 
 def rounded_answer(values: Float64[Tensor, "B ..."], name: str, dtype: torch.dtype, shape: Sequence[int]) -> Tensor:
@@ -22,15 +22,17 @@ def rounded_answer(values: Float64[Tensor, "B ..."], name: str, dtype: torch.dty
     result = values.to(dtype)
     read = dtype == torch.float16 or not result.is_cuda
     # one pass: an infinity or a NaN stays in a sum, and a sum that overflows is looked at once more
-    if read and not holds(result.detach().sum(dtype=torch.promote_types(dtype, torch.float32)).isfinite()):
-        _check_rows(result.detach(), name)
+    if read:
+        total = result.detach().sum(dtype=torch.promote_types(dtype, torch.float32))
+        check(total.abs() < torch.inf, lambda: _beyond(result.detach(), name))
     return result.reshape(shape)
 
 
-def _check_rows(result: Tensor, name: str) -> None:
+def _beyond(result: Tensor, name: str) -> InputError | None:
     bad = (~result.isfinite()).reshape(len(result), -1).any(1).nonzero()[:, 0]
-    if len(bad):
-        largest = torch.finfo(result.dtype).max
-        found = f"{result.dtype}, which ends at {largest:.3g}, for a larger {name} in query {int(bad[0])}"
-        remedy = "pass x.float() or x.double(), or times with more noise"
-        raise invalid("x", "must have a dtype that holds the answer", found, remedy)
+    if len(bad) == 0:
+        return None
+    largest = torch.finfo(result.dtype).max
+    found = f"{result.dtype}, which ends at {largest:.3g}, for a larger {name} in query {int(bad[0])}"
+    remedy = "pass x.float() or x.double(), or times with more noise"
+    return invalid("x", "must have a dtype that holds the answer", found, remedy)

@@ -194,8 +194,7 @@ class AnswerFunction:
         mean = states.mean
         if inputs.scale is not None:
             mean = _guided_mean(request.scale, states)
-        values: Tensor = getattr(self.responder.prediction(request, mean), self.name)
-        return values
+        return self.responder.combined(self.name, request, mean)
 
     def push(self, inputs: Inputs, states: States, tangent: Tangent) -> Tensor:
         """Return the derivative of the answer to `inputs` along `tangent`, like the answer.

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ..base.arrays import Float, Float64, Numbers, Tensor, check_floating, is_number, is_whole
+from ..base.checked import checked_together
 from ..base.cuda_graphs import capturing
 from ..base.errors import invalid
 from ..base.outputs import rounded_answer
@@ -313,7 +314,7 @@ class OracleEngine(torch.nn.Module):
                 check_deterministic(self.data, request, shared_products)
             responder = self._responder
             mean = mixed(responder.terms(request, shared_products))
-            values: Tensor = getattr(responder.prediction(request, mean), name)
+            values = responder.combined(name, request, mean, x.dtype)
             return rounded_answer(values, name, x.dtype, x.shape)
 
     def plan(self, batch: int = 256) -> Plan:
@@ -334,7 +335,7 @@ class OracleEngine(torch.nn.Module):
     def _responder(self) -> Responder:
         exact = ExactScan(self.data, BACKENDS[self.backend].run(self.precision))
         router = Router(self.mode, self.tolerance, exact, self.point_std, self.index)
-        return Responder(self.data, self.point_std, router)
+        return Responder(self.data, self.point_std, router, BACKENDS[self.backend].combine)
 
     def _respond(self, name: str, x: Tensor, t: Numbers, conditions: Conditions) -> Tensor:
         if compiled.inside_transform() and compiled.cut_out():
@@ -361,9 +362,11 @@ class OracleEngine(torch.nn.Module):
         Raises InputError as :meth:`velocity` does.
         """
         self._check_capture(name, conditions)
-        with torch.no_grad():
+        # one wait where no search, which reads values, could meet what is refused
+        together = BACKENDS[self.backend].waits_once and self.index is None
+        with torch.no_grad(), checked_together(together):
             request = self.request_builder.request(x, t, conditions)
-            values = self._responder.values(name, request)
+            values = self._responder.values(name, request, x.dtype)
             return values if name == "log_density" else rounded_answer(values, name, x.dtype, x.shape)
 
     def function(self, name: str, dtype: torch.dtype, conditions: Conditions) -> AnswerFunction:

@@ -9,16 +9,17 @@ from typing import Protocol, runtime_checkable
 
 import torch
 
-from ..base.arrays import Bool, Float64, Int64, Tensor
+from ..base.arrays import Bool, Float, Float64, Int64, Tensor
 from ..base.cuda_graphs import capturing
 from ..base.outputs import rounded_answer
 from ..data.dataset import OracleDataset
-from ..kernels import PosteriorState, Wanted
+from ..kernels import Combination, PosteriorState, Wanted, combined
 from ..kernels.screens import BOUND_FAILURE, SharedProducts
-from ..paths.paths import Prediction
+from ..paths.paths import Prediction, factors
 from ..queries.answer import Route
 from ..queries.posterior import Posterior
 from ..queries.request import Request
+from ..scans.backends import Combine
 from ..search.certificate import farthest, omitted_mass, relative_error
 from .router import Router
 
@@ -72,23 +73,36 @@ def mixed(terms: Sequence[Term]) -> Float64[Tensor, "B D"]:
 class Responder:
     """Answers requests over one data set.
 
-    point_std: width of every sample in value space. router: finds the posterior states.
+    point_std: width of every sample in value space. router: finds the posterior states. combine: computes answers
+    from means.
     """
 
     data: OracleDataset
     point_std: float
     router: Router
+    combine: Combine = combined
 
-    def values(self, name: str, request: Request) -> Tensor:
+    def values(self, name: str, request: Request, dtype: torch.dtype = torch.float64) -> Tensor:
         """Return the answer called `name` to `request`.
 
-        name: velocity, denoiser, score or noise, [B, D] float64 in value space, or log_density, [B] in nats.
+        name: velocity, denoiser, score or noise, [B, D] in `dtype`, or log_density, [B] float64.
         """
         if name == "log_density":
             return self.log_density(request, self.router.state(request, Wanted(mean=False)))
         # every prediction is affine in the mean, so guiding the mean guides them all
-        values: Tensor = getattr(self.prediction(request, mixed(self.terms(request))), name)
-        return values
+        return self.combined(name, request, mixed(self.terms(request)), dtype)
+
+    def combined(
+        self, name: str, request: Request, mean: Float64[Tensor, "B D"], dtype: torch.dtype = torch.float64
+    ) -> Float[Tensor, "B D"]:
+        """Return the prediction called `name` at the points of `request` from means in row units, in `dtype`.
+
+        name: velocity, denoiser, score or noise. mean: [B, D].
+        """
+        direct, gap = factors(name, request.at, request.variance, self.point_std)
+        scale, base = self.data.value_map.scale, self.data.base
+        combination = Combination(request.x, request.at.alpha_t, direct, gap, scale, base)
+        return self.combine(combination, mean, dtype)
 
     def terms(
         self,

@@ -210,7 +210,7 @@ def resolve_times(t: Numbers, batch: int, t_max: float | None, device: torch.dev
     # all digits of Python numbers are kept, of which float32 would lose half
     times = one_per_query(reals("t", t, device).detach(), batch)
     remedy = "rescale the times; integer steps are t = 1 - step / 1000"
-    times = required(times, (times >= 0) & (times <= 1), "t", "must lie in [0, 1], 0 noise and 1 data", remedy)
+    times = required(times, times == times.clamp(0.0, 1.0), "t", "must lie in [0, 1], 0 noise and 1 data", remedy)
     return times if t_max is None else times.clamp_max(t_max)
 
 
@@ -303,12 +303,31 @@ class Prediction:
         return self.at.d_alpha_t[:, None] * self.denoiser + self.at.d_sigma_t[:, None] * self.noise
 
 
+def factors(
+    name: str, at: Coefficients, variance: Float64[Tensor, "B"], point_std: float
+) -> tuple[Float64[Tensor, "B"], Float64[Tensor, "B"]]:
+    """Return f and g of the prediction f m + g (x - alpha m), see :class:`Prediction`, [B] each.
+
+    name: velocity, denoiser, score or noise. at: the coefficients at the times of B queries. variance: s^2, [B].
+    point_std: p, as in Prediction.
+    """
+    # what a sample that is a Gaussian adds to the denoiser
+    own = at.alpha_t * point_std**2 / variance if point_std else None
+    if name == "velocity":
+        gap = at.d_sigma_t * at.sigma_t / variance
+        return at.d_alpha_t, gap if own is None else gap + at.d_alpha_t * own
+    if name == "denoiser":
+        return torch.ones_like(variance), torch.zeros_like(variance) if own is None else own
+    return torch.zeros_like(variance), -variance.reciprocal() if name == "score" else at.sigma_t / variance
+
+
 def marginal_variance(at: Coefficients, point_std: float) -> Float64[Tensor, "B"]:
     """Return the variance of x_t around alpha X_j, s^2 = sigma^2 + alpha^2 point_std^2, [B] float64.
 
     at: the coefficients at B times. point_std: standard deviation of each sample, >= 0, in value space.
     """
-    return at.sigma_t.square() + (at.alpha_t * point_std).square()
+    variance = at.sigma_t.square()
+    return variance + (at.alpha_t * point_std).square() if point_std else variance
 
 
 def same_path(one: Path, other: Path) -> bool:

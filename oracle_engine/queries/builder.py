@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import torch
 
 from ..base.arrays import Bool, Float64, Int64, Numbers, Tensor, check_floating, check_shape, integers, reals
+from ..base.checked import check
 from ..base.cuda_graphs import capturing, holds
-from ..base.errors import invalid
+from ..base.errors import InputError, invalid
 from ..data.dataset import OracleDataset
 from ..paths.paths import Path, coefficients, marginal_variance, resolve_times
 from .conditions import UNCONDITIONAL, Conditions, Guidance
@@ -51,6 +52,8 @@ class RequestBuilder:
         _check_noise(times, variance)
         labels = resolve_labels(conditions.labels, batch, self.data.segments, device)
         exclude = _named_rows("exclude", conditions.exclude, batch, self.data)
+        nobody = conditions.exclude is None and conditions.source is None
+        source = exclude if nobody else _named_rows("source", conditions.source, batch, self.data)
         if conditions.exclude is None:
             excluded = exclude.new_empty(batch, 0, 2)
         else:
@@ -64,7 +67,7 @@ class RequestBuilder:
             labels=labels,
             exclude=exclude,
             excluded=excluded,
-            source=_named_rows("source", conditions.source, batch, self.data),
+            source=source,
             scale=_guidance_scale(conditions.guidance, times, labels),
             rounding=0.5 * torch.finfo(x.dtype).eps,
         )
@@ -100,17 +103,22 @@ class RequestBuilder:
         device = self.data.device
         if x.device != device:
             raise invalid("x", f"must be on the device of the data, {device}", x.device, "move one of them")
-        if not holds(x.isfinite()):
-            bad = int((~x.isfinite().reshape(len(x), -1).all(1)).nonzero()[0])
-            found = f"a NaN or an infinity in query {bad}"
-            raise invalid("x", "must be finite", found, "look at the model or sampler that made it")
+        # one pass, which keeps a NaN
+        largest = torch.linalg.vector_norm(x.detach().reshape(len(x), self.data.dim), torch.inf, dim=1)
+        check(largest < torch.inf, lambda: _not_finite(x))
+
+
+def _not_finite(x: Tensor) -> InputError:
+    bad = int((~x.isfinite().reshape(len(x), -1).all(1)).nonzero()[0])
+    found = f"a NaN or an infinity in query {bad}"
+    return invalid("x", "must be finite", found, "look at the model or sampler that made it")
 
 
 def _check_noise(times: Float64[Tensor, "B"], variance: Float64[Tensor, "B"]) -> None:
-    if len(times) and not holds(variance > NO_NOISE):
-        bad = times[~(variance > NO_NOISE)][0].item()
-        remedy = "stop before the end point, clamp with OracleEngine(t_max=0.999), or give samples a point_std"
-        raise invalid("t", "must leave some noise: sigma(t) > 0", f"t = {bad}", remedy)
+    noisy = variance > NO_NOISE
+    remedy = "stop before the end point, clamp with OracleEngine(t_max=0.999), or give samples a point_std"
+    needs = "must leave some noise: sigma(t) > 0"
+    check(noisy, lambda: invalid("t", needs, f"t = {times[~noisy][0].item()}", remedy))
 
 
 def _named_rows(name: str, index: Numbers | None, batch: int, data: OracleDataset) -> Int64[Tensor, "B"]:

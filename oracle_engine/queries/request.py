@@ -75,11 +75,12 @@ class Request:
     def query(self, data: OracleDataset) -> Query:
         """Return the batch in the coordinates of the rows of `data`."""
         scale = data.value_map.scale
-        point = self.x - self.at.alpha_t[:, None] * data.base
+        point = torch.addcmul(self.x, self.at.alpha_t[:, None], data.base, value=-1.0)
+        precision = self.variance.reciprocal()
         if scale != 1.0:
-            point = point / scale
+            point, precision = point / scale, scale**2 * precision
         given = GivenPoints(self.x, scale, data.value_map.offset)
-        return Query(point, self.at.alpha_t.contiguous(), scale**2 / self.variance, self.excluded, given)
+        return Query(point, self.at.alpha_t.contiguous(), precision, self.excluded, given)
 
     def work(self, data: OracleDataset, wanted: Wanted) -> Work:
         """Return the scan of all rows of `data` for this batch; `wanted` of their posteriors."""

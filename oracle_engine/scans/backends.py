@@ -6,12 +6,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+import torch
+
+from ..base.arrays import Float, Float64, Tensor
 from ..base.errors import invalid
 from ..base.settings import Settings
 from ..kernels import (
+    Combination,
     PosteriorState,
     Rows,
     Work,
+    combined,
+    gpu_combined,
     gpu_memory,
     gpu_state,
     posterior_state,
@@ -23,14 +29,23 @@ from ..kernels import (
 # what computes the state of a span of rows
 ScanState = Callable[[Work], PosteriorState]
 
+# what computes an answer from a posterior mean, in a dtype
+Combine = Callable[[Combination, Float64[Tensor, "B D"], torch.dtype], Float[Tensor, "B D"]]
+
 
 @dataclass(frozen=True)
 class Backend:
-    """What computes states in full precision, what memory that needs for a batch, and what computes them in half."""
+    """What computes states in full precision, what memory that needs for a batch, and what computes them in half.
+
+    combine: computes answers from posterior means. waits_once: whether a scan reads no value on the host, and does no
+    harm for queries that are refused later.
+    """
 
     state: ScanState
     memory: Callable[[Rows, int], int]
     half: ScanState | None = None
+    combine: Combine = combined
+    waits_once: bool = False
 
     def run(self, precision: str) -> ScanState:
         """Return what computes states in `precision`."""
@@ -40,7 +55,7 @@ class Backend:
 BACKENDS = {
     "torch": Backend(posterior_state, scan_memory),
     "reference": Backend(reference_state, reference_memory),
-    "triton": Backend(gpu_state, gpu_memory, partial(gpu_state, half=True)),
+    "triton": Backend(gpu_state, gpu_memory, partial(gpu_state, half=True), gpu_combined, waits_once=True),
 }
 
 

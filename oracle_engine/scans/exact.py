@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 import torch
 
 from ..base.arrays import Int64, Tensor
-from ..base.cuda_graphs import capturing, holds
+from ..base.checked import check
+from ..base.cuda_graphs import capturing
 from ..data.dataset import OracleDataset
 from ..kernels import PosteriorState, Wanted, Work, concatenate, merge
 from ..queries.classes import batch_slices, class_ranges, rows_between, scan_tasks
@@ -34,8 +35,7 @@ class ExactScan:
         else:
             state = self._by_slices(request, wanted, self._scan)
         scored = state.lse > -torch.inf
-        if not holds(scored):
-            raise nothing_scored(request, self.data, scored)
+        check(scored, lambda: nothing_scored(request, self.data, scored))
         return state
 
     def rest(self, request: Request, wanted: Wanted) -> PosteriorState:

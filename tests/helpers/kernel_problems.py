@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -10,11 +11,10 @@ from torch import Tensor
 from oracle_engine.kernels import Query, Rows, Span, Wanted, prepare_rows, reference_state
 from oracle_engine.kernels.common.state import PosteriorState
 from oracle_engine.kernels.common.work import Work
-from oracle_engine.kernels.gpu import gpu_memory
 from oracle_engine.kernels.gpu.limits import ScanLimits
 from oracle_engine.kernels.gpu.operands import EXACT, HALF, Split
 from oracle_engine.kernels.gpu.scan import TwoPhaseScan, checked_config, triton_state
-from oracle_engine.scans.backends import Backend
+from oracle_engine.scans.backends import BACKENDS, Backend
 
 DTYPES = (torch.uint8, torch.int8, torch.float16, torch.bfloat16, torch.float32)
 
@@ -76,7 +76,7 @@ def two_phase_scan(work: Work, split: Split = EXACT) -> TwoPhaseScan:
 
 def small_backend() -> Backend:
     """Return the backend of the Triton kernels with small blocks."""
-    return Backend(scanned, gpu_memory, partial(scanned, split=HALF))
+    return replace(BACKENDS["triton"], state=scanned, half=partial(scanned, split=HALF))
 
 
 def compare(

@@ -18,15 +18,21 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from ..combine import COMBINE_BLOCK, combine_kernel
 from ..configs import TABLES, AnyConfig, DigitConfig, ScoreConfig, Tile, WeighConfig, table_name
 from ..devices import Device
+from ..finish import SHARE_BLOCK, STATE_BLOCK, state_kernel
 from ..fused import fused_kernel
 from ..live_rows import DENSE_SHARE, PLACE_WARPS, PREFIX_BLOCK, place_kernel, prefix_kernel
 from ..logits import finish_kernel, score_kernel
 from ..logits_int8 import digits_kernel
 from ..operands import EXACT, HALF, operand_dtype, part_slots, shared_bound
-from ..rescore import RESCORE_TILE, SUM_BLOCK, RescoreConfig, distance_kernel, mass_kernel, mean_kernel
+from ..partition import PARTITION_QUERIES, TILE_BLOCK, Law, partition_kernel
+from ..query_operand import QUERY_BLOCK, QUERY_WARPS, query_digits_kernel, query_parts_kernel, shift_kernel
+from ..rescore import RESCORE_TILE, RescoreConfig, rescore_kernel, spread_kernel
 from ..rescore_list import EVERY, ORDER_BLOCK, order_kernel
+from ..rescore_top import distance_kernel
+from ..running_sums import SUM_QUERIES, SUM_TILES, TOTAL_BLOCK, add_kernel
 from ..weighted_sum import weigh_kernel
 from ..weights import WEIGHTS_WARPS, weights_kernel, weights_rows
 
@@ -70,6 +76,7 @@ TYPES = {
     "p_listed": "*i32",
     "p_count": "*i32",
     "p_used": "*i32",
+    "p_counts": "*i32",
     "first_row": "i64",
     "row_stride": "i64",
     "slice_stride": "i64",
@@ -80,7 +87,17 @@ SCORES = ("score", "digits")
 PRODUCTS = (*SCORES, "weigh", "fused")
 
 # kernels that compute in float64
-DOUBLE = ("distance", "mean", "mass")
+DOUBLE = ("distance", "rescore", "spread", "partition", "add", "state", "parts", "split digits", "combine")
+
+# their arguments that are no float64 pointers, where another kernel has one of that name
+SINGLE = {
+    "p_stats": "partition",
+    "p_sums": "add",
+    "p_reference": "partition",
+    "p_gain": "",
+    "p_slope": "",
+    "p_shares": "",
+}
 
 # instructions as they appear in the disassembly, grouped by what the gate asks for
 FLOATING = ("HGMMA", "UTCHMMA", "UTCQMMA", "HMMA", "MFMA")
@@ -88,6 +105,9 @@ INTEGER = {"sm_80": ("IMMA",), "sm_90": ("IGMMA", "IMMA"), "sm_100": ("UTCIMMA",
 MATRIX = (*FLOATING, "IGMMA", "UTCIMMA", "IMMA")
 ASYNC = ("LDGSTS", "UTMALDG", "UBLKCP")
 SPILL = ("STL", "LDL")
+
+
+QUERY_TILE = replace(RESCORE_TILE, warps=QUERY_WARPS)
 
 
 @dataclass(frozen=True)
@@ -221,13 +241,18 @@ def _jobs_of(target: str, stored: torch.dtype, config: AnyConfig) -> Iterator[Jo
 
 
 def _rescoring(target: str) -> Iterator[Job]:
-    """Yield the kernels that rescore samples, which have one tile for all devices."""
+    """Yield the kernels around the products, which have one tile for all devices."""
     for stored in dict.fromkeys(dtype for dtypes in STORED.values() for dtype in dtypes):
-        yield Job(target, "distance", stored, RESCORE_TILE)
-        yield Job(target, "mean", stored, RESCORE_TILE)
+        for kernel in ("distance", "rescore", "spread"):
+            yield Job(target, kernel, stored, RESCORE_TILE)
+    for stored in (torch.float16, torch.bfloat16):
+        yield Job(target, "parts", stored, QUERY_TILE)
+    for stored in (torch.float16, torch.bfloat16, torch.float32):
+        yield Job(target, "combine", stored, RESCORE_TILE)
+    yield Job(target, "split digits", torch.uint8, QUERY_TILE)
     yield Job(target, "prefix", torch.float32, RESCORE_TILE)
-    yield Job(target, "mass", torch.float32, RESCORE_TILE)
-    yield Job(target, "order", torch.float32, RESCORE_TILE)
+    for kernel in ("shift", "partition", "add", "state", "order"):
+        yield Job(target, kernel, torch.float32, RESCORE_TILE)
 
 
 def subset() -> list[Job]:
@@ -242,7 +267,11 @@ def subset() -> list[Job]:
     others = [job for target in ("sm_80", "sm_100", "gfx942") for job in jobs([target])]
     firsts = {(job.target, job.kernel): job for job in reversed(others) if job.kernel in ("score", "digits")}
     fused = next(job for job in jobs(["sm_90"]) if job.kernel == "fused")
-    rescoring = [chosen[key] for key in (("distance", "fp32"), ("mean", "u8"), ("mass", "fp32"), ("order", "fp32"))]
+    rescoring = [
+        chosen[key] for key in (("distance", "fp32"), ("rescore", "u8"), ("spread", "fp16"), ("order", "fp32"))
+    ]
+    rescoring += [chosen[key] for key in (("parts", "bf16"), ("combine", "fp16"), ("split digits", "u8"))]
+    rescoring += [chosen[key, "fp32"] for key in ("shift", "partition", "add", "state")]
     return [*few, chosen["digits", "u8"], fused, *rescoring, *firsts.values()]
 
 
@@ -268,8 +297,16 @@ def _type_of(name: str, job: Job) -> str:
         return f"*{stored}"
     if name in ("p_query", "p_weights", "p_gathered"):
         return f"*{operand}"
+    if name in ("p_parts", "p_digits", "p_out") and job.kernel in ("parts", "split digits", "combine"):
+        return "*i8" if job.kernel == "split digits" else f"*{stored}"
+    if name in ("p_sums", "p_shift") and job.kernel in ("split digits", "shift"):
+        return "*i32"
+    if name in SINGLE and job.kernel in (SINGLE[name] or DOUBLE):
+        return "*fp32"
     if name.startswith("p_") and job.kernel in DOUBLE:
         return TYPES.get(name, "*fp64")
+    if (job.kernel == "partition" and name in Law._fields) or name in ("scale", "scale_rest"):
+        return "fp32"
     return TYPES.get(name, "*fp32" if name.startswith("p_") else "i32")
 
 
@@ -287,6 +324,7 @@ def _kernel_of(job: Job) -> tuple[Any, dict[str, Any]]:
     config, (queries, weights) = job.config, job.parts
     tile = {"BLOCK_N": config.block_n, "BLOCK_B": config.block_b}
     every = {"EVERY": config.every, "DESCRIBED": job.described} if isinstance(config, Tile) else {}
+    rescored = {"BLOCK_N": config.block_n, "BLOCK_D": config.block_d}
     # one label per query is the usual number of excluded ranges; weights add a load
     scored = {**tile, **every, "BLOCK_D": config.block_d, "PARTS": queries, "WEIGHTED": True}
     exact = {name: value for name, value in scored.items() if name != "EVERY"}
@@ -301,9 +339,22 @@ def _kernel_of(job: Job) -> tuple[Any, dict[str, Any]]:
         "weights": (weights_kernel, {**tile, "BLOCK_N": rows, "PARTS": weights, "STORE": True, "MOMENTS": False}),
         "prefix": (prefix_kernel, {"BLOCK": PREFIX_BLOCK}),
         "place": (place_kernel, {**placed, **dense}),
-        "distance": (distance_kernel, {"WEIGHTED": True, "BLOCK_N": config.block_n, "BLOCK_D": config.block_d}),
-        "mean": (mean_kernel, {"BLOCK_N": config.block_n, "BLOCK_D": config.block_d}),
-        "mass": (mass_kernel, {"BLOCK": SUM_BLOCK}),
+        "distance": (distance_kernel, {"WEIGHTED": True, **rescored}),
+        "rescore": (rescore_kernel, {"WEIGHTED": True, "MEAN": True, **rescored}),
+        "spread": (spread_kernel, {"WEIGHTED": True, **rescored}),
+        "parts": (
+            query_parts_kernel,
+            {"PARTS": queries, "SLOTS": part_slots(queries), "CENTRED": True, "BLOCK": QUERY_BLOCK},
+        ),
+        "split digits": (query_digits_kernel, {"DIGITS": EXACT.digits, "UNIT": 128, "BLOCK": QUERY_BLOCK}),
+        "shift": (shift_kernel, {"BLOCK": 128}),
+        "partition": (partition_kernel, {"BLOCK_T": TILE_BLOCK, "BLOCK_B": PARTITION_QUERIES}),
+        "add": (add_kernel, {"SUMS": 4, "BLOCK_T": SUM_TILES, "BLOCK_B": SUM_QUERIES, "BLOCK_D": TOTAL_BLOCK}),
+        "state": (
+            state_kernel,
+            {"CENTRED": True, "BLOCK_N": config.block_n, "BLOCK_S": SHARE_BLOCK, "BLOCK_D": STATE_BLOCK},
+        ),
+        "combine": (combine_kernel, {"BLOCK": COMBINE_BLOCK}),
         "order": (order_kernel, {"EVERY": EVERY, "BLOCK": ORDER_BLOCK}),
         "fused": (fused_kernel, {**summed, "QUERY_PARTS": queries, "WEIGHTED": True, "MEAN": True, "RANGES": 1}),
     }

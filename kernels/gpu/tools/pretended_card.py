@@ -27,42 +27,16 @@ H100 = Device("NVIDIA H100 80GB HBM3", "sm_90", 132, 227 << 10)
 
 # operations of torch that only look at memory, or take it
 FREE = frozenset(
-    [
-        "view",
-        "expand",
-        "slice",
-        "select",
-        "unsqueeze",
-        "squeeze",
-        "t",
-        "transpose",
-        "permute",
-        "detach",
-        "alias",
-        "as_strided",
-        "_unsafe_view",
-        "unbind",
-        "split",
-        "split_with_sizes",
-        "reshape",
-        "unfold",
-        "diagonal",
-        "view_as_real",
-        "empty",
-        "new_empty",
-        "empty_like",
-        "new_empty_strided",
-        "empty_strided",
-        "is_pinned",
-        "lift_fresh",
-        "sym_size",
-        "_reshape_alias",
-        "promote_types",
-    ]
+    (
+        *("view", "expand", "slice", "select", "unsqueeze", "squeeze", "t", "transpose", "permute", "detach", "alias"),
+        *("as_strided", "_unsafe_view", "unbind", "split", "split_with_sizes", "reshape", "_reshape_alias", "unfold"),
+        *("diagonal", "empty", "new_empty", "empty_like", "new_empty_strided", "empty_strided", "is_pinned"),
+        *("lift_fresh", "sym_size", "promote_types"),
+    )
 )
 
 # operations that make the host wait: values that it reads, sizes that it learns, and copies from it
-WAITS = frozenset(["_local_scalar_dense", "nonzero", "masked_select", "bincount", "equal", "_unique2", "unique_dim"])
+WAITS = frozenset(("_local_scalar_dense", "nonzero", "masked_select", "bincount", "equal", "_unique2", "unique_dim"))
 
 
 @dataclass
@@ -158,11 +132,14 @@ class PretendedCard:
 
         return counting
 
-    def _compile(self, kernel: JITFunction[Any], key: Any, signature: Any, device: int, *rest: Any) -> object:
-        self.calls.compilations[_name(kernel)] += 1
-        compiled = object()
-        kernel.device_caches[device][0][key] = compiled
-        return compiled
+    def _compiling(self) -> Callable[..., object]:
+        def compiling(kernel: JITFunction[Any], key: Any, signature: Any, device: int, *rest: Any) -> object:
+            self.calls.compilations[_name(kernel)] += 1
+            compiled = object()
+            kernel.device_caches[device][0][key] = compiled
+            return compiled
+
+        return compiling
 
 
 def _name(kernel: JITFunction[Any]) -> str:
@@ -188,7 +165,7 @@ def pretended_card() -> Iterator[PretendedCard]:
     run = JITFunction.run
     with (
         patch.object(JITFunction, "run", card._run(run)),
-        patch.object(JITFunction, "_do_compile", lambda *values: card._compile(*values)),
+        patch.object(JITFunction, "_do_compile", card._compiling()),
         patch.object(torch.Tensor, "new_empty", _zeros(torch.Tensor.new_empty)),
         patch.object(torch, "empty", _zeros(torch.empty)),
         patch.object(scan, "device_of", lambda device: H100),
@@ -196,7 +173,7 @@ def pretended_card() -> Iterator[PretendedCard]:
         # samples on a card have no probes
         patch.object(Snapshot, "differs", lambda *values: False),
     ):
-        driver._active = _Driver()  # type: ignore[assignment]
+        driver._active = _Driver()
         try:
             yield card
         finally:

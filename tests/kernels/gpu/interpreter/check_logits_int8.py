@@ -23,7 +23,7 @@ from tolerances import assert_within
 from oracle_engine.base.errors import InputError
 from oracle_engine.kernels import Query, Rows, Span, Wanted, prepare_rows, reference_state
 from oracle_engine.kernels.common.accumulate import dropped_constant
-from oracle_engine.kernels.common.rounding import unit_error
+from oracle_engine.kernels.common.rounding import unit_error, windows
 from oracle_engine.kernels.common.work import Work
 from oracle_engine.kernels.gpu import configs, scan
 from oracle_engine.kernels.gpu.configs import DigitConfig, scored_with
@@ -129,7 +129,8 @@ def test_long_sums_are_cut_before_they_overflow(generator: torch.Generator) -> N
     config = DigitConfig(16, 16, 4096, 4, 2)
     operand, block = DigitOperand.of(query, rows, 4096), BlockOperand.of(operand_rows(rows), Span(0, 4))
     device = Device("any", "sm_90", 1, 1 << 20)
-    slices = configs.LaunchConfig(config, configs.WeighConfig(16, 16, 32, 4, 2), None, device).score_slices(4, 1, dim)
+    others = (configs.WeighConfig(16, 16, 32, 4, 2), None, configs.ScoreConfig(16, 16, 32, 4, 2))
+    slices = configs.LaunchConfig(config, *others, device).score_slices(4, 1, dim)
     assert slices == 3
     found = score_digits(operand, block, config, slices).logits[:, 0]
     assert found[:3].tolist() == [0.0] * 3
@@ -223,7 +224,7 @@ def test_errors_stay_below_a_law_that_leaves_less_to_score_again(levels: str, ge
             scans.append(two_phase_scan(Work(rows, query, Span(0, 64))))
         assert isinstance(scans[-1].operand, kind)
     digits, parts = scans
-    few, more = digits._windows(None), parts._windows(None)
+    few, more = (windows(made.rows, query, 64, unit_error(made.rows, query, made.rounding)) for made in scans)
     assert (few.weight < more.weight).all()
     assert (few.rescore <= more.rescore).all()
     rounding = digit_rounding()

@@ -33,9 +33,9 @@ def only(query: Query, chosen: Tensor) -> Query:
 def state_of(work: Work, rescore_list: RescoreList, limits: ScanLimits) -> PosteriorState:
     """Return the state of a rescore list, beside which nothing was added."""
     batch = len(work.query)
-    measured = Measured(*torch.zeros(2, batch), torch.zeros(3, batch).double())
-    shapes = ((6, batch), (1, 4, batch), (batch,), (batch, work.rows.dim))
-    sums = RunningSums(*(torch.zeros(*shape).double() for shape in shapes))
+    zeros = torch.zeros(6, batch, dtype=torch.float64)
+    measured = Measured(torch.zeros(batch), torch.zeros(batch), zeros[:3])
+    sums = RunningSums(zeros, zeros[None, :4], zeros[0], zeros.new_zeros(batch, work.rows.dim))
     state = Finish(work, measured, sums, Rescored.of(work, rescore_list)).state()
     top = rescored_top(work, rescore_list, reads_values=True, limits=limits)
     return replace(state, top_logits=top.top_logits, top_rows=top.top_rows, top_rest=top.top_rest)
@@ -94,11 +94,3 @@ def test_lists_come_in_the_order_of_the_rows(listed: int, generator: torch.Gener
         kept = order[0, :listed][logit[0, :listed] >= 0.4].sort().values
         assert torch.equal(found.first[0, : len(kept)], kept)
     assert found.first[1, :2].tolist() == sorted(order[1, :2].tolist())
-
-
-def test_marked_tiles_are_listed_up_to_a_limit() -> None:
-    marked = torch.tensor([[1, 0, 1], [1, 0, 0], [0, 0, 1], [1, 0, 0]], dtype=torch.bool)
-    found = RescoreList.of_tiles(marked, torch.tensor([10, 26, 42, 64]), size=16, limit=2)
-    assert found.count.tolist() == [EVERY, 0, 2]
-    assert found.first[2].tolist() == [10, 42]
-    assert found.width == 32

@@ -1,0 +1,34 @@
+"""Answers that are linear in a posterior mean and in the point it belongs to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from ...base.arrays import Float, Float64, Tensor
+
+
+@dataclass(frozen=True)
+class Combination:
+    """The answer direct m + gap (x - alpha m) for every query, m = scale mean + base the mean in the units of x.
+
+    x: [B, D] float64. alpha, direct, gap: [B] float64. scale: a number. base: [D] float64.
+    """
+
+    x: Float64[Tensor, "B D"]
+    alpha: Float64[Tensor, "B"]
+    direct: Float64[Tensor, "B"]
+    gap: Float64[Tensor, "B"]
+    scale: float
+    base: Float64[Tensor, "D"]
+
+
+def combined(combination: Combination, mean: Float64[Tensor, "B D"], dtype: torch.dtype) -> Float[Tensor, "B D"]:
+    """Return the answer of `combination` for posterior means, [B, D] in `dtype`, rounded once from float64.
+
+    mean: [B, D] float64, in the units that `scale` takes to those of x. Costs a few passes over [B, D].
+    """
+    values = combination.scale * mean + combination.base
+    rest = torch.addcmul(combination.x, combination.alpha[:, None], values, value=-1.0)
+    return torch.addcmul(combination.direct[:, None] * values, combination.gap[:, None], rest).to(dtype)
