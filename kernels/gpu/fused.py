@@ -151,10 +151,10 @@ def fused_kernel(
         m_rescore = m_keep & (b_logits >= rescore_floor[:, None])
         if any_of(m_rescore):
             list_samples(
-                b_logits, m_rescore, (first_row + o_n.to(tl.int64))[None, :], o_b[:, None],
-                p_rescore_count, p_rescore_row, p_rescore_logit, rescore_limit,
+                b_logits, m_rescore, first_row + o_n.to(tl.int64), o_b, p_rescore_count, p_rescore_row, p_rescore_logit,
+                rescore_limit, 1,
             )  # fmt: skip
-            m_keep = m_keep & (m_rescore == 0)
+        m_keep = m_keep & (m_rescore == 0)
         b_gap = tl.where(m_keep, b_logits - reference[:, None], 0.0)
         b_weights = tl.where(m_keep, tl.exp(b_gap) * WEIGHT_SCALE, 0.0)
         first, rest, b_kept = rounded(b_weights, PARTS, dtype)

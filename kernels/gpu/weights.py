@@ -64,13 +64,8 @@ def weights_kernel(
     # a query without any sample has a floor of -inf, which logits of -inf reach
     m_keep = (b_logits >= weight_floor[None, :]) & (b_logits > float("-inf"))
     m_rescore = m_keep & (b_logits >= rescore_floor[None, :])
-    if any_of(m_rescore):
-        row = first_row + o_n.to(tl.int64)
-        list_samples(
-            b_logits, m_rescore, row[:, None], o_b[None, :], p_rescore_count, p_rescore_row, p_rescore_logit,
-            rescore_limit,
-        )  # fmt: skip
-        m_keep = m_keep & (m_rescore == 0)
+    listed = any_of(m_rescore)
+    m_keep = m_keep & (m_rescore == 0)
     b_gap = tl.where(m_keep, b_logits - reference[None, :], 0.0)
     b_weights = tl.where(m_keep, tl.exp(b_gap) * WEIGHT_SCALE, 0.0)
     if STORE:
@@ -95,6 +90,15 @@ def weights_kernel(
         tl.store(p_sum + logit_stride, tl.sum(b_weights * b_weights, axis=0), mask=m_b)
         tl.store(p_sum + 2 * logit_stride, tl.sum(b_weights * b_gap, axis=0), mask=m_b)
         tl.store(p_sum + 3 * logit_stride, tl.sum(b_weights * half_norm[:, None], axis=0), mask=m_b)
+    if listed:
+        # few tiles come here: they read their logits again, which the others need not keep in registers until now
+        b_logits = tl.load(p_logits + offset, mask=m_n[:, None] & m_b[None, :], other=float("-inf"))
+        floor = tl.maximum(weight_floor, rescore_floor)
+        m_rescore = (b_logits >= floor[None, :]) & (b_logits > float("-inf"))
+        list_samples(
+            b_logits, m_rescore, first_row + o_n.to(tl.int64), o_b, p_rescore_count, p_rescore_row, p_rescore_logit,
+            rescore_limit, 0,
+        )  # fmt: skip
 
 
 @triton.jit
@@ -106,18 +110,21 @@ def any_of(mask):
 
 @triton.jit
 @no_type_check
-def list_samples(b_logits, m_listed, row, query, p_count, p_row, p_logit, limit):
+def list_samples(b_logits, m_listed, row, o_b, p_count, p_row, p_logit, limit, AXIS: tl.constexpr):
     """Append the samples of a tile of logits in `m_listed` to the lists of their queries.
 
-    row, query: of each logit, to be broadcast over them; rows are int64. p_count: [B]. p_row, p_logit: [B, limit];
-    beyond it samples are only counted.
+    row: [rows] int64, along AXIS of the logits. o_b: [queries]. p_count: [B]. p_row, p_logit: [B, limit]; beyond it
+    samples are only counted.
     """
-    o_query = tl.broadcast_to(query, b_logits.shape)
+    b_listed = m_listed.to(tl.int32)
+    count = tl.sum(b_listed, axis=AXIS)
     # integer counters: the order of the list varies, its content does not
-    slot = tl.atomic_add(p_count + o_query, 1, mask=m_listed)
+    first = tl.atomic_add(p_count + o_b, count, mask=count > 0)
+    slot = tl.expand_dims(first, AXIS) + tl.cumsum(b_listed, axis=AXIS) - 1
     m_slot = m_listed & (slot < limit)
-    p_slot = o_query.to(tl.int64) * limit + slot
-    tl.store(p_row + p_slot, tl.broadcast_to(row, b_logits.shape), mask=m_slot)
+    # lists of all queries of a batch together are far shorter than 2^31
+    p_slot = tl.expand_dims(o_b, AXIS) * limit + slot
+    tl.store(p_row + p_slot, tl.broadcast_to(tl.expand_dims(row, 1 - AXIS), b_logits.shape), mask=m_slot)
     tl.store(p_logit + p_slot, b_logits, mask=m_slot)
 
 

@@ -291,7 +291,7 @@ def source_of(job: Job) -> ASTSource:
 
 def _type_of(name: str, job: Job) -> str:
     stored, operand = KERNEL_NAMES[job.stored], KERNEL_NAMES[operand_dtype(job.stored)]
-    if name in ("rows", "query", "weights", "gathered"):
+    if name in ("rows", "query", "weights", "gathered") and job.kernel in PRODUCTS:
         return _tile_type(name, job, stored, "i8" if job.kernel == "digits" else operand)
     if name == "p_rows":
         return f"*{stored}"

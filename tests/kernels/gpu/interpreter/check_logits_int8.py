@@ -223,7 +223,7 @@ def test_errors_stay_below_a_law_that_leaves_less_to_score_again(levels: str, ge
         with scored_with(asked):
             scans.append(two_phase_scan(Work(rows, query, Span(0, 64))))
         assert isinstance(scans[-1].operand, kind)
-    digits, parts = scans
+    digits, _ = scans
     few, more = (windows(made.rows, query, 64, unit_error(made.rows, query, made.rounding)) for made in scans)
     assert (few.weight < more.weight).all()
     assert (few.rescore <= more.rescore).all()
