@@ -169,7 +169,7 @@ TABLES: Mapping[str, Mapping[str, Sequence[Choice]]] = {
         ),
         "single": (
             Choice(ScoreConfig(64, 16, 64, 4, 4, every=4), batch=16),
-            Choice(ScoreConfig(128, 64, 32, 8, 4, every=4)),
+            Choice(ScoreConfig(128, 64, 64, 8, 3, every=4)),
             Choice(WeighConfig(64, 16, 128, 4, 4), batch=16),
             Choice(WeighConfig(64, 64, 128, 8, 4)),
             Choice(FusedConfig(32, 32, 64, 4, 2), dim=64),
