@@ -27,7 +27,7 @@ from ..common.work import Work
 from .jit import finite, where_positive
 from .operands import Split
 from .query_operand import Measured
-from .running_sums import RunningSums, added_partials
+from .running_sums import MOST_PARTS, RunningSums, added_partials
 
 # tiles and queries that a program looks at together
 TILE_BLOCK, PARTITION_QUERIES = 256, 8
@@ -164,6 +164,7 @@ def partition_kernel(
     budget,
     limit,
     log_copies,
+    PARTS: tl.constexpr,
     BLOCK_T: tl.constexpr,
     BLOCK_B: tl.constexpr,
 ):
@@ -184,7 +185,7 @@ def partition_kernel(
     origin = finite(partition).to(tl.float32)
 
     # sums so far, from the old origin to the new one
-    mass, squares, first_logit, half_norm = added_partials(p_scalar, p_partials + o_b, parts, batch, m_old)
+    mass, squares, first_logit, half_norm = added_partials(p_scalar, p_partials + o_b, parts, batch, m_old, PARTS)
     step = tl.load(p_scalar + batch, mask=m_old, other=0.0) - origin.to(tl.float64)
     step = tl.where(mass > 0.0, step, 0.0)
     factor = tl.exp(step)
@@ -254,7 +255,7 @@ class Meeting:
             stats, self.measured.facts, query.alpha.contiguous(), query.inverse_variance.contiguous(), sums.scalars,
             sums.partials, sums.factor, self.reference, self.counts, tiles, batch, padded,
             self.reference.stride(0), sums.parts,
-            int(sums.begun), *self.law, BLOCK_T=TILE_BLOCK, BLOCK_B=PARTITION_QUERIES, num_warps=4,
+            int(sums.begun), *self.law, PARTS=MOST_PARTS, BLOCK_T=TILE_BLOCK, BLOCK_B=PARTITION_QUERIES, num_warps=4,
             enable_fp_fusion=True,
         )  # fmt: skip
 

@@ -23,8 +23,8 @@ def rounded_answer(values: Float[Tensor, "B ..."], name: str, dtype: torch.dtype
     read = dtype == torch.float16 or not result.is_cuda
     # one pass: an infinity or a NaN stays in a sum, and a sum that overflows is looked at once more
     if read:
-        total = result.detach().sum(dtype=torch.promote_types(dtype, torch.float32))
-        check(total.abs() < torch.inf, lambda: _beyond(result.detach(), name))
+        wide = torch.promote_types(dtype, torch.float32)
+        check(lambda: result.detach().sum(dtype=wide).abs() < torch.inf, lambda: _beyond(result.detach(), name))
     return result.reshape(shape)
 
 
