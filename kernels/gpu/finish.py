@@ -15,7 +15,7 @@ from ..common.work import Work
 from .jit import where_positive
 from .query_operand import Measured
 from .rescore import RESCORE_TILE, Rescored, listed_share
-from .running_sums import RunningSums, added_partials
+from .running_sums import MOST_PARTS, RunningSums, added_partials
 
 # shares of rescored samples and values of D that a program looks at together
 SHARE_BLOCK, STATE_BLOCK = 32, 1024
@@ -61,6 +61,28 @@ def log_mass(origin, mass):
     return tl.where(mass > 0.0, origin + tl.log(tl.where(mass > 0.0, mass, 1.0)), float("-inf"))
 
 
+@triton.jit
+@no_type_check
+def added_sums(
+    p_scalars, p_partials, p_facts, p_alpha, p_precision, i_b, parts, batch, count, PARTS: tl.constexpr
+):  # fmt: skip
+    """Return what was added for a query: log-partition, whether there is anything, and the sums, its mass not zero.
+
+    Nothing was where the `count` of the query says that its list overflowed.
+    """
+    o_b = i_b + tl.arange(0, 1)
+    one = where_positive(o_b >= 0, count + 1)
+    sums = added_partials(p_scalars + o_b, p_partials + o_b, parts, batch, one, PARTS)
+    mass, squares, first_logit, half_norm = tl.sum(sums[0]), tl.sum(sums[1]), tl.sum(sums[2]), tl.sum(sums[3])
+    some = mass > 0.0
+    mass = tl.where(some, mass, 1.0)
+    precision = tl.load(p_precision + i_b)
+    dropped = 0.5 * precision * tl.load(p_facts + i_b)
+    dropped += tl.load(p_alpha + i_b) * precision * tl.load(p_facts + 2 * batch + i_b)
+    lse = tl.where(some, tl.load(p_scalars + batch + i_b) + tl.log(mass) - dropped, float("-inf"))
+    return lse, some, mass, squares, first_logit, half_norm
+
+
 @triton.jit(do_not_specialize=["batch", "parts", "shares", "span"])
 @no_type_check
 def state_kernel(
@@ -82,6 +104,7 @@ def state_kernel(
     run,
     span,
     dim,
+    PARTS: tl.constexpr,
     CENTRED: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_S: tl.constexpr,
@@ -103,14 +126,9 @@ def state_kernel(
     fine = log_mass(origin, mass)
     scale = tl.where(mass > 0.0, mass, 1.0)
 
-    p_scalar = p_scalars + i_b
-    added, own_squares, own_first, half_norm = added_partials(p_scalar, p_partials + i_b, parts, batch, count >= 0)
-    some = added > 0.0
-    added = tl.where(some, added, 1.0)
-    precision = tl.load(p_precision + i_b)
-    dropped = 0.5 * precision * tl.load(p_facts + i_b)
-    dropped += tl.load(p_alpha + i_b) * precision * tl.load(p_facts + 2 * batch + i_b)
-    coarse = tl.where(some, tl.load(p_scalar + batch) + tl.log(added) - dropped, float("-inf"))
+    coarse, some, added, own_squares, own_first, half_norm = added_sums(
+        p_scalars, p_partials, p_facts, p_alpha, p_precision, i_b, parts, batch, count, PARTS
+    )
 
     # shares from the difference of the logs, however large these are
     top = tl.maximum(coarse, fine)
@@ -175,8 +193,8 @@ class Finish:
             self.sums.scalars, self.sums.partials, self.sums.total, self.measured.facts, query.alpha.contiguous(),
             query.inverse_variance.contiguous(), rows.operand_centre, rescored.rescore_list.count, rescored.sums,
             rescored.means, stats, mean, batch, self.sums.parts, rescored.sums.shape[1], rescored.rescore_list.run,
-            len(self.work.span), dim, CENTRED=rows.raw_operand, BLOCK_N=RESCORE_TILE.block_n, BLOCK_S=SHARE_BLOCK,
-            BLOCK_D=STATE_BLOCK, num_warps=4, enable_fp_fusion=True,
+            len(self.work.span), dim, PARTS=MOST_PARTS, CENTRED=rows.raw_operand, BLOCK_N=RESCORE_TILE.block_n,
+            BLOCK_S=SHARE_BLOCK, BLOCK_D=STATE_BLOCK, num_warps=4, enable_fp_fusion=True,
         )  # fmt: skip
         # what was not wanted is zero
         mean = mean if wanted.mean else stats.new_zeros(batch, rows.dim)

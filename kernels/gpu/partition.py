@@ -27,7 +27,7 @@ from ..common.work import Work
 from .jit import finite, where_positive
 from .operands import Split
 from .query_operand import Measured
-from .running_sums import RunningSums, added_partials
+from .running_sums import MOST_PARTS, RunningSums, added_partials
 
 # tiles and queries that a program looks at together
 TILE_BLOCK, PARTITION_QUERIES = 256, 8
@@ -150,6 +150,7 @@ def partition_kernel(
     tiles,
     batch,
     tile_stride,
+    row_stride,
     parts,
     begun,
     radius,
@@ -163,6 +164,7 @@ def partition_kernel(
     budget,
     limit,
     log_copies,
+    PARTS: tl.constexpr,
     BLOCK_T: tl.constexpr,
     BLOCK_B: tl.constexpr,
 ):
@@ -170,7 +172,8 @@ def partition_kernel(
 
     p_stats: [tiles, 2, P]. p_facts: [3, B]. p_scalars: [6, B], see RunningSums; not read before one has `begun`.
     p_partials: [parts, 4, B], what the last block left to add. p_factor: [B], what its total is rescaled by.
-    p_reference: [3, B] float32, the origin and both floors. p_counts: [2, B], set to zero where none has begun.
+    p_reference: [3, row_stride] float32, the origin and both floors. p_counts: [2, row_stride] int32, set to zero where
+    none has begun.
     """
     o_b = tl.program_id(0) * BLOCK_B + tl.arange(0, BLOCK_B)
     m_b = o_b < batch
@@ -182,7 +185,7 @@ def partition_kernel(
     origin = finite(partition).to(tl.float32)
 
     # sums so far, from the old origin to the new one
-    mass, squares, first_logit, half_norm = added_partials(p_scalar, p_partials + o_b, parts, batch, m_old)
+    mass, squares, first_logit, half_norm = added_partials(p_scalar, p_partials + o_b, parts, batch, m_old, PARTS)
     step = tl.load(p_scalar + batch, mask=m_old, other=0.0) - origin.to(tl.float64)
     step = tl.where(mass > 0.0, step, 0.0)
     factor = tl.exp(step)
@@ -206,11 +209,11 @@ def partition_kernel(
     none = rescore == float("-inf")
     rescore_floor = tl.where(none, float("inf"), partition - tl.where(none, 0.0, rescore))
     tl.store(p_reference + o_b, origin, mask=m_b)
-    tl.store(p_reference + batch + o_b, (partition - window).to(tl.float32), mask=m_b)
-    tl.store(p_reference + 2 * batch + o_b, rescore_floor.to(tl.float32), mask=m_b)
+    tl.store(p_reference + row_stride + o_b, (partition - window).to(tl.float32), mask=m_b)
+    tl.store(p_reference + 2 * row_stride + o_b, rescore_floor.to(tl.float32), mask=m_b)
     if begun == 0:
         tl.store(p_counts + o_b, tl.zeros([BLOCK_B], dtype=tl.int32), mask=m_b)
-        tl.store(p_counts + batch + o_b, tl.zeros([BLOCK_B], dtype=tl.int32), mask=m_b)
+        tl.store(p_counts + row_stride + o_b, tl.zeros([BLOCK_B], dtype=tl.int32), mask=m_b)
 
 
 @dataclass(frozen=True)
@@ -234,8 +237,11 @@ class Meeting:
 
         work: of the scan. law: of rounding. measured: of its queries.
         """
-        single = measured.gain.new_empty(3, len(work.query))
-        return cls(work, law, measured, single, single.new_empty(2, len(work.query), dtype=torch.int32))
+        batch, gain = len(work.query), measured.gain
+        # rows that begin at multiples of 64 bytes, as every tensor does: a kernel is compiled anew for others
+        padded = 16 * triton.cdiv(batch, 16)
+        reference, counts = gain.new_empty(3, padded), gain.new_empty(2, padded, dtype=torch.int32)
+        return cls(work, law, measured, reference[:, :batch], counts[:, :batch])
 
     def meet(self, stats: Float[Tensor, "T 2 P"], sums: RunningSums) -> None:
         """Count a block as met: move the origin of `sums` to the log-partition so far, and set reference and counts.
@@ -247,8 +253,9 @@ class Meeting:
         batch = len(query)
         partition_kernel[(triton.cdiv(batch, PARTITION_QUERIES),)](
             stats, self.measured.facts, query.alpha.contiguous(), query.inverse_variance.contiguous(), sums.scalars,
-            sums.partials, sums.factor, self.reference, self.counts, tiles, batch, padded, sums.parts,
-            int(sums.begun), *self.law, BLOCK_T=TILE_BLOCK, BLOCK_B=PARTITION_QUERIES, num_warps=4,
+            sums.partials, sums.factor, self.reference, self.counts, tiles, batch, padded,
+            self.reference.stride(0), sums.parts,
+            int(sums.begun), *self.law, PARTS=MOST_PARTS, BLOCK_T=TILE_BLOCK, BLOCK_B=PARTITION_QUERIES, num_warps=4,
             enable_fp_fusion=True,
         )  # fmt: skip
 

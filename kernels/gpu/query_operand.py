@@ -189,8 +189,8 @@ class Measured:
     @classmethod
     def empty(cls, query: Query) -> Measured:
         """Return room for what is measured of `query`."""
-        single = query.point.new_empty(2, len(query), dtype=torch.float32)
-        return cls(single[0], single[1], query.point.new_empty(3, len(query)))
+        gain = query.point.new_empty(len(query), dtype=torch.float32)
+        return cls(gain, torch.empty_like(gain), query.point.new_empty(3, len(query)))
 
 
 def query_parts(

@@ -13,12 +13,22 @@ from ...base.arrays import Float, Float64, Tensor
 from .jit import share_of, where_positive
 
 # values of D, tiles and queries that a program adds together, and programs that share the tiles
-TOTAL_BLOCK, SUM_TILES, SUM_QUERIES, MOST_PARTS = 1024, 16, 64, 32
+TOTAL_BLOCK, SUM_TILES, SUM_QUERIES, MOST_PARTS = 1024, 16, 32, 32
 
 
 @triton.jit
 @no_type_check
-def added_partials(p_scalar, p_partial, parts, batch, mask):
+def partial_sum(p_partial, i_sum, parts, batch, mask, PARTS: tl.constexpr):
+    """Return one of the four sums that the last block left, at the queries that `p_partial` [BLOCK_B] points to."""
+    o_p = tl.arange(0, PARTS)
+    # [PARTS, BLOCK_B], all at once: the loads of a loop would wait for each other
+    p_part = p_partial[None, :] + (4 * o_p + i_sum)[:, None] * batch
+    return tl.sum(tl.load(p_part, mask=(o_p < parts)[:, None] & mask[None, :], other=0.0), axis=0)
+
+
+@triton.jit
+@no_type_check
+def added_partials(p_scalar, p_partial, parts, batch, mask, PARTS: tl.constexpr):
     """Return mass, squares, first logit and half norm of the sums so far: what is kept, and what the last block left.
 
     p_scalar: [6, B] and p_partial: [parts, 4, B], both at the queries of the program, which `mask` says are read.
@@ -27,12 +37,10 @@ def added_partials(p_scalar, p_partial, parts, batch, mask):
     squares = tl.load(p_scalar + 3 * batch, mask=mask, other=0.0)
     first_logit = tl.load(p_scalar + 4 * batch, mask=mask, other=0.0)
     half_norm = tl.load(p_scalar + 5 * batch, mask=mask, other=0.0)
-    for _ in range(parts):
-        mass += tl.load(p_partial, mask=mask, other=0.0)
-        squares += tl.load(p_partial + batch, mask=mask, other=0.0)
-        first_logit += tl.load(p_partial + 2 * batch, mask=mask, other=0.0)
-        half_norm += tl.load(p_partial + 3 * batch, mask=mask, other=0.0)
-        p_partial += 4 * batch
+    mass += partial_sum(p_partial, 0, parts, batch, mask, PARTS)
+    squares += partial_sum(p_partial, 1, parts, batch, mask, PARTS)
+    first_logit += partial_sum(p_partial, 2, parts, batch, mask, PARTS)
+    half_norm += partial_sum(p_partial, 3, parts, batch, mask, PARTS)
     return mass, squares, first_logit, half_norm
 
 
@@ -46,15 +54,25 @@ def add_tiles(
     o_b = i_b * BLOCK_B + tl.arange(0, BLOCK_B)
     m_b = o_b < batch
     begin, end = share_of(tiles, i_part, parts, BLOCK_T)
-    for i_sum in tl.static_range(4):
-        # [BLOCK_T, BLOCK_B]
-        b_sum = tl.zeros([BLOCK_T, BLOCK_B], dtype=tl.float64)
-        if i_sum < SUMS:
-            for start in range(begin, end, BLOCK_T):
-                o_t = start + tl.arange(0, BLOCK_T)
-                p_tile = p_sums + (SUMS * o_t.to(tl.int64) + i_sum)[:, None] * tile_stride + o_b[None, :]
-                b_sum += tl.load(p_tile, mask=(o_t < end)[:, None] & m_b[None, :], other=0.0).to(tl.float64)
-        tl.store(p_partials + (4 * i_part + i_sum) * batch + o_b, tl.sum(b_sum, axis=0), mask=m_b)
+    # [BLOCK_T, BLOCK_B]
+    b_mass = tl.zeros([BLOCK_T, BLOCK_B], dtype=tl.float64)
+    b_squares = tl.zeros([BLOCK_T, BLOCK_B], dtype=tl.float64)
+    b_first = tl.zeros([BLOCK_T, BLOCK_B], dtype=tl.float64)
+    b_norm = tl.zeros([BLOCK_T, BLOCK_B], dtype=tl.float64)
+    for start in range(begin, end, BLOCK_T):
+        o_t = start + tl.arange(0, BLOCK_T)
+        mask = (o_t < end)[:, None] & m_b[None, :]
+        p_tile = p_sums + SUMS * o_t.to(tl.int64)[:, None] * tile_stride + o_b[None, :]
+        b_mass += tl.load(p_tile, mask=mask, other=0.0).to(tl.float64)
+        if SUMS == 4:
+            b_squares += tl.load(p_tile + tile_stride, mask=mask, other=0.0).to(tl.float64)
+            b_first += tl.load(p_tile + 2 * tile_stride, mask=mask, other=0.0).to(tl.float64)
+            b_norm += tl.load(p_tile + 3 * tile_stride, mask=mask, other=0.0).to(tl.float64)
+    p_part = p_partials + 4 * i_part * batch + o_b
+    tl.store(p_part, tl.sum(b_mass, axis=0), mask=m_b)
+    tl.store(p_part + batch, tl.sum(b_squares, axis=0), mask=m_b)
+    tl.store(p_part + 2 * batch, tl.sum(b_first, axis=0), mask=m_b)
+    tl.store(p_part + 3 * batch, tl.sum(b_norm, axis=0), mask=m_b)
 
 
 @triton.jit

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from .arrays import Bool, Shaped, Tensor
-from .cuda_graphs import holds
+from .cuda_graphs import capturing, holds
 from .errors import InputError, invalid
 from .transforms import traced, unreadable
 
@@ -20,16 +20,19 @@ Check = tuple[Bool[Tensor, "..."], Callable[[], InputError | None]]
 _PENDING: ContextVar[list[Check] | None] = ContextVar("pending", default=None)
 
 
-def check(condition: Bool[Tensor, "..."], error: Callable[[], InputError | None]) -> None:
-    """Check that all of `condition` is true, at once or at the end of :func:`checked_together`.
+def check(condition: Callable[[], Bool[Tensor, "..."]], error: Callable[[], InputError | None]) -> None:
+    """Check that all of what `condition` returns is true, at once or at the end of :func:`checked_together`.
 
-    condition: bool, any shape and device. error: returns what to raise where one is false; it may find that nothing
-    is wrong. Raises that. The host reads the condition as :func:`.cuda_graphs.holds` does.
+    condition: returns bool, any shape and device; it is not called while a CUDA graph is captured, where nothing can be
+    read. error: returns what to raise where one is false; it may find that nothing is wrong. Raises that.
+    The host reads what it gets as :func:`.cuda_graphs.holds` does.
     """
-    pending = _PENDING.get()
-    if pending is not None and not unreadable(condition):
-        pending.append((condition, error))
-    elif not holds(condition):
+    if capturing():
+        return
+    pending, asked = _PENDING.get(), condition()
+    if pending is not None and not unreadable(asked):
+        pending.append((asked, error))
+    elif not holds(asked):
         _raise(error)
 
 
@@ -88,7 +91,7 @@ def required(
 
 
 def _check(value: Tensor, condition: Tensor, parameter: str, requirement: str, remedy: str) -> None:
-    check(condition, lambda: invalid(parameter, requirement, value[~condition].reshape(-1)[0].item(), remedy))
+    check(lambda: condition, lambda: invalid(parameter, requirement, value[~condition].reshape(-1)[0].item(), remedy))
 
 
 @torch.library.custom_op(

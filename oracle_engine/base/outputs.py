@@ -6,16 +6,16 @@ from collections.abc import Sequence
 
 import torch
 
-from .arrays import Float64, Tensor
+from .arrays import Float, Tensor
 from .checked import check
 from .errors import InputError, invalid
 
 
-def rounded_answer(values: Float64[Tensor, "B ..."], name: str, dtype: torch.dtype, shape: Sequence[int]) -> Tensor:
+def rounded_answer(values: Float[Tensor, "B ..."], name: str, dtype: torch.dtype, shape: Sequence[int]) -> Tensor:
     """Return `values` in the dtype and the shape of the queries they answer.
 
-    values: [B, D] or [B, *sample_shape], float64. name: of the answer, for the error. dtype: of the result.
-    shape: [B, *sample_shape].
+    values: [B, D] or [B, *sample_shape], float64, or in `dtype` already. name: of the answer, for the error.
+    dtype: of the result. shape: [B, *sample_shape].
     Raises InputError where a value is too large for the dtype. The host reads one number; for a CUDA device only in
     float16, which ends at 65504, since reading makes it wait for the device.
     """
@@ -23,8 +23,8 @@ def rounded_answer(values: Float64[Tensor, "B ..."], name: str, dtype: torch.dty
     read = dtype == torch.float16 or not result.is_cuda
     # one pass: an infinity or a NaN stays in a sum, and a sum that overflows is looked at once more
     if read:
-        total = result.detach().sum(dtype=torch.promote_types(dtype, torch.float32))
-        check(total.abs() < torch.inf, lambda: _beyond(result.detach(), name))
+        wide = torch.promote_types(dtype, torch.float32)
+        check(lambda: result.detach().sum(dtype=wide).abs() < torch.inf, lambda: _beyond(result.detach(), name))
     return result.reshape(shape)
 
 

@@ -11,6 +11,7 @@ import torch
 
 from ..base.arrays import Float64, Numbers, Tensor, reals
 from ..base.checked import required
+from ..base.cuda_graphs import capturing
 from ..base.errors import invalid
 from ..base.names import PATH_NAMES
 
@@ -210,7 +211,8 @@ def resolve_times(t: Numbers, batch: int, t_max: float | None, device: torch.dev
     # all digits of Python numbers are kept, of which float32 would lose half
     times = one_per_query(reals("t", t, device).detach(), batch)
     remedy = "rescale the times; integer steps are t = 1 - step / 1000"
-    times = required(times, times == times.clamp(0.0, 1.0), "t", "must lie in [0, 1], 0 noise and 1 data", remedy)
+    if not capturing():
+        times = required(times, times == times.clamp(0.0, 1.0), "t", "must lie in [0, 1], 0 noise and 1 data", remedy)
     return times if t_max is None else times.clamp_max(t_max)
 
 

@@ -103,9 +103,9 @@ class RequestBuilder:
         device = self.data.device
         if x.device != device:
             raise invalid("x", f"must be on the device of the data, {device}", x.device, "move one of them")
-        # one pass, which keeps a NaN
-        largest = torch.linalg.vector_norm(x.detach().reshape(len(x), self.data.dim), torch.inf, dim=1)
-        check(largest < torch.inf, lambda: _not_finite(x))
+        # the largest of each query, in one pass that keeps a NaN
+        flat = x.detach().reshape(len(x), self.data.dim)
+        check(lambda: torch.linalg.vector_norm(flat, torch.inf, dim=1) < torch.inf, lambda: _not_finite(x))
 
 
 def _not_finite(x: Tensor) -> InputError:
@@ -115,10 +115,12 @@ def _not_finite(x: Tensor) -> InputError:
 
 
 def _check_noise(times: Float64[Tensor, "B"], variance: Float64[Tensor, "B"]) -> None:
-    noisy = variance > NO_NOISE
     remedy = "stop before the end point, clamp with OracleEngine(t_max=0.999), or give samples a point_std"
     needs = "must leave some noise: sigma(t) > 0"
-    check(noisy, lambda: invalid("t", needs, f"t = {times[~noisy][0].item()}", remedy))
+    check(
+        lambda: variance > NO_NOISE,
+        lambda: invalid("t", needs, f"t = {times[~(variance > NO_NOISE)][0].item()}", remedy),
+    )
 
 
 def _named_rows(name: str, index: Numbers | None, batch: int, data: OracleDataset) -> Int64[Tensor, "B"]:

@@ -34,8 +34,7 @@ class ExactScan:
             state = self.backend(request.work(self.data, wanted))
         else:
             state = self._by_slices(request, wanted, self._scan)
-        scored = state.lse > -torch.inf
-        check(scored, lambda: nothing_scored(request, self.data, scored))
+        check(lambda: state.lse > -torch.inf, lambda: nothing_scored(request, self.data, state.lse > -torch.inf))
         return state
 
     def rest(self, request: Request, wanted: Wanted) -> PosteriorState:

@@ -32,7 +32,7 @@ from ..query_operand import QUERY_BLOCK, QUERY_WARPS, query_digits_kernel, query
 from ..rescore import RESCORE_TILE, RescoreConfig, rescore_kernel, spread_kernel
 from ..rescore_list import EVERY, ORDER_BLOCK, order_kernel
 from ..rescore_top import distance_kernel
-from ..running_sums import SUM_QUERIES, SUM_TILES, TOTAL_BLOCK, add_kernel
+from ..running_sums import MOST_PARTS, SUM_QUERIES, SUM_TILES, TOTAL_BLOCK, add_kernel
 from ..weighted_sum import weigh_kernel
 from ..weights import WEIGHTS_WARPS, weights_kernel, weights_rows
 
@@ -348,11 +348,17 @@ def _kernel_of(job: Job) -> tuple[Any, dict[str, Any]]:
         ),
         "split digits": (query_digits_kernel, {"DIGITS": EXACT.digits, "UNIT": 128, "BLOCK": QUERY_BLOCK}),
         "shift": (shift_kernel, {"BLOCK": 128}),
-        "partition": (partition_kernel, {"BLOCK_T": TILE_BLOCK, "BLOCK_B": PARTITION_QUERIES}),
+        "partition": (partition_kernel, {"PARTS": MOST_PARTS, "BLOCK_T": TILE_BLOCK, "BLOCK_B": PARTITION_QUERIES}),
         "add": (add_kernel, {"SUMS": 4, "BLOCK_T": SUM_TILES, "BLOCK_B": SUM_QUERIES, "BLOCK_D": TOTAL_BLOCK}),
         "state": (
             state_kernel,
-            {"CENTRED": True, "BLOCK_N": config.block_n, "BLOCK_S": SHARE_BLOCK, "BLOCK_D": STATE_BLOCK},
+            {
+                "PARTS": MOST_PARTS,
+                "CENTRED": True,
+                "BLOCK_N": config.block_n,
+                "BLOCK_S": SHARE_BLOCK,
+                "BLOCK_D": STATE_BLOCK,
+            },
         ),
         "combine": (combine_kernel, {"BLOCK": COMBINE_BLOCK}),
         "order": (order_kernel, {"EVERY": EVERY, "BLOCK": ORDER_BLOCK}),

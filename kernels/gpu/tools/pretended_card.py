@@ -44,7 +44,7 @@ class Calls:
     """What was asked of the card.
 
     operations: of torch, by name, those that only look at memory left out. launches: of Triton kernels, by name.
-    compilations: kernels that would have been compiled, by name.
+    compilations: kernels that would have been compiled, by name and constants.
     """
 
     operations: Counter[str] = field(default_factory=Counter)
@@ -133,8 +133,12 @@ class PretendedCard:
         return counting
 
     def _compiling(self) -> Callable[..., object]:
-        def compiling(kernel: JITFunction[Any], key: Any, signature: Any, device: int, *rest: Any) -> object:
-            self.calls.compilations[_name(kernel)] += 1
+        def compiling(
+            kernel: JITFunction[Any], key: Any, signature: Any, device: int, constants: Any, *rest: Any
+        ) -> object:
+            names = [kernel.arg_names[place[0]] for place in constants if len(place) == 1]
+            tile = sorted((name, constants[kernel.arg_names.index(name),]) for name in names if name.isupper())
+            self.calls.compilations[" ".join([_name(kernel), *(f"{name}={value}" for name, value in tile)])] += 1
             compiled = object()
             kernel.device_caches[device][0][key] = compiled
             return compiled

@@ -1,0 +1,136 @@
+"""How many device calls, waits and compilations a call costs on a card, counted on one that is not there."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from recording import begin_capture
+
+pytest.importorskip("triton")
+
+from oracle_engine import InputError, OracleDataset, OracleEngine
+from oracle_engine.kernels import Query, Span, Wanted, prepare_rows
+from oracle_engine.kernels.common.work import Work
+from oracle_engine.kernels.gpu.jit import INTERPRET
+from oracle_engine.kernels.gpu.limits import DEFAULT_LIMITS
+from oracle_engine.kernels.gpu.scan import triton_state
+from oracle_engine.kernels.gpu.tools.pretended_card import PretendedCard, pretended_card
+from oracle_engine.scans import backends
+
+pytestmark = pytest.mark.skipif(INTERPRET, reason="the interpreter is on: nothing is compiled")
+
+# device calls of an answer with one block of rows, of each further block, and of a fused scan, whose sums are still
+# made by torch
+ANSWER, BLOCK, FUSED = 48, 13, 180
+
+# kernels whose counts and strides are specialised: they are compiled once more for some of them
+SPECIALISED = ("score_kernel", "digits_kernel", "finish_kernel", "weights_kernel", "weigh_kernel")
+
+
+@pytest.fixture
+def card() -> Iterator[PretendedCard]:
+    """A pretended card."""
+    with pretended_card() as pretended:
+        yield pretended
+
+
+def engine_of(dtype: torch.dtype, count: int, dim: int) -> OracleEngine:
+    """Return an engine on the Triton kernels over samples drawn in a storage dtype."""
+    values = torch.randn(count, dim, generator=torch.Generator().manual_seed(0))
+    stored = values.to(dtype) if dtype.is_floating_point else (40 * values + 128).clamp(0, 255).to(dtype)
+    return OracleEngine(OracleDataset(stored), backend="triton")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.uint8, torch.float32], ids=str)
+@pytest.mark.parametrize("name", ["velocity", "denoiser", "score", "noise", "log_density"])
+def test_an_answer_takes_few_calls_and_one_wait(dtype: torch.dtype, name: str, card: PretendedCard) -> None:
+    answer = getattr(engine_of(dtype, 700, 784), name)
+    x, t = torch.randn(64, 784), torch.full((64,), 0.3)
+    card.count(lambda: answer(x, t))
+    calls = card.count(lambda: answer(x, t))
+    assert calls.total <= ANSWER, calls
+    assert calls.waits == 1, calls
+    assert calls.compilations.total() == 0, calls
+
+
+def test_a_graph_records_no_check(card: PretendedCard, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, x = engine_of(torch.float16, 700, 784), torch.randn(64, 784)
+    checked = card.count(lambda: engine.velocity(x, 0.3))
+    begin_capture(monkeypatch)
+    recorded = card.count(lambda: engine.velocity(x, 0.3))
+    assert recorded.total <= checked.total - 12, recorded
+    assert recorded.waits == 0
+
+
+def test_a_fused_scan_waits_once(card: PretendedCard) -> None:
+    engine, x = engine_of(torch.float16, 700, 64), torch.randn(64, 64)
+    card.count(lambda: engine.velocity(x, 0.3))
+    calls = card.count(lambda: engine.velocity(x, 0.3))
+    assert calls.total <= FUSED, calls
+    assert calls.waits == 1, calls
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.uint8], ids=str)
+def test_further_blocks_add_few_calls(dtype: torch.dtype, card: PretendedCard, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, x = engine_of(dtype, 1200, 784), torch.randn(64, 784)
+    calls = []
+    for unit in (1200, 300):
+        limits = replace(DEFAULT_LIMITS, score_bytes=1, block_unit=unit)
+        blocks = replace(backends.BACKENDS["triton"], state=partial(triton_state, limits=limits))
+        monkeypatch.setitem(backends.BACKENDS, "triton", blocks)
+        card.count(lambda: engine.velocity(x, 0.3))
+        calls.append(card.count(lambda: engine.velocity(x, 0.3)))
+    assert calls[1].total - calls[0].total <= 3 * BLOCK, calls
+    assert calls[1].waits == 1
+
+
+def test_lists_that_may_overflow_add_nothing(card: PretendedCard) -> None:
+    # as many rows as would take several parts of logits, were they kept
+    rows = prepare_rows(torch.randn(1200, 784).half(), None)
+    ones = torch.ones(3, dtype=torch.float64)
+    query = Query(torch.randn(3, 784).double(), ones, ones, torch.zeros(3, 0, 2, dtype=torch.int64))
+    limits = replace(DEFAULT_LIMITS, logit_bytes=1, least_rescored=16)
+    calls = card.count(lambda: triton_state(Work(rows, query, Span(0, 1200), Wanted()), limits=limits))
+    assert calls.launches["rescore_kernel"] == 1
+    assert calls.waits == 0
+
+
+def test_an_argument_that_is_refused_is_named_first(card: PretendedCard) -> None:
+    engine, x = engine_of(torch.float16, 300, 784), torch.randn(3, 784)
+    for asked, message in (((x, 1.5), "`t` must lie in"), ((x, 1.0), "leave some noise"), ((x / 0, 0.5), "finite")):
+        with pytest.raises(InputError, match=message):
+            engine.velocity(*asked)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.uint8, torch.float32], ids=str)
+def test_sizes_do_not_compile_anew(dtype: torch.dtype, card: PretendedCard) -> None:
+    draw = random.Random(0)
+    engine = engine_of(dtype, 3000, 784 if dtype != torch.float32 else 75)
+    rows, compilations = engine.data.rows, Counter[str]()
+    for _ in range(70):
+        batch, count = draw.randint(1, 400), draw.randint(1, 3000)
+        start, excluded = draw.randint(0, 3000 - count), draw.choice((0, 0, 1, 3))
+        ones, ranges = torch.ones(batch).double(), torch.zeros(batch, excluded, 2, dtype=torch.int64)
+        query = Query(torch.zeros(batch, rows.dim).double(), ones, ones, ranges)
+        work = Work(rows, query, Span(start, start + count))
+        compilations += card.count(partial(triton_state, work)).compilations
+    often = {name: count for name, count in compilations.items() if count > 2 and not name.startswith(SPECIALISED)}
+    assert often == {}
+
+
+def test_what_is_counted_is_what_a_card_would_do(card: PretendedCard) -> None:
+    def steps() -> Any:
+        values = torch.empty(8).fill_(1.0)
+        return bool((values[:4] + 1.0 > values.view(2, 4)[0]).all())
+
+    calls = card.count(steps)
+    assert dict(calls.operations) == {"fill_": 1, "add": 1, "gt": 1, "all": 1, "_local_scalar_dense": 1}
+    assert calls.waits == 1
+    assert "5 device calls, 1 waits" in str(calls)
