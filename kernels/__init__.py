@@ -10,7 +10,7 @@ from .common.rescore import Pairs, pairs_state
 from .common.rows import GivenPoints, Query, Rows, Span
 from .common.state import PosteriorState, Wanted, concatenate, merge
 from .common.work import Work
-from .gpu import gpu_combined, gpu_memory, gpu_state
+from .gpu import gpu_combined, gpu_memory, gpu_ready, gpu_state
 from .portable.covariance import Directions, covariance_product, reference_covariance_product
 from .portable.scan import posterior_state, scan_memory
 from .reference import reference_logits, reference_memory, reference_state
@@ -32,6 +32,7 @@ __all__ = [
     "covariance_product",
     "gpu_combined",
     "gpu_memory",
+    "gpu_ready",
     "gpu_state",
     "merge",
     "pairs_state",

@@ -35,6 +35,15 @@ def gpu_combined(combination: Combination, mean: Float64[Tensor, "B D"], dtype: 
     return combined_answer(combination, mean, dtype)
 
 
+def gpu_ready(rows: Rows) -> None:
+    """Make what the kernels read beside `rows` on a GPU, in a dtype that they read; nothing for others."""
+    if rows.stored.is_cuda:
+        from .operands import KERNEL_DTYPES, keep_ready
+
+        if rows.stored.dtype in KERNEL_DTYPES:
+            keep_ready(rows)
+
+
 def gpu_memory(rows: Rows, batch: int) -> int:
     """Return the most bytes that the posterior means of `batch` queries need beyond the data in `rows`."""
     from .scan import triton_memory

@@ -73,6 +73,14 @@ def operand_rows(rows: Rows) -> Rows:
     return rows if rows.stored.is_floating_point() else rows.derived("centre off", replace, centre_off=True)
 
 
+def keep_ready(rows: Rows) -> None:
+    """Make what all scans of `rows` read beside them, so that no first call, recorded in a graph, makes it there."""
+    scanned = operand_rows(rows)
+    BlockOperand.of(scanned, Span(0, 0))
+    for used in (rows, scanned):
+        _ = used.operand_centre
+
+
 def copied(rows: Rows) -> bool:
     """Return whether the kernels read a centred copy of `rows`.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import no_type_check
 
+import torch
 import triton
 import triton.language as tl
 
@@ -42,6 +43,12 @@ class RescoreList:
     def width(self) -> int:
         """How many rows a full list names."""
         return self.first.shape[1] * self.run
+
+    @classmethod
+    def everything(cls, batch: int, device: torch.device) -> RescoreList:
+        """Return lists on `device` that name every row of a span for each of `batch` queries."""
+        count = torch.full((batch,), EVERY, dtype=torch.int32, device=device)
+        return cls(count.new_empty(batch, 1, dtype=torch.int64), count, 1)
 
     @classmethod
     def of_list(cls, listed: ListedPairs, floor: Float[Tensor, "B"], count: Shaped[Tensor, "B"]) -> RescoreList:

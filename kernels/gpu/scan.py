@@ -26,6 +26,7 @@ from .jit import INTERPRET
 from .limits import DEFAULT_LIMITS, ScanLimits
 from .logits import Scores, score
 from .logits_int8 import score_digits
+from .narrow import NARROW_DIM, narrow_memory, narrow_state
 from .operands import (
     EXACT,
     HALF,
@@ -61,11 +62,14 @@ def triton_state(work: Work, split: Split = EXACT, *, limits: ScanLimits = DEFAU
 
     Raises InputError before any launch where the kernels cannot run. Costs one read of the span for the logits and one
     of the rows with weight, 2 to 4 B n D operations each. Memory is the logits of a block, and B D values. Where a
-    program can hold all of D, and neither moments nor top-k are wanted, the span is read once.
+    program can hold all of D, and neither moments nor top-k are wanted, no logits are held; rows of few values are
+    scored in float64.
     """
     config = checked_config(work, split)
     device = work.rows.device
     with _on_device(device), ieee_products(device.type):
+        if work.rows.dim <= NARROW_DIM:
+            return narrow_state(work, limits)
         scan = scan_type(work.query, work.wanted, config)(work, config, split, limits=limits)
         for block in scan.blocks():
             scan.add(block)
@@ -245,6 +249,8 @@ def triton_memory(rows: Rows, batch: int, *, limits: ScanLimits = DEFAULT_LIMITS
 
     rows: of the data set, [N, D]. batch: number of queries. limits: those of :func:`triton_state`.
     """
+    if rows.dim <= NARROW_DIM:
+        return narrow_memory(rows, batch, limits)
     config = choose(device_of(rows.device), block_dtype(rows), batch, rows.dim)
     pair_bytes = (TwoPhaseScan if config.fused is None else FusedScan).pair_bytes
     count = min(limits.block_rows(rows, batch, pair_bytes), len(rows))

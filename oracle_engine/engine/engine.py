@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from os import PathLike
 from typing import Any
@@ -36,6 +35,7 @@ from .graphs import obstacle, unrecordable
 from .plan import Plan, make_plan
 from .responder import Responder, mixed
 from .router import Router
+from .widths import check_point_std
 
 
 class OracleEngine(torch.nn.Module):
@@ -85,7 +85,7 @@ class OracleEngine(torch.nn.Module):
         if not isinstance(data, OracleDataset):
             found, remedy = type(data).__name__, "use oracle_engine.load_dataset(data)"
             raise invalid("data", "must be an OracleDataset", found, remedy)
-        _check_point_std(point_std)
+        check_point_std(point_std)
         if not is_number(tolerance) or not 0.0 < tolerance < 1.0:
             raise invalid("tolerance", "must lie in (0, 1)", tolerance, "pass 1e-4, or mode='exact' for none at all")
         if t_max is not None and not (is_number(t_max) and 0.0 <= t_max <= 1.0):
@@ -97,6 +97,7 @@ class OracleEngine(torch.nn.Module):
         self.point_std, self.t_max = float(point_std), t_max
         self.mode, self.tolerance = resolve_mode(mode), tolerance
         self.index: SearchIndex | None = None
+        BACKENDS[self.backend].ready(self.data.rows)
         self._handle = compiled.register(self)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -108,6 +109,7 @@ class OracleEngine(torch.nn.Module):
         # torch sends .to(), .cuda() and .half() through here: follow the device, never the dtype
         self.data = self.data.to(fn(torch.empty(0, device=self.data.device)).device)
         self.index = None if self.index is None else self.index.to(self.data.device)
+        BACKENDS[self.backend].ready(self.data.rows)
         return self
 
     def extra_repr(self) -> str:
@@ -389,12 +391,3 @@ class OracleEngine(torch.nn.Module):
         found = (self._obstacle(name, conditions) or ("x" if derivative else None)) if capturing() else None
         if found is not None:
             raise unrecordable(found)
-
-
-def _check_point_std(point_std: float | Tensor) -> None:
-    if isinstance(point_std, Tensor) and point_std.numel() != 1:
-        remedy = "pass the root of its mean square, or draw a few latents of each posterior and store those"
-        found = f"a tensor of shape {list(point_std.shape)}, which gives every sample a kernel of its own"
-        raise invalid("point_std", "must be one width for all samples", found, remedy)
-    if not 0.0 <= point_std < math.inf:
-        raise invalid("point_std", "must be a finite number >= 0", point_std, "pass the width in value space")

@@ -19,6 +19,7 @@ from ..kernels import (
     combined,
     gpu_combined,
     gpu_memory,
+    gpu_ready,
     gpu_state,
     posterior_state,
     reference_memory,
@@ -37,7 +38,8 @@ Combine = Callable[[Combination, Float64[Tensor, "B D"], torch.dtype], Float[Ten
 class Backend:
     """What computes states in full precision, what memory that needs for a batch, and what computes them in half.
 
-    combine: computes answers from posterior means. waits_once: whether a scan reads no value on the host, and does no
+    combine: computes answers from posterior means. ready: makes what scans of some rows read beside them, so that no
+    graph has to hold it. waits_once: whether a scan reads no value on the host, and does no
     harm for queries that are refused later.
     """
 
@@ -45,6 +47,7 @@ class Backend:
     memory: Callable[[Rows, int], int]
     half: ScanState | None = None
     combine: Combine = combined
+    ready: Callable[[Rows], None] = lambda rows: None
     waits_once: bool = False
 
     def run(self, precision: str) -> ScanState:
@@ -55,7 +58,7 @@ class Backend:
 BACKENDS = {
     "torch": Backend(posterior_state, scan_memory),
     "reference": Backend(reference_state, reference_memory),
-    "triton": Backend(gpu_state, gpu_memory, partial(gpu_state, half=True), gpu_combined, waits_once=True),
+    "triton": Backend(gpu_state, gpu_memory, partial(gpu_state, half=True), gpu_combined, gpu_ready, waits_once=True),
 }
 
 

@@ -25,7 +25,7 @@ ROUNDINGS = (Rounding(12, 2.0**-23, 2.0**-17), Rounding(0, 1e-7, 2.0**-22))
 def meeting_of(work: Work, rounding: Rounding, split: Split = EXACT) -> Meeting:
     """Return what meets the first block of a scan of `work`."""
     centre = work.rows.centre if work.rows.raw_operand else None
-    measured = QueryOperand.of(work.query, torch.float32, "ieee", centre=centre).measured
+    measured = QueryOperand.of(work.query, torch.float16, centre=centre).measured
     return Meeting.of(work, Law.of(work, rounding, split), measured)
 
 
@@ -58,7 +58,7 @@ def test_parts_make_up_the_query(dtype: torch.dtype, dim: int, generator: torch.
     point[4], centre = 4.0, torch.randn(dim, generator=generator, dtype=torch.float64)
     alpha, precision = (torch.rand(6, generator=generator, dtype=torch.float64) + 0.1 for _ in range(2))
     query = Query(point, alpha, precision, torch.zeros(6, 0, 2, dtype=torch.int64))
-    operand = QueryOperand.of(query, dtype, "ieee", centre=centre)
+    operand = QueryOperand.of(query, dtype, centre=centre)
     bits = {torch.float16: 20, torch.bfloat16: 21, torch.float32: 23}[dtype]
     made = operand.parts.double().sum(0)
     scale = torch.ldexp(torch.ones(6).double(), torch.frexp(point.abs().amax(1)).exponent)
