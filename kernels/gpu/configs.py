@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -92,6 +92,16 @@ class DigitConfig(ScoreTile):
 class WeighConfig(Tile):
     """Tile of the weighted sum: a slice of D for some queries, summed over the rows a tile at a time."""
 
+    def listed(self, row_bytes: int) -> WeighConfig:
+        """Return the tile for rows that are reached through a list, of `row_bytes` a value.
+
+        Rows that are converted pass through the registers, which then hold no more than half of a wide tile.
+        """
+        if row_bytes == 2:
+            return self
+        warps = self.warps if self.block_b <= 16 else 8
+        return replace(self, block_n=min(self.block_n, 64), block_d=min(self.block_d, 128), warps=warps)
+
     def shared_bytes(self, row_bytes: int, part_bytes: int) -> int:
         """Return the most bytes of shared memory, for `row_bytes` a value of rows and `part_bytes` a weight."""
         tile = self.block_d * max(row_bytes, 2) + self.block_b * part_bytes
@@ -141,7 +151,7 @@ TABLES: Mapping[str, Mapping[str, Sequence[Choice]]] = {
     "sm_90": {
         "half": (
             # few queries: wide in D, so that rows stream in long pieces
-            Choice(ScoreConfig(64, 16, 128, 4, 4), batch=16),
+            Choice(ScoreConfig(128, 16, 128, 4, 4), batch=16),
             Choice(ScoreConfig(128, 64, 64, 4, 4, every=4), batch=64),
             Choice(ScoreConfig(256, 64, 64, 8, 4, every=4)),
             Choice(WeighConfig(64, 16, 256, 4, 4, every=4), batch=16),
@@ -163,15 +173,15 @@ TABLES: Mapping[str, Mapping[str, Sequence[Choice]]] = {
             Choice(DigitConfig(128, 64, 128, 4, 3)),
             Choice(ScoreConfig(64, 16, 128, 4, 4), batch=16),
             Choice(ScoreConfig(128, 64, 64, 8, 4, every=4)),
-            Choice(WeighConfig(64, 16, 128, 4, 4, every=4), batch=16),
-            Choice(WeighConfig(64, 64, 128, 8, 4, every=4)),
+            Choice(WeighConfig(128, 16, 128, 4, 4), batch=16),
+            Choice(WeighConfig(64, 64, 256, 8, 3, every=4)),
             Choice(FusedConfig(32, 32, 64, 4, 3), dim=64),
         ),
         "single": (
             Choice(ScoreConfig(64, 16, 64, 4, 4, every=4), batch=16),
-            Choice(ScoreConfig(128, 64, 64, 8, 3, every=4)),
+            Choice(ScoreConfig(64, 64, 64, 4, 3, every=4)),
             Choice(WeighConfig(64, 16, 128, 4, 4), batch=16),
-            Choice(WeighConfig(64, 64, 128, 8, 4)),
+            Choice(WeighConfig(32, 64, 128, 4, 4, every=4)),
             Choice(FusedConfig(32, 32, 64, 4, 2), dim=64),
         ),
     },

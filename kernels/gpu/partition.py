@@ -30,7 +30,7 @@ from .query_operand import Measured
 from .running_sums import MOST_PARTS, RunningSums, added_partials
 
 # tiles and queries that a program looks at together
-TILE_BLOCK, PARTITION_QUERIES = 256, 8
+TILE_BLOCK, PARTITION_QUERIES = 1024, 4
 
 
 _FAR_APART, _WORST_CASE = tl.constexpr(FAR_APART), tl.constexpr(WORST_CASE)

@@ -97,7 +97,7 @@ class OracleEngine(torch.nn.Module):
         self.point_std, self.t_max = float(point_std), t_max
         self.mode, self.tolerance = resolve_mode(mode), tolerance
         self.index: SearchIndex | None = None
-        BACKENDS[self.backend].ready(self.data.rows)
+        self._make_ready()
         self._handle = compiled.register(self)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -109,8 +109,13 @@ class OracleEngine(torch.nn.Module):
         # torch sends .to(), .cuda() and .half() through here: follow the device, never the dtype
         self.data = self.data.to(fn(torch.empty(0, device=self.data.device)).device)
         self.index = None if self.index is None else self.index.to(self.data.device)
-        BACKENDS[self.backend].ready(self.data.rows)
+        self._make_ready()
         return self
+
+    def _make_ready(self) -> None:
+        # what is kept must not be made by a first call that is recorded in a graph
+        _ = self.data.base
+        BACKENDS[self.backend].ready(self.data.rows)
 
     def extra_repr(self) -> str:
         """Return what printing the module shows."""

@@ -201,7 +201,7 @@ class Problem:
 
 def tune_score(problem: Problem, device: Device) -> Iterator[Trial]:
     """Try every tile on `device` that scores `problem` with queries in floating point numbers."""
-    block, operand = problem.block, _operand(problem, device)
+    block, operand = problem.block, _operand(problem)
     for config in problem.candidates(problem.tuning.score, ScoreConfig, device):
         yield _score_trial(problem, config, partial(score, operand, block, config, 1))
 
@@ -227,7 +227,7 @@ def _score_trial(problem: Problem, config: ScoreConfig | DigitConfig, call: Call
 
 def tune_weigh(problem: Problem, device: Device) -> Iterator[Trial]:
     """Try every tile on `device` for the weighted sum of `problem`, in which all rows have weight."""
-    block, operand = problem.block, _operand(problem, device)
+    block, operand = problem.block, _operand(problem)
     batch, dim = len(problem.query), problem.rows.dim
     scores = score(operand, block, SCORE_TILE, 1)
     origin = problem.logits.logsumexp(0)
@@ -260,7 +260,7 @@ def trial(config: Tuned, call: Callable[[], Any], error: Callable[[Any], float],
     return Trial(config, found, clock(call) if found <= TOLERANCE else None)
 
 
-def _operand(problem: Problem, device: Device) -> QueryOperand:
+def _operand(problem: Problem) -> QueryOperand:
     return QueryOperand.of(problem.query, operand_dtype(problem.rows.stored.dtype))
 
 
