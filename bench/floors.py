@@ -106,7 +106,7 @@ def _reads() -> Mapping[str, tuple[float, Callable[[], object]]]:
 
 
 def _products() -> Mapping[str, tuple[float, Callable[[], object]]]:
-    """Return the operations of each call, and the call."""
+    """Return the operations of each call, and the call; libraries alone, which may not reach what the cores do."""
     found: dict[str, tuple[float, Callable[[], object]]] = {}
     for side in SQUARES:
         factor, operations = torch.rand(side, side), 2.0 * side**3
