@@ -14,7 +14,7 @@ from .floors import Need, Rates
 from .load import watch_others
 from .memory import peak_extra_bytes
 from .peers import Centred, UnavailableError, Velocity, build_peer
-from .record import OURS, OURS_COARSE, OURS_RECORDED, Row, Side
+from .record import OURS, OURS_COARSE, OURS_RECORDED, Row, Side, sizes_of
 from .recorded import recorded
 from .rescoring import without_rescoring
 from .timing import Timing, interleave
@@ -64,9 +64,7 @@ class Comparison:
         # these first calls also warm all sides up
         errors = {name: relative_error(call()[:ERROR_QUERIES], truth) for name, call in calls.items()}
         sides, busy = self._timed(calls, errors, budget)
-        data, storage = self.data, str(self.data.storage).removeprefix("torch.")
-        where = (data.name, len(data), data.dim, storage, work.batch, work.time_label)
-        return Row(*where, busy, sides, work.kind, floor)
+        return Row(*sizes_of(self.data), work.batch, work.time_label, busy, sides, work.kind, floor)
 
     def _timed(
         self, calls: Mapping[str, Callable[[], Tensor]], errors: Mapping[str, float], budget: float

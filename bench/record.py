@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
 
+from oracle_engine import OracleDataset
 from oracle_engine.base.environment import environment_report
 from oracle_engine.base.files import replacing
 
@@ -94,6 +95,11 @@ class Row(Measured[Side]):
         own = (OURS, OURS_COARSE, OURS_RECORDED)
         peers = {name: side for name, side in self.sides.items() if name not in own and (side.exact or not exact)}
         return min(peers, key=lambda name: peers[name].median_ms, default=None)
+
+
+def sizes_of(data: OracleDataset) -> tuple[str, int, int, str]:
+    """Return the first fields of a row: name, samples, values of a sample, storage dtype."""
+    return data.name, len(data), data.dim, str(data.storage).removeprefix("torch.")
 
 
 def document_of(

@@ -16,6 +16,7 @@ from oracle_engine import OracleEngine
 from ..floors import Floor, Need, Rates
 from ..memory import peak_extra_bytes
 from ..peers import Centred
+from ..record import sizes_of
 from ..truth import posterior_weights
 from ..workloads import HELD, Batch
 from .peers import NearestPeer, faiss_peers
@@ -86,9 +87,8 @@ class Sides:
         self, sides: Mapping[str, LateSide], work: tuple[int, str, str], others: float | None, floor: Floor | None
     ) -> LateRow:
         """Return the row of one batch over these data; work: its size, the kind of its queries, its time."""
-        data, (size, kind, time) = self.split.data, work
-        storage = str(data.storage).removeprefix("torch.")
-        return LateRow(data.name, len(data), data.dim, storage, size, time, others, sides, kind, floor)
+        size, kind, time = work
+        return LateRow(*sizes_of(self.split.data), size, time, others, sides, kind, floor)
 
     def _found(self, peer: NearestPeer, call: Callable[[], Tensor], batch: Batch) -> Answered:
         _, place = peer.nearest(batch)
