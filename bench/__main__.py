@@ -11,10 +11,12 @@ from typing import TypeVar
 import torch
 
 from .compare import Comparison
-from .peers import ATTENDS, default_peers
-from .record import OURS, OURS_COARSE, OURS_RECORDED, Row, document_of, machine_name, read_json, rows_of, write_json
-from .report import SIDE_COLUMNS, SUMMARY_COLUMNS, as_markdown, as_text, readme_lines, side_lines, summary_lines
-from .workloads import BATCHES, DATA, TIMES, load_data, workloads
+from .data import CLASSES_DATA, DATA, KNOWN, is_known, load_data
+from .floors import Rates
+from .peers import CLASSES, PEERS, default_peers
+from .record import OURS, OURS_COARSE, OURS_RECORDED, Row, document_of, machine_name, write_json
+from .report import SIDE_COLUMNS, SUMMARY_COLUMNS, as_markdown, as_text, side_lines, summary_lines
+from .workloads import BATCHES, LABELLED, TIMES, TRAINING, workloads
 
 T = TypeVar("T")
 
@@ -24,9 +26,6 @@ RESULTS = Path(__file__).parent / "results"
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure the workloads that the options name, print the tables and write the rows."""
     options = parse_options(arguments)
-    if options.readme is not None:
-        print(as_markdown(*readme_lines(rows_of(read_json(options.readme)))))
-        return
     device = torch.device(options.device)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
@@ -38,17 +37,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def measure(options: argparse.Namespace, device: torch.device) -> list[Row]:
     """Return the measured rows; the JSON file is written again after each."""
-    path = options.json or RESULTS / f"{machine_name(device)}.json"
-    sides = options.sides or [OURS, OURS_COARSE, *default_peers(device)]
+    kind = LABELLED if options.labelled else TRAINING
+    path = options.json or RESULTS / f"{'classes-' if options.labelled else ''}{machine_name(device)}.json"
+    sides = options.sides or [OURS, OURS_COARSE, *(CLASSES if options.labelled else default_peers(device))]
     settings = {"sides": sides, "budget": options.budget, "device": str(device)}
+    rates = Rates.measured() if device.type == "cpu" else None
     rows: list[Row] = []
-    for name in options.data:
-        contest = Comparison(load_data(name).to(device), sides, say)
+    for name in options.data or (CLASSES_DATA if options.labelled else DATA):
+        contest = Comparison(load_data(name).to(device), sides, say, rates=rates)
         if not contest.velocities:
             sys.exit("none of these sides can run here")
-        for work in workloads(contest.data, options.batch, options.t):
+        for work in workloads(contest.data, options.batch, options.t, kind):
             rows.append(contest.row(work, options.budget))
-            write_json(path, document_of(rows, settings))
+            write_json(path, document_of(rows, settings, rates))
             say(as_text(SUMMARY_COLUMNS, summary_lines(rows)).splitlines()[-1])
     say(f"rows are in {path}")
     return rows
@@ -58,17 +59,18 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the options in `arguments`, by default the command line; names of data and sides are checked."""
     parser = argparse.ArgumentParser(prog="python -m bench", description="Speed of the engine beside its peers.")
     add = parser.add_argument
-    names = (OURS, OURS_COARSE, OURS_RECORDED, *ATTENDS)
-    add("--data", type=_some_of(DATA), default=list(DATA), metavar="NAMES", help=", ".join(DATA))
+    names = (OURS, OURS_COARSE, OURS_RECORDED, *PEERS)
+    sides = f"{', '.join(names)}; default: all but the slowest"
+    add("--data", type=names_of(is_known), metavar="NAMES", help=f"{', '.join(KNOWN)}, or paths of files")
+    add("--labelled", action="store_true", help="every query asks about its class, beside the peers for that")
     add("--batch", type=list_of(int), default=list(BATCHES), metavar="B,...", help="numbers of queries")
     add("--t", type=list_of(_time), default=list(TIMES), metavar="T,...", help="times in (0, 1), or mixed")
-    add("--sides", type=_some_of(names), metavar="NAMES", help=f"{', '.join(names)}; default: all but the slowest")
+    add("--sides", type=names_of(names.__contains__), metavar="NAMES", help=sides)
     add("--budget", type=float, default=5.0, metavar="SECONDS", help="timing of a row, 5 by default")
     add("--device", default="cpu", help="cpu or cuda")
     add("--threads", type=int, help="torch threads on the CPU")
     add("--json", type=Path, metavar="PATH", help="where the rows go; default: bench/results/<machine>.json")
     add("--markdown", action="store_true", help="print markdown tables")
-    add("--readme", type=Path, metavar="PATH", help="only print the README's table of such a JSON file")
     return parser.parse_args(arguments)
 
 
@@ -90,12 +92,14 @@ def list_of(kind: Callable[[str], T]) -> Callable[[str], list[T]]:
     return parse
 
 
-def _some_of(names: tuple[str, ...]) -> Callable[[str], list[str]]:
+def names_of(known: Callable[[str], object]) -> Callable[[str], list[str]]:
+    """Return a function that reads comma-separated names of a command line, each of which must be known."""
+
     def parse(line: str) -> list[str]:
         chosen = line.split(",")
         for name in chosen:
-            if name not in names:
-                raise argparse.ArgumentTypeError(f"{name} is none of {', '.join(names)}")
+            if not known(name):
+                raise argparse.ArgumentTypeError(f"{name} is not known here, see --help")
         return chosen
 
     return parse

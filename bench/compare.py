@@ -10,14 +10,15 @@ from torch import Tensor
 
 from oracle_engine import OracleDataset, OracleEngine
 
+from .floors import Need, Rates
 from .load import watch_others
 from .memory import peak_extra_bytes
 from .peers import Centred, UnavailableError, Velocity, build_peer
-from .record import OURS, OURS_COARSE, OURS_RECORDED, Row, Side
+from .record import OURS, OURS_COARSE, OURS_RECORDED, Row, Side, sizes_of
 from .recorded import recorded
 from .rescoring import without_rescoring
 from .timing import Timing, interleave
-from .truth import exact_velocity, relative_error
+from .truth import posterior_weights, relative_error, velocity_of
 from .workloads import Workload
 
 # queries whose error is computed: the float64 velocity costs more than any side
@@ -28,7 +29,7 @@ class Comparison:
     """The sides of one data set, prepared once.
 
     data: on the device where all sides run. names: the engine and peers to build. say: called with the reason where one
-    is left out. centre: makes the centred copy of the data that peers hold.
+    is left out. centre: makes the centred copy of the data that peers hold. rates: of this machine, for floors.
     """
 
     def __init__(
@@ -38,8 +39,9 @@ class Comparison:
         say: Callable[[str], None],
         *,
         centre: Callable[[OracleDataset, torch.dtype], Centred] = Centred.of,
+        rates: Rates | None = None,
     ) -> None:
-        self.data, self._centre = data, centre
+        self.data, self._centre, self._rates = data, centre, rates
         self.velocities: dict[str, Velocity] = {}
         self._engine = OracleEngine(data, device=data.device)
         for name in names:
@@ -50,17 +52,29 @@ class Comparison:
 
     def row(self, work: Workload, budget: float) -> Row:
         """Measure all sides on one workload over this data, with about `budget` seconds of timing."""
-        x, t = work.draw()
-        calls = {name: partial(velocity, x, t) for name, velocity in self.velocities.items()}
+        batch = work.draw()
+        few = batch[:ERROR_QUERIES]
+        weights = posterior_weights(self.data, few)
+        truth = velocity_of(self.data, few, weights)
+        floor = None if self._rates is None else self._rates.floor(Need.of(self.data, batch, weights))
+        del weights
+        calls = {
+            name: partial(velocity, batch.x, batch.t, **batch.conditions) for name, velocity in self.velocities.items()
+        }
         # these first calls also warm all sides up
-        errors = self._errors(calls, x, t)
-        peaks = {name: peak_extra_bytes(call, x.device) for name, call in calls.items()}
+        errors = {name: relative_error(call()[:ERROR_QUERIES], truth) for name, call in calls.items()}
+        sides, busy = self._timed(calls, errors, budget)
+        return Row(*sizes_of(self.data), work.batch, work.time_label, busy, sides, work.kind, floor)
+
+    def _timed(
+        self, calls: Mapping[str, Callable[[], Tensor]], errors: Mapping[str, float], budget: float
+    ) -> tuple[dict[str, Side], float | None]:
+        device = self.data.device
+        peaks = {name: peak_extra_bytes(call, device) for name, call in calls.items()}
         others = watch_others()
-        timings = interleave(calls, budget, x.device, always=(OURS, OURS_COARSE, OURS_RECORDED))
+        timings = interleave(calls, budget, device, always=(OURS, OURS_COARSE, OURS_RECORDED))
         busy = others()
-        sides = {name: _measured(timings[name], timings.get(OURS), errors[name], peaks[name]) for name in calls}
-        data, storage = self.data, str(self.data.storage).removeprefix("torch.")
-        return Row(data.name, len(data), data.dim, storage, work.batch, work.time_label, busy, sides)
+        return {name: _measured(timings[name], timings.get(OURS), errors[name], peaks[name]) for name in calls}, busy
 
     @cached_property
     def _centred(self) -> Centred:
@@ -75,11 +89,6 @@ class Comparison:
         if name == OURS_RECORDED:
             return recorded(self._engine)
         return build_peer(name, self._centre(self.data, torch.float64) if name == "float64" else self._centred)
-
-    def _errors(self, calls: Mapping[str, Callable[[], Tensor]], x: Tensor, t: Tensor | float) -> dict[str, float]:
-        some = slice(None, ERROR_QUERIES)
-        truth = exact_velocity(self.data, x[some], t[some] if isinstance(t, Tensor) else t)
-        return {name: relative_error(call()[some], truth) for name, call in calls.items()}
 
 
 def _measured(timing: Timing, ours: Timing | None, error: float, peak: int | None) -> Side:

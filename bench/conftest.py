@@ -8,9 +8,10 @@ from functools import cache
 import pytest
 
 from .compare import Comparison
+from .data import load_data
 from .record import OURS, Row
 from .report import SUMMARY_COLUMNS, as_text, summary_lines
-from .workloads import Workload, load_data
+from .workloads import Workload
 
 SIDES = (OURS, "eager", "eager-columns", "compiled", "sdpa")
 

@@ -26,6 +26,7 @@ from oracle_engine.kernels.gpu.devices import device_of
 
 from .__main__ import RESULTS, say
 from .compare import Comparison
+from .floors import Floor, Need, Rates
 from .record import OURS, OURS_RECORDED, Row, document_of, machine_name, write_json
 from .workloads import Workload
 
@@ -83,27 +84,20 @@ def draw(case: Case, device: torch.device) -> OracleDataset:
     return OracleDataset(points, name=case.name)
 
 
-@dataclass(frozen=True)
-class Rates:
-    """Rates of this GPU in this run, per second: bytes that a copy reads and writes, operations of a bf16 product."""
+def rates_of(device: torch.device) -> Rates:
+    """Return the rates of a copy and of a bf16 product, on operands far larger than a cache."""
+    source = torch.ones(1 << 29, dtype=torch.float16, device=device)
+    target = torch.empty_like(source)
+    seconds = _seconds(lambda: target.copy_(source))
+    side = 8192
+    factor = torch.randn(side, side, device=device).bfloat16()
+    product = 2 * side**3 / _seconds(lambda: factor @ factor)
+    return Rates(2 * source.numel() * source.itemsize / seconds, product, "copy", f"bf16 {side} x {side}")
 
-    copied: float
-    product: float
 
-    @classmethod
-    def measured(cls, device: torch.device) -> Rates:
-        """Measure both on operands far larger than a cache."""
-        source = torch.ones(1 << 29, dtype=torch.float16, device=device)
-        target = torch.empty_like(source)
-        seconds = _seconds(lambda: target.copy_(source))
-        side = 8192
-        factor = torch.randn(side, side, device=device).bfloat16()
-        return cls(2 * source.numel() * source.itemsize / seconds, 2 * side**3 / _seconds(lambda: factor @ factor))
-
-    def floors(self, case: Case, batch: int, operand: str) -> dict[str, float]:
-        """Return the milliseconds of one read of the data, and of the products of an exact answer with `operand`."""
-        products = 2.0 * PRODUCTS[operand] * batch * case.count * case.dim
-        return {"read_ms": 1e3 * case.bytes / self.copied, "products_ms": 1e3 * products / self.product}
+def need_of(case: Case, batch: int, operand: str) -> Need:
+    """Return one read of the data, and the products of an answer in which all rows weigh, with `operand`."""
+    return Need(float(case.bytes), 2.0 * PRODUCTS[operand] * batch * case.count * case.dim)
 
 
 def measure(
@@ -129,7 +123,7 @@ def measure(
                 with scored_with(wanted):
                     used = operand_used(case, batch, device)
                     row = contest.row(Workload(data, batch, t), budget=1.0)
-                yield row, {"operand": used, **against_floors(row, rates.floors(case, batch, used))}
+                yield row, {"operand": used, **against_floor(row, rates.floor(need_of(case, batch, used)))}
             del contest
         del data
         torch.cuda.empty_cache()
@@ -148,11 +142,10 @@ def operand_used(case: Case, batch: int, device: torch.device) -> str:
     return config.operand if config.fused is None else "parts"
 
 
-def against_floors(row: Row, floors: dict[str, float]) -> dict[str, Any]:
-    """Return the floors, and the ratio of the higher one to the time of the engine, at most 1."""
-    floor = max(floors.values())
-    reached = floor / row.sides[OURS].median_ms
-    return {**floors, "reached": reached, "exact": row.sides[OURS].exact}
+def against_floor(row: Row, floor: Floor) -> dict[str, Any]:
+    """Return the floor, and its share in the time of the engine."""
+    ours = row.sides[OURS]
+    return {**asdict(floor), "reached": floor.reached(ours.median_ms), "exact": ours.exact}
 
 
 def _seconds(call: Any, rounds: int = 20) -> float:
@@ -178,7 +171,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise invalid("device", "must be a CUDA device", "none", "run it on the machine of the GPU")
     device = torch.device("cuda", torch.cuda.current_device())
     path = options.json or RESULTS / f"{machine_name(device)}.json"
-    rates = Rates.measured(device)
+    rates = rates_of(device)
     rows: list[Row] = []
     floors: list[dict[str, Any]] = []
     backend = environment_report()["settings"]["ORACLE_BACKEND"]
@@ -186,7 +179,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for row, floor in measure(CASES, rates, device, limit=options.limit, operand=options.operand):
         rows.append(row)
         floors.append(floor)
-        write_json(path, {**document_of(rows, settings), "rates": asdict(rates), "floors": floors})
+        write_json(path, {**document_of(rows, settings, rates), "floors": floors})
         say(f"{row.data} B={row.batch} t={row.t} {json.dumps(asdict(row.sides[OURS]))} {json.dumps(floor)}")
     return 0 if rows and all(floor["exact"] for floor in floors) else 1
 

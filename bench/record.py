@@ -5,19 +5,23 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
 
+from oracle_engine import OracleDataset
 from oracle_engine.base.environment import environment_report
 from oracle_engine.base.files import replacing
 
+from .data import FLOAT32
+from .floors import Floor, Rates
 from .truth import BAR
+from .workloads import TRAINING
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -49,9 +53,17 @@ class Side:
         return self.error <= BAR
 
 
+S = TypeVar("S", bound="DataclassInstance")
+
+
 @dataclass(frozen=True)
-class Row:
-    """One workload and the sides that ran on it; others: number of processors that other programs kept busy."""
+class Measured(Generic[S]):
+    """One workload and the sides that ran on it.
+
+    t: the time, "mixed", or the number of steps of a run. others: number of processors that other programs kept busy.
+    queries: what they were made from, see `Workload`, or "ode" for a run from noise. floor: of an exact answer, where
+    the rates of the machine were measured.
+    """
 
     data: str
     count: int
@@ -60,7 +72,18 @@ class Row:
     batch: int
     t: str
     others: float | None
-    sides: dict[str, Side]
+    sides: Mapping[str, S]
+    queries: str = TRAINING
+    floor: Floor | None = None
+
+    @property
+    def label(self) -> str:
+        """The data set and its size, as tables write it."""
+        return f"{self.data.removesuffix(FLOAT32)}, {self.count:,} x {self.dim:,} {self.storage}"
+
+
+class Row(Measured[Side]):
+    """A workload of the engine and its peers."""
 
     @property
     def ours(self) -> Side | None:
@@ -74,25 +97,37 @@ class Row:
         return min(peers, key=lambda name: peers[name].median_ms, default=None)
 
 
-def document_of(rows: Iterable[DataclassInstance], options: dict[str, Any]) -> dict[str, Any]:
-    """Return the rows with the date, commit, options and environment of the run, as plain values."""
+def sizes_of(data: OracleDataset) -> tuple[str, int, int, str]:
+    """Return the first fields of a row: name, samples, values of a sample, storage dtype."""
+    return data.name, len(data), data.dim, str(data.storage).removeprefix("torch.")
+
+
+def document_of(
+    rows: Iterable[DataclassInstance], options: dict[str, Any], rates: Rates | None = None
+) -> dict[str, Any]:
+    """Return the rows with the date, commit, options, rates and environment of the run, as plain values."""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": _commit(),
         "options": options,
         "bar": BAR,
         "pykeops": _version("pykeops"),
+        "rates": None if rates is None else asdict(rates),
         "environment": environment_report(),
         "rows": [asdict(row) for row in rows],
     }
 
 
-def rows_of(document: dict[str, Any]) -> list[Row]:
+def rows_of(document: Mapping[str, Any]) -> list[Row]:
     """Return the rows of a document."""
-    return [
-        Row(**{**entry, "sides": {name: Side(**side) for name, side in entry["sides"].items()}})
-        for entry in document["rows"]
-    ]
+    return [Row(**measured_fields(entry, Side)) for entry in document["rows"]]
+
+
+def measured_fields(entry: Mapping[str, Any], side: Callable[..., S]) -> dict[str, Any]:
+    """Return the fields of a row as a document holds it; rows of older documents have no floor."""
+    sides = {name: side(**fields) for name, fields in entry["sides"].items()}
+    floor = entry.get("floor")
+    return {**entry, "sides": sides, "floor": None if floor is None else Floor(**floor)}
 
 
 def write_json(path: Path, document: dict[str, Any]) -> None:
@@ -109,11 +144,12 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def machine_name(device: torch.device) -> str:
-    """Return a file name for results on this device: the processor and its threads, or the GPU."""
+    """Return a file name for results on this device: the processor, its vectors and threads, or the GPU."""
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
     else:
-        name = f"{environment_report()['cpu']['model']} {torch.get_num_threads()} threads"
+        cpu = environment_report()["cpu"]
+        name = f"{cpu['model']} {cpu['capability']} {cpu['threads']} threads"
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 

@@ -1,4 +1,4 @@
-"""Rows as tables: every side, the summary against the best peer, and the table of the README."""
+"""Rows as tables: every side, and the summary against the best peer."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ SUMMARY_COLUMNS = [
     "B",
     "t",
     "ours ms",
+    "of floor",
     "best peer",
     "ms",
     "ratio",
@@ -38,26 +39,9 @@ def summary_lines(rows: Iterable[Row]) -> Lines:
     """Return one line for each row that has ours, under SUMMARY_COLUMNS.
 
     best peer: of those that meet the accuracy bar; ratio: its median / ours, above one where ours is faster; paired:
-    the same, round by round. fastest peer: whatever its error.
+    the same, round by round. fastest peer: whatever its error. of floor: the floor / our median.
     """
     return [_summary_line(row, row.ours) for row in rows if row.ours is not None]
-
-
-def readme_lines(rows: Sequence[Row]) -> tuple[list[str], Lines]:
-    """Return the columns and lines of the README's table: a line for each data set and batch, a column for each t.
-
-    A cell is our time and the ratio of the best peer within the bar; the last column is for the largest peaks.
-    """
-    times = list(dict.fromkeys(row.t for row in rows))
-    groups: dict[tuple[str, str], dict[str, Row]] = {}
-    for row in rows:
-        name = f"{row.data}, {row.count:,} x {row.dim:,} {row.storage}"
-        groups.setdefault((name, str(row.batch)), {})[row.t] = row
-    lines = [
-        [name, batch, *(_readme_cell(group.get(t)) for t in times), _readme_peaks(group.values())]
-        for (name, batch), group in groups.items()
-    ]
-    return ["data", "B", *(f"t = {t}" for t in times), "peak MiB, ours / peer"], lines
 
 
 def as_text(columns: Sequence[str], lines: Lines) -> str:
@@ -75,20 +59,26 @@ def as_markdown(columns: Sequence[str], lines: Lines) -> str:
 
 
 def _side_line(row: Row, name: str, side: Side) -> list[str]:
-    quartiles = f"{_ms(side.first_quartile_ms)} .. {_ms(side.third_quartile_ms)}"
+    quartiles = f"{milliseconds(side.first_quartile_ms)} .. {milliseconds(side.third_quartile_ms)}"
     paired = NOTHING if side.paired is None else _ratio(side.paired)
-    times = [_ms(side.median_ms), _ms(side.fastest_ms), quartiles, str(side.rounds), paired]
+    times = [milliseconds(side.median_ms), milliseconds(side.fastest_ms), quartiles, str(side.rounds), paired]
     return [row.data, str(row.batch), row.t, name, *times, _error(side), _mib(side)]
 
 
 def _summary_line(row: Row, ours: Side) -> list[str]:
     best, fastest = row.best_peer(exact=True), row.best_peer(exact=False)
-    cells = [row.data, str(row.batch), row.t, f"{_ms(ours.median_ms)}{'' if ours.exact else MISSED}"]
+    cells = [row.data, str(row.batch), row.t, f"{milliseconds(ours.median_ms)}{'' if ours.exact else MISSED}"]
+    cells.append(NOTHING if row.floor is None else percent(row.floor.reached(ours.median_ms)))
     if best is None:
         cells += [NOTHING] * 4
     else:
         side = row.sides[best]
-        cells += [best, _ms(side.median_ms), _ratio(side.median_ms / ours.median_ms), _ratio(side.paired or 0.0)]
+        cells += [
+            best,
+            milliseconds(side.median_ms),
+            _ratio(side.median_ms / ours.median_ms),
+            _ratio(side.paired or 0.0),
+        ]
     if fastest is None:
         cells += [NOTHING] * 3
     else:
@@ -97,23 +87,14 @@ def _summary_line(row: Row, ours: Side) -> list[str]:
     return [*cells, NOTHING if row.others is None else f"{row.others:.2f}"]
 
 
-def _readme_cell(row: Row | None) -> str:
-    if row is None or row.ours is None:
-        return NOTHING
-    best = row.best_peer(exact=True)
-    ratio = NOTHING if best is None else f"{row.sides[best].median_ms / row.ours.median_ms:.2f}x"
-    return f"{_ms(row.ours.median_ms)} ms, {ratio}"
-
-
-def _readme_peaks(rows: Iterable[Row]) -> str:
-    pairs = [(row.ours, row.sides[best]) for row in rows if (best := row.best_peer(exact=True)) and row.ours]
-    ours = [side.peak_mib for side, _ in pairs if side.peak_mib is not None]
-    peers = [side.peak_mib for _, side in pairs if side.peak_mib is not None]
-    return f"{max(ours):.3g} / {max(peers):.3g}" if ours and peers else NOTHING
-
-
-def _ms(value: float) -> str:
+def milliseconds(value: float) -> str:
+    """Return a time with three digits."""
     return f"{value:.0f}" if value >= 1000 else f"{value:.3g}"
+
+
+def percent(share: float) -> str:
+    """Return a share in whole percents."""
+    return f"{100 * share:.0f} %"
 
 
 def _ratio(value: float) -> str:

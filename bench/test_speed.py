@@ -23,5 +23,5 @@ def test_velocity(benchmark: Any, measured: Measure, *, data: str, batch: int, t
         pytest.skip(f"{side} cannot run here")
     benchmark.group = f"{row.data} B={batch} t={t}"
     benchmark.extra_info.update(asdict(row.sides[side]))
-    x, time = Workload(contest.data, batch, t).draw()
-    benchmark.pedantic(contest.velocities[side], args=(x, time), rounds=5, warmup_rounds=1)
+    drawn = Workload(contest.data, batch, t).draw()
+    benchmark.pedantic(contest.velocities[side], args=(drawn.x, drawn.t), rounds=5, warmup_rounds=1)

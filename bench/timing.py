@@ -14,6 +14,12 @@ Call = Callable[[], object]
 # rounds that are run even where the budget is used up
 LEAST_ROUNDS = 3
 
+# seconds that a turn lasts at least: a side that answers sooner is asked again, and the median counts
+TURN = 0.005
+
+# threads sleep where the process used less than this share of a processor for so many seconds; no longer is waited
+ASLEEP, LOOK, PATIENCE = 0.2, 0.012, 0.5
+
 # a peer that is slower than the fastest one by this factor is skipped: after the second round, and in later rounds
 HOPELESS, FAR_BEHIND = 8.0, 3.0
 
@@ -61,14 +67,29 @@ def interleave(
     seconds: dict[str, dict[int, float]] = {name: {} for name in sides}
     number, left = 0, budget
     while number < LEAST_ROUNDS or left > 0:
+        began = time.perf_counter()
         racing = _racing(seconds, HOPELESS if number == 2 else FAR_BEHIND, always) if number >= 2 else list(sides)
         turn = number % len(racing)
         for name in racing[turn:] + racing[:turn]:
             seconds[name][number] = clock(sides[name])
         # the slow peers take part in the first rounds, which do not count against the budget
-        left -= sum(seconds[name][number] for name in racing) if number >= LEAST_ROUNDS else 0.0
+        left -= time.perf_counter() - began if number >= LEAST_ROUNDS else 0.0
         number += 1
     return {name: Timing(values) for name, values in seconds.items()}
+
+
+def settle() -> None:
+    """Wait until the threads of this process sleep.
+
+    A library keeps its threads spinning after a call, OpenBLAS for a tenth of a second, and the next side would share
+    the processors with them.
+    """
+    began = time.perf_counter()
+    while time.perf_counter() - began < PATIENCE:
+        used, since = time.process_time(), time.perf_counter()
+        time.sleep(LOOK)
+        if time.process_time() - used < ASLEEP * (time.perf_counter() - since):
+            return
 
 
 def _racing(seconds: Mapping[str, Mapping[int, float]], factor: float, always: Container[str]) -> list[str]:
@@ -79,9 +100,13 @@ def _racing(seconds: Mapping[str, Mapping[int, float]], factor: float, always: C
 
 
 def _cpu_seconds(call: Call) -> float:
-    began = time.perf_counter()
-    call()
-    return time.perf_counter() - began
+    settle()
+    turn: list[float] = []
+    while sum(turn) < TURN:
+        began = time.perf_counter()
+        call()
+        turn.append(time.perf_counter() - began)
+    return median(turn)
 
 
 def _cuda_seconds(call: Call) -> float:

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from oracle_engine import OracleDataset
 
+from .workloads import Batch
+
 # relative velocity error that an exact answer must stay below
 BAR = 1e-5
 
@@ -28,26 +30,38 @@ def mean_value(data: OracleDataset) -> Tensor:
     return torch.stack([block.sum(0) for block in value_blocks(data)]).sum(0) / len(data)
 
 
-def exact_velocity(data: OracleDataset, x: Tensor, t: Tensor | float) -> Tensor:
-    """Return the rectified-flow velocity of the queries x [B, *shape] as [B, D] float64.
+def posterior_weights(data: OracleDataset, batch: Batch) -> Tensor:
+    """Return the posterior of the queries over the rows of the data, or over those of their class, [B, N] float64.
 
-    Samples have equal weights. Costs two passes over the data and N B values of memory.
+    Samples have equal weights. Costs a pass over the data and N B values of memory.
     """
-    query = x.double().reshape(len(x), -1)
-    alpha = torch.as_tensor(t, dtype=torch.float64, device=x.device).reshape(-1, 1)
-    sigma = 1 - alpha
-    centre = mean_value(data)
-    offset = query - alpha * centre
-    gain = alpha / sigma.square()
-    logits = [
-        gain * (offset @ block.T - 0.5 * alpha * block.square().sum(1))
-        for block in (values - centre for values in value_blocks(data))
-    ]
-    weights = torch.cat(logits, 1).softmax(1).split(BLOCK, 1)
+    alpha, centre = batch.times[:, None], mean_value(data)
+    offset = batch.x.double().reshape(len(batch.x), -1) - alpha * centre
+    gain = alpha / (1 - alpha).square()
+    logits = torch.cat(
+        [
+            gain * (offset @ block.T - 0.5 * alpha * block.square().sum(1))
+            for block in (values - centre for values in value_blocks(data))
+        ],
+        1,
+    )
+    if batch.labels is not None and data.sorted_labels is not None:
+        logits.masked_fill_(batch.labels[:, None] != data.sorted_labels, -torch.inf)
+    return logits.softmax(1)
+
+
+def velocity_of(data: OracleDataset, batch: Batch, weights: Tensor) -> Tensor:
+    """Return the rectified-flow velocity that a posterior [B, N] makes, as [B, D] float64; a pass over the data."""
+    query, alpha = batch.x.double().reshape(len(batch.x), -1), batch.times[:, None]
     mean = torch.zeros_like(query)
-    for weight, block in zip(weights, value_blocks(data), strict=True):
-        mean.addmm_(weight, block)
-    return mean - (query - alpha * mean) / sigma
+    for part, block in zip(weights.split(BLOCK, 1), value_blocks(data), strict=True):
+        mean.addmm_(part, block)
+    return mean - (query - alpha * mean) / (1 - alpha)
+
+
+def exact_velocity(data: OracleDataset, batch: Batch) -> Tensor:
+    """Return the rectified-flow velocity of the queries as [B, D] float64, after two passes over the data."""
+    return velocity_of(data, batch, posterior_weights(data, batch))
 
 
 def relative_error(velocity: Tensor, truth: Tensor) -> float:

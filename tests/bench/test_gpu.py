@@ -5,6 +5,7 @@ import torch
 
 from bench import gpu
 from bench.compare import Comparison
+from bench.floors import Rates
 from bench.record import OURS
 from oracle_engine.kernels.gpu.configs import scored_with
 
@@ -36,8 +37,8 @@ def test_a_row_says_what_ran() -> None:
 
 
 def test_three_bytes_of_a_query_take_less_than_two_parts() -> None:
-    rates = gpu.Rates(copied=1e12, product=1e15)
-    parts, digits = (rates.floors(ROWS, 64, operand) for operand in ("parts", "digits"))
-    assert parts["read_ms"] == digits["read_ms"] == pytest.approx(1e3 * 784_000 / 1e12)
-    assert parts["products_ms"] == pytest.approx(1e3 * 2 * 4 * 64 * 784_000 / 1e15)
-    assert digits["products_ms"] == pytest.approx(3.5 / 4 * parts["products_ms"])
+    rates = Rates(1e12, 1e15, "copy", "product")
+    parts, digits = (rates.floor(gpu.need_of(ROWS, 64, operand)) for operand in ("parts", "digits"))
+    assert parts.read_ms == digits.read_ms == pytest.approx(1e3 * 784_000 / 1e12)
+    assert parts.products_ms == pytest.approx(1e3 * 2 * 4 * 64 * 784_000 / 1e15)
+    assert digits.products_ms == pytest.approx(3.5 / 4 * parts.products_ms)

@@ -6,12 +6,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import late
-from bench.late_data import HELD, HELD_OUT, TRAINING, Batch, Split
-from bench.late_peers import FLAT, faiss_peers
-from bench.late_record import EXACT, LateRow, late_rows
+from bench.floors import Rates
+from bench.late import __main__ as late
+from bench.late.passages import late_passage
+from bench.late.peers import FLAT, faiss_peers
+from bench.late.record import EXACT, LateRow, late_rows
+from bench.late.split import HELD_OUT, Split
 from bench.peers import Centred
+from bench.record import read_json
 from bench.truth import BAR, exact_velocity, relative_error
+from bench.workloads import HELD, TRAINING
 from oracle_engine import load_dataset
 
 
@@ -25,7 +29,9 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("faiss")
     path = tmp_path_factory.mktemp("late") / "late.json"
     options = ["--data", "digits", "--count", "1200", "--batch", "8", "--t", ".9", "--budget", "0", "--steps", "3"]
-    late.main([*options, "--json", str(path), "--cache", str(path.with_name("cache"))])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Rates, "measured", lambda: Rates(1e10, 1e11, "torch copy", "NumPy 64 x 64"))
+        late.main([*options, "--json", str(path), "--cache", str(path.with_name("cache"))])
     return path
 
 
@@ -35,19 +41,19 @@ def test_held_out_samples_are_not_in_the_data(split: Split) -> None:
     assert len(split.data) == 1200
     # every sample of the set is in one of the two, as often as it was
     torch.testing.assert_close(together.sort(dim=0).values, full[:].flatten(1).sort(dim=0).values)
-    source = Batch.draw(split, TRAINING, 5, 0.999999).source
+    source = split.workload(TRAINING, 5, 0.999999).draw().source
     assert source is not None
     torch.testing.assert_close(
-        Batch.draw(split, TRAINING, 5, 0.999999).x, split.data[source].float(), atol=1e-4, rtol=1e-4
+        split.workload(TRAINING, 5, 0.999999).draw().x, split.data[source].float(), atol=1e-4, rtol=1e-4
     )
-    assert Batch.draw(split, HELD, 5, 0.5).source is None
+    assert split.workload(HELD, 5, 0.5).draw().source is None
 
 
 def test_nearest_neighbours_give_the_velocity_where_they_hold_the_mass(split: Split) -> None:
     pytest.importorskip("faiss")
-    batch = Batch.draw(split, HELD, 16, 0.9)
+    batch = split.workload(HELD, 16, 0.9).draw()
     flat = faiss_peers(Centred.of(split.data), None, "digits")[FLAT]
-    assert relative_error(flat.velocity(batch), exact_velocity(split.data, batch.x, batch.t)) <= BAR
+    assert relative_error(flat.velocity(batch), exact_velocity(split.data, batch)) <= BAR
 
 
 def test_every_side_is_measured_and_the_rows_survive_the_file(file: Path) -> None:
@@ -81,9 +87,10 @@ def test_the_table_the_passage_and_the_figure_come_from_the_file(
     late.main(["--table", str(file)])
     table = capsys.readouterr().out.splitlines()
     assert len(table) == 1 + 5 + 3 + 6 + 5
-    late.main(["--readme", str(file)])
-    passage = capsys.readouterr().out
-    assert "| digits, 1,200 x 64 | exact route, ms |" in passage
-    assert "ODE from noise, 3 steps, auto 1e-3 trajectory" in passage
+    passage = " ".join(late_passage(read_json(file), file).split())
+    assert "| digits, 1,200 x 64 uint8 | held out | " in passage
+    assert "ODE of 3 steps through `trajectory`" in passage
+    assert "The exact route has " in passage
+    assert "faiss-flat" in passage
     late.main(["--figure", str(file), "--out", str(file.with_suffix(".png"))])
     assert file.with_suffix(".png").read_bytes().startswith(b"\x89PNG")

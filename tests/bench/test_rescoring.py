@@ -22,9 +22,9 @@ def data() -> OracleDataset:
 
 def test_only_the_side_without_rescoring_misses_the_bar(data: OracleDataset) -> None:
     velocities = Comparison(data, (OURS, OURS_COARSE), print).velocities
-    x, t = Workload(data, 16, 0.98).draw()
-    truth = exact_velocity(data, x, t)
-    errors = {name: relative_error(velocity(x, t), truth) for name, velocity in velocities.items()}
+    batch = Workload(data, 16, 0.98).draw()
+    truth = exact_velocity(data, batch)
+    errors = {name: relative_error(velocity(batch.x, batch.t), truth) for name, velocity in velocities.items()}
     assert errors[OURS] <= BAR < errors[OURS_COARSE] < 0.1
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .late_data import Batch
-from .peers import Centred
+from ..peers import Centred
+from ..workloads import Batch
 
 # neighbours of each query
 NEIGHBOURS = 100

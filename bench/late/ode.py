@@ -8,11 +8,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .late_record import EXACT, LateRow, LateSide
-from .late_sides import Sides
-from .load import watch_others
+from ..load import watch_others
+from .record import EXACT, LateRow, LateSide
+from .sides import Sides
 
 Velocity = Callable[[Tensor, float], Tensor]
+
+# queries of a run from noise
+ODE = "ode"
 
 
 def ode_row(sides: Sides, size: int, steps: int) -> LateRow:
@@ -35,7 +38,7 @@ def ode_row(sides: Sides, size: int, steps: int) -> LateRow:
             seconds[name].append(time.perf_counter() - began)
     busy = others()
     measured = {name: _side(seconds[name], seconds[EXACT], state[name], state[EXACT]) for name in velocities}
-    return sides.row(measured, size=size, kind="ode", time=f"{steps} steps", others=busy)
+    return sides.row(measured, (size, ODE, f"{steps} steps"), busy, None)
 
 
 def _begun(sides: Sides, start: Tensor) -> tuple[dict[str, Velocity], dict[str, list[float]]]:

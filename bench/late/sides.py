@@ -13,14 +13,21 @@ from torch import Tensor
 
 from oracle_engine import OracleEngine
 
-from .late_data import HELD, Batch, Split
-from .late_peers import NearestPeer, faiss_peers
-from .late_record import EXACT, LateRow, LateSide
-from .memory import peak_extra_bytes
-from .peers import Centred
+from ..floors import Floor, Need, Rates
+from ..memory import peak_extra_bytes
+from ..peers import Centred
+from ..record import sizes_of
+from ..truth import posterior_weights
+from ..workloads import HELD, Batch
+from .peers import NearestPeer, faiss_peers
+from .record import EXACT, LateRow, LateSide
+from .split import Split
 
 # queries whose found mass is computed at once, for FAISS, in float64
 MASS_QUERIES = 16
+
+# queries whose posteriors say how many samples have weight
+FLOOR_QUERIES = 64
 
 
 @dataclass(frozen=True)
@@ -38,8 +45,8 @@ class Answered:
 class Sides:
     """The engine with every tolerance, and FAISS, over one data set; prepared once, kept in the folder `kept`."""
 
-    def __init__(self, split: Split, tolerances: Sequence[float], kept: Path | None) -> None:
-        self.split, data = split, split.data
+    def __init__(self, split: Split, tolerances: Sequence[float], kept: Path | None, rates: Rates) -> None:
+        self.split, self.rates, data = split, rates, split.data
         self.exact = OracleEngine(data, mode="exact")
         self.auto = {_auto_name(tolerance): OracleEngine(data, tolerance=tolerance) for tolerance in tolerances}
         name = f"{data.name}-{len(data)}"
@@ -71,11 +78,17 @@ class Sides:
             velocity, posterior.log_density, posterior.survivors, posterior.route, posterior.velocity_error, peak
         )
 
-    def row(self, sides: Mapping[str, LateSide], *, size: int, kind: str, time: str, others: float | None) -> LateRow:
-        """Return the row of one batch over these data."""
-        data = self.split.data
-        storage = str(data.storage).removeprefix("torch.")
-        return LateRow(data.name, len(data), data.dim, storage, size, kind, time, others, sides)
+    def floor(self, batch: Batch) -> Floor:
+        """Return the floor of the exact route."""
+        weights = posterior_weights(self.split.data, batch[:FLOOR_QUERIES])
+        return self.rates.floor(Need.of(self.split.data, batch, weights))
+
+    def row(
+        self, sides: Mapping[str, LateSide], work: tuple[int, str, str], others: float | None, floor: Floor | None
+    ) -> LateRow:
+        """Return the row of one batch over these data; work: its size, the kind of its queries, its time."""
+        size, kind, time = work
+        return LateRow(*sizes_of(self.split.data), size, time, others, sides, kind, floor)
 
     def _found(self, peer: NearestPeer, call: Callable[[], Tensor], batch: Batch) -> Answered:
         _, place = peer.nearest(batch)

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from oracle_engine.science.stage_plots import BLUE, BODY, GREEN, GREY, INK, ORANGE, SMALL, require_matplotlib
 
-from .late_data import HELD, TRAINING
-from .late_peers import peer_names
-from .late_record import EXACT, LateRow, LateSide
+from ..workloads import HELD, TRAINING
+from .peers import peer_names
+from .record import EXACT, LateRow, LateSide
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,21 +11,24 @@ from pathlib import Path
 from statistics import median, quantiles
 
 import torch
-from torch import Tensor
 
 from oracle_engine.base.errors import OracleError
 
-from .__main__ import RESULTS, list_of, say
-from .late_data import HELD, TRAINING, Batch, Split
-from .late_figure import late_figure
-from .late_ode import ode_row
-from .late_record import EXACT, LateRow, LateSide, late_rows
-from .late_report import COLUMNS, late_lines, readme_passage
-from .late_sides import Answered, Sides
-from .load import watch_others
-from .record import document_of, machine_name, read_json, write_json
-from .report import as_text
-from .timing import Timing, interleave
+from ..__main__ import RESULTS, list_of, names_of, say
+from ..data import KNOWN, is_known
+from ..floors import Rates
+from ..load import watch_others
+from ..record import document_of, machine_name, read_json, write_json
+from ..report import as_text
+from ..timing import Timing, interleave
+from ..truth import relative_error
+from ..workloads import HELD, TRAINING
+from .figure import late_figure
+from .ode import ode_row
+from .record import EXACT, LateRow, LateSide, late_rows
+from .report import COLUMNS, late_lines
+from .sides import Answered, Sides
+from .split import Split
 
 CPU = torch.device("cpu")
 
@@ -33,7 +36,7 @@ CPU = torch.device("cpu")
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure the workloads that the options name, print the table and write the rows; or show rows of a file."""
     options = parse_options(arguments)
-    shown = options.readme or options.figure or options.table
+    shown = options.figure or options.table
     if shown is None:
         torch.set_num_threads(options.threads or torch.get_num_threads())
         try:
@@ -45,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.figure is not None:
         late_figure(rows, options.out)
     else:
-        print(readme_passage(rows) if options.readme else as_text(COLUMNS, late_lines(rows)))
+        print(as_text(COLUMNS, late_lines(rows)))
 
 
 def measure(options: argparse.Namespace) -> list[LateRow]:
@@ -55,14 +58,15 @@ def measure(options: argparse.Namespace) -> list[LateRow]:
         options.cache.mkdir(parents=True, exist_ok=True)
     settings = {name: getattr(options, name) for name in ("count", "tolerance", "budget", "limit")}
     rows: list[LateRow] = []
+    rates = Rates.measured()
     began = time.perf_counter()
     for name in options.data:
         split = Split.load(name, options.count)
-        sides = Sides(split, options.tolerance, options.cache)
+        sides = Sides(split, options.tolerance, options.cache, rates)
         say(f"{split.data!r} prepared")
         for row in _rows(sides, options):
             rows.append(row)
-            write_json(path, document_of(rows, settings))
+            write_json(path, document_of(rows, settings, rates))
             say(as_text(COLUMNS, late_lines([row])))
             if time.perf_counter() - began > options.limit:
                 say(f"stopped after {options.limit:g} s")
@@ -75,8 +79,9 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the options in `arguments`, by default the command line."""
     parser = argparse.ArgumentParser(prog="python -m bench.late", description=__doc__)
     add = parser.add_argument
-    add("--data", type=list_of(str), default=["fashion-mnist", "patches"], metavar="NAMES", help="built-in sets")
-    add("--count", type=int, default=50_000, metavar="N", help="samples, beside those held out (50,000)")
+    names = f"{', '.join(KNOWN)}, or paths of files (fashion-mnist,patches)"
+    add("--data", type=names_of(is_known), default=["fashion-mnist", "patches"], metavar="NAMES", help=names)
+    add("--count", type=int, default=50_000, metavar="N", help="samples at most, beside those held out (50,000)")
     add("--batch", type=list_of(int), default=[64, 256], metavar="B,...", help="numbers of queries (64,256)")
     add("--t", type=list_of(float), default=[0.2, 0.3, 0.4, 0.5, 0.7, 0.9], metavar="T,...", help="times in (0, 1)")
     add("--tolerance", type=list_of(float), default=[1e-3, 1e-6], metavar="E,...", help="of mode auto (1e-3,1e-6)")
@@ -88,7 +93,6 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--json", type=Path, metavar="PATH", help="where the rows go; default: bench/results/late-<machine>.json")
     show = parser.add_mutually_exclusive_group()
     show.add_argument("--table", type=Path, metavar="PATH", help="only print the table of such a JSON file")
-    show.add_argument("--readme", type=Path, metavar="PATH", help="only print the README's passage of such a file")
     show.add_argument("--figure", type=Path, metavar="PATH", help="only draw the figure of such a file to --out")
     add("--out", type=Path, default=Path("docs/late.png"), metavar="FILE", help="of --figure (docs/late.png)")
     return parser.parse_args(arguments)
@@ -106,7 +110,8 @@ def _rows(sides: Sides, options: argparse.Namespace) -> Iterator[LateRow]:
 
 def late_row(sides: Sides, kind: str, *, size: int, t: float | None, budget: float) -> LateRow:
     """Return the measurements of all sides over one batch of queries."""
-    batch = Batch.draw(sides.split, kind, size, t)
+    work = sides.split.workload(kind, size, t)
+    batch = work.draw()
     calls = sides.calls(kind, batch)
     answers = {name: sides.answered(name, call, batch) for name, call in calls.items()}
     others = watch_others()
@@ -114,7 +119,7 @@ def late_row(sides: Sides, kind: str, *, size: int, t: float | None, budget: flo
     busy = others()
     truth = answers[EXACT]
     measured = {name: _side(timings[name], timings[EXACT], answers[name], truth) for name in calls}
-    return sides.row(measured, size=size, kind=kind, time="mixed" if t is None else f"{t:g}", others=busy)
+    return sides.row(measured, (size, kind, work.time_label), busy, sides.floor(batch))
 
 
 def _side(timing: Timing, exact: Timing, answered: Answered, truth: Answered) -> LateSide:
@@ -136,17 +141,13 @@ def _side(timing: Timing, exact: Timing, answered: Answered, truth: Answered) ->
         recall=float(recall.mean()),
         recall_5=float(recall.quantile(0.05)),
         stated_error=None if answered.stated_error is None else float(answered.stated_error.max()),
-        true_error=_largest_error(answered.velocity, truth.velocity),
+        true_error=relative_error(answered.velocity, truth.velocity),
         peak_mib=None if answered.peak is None else answered.peak / 2**20,
     )
 
 
 def _shares(routes: Sequence[str]) -> Mapping[str, float]:
     return {name: routes.count(name) / len(routes) for name in sorted(set(routes))}
-
-
-def _largest_error(velocity: Tensor, truth: Tensor) -> float:
-    return float(((velocity - truth).norm(dim=1) / truth.norm(dim=1)).max())
 
 
 if __name__ == "__main__":

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..record import Measured, measured_fields
+
 # the side that the others are compared with
 EXACT = "exact"
 
@@ -40,28 +42,10 @@ class LateSide:
     peak_mib: float | None
 
 
-@dataclass(frozen=True)
-class LateRow:
-    """One batch and the sides that answered it.
-
-    queries: "held-out", "training", or "ode" for a run from noise. t: the time, "mixed", or the number of steps.
-    others: number of processors that other programs kept busy meanwhile.
-    """
-
-    data: str
-    count: int
-    dim: int
-    storage: str
-    batch: int
-    queries: str
-    t: str
-    others: float | None
-    sides: Mapping[str, LateSide]
+class LateRow(Measured[LateSide]):
+    """One batch and the sides that answered it; the floor is that of the exact route."""
 
 
 def late_rows(document: Mapping[str, Any]) -> list[LateRow]:
     """Return the rows of a JSON document."""
-    return [
-        LateRow(**{**entry, "sides": {name: LateSide(**side) for name, side in entry["sides"].items()}})
-        for entry in document["rows"]
-    ]
+    return [LateRow(**measured_fields(entry, LateSide)) for entry in document["rows"]]
