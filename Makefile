@@ -8,6 +8,8 @@ PIP := PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt PIP_D
 
 # pure Python, so that a machine without a network can be handed them with the sources
 WHEELS := wheels
+# most of the time of the tests is compilation, which several processes share where they can
+TOGETHER = $$($(PYTHON) -c 'import xdist' 2>/dev/null && echo -n 8 -p no:benchmark)
 ON_CARD = PYTHONPATH=$$(printf '%s:' $(WHEELS)/*.whl)$$PYTHONPATH
 
 .DEFAULT_GOAL := help
@@ -21,7 +23,7 @@ help:
 	@echo "make check   lint, formatting, types, direction of the imports"
 	@echo "make bench   timings against other ways to compute the same"
 	@echo "make aot     compile every Triton configuration ahead of time and look at what came out; needs no GPU"
-	@echo "make gpu     on a CUDA device, without .venv: tests of all routes, then timings of the Triton kernels; 9 minutes"
+	@echo "make gpu     on a CUDA device, without .venv: timings of the Triton kernels, then tests of all routes; 9 minutes"
 	@echo "make gpu-wheels  fetch what the machine of the CUDA device may lack, when it has no network"
 	@echo "make fmt     put the sources into the form that make check wants"
 	@echo "make venv    only the environment in $(VENV) that the others make on their first run"
@@ -70,10 +72,11 @@ aot: $(VENV)/.stamp
 	@$(BIN)/python -m oracle_engine.kernels.gpu.tools.aot
 
 # not in .venv, which holds the CPU build of torch: the python of the card, with torch, triton, numpy and pytest, and
-# the wheels of what it may lack, which are imported as they are. No figure without the tests
+# the wheels of what it may lack, which are imported as they are. Figures are written after every row, and the tests come
+# last: a run that is cut has lost nothing, and another one goes on where it stopped
 gpu:
-	@$(ON_CARD) timeout 200 $(PYTHON) -m pytest -c tests/gpu.ini tests/engine/test_cuda.py -m gpu
-	@$(ON_CARD) ORACLE_BACKEND=triton $(PYTHON) -m bench.gpu --limit 300
+	@$(ON_CARD) ORACLE_BACKEND=triton $(PYTHON) -m bench.gpu --limit 240 --resume
+	@$(ON_CARD) timeout 240 $(PYTHON) -m pytest -c tests/gpu.ini $(TOGETHER) tests/engine/test_cuda.py -m gpu
 
 gpu-wheels:
 	@$(PYTHON) -m pip download --quiet --no-deps --dest $(WHEELS) -c constraints.txt jaxtyping wadler-lindig

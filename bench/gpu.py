@@ -10,15 +10,14 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import asdict
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from oracle_engine import OracleDataset
 from oracle_engine.base.environment import environment_report
 from oracle_engine.base.errors import invalid
 from oracle_engine.kernels.gpu.configs import choose, scored_with
@@ -27,61 +26,13 @@ from oracle_engine.kernels.gpu.devices import device_of
 from .__main__ import RESULTS, say
 from .compare import Comparison
 from .floors import Floor, Need, Rates
-from .record import OURS, OURS_RECORDED, Row, document_of, machine_name, write_json
+from .gpu_cases import CASES, Case, draw, warm, warm_together
+from .record import OURS, OURS_RECORDED, Row, document_of, machine_name, rows_of, write_json
 from .workloads import Workload
 
 # time of the products of an exact answer for each pair of a row and a query, in units of D at the 16-bit rate: two
 # parts of the query for the logit, or three digits at twice that rate, and two parts of the weight for the mean
 PRODUCTS = {"parts": 4.0, "digits": 3.5}
-
-# values of random data that are drawn at once
-DRAWN = 1 << 26
-
-
-@dataclass(frozen=True)
-class Case:
-    """One data set and the workloads over it; `peers` are those whose float32 copy of the data fits beside it."""
-
-    count: int
-    dim: int
-    storage: torch.dtype
-    batches: tuple[int, ...]
-    times: tuple[float, ...] = (0.05, 0.3, 0.8)
-    peers: tuple[str, ...] = ()
-
-    @property
-    def name(self) -> str:
-        """The name of the data set in reports."""
-        return f"random-{self.count}x{self.dim}-{str(self.storage).removeprefix('torch.')}"
-
-    @property
-    def bytes(self) -> int:
-        """The size of the stored samples."""
-        return self.count * self.dim * self.storage.itemsize
-
-
-ALL_PEERS = ("eager", "compiled", "tf32", "bf16")
-
-CASES = (
-    Case(50_000, 128, torch.float16, (1, 16, 64, 256), peers=(*ALL_PEERS, "sdpa")),
-    Case(50_000, 784, torch.uint8, (1, 16, 64, 256, 1024), peers=ALL_PEERS),
-    Case(50_000, 3072, torch.uint8, (1, 16, 64, 256), peers=ALL_PEERS),
-    Case(50_000, 3072, torch.bfloat16, (1, 64, 256)),
-    Case(50_000, 3072, torch.float32, (1, 64, 256)),
-    Case(1_280_000, 4096, torch.float16, (1, 64, 256), peers=("eager", "bf16")),
-    Case(1_280_000, 12_288, torch.uint8, (64,)),
-    Case(300_000, 16_384, torch.float16, (64, 256)),
-)
-
-
-def draw(case: Case, device: torch.device) -> OracleDataset:
-    """Return Gaussian samples, or the same as 8-bit pixels."""
-    generator = torch.Generator(device).manual_seed(0)
-    points = torch.empty(case.count, case.dim, dtype=case.storage, device=device)
-    for part in points.split(max(1, DRAWN // case.dim)):
-        values = torch.randn(part.shape, generator=generator, device=device)
-        part.copy_((values * 50 + 128).clamp_(0, 255) if case.storage == torch.uint8 else values)
-    return OracleDataset(points, name=case.name)
 
 
 def rates_of(device: torch.device) -> Rates:
@@ -100,13 +51,27 @@ def need_of(case: Case, batch: int, operand: str) -> Need:
     return Need(float(case.bytes), 2.0 * PRODUCTS[operand] * batch * case.count * case.dim)
 
 
+# seconds that the sides of a row are timed for
+BUDGET = 0.2
+
+# what tells rows apart
+Key = tuple[str, int, str, str]
+
+
 def measure(
-    cases: Sequence[Case], rates: Rates, device: torch.device, *, limit: float, operand: str | None = None
+    cases: Sequence[Case],
+    rates: Rates,
+    device: torch.device,
+    *,
+    limit: float,
+    operand: str | None = None,
+    done: Collection[Key] = (),
 ) -> Iterator[tuple[Row, dict[str, Any]]]:
     """Yield a row and its floors for every batch and time of the cases; stop before `limit` seconds are over.
 
-    operand: the form of the query that 8-bit rows are multiplied by: digits, parts, both one after the other, or None
-    for the one in the tuned tables.
+    done: rows that are left out: the name of the data, the batch, the time and the operand of each. operand: the form
+    of the query that 8-bit rows are multiplied by: digits, parts, both one after the other, or None for the one in the
+    tuned tables.
     """
     began = time.perf_counter()
     for case in cases:
@@ -121,8 +86,10 @@ def measure(
                 if time.perf_counter() - began > limit:
                     return
                 with scored_with(wanted):
-                    used = operand_used(case, batch, device)
-                    row = contest.row(Workload(data, batch, t), budget=1.0)
+                    used, work = operand_used(case, batch, device), Workload(data, batch, t)
+                    if (case.name, batch, str(work.time_label), used) in done:
+                        continue
+                    row = contest.row(work, budget=BUDGET)
                 yield row, {"operand": used, **against_floor(row, rates.floor(need_of(case, batch, used)))}
             del contest
         del data
@@ -166,22 +133,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, help="default: bench/results/<gpu>.json")
     parser.add_argument("--limit", type=float, default=420.0, metavar="SECONDS", help="start no row after this long")
     parser.add_argument("--operand", choices=("digits", "parts", "both"), help="what 8-bit rows are multiplied by")
+    parser.add_argument("--resume", action="store_true", help="keep the rows of the file, and measure the others")
+    parser.add_argument("--warm", metavar="K/N", help="only compile the kernels of every N-th batch from K on")
     options = parser.parse_args(arguments)
     if not torch.cuda.is_available():
         raise invalid("device", "must be a CUDA device", "none", "run it on the machine of the GPU")
     device = torch.device("cuda", torch.cuda.current_device())
+    if options.warm:
+        warm(CASES, device, *map(int, options.warm.split("/")), operand=options.operand)
+        return 0
     path = options.json or RESULTS / f"{machine_name(device)}.json"
-    rates = rates_of(device)
-    rows: list[Row] = []
-    floors: list[dict[str, Any]] = []
+    warm_together(CASES, options.operand)
+    return 0 if measured_into(path, device, options) else 1
+
+
+def measured_into(path: Path, device: torch.device, options: argparse.Namespace) -> bool:
+    """Measure all cases and write the rows after each; return whether all timed results met the accuracy bar.
+
+    path: of the results, whose rows are kept where `options.resume` says so. device: the GPU. options: of the command.
+    """
+    rates, rows, floors = rates_of(device), list[Row](), list[dict[str, Any]]()
+    if options.resume and path.exists():
+        document = json.loads(path.read_text("utf-8"))
+        rows, floors = rows_of(document), document["floors"]
+    done = {(row.data, row.batch, str(row.t), floor["operand"]) for row, floor in zip(rows, floors, strict=True)}
     backend = environment_report()["settings"]["ORACLE_BACKEND"]
     settings = {"backend": backend, "device": str(device), "operand": options.operand}
-    for row, floor in measure(CASES, rates, device, limit=options.limit, operand=options.operand):
+    for row, floor in measure(CASES, rates, device, limit=options.limit, operand=options.operand, done=done):
         rows.append(row)
         floors.append(floor)
         write_json(path, {**document_of(rows, settings, rates), "floors": floors})
         say(f"{row.data} B={row.batch} t={row.t} {json.dumps(asdict(row.sides[OURS]))} {json.dumps(floor)}")
-    return 0 if rows and all(floor["exact"] for floor in floors) else 1
+    return bool(rows) and all(floor["exact"] for floor in floors)
 
 
 if __name__ == "__main__":

@@ -3,17 +3,17 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bench import gpu
+from bench import gpu, gpu_cases
 from bench.compare import Comparison
 from bench.floors import Rates
 from bench.record import OURS
 from oracle_engine.kernels.gpu.configs import scored_with
 
-ROWS = gpu.Case(1000, 784, torch.uint8, (64,))
+ROWS = gpu_cases.Case(1000, 784, torch.uint8, (64,))
 
 
 def test_8_bit_data_are_measured_with_either_operand_or_both() -> None:
-    half = gpu.Case(1000, 784, torch.float16, (64,))
+    half = gpu_cases.Case(1000, 784, torch.float16, (64,))
     assert gpu.operands(ROWS, None) == (None,)
     assert gpu.operands(ROWS, "parts") == ("parts",)
     assert gpu.operands(ROWS, "both") == ("digits", "parts")
@@ -21,7 +21,7 @@ def test_8_bit_data_are_measured_with_either_operand_or_both() -> None:
 
 
 def test_nothing_is_copied_where_no_peer_asks() -> None:
-    data = gpu.draw(gpu.Case(50, 8, torch.uint8, (2,)), torch.device("cpu"))
+    data = gpu_cases.draw(gpu_cases.Case(50, 8, torch.uint8, (2,)), torch.device("cpu"))
     contest = Comparison(data, (OURS,), print, centre=lambda *_: pytest.fail("copied"))
     assert list(contest.velocities) == [OURS]
 
@@ -33,7 +33,7 @@ def test_a_row_says_what_ran() -> None:
         with scored_with(operand):
             used.append(gpu.operand_used(ROWS, 64, device))
     assert used == ["digits", "parts"]
-    assert gpu.operand_used(gpu.Case(1000, 16, torch.uint8, (64,)), 64, device) == "parts"
+    assert gpu.operand_used(gpu_cases.Case(1000, 16, torch.uint8, (64,)), 64, device) == "parts"
 
 
 def test_three_bytes_of_a_query_take_less_than_two_parts() -> None:
