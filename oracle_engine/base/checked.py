@@ -49,14 +49,14 @@ def checked_together(together: bool = True) -> Iterator[None]:
     pending: list[Check] = []
     token = _PENDING.set(pending)
     try:
-        yield
+        try:
+            yield
+        finally:
+            _PENDING.reset(token)
     except Exception:
-        _PENDING.reset(token)
         _read(pending)
         raise
-    else:
-        _PENDING.reset(token)
-        _read(pending)
+    _read(pending)
 
 
 def _read(pending: list[Check]) -> None:
