@@ -22,6 +22,9 @@ from .rescore_list import RescoreList, programs
 # samples this many nats below the heaviest of their share add nothing to a mean in float64
 UNSEEN = 80.0
 
+# bytes that the sums of the shares of a query may take together, where there is more than one
+SHARE_BYTES = 64 << 20
+
 _UNSEEN = tl.constexpr(UNSEEN)
 
 
@@ -29,11 +32,13 @@ _UNSEEN = tl.constexpr(UNSEEN)
 class RescoreConfig(Tile):
     """Tile of rows and values of D of one query: the same on every GPU.
 
-    Float64 sums take two registers each, which leaves no room for more, and lists are too short for a pipeline to pay.
+    Float64 sums take two registers each, which leaves no room for more.
     """
 
 
-RESCORE_TILE = RescoreConfig(block_n=8, block_b=1, block_d=512, warps=4, stages=1)
+RESCORE_TILE = RescoreConfig(block_n=8, block_b=1, block_d=512, warps=4, stages=3)
+
+STAGES = tl.constexpr(RESCORE_TILE.stages)
 
 
 @triton.jit
@@ -75,7 +80,8 @@ def distances(
     p_block = p_rows + row[:, None] * row_stride + o_d[None, :]
     # [BLOCK_N, BLOCK_D]
     b_square = tl.zeros([BLOCK_N, BLOCK_D], dtype=tl.float64)
-    for first in range(0, dim, BLOCK_D):
+    # lists are short: what a step would wait for is asked for two steps before
+    for first in tl.range(0, dim, BLOCK_D, num_stages=STAGES):
         m_d = first + o_d < dim
         point = tl.load(p_point + first + o_d, mask=m_d, other=0.0)
         centre = tl.load(p_centre + first + o_d, mask=m_d, other=0.0)
@@ -263,7 +269,7 @@ class Rescored:
         Costs a float64 pass over the rows of each query, twice with the mean. Memory is 8 D bytes for each program.
         """
         batch, mean = len(work.query), work.wanted.mean
-        shares = programs(batch, rescore_list.width, RESCORE_TILE.block_n)
+        shares = share_count(batch, rescore_list.width, work.rows.dim)
         sums = torch.empty(0, dtype=torch.float64, device=work.rows.device).new_empty(4, shares, batch)
         means = sums.new_empty(shares, batch, work.rows.dim if mean else 0)
         rescore_kernel[(batch, shares)](
@@ -320,10 +326,18 @@ def slice_width(dim: int) -> int:
     return max(16, min(RESCORE_TILE.block_d, 1 << (dim - 1).bit_length()))
 
 
+def share_count(batch: int, listed: int, dim: int) -> int:
+    """Return how many programs share the rows to rescore of each of `batch` queries.
+
+    listed: room of a list. dim: D.
+    """
+    return min(programs(batch, listed, RESCORE_TILE.block_n), max(1, SHARE_BYTES // (8 * batch * dim)))
+
+
 def rescore_memory(rows: Rows, batch: int, listed: int) -> int:
     """Return the most bytes that rescoring needs.
 
     rows: of the data set. batch: number of queries. listed: room of the list of a query.
     """
-    shares = programs(batch, listed, RESCORE_TILE.block_n)
+    shares = share_count(batch, listed, rows.dim)
     return 8 * batch * (listed + shares * (rows.dim + 4))

@@ -23,11 +23,11 @@ _PENDING: ContextVar[list[Check] | None] = ContextVar("pending", default=None)
 def check(condition: Callable[[], Bool[Tensor, "..."]], error: Callable[[], InputError | None]) -> None:
     """Check that all of what `condition` returns is true, at once or at the end of :func:`checked_together`.
 
-    condition: returns bool, any shape and device; it is not called while a CUDA graph is captured, where nothing can be
-    read. error: returns what to raise where one is false; it may find that nothing is wrong. Raises that.
-    The host reads what it gets as :func:`.cuda_graphs.holds` does.
+    condition: returns bool, any shape and device; it is not called while a CUDA graph is captured or code traced, where
+    nothing can be read. error: returns what to raise where one is false; it may find that nothing is wrong.
+    Raises that. The host reads what it gets as :func:`.cuda_graphs.holds` does.
     """
-    if capturing():
+    if traced() or capturing():
         return
     pending, asked = _PENDING.get(), condition()
     if pending is not None and not unreadable(asked):
@@ -49,14 +49,14 @@ def checked_together(together: bool = True) -> Iterator[None]:
     pending: list[Check] = []
     token = _PENDING.set(pending)
     try:
-        yield
+        try:
+            yield
+        finally:
+            _PENDING.reset(token)
     except Exception:
-        _PENDING.reset(token)
         _read(pending)
         raise
-    else:
-        _PENDING.reset(token)
-        _read(pending)
+    _read(pending)
 
 
 def _read(pending: list[Check]) -> None:

@@ -14,6 +14,7 @@ from ..base.checked import required
 from ..base.cuda_graphs import capturing
 from ..base.errors import invalid
 from ..base.names import PATH_NAMES
+from ..base.transforms import traced
 
 # replaces sigma = 0 where d_sigma is infinite: their product, which the velocity needs, stays finite and right
 SMALLEST = 1e-150
@@ -211,7 +212,7 @@ def resolve_times(t: Numbers, batch: int, t_max: float | None, device: torch.dev
     # all digits of Python numbers are kept, of which float32 would lose half
     times = one_per_query(reals("t", t, device).detach(), batch)
     remedy = "rescale the times; integer steps are t = 1 - step / 1000"
-    if not capturing():
+    if traced() or not capturing():
         times = required(times, times == times.clamp(0.0, 1.0), "t", "must lie in [0, 1], 0 noise and 1 data", remedy)
     return times if t_max is None else times.clamp_max(t_max)
 
