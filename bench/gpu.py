@@ -140,7 +140,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise invalid("device", "must be a CUDA device", "none", "run it on the machine of the GPU")
     device = torch.device("cuda", torch.cuda.current_device())
     if options.warm:
-        warm(CASES, device, *map(int, options.warm.split("/")), operand=options.operand)
+        share, shares = map(int, options.warm.split("/"))
+        warm(CASES, device, share=share, shares=shares, operand=options.operand)
         return 0
     path = options.json or RESULTS / f"{machine_name(device)}.json"
     warm_together(CASES, options.operand)

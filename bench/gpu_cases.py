@@ -72,7 +72,7 @@ def draw(case: Case, device: torch.device) -> OracleDataset:
     return OracleDataset(points, name=case.name)
 
 
-def warm(cases: Sequence[Case], device: torch.device, share: int, shares: int, operand: str | None) -> None:
+def warm(cases: Sequence[Case], device: torch.device, *, share: int, shares: int, operand: str | None) -> None:
     """Compile the kernels of every `shares`-th batch of the cases from `share` on, by one answer for each.
 
     device: the GPU. operand: as in :func:`.gpu.measure`.
@@ -80,10 +80,10 @@ def warm(cases: Sequence[Case], device: torch.device, share: int, shares: int, o
     for number, (case, batch) in enumerate(_batches(cases)):
         if number % shares == share:
             data = draw(replace(case, count=min(case.count, FEW_ROWS)), device)
-            x, t = Workload(data, batch, case.times[0]).draw()
+            drawn = Workload(data, batch, case.times[0]).draw()
             for wanted in ("digits", "parts") if operand == "both" else (operand,):
                 with scored_with(wanted):
-                    OracleEngine(data, device=device).velocity(x, t)
+                    OracleEngine(data, device=device).velocity(drawn.x, drawn.t)
 
 
 def warm_together(cases: Sequence[Case], operand: str | None) -> None:
