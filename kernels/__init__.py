@@ -5,11 +5,12 @@ Import them as `oracle_engine.kernels`; the folder is not a package of its own. 
 """
 
 from .common.prepare import counted_copies, prepare_rows, recentred, total_variance
-from .common.rescore import Pairs, pairs_state
+from .common.rescore import Pairs
 from .common.rows import GivenPoints, Query, Rows, Span
 from .common.state import PosteriorState, Wanted, concatenate, merge
 from .common.work import Work
 from .gpu import gpu_memory, gpu_state
+from .native.pairs import pairs_state
 from .portable.covariance import Directions, covariance_product, reference_covariance_product
 from .portable.scan import posterior_state, scan_memory
 from .reference import reference_logits, reference_memory, reference_state

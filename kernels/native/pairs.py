@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from ctypes import Structure, byref, c_int64, c_void_p
-from typing import Any
+from ctypes import c_int64, c_void_p
 
 import torch
 
-from ...base.arrays import Float64, Int64, Tensor
+from ...base.arrays import Int64, Tensor
 from ..common import rescore
 from ..common.compensated import DoubleDouble
 from ..common.rescore import Pairs
 from ..common.rows import Query, Rows
 from ..common.state import FIELDS, PosteriorState, Wanted
-from .library import library
-from .views import Digits, ListsView, QueriesView, RowsView, View, readable
+from .views import Digits, ListsView, QueriesView, RowsView, View, called, readable
 
 
 class StatesView(View):
@@ -90,14 +88,6 @@ def lists_of(pairs: Pairs, batch: int) -> tuple[Int64[Tensor, "C"], Int64[Tensor
     row = pairs.row if ordered else pairs.row[pairs.query.argsort(stable=True)]
     counts = torch.bincount(pairs.query, minlength=batch)
     return torch.nn.functional.pad(counts.cumsum(0), (1, 0)), row.contiguous()
-
-
-def called(name: str, *arguments: Any) -> None:
-    """Call a function of the library with views, by reference, and addresses. Raises MemoryError where it has none."""
-    found = library()
-    assert found is not None
-    if found[name](*(byref(one) if isinstance(one, Structure) else one for one in arguments)):
-        raise MemoryError(f"{name} of the native library found no memory")
 
 
 def _writable(state: PosteriorState) -> PosteriorState:

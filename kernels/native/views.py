@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ctypes import Structure, c_double, c_int64, c_void_p
+from ctypes import Structure, byref, c_double, c_int64, c_void_p
+from typing import Any
 
 import torch
 
@@ -11,7 +12,7 @@ from ...base.transforms import unreadable
 from ..common.rescore import COMPENSATED_WINDOW, GAP_LIMIT, LOGIT_SHARE, difference_size
 from ..common.rounding import UNIT_ROUNDOFF, WALK
 from ..common.rows import Query, Rows
-from .library import library
+from .library import native
 
 
 class View(Structure):
@@ -115,4 +116,16 @@ def readable(rows: Rows) -> bool:
     """Return whether the native library is there and can read `rows` where they are."""
     stored = rows.stored
     plain = stored.device.type == "cpu" and (rows.dim == 1 or stored.stride(1) == 1) and not unreadable(stored)
-    return plain and library() is not None
+    return plain and native().library is not None
+
+
+def called(name: str, *arguments: Any) -> None:
+    """Call a function of the library with views, which it gets by reference, and addresses.
+
+    Raises MemoryError where it found no memory.
+    """
+    library = native().library
+    if library is None:
+        raise RuntimeError("no native library is loaded")
+    if library[name](*(byref(one) if isinstance(one, Structure) else one for one in arguments)):
+        raise MemoryError(f"{name}: memory is short; pass fewer queries at once")

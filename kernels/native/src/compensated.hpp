@@ -87,9 +87,12 @@ Twice<double> exact_distance(const ExactPair<T>& pair, int64_t dim) {
 template <class T>
 Twice<double> exact_logit(const RowsView& rows, const QueriesView& queries, int64_t query, int64_t row) {
     const bool centred = queries.centred != 0;
-    const ExactPair<T> pair = {queries.given + query * rows.dim,      row_of<T>(rows, row),
-                               rows.centre,                           centred,
-                               broadcast(queries.alpha[query]),       broadcast(queries.scale),
+    const ExactPair<T> pair = {queries.given + query * rows.dim,
+                               row_of<T>(rows, row),
+                               rows.centre,
+                               centred,
+                               broadcast(queries.alpha[query]),
+                               broadcast(queries.scale),
                                broadcast(queries.offset)};
     const Twice<double> distance = exact_distance(pair, rows.dim);
     const double unit = centred ? 1.0 : queries.scale;

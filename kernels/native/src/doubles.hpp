@@ -9,6 +9,17 @@ namespace oracle {
 using Wide = DoubleVector;
 constexpr int kLanes = Simd<double>::lanes;
 
+// as many lanes of 32 bits
+typedef float NarrowFloats __attribute__((vector_size(kVectorBytes / 2)));
+typedef int32_t NarrowInts __attribute__((vector_size(kVectorBytes / 2)));
+
+ORACLE_INLINE Wide exactly(NarrowFloats value) {
+    return __builtin_convertvector(value, Wide);
+}
+ORACLE_INLINE Wide exactly(NarrowInts value) {
+    return __builtin_convertvector(value, Wide);
+}
+
 // The next kLanes stored values.
 template <class T>
 ORACLE_INLINE Wide wide(const T* at) {
@@ -18,46 +29,46 @@ ORACLE_INLINE Wide wide(const T* at) {
 #if defined(__AVX512F__)
 template <>
 inline Wide wide<uint8_t>(const uint8_t* at) {
-    return (Wide)_mm512_cvtepi32_pd(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)at)));
+    return exactly((NarrowInts)_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)at)));
 }
 template <>
 inline Wide wide<int8_t>(const int8_t* at) {
-    return (Wide)_mm512_cvtepi32_pd(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)at)));
+    return exactly((NarrowInts)_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)at)));
 }
 template <>
 inline Wide wide<Half>(const Half* at) {
-    return (Wide)_mm512_cvtps_pd(_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)at)));
+    return exactly((NarrowFloats)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)at)));
 }
 template <>
 inline Wide wide<Brain>(const Brain* at) {
     const __m256i bits = _mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)at)), 16);
-    return (Wide)_mm512_cvtps_pd((__m256)bits);
+    return exactly((NarrowFloats)bits);
 }
 template <>
 inline Wide wide<float>(const float* at) {
-    return (Wide)_mm512_cvtps_pd(_mm256_loadu_ps(at));
+    return exactly((NarrowFloats)_mm256_loadu_ps(at));
 }
 #elif defined(__AVX2__)
 template <>
 inline Wide wide<uint8_t>(const uint8_t* at) {
-    return (Wide)_mm256_cvtepi32_pd(_mm_cvtepu8_epi32(_mm_loadu_si32(at)));
+    return exactly((NarrowInts)_mm_cvtepu8_epi32(_mm_loadu_si32(at)));
 }
 template <>
 inline Wide wide<int8_t>(const int8_t* at) {
-    return (Wide)_mm256_cvtepi32_pd(_mm_cvtepi8_epi32(_mm_loadu_si32(at)));
+    return exactly((NarrowInts)_mm_cvtepi8_epi32(_mm_loadu_si32(at)));
 }
 template <>
 inline Wide wide<Half>(const Half* at) {
-    return (Wide)_mm256_cvtps_pd(_mm_cvtph_ps(_mm_loadl_epi64((const __m128i*)at)));
+    return exactly((NarrowFloats)_mm_cvtph_ps(_mm_loadl_epi64((const __m128i*)at)));
 }
 template <>
 inline Wide wide<Brain>(const Brain* at) {
     const __m128i bits = _mm_slli_epi32(_mm_cvtepu16_epi32(_mm_loadl_epi64((const __m128i*)at)), 16);
-    return (Wide)_mm256_cvtps_pd((__m128)bits);
+    return exactly((NarrowFloats)bits);
 }
 template <>
 inline Wide wide<float>(const float* at) {
-    return (Wide)_mm256_cvtps_pd(_mm_loadu_ps(at));
+    return exactly((NarrowFloats)_mm_loadu_ps(at));
 }
 #endif
 

@@ -36,7 +36,8 @@ struct Scored {
     }
 };
 
-// Names the heaviest pairs of a list: by their distance to the largest, which keeps digits that logits have no room for.
+// Names the heaviest pairs of a list: by their distance to the largest, which keeps digits that logits have no room
+// for.
 void name_heaviest(const Scored& scored, int64_t query, const StatesView& out) {
     const int64_t count = out.top_k;
     const double best = scored.best(query);

@@ -16,8 +16,8 @@ struct RowsView {
 
 struct QueriesView {
     int64_t count;
-    const double* stored_point;      // [B, dim], against rows that still carry their centre
-    const double* given;             // [B, dim], against stored - centre, or else scale * stored + offset
+    const double* stored_point;  // [B, dim], against rows that still carry their centre
+    const double* given;         // [B, dim], against stored - centre, or else scale * stored + offset
     double scale, offset;
     int64_t centred;                 // which of the two
     const double* alpha;             // [B]
