@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ctypes import c_int64, c_void_p
+from ctypes import c_void_p
 
 import torch
 
@@ -11,42 +11,8 @@ from ..common import rescore
 from ..common.compensated import DoubleDouble
 from ..common.rescore import Pairs
 from ..common.rows import Query, Rows
-from ..common.state import FIELDS, PosteriorState, Wanted
-from .views import Digits, ListsView, QueriesView, RowsView, View, called, readable
-
-
-class StatesView(View):
-    """States of no sample, which the library fills in."""
-
-    _fields_ = (
-        ("lse", c_void_p),
-        ("lse_rest", c_void_p),
-        ("mean", c_void_p),
-        ("concentration", c_void_p),
-        ("entropy", c_void_p),
-        ("variance", c_void_p),
-        ("top_logits", c_void_p),
-        ("top_rest", c_void_p),
-        ("top_rows", c_void_p),
-        ("top_k", c_int64),
-    )
-
-    def __init__(self, state: PosteriorState, wanted: Wanted) -> None:
-        """Look at what is wanted of `state`."""
-        self.held = []
-        moments, mean = wanted.moments, wanted.mean
-        super().__init__(
-            self.hold(state.lse),
-            self.hold(state.lse_rest),
-            self.hold(state.mean if mean else None),
-            self.hold(state.concentration if moments else None),
-            self.hold(state.entropy if moments else None),
-            self.hold(state.variance if moments and mean else None),
-            self.hold(state.top_logits),
-            self.hold(state.top_rest),
-            self.hold(state.top_rows),
-            wanted.top_k,
-        )
+from ..common.state import PosteriorState, Wanted
+from .views import Digits, ListsView, QueriesView, RowsView, StatesView, called, readable, writable
 
 
 def pairs_state(rows: Rows, query: Query, pairs: Pairs, wanted: Wanted) -> PosteriorState:
@@ -57,7 +23,7 @@ def pairs_state(rows: Rows, query: Query, pairs: Pairs, wanted: Wanted) -> Poste
     """
     if not readable(rows):
         return rescore.pairs_state(rows, query, pairs, wanted)
-    state = _writable(PosteriorState.empty(len(query), rows.dim, wanted.top_k, rows.device))
+    state = writable(PosteriorState.empty(len(query), rows.dim, wanted.top_k, rows.device))
     if len(pairs):
         first, row = lists_of(pairs, len(query))
         views = RowsView(rows), QueriesView(rows, query), Digits(wanted.mergeable), ListsView(first, row)
@@ -76,7 +42,7 @@ def candidate_logits(rows: Rows, query: Query, candidates: Int64[Tensor, "B K"])
     count, width = candidates.shape
     high = candidates.new_zeros(count, width, dtype=torch.float64)
     low = torch.zeros_like(high)
-    lists = ListsView(torch.arange(count + 1) * width, candidates.contiguous())
+    lists = ListsView(torch.arange(count + 1) * width, candidates.reshape(-1).contiguous())
     views = RowsView(rows), QueriesView(rows, query), Digits(False), lists
     called("oracle_score_pairs", *views, c_void_p(high.data_ptr()), c_void_p(low.data_ptr()))
     return DoubleDouble(high, low)
@@ -88,8 +54,3 @@ def lists_of(pairs: Pairs, batch: int) -> tuple[Int64[Tensor, "C"], Int64[Tensor
     row = pairs.row if ordered else pairs.row[pairs.query.argsort(stable=True)]
     counts = torch.bincount(pairs.query, minlength=batch)
     return torch.nn.functional.pad(counts.cumsum(0), (1, 0)), row.contiguous()
-
-
-def _writable(state: PosteriorState) -> PosteriorState:
-    # parts of an empty state share their memory
-    return PosteriorState(*[getattr(state, name).clone() for name in FIELDS])

@@ -12,6 +12,7 @@ from ...base.transforms import unreadable
 from ..common.rescore import COMPENSATED_WINDOW, GAP_LIMIT, LOGIT_SHARE, difference_size
 from ..common.rounding import UNIT_ROUNDOFF, WALK
 from ..common.rows import Query, Rows
+from ..common.state import FIELDS, PosteriorState, Wanted
 from .library import native
 
 
@@ -95,6 +96,40 @@ class ListsView(View):
         super().__init__(self.hold(first), self.hold(row), torch.get_num_threads())
 
 
+class StatesView(View):
+    """States of no sample, which the library fills in."""
+
+    _fields_ = (
+        ("lse", c_void_p),
+        ("lse_rest", c_void_p),
+        ("mean", c_void_p),
+        ("concentration", c_void_p),
+        ("entropy", c_void_p),
+        ("variance", c_void_p),
+        ("top_logits", c_void_p),
+        ("top_rest", c_void_p),
+        ("top_rows", c_void_p),
+        ("top_k", c_int64),
+    )
+
+    def __init__(self, state: PosteriorState, wanted: Wanted) -> None:
+        """Look at what is wanted of `state`."""
+        self.held = []
+        moments, mean = wanted.moments, wanted.mean
+        super().__init__(
+            self.hold(state.lse),
+            self.hold(state.lse_rest),
+            self.hold(state.mean if mean else None),
+            self.hold(state.concentration if moments else None),
+            self.hold(state.entropy if moments else None),
+            self.hold(state.variance if moments and mean else None),
+            self.hold(state.top_logits),
+            self.hold(state.top_rest),
+            self.hold(state.top_rows),
+            wanted.top_k,
+        )
+
+
 class Digits(Structure):
     """When a float64 difference is not enough, as kernels/common/rescore.py has it."""
 
@@ -117,6 +152,11 @@ def readable(rows: Rows) -> bool:
     stored = rows.stored
     plain = stored.device.type == "cpu" and (rows.dim == 1 or stored.stride(1) == 1) and not unreadable(stored)
     return plain and native().library is not None
+
+
+def writable(state: PosteriorState) -> PosteriorState:
+    """Return a copy of `state` whose parts share no memory, as those of an empty one do."""
+    return PosteriorState(*[getattr(state, name).clone() for name in FIELDS])
 
 
 def called(name: str, *arguments: Any) -> None:

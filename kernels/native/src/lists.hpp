@@ -1,13 +1,9 @@
 // Lists of rows, one a query: scored by direct difference, in twice the digits where the gaps of a list ask for it.
 #pragma once
-#include <limits>
-
-#include "compensated.hpp"
 #include "distances.hpp"
+#include "states.hpp"
 
 namespace oracle {
-
-constexpr double kNothing = -std::numeric_limits<double>::infinity();
 
 // values below which a parallel region costs more than it saves
 constexpr int64_t kWorthThreads = 1 << 16;

@@ -4,24 +4,13 @@
 
 #include "lists.hpp"
 #include "threads.hpp"
+#include "weighted.hpp"
 
 namespace oracle {
 namespace {
 
-// a weight below this share changes no digit of a mean, however many there are
-constexpr double kNoShare = 1e-30;
-
 // values of a mean that a thread sums at a time: they stay in the nearest cache
 constexpr int64_t kSlice = 1024;
-
-struct StatesView {
-    double *lse, *lse_rest;                      // [B]
-    double* mean;                                // [B, dim] or null
-    double *concentration, *entropy, *variance;  // [B] or null
-    double *top_logits, *top_rest;               // [B, top_k]
-    int64_t* top_rows;
-    int64_t top_k;
-};
 
 // Lists with the logits high + low and the weights of their pairs, [P].
 struct Scored {
@@ -36,29 +25,10 @@ struct Scored {
     }
 };
 
-// Names the heaviest pairs of a list: by their distance to the largest, which keeps digits that logits have no room
-// for.
 void name_heaviest(const Scored& scored, int64_t query, const StatesView& out) {
-    const int64_t count = out.top_k;
-    const double best = scored.best(query);
-    int64_t* top = out.top_rows + query * count;
-    int64_t found = 0;
-    const auto height = [&](int64_t pair) { return (scored.high[pair] - best) + scored.low[pair]; };
-    for (int64_t pair = scored.start(query); pair < scored.stop(query); ++pair) {
-        const bool full = found == count;
-        if (scored.high[pair] == kNothing || (full && (count == 0 || height(pair) <= height(top[count - 1]))))
-            continue;
-        int64_t place = full ? count - 1 : found++;
-        for (; place > 0 && height(top[place - 1]) < height(pair); --place)
-            top[place] = top[place - 1];
-        top[place] = pair;
-    }
-    for (int64_t place = 0; place < found; ++place) {
-        const int64_t pair = top[place];
-        out.top_logits[query * count + place] = scored.high[pair];
-        out.top_rest[query * count + place] = scored.low[pair];
-        top[place] = scored.lists.row[pair];
-    }
+    Heaviest named(out, query);
+    for (int64_t k = scored.start(query); k < scored.stop(query); ++k)
+        named.offer(scored.high[k], scored.low[k], scored.lists.row[k]);
 }
 
 // Weights that sum to one, the log of what they summed to, and the moments that are made of weights alone.
@@ -87,42 +57,14 @@ void weigh_list(const Scored& scored, int64_t query, const StatesView& out) {
     out.entropy[query] = entropy;
 }
 
-// sum += sum_r weight_r row_r over `count` values.
-template <class T, int R>
-ORACLE_INLINE void add_rows(const T* const* row, const double* weight, int64_t count, double* sum) {
-    int64_t d = 0;
-    for (; d + kLanes <= count; d += kLanes) {
-        Wide total = wide(sum + d);
-        for (int r = 0; r < R; ++r)
-            total = fused(broadcast(weight[r]), wide(row[r] + d), total);
-        store(sum + d, total);
-    }
-    if (d == count)
-        return;
-    Wide total = wide_some(sum + d, count - d);
-    for (int r = 0; r < R; ++r)
-        total = fused(broadcast(weight[r]), wide_some(row[r] + d, count - d), total);
-    store_some(sum + d, total, count - d);
-}
-
 // sum += sum_j gamma_j r_j of a query over the values [at, at + count) of rows that carry their centre.
 template <class T>
 void add_list(const RowsView& rows, const Scored& scored, int64_t query, int64_t at, int64_t count, double* sum) {
-    const T* row[kAbreast];
-    double weight[kAbreast];
-    int held = 0;
-    for (int64_t k = scored.start(query); k < scored.stop(query); ++k) {
-        if (scored.weight[k] < kNoShare)
-            continue;
-        row[held] = row_of<T>(rows, scored.lists.row[k]) + at;
-        weight[held++] = scored.weight[k];
-        if (held < kAbreast)
-            continue;
-        add_rows<T, kAbreast>(row, weight, count, sum);
-        held = 0;
-    }
-    for (int r = 0; r < held; ++r)
-        add_rows<T, 1>(row + r, weight + r, count, sum);
+    WeightedSum<T> total(sum, count);
+    for (int64_t k = scored.start(query); k < scored.stop(query); ++k)
+        if (scored.weight[k] >= kNoShare)
+            total.add(row_of<T>(rows, scored.lists.row[k]) + at, scored.weight[k]);
+    total.finish();
 }
 
 // Slices of means are shared out: few queries keep all threads busy, and sums do not depend on how many there are.
