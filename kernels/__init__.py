@@ -10,7 +10,7 @@ from .common.rows import GivenPoints, Query, Rows, Span
 from .common.state import PosteriorState, Wanted, concatenate, merge
 from .common.work import Work
 from .gpu import gpu_memory, gpu_state
-from .native.pairs import pairs_state
+from .native import NativeLibrary, native_library, native_memory, native_state, pairs_state
 from .portable.covariance import Directions, covariance_product, reference_covariance_product
 from .portable.scan import posterior_state, scan_memory
 from .reference import reference_logits, reference_memory, reference_state
@@ -18,6 +18,7 @@ from .reference import reference_logits, reference_memory, reference_state
 __all__ = [
     "Directions",
     "GivenPoints",
+    "NativeLibrary",
     "Pairs",
     "PosteriorState",
     "Query",
@@ -31,6 +32,9 @@ __all__ = [
     "gpu_memory",
     "gpu_state",
     "merge",
+    "native_library",
+    "native_memory",
+    "native_state",
     "pairs_state",
     "posterior_state",
     "prepare_rows",

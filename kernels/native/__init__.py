@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
-from .library import Native, native
+from .library import NativeLibrary, native_library
+from .pairs import pairs_state
+from .scan import native_memory, native_state
 
-__all__ = ["Native", "native"]
+__all__ = ["NativeLibrary", "native_library", "native_memory", "native_state", "pairs_state"]

@@ -22,7 +22,7 @@ CPU_INFO = Path("/proc/cpuinfo")
 
 
 @dataclass(frozen=True)
-class Native:
+class NativeLibrary:
     """A loaded library, or none; `reason` says in words which version serves or why none does."""
 
     library: ctypes.CDLL | None
@@ -30,7 +30,7 @@ class Native:
     reason: str
 
 
-def native() -> Native:
+def native_library() -> NativeLibrary:
     """Return the library that serves: the best for this machine, or the one that ORACLE_NATIVE names.
 
     Raises InputError where ORACLE_NATIVE is no known choice, or names one that this machine cannot run.
@@ -39,9 +39,9 @@ def native() -> Native:
 
 
 @cache
-def _chosen(choice: str) -> Native:
+def _chosen(choice: str) -> NativeLibrary:
     if choice == "off":
-        return Native(None, None, "native kernels are switched off by ORACLE_NATIVE")
+        return NativeLibrary(None, None, "native kernels are switched off by ORACLE_NATIVE")
     usable = usable_targets()
     if choice != "auto":
         if choice not in usable:
@@ -69,15 +69,15 @@ def usable_targets(cpu_info: Path = CPU_INFO) -> list[str]:
     return [name for name in targets() if FEATURES[name] <= flags]
 
 
-def _load(target: str) -> Native:
+def _load(target: str) -> NativeLibrary:
     try:
         library = ctypes.CDLL(str(library_path(target)))
     except OSError as error:
-        return Native(None, None, f"native kernels could not be loaded: {error}")
-    return Native(library, target, f"native kernels for {target} serve the CPU")
+        return NativeLibrary(None, None, f"native kernels could not be loaded: {error}")
+    return NativeLibrary(library, target, f"native kernels for {target} serve the CPU")
 
 
-def _none() -> Native:
+def _none() -> NativeLibrary:
     failure = LIBRARIES / FAILURE
     if not targets():
         why = "are made for Linux on x86-64 and aarch64 only"
@@ -87,4 +87,4 @@ def _none() -> Native:
         why = f"were not built: {failure.read_text('utf-8').strip().splitlines()[0]}"
     else:
         why = "were not built; run: make native"
-    return Native(None, None, f"native kernels {why}")
+    return NativeLibrary(None, None, f"native kernels {why}")

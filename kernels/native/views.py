@@ -13,7 +13,7 @@ from ..common.rescore import COMPENSATED_WINDOW, GAP_LIMIT, LOGIT_SHARE, differe
 from ..common.rounding import UNIT_ROUNDOFF, WALK
 from ..common.rows import Query, Rows
 from ..common.state import FIELDS, PosteriorState, Wanted
-from .library import native
+from .library import native_library
 
 
 class View(Structure):
@@ -151,7 +151,7 @@ def readable(rows: Rows) -> bool:
     """Return whether the native library is there and can read `rows` where they are."""
     stored = rows.stored
     plain = stored.device.type == "cpu" and (rows.dim == 1 or stored.stride(1) == 1) and not unreadable(stored)
-    return plain and native().library is not None
+    return plain and native_library().library is not None
 
 
 def writable(state: PosteriorState) -> PosteriorState:
@@ -164,7 +164,7 @@ def called(name: str, *arguments: Any) -> None:
 
     Raises MemoryError where it found no memory.
     """
-    library = native().library
+    library = native_library().library
     if library is None:
         raise RuntimeError("no native library is loaded")
     if library[name](*(byref(one) if isinstance(one, Structure) else one for one in arguments)):

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+import torch
+
 from ..base.errors import invalid
 from ..base.settings import Settings
 from ..kernels import (
@@ -14,6 +16,9 @@ from ..kernels import (
     Work,
     gpu_memory,
     gpu_state,
+    native_library,
+    native_memory,
+    native_state,
     posterior_state,
     reference_memory,
     reference_state,
@@ -38,6 +43,7 @@ class Backend:
 
 
 BACKENDS = {
+    "native": Backend(native_state, native_memory),
     "torch": Backend(posterior_state, scan_memory),
     "reference": Backend(reference_state, reference_memory),
     "triton": Backend(gpu_state, gpu_memory, partial(gpu_state, half=True)),
@@ -54,13 +60,24 @@ def resolve_precision(precision: str, backend: str) -> str:
     return precision
 
 
-def resolve_backend(backend: str) -> tuple[str, str]:
-    """Return the name of the backend that `backend` stands for, and why it is that one. Raises InputError."""
+def resolve_backend(backend: str, device: torch.device) -> tuple[str, str]:
+    """Return the backend that `backend` stands for on `device`, and why it is that one. Raises InputError."""
     chosen, source = backend, "asked for"
     if backend == "auto":
         chosen, source = Settings.read().backend, "set by ORACLE_BACKEND"
     if chosen == "auto":
-        return "torch", "the torch backend runs on every device"
+        return _best(device)
     if chosen not in BACKENDS:
         raise invalid("backend", f"must be auto, {', '.join(BACKENDS)}", repr(chosen), "use 'auto'")
+    if chosen == "native" and _best(device)[0] != "native":
+        raise invalid("backend", "can be native where these kernels run", _best(device)[1], "use 'auto'")
     return chosen, f"backend {chosen} was {source}"
+
+
+def _best(device: torch.device) -> tuple[str, str]:
+    if device.type != "cpu":
+        return "torch", "the torch backend runs on every device"
+    found = native_library()
+    if found.library is None:
+        return "torch", f"the torch backend runs on every device; {found.reason}"
+    return "native", found.reason

@@ -8,6 +8,8 @@
 #endif
 
 #define ORACLE_INLINE static inline __attribute__((always_inline))
+// compiled once, not into every row type that uses it
+#define ORACLE_APART static __attribute__((noinline))
 
 namespace oracle {
 
@@ -72,8 +74,7 @@ ORACLE_INLINE Vector<Real> select(typename Simd<Real>::Mask mask, Vector<Real> y
 template <class Real>
 ORACLE_INLINE bool any(typename Simd<Real>::Mask mask) {
     typename Simd<Real>::Int found = 0;
-    for (int lane = 0; lane < Simd<Real>::lanes; ++lane)
-        found |= mask[lane];
+    for (int lane = 0; lane < Simd<Real>::lanes; ++lane) found |= mask[lane];
     return found != 0;
 }
 
@@ -120,8 +121,7 @@ template <class Real, class Stored>
 ORACLE_INLINE Vector<Real> load_widened(const Stored* at) {
     Vector<Real> found;
 #pragma GCC unroll 16
-    for (int lane = 0; lane < Simd<Real>::lanes; ++lane)
-        found[lane] = static_cast<Real>(widened(at[lane]));
+    for (int lane = 0; lane < Simd<Real>::lanes; ++lane) found[lane] = static_cast<Real>(widened(at[lane]));
     return found;
 }
 

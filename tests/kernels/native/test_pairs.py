@@ -28,7 +28,7 @@ from oracle_engine.kernels import (
     reference_logits,
 )
 from oracle_engine.kernels.common import rescore
-from oracle_engine.kernels.native import native, pairs
+from oracle_engine.kernels.native import native_library, pairs
 from oracle_engine.kernels.native.library import library_path, usable_targets
 from oracle_engine.kernels.reference import state_from_logits
 
@@ -41,7 +41,7 @@ pytestmark = pytest.mark.skipif(not TARGETS, reason="no native library was built
 def target(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Serve calls with each of the libraries that this machine can run."""
     monkeypatch.setenv("ORACLE_NATIVE", request.param)
-    assert native().target == request.param
+    assert native_library().target == request.param
     return request.param
 
 
@@ -124,7 +124,8 @@ def test_late_between_two_samples_gaps_are_exact(
     x = alpha * (middle * scale + offset)
     point = (x - alpha * offset) / scale - (alpha * rows.centre if given_as == "values" else 0.0)
     given_points = GivenPoints(x, scale, offset) if given_as == "values" else None
-    query = Query(point, alpha, torch.tensor([(scale / sigma) ** 2]).double(), torch.empty(1, 0, 2).long(), given_points)
+    precision, none = torch.tensor([(scale / sigma) ** 2]).double(), torch.empty(1, 0, 2).long()
+    query = Query(point, alpha, precision, none, given_points)
     found = pairs.candidate_logits(rows, query, torch.arange(50)[None])
     gap = (found.high[0, 1] - found.high[0, 0]) + (found.low[0, 1] - found.low[0, 0])
     true = exact_gap(rows, query)
