@@ -10,8 +10,8 @@ from .common.rows import GivenPoints, Query, Rows, Span
 from .common.state import PosteriorState, Wanted, concatenate, merge
 from .common.work import Work
 from .gpu import gpu_memory, gpu_state
-from .native import NativeLibrary, native_library, native_memory, native_state, pairs_state
-from .portable.covariance import Directions, covariance_product, reference_covariance_product
+from .native import NativeLibrary, covariance_product, native_library, native_memory, native_state, pairs_state
+from .portable.covariance import Directions, reference_covariance_product
 from .portable.scan import posterior_state, scan_memory
 from .reference import reference_logits, reference_memory, reference_state
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from .covariance import covariance_product
 from .library import NativeLibrary, native_library
 from .pairs import pairs_state
 from .scan import native_memory, native_state
 
-__all__ = ["NativeLibrary", "native_library", "native_memory", "native_state", "pairs_state"]
+__all__ = ["NativeLibrary", "covariance_product", "native_library", "native_memory", "native_state", "pairs_state"]

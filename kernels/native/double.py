@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from ctypes import c_double, c_int64, c_void_p
 from dataclasses import replace
 from functools import reduce
@@ -37,10 +38,10 @@ class ScanView(View):
         ("threads", c_int64),
     )
 
-    def __init__(self, work: Work, shares: int) -> None:
-        """Look at the span of `work`, in `shares` parts."""
+    def __init__(self, work: Work, shares: int, dropped: float) -> None:
+        """Look at the span of `work`, in `shares` parts; dropped: the posterior mass that may be left out."""
         self.held = []
-        window = math.log(len(work.rows) / DROPPED_MASS[torch.float64])
+        window = math.log(len(work.rows) / dropped)
         super().__init__(
             work.span.start,
             work.span.stop,
@@ -63,17 +64,27 @@ def double_state(work: Work) -> PosteriorState:
         return double.double_state(work)
     if len(work.query) == 0 or len(work.span) == 0:
         return work.nothing()
+    return reduce(merge, (_scanned(part) for part in parts_of(work)))
+
+
+def parts_of(work: Work) -> Iterator[Work]:
+    """Yield `work` over parts of its span, each small enough for one call."""
     step = max(1024, CALL_VALUES // (len(work.query) * work.rows.dim))
-    starts = range(work.span.start, work.span.stop, step)
-    parts = (replace(work, span=Span(start, min(start + step, work.span.stop))) for start in starts)
-    return reduce(merge, (_scanned(part) for part in parts))
+    for start in range(work.span.start, work.span.stop, step):
+        yield replace(work, span=Span(start, min(start + step, work.span.stop)))
+
+
+def shares_for(batch: int) -> int:
+    """Return into how many parts the rows are cut for `batch` queries; the other threads get queries of their own."""
+    return max(1, torch.get_num_threads() // max(1, batch // GROUP))
 
 
 def _scanned(work: Work) -> PosteriorState:
     batch, rows, wanted = len(work.query), work.rows, work.wanted
-    shares = max(1, torch.get_num_threads() // max(1, batch // GROUP))
+    shares = shares_for(batch)
     states = writable(PosteriorState.empty(shares * batch, rows.dim, wanted.top_k, rows.device))
     # states of a span are merged: what each of them lost to rounding may compete with another
-    views = RowsView(rows), QueriesView(rows, work.query), Digits(True), ScanView(work, shares)
+    scan = ScanView(work, shares, DROPPED_MASS[torch.float64])
+    views = RowsView(rows), QueriesView(rows, work.query), Digits(True), scan
     called("oracle_scan_double", *views, StatesView(states, wanted))
     return reduce(merge, (states.take(torch.arange(batch) + share * batch) for share in range(shares)))

@@ -52,8 +52,7 @@ struct ExactPair {
     Wide alpha, scale, offset;
 
     Twice<Wide> square(Wide point, Wide stored, Wide middle) const {
-        if (centred)
-            return exact_square(point, alpha, two_sum(stored, -middle));
+        if (centred) return exact_square(point, alpha, two_sum(stored, -middle));
         const Twice<Wide> scaled = two_product(stored, scale);
         const Twice<Wide> moved = two_sum(scaled.high, offset);
         return exact_square(point, alpha, {moved.high, moved.low + scaled.low});
@@ -69,16 +68,13 @@ template <class T>
 Twice<double> exact_distance(const ExactPair<T>& pair, int64_t dim) {
     Twice<Wide> sum = {};
     int64_t d = 0;
-    for (; d + kLanes <= dim; d += kLanes)
-        add_to(sum, pair.squares_at(d));
+    for (; d + kLanes <= dim; d += kLanes) add_to(sum, pair.squares_at(d));
     Twice<double> total = {};
-    for (int lane = 0; lane < kLanes; ++lane)
-        add_to(total, Twice<double>{sum.high[lane], sum.low[lane]});
+    for (int lane = 0; lane < kLanes; ++lane) add_to(total, Twice<double>{sum.high[lane], sum.low[lane]});
     if (d < dim) {
         // lanes without a value are no zeros where samples are scaled and moved
         const Twice<Wide> last = pair.last_squares(d, dim - d);
-        for (int lane = 0; lane < dim - d; ++lane)
-            add_to(total, Twice<double>{last.high[lane], last.low[lane]});
+        for (int lane = 0; lane < dim - d; ++lane) add_to(total, Twice<double>{last.high[lane], last.low[lane]});
     }
     return total;
 }
@@ -99,8 +95,7 @@ Twice<double> exact_logit(const RowsView& rows, const QueriesView& queries, int6
     const double factor = -0.5 * queries.inverse_variance[query] / (unit * unit);
     Twice<double> logit = two_product(factor, distance.high);
     logit = two_sum(logit.high, logit.low + factor * distance.low);
-    if (rows.log_weights == nullptr)
-        return logit;
+    if (rows.log_weights == nullptr) return logit;
     const Twice<double> weighted = two_sum(logit.high, rows.log_weights[row]);
     // the log of no weight is infinite, and so is the sum
     return {weighted.high, std::isfinite(weighted.high) ? weighted.low + logit.low : 0.0};

@@ -33,8 +33,7 @@ ORACLE_INLINE void add_squares(const double* x, Wide scale, const T* const* row,
             total[r] = fused(difference, difference, total[r]);
         }
     }
-    for (int r = 0; r < R; ++r)
-        out[r] += lane_sum(total[r]);
+    for (int r = 0; r < R; ++r) out[r] += lane_sum(total[r]);
 }
 
 // out[r] = |x - alpha row_r|^2 for R rows of dim values.

@@ -92,8 +92,7 @@ ORACLE_INLINE Wide fused(Wide a, Wide b, Wide c) {
     return (Wide)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c);
 #else
     Wide found;
-    for (int lane = 0; lane < kLanes; ++lane)
-        found[lane] = std::fma(a[lane], b[lane], c[lane]);
+    for (int lane = 0; lane < kLanes; ++lane) found[lane] = std::fma(a[lane], b[lane], c[lane]);
     return found;
 #endif
 }
@@ -111,8 +110,7 @@ ORACLE_INLINE V rounded(V product) {
 
 ORACLE_INLINE double lane_sum(Wide value) {
     double found = 0.0;
-    for (int lane = 0; lane < kLanes / 2; ++lane)
-        found += value[lane] + value[lane + kLanes / 2];
+    for (int lane = 0; lane < kLanes / 2; ++lane) found += value[lane] + value[lane + kLanes / 2];
     return found;
 }
 

@@ -21,8 +21,7 @@ template <class T>
 ORACLE_INLINE void ask_for(const RowsView& rows, int64_t row) {
     const char* start = reinterpret_cast<const char*>(row_of<T>(rows, std::max<int64_t>(row, 0)));
     const int64_t bytes = std::min<int64_t>(rows.dim * sizeof(T), kBytesAhead);
-    for (int64_t at = 0; at < bytes; at += 64)
-        __builtin_prefetch(start + at);
+    for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(start + at);
 }
 
 // out[k] = |x - alpha r|^2 for the `count` rows of a list.
@@ -32,10 +31,8 @@ void list_distances(const RowsView& rows, const double* x, double alpha, const i
     int64_t k = 0;
     for (; k + kAbreast <= count; k += kAbreast) {
         const T* samples[kAbreast];
-        for (int r = 0; r < kAbreast; ++r)
-            samples[r] = row_of<T>(rows, std::max<int64_t>(row[k + r], 0));
-        for (int64_t next = k + kAbreast; next < std::min(k + 2 * kAbreast, count); ++next)
-            ask_for<T>(rows, row[next]);
+        for (int r = 0; r < kAbreast; ++r) samples[r] = row_of<T>(rows, std::max<int64_t>(row[k + r], 0));
+        for (int64_t next = k + kAbreast; next < std::min(k + 2 * kAbreast, count); ++next) ask_for<T>(rows, row[next]);
         squared_distances<T, kAbreast>(x, alpha, samples, rows.dim, out + k);
     }
     for (; k < count; ++k) {
@@ -71,8 +68,7 @@ void all_distances(const RowsView& rows, const ListsView& lists, int64_t queries
 inline double exact_from(const QueriesView& queries, const Digits& digits, int64_t query, const double* logit,
                          int64_t count) {
     const double best = count == 0 ? kNothing : *std::max_element(logit, logit + count);
-    if (!(best > kNothing))
-        return -kNothing;
+    if (!(best > kNothing)) return -kNothing;
     const double error = difference_error(queries, digits, query, best);
     const double floor = best - (digits.window + 2.0 * error);
     const int64_t near = std::count_if(logit, logit + count, [=](double one) { return one >= floor; });
@@ -89,14 +85,11 @@ inline void coarse_logits(const RowsView& rows, const QueriesView& queries, cons
     for (int64_t k = start; k < stop; ++k) {
         const int64_t row = lists.row[k];
         high[k] *= -0.5 * queries.inverse_variance[query];
-        if (rows.log_weights != nullptr && row >= 0)
-            high[k] += rows.log_weights[row];
-        if (row < 0)
-            high[k] = kNothing;
+        if (rows.log_weights != nullptr && row >= 0) high[k] += rows.log_weights[row];
+        if (row < 0) high[k] = kNothing;
     }
     const double floor = exact_from(queries, digits, query, high + start, stop - start);
-    for (int64_t k = start; k < stop; ++k)
-        low[k] = high[k] >= floor ? 1.0 : 0.0;
+    for (int64_t k = start; k < stop; ++k) low[k] = high[k] >= floor ? 1.0 : 0.0;
 }
 
 // high + low = logits of all pairs, [P]; -inf where there is no row.
@@ -112,8 +105,7 @@ void all_logits(const RowsView& rows, const QueriesView& queries, const Digits& 
     // the pairs that need more digits are shared out anew: they may all be of one query
 #pragma omp parallel for num_threads(lists.threads) schedule(dynamic, 64) if (parallel)
     for (int64_t k = 0; k < pairs; ++k) {
-        if (low[k] == 0.0)
-            continue;
+        if (low[k] == 0.0) continue;
         const Twice<double> logit = exact_logit<T>(rows, queries, query_of(lists, queries.count, k), lists.row[k]);
         high[k] = logit.high;
         low[k] = logit.low;

@@ -40,19 +40,16 @@ void weigh_list(const Scored& scored, int64_t query, const StatesView& out) {
         scored.weight[k] = best == kNothing ? 0.0 : std::exp((scored.high[k] - best) + scored.low[k]);
         mass += scored.weight[k];
     }
-    if (best == kNothing)
-        return;
+    if (best == kNothing) return;
     const Twice<double> lse = two_sum(best, std::log(mass));
     out.lse[query] = lse.high;
     out.lse_rest[query] = lse.low;
     for (int64_t k = start; k < stop; ++k) {
         const double weight = scored.weight[k] /= mass;
         squares += weight * weight;
-        if (out.entropy != nullptr && weight > 0.0)
-            entropy -= weight * std::log(weight);
+        if (out.entropy != nullptr && weight > 0.0) entropy -= weight * std::log(weight);
     }
-    if (out.entropy == nullptr)
-        return;
+    if (out.entropy == nullptr) return;
     out.concentration[query] = squares;
     out.entropy[query] = entropy;
 }
@@ -62,8 +59,7 @@ template <class T>
 void add_list(const RowsView& rows, const Scored& scored, int64_t query, int64_t at, int64_t count, double* sum) {
     WeightedSum<T> total(sum, count);
     for (int64_t k = scored.start(query); k < scored.stop(query); ++k)
-        if (scored.weight[k] >= kNoShare)
-            total.add(row_of<T>(rows, scored.lists.row[k]) + at, scored.weight[k]);
+        if (scored.weight[k] >= kNoShare) total.add(row_of<T>(rows, scored.lists.row[k]) + at, scored.weight[k]);
     total.finish();
 }
 
@@ -86,8 +82,7 @@ void take_variances(const RowsView& rows, const Scored& scored, int64_t batch, c
     all_distances<T>(rows, scored.lists, batch, out.mean, nullptr, scored.low);
     for (int64_t query = 0; query < batch; ++query)
         for (int64_t k = scored.start(query); k < scored.stop(query); ++k)
-            if (scored.weight[k] > 0.0)
-                out.variance[query] += scored.weight[k] * scored.low[k];
+            if (scored.weight[k] > 0.0) out.variance[query] += scored.weight[k] * scored.low[k];
 }
 
 template <class T>
@@ -100,15 +95,12 @@ void take_states(const RowsView& rows, const QueriesView& queries, const Digits&
         name_heaviest(scored, query, out);
         weigh_list(scored, query, out);
     }
-    if (out.mean == nullptr)
-        return;
+    if (out.mean == nullptr) return;
     take_means<T>(rows, scored, batch, out.mean);
-    if (out.variance != nullptr)
-        take_variances<T>(rows, scored, batch, out);
+    if (out.variance != nullptr) take_variances<T>(rows, scored, batch, out);
     for (int64_t query = 0; query < batch; ++query)
         if (out.lse[query] > kNothing)
-            for (int64_t d = 0; d < rows.dim; ++d)
-                out.mean[query * rows.dim + d] -= rows.centre[d];
+            for (int64_t d = 0; d < rows.dim; ++d) out.mean[query * rows.dim + d] -= rows.centre[d];
 }
 
 }  // namespace

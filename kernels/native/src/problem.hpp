@@ -35,18 +35,12 @@ struct Digits {
 template <class Work>
 void with_storage(int64_t storage, const Work& work) {
     switch (static_cast<Storage>(storage)) {
-        case Storage::u8:
-            return work(static_cast<uint8_t*>(nullptr));
-        case Storage::i8:
-            return work(static_cast<int8_t*>(nullptr));
-        case Storage::f16:
-            return work(static_cast<Half*>(nullptr));
-        case Storage::bf16:
-            return work(static_cast<Brain*>(nullptr));
-        case Storage::f32:
-            return work(static_cast<float*>(nullptr));
-        case Storage::f64:
-            return work(static_cast<double*>(nullptr));
+        case Storage::u8: return work(static_cast<uint8_t*>(nullptr));
+        case Storage::i8: return work(static_cast<int8_t*>(nullptr));
+        case Storage::f16: return work(static_cast<Half*>(nullptr));
+        case Storage::bf16: return work(static_cast<Brain*>(nullptr));
+        case Storage::f32: return work(static_cast<float*>(nullptr));
+        case Storage::f64: return work(static_cast<double*>(nullptr));
     }
 }
 

@@ -27,13 +27,10 @@ class Heaviest {
           row_(out.top_rows + query * out.top_k) {}
 
     // the logit that a sample must exceed, or equal in its high part, to be named
-    double least() const {
-        return most_ == 0 ? std::numeric_limits<double>::infinity() : high_[most_ - 1];
-    }
+    double least() const { return most_ == 0 ? std::numeric_limits<double>::infinity() : high_[most_ - 1]; }
 
     void offer(double high, double low, int64_t row) {
-        if (most_ == 0 || high == kNothing || !above(high, low, most_ - 1))
-            return;
+        if (most_ == 0 || high == kNothing || !above(high, low, most_ - 1)) return;
         int64_t place = most_ - 1;
         for (; place > 0 && above(high, low, place - 1); --place) {
             high_[place] = high_[place - 1];

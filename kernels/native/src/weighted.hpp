@@ -13,15 +13,12 @@ ORACLE_INLINE void add_rows(const T* const* row, const double* weight, int64_t c
     int64_t d = 0;
     for (; d + kLanes <= count; d += kLanes) {
         Wide total = wide(sum + d);
-        for (int r = 0; r < R; ++r)
-            total = fused(broadcast(weight[r]), wide(row[r] + d), total);
+        for (int r = 0; r < R; ++r) total = fused(broadcast(weight[r]), wide(row[r] + d), total);
         store(sum + d, total);
     }
-    if (d == count)
-        return;
+    if (d == count) return;
     Wide total = wide_some(sum + d, count - d);
-    for (int r = 0; r < R; ++r)
-        total = fused(broadcast(weight[r]), wide_some(row[r] + d, count - d), total);
+    for (int r = 0; r < R; ++r) total = fused(broadcast(weight[r]), wide_some(row[r] + d, count - d), total);
     store_some(sum + d, total, count - d);
 }
 
@@ -34,14 +31,12 @@ class WeightedSum {
     void add(const T* row, double weight) {
         row_[held_] = row;
         weight_[held_++] = weight;
-        if (held_ < kAbreast)
-            return;
+        if (held_ < kAbreast) return;
         add_rows<T, kAbreast>(row_, weight_, count_, sum_);
         held_ = 0;
     }
     void finish() {
-        for (int r = 0; r < held_; ++r)
-            add_rows<T, 1>(row_ + r, weight_ + r, count_, sum_);
+        for (int r = 0; r < held_; ++r) add_rows<T, 1>(row_ + r, weight_ + r, count_, sum_);
         held_ = 0;
     }
 

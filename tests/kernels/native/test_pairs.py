@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Iterator
 from dataclasses import replace
 
 import mpmath
@@ -28,21 +27,8 @@ from oracle_engine.kernels import (
     reference_logits,
 )
 from oracle_engine.kernels.common import rescore
-from oracle_engine.kernels.native import native_library, pairs
-from oracle_engine.kernels.native.library import library_path, usable_targets
+from oracle_engine.kernels.native import pairs
 from oracle_engine.kernels.reference import state_from_logits
-
-TARGETS = [name for name in usable_targets() if library_path(name).is_file()]
-
-pytestmark = pytest.mark.skipif(not TARGETS, reason="no native library was built for this machine")
-
-
-@pytest.fixture(params=TARGETS)
-def target(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Serve calls with each of the libraries that this machine can run."""
-    monkeypatch.setenv("ORACLE_NATIVE", request.param)
-    assert native_library().target == request.param
-    return request.param
 
 
 def named_by(chosen: torch.Tensor, order: torch.Generator) -> Pairs:
