@@ -63,7 +63,8 @@ ORACLE_INLINE void store(Real* at, Vector<Real> value) {
 
 template <class Real>
 ORACLE_INLINE Vector<Real> broadcast(Real value) {
-    return Vector<Real>{} + value;
+    // the sum with a zero is no copy of -0, and would be computed
+    return value - Vector<Real>{};
 }
 
 template <class Real>
