@@ -2,6 +2,7 @@
 #include <new>
 
 #include "block_logits.hpp"
+#include "lists.hpp"
 #include "threads.hpp"
 #include "weighted.hpp"
 
@@ -59,64 +60,81 @@ void packed_changes(const Packed& block, const double* mean, const double* vecto
     }
 }
 
-// One query and one block of rows whose logits it has.
+// The product of one query: sum_j gamma_j s_j r_j in `total`, and sum_j gamma_j s_j.
 template <class T>
-struct OneProduct {
-    const Question& question;
-    const DirectionsView& directions;
-    BlockLogits<T>& block;
-    int64_t query;
-    double* total;
+class OneProduct {
+  public:
+    OneProduct(const DirectionsView& directions, int64_t query, int64_t dim, double* total)
+        : directions_(directions), query_(query), dim_(dim), total_(total) {}
 
-    double change(double first, double second) const {
-        return directions.curvature == nullptr ? first : first - 0.5 * directions.curvature[query] * second;
-    }
-    const double* mean() const { return directions.mean + query * question.rows.dim; }
-    const double* vector() const { return directions.vector + query * question.rows.dim; }
-
-    // weights in block.logit
-    void weigh() {
-        const double lse = directions.lse[query], rest = directions.lse_rest[query];
-        for (int64_t i = 0; i < block.width; i += kLanes)
-            store(&block.logit[i], exponential((wide(&block.logit[i]) - lse) + (wide(&block.low[i]) - rest)));
+    double weight(double high, double low) const {
+        return std::exp((high - directions_.lse[query_]) + (low - directions_.lse_rest[query_]));
     }
 
-    // adds sum_j gamma_j s_j r_j to the total and returns sum_j gamma_j s_j
-    double add_narrow(double* first, double* second) {
-        packed_changes(block.block(), mean(), vector(), first, second);
-        double sum = 0.0;
+    Wide weights(Wide high, Wide low) const {
+        return exponential((high - directions_.lse[query_]) + (low - directions_.lse_rest[query_]));
+    }
+
+    // takes rows in, several at a time; the last ones by finish()
+    void add(const T* row, double weight) {
+        if (weight < kNoShare) return;
+        row_[held_] = row;
+        weight_[held_++] = weight;
+        if (held_ == kAbreast) add_held<kAbreast>(0);
+    }
+    void finish() {
+        const int last = held_;
+        for (int r = 0; r < last; ++r) add_held<1>(r);
+    }
+
+    // takes in all rows of a packed block with the weights `weight`; uses up room of twice their number
+    void add_packed(const Packed& block, const double* weight, double* room) {
+        packed_changes(block, mean(), vector(), room, room + block.width);
         for (int64_t i = 0; i < block.width; ++i)
-            sum += first[i] = block.logit[i] == 0.0 ? 0.0 : block.logit[i] * change(first[i], second[i]);
-        add_block(block.block(), first, total);
-        return sum;
+            sum_ += room[i] = weight[i] == 0.0 ? 0.0 : weight[i] * change(room[i], room[i + block.width]);
+        add_block(block, room, total_);
+    }
+
+    double sum() const { return sum_; }
+
+  private:
+    const double* mean() const { return directions_.mean + query_ * dim_; }
+    const double* vector() const { return directions_.vector + query_ * dim_; }
+    double change(double first, double second) const {
+        return directions_.curvature == nullptr ? first : first - 0.5 * directions_.curvature[query_] * second;
     }
 
     template <int R>
-    double add_some(const T* const* row, const double* weight) {
+    void add_held(int from) {
         double first[R], second[R];
-        changes<T, R>(row, mean(), vector(), question.rows.dim, first, second);
-        double sum = 0.0;
-        for (int r = 0; r < R; ++r) sum += first[r] = weight[r] * change(first[r], second[r]);
-        add_rows<T, R>(row, first, question.rows.dim, total);
-        return sum;
+        changes<T, R>(row_ + from, mean(), vector(), dim_, first, second);
+        for (int r = 0; r < R; ++r) sum_ += first[r] = weight_[from + r] * change(first[r], second[r]);
+        add_rows<T, R>(row_ + from, first, dim_, total_);
+        held_ -= R;
     }
 
-    double add_wide() {
-        const T* row[kAbreast];
-        double weight[kAbreast], sum = 0.0;
-        int held = 0;
-        for (int64_t i = 0; i < block.count; ++i) {
-            if (block.logit[i] < kNoShare) continue;
-            row[held] = row_of<T>(question.rows, block.start + i);
-            weight[held++] = block.logit[i];
-            if (held < kAbreast) continue;
-            sum += add_some<kAbreast>(row, weight);
-            held = 0;
-        }
-        for (int r = 0; r < held; ++r) sum += add_some<1>(row + r, weight + r);
-        return sum;
-    }
+    const DirectionsView& directions_;
+    int64_t query_, dim_;
+    double* total_;
+    double sum_ = 0.0;
+    int held_ = 0;
+    const T* row_[kAbreast];
+    double weight_[kAbreast];
 };
+
+// Takes in a block of rows whose logits it has.
+template <class T>
+void add_rows_of(BlockLogits<T>& block, const RowsView& rows, OneProduct<T>& product, double* room) {
+    for (int64_t i = 0; i < block.width; i += kLanes)
+        store(&block.logit[i], product.weights(wide(&block.logit[i]), wide(&block.low[i])));
+    if (rows.dim < kNarrow) return product.add_packed(block.block(), block.logit.data(), room);
+    for (int64_t i = 0; i < block.count; ++i) product.add(row_of<T>(rows, block.start + i), block.logit[i]);
+    product.finish();
+}
+
+void take_mean_off(const DirectionsView& directions, int64_t query, int64_t dim, double sum, double* total) {
+    for (int64_t d = 0; d < dim; ++d) total[d] -= sum * directions.mean[query * dim + d];
+}
 
 // Products over rows [start, stop) for the queries [first, last).
 template <class T>
@@ -124,7 +142,7 @@ void product_share(const Question& question, const DirectionsView& directions, i
                    int64_t stop, int64_t first, int64_t last) {
     const int64_t dim = question.rows.dim;
     BlockLogits<T> block(question, last - first);
-    std::vector<double> shares(last - first), room(2 * block.width);
+    std::vector<double> sums(last - first), room(2 * block.width);
     double* totals = directions.total + share * question.queries.count * dim;
     for (int64_t at = start; at < stop; at += block.width) {
         block.read(at, stop);
@@ -134,15 +152,32 @@ void product_share(const Question& question, const DirectionsView& directions, i
             const double largest = block.score(query, (query - first) % kTileQueries);
             if (!block.weighs(query, largest, directions.lse[query])) continue;
             block.refine(query, directions.lse[query]);
-            OneProduct<T> one = {question, directions, block, query, totals + query * dim};
-            one.weigh();
-            shares[query - first] +=
-                dim < kNarrow ? one.add_narrow(room.data(), room.data() + block.width) : one.add_wide();
+            OneProduct<T> product(directions, query, dim, totals + query * dim);
+            add_rows_of(block, question.rows, product, room.data());
+            sums[query - first] += product.sum();
         }
     }
     for (int64_t query = first; query < last; ++query)
-        for (int64_t d = 0; d < dim; ++d)
-            totals[query * dim + d] -= shares[query - first] * directions.mean[query * dim + d];
+        take_mean_off(directions, query, dim, sums[query - first], totals + query * dim);
+}
+
+// Products over lists of rows.
+template <class T>
+void product_lists(const Question& question, const DirectionsView& directions, const ListsView& lists, double* high,
+                   double* low) {
+    const int64_t dim = question.rows.dim, batch = question.queries.count;
+    all_logits<T>(question.rows, question.queries, question.digits, lists, high, low);
+    const bool parallel = lists.first[batch] * dim > kWorthThreads;
+#pragma omp parallel for num_threads(lists.threads) schedule(dynamic) if (parallel)
+    for (int64_t query = 0; query < batch; ++query) {
+        double* total = directions.total + query * dim;
+        OneProduct<T> product(directions, query, dim, total);
+        for (int64_t k = lists.first[query]; k < lists.first[query + 1]; ++k)
+            if (high[k] > kNothing)
+                product.add(row_of<T>(question.rows, lists.row[k]), product.weight(high[k], low[k]));
+        product.finish();
+        take_mean_off(directions, query, dim, product.sum(), total);
+    }
 }
 
 }  // namespace
@@ -164,4 +199,23 @@ ORACLE_EXPORT int oracle_covariance(const RowsView* rows, const QueriesView* que
         });
     });
     return failed;
+}
+
+// Products over lists of rows in directions->total, [B, dim]. Returns 0, or 1 where memory is short.
+ORACLE_EXPORT int oracle_covariance_of_pairs(const RowsView* rows, const QueriesView* queries, const Digits* digits,
+                                             const ListsView* asked, const DirectionsView* directions) {
+    const ListsView lists = {asked->first, asked->row, usable_threads(asked->threads)};
+    const ScanView none = {};
+    const Question question = {*rows, *queries, *digits, none};
+    const int64_t pairs = lists.first[queries->count];
+    try {
+        std::vector<double> room(2 * pairs);
+        with_storage(rows->storage, [&](auto* type) {
+            using T = std::remove_pointer_t<decltype(type)>;
+            product_lists<T>(question, *directions, lists, room.data(), room.data() + pairs);
+        });
+    } catch (const std::bad_alloc&) {
+        return 1;
+    }
+    return 0;
 }
