@@ -22,6 +22,7 @@ from ..common.rounding import (
     LOGIT_BUDGET,
     UNIT_ROUNDOFF,
     WORST_CASE,
+    Windows,
     competitor_spread,
     logit_error,
 )
@@ -82,7 +83,7 @@ class ScanProblem(ctypes.Structure):
             (name, ctypes.c_void_p)
             for name in (
                 *("rows", "half_norms", "log_weights", "centre", "point", "gain", "bias", "law", "excluded"),
-                *("memory", "sums", "mean", "operand_centre", "top_logits", "top_rows", "kept"),
+                *("memory", "sums", "mean", "top_logits", "top_rows", "kept"),
             )
         ),
         ("scan", ScanLaw),
@@ -127,7 +128,7 @@ def native_state(work: Work, *, limits: NativeLimits = NATIVE_LIMITS) -> Posteri
     if library is None:
         return posterior_state(work)
     with ieee_products("cpu"):
-        return _Scan(work, library, limits).state()
+        return NativeScan(work, library, limits).state()
 
 
 def native_memory(rows: Rows, batch: int) -> int:
@@ -165,10 +166,13 @@ def cache_bytes() -> int:
         return CACHE_BYTES
 
 
-class _Scan:
+class NativeScan:
     """One scan: the problem as the library reads it, and the tensors that it points to."""
 
     def __init__(self, work: Work, library: ctypes.CDLL, limits: NativeLimits) -> None:
+        """Prepare the scan of `work` by `library`; no row is read yet."""
+        # the products take the centre off: weights that are nearly one would be rounded off sums of one sign together
+        work = replace(work, rows=replace(work.rows, centre_off=True))
         self.work, self.library, self.limits = work, library, limits
         self.dtype = score_dtype(work.rows)
         least, most = limits.rescored
@@ -196,6 +200,13 @@ class _Scan:
         overflowed = (self.kept < 0).nonzero()[:, 0]
         return state.put(overflowed, double_state(work.take(overflowed))) if len(overflowed) else state
 
+    def windows(self, partition: Float64[Tensor, "B"]) -> Windows:
+        """Return the windows of the queries whose log-partition is `partition`, [B] nats, as the library has them."""
+        found = torch.empty(2, len(partition), dtype=torch.float64)
+        at = [ctypes.c_void_p(part.data_ptr()) for part in (partition.contiguous(), found)]
+        self._call("oracle_windows", *at)
+        return Windows(*found)
+
     def _problem(self) -> ScanProblem:
         rows, query, wanted = self.work.rows, self.work.query, self.work.wanted
         batch, dim = len(query), rows.dim
@@ -219,9 +230,7 @@ class _Scan:
         self._point("half_norms", rows.half_norms)
         if rows.log_weights is not None:
             self._point("log_weights", rows.log_weights)
-        if not rows.raw_operand:
-            self._point("centre", rows.centre)
-        self._point("operand_centre", rows.operand_centre)
+        self._point("centre", rows.centre)
         gain = query.gain
         self._point("point", query.point)
         self._point("gain", gain)

@@ -6,7 +6,7 @@ namespace oracle {
 
 // The value of a row at one vector of coordinates, of which the last may have fewer than `lanes`.
 template <class Real, class Stored>
-ORACLE_INLINE Vector<Real> row_vector(const Stored* row, int64_t d, int64_t dim, const double* centre) {
+ORACLE_INLINE Vector<Real> row_vector(const Stored* row, int64_t d, int64_t dim, const Real* centre) {
     constexpr int64_t W = Tile<Real>::lanes;
     Vector<Real> value{};
     if (d + W <= dim) {
@@ -14,14 +14,12 @@ ORACLE_INLINE Vector<Real> row_vector(const Stored* row, int64_t d, int64_t dim,
     } else {
         for (int64_t lane = 0; d + lane < dim; ++lane) value[lane] = static_cast<Real>(widened(row[d + lane]));
     }
-    if (centre)
-        for (int64_t lane = 0; lane < W && d + lane < dim; ++lane) value[lane] -= static_cast<Real>(centre[d + lane]);
-    return value;
+    return value - load(centre + d);
 }
 
 // Writes <x_r, q_b> of the rows of a block to logits, [B / lanes][block][lanes]. queries: [B][width].
 template <class Real, class Stored, int BATCH>
-ORACLE_APART void score_few(const Stored* rows, int64_t count, const Shape<Real>& shape, const double* centre,
+ORACLE_APART void score_few(const Stored* rows, int64_t count, const Shape<Real>& shape, const Real* centre,
                             const Real* queries, Real* logits) {
     constexpr int64_t W = Tile<Real>::lanes;
     constexpr int PARTS = BATCH == 1 ? 4 : BATCH == 2 ? 2 : 1;
@@ -52,7 +50,7 @@ ORACLE_APART void score_few(const Stored* rows, int64_t count, const Shape<Real>
 // Adds the weighted sums of the rows that a tile of queries lists. weights: [count][Q]. sums: [BATCH][width].
 template <class Real, class Stored, int BATCH>
 ORACLE_APART void weigh_few(const Stored* rows, const int32_t* index, const Real* weights, int64_t count,
-                            const Shape<Real>& shape, const double* centre, Real* sums) {
+                            const Shape<Real>& shape, const Real* centre, Real* sums) {
     constexpr int64_t W = Tile<Real>::lanes, Q = Tile<Real>::queries;
     constexpr int WIDE = BATCH == 1 ? 8 : BATCH == 2 ? 6 : 3;
     int64_t d = 0;

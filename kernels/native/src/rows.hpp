@@ -4,10 +4,10 @@
 
 namespace oracle {
 
-// Widens `count` rows into panels, [D / P][block][P], and takes `centre`, [D] or null, off each. Rows up to a multiple
+// Widens `count` rows into panels, [D / P][block][P], and takes `centre`, [D], off each. Rows up to a multiple
 // of a tile's, and coordinates up to a multiple of a panel's, are zero.
 template <class Real, class Stored>
-ORACLE_APART void pack_rows(const Stored* rows, int64_t count, const Shape<Real>& shape, const double* centre,
+ORACLE_APART void pack_rows(const Stored* rows, int64_t count, const Shape<Real>& shape, const Real* centre,
                             Real* out) {
     constexpr int64_t W = Tile<Real>::lanes, P = Tile<Real>::panel;
     const int64_t whole = shape.dim / W * W, stride = shape.block * P;
@@ -15,16 +15,11 @@ ORACLE_APART void pack_rows(const Stored* rows, int64_t count, const Shape<Real>
         const Stored* x = rows + r * shape.dim;
         Real* to = out + r * P;
         for (int64_t d = 0; d < whole; d += W) {
-            Vector<Real> value = load_widened<Real>(x + d);
-            if (centre) {
-#pragma GCC unroll 16
-                for (int lane = 0; lane < W; ++lane) value[lane] -= static_cast<Real>(centre[d + lane]);
-            }
-            store(to + d / P * stride + d % P, value);
+            store(to + d / P * stride + d % P, load_widened<Real>(x + d) - load(centre + d));
         }
         for (int64_t d = whole; d < shape.panels * P; ++d) {
             Real value = 0;
-            if (d < shape.dim) value = static_cast<Real>(widened(x[d])) - static_cast<Real>(centre ? centre[d] : 0.0);
+            if (d < shape.dim) value = static_cast<Real>(widened(x[d])) - centre[d];
             to[d / P * stride + d % P] = value;
         }
     }
@@ -52,6 +47,13 @@ ORACLE_APART void pack_queries(const ScanProblem& problem, const Shape<Real>& sh
             }
         }
     }
+}
+
+// The centre as it is taken off: zero beyond the last coordinate.
+template <class Real>
+ORACLE_APART void pack_centre(const ScanProblem& problem, const Shape<Real>& shape, Real* out) {
+    for (int64_t d = 0; d < shape.panels * shape.width; ++d)
+        out[d] = d < shape.dim ? static_cast<Real>(problem.centre[d]) : Real(0);
 }
 
 }  // namespace oracle

@@ -15,11 +15,10 @@ struct Scan {
     const ScanProblem& problem;
     Arena arena;
     Shape<Real> shape;
-    Real* queries;
+    Shared<Real> shared;
     std::vector<Memory<Real>> memories;
 
-    explicit Scan(const ScanProblem& asked) : problem(asked), arena(asked.memory), shape(asked) {
-        queries = arena.take<Real>(shape.lanes() * shape.panels * shape.width);
+    explicit Scan(const ScanProblem& asked) : problem(asked), arena(asked.memory), shape(asked), shared(shape, arena) {
         for (int64_t t = 0; t < problem.threads; ++t) memories.emplace_back(shape, problem.few != 0, arena);
     }
 
@@ -33,7 +32,8 @@ struct Scan {
 
     void begin() {
         parallel([this](int64_t t) {
-            pack_queries(problem, shape, queries, t);
+            pack_queries(problem, shape, shared.queries, t);
+            if (t == 0) pack_centre(problem, shape, shared.centre);
             begin_sums(problem, shape, memories[t]);
         });
     }
@@ -53,7 +53,7 @@ struct Scan {
     void add_stored(int64_t start, int64_t stop) {
         const int64_t count = stop - start, threads = problem.threads;
         parallel([&](int64_t t) {
-            Worker<Real, Stored>(problem, shape, queries, memories[t])
+            Worker<Real, Stored>(problem, shape, shared, memories[t])
                 .run(start + count * t / threads, start + count * (t + 1) / threads);
         });
     }
@@ -142,9 +142,11 @@ ORACLE_EXPORT int64_t oracle_scan_listed(const ScanProblem* problem, int64_t* qu
     return oracle::with_scan(*problem, [&](auto& scan) { scan.listed(query, row, logit); });
 }
 
-// The windows of one query at a partition: what the tests compare with the law in Python.
-ORACLE_EXPORT void oracle_windows(const oracle::ScanLaw* scan, const oracle::QueryLaw* query, double partition,
-                                  double* weight, double* rescore) {
-    const oracle::Windows found = oracle::windows_at(*scan, *query, partition);
-    *weight = found.weight, *rescore = found.rescore;
+// Writes the windows of all queries, [2, B], at the log-partitions [B]: what the tests compare with the law in Python.
+ORACLE_EXPORT int64_t oracle_windows(const ScanProblem* problem, const double* partition, double* windows) {
+    for (int64_t b = 0; b < problem->batch; ++b) {
+        const oracle::Windows found = oracle::windows_at(problem->scan, problem->law[b], partition[b]);
+        windows[b] = found.weight, windows[problem->batch + b] = found.rescore;
+    }
+    return 0;
 }

@@ -9,22 +9,21 @@ namespace oracle {
 enum Stored : int64_t { kUint8, kInt8, kHalf, kBrain, kFloat, kDouble };
 
 struct ScanProblem {
-    const void* rows;              // [N, D], of the dtype `stored`
-    const double* half_norms;      // [N]
-    const double* log_weights;     // [N], or null for equal weights
-    const double* centre;          // [D], to be taken off each row, or null
-    const double* point;           // [B, D]
-    const double* gain;            // [B]
-    const double* bias;            // [B], the factor of half norms
-    const QueryLaw* law;           // [B]
-    const int64_t* excluded;       // [B, ranges, 2]
-    char* memory;                  // `oracle_scan_bytes` bytes, at a multiple of 64
-    double* sums;                  // [6, B]: reference, partition, mass, squares, first logit, half norm
-    double* mean;                  // [B, D]
-    const double* operand_centre;  // [D], to be taken off the mean
-    double* top_logits;            // [threads, B, top]
-    int64_t* top_rows;             // [threads, B, top]
-    int64_t* kept;                 // [B]: listed pairs, -1 for a query whose list overflowed
+    const void* rows;           // [N, D], of the dtype `stored`
+    const double* half_norms;   // [N]
+    const double* log_weights;  // [N], or null for equal weights
+    const double* centre;       // [D], to be taken off each row
+    const double* point;        // [B, D]
+    const double* gain;         // [B]
+    const double* bias;         // [B], the factor of half norms
+    const QueryLaw* law;        // [B]
+    const int64_t* excluded;    // [B, ranges, 2]
+    char* memory;               // `oracle_scan_bytes` bytes, at a multiple of 64
+    double* sums;               // [6, B]: reference, partition, mass, squares, first logit, half norm
+    double* mean;               // [B, D]
+    double* top_logits;         // [threads, B, top]
+    int64_t* top_rows;          // [threads, B, top]
+    int64_t* kept;              // [B]: listed pairs, -1 for a query whose list overflowed
     ScanLaw scan;
     // block: rows of a block. listed: most pairs that a query may list. few: whether queries are few
     int64_t stored, wide, dim, batch, ranges, threads, listed, top, wants_mean, wants_moments, block, few;
@@ -75,6 +74,16 @@ struct Shape {
     // queries and sums: those of few queries are not padded to vectors
     int64_t lanes() const { return vectors * W; }
     int64_t offset(int64_t panel, int64_t query) const { return (panel * lanes() + query) * width; }
+};
+
+// What all threads read: the queries as the products want them, and the centre, [panels * width].
+template <class Real>
+struct Shared {
+    Real *queries, *centre;
+
+    Shared(const Shape<Real>& shape, Arena& arena)
+        : queries(arena.take<Real>(shape.lanes() * shape.panels * shape.width)),
+          centre(arena.take<Real>(shape.panels * shape.width)) {}
 };
 
 // What one thread keeps while it scans its share of the rows.

@@ -80,7 +80,7 @@ ORACLE_APART void merge_mean(const ScanProblem& problem, const Shape<Real>& shap
                 const Memory<Real>& own = memories[t];
                 sum += factors[t] * (double(own.sums[at]) + (own.total ? own.total[at] : 0.0));
             }
-            mean[d] = mass > 0.0 ? sum / mass - problem.operand_centre[d] : 0.0;
+            mean[d] = mass > 0.0 ? sum / mass : 0.0;
         }
 }
 

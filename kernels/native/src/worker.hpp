@@ -18,10 +18,11 @@ class Worker {
   public:
     static constexpr int64_t W = Tile<Real>::lanes, P = Tile<Real>::panel, Q = Tile<Real>::queries;
 
-    Worker(const ScanProblem& problem, const Shape<Real>& shape, const Real* queries, Memory<Real>& memory)
+    Worker(const ScanProblem& problem, const Shape<Real>& shape, const Shared<Real>& shared, Memory<Real>& memory)
         : problem_(problem),
           shape_(shape),
-          queries_(queries),
+          queries_(shared.queries),
+          centre_(shared.centre),
           memory_(memory),
           rows_(static_cast<const Stored*>(problem.rows)) {}
 
@@ -33,7 +34,7 @@ class Worker {
             if (problem_.few) {
                 few(block);
             } else {
-                pack_rows(rows_ + first * shape_.dim, block.count, shape_, problem_.centre, memory_.rows);
+                pack_rows(rows_ + first * shape_.dim, block.count, shape_, centre_, memory_.rows);
                 score(block);
                 soften(block);
                 if (problem_.wants_mean) weigh();
@@ -44,7 +45,7 @@ class Worker {
   private:
     const ScanProblem& problem_;
     const Shape<Real>& shape_;
-    const Real* queries_;
+    const Real *queries_, *centre_;
     Memory<Real>& memory_;
     const Stored* rows_;
 
@@ -117,15 +118,14 @@ class Worker {
 
     template <int BATCH>
     void few_of(const Stored* rows, const Block& block) {
-        score_few<Real, Stored, BATCH>(rows, block.count, shape_, problem_.centre, queries_, memory_.logits);
+        score_few<Real, Stored, BATCH>(rows, block.count, shape_, centre_, queries_, memory_.logits);
         soften(block);
         if (!problem_.wants_mean) return;
         for (int64_t t = 0; t * Q < BATCH; ++t) {
             constexpr int SOME = BATCH < Q ? BATCH : Q;
             if (memory_.count[t] == 0) continue;
             weigh_few<Real, Stored, SOME>(rows, memory_.index + t * shape_.block, memory_.packed + t * shape_.block * Q,
-                                          memory_.count[t], shape_, problem_.centre,
-                                          memory_.sums + t * Q * shape_.width);
+                                          memory_.count[t], shape_, centre_, memory_.sums + t * Q * shape_.width);
             count_pending(t);
         }
     }
