@@ -57,7 +57,7 @@ STEP_OPERATIONS = 3e10
 ROW_UNIT, MOST_ROWS = 12, 192
 
 # share of the second cache that a block of rows may have, and its size where the system does not say
-CACHE_SHARE, CACHE_BYTES = 0.5, 1 << 19
+CACHE_SHARE, CACHE_BYTES = 0.6, 1 << 19
 
 QueryLaw = ctypes.c_double * 5
 

@@ -63,7 +63,8 @@ ORACLE_INLINE void store(Real* at, Vector<Real> value) {
 
 template <class Real>
 ORACLE_INLINE Vector<Real> broadcast(Real value) {
-    return Vector<Real>{} + value;
+    // less zero is the value itself, whatever its sign: a plain broadcast
+    return value - Vector<Real>{};
 }
 
 template <class Real>
