@@ -45,7 +45,7 @@ STORED = {
 }
 
 # up to here rows are read as they are stored, without a copy in panels
-FEW_QUERIES = 4
+FEW_QUERIES = 2
 
 # operations of a scan below which a second thread costs more than it saves
 THREAD_OPERATIONS = 4e6
