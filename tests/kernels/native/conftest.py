@@ -9,4 +9,4 @@ from oracle_engine.kernels.native import library
 
 if "ORACLE_SANITIZED" in os.environ:
     # before any test module asks which library serves
-    library.LIBRARIES = Path(os.environ["ORACLE_SANITIZED"])
+    library.LIBRARIES = Path(os.environ["ORACLE_SANITIZED"])  # type: ignore[attr-defined]
