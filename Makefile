@@ -52,6 +52,10 @@ $(NATIVE)/lib/.stamp: $(NATIVE_SOURCES) $(NATIVE)/build.py | $(VENV)/.stamp
 	@$(BIN)/python $(NATIVE)/build.py || echo "the portable kernels serve"
 	@mkdir -p $(@D) && touch $@
 
+# what the tests do too, by itself
+sanitize: native
+	@$(BIN)/python -m pytest tests/kernels/native/test_sanitizers.py
+
 demo: $(VENV)/.stamp
 	@$(BIN)/oracle-engine stages --data patches
 

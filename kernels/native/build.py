@@ -78,6 +78,12 @@ def build(folder: Path = LIBRARIES, extra: Sequence[str] = OPTIMISED) -> list[Pa
         return [_link(tool, folder, Path(scratch), name, [*extra, *flags]) for name, flags in targets().items()]
 
 
+def runtime_library(name: str) -> str:
+    """Return the path of a library of the compiler, such as that of a sanitizer. Raises BuildError where it is none."""
+    done = subprocess.run([compiler(), f"-print-file-name={name}"], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
 def build_if_possible(folder: Path) -> list[Path]:
     """Compile as :func:`build` does; where that fails, say why in a file of `folder` and return no paths."""
     failure = folder / FAILURE

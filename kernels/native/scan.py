@@ -47,7 +47,7 @@ STORED = {
 }
 
 # up to here rows are read as they are stored, without a copy in panels
-FEW_QUERIES = 4
+FEW_QUERIES = 2
 
 # operations of a scan below which a second thread costs more than it saves
 THREAD_OPERATIONS = 4e6
@@ -59,7 +59,7 @@ STEP_OPERATIONS = 3e10
 ROW_UNIT, MOST_ROWS = 12, 192
 
 # share of the second cache that a block of rows may have, and its size where the system does not say
-CACHE_SHARE, CACHE_BYTES = 0.5, 1 << 19
+CACHE_SHARE, CACHE_BYTES = 0.6, 1 << 19
 
 QueryLaw = ctypes.c_double * 5
 

@@ -63,7 +63,7 @@ ORACLE_INLINE void store(Real* at, Vector<Real> value) {
 
 template <class Real>
 ORACLE_INLINE Vector<Real> broadcast(Real value) {
-    // the sum with a zero is no copy of -0, and would be computed
+    // less zero is the value itself, whatever its sign: a plain broadcast
     return value - Vector<Real>{};
 }
 

@@ -108,12 +108,7 @@ class Worker {
 
     void few(const Block& block) {
         const Stored* rows = rows_ + block.first * shape_.dim;
-        switch (shape_.batch) {
-            case 1: return few_of<1>(rows, block);
-            case 2: return few_of<2>(rows, block);
-            case 3: return few_of<3>(rows, block);
-            default: return few_of<4>(rows, block);
-        }
+        return shape_.batch == 1 ? few_of<1>(rows, block) : few_of<2>(rows, block);
     }
 
     template <int BATCH>
@@ -121,13 +116,11 @@ class Worker {
         score_few<Real, Stored, BATCH>(rows, block.count, shape_, centre_, queries_, memory_.logits);
         soften(block);
         if (!problem_.wants_mean) return;
-        for (int64_t t = 0; t * Q < BATCH; ++t) {
-            constexpr int SOME = BATCH < Q ? BATCH : Q;
-            if (memory_.count[t] == 0) continue;
-            weigh_few<Real, Stored, SOME>(rows, memory_.index + t * shape_.block, memory_.packed + t * shape_.block * Q,
-                                          memory_.count[t], shape_, centre_, memory_.sums + t * Q * shape_.width);
-            count_pending(t);
-        }
+        static_assert(BATCH <= Q, "few queries are those of one tile");
+        if (memory_.count[0] == 0) return;
+        weigh_few<Real, Stored, BATCH>(rows, memory_.index, memory_.packed, memory_.count[0], shape_, centre_,
+                                       memory_.sums);
+        count_pending(0);
     }
 };
 

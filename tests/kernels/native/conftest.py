@@ -1,13 +1,22 @@
-"""Every native library that this machine can run serves in turn."""
+"""Every native library that this machine can run serves in turn.
+
+Where ORACLE_SANITIZED names a folder, the libraries in it are tested in place of those of the package.
+"""
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 
-from oracle_engine.kernels import native_library
-from oracle_engine.kernels.native.library import library_path, usable_targets
+from oracle_engine.kernels.native import library, native_library
 
-TARGETS = [name for name in usable_targets() if library_path(name).is_file()]
+if "ORACLE_SANITIZED" in os.environ:
+    # before any test module asks which library serves
+    library.LIBRARIES = Path(os.environ["ORACLE_SANITIZED"])  # type: ignore[attr-defined]
+
+TARGETS = [name for name in library.usable_targets() if library.library_path(name).is_file()]
 
 
 @pytest.fixture(params=TARGETS or [""])
