@@ -14,7 +14,7 @@ ON_CARD = PYTHONPATH=$$(printf '%s:' $(WHEELS)/*.whl)$$PYTHONPATH
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo quick test check bench aot gpu gpu-wheels fmt clean
+.PHONY: help venv native sanitize demo quick test check bench aot gpu gpu-wheels fmt clean
 
 help:
 	@echo "make demo    two stages of the built-in image patches: a table, stages.json, stages.png"
@@ -26,6 +26,8 @@ help:
 	@echo "make gpu     on a CUDA device, without .venv: timings of the Triton kernels, then tests of all routes; 9 minutes"
 	@echo "make gpu-wheels  fetch what the machine of the CUDA device may lack, when it has no network"
 	@echo "make fmt     put the sources into the form that make check wants"
+	@echo "make native  the C++ kernels, which the others make anew where their sources changed"
+	@echo "make sanitize  the C++ kernels with sanitizers, over the problems of the tests"
 	@echo "make venv    only the environment in $(VENV) that the others make on their first run"
 	@echo "make clean   remove $(VENV), build products, caches and the files of the demo"
 
@@ -42,11 +44,25 @@ $(VENV)/.stamp-bench: $(VENV)/.stamp
 	@$(PIP) -c constraints.txt -e ".[bench]"
 	@touch $@
 
+NATIVE := kernels/native
+NATIVE_SOURCES := $(wildcard $(NATIVE)/src/*)
+
+# without a compiler there is nothing to make, and the portable kernels serve
+native: $(NATIVE)/lib/.stamp
+
+$(NATIVE)/lib/.stamp: $(NATIVE_SOURCES) $(NATIVE)/build.py | $(VENV)/.stamp
+	@$(BIN)/python $(NATIVE)/build.py || echo "the portable kernels serve"
+	@mkdir -p $(@D) && touch $@
+
+# what the tests do too, by itself
+sanitize: native
+	@$(BIN)/python -m pytest tests/kernels/native/test_sanitizers.py
+
 demo: $(VENV)/.stamp
 	@$(BIN)/oracle-engine stages --data patches
 
 # a process for each core, of one thread each: most tests are too small to share
-test: $(VENV)/.stamp
+test: $(VENV)/.stamp native
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
 # what breaks first when something breaks: every room, little of what takes seconds
@@ -55,7 +71,7 @@ QUICK := base paths data kernels/common kernels/portable/test_scan_routing.py ke
 	search/test_routes.py training/test_targets.py samplers adapters/test_conventions.py science/test_stages.py \
 	cli/test_main.py test_public_names.py
 
-quick: $(VENV)/.stamp
+quick: $(VENV)/.stamp native
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist worksteal $(addprefix tests/,$(QUICK))
 
 check: $(VENV)/.stamp
@@ -63,9 +79,10 @@ check: $(VENV)/.stamp
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/clang-format --dry-run --Werror $(NATIVE_SOURCES)
 
 # without the options of the tests: annotations checked at run time would be timed too
-bench: $(VENV)/.stamp-bench
+bench: $(VENV)/.stamp-bench native
 	@$(BIN)/python -m pytest -o addopts=-ra bench --benchmark-only
 
 aot: $(VENV)/.stamp
@@ -84,8 +101,9 @@ gpu-wheels:
 fmt: $(VENV)/.stamp
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+	$(BIN)/clang-format -i $(NATIVE_SOURCES)
 
 clean:
-	rm -rf $(VENV) $(WHEELS) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .benchmarks
+	rm -rf $(VENV) $(WHEELS) $(NATIVE)/lib build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .benchmarks
 	rm -f stages.json stages.png
 	find oracle_engine kernels tests bench -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import re
+import runpy
 from pathlib import Path
+from typing import Any, ClassVar
 
-from setuptools import find_packages, setup
+from setuptools import Command, find_packages, setup
+from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools.command.build import build
 
 ROOT = Path(__file__).resolve().parent
+
+NATIVE = "kernels/native"
 
 
 def read_version() -> str:
@@ -18,6 +24,63 @@ def read_version() -> str:
     if found is None:
         raise RuntimeError('oracle_engine/base/settings.py has no line __version__ = "..."')
     return found[1]
+
+
+class BuildNative(Command):  # type: ignore[misc]  # setuptools is not annotated
+    """Compile the native kernels, where that is possible, into the package or beside their sources."""
+
+    description = "compile the native kernels"
+    user_options: ClassVar[list[tuple[str, str | None, str]]] = []
+    editable_mode = False
+    build_lib: str | None
+
+    def initialize_options(self) -> None:
+        """Start without a folder."""
+        self.build_lib = None
+
+    def finalize_options(self) -> None:
+        """Take the folder of the build."""
+        self.set_undefined_options("build_py", ("build_lib", "build_lib"))
+
+    def run(self) -> None:
+        """Compile; a missing compiler is said and does not stop the installation."""
+        builder: dict[str, Any] = runpy.run_path(str(ROOT / NATIVE / "build.py"))
+        builder["build_if_possible"](self._folder())
+
+    def get_source_files(self) -> list[str]:
+        """Return what a source distribution needs beside the modules of Python."""
+        return sorted(str(path.relative_to(ROOT)) for path in (ROOT / NATIVE / "src").iterdir())
+
+    def get_outputs(self) -> list[str]:
+        """Return the libraries that were made."""
+        return sorted(str(path) for path in self._folder().glob("*.so"))
+
+    def get_output_mapping(self) -> dict[str, str]:
+        """Return nothing: an editable installation builds in place."""
+        return {}
+
+    def _folder(self) -> Path:
+        package = ROOT / NATIVE if self.editable_mode else Path(self.build_lib or "", "oracle_engine", NATIVE)
+        return package / "lib"
+
+
+class Build(build):  # type: ignore[misc]
+    """The build of setuptools, and that of the native kernels."""
+
+    sub_commands = [*build.sub_commands, ("build_native", None)]  # noqa: RUF012  the interface of setuptools
+
+
+class Wheel(bdist_wheel):  # type: ignore[misc]
+    """A wheel of one platform, for any Python: the libraries know nothing of Python."""
+
+    def finalize_options(self) -> None:
+        """Say that there is more than Python inside."""
+        super().finalize_options()
+        self.root_is_pure = False
+
+    def get_tag(self) -> tuple[str, str, str]:
+        """Return the tag of a wheel that any Python 3 of this platform may use."""
+        return "py3", "none", super().get_tag()[2]
 
 
 OURS = find_packages(include=["oracle_engine*"], exclude=["oracle_engine.kernels*"])
@@ -61,6 +124,7 @@ setup(
         "Typing :: Typed",
     ],
     python_requires=">=3.11",
+    cmdclass={"build": Build, "build_native": BuildNative, "bdist_wheel": Wheel},
     packages=[*OURS, "oracle_engine.kernels", *KERNELS],
     # in a checkout oracle_engine/kernels is a symlink to kernels/; builds name the folder itself and need no symlink
     package_dir={"oracle_engine.kernels": "kernels"},
@@ -78,7 +142,7 @@ setup(
         "bench": BENCH,
         "test": TEST,
         "demo": DEMO,
-        "dev": ["ruff>=0.6", "mypy>=1.11", "import-linter>=2.7", *TEST, *FAISS, *TRITON],
+        "dev": ["ruff>=0.6", "mypy>=1.11", "clang-format>=18", "import-linter>=2.7", *TEST, *FAISS, *TRITON],
     },
     entry_points={"console_scripts": ["oracle-engine = oracle_engine.cli.main:main"]},
 )

@@ -6,12 +6,13 @@ Import them as `oracle_engine.kernels`; the folder is not a package of its own. 
 
 from .common.combine import Combination, combined
 from .common.prepare import counted_copies, prepare_rows, recentred, total_variance
-from .common.rescore import Pairs, pairs_state
+from .common.rescore import Pairs
 from .common.rows import GivenPoints, Query, Rows, Span
 from .common.state import PosteriorState, Wanted, concatenate, merge
 from .common.work import Work
-from .gpu import gpu_combined, gpu_memory, gpu_ready, gpu_state
-from .portable.covariance import Directions, covariance_product, reference_covariance_product
+from .gpu import gpu_combined, gpu_memory, gpu_proven, gpu_ready, gpu_state
+from .native import NativeLibrary, covariance_product, native_library, native_memory, native_state, pairs_state
+from .portable.covariance import Directions, reference_covariance_product
 from .portable.scan import posterior_state, scan_memory
 from .reference import reference_logits, reference_memory, reference_state
 
@@ -19,6 +20,7 @@ __all__ = [
     "Combination",
     "Directions",
     "GivenPoints",
+    "NativeLibrary",
     "Pairs",
     "PosteriorState",
     "Query",
@@ -32,9 +34,13 @@ __all__ = [
     "covariance_product",
     "gpu_combined",
     "gpu_memory",
+    "gpu_proven",
     "gpu_ready",
     "gpu_state",
     "merge",
+    "native_library",
+    "native_memory",
+    "native_state",
     "pairs_state",
     "posterior_state",
     "prepare_rows",

@@ -224,10 +224,18 @@ def difference_error(rows: Rows, query: Query, logit: Float64[Tensor, "B"]) -> F
     squared, 2 u |x| sqrt(2 V) / sigma, and the square and its sum by u V.
     """
     below = (-logit).clamp_min(0.5)
-    size = 2.0 * query.norm + query.alpha.abs() * (rows.radius + rows.centre.norm())
-    moved = size * (2.0 * below * query.inverse_variance).sqrt()
+    moved = difference_size(rows, query) * (2.0 * below * query.inverse_variance).sqrt()
     error: Tensor = WALK * UNIT_ROUNDOFF[torch.float64] * (moved + below)
     return error
+
+
+def difference_size(rows: Rows, query: Query) -> Float64[Tensor, "B"]:
+    """Return how large the terms of a difference between one of B queries and a row are, at most, [B].
+
+    rows, query: the samples and B queries.
+    """
+    size: Tensor = 2.0 * query.norm + query.alpha.abs() * (rows.radius + rows.centre.norm())
+    return size
 
 
 def _weigh(

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
 
 from ...base.arrays import Float, Float64, Int64, Tensor
-from .compensated import largest
+from .compensated import DoubleDouble, largest
 from .rescore import Pairs, candidate_logits
 from .rows import Query, Rows
 from .state import PosteriorState
+
+# the logits of rows [B, K] of each query, -inf where an entry is -1
+Scored = Callable[[Rows, Query, Int64[Tensor, "B K"]], DoubleDouble]
 
 # coarse logits keep this many more candidates than asked for, so that rounding cannot push one out
 MARGIN = 8
@@ -49,16 +53,24 @@ class TopCandidates:
         which, column = ((logits >= floor[:, None]) & (logits > -torch.inf)).nonzero().unbind(1)
         return Pairs(which, self.rows[index[which], column], logits[which, column])
 
-    def heaviest(self, state: PosteriorState, rows: Rows, query: Query, *, count: int | None = None) -> PosteriorState:
+    def heaviest(
+        self,
+        state: PosteriorState,
+        rows: Rows,
+        query: Query,
+        *,
+        count: int | None = None,
+        scored: Scored = candidate_logits,
+    ) -> PosteriorState:
         """Return `state` with the heaviest samples of each query named, rescored in float64, in falling order.
 
         rows, query: those that were scanned. count: how many to name, no more than were asked for, which None stands
-        for. -inf and -1 where there are fewer samples. Costs one gather of B K rows.
+        for. scored: what rescores them. -inf and -1 where there are fewer samples. Costs one gather of B K rows.
         """
         most = self.count if count is None else count
         if most == 0:
             none = self.logits[:, :0]
             return replace(state, top_logits=none, top_rows=self.rows[:, :0], top_rest=none)
         named = self.rows.masked_fill(self.logits == -torch.inf, -1)
-        top, column = largest(candidate_logits(rows, query, named), most)
+        top, column = largest(scored(rows, query, named), most)
         return replace(state, top_logits=top.high, top_rows=named.gather(1, column), top_rest=top.low)

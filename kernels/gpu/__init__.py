@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import torch
 
 from ...base.arrays import Float, Float64, Tensor
@@ -35,10 +37,26 @@ def gpu_combined(combination: Combination, mean: Float64[Tensor, "B D"], dtype: 
     return combined_answer(combination, mean, dtype)
 
 
+# compute capabilities of GPUs on which the tests of the kernels have passed
+PROVEN = ((9, 0),)
+
+# storage dtypes that the kernels read; float64 rows are for the torch implementation
+KERNEL_DTYPES = (torch.uint8, torch.int8, torch.float16, torch.bfloat16, torch.float32)
+
+
+def gpu_proven(rows: Rows) -> bool:
+    """Return whether the kernels read `rows` as they are, on a GPU of an architecture that they were tested on."""
+    stored = rows.stored
+    if not stored.is_cuda or torch.version.hip or find_spec("triton") is None:
+        return False
+    readable = stored.dtype in KERNEL_DTYPES and rows.dim > 0 and (rows.dim == 1 or stored.stride(1) == 1)
+    return readable and torch.cuda.get_device_capability(stored.device) in PROVEN
+
+
 def gpu_ready(rows: Rows) -> None:
     """Make what the kernels read beside `rows` on a GPU, in a dtype that they read; nothing for others."""
     if rows.stored.is_cuda:
-        from .operands import KERNEL_DTYPES, keep_ready
+        from .operands import keep_ready
 
         if rows.stored.dtype in KERNEL_DTYPES:
             keep_ready(rows)

@@ -15,9 +15,6 @@ from .configs import AnyConfig, DigitConfig, WeighConfig
 from .devices import Device
 from .query_operand import Measured, query_parts
 
-# storage dtypes that the kernels read; float64 rows are for the torch implementation
-KERNEL_DTYPES = (torch.uint8, torch.int8, torch.float16, torch.bfloat16, torch.float32)
-
 # bits of a significand, the hidden one included; 8-bit numbers are exact in float16
 SIGNIFICAND = {torch.float16: 11, torch.bfloat16: 8}
 

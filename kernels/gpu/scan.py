@@ -17,6 +17,7 @@ from ..common.rows import Query, Rows, Span
 from ..common.state import PosteriorState, Wanted, merge, without_top
 from ..common.top_k import TopCandidates
 from ..common.work import Work
+from . import KERNEL_DTYPES
 from .configs import AnyConfig, DigitConfig, FusedConfig, LaunchConfig, ScoreConfig, choose
 from .devices import device_of
 from .digits import DigitOperand, digit_rounding
@@ -30,7 +31,6 @@ from .narrow import NARROW_DIM, narrow_memory, narrow_state
 from .operands import (
     EXACT,
     HALF,
-    KERNEL_DTYPES,
     BlockOperand,
     QueryOperand,
     Split,

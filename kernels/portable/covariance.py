@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -30,6 +31,10 @@ CURVED_LIMIT = 2e-6
 DROPPED_SHARE = 1e-9
 
 
+# products of directions over the samples that pairs of a query and a row name
+PairsProduct = Callable[[Rows, "Directions", Pairs], Float64[Tensor, "B D"]]
+
+
 @dataclass(frozen=True)
 class Directions:
     """What the logits of each query change by along a direction: s_j = <g, r_j - m> - c |r_j - m|^2 / 2 for row r_j.
@@ -55,13 +60,41 @@ class Directions:
         return Directions(self.query.take(index), self.lse[index], self.mean[index], self.vector[index], *rest)
 
 
+def pairs_product(rows: Rows, directions: Directions, pairs: Pairs) -> Float64[Tensor, "B D"]:
+    """Return sum_j gamma_j (r_j - m) s_j over the samples that `pairs` names, [B, D], in float64 from differences.
+
+    rows, directions: the samples, and the changes s_j of logits of B queries. Costs one gather of P rows.
+    """
+    total = torch.zeros_like(directions.mean)
+    for part, candidates, width in grouped(pairs, len(directions), rows.dim):
+        some = directions.take(part)
+        middle = (rows.centre + some.mean)[:, None]
+        rest = torch.zeros_like(some.lse) if some.lse_rest is None else some.lse_rest
+        for chosen in candidates.split(width, dim=1):
+            samples = rows.gather(chosen.clamp_min(0))
+            logits = logits_of(rows, some.query, chosen, samples, mergeable=True)
+            weights = ((logits.high - some.lse[:, None]) + (logits.low - rest[:, None])).exp()
+            spread = samples.sub_(middle)
+            changes = torch.bmm(spread, some.vector[:, :, None])[:, :, 0]
+            if some.curvature is not None:
+                changes -= 0.5 * some.curvature[:, None] * torch.linalg.vecdot(spread, spread)
+            shares = weights * changes
+            total.index_add_(0, part, torch.bmm(shares[:, None], spread)[:, 0])
+    return total
+
+
 def covariance_product(
-    rows: Rows, directions: Directions, span: Span, *, limits: BlockLimits = BLOCK_LIMITS
+    rows: Rows,
+    directions: Directions,
+    span: Span,
+    *,
+    limits: BlockLimits = BLOCK_LIMITS,
+    of_pairs: PairsProduct = pairs_product,
 ) -> Float64[Tensor, "B D"]:
     """Return sum_j gamma_j (r_j - m) s_j over the rows of `span`, gamma_j = exp(l_j - lse), [B, D].
 
     directions: the changes s_j of logits, m and lse of each query, in row units. limits: sizes of blocks, and up to how
-    many samples of a query are summed one by one; with more of them it is scanned in float64.
+    many samples of a query are summed one by one; with more of them it is scanned in float64. of_pairs: what sums them.
     The products of disjoint spans add up: over all rows they are the derivative of the posterior mean as the logits
     change by s_j, the covariance of r_j and s_j. Without curvature that is the covariance times g. The derivative of
     the posterior mean in the query is J = alpha / sigma^2 times the covariance, and |error of J g| <= 1e-5 (|g| +
@@ -78,7 +111,7 @@ def covariance_product(
         if len(fine):
             some = directions.take(fine)
             overflowed, pairs = _pairs_with_weight(rows, some, span, dtype, limits)
-            total.index_add_(0, fine, _pairs_product(rows, some, pairs))
+            total.index_add_(0, fine, of_pairs(rows, some, pairs))
             fine = fine[overflowed]
         for part, precision in ((coarse.nonzero()[:, 0], dtype), (fine, torch.float64)):
             if len(part):
@@ -162,26 +195,6 @@ def _pairs_with_weight(
         listed.add(Pairs(some[which], column + block.span.start, logits[some[which], column].double()))
     pairs, overflowed = listed.pairs(), listed.overflowed
     return overflowed.nonzero()[:, 0], pairs.where(~overflowed[pairs.query])
-
-
-def _pairs_product(rows: Rows, directions: Directions, pairs: Pairs) -> Float64[Tensor, "B D"]:
-    """Sum over the named samples in float64, from differences."""
-    total = torch.zeros_like(directions.mean)
-    for part, candidates, width in grouped(pairs, len(directions), rows.dim):
-        some = directions.take(part)
-        middle = (rows.centre + some.mean)[:, None]
-        rest = torch.zeros_like(some.lse) if some.lse_rest is None else some.lse_rest
-        for chosen in candidates.split(width, dim=1):
-            samples = rows.gather(chosen.clamp_min(0))
-            logits = logits_of(rows, some.query, chosen, samples, mergeable=True)
-            weights = ((logits.high - some.lse[:, None]) + (logits.low - rest[:, None])).exp()
-            spread = samples.sub_(middle)
-            changes = torch.bmm(spread, some.vector[:, :, None])[:, :, 0]
-            if some.curvature is not None:
-                changes -= 0.5 * some.curvature[:, None] * torch.linalg.vecdot(spread, spread)
-            shares = weights * changes
-            total.index_add_(0, part, torch.bmm(shares[:, None], spread)[:, 0])
-    return total
 
 
 def _scores(rows: Rows, directions: Directions, span: Span, dtype: torch.dtype, *, limits: BlockLimits) -> BlockLogits:

@@ -14,10 +14,11 @@ import torch
 
 from ...base.arrays import Bool, Float, Float64, Int64, Tensor
 from ..common.matmul import QUERY_MULTIPLE, ieee_products
-from ..common.rescore import Pairs, pairs_state, product_error, product_logits
+from ..common.rescore import Pairs, product_error, product_logits
 from ..common.rows import Query, Span
 from ..common.state import PosteriorState, Wanted
 from ..common.work import Work
+from ..native.pairs import pairs_state
 from .query_bounds import Knowledge, SideInformation
 from .screen import Screen
 from .shortlist import Allowance, FixedAllowance, Shortlist, query_term

@@ -14,10 +14,11 @@ import torch
 
 from ...base.arrays import Bool, Float, Float64, Int64, Tensor
 from ..common.matmul import ieee_products
-from ..common.rescore import Pairs, pairs_state
+from ..common.rescore import Pairs
 from ..common.rows import Query, Rows, Span
 from ..common.state import PosteriorState, concatenate, merge
 from ..common.work import Work
+from ..native.pairs import pairs_state
 from .pca import PrincipalScreen
 from .query_bounds import SideInformation
 from .shortlist import query_term

@@ -9,10 +9,11 @@ import torch
 
 from ...base.arrays import Bool, Float64, Int64, Tensor
 from ..common.matmul import ieee_products
-from ..common.rescore import Pairs, pairs_state
+from ..common.rescore import Pairs
 from ..common.rows import Query
 from ..common.state import PosteriorState, merge
 from ..common.work import Work
+from ..native.pairs import pairs_state
 from .upper_bounds import UpperLogits
 
 

@@ -13,9 +13,10 @@ from .errors import invalid
 
 __version__ = "0.1.0"
 
-BackendName = Literal["auto", "torch", "reference", "triton"]
+BackendName = Literal["auto", "native", "torch", "reference", "triton"]
+NativeName = Literal["auto", "off", "v3", "v4", "aarch64"]
 
-_VARIABLES = ("ORACLE_DATA", "ORACLE_BLOCK_MB", "ORACLE_BACKEND")
+_VARIABLES = ("ORACLE_DATA", "ORACLE_BLOCK_MB", "ORACLE_BACKEND", "ORACLE_NATIVE")
 
 
 @dataclass(frozen=True)
@@ -26,11 +27,13 @@ class Settings:
     block_mb: ORACLE_BLOCK_MB, the size in megabytes of a block of rows held in cache, above 0; None leaves the choice
         to the engine.
     backend: ORACLE_BACKEND, which implementation answers where the caller names none.
+    native: ORACLE_NATIVE, which version of the native kernels is loaded, or off for none.
     """
 
     data: Path | None = None
     block_mb: float | None = None
     backend: BackendName = "auto"
+    native: NativeName = "auto"
 
     @classmethod
     def read(cls, environ: Mapping[str, str] | None = None) -> Settings:
@@ -38,14 +41,15 @@ class Settings:
 
         environ: names and values of variables; None is the environment of the process.
 
-        Raises InputError where ORACLE_DATA names no folder, ORACLE_BLOCK_MB is no positive finite number, or
-        ORACLE_BACKEND is no known backend.
+        Raises InputError where ORACLE_DATA names no folder, ORACLE_BLOCK_MB is no positive finite number,
+        ORACLE_BACKEND is no known backend, or ORACLE_NATIVE no known version.
         """
         raw = _raw_settings(environ)
         return cls(
             data=_folder("ORACLE_DATA", raw["ORACLE_DATA"]),
             block_mb=_positive("ORACLE_BLOCK_MB", raw["ORACLE_BLOCK_MB"]),
             backend=_backend("ORACLE_BACKEND", raw["ORACLE_BACKEND"]),
+            native=_native("ORACLE_NATIVE", raw["ORACLE_NATIVE"]),
         )
 
 
@@ -57,6 +61,14 @@ def block_megabytes() -> float:
     """
     value = os.environ.get("ORACLE_BLOCK_MB", "").strip()
     return _positive("ORACLE_BLOCK_MB", value or None) or 0.0
+
+
+def native_choice() -> NativeName:
+    """Return ORACLE_NATIVE, or auto where it is unset; every scan calls this function.
+
+    Raises InputError where the value is no known version.
+    """
+    return _native("ORACLE_NATIVE", os.environ.get("ORACLE_NATIVE", "").strip() or None)
 
 
 def _raw_settings(environ: Mapping[str, str] | None) -> dict[str, str | None]:
@@ -86,7 +98,15 @@ def _positive(name: str, value: str | None) -> float | None:
 
 
 def _backend(name: str, value: str | None) -> BackendName:
-    choice, known = (value or "auto").lower(), get_args(BackendName)
+    return cast(BackendName, _one_of(name, value, get_args(BackendName)))
+
+
+def _native(name: str, value: str | None) -> NativeName:
+    return cast(NativeName, _one_of(name, value, get_args(NativeName)))
+
+
+def _one_of(name: str, value: str | None, known: tuple[str, ...]) -> str:
+    choice = (value or "auto").lower()
     if choice not in known:
         raise invalid(name, f"must be one of {', '.join(known)}", repr(value), f"unset {name} for auto")
-    return cast(BackendName, choice)
+    return choice

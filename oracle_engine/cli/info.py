@@ -15,7 +15,13 @@ def add_info(commands: Commands) -> None:
 def run_info(arguments: Namespace) -> None:
     """Print the environment report."""
     from ..base.environment import environment_report, format_report
+    from ..base.errors import InputError
+    from ..kernels import native_library
     from .shared import say
 
     report = environment_report()
+    try:
+        report["native"] = native_library().reason
+    except InputError as error:
+        report["native"] = str(error)
     say(arguments, format_report(report), report)

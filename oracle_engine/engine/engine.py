@@ -43,8 +43,8 @@ class OracleEngine(torch.nn.Module):
 
     data: an OracleDataset. path: a name from oracle_engine.paths.PATHS, or an object like one.
     device: where to compute; the data are moved there. None keeps them where they are.
-    backend: "torch", "reference" (float64, slow), "triton" (CUDA; not yet proved on a card, so never chosen for
-        you), or "auto", which the variable ORACLE_BACKEND can settle.
+    backend: "native" (C++, on the CPU), "torch", "reference" (float64, slow), "triton" (CUDA; not yet proved on a
+        card, so never chosen for you), or "auto", which the variable ORACLE_BACKEND can settle.
     precision: "full", or "half" for half of the matrix products and velocities off by about 1e-3; Triton only.
     mode: "auto" scans every sample unless `prepare` was called: then queries that few samples can matter to are
         answered from those, where that changes the velocity by at most `tolerance`, relative, by proof. "exact" always
@@ -92,7 +92,8 @@ class OracleEngine(torch.nn.Module):
             raise invalid("t_max", "must lie in [0, 1]", t_max, "pass 0.999, or None to refuse such times")
         self.data = data if device is None else data.to(device)
         self.path = resolve_path(path)
-        self.backend, self.backend_reason = resolve_backend(backend)
+        self._wished_backend = backend
+        self.backend, self.backend_reason = resolve_backend(backend, self.data.rows)
         self.precision = resolve_precision(precision, self.backend)
         self.point_std, self.t_max = float(point_std), t_max
         self.mode, self.tolerance = resolve_mode(mode), tolerance
@@ -109,6 +110,7 @@ class OracleEngine(torch.nn.Module):
         # torch sends .to(), .cuda() and .half() through here: follow the device, never the dtype
         self.data = self.data.to(fn(torch.empty(0, device=self.data.device)).device)
         self.index = None if self.index is None else self.index.to(self.data.device)
+        self.backend, self.backend_reason = resolve_backend(self._wished_backend, self.data.rows)
         self._make_ready()
         return self
 

@@ -19,8 +19,12 @@ from ..kernels import (
     combined,
     gpu_combined,
     gpu_memory,
+    gpu_proven,
     gpu_ready,
     gpu_state,
+    native_library,
+    native_memory,
+    native_state,
     posterior_state,
     reference_memory,
     reference_state,
@@ -56,6 +60,7 @@ class Backend:
 
 
 BACKENDS = {
+    "native": Backend(native_state, native_memory),
     "torch": Backend(posterior_state, scan_memory),
     "reference": Backend(reference_state, reference_memory),
     "triton": Backend(gpu_state, gpu_memory, partial(gpu_state, half=True), gpu_combined, gpu_ready, waits_once=True),
@@ -72,13 +77,26 @@ def resolve_precision(precision: str, backend: str) -> str:
     return precision
 
 
-def resolve_backend(backend: str) -> tuple[str, str]:
-    """Return the name of the backend that `backend` stands for, and why it is that one. Raises InputError."""
+def resolve_backend(backend: str, rows: Rows) -> tuple[str, str]:
+    """Return the backend that `backend` stands for over `rows`, and why it is that one. Raises InputError."""
     chosen, source = backend, "asked for"
     if backend == "auto":
         chosen, source = Settings.read().backend, "set by ORACLE_BACKEND"
     if chosen == "auto":
-        return "torch", "the torch backend runs on every device"
+        return _best(rows)
     if chosen not in BACKENDS:
         raise invalid("backend", f"must be auto, {', '.join(BACKENDS)}", repr(chosen), "use 'auto'")
+    if chosen == "native" and _best(rows)[0] != "native":
+        raise invalid("backend", "can be native where these kernels run", _best(rows)[1], "use 'auto'")
     return chosen, f"backend {chosen} was {source}"
+
+
+def _best(rows: Rows) -> tuple[str, str]:
+    if gpu_proven(rows):
+        return "triton", "the tests of the Triton kernels have passed on a GPU of this architecture"
+    if rows.device.type != "cpu":
+        return "torch", "the torch backend runs on every device"
+    found = native_library()
+    if found.library is None:
+        return "torch", f"the torch backend runs on every device; {found.reason}"
+    return "native", found.reason

@@ -15,7 +15,11 @@ from tolerances import assert_close
 
 from bench.memory import peak_extra_bytes
 from oracle_engine import OracleDataset, OracleEngine, load_dataset
+from oracle_engine.kernels import native_library
 from oracle_engine.scans.backends import BACKENDS, Backend
+
+# what auto takes on the CPU of this machine
+BEST = "torch" if native_library().library is None else "native"
 
 
 @pytest.fixture
@@ -36,7 +40,8 @@ def test_whole_numbers_are_times_and_scales_too(engine: OracleEngine) -> None:
 
 def test_the_backend_is_named_with_the_reason(engine: OracleEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ORACLE_BACKEND", raising=False)
-    assert OracleEngine(engine.data).backend == "torch"
+    assert OracleEngine(engine.data).backend == BEST
+    assert native_library().reason in OracleEngine(engine.data).backend_reason
     asked = OracleEngine(engine.data, backend="reference")
     assert (asked.backend, asked.backend_reason.split(";")[0]) == ("reference", "backend reference was asked for")
     monkeypatch.setenv("ORACLE_BACKEND", "reference")
@@ -44,6 +49,16 @@ def test_the_backend_is_named_with_the_reason(engine: OracleEngine, monkeypatch:
     assert settled.backend == "reference"
     assert "set by ORACLE_BACKEND" in settled.backend_reason
     assert OracleEngine(engine.data, backend="torch").backend == "torch"
+
+
+def test_native_kernels_can_be_switched_off(engine: OracleEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ORACLE_NATIVE", "off")
+    off = OracleEngine(engine.data)
+    assert off.backend == "torch"
+    assert "native kernels are switched off by ORACLE_NATIVE" in off.plan().reason
+    assert_close(off.velocity(X, 0.5), engine.velocity(X, 0.5), "float32 output")
+    with refused("`backend` can be native where these kernels run; received .*switched off by ORACLE_NATIVE"):
+        OracleEngine(engine.data, backend="native")
 
 
 def test_the_backend_that_is_named_is_the_one_that_runs(engine: OracleEngine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,7 +118,7 @@ def test_every_query_says_which_way_it_took(engine: OracleEngine) -> None:
 
 def test_printing_shows_data_path_and_backend(engine: OracleEngine) -> None:
     text = repr(engine)
-    assert re.search(r"OracleDataset\('twenty', 20 x \[4\].*path=RectifiedFlow\(\).*backend='torch'", text)
+    assert re.search(rf"OracleDataset\('twenty', 20 x \[4\].*path=RectifiedFlow\(\).*backend='{BEST}'", text)
 
 
 def test_a_module_without_parameters_or_state(engine: OracleEngine) -> None:

@@ -178,7 +178,7 @@ def test_only_a_whole_number_of_samples_can_be_named(engine: OracleEngine, top_k
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"backend": "cuda"}, "`backend` must be auto, torch, reference.*; received 'cuda'"),
+        ({"backend": "cuda"}, "`backend` must be auto, native, torch, reference.*; received 'cuda'"),
         (
             {"path": "flow"},
             "`path` must be one of rectified_flow, gvp, vp, linear_vp, polynomial, edm, .*received 'flow'",

@@ -64,7 +64,12 @@ def assert_parity(
 ) -> PosteriorState:
     """Compare the kernel with the reference on what was wanted; return what the kernel gave."""
     work = Work(rows, query, span or whole(rows), wanted)
-    actual, expected = posterior_state(work, limits=limits), reference_state(work)
+    return assert_state_parity(posterior_state(work, limits=limits), work)
+
+
+def assert_state_parity(actual: PosteriorState, work: Work) -> PosteriorState:
+    """Compare what a kernel gave for `work` with the reference on what was wanted; return it."""
+    rows, wanted, expected = work.rows, work.wanted, reference_state(work)
     assert_close(actual.lse, expected.lse, "moment")
     if wanted.mean:
         assert_rows_close(actual.mean, expected.mean, "mean", rows.radius or 1.0)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from closed_form import FAMILIES, generators, normal, stored_as
+from direction_cases import assert_product, late_between_near_samples, vectors_of
 from hypothesis import given
 from hypothesis import strategies as st
 from row_cases import REGIMES, make_query
@@ -13,36 +16,13 @@ from tolerances import assert_close, assert_within
 from oracle_engine.base.arrays import STORAGE_DTYPES
 from oracle_engine.kernels import (
     Directions,
-    Query,
-    Rows,
     Span,
-    Wanted,
-    covariance_product,
     prepare_rows,
     reference_covariance_product,
-    reference_state,
 )
-from oracle_engine.kernels.common.work import Work
 from oracle_engine.kernels.portable import covariance
-from oracle_engine.kernels.portable.blocks import BLOCK_LIMITS, BlockLimits, BlockLogits
-
-
-def vectors_of(
-    rows: Rows, query: Query, generator: torch.Generator, size: float = 1.0, *, curved: bool = False
-) -> Directions:
-    """Return a random vector for each query, whose posterior is over all rows; curved: and about as much curvature."""
-    state = reference_state(Work(rows, query, Span(0, len(rows)), Wanted()))
-    vector = size * normal(len(query), rows.dim, generator)
-    curvature = size * normal(len(query), 1, generator)[:, 0] * rows.dim**0.5 / (1.0 + rows.radius) if curved else None
-    return Directions(query, state.lse, state.mean, vector, curvature)
-
-
-def assert_product(rows: Rows, vectors: Directions, span: Span, limits: BlockLimits = BLOCK_LIMITS) -> None:
-    """Compare the derivative times a vector with that in float64, relative to both terms that velocities have."""
-    gain = vectors.query.gain[:, None]
-    found = gain * covariance_product(rows, vectors, span, limits=limits)
-    true = gain * reference_covariance_product(rows, vectors, span)
-    assert_within((found - true).norm(dim=1) / (vectors.vector.norm(dim=1) + true.norm(dim=1)), "derivative")
+from oracle_engine.kernels.portable.blocks import BlockLimits, BlockLogits
+from oracle_engine.kernels.portable.covariance import covariance_product
 
 
 @given(
@@ -67,20 +47,15 @@ def test_products_agree_with_float64(
     weights = torch.rand(90, generator=generator).double() + 0.01 if weighted else None
     rows = prepare_rows(points, weights)
     query = make_query(rows, generator, excluded=excluded)
-    assert_product(rows, vectors_of(rows, query, generator, curved=curved), Span(0, 90))
+    assert_product(covariance_product, rows, vectors_of(rows, query, generator, curved=curved), Span(0, 90))
 
 
 @pytest.mark.parametrize("sigma", [1e-5, 1e-6, 1e-7])
 @pytest.mark.parametrize("dim", [8, 96])
 def test_late_between_two_near_samples(generator: torch.Generator, sigma: float, dim: int) -> None:
     # products of coordinates of one in float64 err by 1e-16 / sigma^2 nats
-    points = normal(300, dim, generator)
-    points[1] = points[0] + sigma * normal(1, dim, generator)[0] / dim**0.5
-    rows = prepare_rows(points, None)
-    alpha = torch.tensor([1.0 - sigma], dtype=torch.float64)
-    point = alpha * (rows.stored[:2].double() - rows.centre).mean(0, keepdim=True)
-    query = Query(point, alpha, torch.tensor([sigma**-2], dtype=torch.float64), torch.empty(1, 0, 2).long())
-    assert_product(rows, vectors_of(rows, query, generator), Span(0, 300))
+    rows, query = late_between_near_samples(dim, sigma, generator)
+    assert_product(covariance_product, rows, vectors_of(rows, query, generator), Span(0, 300))
 
 
 @pytest.mark.parametrize("curved", [False, True])
@@ -99,7 +74,7 @@ def test_products_of_spans_add_up(generator: torch.Generator, curved: bool) -> N
 def test_vectors_of_any_size_are_multiplied_alike(generator: torch.Generator, size: float, curved: bool) -> None:
     rows = prepare_rows(normal(50, 80, generator).float(), None)
     vectors = vectors_of(rows, make_query(rows, generator, times=(0.05, 0.3)), generator, size, curved=curved)
-    assert_product(rows, vectors, Span(0, 50))
+    assert_product(covariance_product, rows, vectors, Span(0, 50))
 
 
 def test_a_vector_of_zeros_gives_zeros(generator: torch.Generator) -> None:
@@ -121,7 +96,8 @@ def test_queries_among_many_duplicates_are_summed_in_blocks(
     points = normal(10, 300, generator).repeat(40, 1) + 1e-4 * normal(400, 300, generator)
     rows = prepare_rows(points.float(), None)
     vectors = vectors_of(rows, make_query(rows, generator, times=(0.7, 0.9)), generator)
-    assert_product(rows, vectors, Span(0, 400), limits=BlockLimits(rescored=(12, 12)))
+    product = partial(covariance_product, limits=BlockLimits(rescored=(12, 12)))
+    assert_product(product, rows, vectors, Span(0, 400))
     assert called == [torch.float64]
 
 

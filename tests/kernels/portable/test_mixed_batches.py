@@ -57,7 +57,7 @@ def test_late_queries_are_summed_row_by_row(
 
     for name in summed:
         spy(name)
-    OracleEngine(data).velocity(batch(data, generator), TIMES)
+    OracleEngine(data, backend="torch").velocity(batch(data, generator), TIMES)
     late = set(LATE.nonzero()[:, 0].tolist())
     assert summed["_add_dense"] >= {0, 1, 2}
     assert not summed["_add_dense"] & late
@@ -79,7 +79,7 @@ def test_nobody_is_scanned_in_double_precision_for_another(
 
     for module, name in ((scan, "single_state"), (scan, "double_state"), (single, "double_state")):
         spy(module, name)
-    OracleEngine(data).velocity(batch(data, generator), TIMES)
+    OracleEngine(data, backend="torch").velocity(batch(data, generator), TIMES)
     assert asked == ["single_state"]
 
 

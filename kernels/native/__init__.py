@@ -1,0 +1,10 @@
+"""Kernels in C++ for the CPU, loaded as a shared library; without one the portable kernels serve."""
+
+from __future__ import annotations
+
+from .covariance import covariance_product
+from .library import NativeLibrary, native_library
+from .pairs import pairs_state
+from .scan import native_memory, native_state
+
+__all__ = ["NativeLibrary", "covariance_product", "native_library", "native_memory", "native_state", "pairs_state"]

@@ -1,0 +1,134 @@
+"""Compile `src/*.cpp` to one shared library a target: `python kernels/native/build.py [folder] [--sanitize]`.
+
+setup.py runs this file before anything is installed, so that it needs nothing but Python.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+SOURCES = Path(__file__).resolve().parent / "src"
+LIBRARIES = Path(__file__).resolve().parent / "lib"
+
+# where a build that failed says why, beside the libraries that it did not make
+FAILURE = "failure.txt"
+
+# the machines that a library of this name runs on, and what tells the compiler so; the best comes first
+TARGETS: dict[str, dict[str, tuple[str, ...]]] = {
+    "x86_64": {
+        "v4": ("-march=x86-64-v4", "-mavx512vnni", "-mprefer-vector-width=512"),
+        "v3": ("-march=x86-64-v3",),
+    },
+    "aarch64": {"aarch64": ("-march=armv8-a",)},
+}
+
+# a sum is what the source says: no reordering, but products and sums may share a rounding
+FLAGS = (
+    *("-std=c++17", "-fPIC", "-fopenmp", "-fno-math-errno", "-fvisibility=hidden", "-Wall", "-Wextra"),
+    # vectors are handed over inside one file only; what GCC 12 says of its own headers
+    *("-Wno-psabi", "-Wno-uninitialized", "-Wno-maybe-uninitialized"),
+)
+OPTIMISED = ("-O3",)
+SANITIZED = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer")
+
+
+class BuildError(Exception):
+    """No library can be made here; the message says why."""
+
+
+def targets() -> dict[str, tuple[str, ...]]:
+    """Return the targets of this machine and the flags of each; none on a system that is not Linux."""
+    machine = {"amd64": "x86_64", "arm64": "aarch64"}.get(platform.machine().lower(), platform.machine().lower())
+    return TARGETS.get(machine, {}) if sys.platform == "linux" else {}
+
+
+def compiler() -> str:
+    """Return the C++ compiler: CXX, or the first that is found. Raises BuildError where there is none."""
+    names = [os.environ["CXX"]] if os.environ.get("CXX") else ["g++", "clang++", "c++"]
+    found = next(filter(None, map(shutil.which, names)), None)
+    if found is None:
+        raise BuildError(f"no C++ compiler was found, of {', '.join(names)}")
+    return found
+
+
+def build(folder: Path = LIBRARIES, extra: Sequence[str] = OPTIMISED) -> list[Path]:
+    """Compile the libraries of this machine into `folder` and return their paths.
+
+    extra: flags beside those of the target. Raises BuildError where there is no compiler, or where it fails.
+    """
+    if not targets():
+        raise BuildError(f"there are no native kernels for {platform.machine()} on {sys.platform}")
+    tool = compiler()
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as scratch, ThreadPoolExecutor(os.cpu_count()) as pool:
+        jobs = [
+            (tool, [*FLAGS, *extra, *flags, "-c", str(source), "-o", str(_object(scratch, name, source))])
+            for name, flags in targets().items()
+            for source in sorted(SOURCES.glob("*.cpp"))
+        ]
+        list(pool.map(lambda job: _run(*job), jobs))
+        return [_link(tool, folder, Path(scratch), name, [*extra, *flags]) for name, flags in targets().items()]
+
+
+def runtime_library(name: str) -> str:
+    """Return the path of a library of the compiler, such as that of a sanitizer. Raises BuildError where it is none."""
+    done = subprocess.run([compiler(), f"-print-file-name={name}"], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def build_if_possible(folder: Path) -> list[Path]:
+    """Compile as :func:`build` does; where that fails, say why in a file of `folder` and return no paths."""
+    failure = folder / FAILURE
+    try:
+        made = build(folder)
+    except BuildError as error:
+        folder.mkdir(parents=True, exist_ok=True)
+        failure.write_text(f"{error}\n", "utf-8")
+        print(f"native kernels are left out, the portable ones serve: {error}", file=sys.stderr)
+        return []
+    failure.unlink(missing_ok=True)
+    return made
+
+
+def _object(scratch: str, target: str, source: Path) -> Path:
+    return Path(scratch) / f"{target}-{source.stem}.o"
+
+
+def _link(tool: str, folder: Path, scratch: Path, target: str, flags: Sequence[str]) -> Path:
+    made, final = scratch / f"{target}.so", folder / f"liboracle-{target}.so"
+    objects = [str(_object(str(scratch), target, source)) for source in sorted(SOURCES.glob("*.cpp"))]
+    _run(tool, ["-shared", "-fopenmp", *flags, *objects, "-o", str(made)])
+    # in one step: a process that has the old one mapped keeps it
+    made.replace(final)
+    return final
+
+
+def _run(tool: str, arguments: Sequence[str]) -> None:
+    done = subprocess.run([tool, *arguments], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise BuildError(f"{Path(tool).name} failed: {(done.stderr.strip() or 'without a word')[-2000:]}")
+    if done.stderr:
+        print(done.stderr, file=sys.stderr)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Build into the folder that `arguments` name, or beside the sources; fail where that is not possible."""
+    folders = [Path(name) for name in arguments if name != "--sanitize"]
+    extra = SANITIZED if "--sanitize" in arguments else OPTIMISED
+    try:
+        made = build(folders[0] if folders else LIBRARIES, extra)
+    except BuildError as error:
+        sys.exit(str(error))
+    print(*made, sep="\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

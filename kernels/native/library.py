@@ -1,0 +1,90 @@
+"""The shared library of native kernels that suits this machine, or the reason why there is none."""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from ...base.errors import invalid
+from ...base.settings import native_choice
+from .build import FAILURE, LIBRARIES, targets
+
+# what /proc/cpuinfo must list for a target; aarch64 has all that it needs
+FEATURES = {
+    "v4": {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx512_vnni"},
+    "v3": {"avx2", "fma", "bmi1", "bmi2", "f16c", "movbe"},
+    "aarch64": set[str](),
+}
+
+CPU_INFO = Path("/proc/cpuinfo")
+
+
+@dataclass(frozen=True)
+class NativeLibrary:
+    """A loaded library, or none; `reason` says in words which version serves or why none does."""
+
+    library: ctypes.CDLL | None
+    target: str | None
+    reason: str
+
+
+def native_library() -> NativeLibrary:
+    """Return the library that serves: the best for this machine, or the one that ORACLE_NATIVE names.
+
+    Raises InputError where ORACLE_NATIVE is no known choice, or names one that this machine cannot run.
+    """
+    return _chosen(native_choice())
+
+
+@cache
+def _chosen(choice: str) -> NativeLibrary:
+    if choice == "off":
+        return NativeLibrary(None, None, "native kernels are switched off by ORACLE_NATIVE")
+    usable = usable_targets()
+    if choice != "auto":
+        if choice not in usable:
+            received = f"{choice!r} on a machine with {', '.join(usable) or 'none'}"
+            raise invalid("ORACLE_NATIVE", "must name kernels that this machine can run", received, "unset it")
+        usable = [choice]
+    return next((_load(name) for name in usable if library_path(name).is_file()), _none())
+
+
+def library_path(target: str) -> Path:
+    """Return where the library for `target` is once it is built."""
+    return LIBRARIES / f"liboracle-{target}.so"
+
+
+def usable_targets(cpu_info: Path = CPU_INFO) -> list[str]:
+    """Return the targets that this machine can run, the best first.
+
+    cpu_info: the file in which Linux lists the processors.
+    """
+    try:
+        lines = cpu_info.read_text("utf-8", "replace").splitlines()
+    except OSError:
+        lines = []
+    flags = next((set(line.split(":", 1)[1].split()) for line in lines if line.startswith("flags")), set())
+    return [name for name in targets() if FEATURES[name] <= flags]
+
+
+def _load(target: str) -> NativeLibrary:
+    try:
+        library = ctypes.CDLL(str(library_path(target)))
+    except OSError as error:
+        return NativeLibrary(None, None, f"native kernels could not be loaded: {error}")
+    return NativeLibrary(library, target, f"native kernels for {target} serve the CPU")
+
+
+def _none() -> NativeLibrary:
+    failure = LIBRARIES / FAILURE
+    if not targets():
+        why = "are made for Linux on x86-64 and aarch64 only"
+    elif not usable_targets():
+        why = "need AVX2, which this processor lacks"
+    elif failure.is_file():
+        why = f"were not built: {failure.read_text('utf-8').strip().splitlines()[0]}"
+    else:
+        why = "were not built; run: make native"
+    return NativeLibrary(None, None, f"native kernels {why}")

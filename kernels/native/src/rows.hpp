@@ -1,0 +1,59 @@
+// Rows as they are stored, brought into the panels that the products read.
+#pragma once
+#include "scan.hpp"
+
+namespace oracle {
+
+// Widens `count` rows into panels, [D / P][block][P], and takes `centre`, [D], off each. Rows up to a multiple
+// of a tile's, and coordinates up to a multiple of a panel's, are zero.
+template <class Real, class Stored>
+ORACLE_APART void pack_rows(const Stored* rows, int64_t count, const Shape<Real>& shape, const Real* centre,
+                            Real* out) {
+    constexpr int64_t W = Tile<Real>::lanes, P = Tile<Real>::panel;
+    const int64_t whole = shape.dim / W * W, stride = shape.block * P;
+    for (int64_t r = 0; r < count; ++r) {
+        const Stored* x = rows + r * shape.dim;
+        Real* to = out + r * P;
+        for (int64_t d = 0; d < whole; d += W) {
+            store(to + d / P * stride + d % P, load_widened<Real>(x + d) - load(centre + d));
+        }
+        for (int64_t d = whole; d < shape.panels * P; ++d) {
+            Real value = 0;
+            if (d < shape.dim) value = static_cast<Real>(widened(x[d])) - centre[d];
+            to[d / P * stride + d % P] = value;
+        }
+    }
+    const int64_t filled = padded(count, Tile<Real>::rows);
+    for (int64_t p = 0; p < shape.panels; ++p)
+        std::memset(out + p * stride + count * P, 0, (filled - count) * P * sizeof(Real));
+}
+
+// The queries as the products read them: gain * point in panels of two vectors, the last perhaps of one, [D][vectors *
+// lanes] each; [B][D] for few queries. Coordinates of no query are zero.
+template <class Real>
+ORACLE_APART void pack_queries(const ScanProblem& problem, const Shape<Real>& shape, Real* out, int64_t thread) {
+    constexpr int64_t W = Tile<Real>::lanes;
+    const int64_t values = shape.panels * shape.width;
+    for (int64_t v = thread; v < shape.vectors; v += problem.threads) {
+        const int64_t pair = v / 2 * 2, wide = shape.vectors - pair > 1 ? 2 : 1;
+        Real* panel = out + pair * W * values;
+        for (int64_t lane = 0; lane < W; ++lane) {
+            const int64_t b = v * W + lane;
+            const int64_t step = problem.few ? 1 : wide * W;
+            Real* to = problem.few ? out + b * values : panel + (v - pair) * W + lane;
+            for (int64_t d = 0; d < values; ++d) {
+                const bool real = b < shape.batch && d < shape.dim;
+                to[d * step] = real ? static_cast<Real>(problem.gain[b] * problem.point[b * shape.dim + d]) : Real(0);
+            }
+        }
+    }
+}
+
+// The centre as it is taken off: zero beyond the last coordinate.
+template <class Real>
+ORACLE_APART void pack_centre(const ScanProblem& problem, const Shape<Real>& shape, Real* out) {
+    for (int64_t d = 0; d < shape.panels * shape.width; ++d)
+        out[d] = d < shape.dim ? static_cast<Real>(problem.centre[d]) : Real(0);
+}
+
+}  // namespace oracle

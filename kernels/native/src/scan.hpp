@@ -1,0 +1,133 @@
+// What a scan is asked, as scan.py fills it in, and the memory of its threads.
+#pragma once
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#endif
+
+#include "law.hpp"
+#include "threads.hpp"
+#include "tiles.hpp"
+
+namespace oracle {
+
+enum Stored : int64_t { kUint8, kInt8, kHalf, kBrain, kFloat, kDouble };
+
+struct ScanProblem {
+    const void* rows;           // [N, D], of the dtype `stored`
+    const double* half_norms;   // [N]
+    const double* log_weights;  // [N], or null for equal weights
+    const double* centre;       // [D], to be taken off each row
+    const double* point;        // [B, D]
+    const double* gain;         // [B]
+    const double* bias;         // [B], the factor of half norms
+    const QueryLaw* law;        // [B]
+    const int64_t* excluded;    // [B, ranges, 2]
+    char* memory;               // `oracle_scan_bytes` bytes, at a multiple of 64
+    double* sums;               // [6, B]: reference, partition, mass, squares, first logit, half norm
+    double* mean;               // [B, D]
+    double* top_logits;         // [threads, B, top]
+    int64_t* top_rows;          // [threads, B, top]
+    int64_t* kept;              // [B]: listed pairs, -1 for a query whose list overflowed
+    ScanLaw scan;
+    // block: rows of a block. listed: most pairs that a query may list. few: whether queries are few
+    int64_t stored, wide, dim, batch, ranges, threads, listed, top, wants_mean, wants_moments, block, few;
+};
+
+// Rounds up to a multiple.
+constexpr int64_t padded(int64_t count, int64_t multiple) {
+    return (count + multiple - 1) / multiple * multiple;
+}
+
+// Hands out aligned pieces of a buffer, or adds up their sizes where it is null.
+class Arena {
+  public:
+    explicit Arena(char* begin) : begin_(begin) {}
+
+    template <class T>
+    T* take(int64_t count) {
+        T* found = begin_ ? reinterpret_cast<T*>(begin_ + used_) : nullptr;
+        const int64_t bytes = count * static_cast<int64_t>(sizeof(T));
+        used_ += padded(bytes, 64);
+#if defined(__SANITIZE_ADDRESS__)
+        // a gap that nobody may touch: the pieces of one buffer are as far apart as those of several
+        if (begin_) __asan_unpoison_memory_region(found, bytes);
+        if (begin_) __asan_poison_memory_region(begin_ + used_, 64);
+        used_ += 64;
+#endif
+        return found;
+    }
+
+    int64_t used() const { return used_; }
+
+  private:
+    char* begin_;
+    int64_t used_ = 0;
+};
+
+// The sizes that the memory of a scan is cut by.
+template <class Real>
+struct Shape {
+    static constexpr int64_t W = Tile<Real>::lanes, P = Tile<Real>::panel, Q = Tile<Real>::queries;
+    int64_t batch, vectors, dim, panels, width, block, tiles, top, listed;
+
+    explicit Shape(const ScanProblem& problem)
+        : batch(problem.batch),
+          vectors(padded(problem.batch, W) / W),
+          dim(problem.dim),
+          panels(problem.few ? 1 : padded(problem.dim, P) / P),
+          // coordinates of a panel of sums; few queries have theirs in one piece
+          width(problem.few ? padded(problem.dim, P) : P),
+          block(problem.block),
+          tiles(vectors * W / Q),
+          top(problem.top),
+          listed(problem.listed) {}
+
+    // queries and sums: those of few queries are not padded to vectors
+    int64_t lanes() const { return vectors * W; }
+    int64_t offset(int64_t panel, int64_t query) const { return (panel * lanes() + query) * width; }
+};
+
+// What all threads read: the queries as the products want them, and the centre, [panels * width].
+template <class Real>
+struct Shared {
+    Real *queries, *centre;
+
+    Shared(const Shape<Real>& shape, Arena& arena)
+        : queries(arena.take<Real>(shape.lanes() * shape.panels * shape.width)),
+          centre(arena.take<Real>(shape.panels * shape.width)) {}
+};
+
+// What one thread keeps while it scans its share of the rows.
+template <class Real>
+struct Memory {
+    Real *rows, *logits, *half_norms, *log_weights, *sums, *reference, *floor;
+    double *total, *met, *mass, *squares, *first_logit, *half_norm;
+    Real* weights;                   // [block][W]: of the vector of queries at hand
+    Real* packed;                    // [tiles][block][Q]: weights of the rows that have any for a tile of queries
+    int32_t *index, *count;          // [tiles][block], [tiles]: these rows
+    int32_t* pending;                // [tiles]: rows summed in Real since the sums were emptied into `total`
+    Real* top_logits;                // [B][top], in falling order
+    int64_t *top_rows, *list_count;  // [B][top], [B]
+    int64_t* list_rows;              // [B][listed]
+    double* list_logits;             // [B][listed]
+
+    Memory(const Shape<Real>& shape, bool few, Arena& arena) {
+        const int64_t lanes = shape.lanes(), block = shape.block, values = shape.panels * shape.width;
+        rows = few ? nullptr : arena.take<Real>(values * block);
+        logits = arena.take<Real>(lanes * block);
+        weights = arena.take<Real>(Shape<Real>::W * block), packed = arena.take<Real>(lanes * block);
+        half_norms = arena.take<Real>(block), log_weights = arena.take<Real>(block);
+        sums = arena.take<Real>(lanes * values);
+        total = std::is_same<Real, double>::value ? nullptr : arena.take<double>(lanes * values);
+        reference = arena.take<Real>(lanes), floor = arena.take<Real>(lanes);
+        met = arena.take<double>(lanes), mass = arena.take<double>(lanes), squares = arena.take<double>(lanes);
+        first_logit = arena.take<double>(lanes), half_norm = arena.take<double>(lanes);
+        index = arena.take<int32_t>(shape.tiles * block), count = arena.take<int32_t>(shape.tiles);
+        pending = arena.take<int32_t>(shape.tiles);
+        top_logits = arena.take<Real>(lanes * shape.top), top_rows = arena.take<int64_t>(lanes * shape.top);
+        list_count = arena.take<int64_t>(lanes);
+        list_rows = arena.take<int64_t>(lanes * shape.listed), list_logits = arena.take<double>(lanes * shape.listed);
+    }
+};
+
+}  // namespace oracle

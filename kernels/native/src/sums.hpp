@@ -1,0 +1,87 @@
+// What becomes of the sums of a thread: emptied into double precision, and merged with those of the others.
+#pragma once
+#include "scan.hpp"
+
+namespace oracle {
+
+// Adds the sums of a tile of queries to their totals and starts them anew.
+template <class Real>
+ORACLE_APART void empty_sums(const Shape<Real>& shape, Memory<Real>& memory, int64_t tile) {
+    memory.pending[tile] = 0;
+    if (memory.total == nullptr) return;
+    for (int64_t p = 0; p < shape.panels; ++p) {
+        const int64_t at = shape.offset(p, tile * Tile<Real>::queries);
+        for (int64_t d = 0; d < Tile<Real>::queries * shape.width; ++d) {
+            memory.total[at + d] += static_cast<double>(memory.sums[at + d]);
+            memory.sums[at + d] = 0;
+        }
+    }
+}
+
+// Starts the sums of a thread from nothing.
+template <class Real>
+ORACLE_APART void begin_sums(const ScanProblem& problem, const Shape<Real>& shape, Memory<Real>& memory) {
+    const int64_t lanes = shape.lanes(), values = lanes * shape.panels * shape.width;
+    const Real nothing = -std::numeric_limits<Real>::infinity();
+    if (problem.wants_mean) std::fill_n(memory.sums, values, Real(0));
+    if (problem.wants_mean && memory.total) std::fill_n(memory.total, values, 0.0);
+    std::fill_n(memory.reference, lanes, nothing);
+    // a row that is excluded has the logit -inf, and lanes without a query are never met
+    std::fill_n(memory.floor, shape.batch, std::numeric_limits<Real>::lowest());
+    std::fill_n(memory.floor + shape.batch, lanes - shape.batch, -nothing);
+    for (double* sum : {memory.met, memory.mass, memory.squares, memory.first_logit, memory.half_norm})
+        std::fill_n(sum, lanes, 0.0);
+    std::fill_n(memory.pending, shape.tiles, 0);
+    std::fill_n(memory.top_logits, lanes * shape.top, nothing);
+    std::fill_n(memory.top_rows, lanes * shape.top, int64_t{-1});
+    std::fill_n(memory.list_count, lanes, int64_t{0});
+}
+
+// Merges the sums of a query over all threads, apart from its mean: factors, [threads], are those of each thread's
+// sums.
+template <class Real>
+ORACLE_APART void merge_query(const ScanProblem& problem, const Shape<Real>& shape, Memory<Real>* memories, int64_t b,
+                              double* factors) {
+    double reference = -std::numeric_limits<double>::infinity(), sums[5] = {};
+    for (int64_t t = 0; t < problem.threads; ++t) reference = std::max(reference, double(memories[t].reference[b]));
+    int64_t listed = 0;
+    for (int64_t t = 0; t < problem.threads; ++t) {
+        const Memory<Real>& own = memories[t];
+        const double step = own.met[b] > 0.0 ? double(own.reference[b]) - reference : 0.0;
+        const double factor = own.met[b] > 0.0 ? std::exp(step) : 0.0;
+        factors[t] = factor;
+        sums[0] += factor * own.met[b], sums[1] += factor * own.mass[b];
+        sums[2] += factor * factor * own.squares[b], sums[4] += factor * own.half_norm[b];
+        sums[3] += factor * (own.first_logit[b] + step * own.mass[b]);
+        listed += own.list_count[b];
+    }
+    const double partition = sums[0] > 0.0 ? reference + std::log(sums[0]) : reference;
+    const double found[6] = {reference, partition, sums[1], sums[2], sums[3], sums[4]};
+    for (int64_t i = 0; i < 6; ++i) problem.sums[i * shape.batch + b] = found[i];
+    problem.kept[b] = listed > shape.listed ? -1 : 0;
+    if (listed == 0 || listed > shape.listed) return;
+    const double floor = partition - windows_at(problem.scan, problem.law[b], partition).weight;
+    for (int64_t t = 0; t < problem.threads; ++t)
+        for (int64_t i = 0; i < memories[t].list_count[b]; ++i)
+            problem.kept[b] += memories[t].list_logits[b * shape.listed + i] >= floor;
+}
+
+// Merges the means of a query: zero where nothing was summed.
+template <class Real>
+ORACLE_APART void merge_mean(const ScanProblem& problem, const Shape<Real>& shape, Memory<Real>* memories, int64_t b,
+                             const double* factors) {
+    const double mass = problem.sums[2 * shape.batch + b];
+    double* mean = problem.mean + b * shape.dim;
+    for (int64_t p = 0; p < shape.panels; ++p)
+        for (int64_t d = p * shape.width; d < std::min((p + 1) * shape.width, shape.dim); ++d) {
+            const int64_t at = shape.offset(p, b) + d - p * shape.width;
+            double sum = 0.0;
+            for (int64_t t = 0; t < problem.threads; ++t) {
+                const Memory<Real>& own = memories[t];
+                sum += factors[t] * (double(own.sums[at]) + (own.total ? own.total[at] : 0.0));
+            }
+            mean[d] = mass > 0.0 ? sum / mass : 0.0;
+        }
+}
+
+}  // namespace oracle

@@ -1,0 +1,127 @@
+// What a thread does with its share of the rows: block by block both products and the softmax between them.
+#pragma once
+#include "few.hpp"
+#include "rows.hpp"
+#include "softmax.hpp"
+#include "sums.hpp"
+
+namespace oracle {
+
+// panels of coordinates that one pass of the first product sums: its operands stay in the first cache
+constexpr int64_t kPanelsTogether = 5;
+
+// rows summed in single precision before the sums are emptied into double precision
+constexpr int32_t kLongestSum = 512;
+
+template <class Real, class Stored>
+class Worker {
+  public:
+    static constexpr int64_t W = Tile<Real>::lanes, P = Tile<Real>::panel, Q = Tile<Real>::queries;
+
+    Worker(const ScanProblem& problem, const Shape<Real>& shape, const Shared<Real>& shared, Memory<Real>& memory)
+        : problem_(problem),
+          shape_(shape),
+          queries_(shared.queries),
+          centre_(shared.centre),
+          memory_(memory),
+          rows_(static_cast<const Stored*>(problem.rows)) {}
+
+    // Adds the rows [start, stop).
+    void run(int64_t start, int64_t stop) {
+        for (int64_t first = start; first < stop; first += shape_.block) {
+            const Block block{first, std::min(shape_.block, stop - first)};
+            prepare(block);
+            if (problem_.few) {
+                few(block);
+            } else {
+                pack_rows(rows_ + first * shape_.dim, block.count, shape_, centre_, memory_.rows);
+                score(block);
+                soften(block);
+                if (problem_.wants_mean) weigh();
+            }
+        }
+    }
+
+  private:
+    const ScanProblem& problem_;
+    const Shape<Real>& shape_;
+    const Real *queries_, *centre_;
+    Memory<Real>& memory_;
+    const Stored* rows_;
+
+    void prepare(const Block& block) {
+        for (int64_t r = 0; r < block.count; ++r) {
+            memory_.half_norms[r] = static_cast<Real>(problem_.half_norms[block.first + r]);
+            const bool equal = problem_.log_weights == nullptr;
+            memory_.log_weights[r] = equal ? Real(0) : static_cast<Real>(problem_.log_weights[block.first + r]);
+        }
+    }
+
+    void score(const Block& block) {
+        const int64_t stride = shape_.block * P, length = shape_.panels * P, step = shape_.block * W;
+        for (int64_t first = 0; first < shape_.panels; first += kPanelsTogether) {
+            const int64_t last = std::min(first + kPanelsTogether, shape_.panels);
+            for (int64_t v = 0; v < shape_.vectors; v += 2)
+                for (int64_t r = 0; r < block.count; r += Tile<Real>::rows) {
+                    const Real* rows = memory_.rows + r * P;
+                    Real* out = memory_.logits + v * step + r * W;
+                    if (v + 1 < shape_.vectors)
+                        score_tile<Real, 2>(rows, stride, queries_ + v * W * length, first, last, shape_.dim, out,
+                                            step);
+                    else
+                        score_tile<Real, 1>(rows, stride, queries_ + v * W * length, first, last, shape_.dim, out,
+                                            step);
+                }
+        }
+    }
+
+    void soften(const Block& block) {
+        for (int64_t v = 0; v < shape_.vectors; ++v) VectorSoftmax<Real>(problem_, shape_, memory_, v).add(block);
+    }
+
+    void weigh() {
+        for (int64_t p = 0; p < shape_.panels; ++p) {
+            const int64_t left = padded(std::min(P, shape_.dim - p * P), W) / W;
+            for (int64_t t = 0; t < shape_.tiles; ++t) {
+                const int64_t count = memory_.count[t];
+                if (count == 0) continue;
+                const Real* panel = memory_.rows + p * shape_.block * P;
+                const int32_t* index = memory_.index + t * shape_.block;
+                const Real* weights = memory_.packed + t * shape_.block * Q;
+                Real* sums = memory_.sums + shape_.offset(p, t * Q);
+                if (left == 3)
+                    weigh_tile<Real, 3>(panel, index, weights, count, sums);
+                else if (left == 2)
+                    weigh_tile<Real, 2>(panel, index, weights, count, sums);
+                else
+                    weigh_tile<Real, 1>(panel, index, weights, count, sums);
+            }
+        }
+        for (int64_t t = 0; t < shape_.tiles; ++t) count_pending(t);
+    }
+
+    void count_pending(int64_t tile) {
+        memory_.pending[tile] += memory_.count[tile];
+        if (memory_.pending[tile] < kLongestSum) return;
+        empty_sums(shape_, memory_, tile);
+    }
+
+    void few(const Block& block) {
+        const Stored* rows = rows_ + block.first * shape_.dim;
+        return shape_.batch == 1 ? few_of<1>(rows, block) : few_of<2>(rows, block);
+    }
+
+    template <int BATCH>
+    void few_of(const Stored* rows, const Block& block) {
+        score_few<Real, Stored, BATCH>(rows, block.count, shape_, centre_, queries_, memory_.logits);
+        soften(block);
+        if (!problem_.wants_mean) return;
+        static_assert(BATCH <= Q, "few queries are those of one tile");
+        if (memory_.count[0] == 0) return;
+        weigh_few<Real, Stored, BATCH>(rows, memory_.index, memory_.packed, memory_.count[0], shape_, centre_,
+                                       memory_.sums);
+        count_pending(0);
+    }
+};
+
+}  // namespace oracle

@@ -1,0 +1,171 @@
+"""Rows, queries and lists as the float64 kernels of the native library take them: see src/problem.hpp."""
+
+from __future__ import annotations
+
+from ctypes import Structure, byref, c_double, c_int64, c_void_p
+from typing import Any
+
+import torch
+
+from ...base.arrays import STORAGE_DTYPES, Int64, Tensor
+from ...base.transforms import unreadable
+from ..common.rescore import COMPENSATED_WINDOW, GAP_LIMIT, LOGIT_SHARE, difference_size
+from ..common.rounding import UNIT_ROUNDOFF, WALK
+from ..common.rows import Query, Rows
+from ..common.state import FIELDS, PosteriorState, Wanted
+from .library import native_library
+
+
+class View(Structure):
+    """Addresses inside tensors, which stay alive as long as the view does."""
+
+    held: list[Tensor]
+
+    def hold(self, tensor: Tensor | None) -> int | None:
+        """Return the address of a tensor that is contiguous, and keep it; None for none."""
+        if tensor is None:
+            return None
+        self.held.append(tensor)
+        return tensor.data_ptr()
+
+
+class RowsView(View):
+    """Rows as they are stored."""
+
+    _fields_ = (
+        ("stored", c_void_p),
+        ("storage", c_int64),
+        ("stride", c_int64),
+        ("dim", c_int64),
+        ("centre", c_void_p),
+        ("log_weights", c_void_p),
+    )
+
+    def __init__(self, rows: Rows) -> None:
+        """Look at `rows`, which must be :func:`readable`."""
+        self.held = []
+        super().__init__(
+            self.hold(rows.stored),
+            STORAGE_DTYPES.index(rows.stored.dtype),
+            rows.stored.stride(0),
+            rows.dim,
+            self.hold(rows.centre.contiguous()),
+            self.hold(None if rows.log_weights is None else rows.log_weights.contiguous()),
+        )
+
+
+class QueriesView(View):
+    """Queries of some rows: in the coordinates of the stored values, and as they were given."""
+
+    _fields_ = (
+        ("count", c_int64),
+        ("stored_point", c_void_p),
+        ("given", c_void_p),
+        ("scale", c_double),
+        ("offset", c_double),
+        ("centred", c_int64),
+        ("alpha", c_void_p),
+        ("inverse_variance", c_void_p),
+        ("size", c_void_p),
+    )
+
+    def __init__(self, rows: Rows, query: Query) -> None:
+        """Look at the queries `query` of `rows`."""
+        self.held, given = [], query.given
+        super().__init__(
+            len(query),
+            self.hold(query.in_stored_coordinates(rows).contiguous()),
+            self.hold((query.point if given is None else given.x).contiguous()),
+            1.0 if given is None else given.scale,
+            0.0 if given is None else given.offset,
+            int(given is None),
+            self.hold(query.alpha.contiguous()),
+            self.hold(query.inverse_variance.contiguous()),
+            self.hold(difference_size(rows, query)),
+        )
+
+
+class ListsView(View):
+    """A list of rows for each query: `row`, [P], from `first`, [B + 1]."""
+
+    _fields_ = (("first", c_void_p), ("row", c_void_p), ("threads", c_int64))
+
+    def __init__(self, first: Int64[Tensor, "C"], row: Int64[Tensor, "P"]) -> None:
+        """Look at lists, to be worked on by as many threads as torch uses."""
+        self.held = []
+        super().__init__(self.hold(first), self.hold(row), torch.get_num_threads())
+
+
+class StatesView(View):
+    """States of no sample, which the library fills in."""
+
+    _fields_ = (
+        ("lse", c_void_p),
+        ("lse_rest", c_void_p),
+        ("mean", c_void_p),
+        ("concentration", c_void_p),
+        ("entropy", c_void_p),
+        ("variance", c_void_p),
+        ("top_logits", c_void_p),
+        ("top_rest", c_void_p),
+        ("top_rows", c_void_p),
+        ("top_k", c_int64),
+    )
+
+    def __init__(self, state: PosteriorState, wanted: Wanted) -> None:
+        """Look at what is wanted of `state`."""
+        self.held = []
+        moments, mean = wanted.moments, wanted.mean
+        super().__init__(
+            self.hold(state.lse),
+            self.hold(state.lse_rest),
+            self.hold(state.mean if mean else None),
+            self.hold(state.concentration if moments else None),
+            self.hold(state.entropy if moments else None),
+            self.hold(state.variance if moments and mean else None),
+            self.hold(state.top_logits),
+            self.hold(state.top_rest),
+            self.hold(state.top_rows),
+            wanted.top_k,
+        )
+
+
+class Digits(Structure):
+    """When a float64 difference is not enough, as kernels/common/rescore.py has it."""
+
+    _fields_ = (
+        ("roundoff", c_double),
+        ("gap_limit", c_double),
+        ("logit_share", c_double),
+        ("window", c_double),
+        ("mergeable", c_int64),
+    )
+
+    def __init__(self, mergeable: bool) -> None:
+        """Start from the constants; mergeable: whether other samples may compete with these."""
+        unit = WALK * UNIT_ROUNDOFF[torch.float64]
+        super().__init__(unit, GAP_LIMIT, LOGIT_SHARE, COMPENSATED_WINDOW, int(mergeable))
+
+
+def readable(rows: Rows) -> bool:
+    """Return whether the native library is there and can read `rows` where they are."""
+    stored = rows.stored
+    plain = stored.device.type == "cpu" and (rows.dim == 1 or stored.stride(1) == 1) and not unreadable(stored)
+    return plain and native_library().library is not None
+
+
+def writable(state: PosteriorState) -> PosteriorState:
+    """Return a copy of `state` whose parts share no memory, as those of an empty one do."""
+    return PosteriorState(*[getattr(state, name).clone() for name in FIELDS])
+
+
+def called(name: str, *arguments: Any) -> None:
+    """Call a function of the library with views, which it gets by reference, and addresses.
+
+    Raises MemoryError where it found no memory.
+    """
+    library = native_library().library
+    if library is None:
+        raise RuntimeError("no native library is loaded")
+    if library[name](*(byref(one) if isinstance(one, Structure) else one for one in arguments)):
+        raise MemoryError(f"{name}: memory is short; pass fewer queries at once")

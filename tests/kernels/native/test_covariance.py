@@ -1,0 +1,84 @@
+"""Products with posterior covariances by the native library agree with the formula: every storage, regime and span."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from closed_form import FAMILIES, generators, normal, stored_as
+from direction_cases import assert_product, late_between_near_samples, vectors_of
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from row_cases import make_query
+from tolerances import assert_within
+
+from oracle_engine.base.arrays import STORAGE_DTYPES
+from oracle_engine.kernels import Span, covariance_product, prepare_rows
+from oracle_engine.kernels.native import double
+from oracle_engine.kernels.portable import covariance
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@given(
+    generators(),
+    st.sampled_from(sorted(FAMILIES)),
+    st.sampled_from(STORAGE_DTYPES),
+    st.sampled_from([1, 3, 64, 65, 300]),
+    st.sampled_from([1, 2, 8, 33]),
+    st.integers(0, 2),
+    st.booleans(),
+)
+def test_products_agree_with_the_formula(
+    target: str,
+    generator: torch.Generator,
+    family: str,
+    dtype: torch.dtype,
+    dim: int,
+    batch: int,
+    excluded: int,
+    curved: bool,
+) -> None:
+    weights = torch.rand(90, generator=generator).double() + 0.01 if curved else None
+    rows = prepare_rows(stored_as(FAMILIES[family](90, dim, generator), dtype), weights)
+    query = make_query(rows, generator, batch=batch, excluded=excluded)
+    assert_product(covariance_product, rows, vectors_of(rows, query, generator, curved=curved), Span(0, 90))
+
+
+@pytest.mark.parametrize("sigma", [1e-5, 1e-6, 1e-7])
+@pytest.mark.parametrize("dim", [8, 96])
+def test_late_between_two_near_samples(target: str, generator: torch.Generator, sigma: float, dim: int) -> None:
+    rows, query = late_between_near_samples(dim, sigma, generator)
+    assert_product(covariance_product, rows, vectors_of(rows, query, generator), Span(0, 300))
+
+
+@pytest.mark.parametrize("size", [1e-100, 1e100])
+def test_vectors_of_any_size_are_multiplied_alike(target: str, generator: torch.Generator, size: float) -> None:
+    rows = prepare_rows(normal(50, 80, generator).float(), None)
+    vectors = vectors_of(rows, make_query(rows, generator, times=(0.05, 0.3)), generator, size, curved=True)
+    assert_product(covariance_product, rows, vectors, Span(0, 50))
+
+
+def test_products_of_many_calls_add_up(
+    target: str, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = prepare_rows(normal(2500, 70, generator).float(), None)
+    vectors = vectors_of(rows, make_query(rows, generator), generator)
+    whole = covariance_product(rows, vectors, Span(0, 2500))
+    monkeypatch.setattr(double, "CALL_VALUES", 1)
+    parts = covariance_product(rows, vectors, Span(0, 2500))
+    assert_within((parts - whole).norm(dim=1) / (whole.norm(dim=1) + vectors.vector.norm(dim=1)), "float64")
+
+
+def test_no_queries_give_no_products(target: str, generator: torch.Generator) -> None:
+    rows = prepare_rows(normal(5, 3, generator), None)
+    vectors = vectors_of(rows, make_query(rows, generator), generator).take(torch.arange(0))
+    assert covariance_product(rows, vectors, Span(0, 5)).shape == (0, 3)
+
+
+def test_without_a_library_products_come_from_torch(
+    generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ORACLE_NATIVE", "off")
+    rows = prepare_rows(normal(50, 20, generator), None)
+    vectors = vectors_of(rows, make_query(rows, generator), generator)
+    expected = covariance.covariance_product(rows, vectors, Span(0, 50))
+    assert torch.equal(covariance_product(rows, vectors, Span(0, 50)), expected)

@@ -1,0 +1,96 @@
+"""The library that suits a machine is chosen, or the reason why there is none is said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from refusals import refused
+
+from oracle_engine.kernels import native_library
+from oracle_engine.kernels.native import build, library
+from oracle_engine.kernels.native.library import FEATURES, usable_targets
+
+X86 = pytest.mark.skipif("v3" not in build.targets(), reason="versions of x86-64")
+
+
+@pytest.fixture(autouse=True)
+def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ORACLE_NATIVE", raising=False)
+    monkeypatch.setattr(library, "_chosen", library._chosen.__wrapped__)
+
+
+def cpu_with(tmp_path: Path, *features: str) -> Path:
+    path = tmp_path / "cpuinfo"
+    path.write_text(f"processor : 0\nflags : fpu {' '.join(features)}\n", "utf-8")
+    return path
+
+
+@X86
+def test_the_best_version_that_a_processor_runs_comes_first(tmp_path: Path) -> None:
+    assert usable_targets(cpu_with(tmp_path, *FEATURES["v3"], *FEATURES["v4"])) == ["v4", "v3"]
+    assert usable_targets(cpu_with(tmp_path, *FEATURES["v3"])) == ["v3"]
+    assert usable_targets(cpu_with(tmp_path)) == []
+    assert usable_targets(tmp_path / "nothing") == []
+
+
+def test_the_version_that_serves_is_named() -> None:
+    found = native_library()
+    if found.library is not None:
+        assert found.reason == f"native kernels for {found.target} serve the CPU"
+        assert found.library.oracle_usable_threads(torch.get_num_threads()) == torch.get_num_threads()
+
+
+def test_versions_can_be_chosen_or_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in usable_targets():
+        monkeypatch.setenv("ORACLE_NATIVE", name)
+        assert native_library().target in (name, None)
+    monkeypatch.setenv("ORACLE_NATIVE", "off")
+    assert native_library() == library.NativeLibrary(None, None, "native kernels are switched off by ORACLE_NATIVE")
+    monkeypatch.setenv("ORACLE_NATIVE", "v3")
+    monkeypatch.setattr(library, "usable_targets", lambda: ["v9"])
+    with refused("`ORACLE_NATIVE` must name kernels that this machine can run; received 'v3'"):
+        native_library()
+
+
+@pytest.mark.parametrize(
+    ("usable", "failure", "why"),
+    [
+        ([], None, "need AVX2, which this processor lacks"),
+        (["v3"], "no C++ compiler was found, of g++", "were not built: no C++ compiler was found, of g++"),
+        (["v3"], None, "were not built; run: make native"),
+    ],
+)
+@X86
+def test_why_there_is_no_library(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, usable: list[str], failure: str | None, why: str
+) -> None:
+    monkeypatch.setattr(library, "LIBRARIES", tmp_path)
+    monkeypatch.setattr(library, "usable_targets", lambda: usable)
+    if failure is not None:
+        (tmp_path / build.FAILURE).write_text(f"{failure}\nmore of it\n", "utf-8")
+    assert native_library() == library.NativeLibrary(None, None, f"native kernels {why}")
+
+
+def test_a_damaged_library_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(library, "LIBRARIES", tmp_path)
+    monkeypatch.setattr(library, "usable_targets", lambda: ["v3"])
+    library.library_path("v3").write_bytes(b"no library")
+    found = native_library()
+    assert found.library is None
+    assert found.reason.startswith("native kernels could not be loaded: ")
+
+
+@pytest.mark.skipif(not build.targets(), reason="there is nothing to build")
+def test_an_installation_without_a_compiler_goes_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert build.build_if_possible(tmp_path) == []
+    assert "no C++ compiler was found, of no-such-compiler" in (tmp_path / build.FAILURE).read_text("utf-8")
+    assert "the portable ones serve" in capfd.readouterr().err
+    # one that is there and fails
+    monkeypatch.setenv("CXX", "false")
+    assert build.build_if_possible(tmp_path) == []
+    assert (tmp_path / build.FAILURE).read_text("utf-8").startswith("false failed: ")

@@ -1,0 +1,49 @@
+"""The native kernels read and write nothing that is not theirs, and do nothing that C++ leaves undefined."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from oracle_engine.kernels import native_library
+from oracle_engine.kernels.native import build
+from oracle_engine.kernels.native.library import usable_targets
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent.parent
+
+# every kernel, over shapes that fill no tile, block or vector
+PROBLEMS = [
+    *("test_scan.py", "test_pairs.py", "test_double.py", "test_covariance.py"),
+    "-k",
+    "odd_shapes and not 784 and not 1000 or storage or empty_state or maximum or windows or formula or late or none",
+]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("ORACLE_SANITIZED" in os.environ, reason="is running under the sanitizers already")
+@pytest.mark.skipif(native_library().library is None, reason=native_library().reason)
+def test_the_sanitizers_find_nothing(tmp_path: Path) -> None:
+    build.build(tmp_path, build.SANITIZED)
+    runtime = [build.runtime_library(name) for name in ("libasan.so", "libubsan.so")]
+    environment = {
+        **os.environ,
+        "ORACLE_SANITIZED": str(tmp_path),
+        "LD_PRELOAD": " ".join(runtime),
+        # the interpreter keeps what it allocates until it ends
+        "ASAN_OPTIONS": "detect_leaks=0",
+        "UBSAN_OPTIONS": "print_stacktrace=1",
+        "OMP_NUM_THREADS": "1",
+    }
+    # without the checks of annotations, which have nothing to do with what is tested here
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-o", "addopts=", "-p", "no:cacheprovider"]
+    command += ["--import-mode=importlib", *PROBLEMS]
+    for target in usable_targets():
+        asked = {**environment, "ORACLE_NATIVE": target}
+        done = subprocess.run(command, cwd=HERE, env=asked, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, (target + done.stdout + done.stderr)[-4000:]
+        assert " passed" in done.stdout
