@@ -15,23 +15,21 @@ import torch
 from ...base.arrays import Bool, Float, Float64, Int64, Tensor
 from ..common.matmul import QUERY_MULTIPLE, ieee_products
 from ..common.rescore import Pairs, product_error, product_logits
-from ..common.rows import Query, Span
+from ..common.rows import Query
 from ..common.state import PosteriorState, Wanted
 from ..common.work import Work
 from ..native.pairs import pairs_state
 from .query_bounds import Knowledge, SideInformation
 from .screen import Screen
 from .shortlist import Allowance, FixedAllowance, Shortlist, query_term
-from .upper_bounds import ROW_TILE, UpperLogits
+from .tiles import Remaining, TileBounds, tile_bounds
+from .upper_bounds import UpperLogits
 
 # rows with the largest upper logits, rescored first: they bound the partition function from below
 FIRST_ROWS = 8
 
 # floor of queries without a row that counts: finite, so that differences of infinities do not arise
 LOWEST_FLOOR = -1e38
-
-# a deeper level gathers its rows where tiles that may matter are fewer than this share
-GATHER_SHARE = 0.5
 
 # where a scan is needed anyway, queries join it until alpha^2 / sigma^2 is so many times the SNR threshold of a level
 JOIN_SCAN_FACTOR = 4.0
@@ -80,7 +78,7 @@ def certified_share(upper: UpperLogits, level: int, mass: float) -> float:
     search, certified = _Search(upper, FixedAllowance(mass), None), 0
     with ieee_products(upper.work.rows.device.type):
         for index in torch.arange(len(upper), device=upper.work.rows.device).split(upper.chunk):
-            found = _evaluate_level(search.take(index), level, _Remaining.everything(len(index), index.device))
+            found = _evaluate_level(search.take(index), level, Remaining.everything(len(index), index.device))
             certified += int(found.few.sum())
     return certified / len(upper)
 
@@ -153,26 +151,6 @@ class _Search:
 
 
 @dataclass(frozen=True)
-class _Remaining:
-    """The rows that earlier levels leave to a level, and what the rows they ruled out hold at most.
-
-    rows: [n] int64, or None for the whole span. log_omitted: log of a bound on the sum of their weights, [B] float64.
-    """
-
-    rows: Int64[Tensor, "n"] | None
-    log_omitted: Float64[Tensor, "B"]
-
-    @classmethod
-    def everything(cls, batch: int, device: torch.device) -> _Remaining:
-        """Return the whole span."""
-        return cls(None, torch.full((batch,), -torch.inf, dtype=torch.float64, device=device))
-
-    def numbers(self, span: Span, position: Int64[Tensor, "..."]) -> Int64[Tensor, "..."]:
-        """Return the rows of the data at positions among these; beyond the last, where nothing counts, any."""
-        return position + span.start if self.rows is None else self.rows[position.clamp_max(len(self.rows) - 1)]
-
-
-@dataclass(frozen=True)
 class _Candidates:
     """The rows that can matter to each query, and what all other rows hold at most.
 
@@ -203,16 +181,12 @@ class _Candidates:
 class _Level:
     """What one level tells of a batch of queries.
 
-    remaining: the rows that it bounded. tiles: their upper logits in tiles of rows, [T, s, B] float32.
-    floor: upper logit below which a row is left out, [B] float32.
-    open_tiles: which tiles hold a row at or above it, [T, B].
+    bounds: of the rows that were left to it. floor: upper logit below which a row is left out, [B] float32.
     candidates: the rows at or above it. few: which queries have few enough of them to rescore them all, [B].
     """
 
-    remaining: _Remaining
-    tiles: Float[Tensor, "T s B"]
+    bounds: TileBounds
     floor: Float[Tensor, "B"]
-    open_tiles: Bool[Tensor, "T B"]
     candidates: _Candidates
     few: Bool[Tensor, "B"]
 
@@ -221,7 +195,7 @@ def _cascade(search: _Search, level: int) -> Shortlist:
     """Return the shortlist of queries that enter at `level` and go on to the next while too many rows may matter."""
     work, last = search.upper.work, len(search.upper.screen.widths) - 1
     index = torch.arange(len(work.query), device=work.rows.device)
-    remaining, parts = _Remaining.everything(len(index), index.device), []
+    remaining, parts = Remaining.everything(len(index), index.device), []
     while True:
         found = _evaluate_level(search, level, remaining)
         few, many = found.few.nonzero()[:, 0], (~found.few).nonzero()[:, 0]
@@ -229,82 +203,28 @@ def _cascade(search: _Search, level: int) -> Shortlist:
             parts.append((index[few], _rescored(search.upper.work, found.candidates, few)))
         if len(many) == 0 or level == last:
             return Shortlist.assembled(work, parts)
-        remaining = _remaining_after(found, many, work.span)
+        remaining = found.bounds.left(found.floor, many)
         search, index, level = search.take(many), index[many], level + 1
 
 
-def _evaluate_level(search: _Search, level: int, remaining: _Remaining) -> _Level:
+def _evaluate_level(search: _Search, level: int, remaining: Remaining) -> _Level:
     """Return what this level tells of the queries of `search` from the rows in `remaining`."""
-    upper, work = search.upper, search.upper.work
-    tiles = upper.at(level, remaining.rows).unflatten(0, (-1, ROW_TILE))
-    largest = tiles.amax(1)
-    first = _first_rows_state(work, tiles, largest, remaining)
+    work = search.upper.work
+    bounds = tile_bounds(search.upper, level, remaining)
+    first = pairs_state(work.rows, work.query, bounds.promising(FIRST_ROWS), Wanted())
     log_partition = first.lse - query_term(work.query)
     floor = log_partition + (search.allowance(first).clamp_min(1e-300) / len(work.span)).log()
     # rounded down: comparisons and exponentials are in float32
     floor = (floor - 2.0**-22 * floor.abs()).clamp_min(LOWEST_FLOOR).float()
     # an open tile holds a row that may matter: these are at least so many rows
-    open_tiles = largest >= floor
-    count = open_tiles.sum(0)
+    count = bounds.open_tiles(floor)
     limit = search.most_rows(level, count)
     few = (count <= limit).nonzero()[:, 0]
-    pairs, log_below = _rows_above(tiles, largest, floor, few)
-    pairs = replace(pairs, row=remaining.numbers(work.span, pairs.row))
+    pairs, log_below = bounds.above(floor, few)
     count[few] = torch.bincount(pairs.query, minlength=len(count))[few]
     log_omitted = torch.logaddexp(remaining.log_omitted, log_below)
     candidates = _Candidates(pairs, floor.double(), log_partition, log_omitted, count)
-    return _Level(remaining, tiles, floor, open_tiles, candidates, count <= limit)
-
-
-def _first_rows_state(
-    work: Work, tiles: Float[Tensor, "T s B"], largest: Float[Tensor, "T B"], remaining: _Remaining
-) -> PosteriorState:
-    """Return the state of the rows with the largest upper logits of each query, one a tile."""
-    tile = largest.topk(min(FIRST_ROWS, len(largest)), dim=0).indices.T
-    column = torch.arange(largest.shape[1], device=tile.device)[:, None].expand_as(tile)
-    upper, offset = tiles[tile, :, column].max(2)
-    row = remaining.numbers(work.span, tile * ROW_TILE + offset)
-    counts = upper > -torch.inf
-    pairs = Pairs(column[counts], row[counts], upper[counts].double())
-    return pairs_state(work.rows, work.query, pairs, Wanted())
-
-
-def _rows_above(
-    tiles: Float[Tensor, "T s B"], largest: Float[Tensor, "T B"], floor: Float[Tensor, "B"], few: Int64[Tensor, "f"]
-) -> tuple[Pairs, Float64[Tensor, "B"]]:
-    """Return the pairs of the queries `few` with positions at or above the floor, and the log of what others hold.
-
-    largest: of each tile. The log of the sum of the upper weights below the floor is -inf for queries not in `few`.
-    """
-    own = floor[few]
-    is_open = largest[:, few] >= own
-    # relative to the floor, below which all of these are: nothing overflows
-    closed = ROW_TILE * _exp(largest[:, few] - own).masked_fill_(is_open, 0.0).sum(0)
-    place, tile = is_open.T.nonzero().unbind(1)
-    values = tiles[tile, :, few[place]] - own[place, None]
-    above = values >= 0.0
-    pair, offset = above.nonzero().unbind(1)
-    logit = values[pair, offset].double() + own[place[pair]]
-    below = closed.index_add_(0, place, _exp(values).masked_fill_(above, 0.0).sum(1))
-    log_below = torch.full_like(floor, -torch.inf, dtype=torch.float64)
-    # sums of float32 terms
-    log_below[few] = own + (below.double() * (1.0 + 1e-4) + 1e-300).log()
-    return Pairs(few[place[pair]], tile[pair] * ROW_TILE + offset, logit), log_below
-
-
-def _remaining_after(level: _Level, index: Int64[Tensor, "b"], span: Span) -> _Remaining:
-    """Return the rows that may matter to any of the queries in `index`, which the next level bounds."""
-    remaining, log_omitted = level.remaining, level.remaining.log_omitted[index]
-    tile = level.open_tiles[:, index].any(1).nonzero()[:, 0]
-    # gathering rows costs a copy of their features: not worth it for most of them
-    if len(tile) >= GATHER_SHARE * len(level.open_tiles):
-        return _Remaining(remaining.rows, log_omitted)
-    above = (level.tiles[tile][:, :, index] >= level.floor[index]).any(2)
-    position = (tile[:, None] * ROW_TILE + torch.arange(ROW_TILE, device=tile.device))[above]
-    total = len(span) if remaining.rows is None else len(remaining.rows)
-    left_out = math.log(total - len(position)) if len(position) < total else -math.inf
-    log_omitted = torch.logaddexp(log_omitted, level.floor[index].double() + left_out)
-    return _Remaining(remaining.numbers(span, position), log_omitted)
+    return _Level(bounds, floor, candidates, count <= limit)
 
 
 def _rescored(work: Work, candidates: _Candidates, index: Int64[Tensor, "b"]) -> Shortlist:
@@ -330,8 +250,3 @@ def _without_light_rows(work: Work, candidates: _Candidates) -> tuple[Pairs, Flo
     keep = upper >= 0.0
     rest = torch.zeros_like(raised).index_add_(0, pairs.query[~keep], upper[~keep].exp())
     return pairs.where(keep), raised + rest.log()
-
-
-def _exp(difference: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    # in place and never below e^-80: results that underflow take many times as long
-    return difference.clamp_(min=-80.0, max=80.0).exp_()

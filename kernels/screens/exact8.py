@@ -10,6 +10,7 @@ import torch
 from ...base.arrays import Float, Float64, Int64, Tensor
 from ...base.progress import Progress
 from ..common.rows import Query, Rows, Span
+from ..native.screens import Terms
 from .int8 import EightBitScreen
 from .int8_products import BASE, given_or_timed, products
 from .query_bounds import Projected, QueryBound, product_rounding
@@ -71,6 +72,15 @@ class StoredScreen(EightBitScreen):
         out.addr_(chosen_rows(rows.half_norms, place).float(), -query_bound.norm_gain.float())
         if rows.log_weights is not None:
             out += log_weights(rows, slice(place.start, place.stop) if isinstance(place, Span) else place)[:, None]
+
+    def terms(self, rows: Rows, level: int, query_bound: QueryBound) -> Terms | None:
+        """Return what native kernels add up, None where rows are not multiplied as integers.
+
+        rows, level, query_bound: the data, 0, and the coefficients of the batch.
+        """
+        bound = query_bound
+        terms = Terms(rows.stored, bound.projection, centre=rows.centre, norm_gain=bound.norm_gain)
+        return terms if self.integers else None
 
     @property
     def tensors(self) -> dict[str, Tensor]:

@@ -15,6 +15,7 @@ import torch
 from ...base.arrays import Float, Float64, Int64, Shaped, Tensor
 from ...base.progress import Progress
 from ..common.rows import Query, Rows, Span
+from ..native.screens import Terms
 from .int8_products import given_or_timed, integers_pay, products, relative_cost, two_digits
 from .nearest import DistanceVectors
 from .query_bounds import TYPICAL_ROWS, UPWARD, Projected, QueryBound, Source, SourceResidual, product_rounding
@@ -139,6 +140,14 @@ class CodeScreen(EightBitScreen):
         products(chosen_rows(self.codes, place), query_bound.projection, out, integers=self.integers)
         gains = torch.cat(query_bound.feature_gains(rows.log_weights is not None), dim=1).float()
         out.addmm_(chosen_rows(self.features, place), gains.T)
+
+    def terms(self, rows: Rows, level: int, query_bound: QueryBound) -> Terms | None:
+        """Return what native kernels add up, None where codes are not multiplied as integers.
+
+        rows, level, query_bound: the data, 0, and the coefficients of the batch.
+        """
+        gains = torch.cat(query_bound.feature_gains(rows.log_weights is not None), dim=1)
+        return Terms(self.codes, query_bound.projection, self.features, gains) if self.integers else None
 
     @property
     def tensors(self) -> dict[str, Tensor]:

@@ -18,6 +18,7 @@ from ...base.arrays import Float, Float64, Int64, Tensor
 from ...base.progress import Progress
 from ..common.rounding import UNIT_ROUNDOFF, WALK
 from ..common.rows import Query, Rows, Span
+from ..native.screens import Terms
 from .nearest import DistanceVectors
 from .query_bounds import TYPICAL_ROWS, UPWARD, Projected, QueryBound, Source, SourceResidual, product_rounding
 from .screen import Place, Screen, Thresholds, chosen_rows, gaps, log_weights, no_thresholds
@@ -115,6 +116,14 @@ class PrincipalScreen(Screen):
         """
         factors = self.factors(query_bound, level, weighted=rows.log_weights is not None)
         torch.mm(chosen_rows(self.features[level], place), factors.T, out=out)
+
+    def terms(self, rows: Rows, level: int, query_bound: QueryBound) -> Terms:
+        """Return what native kernels add up; arguments as in :meth:`Screen.terms`.
+
+        rows, level, query_bound: the data, the level, and the coefficients of the batch.
+        """
+        factors = self.factors(query_bound, level, weighted=rows.log_weights is not None)
+        return Terms(self.features[level], factors)
 
     def vectors(self, rows: Rows) -> DistanceVectors:
         """Return coordinates of `rows` and norms of the rest: norms differ by no more than what they are norms of."""

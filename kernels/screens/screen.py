@@ -16,6 +16,7 @@ import torch
 from ...base.arrays import Float, Float64, Int64, Shaped, Tensor
 from ...base.progress import Progress
 from ..common.rows import Query, Rows, Span
+from ..native.screens import Terms
 from .nearest import DistanceVectors
 from .query_bounds import (
     Knowledge,
@@ -110,6 +111,13 @@ class Screen(ABC):
         rows: the data. level: of the screen, the cheapest is 0. query_bound: coefficients of the batch.
         place: which rows, a range or their numbers, [n] int64. Costs a product of 2 n B w operations, w the width of
         the level.
+        """
+
+    @abstractmethod
+    def terms(self, rows: Rows, level: int, query_bound: QueryBound) -> Terms | None:
+        """Return what native kernels add up to the same, or None where they cannot.
+
+        rows: the data. level: of the screen, the cheapest is 0. query_bound: coefficients of the batch.
         """
 
     @abstractmethod

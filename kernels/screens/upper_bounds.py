@@ -8,6 +8,7 @@ import torch
 
 from ...base.arrays import Float, Int64, Tensor
 from ..common.work import Work
+from ..native.screens import TILE, Shared, Terms, screens_apply
 from .query_bounds import QueryBound, SideInformation
 from .screen import Screen
 from .shared_products import SharedProducts
@@ -52,10 +53,22 @@ class UpperLogits:
         shared_products = None if self.shared_products is None else self.shared_products.take(index)
         return UpperLogits(self.work.take(index), self.screen, self.query_bound.take(index), shared_products)
 
+    def terms(self, level: int) -> Terms | None:
+        """Return what native kernels add up for a level, the cheapest is 0; None where they do not apply."""
+        terms = self.screen.terms(self.work.rows, level, self.query_bound)
+        return terms if terms is not None and screens_apply(self.work, terms) else None
+
+    @property
+    def native_shared(self) -> Shared | None:
+        """What native kernels need to know of the shared products, or None."""
+        shared, gain = self.shared_products, self.query_bound.shared_gain
+        return None if shared is None or gain is None else Shared(shared.products, shared.column, gain)
+
     @property
     def chunk(self) -> int:
         """How many queries to ask for at once."""
-        fitting = CHUNK_VALUES // max(1, len(self.work.span))
+        values = len(self.work.span) if self.terms(0) is None else len(self.work.span) // TILE
+        fitting = CHUNK_VALUES // max(1, values)
         return max(CHUNK_QUERIES, fitting - fitting % CHUNK_QUERIES)
 
     def at(self, level: int, chosen: Int64[Tensor, "n"] | None = None) -> Float[Tensor, "m B"]:

@@ -1,0 +1,243 @@
+"""Upper logits of one level of a screen in C++: tile maxima and the rows that may matter, without an array of them."""
+
+from __future__ import annotations
+
+from ctypes import Structure, c_int64, c_void_p
+from dataclasses import dataclass
+
+import torch
+
+from ...base.arrays import Float, Float64, Int64, Shaped, Tensor
+from ..common.rescore import Pairs
+from ..common.work import Work
+from .library import native_library
+from .views import View, called, readable
+
+# rows of a tile, and the multiple that queries are padded to, as in screens.hpp
+TILE, LANE_UNIT = 12, 16
+
+# a digit of a query has seven bits and a sign
+BASE = 128
+LARGEST = 127 * BASE + 63
+
+# 8-bit sums of so many coordinates stay within 32 bits
+LONGEST = (2**31 - 1) // (127 * 2 * 255)
+
+CODES = {torch.float32: 0, torch.int8: 1, torch.uint8: 2}
+
+# sums of float32 terms, and below which they would vanish
+SUM_ERROR, LEAST_SUM = 1.0 + 1e-4, 1e-300
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What the upper logits of a level are sums of, beside slack and shared products.
+
+    rows: [N, w] float32, or 8-bit codes. factors: what they are multiplied with, [B, w]; beside codes float64 values of
+        two digits of seven bits.
+    features, gains: float32 terms beside codes, [N, e] and [B, e], or None.
+    centre: what is taken off the codes, whole numbers, [D] float64, or None.
+    norm_gain: factor of the half norms of the data, whose weights are added too, [B] float64, or None where both are
+        among the features.
+    """
+
+    rows: Shaped[Tensor, "N w"]
+    factors: Shaped[Tensor, "B w"]
+    features: Float[Tensor, "N e"] | None = None
+    gains: Float[Tensor, "B e"] | None = None
+    centre: Float64[Tensor, "D"] | None = None
+    norm_gain: Float64[Tensor, "B"] | None = None
+
+
+@dataclass(frozen=True)
+class Shared:
+    """Products of trajectories with all rows, [N, P] float32; which of them is a query's, and its factor, [B] each."""
+
+    products: Float[Tensor, "N P"]
+    column: Int64[Tensor, "B"]
+    gain: Float64[Tensor, "B"]
+
+
+@dataclass(frozen=True)
+class OpenTiles:
+    """What a level knew of its tiles: their largest upper logits, [T, lanes] float32, and the floors, [lanes]."""
+
+    largest: Float[Tensor, "T l"]
+    floor: Float[Tensor, "l"]
+
+    @classmethod
+    def of(cls, largest: Float[Tensor, "T l"], floor: Float[Tensor, "B"], index: Int64[Tensor, "b"]) -> OpenTiles:
+        """Return what is known for the queries in `index`, [b] int64."""
+        lanes = -len(index) % LANE_UNIT
+        padded = torch.nn.functional.pad(largest.index_select(1, index), (0, lanes), value=-torch.inf)
+        return cls(padded, padded_floor(floor[index]))
+
+
+def padded_floor(floor: Float[Tensor, "B"]) -> Float[Tensor, "l"]:
+    """Return floors for all lanes: nothing reaches those without a query."""
+    return torch.nn.functional.pad(floor.float(), (0, -len(floor) % LANE_UNIT), value=torch.inf)
+
+
+class _ScreenView(View):
+    _fields_ = (
+        ("rows", c_void_p),
+        *((name, c_int64) for name in ("codes", "stride", "width")),
+        ("features", c_void_p),
+        *((name, c_int64) for name in ("feature_stride", "feature_width")),
+        *((name, c_void_p) for name in ("half_norms", "log_weights", "shared")),
+        *((name, c_int64) for name in ("shared_stride", "start", "stop")),
+    )
+
+
+class _BoundView(View):
+    _fields_ = (
+        ("count", c_int64),
+        *(
+            (name, c_void_p)
+            for name in (
+                *("factors", "origin", "step", "feature_gains", "norm_gain", "slack"),
+                *("shared_gain", "shared_column", "excluded"),
+            )
+        ),
+        *((name, c_int64) for name in ("ranges", "threads")),
+    )
+
+
+def screens_apply(work: Work, terms: Terms) -> bool:
+    """Return whether the native library is there and can read the rows of `work` and the `terms` of a screen."""
+    parts = [terms.rows] if terms.features is None else [terms.rows, terms.features]
+    plain = all(part.device.type == "cpu" and part.stride(1) == 1 for part in parts)
+    whole = terms.rows.dtype == torch.float32 or terms.rows.shape[1] <= LONGEST
+    return plain and whole and len(work.span) > 0 and readable(work.rows)
+
+
+class NativeLevel:
+    """One level of a screen for a batch of queries: the largest upper logit of every tile of twelve rows.
+
+    largest: [T, lanes] float32, -inf where nothing counts; lanes are the queries, padded to a multiple of sixteen.
+    """
+
+    def __init__(
+        self,
+        work: Work,
+        terms: Terms,
+        slack: Float64[Tensor, "B"],
+        shared: Shared | None = None,
+        before: OpenTiles | None = None,
+    ) -> None:
+        """Bound all rows of the span of `work`, or those of tiles that are open in the level `before`.
+
+        work: the queries, the rows and their span. terms, slack, shared: of the upper logits, up to |q|^2 / 2 sigma^2.
+        Costs a product of 2 n B w operations, and memory of a twelfth of its values. Raises MemoryError.
+        """
+        self.work = work
+        self._screen = _screen_view(work, terms, shared)
+        self._bound = _bound_view(work, terms, slack, shared)
+        lanes = -(-len(work.query) // LANE_UNIT) * LANE_UNIT
+        self.largest = torch.empty(-(-len(work.span) // TILE), lanes)
+        known = (None, None) if before is None else (before.largest.data_ptr(), before.floor.data_ptr())
+        self._call("maxima", *known, self.largest.data_ptr())
+
+    def promising(self, count: int) -> Pairs:
+        """Return the rows with the largest upper logits of each query, one a tile, `count` at most."""
+        count = min(count, len(self.largest))
+        row = torch.empty(len(self.work.query), count, dtype=torch.int64)
+        self._call("promising", self.largest.data_ptr(), count, row.data_ptr())
+        query, column = (row >= 0).nonzero().unbind(1)
+        return Pairs(query, row[query, column], torch.zeros(len(query), dtype=torch.float64))
+
+    def against(self, floor: Float[Tensor, "B"]) -> tuple[Int64[Tensor, "B"], Float64[Tensor, "B"]]:
+        """Return how many tiles reach the `floor` of each query, and the weights of all others relative to it, [B]."""
+        batch = len(self.work.query)
+        reached, below = torch.empty(batch, dtype=torch.int64), torch.empty(batch, dtype=torch.float64)
+        floors = padded_floor(floor)
+        at = [part.data_ptr() for part in (self.largest, floors, reached, below)]
+        self._call("close", *at)
+        return reached, below
+
+    def above(
+        self,
+        floor: Float[Tensor, "B"],
+        against: tuple[Int64[Tensor, "B"], Float64[Tensor, "B"]],
+        few: Int64[Tensor, "f"],
+    ) -> tuple[Pairs, Float64[Tensor, "B"]]:
+        """Return the rows of the queries in `few` that reach the `floor`, and the log of what their others hold.
+
+        against: what :meth:`against` said of this floor. The log is -inf for other queries. Costs the product of the
+        open tiles once more.
+        """
+        reached, below = against
+        room = torch.zeros_like(reached).index_copy_(0, few, TILE * reached[few])
+        first = torch.nn.functional.pad(room.cumsum(0), (1, 0))
+        row, below, floors = torch.empty(int(first[-1]), dtype=torch.int64), below.clone(), padded_floor(floor)
+        at = [part.data_ptr() for part in (self.largest, floors, first, row, below)]
+        self._call("rows", *at)
+        count = int(first[-1])
+        query = torch.arange(len(reached)).repeat_interleave(first.diff(), output_size=count)
+        log_below = torch.full_like(below, -torch.inf)
+        log_below[few] = floor[few].double() + (below[few] * SUM_ERROR + LEAST_SUM).log()
+        return Pairs(query, row[:count], torch.zeros(count, dtype=torch.float64)), log_below
+
+    def _call(self, name: str, *arguments: int | None) -> None:
+        called(f"oracle_screen_{name}", self._screen, self._bound, *map(_as_argument, arguments))
+
+
+def _as_argument(value: int | None) -> c_int64 | c_void_p:
+    return c_void_p(None) if value is None else c_int64(value)
+
+
+def _screen_view(work: Work, terms: Terms, shared: Shared | None) -> _ScreenView:
+    view, rows = _ScreenView(), work.rows
+    view.held = []
+    view.rows, view.codes = view.hold(terms.rows), CODES[terms.rows.dtype]
+    view.stride, view.width = terms.rows.stride(0), terms.rows.shape[1]
+    if terms.features is not None:
+        view.features, view.feature_stride = view.hold(terms.features), terms.features.stride(0)
+        view.feature_width = terms.features.shape[1]
+    if terms.norm_gain is not None:
+        view.half_norms = view.hold(rows.half_norms.contiguous())
+        view.log_weights = view.hold(None if rows.log_weights is None else rows.log_weights.contiguous())
+    if shared is not None:
+        products = shared.products.contiguous()
+        view.shared, view.shared_stride = view.hold(products), products.shape[1]
+    view.start, view.stop = work.span.start, work.span.stop
+    return view
+
+
+def _bound_view(work: Work, terms: Terms, slack: Float64[Tensor, "B"], shared: Shared | None) -> _BoundView:
+    view = _BoundView()
+    view.held = []
+    view.count, view.threads = len(work.query), torch.get_num_threads()
+    if terms.rows.dtype == torch.float32:
+        view.factors = view.hold(terms.factors.float().contiguous())
+    else:
+        digits, origin, step = _digits(terms)
+        view.factors, view.origin, view.step = view.hold(digits), view.hold(origin), view.hold(step)
+    view.feature_gains = view.hold(None if terms.gains is None else terms.gains.float().contiguous())
+    view.norm_gain = view.hold(None if terms.norm_gain is None else -terms.norm_gain.float())
+    # sums of the slack and of what it is added to are rounded
+    view.slack = view.hold((slack.float() * (1.0 + 2.0**-21)).contiguous())
+    if shared is not None:
+        view.shared_gain = view.hold(shared.gain.float().contiguous())
+        view.shared_column = view.hold(shared.column.contiguous())
+    excluded = work.query.excluded.contiguous()
+    view.excluded, view.ranges = view.hold(excluded), excluded.shape[1]
+    return view
+
+
+def _digits(
+    terms: Terms,
+) -> tuple[Shaped[Tensor, "B 2 w"], Shaped[Tensor, "B 2"], Float[Tensor, "B 2"]]:
+    """Return the digits of the factors, what their sums begin with, and what a digit is worth."""
+    factors = terms.factors
+    step = factors.abs().amax(1).clamp_min(1e-300) / LARGEST
+    whole = (factors / step[:, None]).round()
+    high = ((whole + BASE // 2) / BASE).floor()
+    both = torch.stack([high, whole - BASE * high], dim=1)
+    origin = torch.zeros(both.shape[:2]) if terms.centre is None else -(both @ terms.centre)
+    return both.to(torch.int8), origin.to(torch.int32), torch.stack([BASE * step, step], dim=1).float()
+
+
+def native_screens() -> bool:
+    """Return whether the native library is there."""
+    return native_library().library is not None

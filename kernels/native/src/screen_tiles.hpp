@@ -1,0 +1,141 @@
+// Tiles of rows against vectors of queries: the largest upper logit of each tile, from registers.
+#pragma once
+#include <vector>
+
+#include "screens.hpp"
+
+namespace oracle {
+
+// bytes of queries that all rows of a share are multiplied with before the next: they stay in the second cache
+constexpr int64_t kQueryBytes = 384 << 10;
+
+// The coefficients of two vectors of queries, side by side, as the products read them.
+class PackedPair {
+  public:
+    static constexpr int W = kLanesOfScreen;
+
+    PackedPair(const ScreenView& screen, const BoundView& bound, int64_t first)
+        : vectors(first + W < bound.lanes() ? 2 : 1), first_(first), count_(bound.count) {
+        const auto codes = static_cast<Codes>(screen.codes);
+        if (codes == Codes::f32)
+            factors = floats(static_cast<const float*>(bound.factors), screen.width);
+        else
+            pack_digits(screen, bound, codes == Codes::i8);
+        if (bound.feature_gains != nullptr) gains = floats(bound.feature_gains, screen.feature_width);
+        slack = one(bound.slack), norm_gain = one(bound.norm_gain), shared_gain = one(bound.shared_gain);
+    }
+
+    int vectors;                           // one or two
+    std::vector<float> factors, gains;     // [width][vectors][W]
+    std::vector<float> slack, norm_gain, shared_gain;  // [vectors][W]
+    std::vector<int32_t> digits[2];        // of each vector, [width / 4][2][W], four bytes a lane
+    std::vector<float> step[2];            // of each vector, [2][W]
+    std::vector<int32_t> origin[2];        // of each vector, [2][W]
+
+  private:
+    int64_t first_, count_;
+
+    std::vector<float> floats(const float* from, int64_t width) const {
+        std::vector<float> to(width * vectors * W);
+        for (int64_t lane = 0; lane < vectors * W && first_ + lane < count_; ++lane)
+            for (int64_t d = 0; d < width; ++d) to[d * vectors * W + lane] = from[(first_ + lane) * width + d];
+        return to;
+    }
+
+    std::vector<float> one(const float* from) const {
+        return from == nullptr ? std::vector<float>(vectors * W) : floats(from, 1);
+    }
+
+    void pack_digits(const ScreenView& screen, const BoundView& bound, bool is_signed) {
+        const int64_t width = screen.width, words = (width + 3) / 4;
+        const auto* from = static_cast<const int8_t*>(bound.factors);
+        for (int64_t lane = 0; lane < vectors * W; ++lane) {
+            const int v = static_cast<int>(lane / W), at = static_cast<int>(lane % W);
+            if (at == 0) digits[v].resize(words * 2 * W), step[v].resize(2 * W), origin[v].resize(2 * W);
+            const int64_t query = first_ + lane;
+            if (query >= count_) continue;
+            for (int digit = 0; digit < 2; ++digit) {
+                const int8_t* values = from + (2 * query + digit) * width;
+                int32_t sum = 0;
+                for (int64_t d = 0; d < width; ++d) sum += values[d];
+                for (int64_t word = 0; word < words; ++word)
+                    std::memcpy(&digits[v][(word * 2 + digit) * W + at], values + 4 * word,
+                                std::min<int64_t>(4, width - 4 * word));
+                step[v][digit * W + at] = bound.step[2 * query + digit];
+                origin[v][digit * W + at] = bound.origin[2 * query + digit] - (is_signed ? 128 * sum : 0);
+            }
+        }
+    }
+};
+
+// The rows of a tile, the last of which may have to be copied: rows beyond the last are zero.
+struct TileRows {
+    const char *rows, *features;
+    int64_t first, count;
+};
+
+// largest[v] = the largest upper logit of each lane among the rows of a tile, but for what is excluded and the slack.
+template <int VECTORS>
+ORACLE_INLINE void add_largest(const ScreenView& screen, const BoundView& bound, const PackedPair& packed, int64_t lane,
+                               const TileRows& tile, int at, int rows, FloatVector (*sums)[VECTORS],
+                               FloatVector* largest) {
+    constexpr int W = kLanesOfScreen;
+    for (int r = 0; r < rows && at + r < tile.count; ++r) {
+        const int64_t row = tile.first + at + r;
+        const float norm = screen.half_norms == nullptr ? 0.0f : static_cast<float>(screen.half_norms[row]);
+        const float weight = screen.log_weights == nullptr ? 0.0f : static_cast<float>(screen.log_weights[row]);
+#pragma GCC unroll 2
+        for (int v = 0; v < VECTORS; ++v) {
+            FloatVector upper = sums[r][v];
+            if (screen.half_norms != nullptr) upper += broadcast(norm) * load(packed.norm_gain.data() + v * W) + weight;
+            if (screen.shared != nullptr) {
+                FloatVector products{};
+                for (int k = 0; k < W && lane + v * W + k < bound.count; ++k)
+                    products[k] = screen.shared[row * screen.shared_stride + bound.shared_column[lane + v * W + k]];
+                upper += products * load(packed.shared_gain.data() + v * W);
+            }
+            largest[v] = select<float>(upper > largest[v], upper, largest[v]);
+        }
+    }
+}
+
+template <int VECTORS>
+ORACLE_APART void largest_of_floats(const ScreenView& screen, const BoundView& bound, const PackedPair& packed,
+                                    int64_t lane, const TileRows& tile, FloatVector* largest) {
+    const float* rows = reinterpret_cast<const float*>(tile.rows);
+    for (int at = 0; at < kTile; at += kRowsTogether) {
+        FloatVector sums[kRowsTogether][VECTORS];
+        multiply_floats<kRowsTogether, VECTORS>(rows + at * screen.stride, screen.stride, screen.width,
+                                                packed.factors.data(), sums);
+        add_largest<VECTORS>(screen, bound, packed, lane, tile, at, kRowsTogether, sums, largest);
+    }
+}
+
+// The same for 8-bit codes and what stands beside them.
+template <bool SIGNED, int VECTORS>
+ORACLE_APART void largest_of_codes(const ScreenView& screen, const BoundView& bound, const PackedPair& packed,
+                                   int64_t lane, const TileRows& tile, FloatVector* largest) {
+    constexpr int W = kLanesOfScreen;
+    const uint8_t* rows = reinterpret_cast<const uint8_t*>(tile.rows);
+    const float* features = reinterpret_cast<const float*>(tile.features);
+    for (int at = 0; at < kTile; at += kRowsTogether) {
+        FloatVector upper[kRowsTogether][VECTORS] = {};
+        if (features != nullptr)
+            multiply_floats<kRowsTogether, VECTORS>(features + at * screen.feature_stride, screen.feature_stride,
+                                                    screen.feature_width, packed.gains.data(), upper);
+        for (int v = 0; v < VECTORS; ++v) {
+            FloatMask sums[kRowsTogether][2], origin[2];
+            std::memcpy(origin, packed.origin[v].data(), sizeof origin);
+            multiply_codes<SIGNED, kRowsTogether>(rows + at * screen.stride, screen.stride, screen.width,
+                                                  packed.digits[v].data(), origin, sums);
+            const FloatVector high = load(packed.step[v].data()), low = load(packed.step[v].data() + W);
+#pragma GCC unroll 12
+            for (int r = 0; r < kRowsTogether; ++r)
+                upper[r][v] += __builtin_convertvector(sums[r][0], FloatVector) * high +
+                               __builtin_convertvector(sums[r][1], FloatVector) * low;
+        }
+        add_largest<VECTORS>(screen, bound, packed, lane, tile, at, kRowsTogether, upper, largest);
+    }
+}
+
+}  // namespace oracle
