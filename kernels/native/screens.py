@@ -10,18 +10,16 @@ import torch
 from ...base.arrays import Float, Float64, Int64, Shaped, Tensor
 from ..common.rescore import Pairs
 from ..common.work import Work
-from .library import native_library
 from .views import View, called, readable
 
 # rows of a tile, and the multiple that queries are padded to, as in screens.hpp
 TILE, LANE_UNIT = 12, 16
 
-# a digit of a query has seven bits and a sign
-BASE = 128
-LARGEST = 127 * BASE + 63
+# sums of products of bytes with digits of seven bits and a sign stay within 32 bits up to so many coordinates
+LONGEST = (2**31 - 1) // (2 * 127 * 255)
 
-# 8-bit sums of so many coordinates stay within 32 bits
-LONGEST = (2**31 - 1) // (127 * 2 * 255)
+# norms are rounded up
+UPWARD = 1.0 + 2.0**-21
 
 CODES = {torch.float32: 0, torch.int8: 1, torch.uint8: 2}
 
@@ -33,19 +31,23 @@ SUM_ERROR, LEAST_SUM = 1.0 + 1e-4, 1e-300
 class Terms:
     """What the upper logits of a level are sums of, beside slack and shared products.
 
-    rows: [N, w] float32, or 8-bit codes. factors: what they are multiplied with, [B, w]; beside codes float64 values of
-        two digits of seven bits.
+    rows: [N, w] float32, or 8-bit codes. factors: what they are multiplied with, [B, w]; float64 values beside codes,
+        which are multiplied with two digits of them.
+    slack: what rounding may hide, and what all rows of a query share, [B] float64.
     features, gains: float32 terms beside codes, [N, e] and [B, e], or None.
     centre: what is taken off the codes, whole numbers, [D] float64, or None.
+    radius: norm of the longest row, less its centre, beside codes: what is left of factors is bounded by it.
     norm_gain: factor of the half norms of the data, whose weights are added too, [B] float64, or None where both are
         among the features.
     """
 
     rows: Shaped[Tensor, "N w"]
     factors: Shaped[Tensor, "B w"]
+    slack: Float64[Tensor, "B"]
     features: Float[Tensor, "N e"] | None = None
     gains: Float[Tensor, "B e"] | None = None
     centre: Float64[Tensor, "D"] | None = None
+    radius: float = 0.0
     norm_gain: Float64[Tensor, "B"] | None = None
 
 
@@ -121,28 +123,30 @@ class NativeLevel:
         self,
         work: Work,
         terms: Terms,
-        slack: Float64[Tensor, "B"],
+        *,
+        finer: Terms | None = None,
         shared: Shared | None = None,
         before: OpenTiles | None = None,
     ) -> None:
         """Bound all rows of the span of `work`, or those of tiles that are open in the level `before`.
 
-        work: the queries, the rows and their span. terms, slack, shared: of the upper logits, up to |q|^2 / 2 sigma^2.
+        work: the queries, the rows and their span. terms, shared: of the upper logits, up to |q|^2 / 2 sigma^2.
+        finer: of upper logits that single rows are given afterwards, which cost more.
         Costs a product of 2 n B w operations, and memory of a twelfth of its values. Raises MemoryError.
         """
         self.work = work
-        self._screen = _screen_view(work, terms, shared)
-        self._bound = _bound_view(work, terms, slack, shared)
+        self._level = _views(work, terms, shared)
+        self._finer = finer
         lanes = -(-len(work.query) // LANE_UNIT) * LANE_UNIT
         self.largest = torch.empty(-(-len(work.span) // TILE), lanes)
-        known = (None, None) if before is None else (before.largest.data_ptr(), before.floor.data_ptr())
-        self._call("maxima", *known, self.largest.data_ptr())
+        known = [None, None] if before is None else _addresses(before.largest, before.floor)
+        self._call("maxima", *known, *_addresses(self.largest))
 
     def promising(self, count: int) -> Pairs:
         """Return the rows with the largest upper logits of each query, one a tile, `count` at most."""
         count = min(count, len(self.largest))
         row = torch.empty(len(self.work.query), count, dtype=torch.int64)
-        self._call("promising", self.largest.data_ptr(), count, row.data_ptr())
+        self._call("promising", *_addresses(self.largest), count, *_addresses(row))
         query, column = (row >= 0).nonzero().unbind(1)
         return Pairs(query, row[query, column], torch.zeros(len(query), dtype=torch.float64))
 
@@ -151,8 +155,7 @@ class NativeLevel:
         batch = len(self.work.query)
         reached, below = torch.empty(batch, dtype=torch.int64), torch.empty(batch, dtype=torch.float64)
         floors = padded_floor(floor)
-        at = [part.data_ptr() for part in (self.largest, floors, reached, below)]
-        self._call("close", *at)
+        self._call("close", *_addresses(self.largest, floors, reached, below))
         return reached, below
 
     def above(
@@ -167,23 +170,27 @@ class NativeLevel:
         open tiles once more.
         """
         reached, below = against
-        room = torch.zeros_like(reached).index_copy_(0, few, TILE * reached[few])
-        first = torch.nn.functional.pad(room.cumsum(0), (1, 0))
-        row, below, floors = torch.empty(int(first[-1]), dtype=torch.int64), below.clone(), padded_floor(floor)
-        at = [part.data_ptr() for part in (self.largest, floors, first, row, below)]
-        self._call("rows", *at)
+        chosen = torch.full_like(floor, torch.inf).index_copy_(0, few, floor[few])
+        room, first = TILE * int(reached[few].sum()), torch.empty(len(reached) + 1, dtype=torch.int64)
+        row, below, floors = torch.empty(room, dtype=torch.int64), below.clone(), padded_floor(chosen)
+        finer = (None, None) if self._finer is None else _views(self.work, self._finer, None)
+        self._call("rows", *finer, *_addresses(self.largest, floors), room, *_addresses(first, row, below))
         count = int(first[-1])
         query = torch.arange(len(reached)).repeat_interleave(first.diff(), output_size=count)
         log_below = torch.full_like(below, -torch.inf)
         log_below[few] = floor[few].double() + (below[few] * SUM_ERROR + LEAST_SUM).log()
         return Pairs(query, row[:count], torch.zeros(count, dtype=torch.float64)), log_below
 
-    def _call(self, name: str, *arguments: int | None) -> None:
-        called(f"oracle_screen_{name}", self._screen, self._bound, *map(_as_argument, arguments))
+    def _call(self, name: str, *arguments: Structure | c_void_p | int | None) -> None:
+        called(f"oracle_screen_{name}", *self._level, *(c_int64(x) if isinstance(x, int) else x for x in arguments))
 
 
-def _as_argument(value: int | None) -> c_int64 | c_void_p:
-    return c_void_p(None) if value is None else c_int64(value)
+def _addresses(*tensors: Tensor) -> list[c_void_p]:
+    return [c_void_p(tensor.data_ptr()) for tensor in tensors]
+
+
+def _views(work: Work, terms: Terms, shared: Shared | None) -> tuple[_ScreenView, _BoundView]:
+    return _screen_view(work, terms, shared), _bound_view(work, terms, shared)
 
 
 def _screen_view(work: Work, terms: Terms, shared: Shared | None) -> _ScreenView:
@@ -204,19 +211,20 @@ def _screen_view(work: Work, terms: Terms, shared: Shared | None) -> _ScreenView
     return view
 
 
-def _bound_view(work: Work, terms: Terms, slack: Float64[Tensor, "B"], shared: Shared | None) -> _BoundView:
-    view = _BoundView()
+def _bound_view(work: Work, terms: Terms, shared: Shared | None) -> _BoundView:
+    view, slack = _BoundView(), terms.slack
     view.held = []
     view.count, view.threads = len(work.query), torch.get_num_threads()
     if terms.rows.dtype == torch.float32:
         view.factors = view.hold(terms.factors.float().contiguous())
     else:
-        digits, origin, step = _digits(terms)
+        digits, origin, step, rest = _digits(terms)
         view.factors, view.origin, view.step = view.hold(digits), view.hold(origin), view.hold(step)
+        slack = slack + rest * terms.radius * UPWARD
     view.feature_gains = view.hold(None if terms.gains is None else terms.gains.float().contiguous())
     view.norm_gain = view.hold(None if terms.norm_gain is None else -terms.norm_gain.float())
-    # sums of the slack and of what it is added to are rounded
-    view.slack = view.hold((slack.float() * (1.0 + 2.0**-21)).contiguous())
+    # rounding the slack, and what it is added to
+    view.slack = view.hold((slack + slack.abs() * 2.0**-20).float().contiguous())
     if shared is not None:
         view.shared_gain = view.hold(shared.gain.float().contiguous())
         view.shared_column = view.hold(shared.column.contiguous())
@@ -227,17 +235,16 @@ def _bound_view(work: Work, terms: Terms, slack: Float64[Tensor, "B"], shared: S
 
 def _digits(
     terms: Terms,
-) -> tuple[Shaped[Tensor, "B 2 w"], Shaped[Tensor, "B 2"], Float[Tensor, "B 2"]]:
-    """Return the digits of the factors, what their sums begin with, and what a digit is worth."""
-    factors = terms.factors
-    step = factors.abs().amax(1).clamp_min(1e-300) / LARGEST
-    whole = (factors / step[:, None]).round()
-    high = ((whole + BASE // 2) / BASE).floor()
-    both = torch.stack([high, whole - BASE * high], dim=1)
-    origin = torch.zeros(both.shape[:2]) if terms.centre is None else -(both @ terms.centre)
-    return both.to(torch.int8), origin.to(torch.int32), torch.stack([BASE * step, step], dim=1).float()
-
-
-def native_screens() -> bool:
-    """Return whether the native library is there."""
-    return native_library().library is not None
+) -> tuple[Shaped[Tensor, "B 2 w"], Shaped[Tensor, "B 2"], Float[Tensor, "B 2"], Float64[Tensor, "B"]]:
+    """Return the digits of the factors, what their sums begin with, what a digit is worth, and the norm of the rest."""
+    factors = terms.factors.contiguous()
+    batch, dim = factors.shape
+    # signed bytes are read as unsigned ones that are 128 larger
+    lower = torch.zeros(dim, dtype=torch.float64) if terms.centre is None else terms.centre
+    lower = lower + 128.0 if terms.rows.dtype == torch.int8 else lower.contiguous()
+    digits = torch.empty(batch, 2, dim, dtype=torch.int8)
+    origin, step = torch.empty(batch, 2, dtype=torch.int32), torch.empty(batch, 2)
+    rest, ones = torch.empty(batch, dtype=torch.float64), torch.ones(batch, dtype=torch.float64)
+    sizes = c_int64(batch), c_int64(dim)
+    called("oracle_screen_digits", *_addresses(factors, ones, lower), *sizes, *_addresses(digits, origin, step, rest))
+    return digits, origin, step, rest

@@ -22,7 +22,7 @@ from ..native.pairs import pairs_state
 from .query_bounds import Knowledge, SideInformation
 from .screen import Screen
 from .shortlist import Allowance, FixedAllowance, Shortlist, query_term
-from .tiles import Remaining, TileBounds, tile_bounds
+from .tiles import NativeTiles, Remaining, TileBounds, tile_bounds
 from .upper_bounds import UpperLogits
 
 # rows with the largest upper logits, rescored first: they bound the partition function from below
@@ -159,6 +159,7 @@ class _Candidates:
     log_partition: log of the weights of the first rows, [B] float64, which bounds that of all rows from below.
     log_omitted: log of a bound on the sum of the weights of the rows in no pair, [B] float64.
     count: rows in pairs, [B]; for queries without pairs no more than what may matter to them.
+    finer: whether each row of a pair has been bounded once more by itself.
     """
 
     pairs: Pairs
@@ -166,6 +167,7 @@ class _Candidates:
     log_partition: Float64[Tensor, "B"]
     log_omitted: Float64[Tensor, "B"]
     count: Int64[Tensor, "B"]
+    finer: bool
 
     def take(self, index: Int64[Tensor, "b"]) -> _Candidates:
         """Return those of the queries in `index`, [b] int64."""
@@ -173,7 +175,7 @@ class _Candidates:
         pairs = self.pairs.where(place[self.pairs.query] >= 0)
         pairs = replace(pairs, query=place[pairs.query])
         return _Candidates(
-            pairs, self.floor[index], self.log_partition[index], self.log_omitted[index], self.count[index]
+            pairs, self.floor[index], self.log_partition[index], self.log_omitted[index], self.count[index], self.finer
         )
 
 
@@ -223,7 +225,7 @@ def _evaluate_level(search: _Search, level: int, remaining: Remaining) -> _Level
     pairs, log_below = bounds.above(floor, few)
     count[few] = torch.bincount(pairs.query, minlength=len(count))[few]
     log_omitted = torch.logaddexp(remaining.log_omitted, log_below)
-    candidates = _Candidates(pairs, floor.double(), log_partition, log_omitted, count)
+    candidates = _Candidates(pairs, floor.double(), log_partition, log_omitted, count, isinstance(bounds, NativeTiles))
     return _Level(bounds, floor, candidates, count <= limit)
 
 
@@ -231,9 +233,13 @@ def _rescored(work: Work, candidates: _Candidates, index: Int64[Tensor, "b"]) ->
     """Return the exact states of the candidates of the queries in `index`, which rise, and what all others hold."""
     if len(index) < len(work.query):
         work, candidates = work.take(index), candidates.take(index)
-    pairs, log_dropped = _without_light_rows(work, candidates)
+    pairs, omitted = candidates.pairs, candidates.log_omitted
+    # where single rows had a finer bound already the pairs are few
+    if not candidates.finer:
+        pairs, log_dropped = _without_light_rows(work, candidates)
+        omitted = torch.logaddexp(omitted, log_dropped)
     state = pairs_state(work.rows, work.query, pairs, work.wanted)
-    omitted = torch.logaddexp(candidates.log_omitted, log_dropped) + query_term(work.query)
+    omitted = omitted + query_term(work.query)
     return Shortlist(state, omitted, candidates.count, torch.ones_like(omitted, dtype=torch.bool))
 
 

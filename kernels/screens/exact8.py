@@ -79,7 +79,14 @@ class StoredScreen(EightBitScreen):
         rows, level, query_bound: the data, 0, and the coefficients of the batch.
         """
         bound = query_bound
-        terms = Terms(rows.stored, bound.projection, centre=rows.centre, norm_gain=bound.norm_gain)
+        terms = Terms(
+            rows.stored,
+            bound.projection,
+            bound.slack,
+            centre=rows.centre,
+            radius=rows.radius,
+            norm_gain=bound.norm_gain,
+        )
         return terms if self.integers else None
 
     @property

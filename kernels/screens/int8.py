@@ -147,7 +147,8 @@ class CodeScreen(EightBitScreen):
         rows, level, query_bound: the data, 0, and the coefficients of the batch.
         """
         gains = torch.cat(query_bound.feature_gains(rows.log_weights is not None), dim=1)
-        return Terms(self.codes, query_bound.projection, self.features, gains) if self.integers else None
+        terms = Terms(self.codes, query_bound.projection, query_bound.slack, self.features, gains, radius=self.radius)
+        return terms if self.integers else None
 
     @property
     def tensors(self) -> dict[str, Tensor]:

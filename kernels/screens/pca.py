@@ -123,7 +123,7 @@ class PrincipalScreen(Screen):
         rows, level, query_bound: the data, the level, and the coefficients of the batch.
         """
         factors = self.factors(query_bound, level, weighted=rows.log_weights is not None)
-        return Terms(self.features[level], factors)
+        return Terms(self.features[level], factors, query_bound.slack)
 
     def vectors(self, rows: Rows) -> DistanceVectors:
         """Return coordinates of `rows` and norms of the rest: norms differ by no more than what they are norms of."""

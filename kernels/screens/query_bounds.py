@@ -157,7 +157,7 @@ def make_query_bound(
         residual_gain=gain[:, None] * projected.block_norms,
         whole_residual_gain=torch.zeros_like(gain),
         norm_gain=gain * query.alpha,
-        slack=gain * projected.rounding + _weight_rounding(rows),
+        slack=gain * projected.rounding + weight_rounding(rows),
         shared_gain=None if share is None else gain * share,
         knowledge=torch.full_like(gain, knowledge, dtype=torch.int64),
     )
@@ -213,7 +213,8 @@ def shared_rounding(rows: Rows, shared_products: SharedProducts, share: Float64[
     return error
 
 
-def _weight_rounding(rows: Rows) -> float:
+def weight_rounding(rows: Rows) -> float:
+    """Return what float32 may hide of the logs of the weights of `rows`."""
     if rows.log_weights is None:
         return 0.0
     return WALK * UNIT_ROUNDOFF[torch.float32] * float(rows.log_weights[rows.log_weights > -torch.inf].abs().max())

@@ -69,7 +69,7 @@ def tile_bounds(upper: UpperLogits, level: int, remaining: Remaining) -> TileBou
     if terms is None:
         return PortableTiles.of(upper, level, remaining)
     before = remaining.left if isinstance(remaining.left, OpenTiles) else None
-    native = NativeLevel(upper.work, terms, upper.query_bound.slack, upper.native_shared, before)
+    native = NativeLevel(upper.work, terms, finer=upper.finer(), shared=upper.native_shared, before=before)
     return NativeTiles(native, remaining)
 
 

@@ -8,13 +8,16 @@ import torch
 
 from ...base.arrays import Float, Int64, Tensor
 from ..common.work import Work
-from ..native.screens import TILE, Shared, Terms, screens_apply
-from .query_bounds import QueryBound, SideInformation
+from ..native.screens import CODES, TILE, Shared, Terms, screens_apply
+from .query_bounds import QueryBound, SideInformation, product_rounding, weight_rounding
 from .screen import Screen
 from .shared_products import SharedProducts
 
 # rows whose largest upper logit stands for them until one of them turns out to matter
 ROW_TILE = 64
+
+# exact sums of two digits are rounded a few times
+DIGIT_SUMS = 4
 
 # upper logits held at once: 28 MB, because larger blocks come fresh from the system each time and cost a fault a page;
 # for many rows at least as many queries as a matrix product needs to be worth its read of the features
@@ -57,6 +60,29 @@ class UpperLogits:
         """Return what native kernels add up for a level, the cheapest is 0; None where they do not apply."""
         terms = self.screen.terms(self.work.rows, level, self.query_bound)
         return terms if terms is not None and screens_apply(self.work, terms) else None
+
+    def finer(self) -> Terms | None:
+        """Return what native kernels add up for single rows, from the rows as they are stored; None where they cannot.
+
+        Only rounding is bounded: upper logits of this kind are close to logits, and cost a row each.
+        """
+        rows, query = self.work.rows, self.work.query
+        if rows.stored.dtype not in CODES or self.screen.kind == "exact8":
+            return None
+        gain, whole = query.gain, rows.stored.dtype != torch.float32
+        length, radius = (DIGIT_SUMS, 2.0 * rows.radius) if whole else (rows.dim, rows.stored_radius + rows.radius)
+        slack = gain * product_rounding(rows, query, query.point, terms=length, radius=radius) + weight_rounding(rows)
+        if not whole:
+            slack = slack - gain * (query.point @ rows.centre)
+        terms = Terms(
+            rows.stored,
+            gain[:, None] * query.point,
+            slack,
+            centre=rows.centre,
+            radius=rows.radius,
+            norm_gain=gain * query.alpha,
+        )
+        return terms if screens_apply(self.work, terms) else None
 
     @property
     def native_shared(self) -> Shared | None:

@@ -20,7 +20,7 @@ class PackedPair {
         if (codes == Codes::f32)
             factors = floats(static_cast<const float*>(bound.factors), screen.width);
         else
-            pack_digits(screen, bound, codes == Codes::i8);
+            pack_digits(screen, bound);
         if (bound.feature_gains != nullptr) gains = floats(bound.feature_gains, screen.feature_width);
         slack = one(bound.slack), norm_gain = one(bound.norm_gain), shared_gain = one(bound.shared_gain);
     }
@@ -46,7 +46,7 @@ class PackedPair {
         return from == nullptr ? std::vector<float>(vectors * W) : floats(from, 1);
     }
 
-    void pack_digits(const ScreenView& screen, const BoundView& bound, bool is_signed) {
+    void pack_digits(const ScreenView& screen, const BoundView& bound) {
         const int64_t width = screen.width, words = (width + 3) / 4;
         const auto* from = static_cast<const int8_t*>(bound.factors);
         for (int64_t lane = 0; lane < vectors * W; ++lane) {
@@ -56,13 +56,11 @@ class PackedPair {
             if (query >= count_) continue;
             for (int digit = 0; digit < 2; ++digit) {
                 const int8_t* values = from + (2 * query + digit) * width;
-                int32_t sum = 0;
-                for (int64_t d = 0; d < width; ++d) sum += values[d];
                 for (int64_t word = 0; word < words; ++word)
                     std::memcpy(&digits[v][(word * 2 + digit) * W + at], values + 4 * word,
                                 std::min<int64_t>(4, width - 4 * word));
                 step[v][digit * W + at] = bound.step[2 * query + digit];
-                origin[v][digit * W + at] = bound.origin[2 * query + digit] - (is_signed ? 128 * sum : 0);
+                origin[v][digit * W + at] = bound.origin[2 * query + digit];
             }
         }
     }
@@ -74,47 +72,53 @@ struct TileRows {
     int64_t first, count;
 };
 
-// largest[v] = the largest upper logit of each lane among the rows of a tile, but for what is excluded and the slack.
+// Upper logits of a tile, [kTile][VECTORS * lanes], but for what is excluded; -inf beyond the last row.
+struct TileValues {
+    float upper[kTile * 2 * kLanesOfScreen];
+};
+
+// Adds to products of some rows of a tile what stands beside them, and writes them to its values.
 template <int VECTORS>
-ORACLE_INLINE void add_largest(const ScreenView& screen, const BoundView& bound, const PackedPair& packed, int64_t lane,
-                               const TileRows& tile, int at, int rows, FloatVector (*sums)[VECTORS],
-                               FloatVector* largest) {
+ORACLE_INLINE void finish_rows(const ScreenView& screen, const BoundView& bound, const PackedPair& packed, int64_t lane,
+                               const TileRows& tile, int at, FloatVector (*sums)[VECTORS], TileValues& values) {
     constexpr int W = kLanesOfScreen;
-    for (int r = 0; r < rows && at + r < tile.count; ++r) {
+    for (int r = 0; r < kRowsTogether; ++r) {
         const int64_t row = tile.first + at + r;
-        const float norm = screen.half_norms == nullptr ? 0.0f : static_cast<float>(screen.half_norms[row]);
-        const float weight = screen.log_weights == nullptr ? 0.0f : static_cast<float>(screen.log_weights[row]);
+        const bool real = at + r < tile.count;
+        const float norm = real && screen.half_norms != nullptr ? static_cast<float>(screen.half_norms[row]) : 0.0f;
+        const float weight = real && screen.log_weights != nullptr ? static_cast<float>(screen.log_weights[row]) : 0.0f;
 #pragma GCC unroll 2
         for (int v = 0; v < VECTORS; ++v) {
             FloatVector upper = sums[r][v];
             if (screen.half_norms != nullptr) upper += broadcast(norm) * load(packed.norm_gain.data() + v * W) + weight;
-            if (screen.shared != nullptr) {
+            if (screen.shared != nullptr && real) {
                 FloatVector products{};
                 for (int k = 0; k < W && lane + v * W + k < bound.count; ++k)
                     products[k] = screen.shared[row * screen.shared_stride + bound.shared_column[lane + v * W + k]];
                 upper += products * load(packed.shared_gain.data() + v * W);
             }
-            largest[v] = select<float>(upper > largest[v], upper, largest[v]);
+            upper += load(packed.slack.data() + v * W);
+            store(values.upper + ((at + r) * VECTORS + v) * W, real ? upper : broadcast(kClosed));
         }
     }
 }
 
 template <int VECTORS>
-ORACLE_APART void largest_of_floats(const ScreenView& screen, const BoundView& bound, const PackedPair& packed,
-                                    int64_t lane, const TileRows& tile, FloatVector* largest) {
+ORACLE_APART void values_of_floats(const ScreenView& screen, const BoundView& bound, const PackedPair& packed,
+                                   int64_t lane, const TileRows& tile, TileValues& values) {
     const float* rows = reinterpret_cast<const float*>(tile.rows);
     for (int at = 0; at < kTile; at += kRowsTogether) {
         FloatVector sums[kRowsTogether][VECTORS];
         multiply_floats<kRowsTogether, VECTORS>(rows + at * screen.stride, screen.stride, screen.width,
                                                 packed.factors.data(), sums);
-        add_largest<VECTORS>(screen, bound, packed, lane, tile, at, kRowsTogether, sums, largest);
+        finish_rows<VECTORS>(screen, bound, packed, lane, tile, at, sums, values);
     }
 }
 
 // The same for 8-bit codes and what stands beside them.
 template <bool SIGNED, int VECTORS>
-ORACLE_APART void largest_of_codes(const ScreenView& screen, const BoundView& bound, const PackedPair& packed,
-                                   int64_t lane, const TileRows& tile, FloatVector* largest) {
+ORACLE_APART void values_of_codes(const ScreenView& screen, const BoundView& bound, const PackedPair& packed,
+                                  int64_t lane, const TileRows& tile, TileValues& values) {
     constexpr int W = kLanesOfScreen;
     const uint8_t* rows = reinterpret_cast<const uint8_t*>(tile.rows);
     const float* features = reinterpret_cast<const float*>(tile.features);
@@ -134,8 +138,48 @@ ORACLE_APART void largest_of_codes(const ScreenView& screen, const BoundView& bo
                 upper[r][v] += __builtin_convertvector(sums[r][0], FloatVector) * high +
                                __builtin_convertvector(sums[r][1], FloatVector) * low;
         }
-        add_largest<VECTORS>(screen, bound, packed, lane, tile, at, kRowsTogether, upper, largest);
+        finish_rows<VECTORS>(screen, bound, packed, lane, tile, at, upper, values);
     }
 }
+
+template <int VECTORS>
+ORACLE_INLINE void values_of(const ScreenView& screen, const BoundView& bound, const PackedPair& packed, int64_t lane,
+                             const TileRows& rows, TileValues& values) {
+    switch (static_cast<Codes>(screen.codes)) {
+        case Codes::f32: return values_of_floats<VECTORS>(screen, bound, packed, lane, rows, values);
+        case Codes::i8: return values_of_codes<true, VECTORS>(screen, bound, packed, lane, rows, values);
+        case Codes::u8: return values_of_codes<false, VECTORS>(screen, bound, packed, lane, rows, values);
+    }
+}
+
+inline void tile_values(const ScreenView& screen, const BoundView& bound, const PackedPair& packed, int64_t lane,
+                        const TileRows& rows, TileValues& values) {
+    if (packed.vectors == 2)
+        values_of<2>(screen, bound, packed, lane, rows, values);
+    else
+        values_of<1>(screen, bound, packed, lane, rows, values);
+}
+
+// The queries of a batch, packed for the products, and how many pairs of vectors stay in the second cache together.
+struct PackedQueries {
+    std::vector<PackedPair> pairs;
+    int64_t block;
+
+    PackedQueries(const ScreenView& screen, const BoundView& bound) {
+        for (int64_t lane = 0; lane < bound.lanes(); lane += 2 * kLanesOfScreen) pairs.emplace_back(screen, bound, lane);
+        const int64_t bytes = screen.width * (screen.codes == 0 ? 4 : 2) * 2 * kLanesOfScreen;
+        block = std::max<int64_t>(1, kQueryBytes / bytes);
+    }
+
+    // Calls work(tile, lane, pair) for all tiles of a share and all pairs of vectors.
+    template <class Work>
+    void visit(int64_t first, int64_t last, const Work& work) const {
+        const int64_t count = static_cast<int64_t>(pairs.size());
+        for (int64_t start = 0; start < count; start += block)
+            for (int64_t tile = first; tile < last; ++tile)
+                for (int64_t pair = start; pair < std::min(start + block, count); ++pair)
+                    work(tile, pair * 2 * kLanesOfScreen, pairs[pair]);
+    }
+};
 
 }  // namespace oracle

@@ -9,6 +9,9 @@ namespace {
 // multiplications below which a second thread costs more than it saves
 constexpr int64_t kWorthSharing = 1 << 20;
 
+// lanes of two vectors from which on all of them are multiplied again, rather than one after the other
+constexpr int64_t kDense = 5;
+
 // upper weights relative to a floor are never taken as less than this: zeros would be no bound
 constexpr float kLeastExponent = -80.0f;
 
@@ -59,21 +62,16 @@ class LastTile {
 class TileMaxima {
   public:
     TileMaxima(const ScreenView& screen, const BoundView& bound, const Before& before, float* largest)
-        : screen_(screen), bound_(bound), before_(before), largest_(largest) {
-        for (int64_t lane = 0; lane < bound.lanes(); lane += 2 * kLanesOfScreen) pairs_.emplace_back(screen, bound, lane);
-    }
+        : screen_(screen), bound_(bound), before_(before), largest_(largest), queries_(screen, bound) {}
 
     void share(int64_t first, int64_t last) const {
-        const int64_t bytes = screen_.width * (screen_.codes == 0 ? 4 : 2) * 2 * kLanesOfScreen;
-        const int64_t block = std::max<int64_t>(1, kQueryBytes / bytes), count = static_cast<int64_t>(pairs_.size());
         LastTile rows(screen_);
-        for (int64_t start = 0; start < count; start += block)
-            for (int64_t tile = first; tile < last; ++tile)
-                for (int64_t pair = start; pair < std::min(start + block, count); ++pair)
-                    write(tile, pair * 2 * kLanesOfScreen, pairs_[pair], rows);
+        queries_.visit(first, last, [&](int64_t tile, int64_t lane, const PackedPair& packed) {
+            write(tile, lane, packed, rows);
+        });
     }
 
-    // Takes out what does not count for a query: ranges of rows, and tiles that are closed to it.
+    // Takes out what does not count for a query: ranges of rows.
     void exclude(int64_t query) const {
         const int64_t* range = bound_.excluded + 2 * query * bound_.ranges;
         for (int64_t h = 0; h < bound_.ranges; ++h, range += 2) {
@@ -93,7 +91,7 @@ class TileMaxima {
     const BoundView& bound_;
     const Before& before_;
     float* largest_;
-    std::vector<PackedPair> pairs_;
+    PackedQueries queries_;
 
     float without(int64_t tile, int64_t query) const {
         float upper[kTile];
@@ -103,26 +101,19 @@ class TileMaxima {
 
     void write(int64_t tile, int64_t lane, const PackedPair& packed, LastTile& room) const {
         constexpr int W = kLanesOfScreen;
-        const int64_t lanes = bound_.lanes();
+        const int64_t lanes = bound_.lanes(), some = packed.vectors * W;
         float* to = largest_ + tile * lanes + lane;
-        std::fill(to, to + packed.vectors * W, kClosed);
-        if (!before_.any_open(tile, lanes, lane, packed.vectors * W)) return;
-        FloatVector found[2] = {broadcast(kClosed), broadcast(kClosed)};
-        if (packed.vectors == 2)
-            multiply<2>(packed, lane, room.at(tile), found);
-        else
-            multiply<1>(packed, lane, room.at(tile), found);
-        for (int64_t k = 0; k < packed.vectors * W; ++k)
-            if (before_.open(tile, lanes, lane + k)) to[k] = found[k / W][k % W] + packed.slack[k];
-    }
-
-    template <int VECTORS>
-    void multiply(const PackedPair& packed, int64_t lane, const TileRows& rows, FloatVector* found) const {
-        switch (static_cast<Codes>(screen_.codes)) {
-            case Codes::f32: return largest_of_floats<VECTORS>(screen_, bound_, packed, lane, rows, found);
-            case Codes::i8: return largest_of_codes<true, VECTORS>(screen_, bound_, packed, lane, rows, found);
-            case Codes::u8: return largest_of_codes<false, VECTORS>(screen_, bound_, packed, lane, rows, found);
-        }
+        std::fill(to, to + some, kClosed);
+        if (!before_.any_open(tile, lanes, lane, some)) return;
+        TileValues values;
+        tile_values(screen_, bound_, packed, lane, room.at(tile), values);
+        for (int r = 0; r < kTile; ++r)
+            for (int64_t k = 0; k < some; k += W) {
+                const FloatVector upper = load(values.upper + r * some + k), known = load(to + k);
+                store(to + k, select<float>(upper > known, upper, known));
+            }
+        for (int64_t k = 0; before_.largest != nullptr && k < some; ++k)
+            if (!before_.open(tile, lanes, lane + k)) to[k] = kClosed;
     }
 };
 
@@ -168,23 +159,93 @@ void close_tiles(const ScreenView& screen, const BoundView& bound, const float* 
     for (int k = 0; k < W && lane + k < bound.count; ++k) open[lane + k] = count[k], below[lane + k] = kTile * total[k];
 }
 
-// Writes the rows of open tiles at or above the floor of a query, adds the others to `below`; returns how many.
-int64_t rows_above(const ScreenView& screen, const BoundView& bound, const float* largest, const float* floors,
-                   int64_t query, int64_t* row, double* below) {
-    int64_t found = 0;
-    float upper[kTile];
-    for (int64_t tile = 0; tile < screen.tiles(); ++tile) {
-        if (!(largest[tile * bound.lanes() + query] >= floors[query])) continue;
-        tile_for_one(screen, bound, tile, query, upper);
-        const int64_t first = screen.start + tile * kTile;
+// A level by which single rows are looked at again, or none: null.
+struct Finer {
+    const ScreenView* screen;
+    const BoundView* bound;
+};
+
+// The rows of open tiles that reach the floors of their queries, tile by tile.
+class RowsAbove {
+  public:
+    struct Found {
+        int64_t query, row;
+    };
+    std::vector<Found> found;
+    std::vector<double> below;  // [B], relative to the floors
+
+    RowsAbove(const ScreenView& screen, const BoundView& bound, const Finer& finer, const float* largest,
+              const float* floor)
+        : below(bound.count), screen_(screen), bound_(bound), finer_(finer), largest_(largest), floor_(floor) {}
+
+    void share(const PackedQueries& queries, int64_t first, int64_t last) {
+        LastTile rows(screen_);
+        queries.visit(first, last, [&](int64_t tile, int64_t lane, const PackedPair& packed) {
+            look(tile, lane, packed, rows);
+        });
+    }
+
+  private:
+    const ScreenView& screen_;
+    const BoundView& bound_;
+    const Finer& finer_;
+    const float *largest_, *floor_;
+
+    void look(int64_t tile, int64_t lane, const PackedPair& packed, LastTile& room) {
+        const int64_t some = packed.vectors * kLanesOfScreen;
+        const float* largest = largest_ + tile * bound_.lanes() + lane;
+        int64_t open[2 * kLanesOfScreen], count = 0;
+        for (int64_t k = 0; k < some; ++k)
+            if (largest[k] >= floor_[lane + k]) open[count++] = k;
+        if (count == 0) return;
+        if (count < kDense || excluding()) {
+            float upper[kTile];
+            for (int64_t k = 0; k < count; ++k) {
+                tile_for_one(screen_, bound_, tile, lane + open[k], upper);
+                sort_out(tile, lane + open[k], upper, 1);
+            }
+            return;
+        }
+        TileValues values;
+        tile_values(screen_, bound_, packed, lane, room.at(tile), values);
+        for (int64_t k = 0; k < count; ++k) sort_out(tile, lane + open[k], values.upper + open[k], some);
+    }
+
+    // vectors of queries know nothing of excluded rows
+    bool excluding() const { return bound_.ranges > 0; }
+
+    void sort_out(int64_t tile, int64_t query, const float* upper, int64_t step) {
+        const float floor = floor_[query];
         for (int r = 0; r < kTile; ++r) {
-            if (upper[r] >= floors[query])
-                row[found++] = first + r;
-            else if (upper[r] > kClosed)
-                *below += std::exp(std::max(upper[r] - floors[query], kLeastExponent));
+            float logit = upper[r * step];
+            const int64_t row = screen_.start + tile * kTile + r;
+            if (logit >= floor && finer_.screen != nullptr) {
+                float finer;
+                upper_for_one<1>(*finer_.screen, *finer_.bound, row, query, &finer);
+                logit = std::min(logit, finer);
+            }
+            if (logit >= floor)
+                found.push_back({query, row});
+            else if (logit > kClosed)
+                below[query] += std::exp(std::max(logit - floor, kLeastExponent));
         }
     }
-    return found;
+};
+
+// Writes what the shares found in the order of queries; returns whether there was room.
+bool gather(const std::vector<RowsAbove>& shares, int64_t count, int64_t room, int64_t* first, int64_t* row,
+            double* below) {
+    std::fill(first, first + count + 1, 0);
+    for (const RowsAbove& share : shares)
+        for (const auto& one : share.found) ++first[one.query + 1];
+    for (int64_t query = 0; query < count; ++query) first[query + 1] += first[query];
+    if (first[count] > room) return false;
+    std::vector<int64_t> next(first, first + count);
+    for (const RowsAbove& share : shares) {
+        for (const auto& one : share.found) row[next[one.query]++] = one.row;
+        for (int64_t query = 0; query < count; ++query) below[query] += share.below[query];
+    }
+    return true;
 }
 
 }  // namespace
@@ -242,25 +303,54 @@ ORACLE_EXPORT int oracle_screen_close(const ScreenView* screen, const BoundView*
     return 0;
 }
 
-// row = the rows of each query that reach its floor, packed, [first[B]]; first: where there is room for those of a
-// query, [B + 1], none for queries that are left out; afterwards where they are. Adds to `below` what others hold.
-ORACLE_EXPORT int oracle_screen_rows(const ScreenView* screen, const BoundView* bound, const float* largest,
-                                     const float* floor, int64_t* first, int64_t* row, double* below) {
-    const int64_t threads = usable_threads(bound->threads), count = bound->count;
+// row = the rows of each query that reach its floor, in rising order from first[query] on, [room] and [B + 1]; queries
+// that are left out have an infinite floor. finer, finer_bound: a level that is asked about each row that reaches it,
+// or null. Adds to `below` what others hold. Returns 2 where there is too little room.
+ORACLE_EXPORT int oracle_screen_rows(const ScreenView* screen, const BoundView* bound, const ScreenView* finer,
+                                     const BoundView* finer_bound, const float* largest, const float* floor,
+                                     int64_t room, int64_t* first, int64_t* row, double* below) {
+    const int64_t threads = usable_threads(bound->threads), tiles = screen->tiles();
+    const Finer level = {finer, finer_bound};
+    int short_of_memory = 0;
     try {
-        std::vector<int64_t> found(count);
-#pragma omp parallel for num_threads(threads) schedule(dynamic) if (first[count] > 256)
-        for (int64_t query = 0; query < count; ++query)
-            if (first[query] < first[query + 1])
-                found[query] = rows_above(*screen, *bound, largest, floor, query, row + first[query], below + query);
-        int64_t end = 0;
-        for (int64_t query = 0; query < count; ++query) {
-            std::memmove(row + end, row + first[query], found[query] * sizeof(int64_t));
-            first[query] = end, end += found[query];
-        }
-        first[count] = end;
+        const PackedQueries queries(*screen, *bound);
+        std::vector<RowsAbove> shares(threads, RowsAbove(*screen, *bound, level, largest, floor));
+#pragma omp parallel for num_threads(threads) schedule(static, 1) reduction(| : short_of_memory)
+        for (int64_t share = 0; share < threads; ++share) try {
+                shares[share].share(queries, tiles * share / threads, tiles * (share + 1) / threads);
+            } catch (const std::bad_alloc&) {
+                short_of_memory |= 1;
+            }
+        if (short_of_memory == 0 && !gather(shares, bound->count, room, first, row, below)) return 2;
     } catch (const std::bad_alloc&) {
         return 1;
+    }
+    return short_of_memory;
+}
+
+// Two digits of seven bits and a sign, [B, 2, D], for the values factor * point, [B] and [B, D]: what each is worth,
+// [B, 2], what sums with unsigned bytes begin with so that `centre`, [D], is taken off them, and the norm of what is
+// left of the values, [B].
+ORACLE_EXPORT int oracle_screen_digits(const double* point, const double* factor, const double* centre, int64_t count,
+                                       int64_t dim, int8_t* digits, int32_t* origin, float* step, double* rest) {
+    for (int64_t query = 0; query < count; ++query) {
+        const double* values = point + query * dim;
+        int8_t *high = digits + 2 * query * dim, *low = high + dim;
+        double largest = 0.0, sums[2] = {}, squares = 0.0;
+        for (int64_t d = 0; d < dim; ++d) largest = std::max(largest, std::fabs(values[d]));
+        const double worth = std::max(largest, 1e-300) / 16319.0;
+        for (int64_t d = 0; d < dim; ++d) {
+            const double whole = std::nearbyint(values[d] / worth), left = values[d] - whole * worth;
+            const double first = std::floor((whole + 64.0) / 128.0), second = whole - 128.0 * first;
+            high[d] = static_cast<int8_t>(first), low[d] = static_cast<int8_t>(second);
+            sums[0] += first * centre[d], sums[1] += second * centre[d];
+            squares += left * left;
+        }
+        for (int digit = 0; digit < 2; ++digit) origin[2 * query + digit] = static_cast<int32_t>(-sums[digit]);
+        const double unit = std::fabs(factor[query]);
+        step[2 * query] = static_cast<float>(128.0 * worth * factor[query]);
+        step[2 * query + 1] = static_cast<float>(worth * factor[query]);
+        rest[query] = unit * std::sqrt(squares);
     }
     return 0;
 }

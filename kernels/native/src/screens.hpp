@@ -40,7 +40,7 @@ struct ScreenView {
 struct BoundView {
     int64_t count;
     const void* factors;             // [B, width] float; beside codes the digits, [B, 2, width] int8
-    const int32_t* origin;           // [B, 2]: what the sums of each digit begin with, or null
+    const int32_t* origin;           // [B, 2]: what the sums of each digit with unsigned bytes begin with, or null
     const float* step;               // [B, 2]: what a digit is worth, or null
     const float* feature_gains;      // [B, feature_width] or null
     const float* norm_gain;          // [B], the factor of half norms, or null
@@ -128,34 +128,100 @@ ORACLE_INLINE void multiply_codes(const uint8_t* rows, int64_t stride, int64_t w
     if (d < width) add(d, width - d);
 }
 
-// out[r] = <x_r, q> over `width` values for a tile of rows and one query.
-ORACLE_INLINE void dot_floats(const float* rows, int64_t stride, int64_t width, const float* query, int64_t count,
-                              float* out) {
-    for (int64_t r = 0; r < count; ++r) {
-        const float* x = rows + r * stride;
-        FloatVector sums[2] = {};
-        int64_t d = 0;
-        for (; d + 2 * kLanesOfScreen <= width; d += 2 * kLanesOfScreen) {
-            sums[0] += load(x + d) * load(query + d);
-            sums[1] += load(x + d + kLanesOfScreen) * load(query + d + kLanesOfScreen);
-        }
-        sums[0] += sums[1];
-        float total = 0;
-        for (int lane = 0; lane < kLanesOfScreen; ++lane) total += sums[0][lane];
-        for (; d < width; ++d) total += x[d] * query[d];
-        out[r] = total;
+// The sum of a vector's lanes, halves first.
+ORACLE_INLINE float sum_of(FloatVector value) {
+    float lanes[kLanesOfScreen];
+    store(lanes, value);
+#pragma GCC unroll 4
+    for (int half = kLanesOfScreen / 2; half > 0; half /= 2)
+        for (int lane = 0; lane < half; ++lane) lanes[lane] += lanes[lane + half];
+    return lanes[0];
+}
+
+// out[r] = <x_r, q> over `width` values of R rows and one query.
+template <int R>
+ORACLE_INLINE void dot_floats(const float* rows, int64_t stride, int64_t width, const float* query, float* out) {
+    constexpr int W = kLanesOfScreen;
+    FloatVector sums[R] = {};
+    int64_t d = 0;
+    for (; d + W <= width; d += W) {
+        const FloatVector values = load(query + d);
+#pragma GCC unroll 4
+        for (int r = 0; r < R; ++r) sums[r] += load(rows + r * stride + d) * values;
+    }
+    float last[R] = {};
+    for (; d < width; ++d)
+        for (int r = 0; r < R; ++r) last[r] += rows[r * stride + d] * query[d];
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) out[r] = sum_of(sums[r]) + last[r];
+}
+
+// sums[digit] = origin + the exact products of a row of bytes with two digits, [2][width].
+template <bool SIGNED>
+ORACLE_INLINE void dot_codes(const uint8_t* row, int64_t width, const int8_t* digits, const int32_t* origin,
+                             int32_t* sums) {
+    int64_t d = 0;
+    sums[0] = origin[0], sums[1] = origin[1];
+#if defined(__AVX512VNNI__)
+    __m512i both[2] = {_mm512_setzero_si512(), _mm512_setzero_si512()};
+    for (; d + 64 <= width; d += 64) {
+        __m512i x = _mm512_loadu_si512(row + d);
+        if (SIGNED) x = _mm512_xor_si512(x, _mm512_set1_epi8(-128));
+        both[0] = _mm512_dpbusd_epi32(both[0], x, _mm512_loadu_si512(digits + d));
+        both[1] = _mm512_dpbusd_epi32(both[1], x, _mm512_loadu_si512(digits + width + d));
+    }
+    sums[0] += _mm512_reduce_add_epi32(both[0]), sums[1] += _mm512_reduce_add_epi32(both[1]);
+#endif
+    int32_t high = 0, low = 0;
+    for (; d < width; ++d) {
+        const int32_t x = SIGNED ? row[d] ^ 128 : row[d];
+        high += x * digits[d], low += x * digits[width + d];
+    }
+    sums[0] += high, sums[1] += low;
+}
+
+// Products of R rows from `row` on with one query.
+template <int R>
+ORACLE_INLINE void products_for_one(const ScreenView& screen, const BoundView& bound, int64_t row, int64_t query,
+                                    float* out) {
+    const auto codes = static_cast<Codes>(screen.codes);
+    if (codes == Codes::f32) {
+        const float* factors = static_cast<const float*>(bound.factors) + query * screen.width;
+        return dot_floats<R>(static_cast<const float*>(screen.rows) + row * screen.stride, screen.stride, screen.width,
+                             factors, out);
+    }
+    const auto* digits = static_cast<const int8_t*>(bound.factors) + 2 * query * screen.width;
+    const float* step = bound.step + 2 * query;
+    for (int r = 0; r < R; ++r) {
+        const auto* x = static_cast<const uint8_t*>(screen.rows) + (row + r) * screen.stride;
+        int32_t sums[2];
+        if (codes == Codes::i8)
+            dot_codes<true>(x, screen.width, digits, bound.origin + 2 * query, sums);
+        else
+            dot_codes<false>(x, screen.width, digits, bound.origin + 2 * query, sums);
+        out[r] = static_cast<float>(sums[0]) * step[0] + static_cast<float>(sums[1]) * step[1];
     }
 }
 
-// out[r] = the exact product of a row of bytes with one digit.
-template <class Code>
-ORACLE_INLINE void dot_codes(const Code* rows, int64_t stride, int64_t width, const int8_t* digit, int64_t count,
-                             int32_t* out) {
-    for (int64_t r = 0; r < count; ++r) {
-        const Code* x = rows + r * stride;
-        int32_t total = 0;
-        for (int64_t d = 0; d < width; ++d) total += static_cast<int32_t>(x[d]) * static_cast<int32_t>(digit[d]);
-        out[r] = total;
+// Upper logits of R rows from `row` on for one query, whatever is excluded.
+template <int R>
+ORACLE_INLINE void upper_for_one(const ScreenView& screen, const BoundView& bound, int64_t row, int64_t query,
+                                 float* out) {
+    products_for_one<R>(screen, bound, row, query, out);
+    if (screen.features != nullptr) {
+        float beside[R];
+        dot_floats<R>(screen.features + row * screen.feature_stride, screen.feature_stride, screen.feature_width,
+                      bound.feature_gains + query * screen.feature_width, beside);
+        for (int r = 0; r < R; ++r) out[r] += beside[r];
+    }
+    for (int r = 0; r < R; ++r) {
+        if (screen.half_norms != nullptr)
+            out[r] += static_cast<float>(screen.half_norms[row + r]) * bound.norm_gain[query];
+        if (screen.log_weights != nullptr) out[r] += static_cast<float>(screen.log_weights[row + r]);
+        if (screen.shared != nullptr)
+            out[r] += screen.shared[(row + r) * screen.shared_stride + bound.shared_column[query]] *
+                      bound.shared_gain[query];
+        out[r] += bound.slack[query];
     }
 }
 
@@ -163,43 +229,9 @@ ORACLE_INLINE void dot_codes(const Code* rows, int64_t stride, int64_t width, co
 inline void tile_for_one(const ScreenView& screen, const BoundView& bound, int64_t tile, int64_t query, float* out) {
     const int64_t row = screen.start + tile * kTile, count = std::min<int64_t>(kTile, screen.stop - row);
     std::fill(out, out + kTile, kClosed);
-    const auto codes = static_cast<Codes>(screen.codes);
-    if (codes == Codes::f32) {
-        const float* factors = static_cast<const float*>(bound.factors) + query * screen.width;
-        dot_floats(static_cast<const float*>(screen.rows) + row * screen.stride, screen.stride, screen.width, factors,
-                   count, out);
-    } else {
-        int32_t sums[2][kTile];
-        for (int digit = 0; digit < 2; ++digit) {
-            const int8_t* factors = static_cast<const int8_t*>(bound.factors) + (2 * query + digit) * screen.width;
-            const int64_t at = row * screen.stride;
-            if (codes == Codes::i8)
-                dot_codes(static_cast<const int8_t*>(screen.rows) + at, screen.stride, screen.width, factors, count,
-                          sums[digit]);
-            else
-                dot_codes(static_cast<const uint8_t*>(screen.rows) + at, screen.stride, screen.width, factors, count,
-                          sums[digit]);
-        }
-        const int32_t* origin = bound.origin + 2 * query;
-        const float* step = bound.step + 2 * query;
-        for (int64_t r = 0; r < count; ++r)
-            out[r] = static_cast<float>(sums[0][r] + origin[0]) * step[0] +
-                     static_cast<float>(sums[1][r] + origin[1]) * step[1];
-    }
-    if (screen.features != nullptr) {
-        float beside[kTile];
-        dot_floats(screen.features + row * screen.feature_stride, screen.feature_stride, screen.feature_width,
-                   bound.feature_gains + query * screen.feature_width, count, beside);
-        for (int64_t r = 0; r < count; ++r) out[r] += beside[r];
-    }
-    for (int64_t r = 0; r < count; ++r) {
-        if (screen.half_norms != nullptr) out[r] += static_cast<float>(screen.half_norms[row + r]) * bound.norm_gain[query];
-        if (screen.log_weights != nullptr) out[r] += static_cast<float>(screen.log_weights[row + r]);
-        if (screen.shared != nullptr)
-            out[r] += screen.shared[(row + r) * screen.shared_stride + bound.shared_column[query]] *
-                      bound.shared_gain[query];
-        out[r] += bound.slack[query];
-    }
+    int64_t r = 0;
+    for (; r + 4 <= count; r += 4) upper_for_one<4>(screen, bound, row + r, query, out + r);
+    for (; r < count; ++r) upper_for_one<1>(screen, bound, row + r, query, out + r);
     const int64_t* range = bound.excluded + 2 * query * bound.ranges;
     for (int64_t h = 0; h < bound.ranges; ++h, range += 2)
         for (int64_t at = std::max(range[0], row); at < std::min(range[1], row + count); ++at) out[at - row] = kClosed;
