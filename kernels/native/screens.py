@@ -33,12 +33,14 @@ class Terms:
 
     rows: [N, w] float32, or 8-bit codes. factors: what they are multiplied with, [B, w]; float64 values beside codes,
         which are multiplied with two digits of them.
-    slack: what rounding may hide, and what all rows of a query share, [B] float64.
+    slack: what rounding may hide, [B] float64.
     features, gains: float32 terms beside codes, [N, e] and [B, e], or None.
     centre: what is taken off the codes, whole numbers, [D] float64, or None.
     radius: norm of the longest row, less its centre, beside codes: what is left of factors is bounded by it.
     norm_gain: factor of the half norms of the data, whose weights are added too, [B] float64, or None where both are
         among the features.
+    unit: what factors are multiplied with, [B] float64, or None for one. common: what all rows of a query share, [B]
+        float64, or None for nothing.
     """
 
     rows: Shaped[Tensor, "N w"]
@@ -49,6 +51,8 @@ class Terms:
     centre: Float64[Tensor, "D"] | None = None
     radius: float = 0.0
     norm_gain: Float64[Tensor, "B"] | None = None
+    unit: Float64[Tensor, "B"] | None = None
+    common: Float64[Tensor, "B"] | None = None
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,9 @@ class _ScreenView(View):
 
 
 class _BoundView(View):
+    # how far upper logits are above true ones, where only rounding is bounded
+    error: Float64[Tensor, "B"]
+
     _fields_ = (
         ("count", c_int64),
         *(
@@ -136,11 +143,16 @@ class NativeLevel:
         """
         self.work = work
         self._level = _views(work, terms, shared)
-        self._finer = finer
+        self._finer = None if finer is None else _views(work, finer, None)
         lanes = -(-len(work.query) // LANE_UNIT) * LANE_UNIT
         self.largest = torch.empty(-(-len(work.span) // TILE), lanes)
         known = [None, None] if before is None else _addresses(before.largest, before.floor)
         self._call("maxima", *known, *_addresses(self.largest))
+
+    @property
+    def pair_error(self) -> Float64[Tensor, "B"] | None:
+        """How far the logits of rows that :meth:`above` finds are above true ones, [B]; None without finer terms."""
+        return None if self._finer is None else self._finer[1].error
 
     def promising(self, count: int) -> Pairs:
         """Return the rows with the largest upper logits of each query, one a tile, `count` at most."""
@@ -172,14 +184,15 @@ class NativeLevel:
         reached, below = against
         chosen = torch.full_like(floor, torch.inf).index_copy_(0, few, floor[few])
         room, first = TILE * int(reached[few].sum()), torch.empty(len(reached) + 1, dtype=torch.int64)
-        row, below, floors = torch.empty(room, dtype=torch.int64), below.clone(), padded_floor(chosen)
-        finer = (None, None) if self._finer is None else _views(self.work, self._finer, None)
-        self._call("rows", *finer, *_addresses(self.largest, floors), room, *_addresses(first, row, below))
+        row, upper = torch.empty(room, dtype=torch.int64), torch.empty(room, dtype=torch.float64)
+        below, floors = below.clone(), padded_floor(chosen)
+        finer = (None, None) if self._finer is None else self._finer
+        self._call("rows", *finer, *_addresses(self.largest, floors), room, *_addresses(first, row, upper, below))
         count = int(first[-1])
         query = torch.arange(len(reached)).repeat_interleave(first.diff(), output_size=count)
         log_below = torch.full_like(below, -torch.inf)
         log_below[few] = floor[few].double() + (below[few] * SUM_ERROR + LEAST_SUM).log()
-        return Pairs(query, row[:count], torch.zeros(count, dtype=torch.float64)), log_below
+        return Pairs(query, row[:count], upper[:count]), log_below
 
     def _call(self, name: str, *arguments: Structure | c_void_p | int | None) -> None:
         called(f"oracle_screen_{name}", *self._level, *(c_int64(x) if isinstance(x, int) else x for x in arguments))
@@ -212,15 +225,16 @@ def _screen_view(work: Work, terms: Terms, shared: Shared | None) -> _ScreenView
 
 
 def _bound_view(work: Work, terms: Terms, shared: Shared | None) -> _BoundView:
-    view, slack = _BoundView(), terms.slack
-    view.held = []
+    view, slack = _BoundView(), terms.slack if terms.common is None else terms.slack + terms.common
+    view.held, view.error = [], 2.0 * terms.slack
     view.count, view.threads = len(work.query), torch.get_num_threads()
     if terms.rows.dtype == torch.float32:
-        view.factors = view.hold(terms.factors.float().contiguous())
+        factors = terms.factors if terms.unit is None else terms.unit[:, None] * terms.factors
+        view.factors = view.hold(factors.float().contiguous())
     else:
         digits, origin, step, rest = _digits(terms)
         view.factors, view.origin, view.step = view.hold(digits), view.hold(origin), view.hold(step)
-        slack = slack + rest * terms.radius * UPWARD
+        slack, view.error = slack + rest * terms.radius * UPWARD, 2.0 * (terms.slack + rest * terms.radius * UPWARD)
     view.feature_gains = view.hold(None if terms.gains is None else terms.gains.float().contiguous())
     view.norm_gain = view.hold(None if terms.norm_gain is None else -terms.norm_gain.float())
     # rounding the slack, and what it is added to
@@ -244,7 +258,8 @@ def _digits(
     lower = lower + 128.0 if terms.rows.dtype == torch.int8 else lower.contiguous()
     digits = torch.empty(batch, 2, dim, dtype=torch.int8)
     origin, step = torch.empty(batch, 2, dtype=torch.int32), torch.empty(batch, 2)
-    rest, ones = torch.empty(batch, dtype=torch.float64), torch.ones(batch, dtype=torch.float64)
+    rest, unit = torch.empty(batch, dtype=torch.float64), terms.unit
+    unit = torch.ones_like(rest) if unit is None else unit.contiguous()
     sizes = c_int64(batch), c_int64(dim)
-    called("oracle_screen_digits", *_addresses(factors, ones, lower), *sizes, *_addresses(digits, origin, step, rest))
+    called("oracle_screen_digits", *_addresses(factors, unit, lower), *sizes, *_addresses(digits, origin, step, rest))
     return digits, origin, step, rest

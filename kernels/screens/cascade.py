@@ -16,13 +16,13 @@ from ...base.arrays import Bool, Float, Float64, Int64, Tensor
 from ..common.matmul import QUERY_MULTIPLE, ieee_products
 from ..common.rescore import Pairs, product_error, product_logits
 from ..common.rows import Query
-from ..common.state import PosteriorState, Wanted
+from ..common.state import Wanted
 from ..common.work import Work
 from ..native.pairs import pairs_state
 from .query_bounds import Knowledge, SideInformation
 from .screen import Screen
 from .shortlist import Allowance, FixedAllowance, Shortlist, query_term
-from .tiles import NativeTiles, Remaining, TileBounds, tile_bounds
+from .tiles import RESCORE_COST, Remaining, TileBounds, tile_bounds
 from .upper_bounds import UpperLogits
 
 # rows with the largest upper logits, rescored first: they bound the partition function from below
@@ -33,10 +33,6 @@ LOWEST_FLOOR = -1e38
 
 # where a scan is needed anyway, queries join it until alpha^2 / sigma^2 is so many times the SNR threshold of a level
 JOIN_SCAN_FACTOR = 4.0
-
-# what the parts of a search cost, measured on CPU. Rescoring one row for one query costs as much as this many entries
-# of a dense product: measured 30 .. 50
-RESCORE_COST = 40
 
 # an upper logit costs, beside its product, as much as this many coordinates of a dense product: passes over it, and its
 # part of the rows that are rescored
@@ -70,17 +66,30 @@ def screened(
     return Shortlist.assembled(upper.work, parts)
 
 
-def certified_share(upper: UpperLogits, level: int, mass: float) -> float:
-    """Return the share of the queries of `upper` that this level alone certifies, in [0, 1].
+@dataclass(frozen=True)
+class Tried:
+    """What a level did for some queries: the share of them that it certified, in [0, 1], and what that cost.
+
+    cost: relative to a scan of them, beside the product of the level.
+    """
+
+    share: float
+    cost: float
+
+
+def tried(upper: UpperLogits, level: int, mass: float) -> Tried:
+    """Return what a level alone does for the queries of `upper`.
 
     level: of the screen, the cheapest is 0. mass: posterior mass that may be left out. Costs a product of the level.
     """
-    search, certified = _Search(upper, FixedAllowance(mass), None), 0
+    search, certified, spent = _Search(upper, FixedAllowance(mass), None), 0, 0.0
     with ieee_products(upper.work.rows.device.type):
         for index in torch.arange(len(upper), device=upper.work.rows.device).split(upper.chunk):
             found = _evaluate_level(search.take(index), level, Remaining.everything(len(index), index.device))
             certified += int(found.few.sum())
-    return certified / len(upper)
+            spent += found.cost
+    scan = len(upper) * max(1, len(upper.work.span))
+    return Tried(certified / len(upper), spent / scan)
 
 
 def below_thresholds(screen: Screen, query: Query, side: SideInformation) -> bool:
@@ -104,7 +113,7 @@ def _entry_levels(upper: UpperLogits, upper_logit_cost: int) -> Int64[Tensor, "B
     screen, snr = upper.screen, _snr(upper.work.query)[:, None]
     thresholds = torch.tensor(screen.thresholds, dtype=snr.dtype, device=snr.device)[upper.query_bound.knowledge]
     able = snr >= thresholds
-    if not bool(able.any(1).all()):
+    if upper.terms(0) is None and not bool(able.any(1).all()):
         # those that must be scanned take others along for the price of their products alone
         able = snr >= JOIN_SCAN_FACTOR * thresholds
         able &= _saving(upper, able.sum(0), upper_logit_cost) > 0
@@ -135,19 +144,25 @@ class _Search:
             return self
         return replace(self, upper=self.upper.take(index), allowance=self.allowance.take(index))
 
-    def most_rows(self, level: int, count: Int64[Tensor, "B"]) -> int:
-        """Return how many rows of a query are rescored sooner than the next level, or half of a dense scan.
+    def budget(self, level: int, count: Int64[Tensor, "B"]) -> float:
+        """Return how much may be spent on a query before the next level, or half of a dense scan, is cheaper.
 
-        count: rows that may matter to each query, at least. A scan left for few queries costs more for each of them.
+        In entries of a dense product. count: places that may matter to each query. A scan left for few queries costs
+        more for each of them.
         """
-        if self.limit is not None:
-            return self.limit
         costs, work = self.upper.screen.costs, self.upper.work
         if level + 1 < len(costs):
-            return max(FIRST_ROWS, int(costs[level + 1] / work.rows.dim * len(work.span) / RESCORE_COST))
-        base = max(FIRST_ROWS, int(0.5 * len(work.span) / RESCORE_COST))
-        left = max(1, int((count > base).sum()))
-        return int(base * (1.0 + SCAN_START_COST / left))
+            return costs[level + 1] / work.rows.dim * len(work.span)
+        base = 0.5 * len(work.span)
+        left = max(1, int((count > max(FIRST_ROWS, base / RESCORE_COST)).sum()))
+        return base * (1.0 + SCAN_START_COST / left) if self.upper.terms(level) is None else base
+
+    def most(self, level: int, count: Int64[Tensor, "B"], cost: float) -> int:
+        """Return how many places of a query are looked at, `cost` each, for `level` and `count` as in :meth:`budget`.
+
+        As many as the limit asks for, where there is one.
+        """
+        return max(FIRST_ROWS, int(self.budget(level, count) / cost)) if self.limit is None else self.limit
 
 
 @dataclass(frozen=True)
@@ -159,7 +174,7 @@ class _Candidates:
     log_partition: log of the weights of the first rows, [B] float64, which bounds that of all rows from below.
     log_omitted: log of a bound on the sum of the weights of the rows in no pair, [B] float64.
     count: rows in pairs, [B]; for queries without pairs no more than what may matter to them.
-    finer: whether each row of a pair has been bounded once more by itself.
+    error: how far the logits of pairs are above true ones at most, [B] float64, or None where that is not known.
     """
 
     pairs: Pairs
@@ -167,16 +182,16 @@ class _Candidates:
     log_partition: Float64[Tensor, "B"]
     log_omitted: Float64[Tensor, "B"]
     count: Int64[Tensor, "B"]
-    finer: bool
+    error: Float64[Tensor, "B"] | None
 
     def take(self, index: Int64[Tensor, "b"]) -> _Candidates:
         """Return those of the queries in `index`, [b] int64."""
         place = torch.full_like(self.count, -1).index_copy_(0, index, torch.arange(len(index), device=index.device))
         pairs = self.pairs.where(place[self.pairs.query] >= 0)
         pairs = replace(pairs, query=place[pairs.query])
-        return _Candidates(
-            pairs, self.floor[index], self.log_partition[index], self.log_omitted[index], self.count[index], self.finer
-        )
+        error = None if self.error is None else self.error[index]
+        parts = [part[index] for part in (self.floor, self.log_partition, self.log_omitted, self.count)]
+        return _Candidates(pairs, *parts, error)
 
 
 @dataclass(frozen=True)
@@ -185,12 +200,14 @@ class _Level:
 
     bounds: of the rows that were left to it. floor: upper logit below which a row is left out, [B] float32.
     candidates: the rows at or above it. few: which queries have few enough of them to rescore them all, [B].
+    cost: beside the product, in entries of a dense product.
     """
 
     bounds: TileBounds
     floor: Float[Tensor, "B"]
     candidates: _Candidates
     few: Bool[Tensor, "B"]
+    cost: float
 
 
 def _cascade(search: _Search, level: int) -> Shortlist:
@@ -220,39 +237,51 @@ def _evaluate_level(search: _Search, level: int, remaining: Remaining) -> _Level
     floor = (floor - 2.0**-22 * floor.abs()).clamp_min(LOWEST_FLOOR).float()
     # an open tile holds a row that may matter: these are at least so many rows
     count = bounds.open_tiles(floor)
-    limit = search.most_rows(level, count)
-    few = (count <= limit).nonzero()[:, 0]
+    few = (count <= search.most(level, count, bounds.tile_cost)).nonzero()[:, 0]
+    cost = bounds.tile_cost * float(count[few].sum()) + bounds.row_cost * FIRST_ROWS * len(count)
     pairs, log_below = bounds.above(floor, few)
     count[few] = torch.bincount(pairs.query, minlength=len(count))[few]
     log_omitted = torch.logaddexp(remaining.log_omitted, log_below)
-    candidates = _Candidates(pairs, floor.double(), log_partition, log_omitted, count, isinstance(bounds, NativeTiles))
-    return _Level(bounds, floor, candidates, count <= limit)
+    candidates = _Candidates(pairs, floor.double(), log_partition, log_omitted, count, bounds.pair_error)
+    if bounds.pair_error is not None:
+        candidates = _without_light_rows(work, candidates)
+        count[few] = candidates.count[few]
+    enough = torch.zeros_like(count, dtype=torch.bool).index_fill_(0, few, value=True)
+    enough &= count <= search.most(level, count, bounds.row_cost)
+    cost += bounds.row_cost * float(count[enough].sum())
+    return _Level(bounds, floor, candidates, enough, cost)
 
 
 def _rescored(work: Work, candidates: _Candidates, index: Int64[Tensor, "b"]) -> Shortlist:
     """Return the exact states of the candidates of the queries in `index`, which rise, and what all others hold."""
     if len(index) < len(work.query):
         work, candidates = work.take(index), candidates.take(index)
-    pairs, omitted = candidates.pairs, candidates.log_omitted
-    # where single rows had a finer bound already the pairs are few
-    if not candidates.finer:
-        pairs, log_dropped = _without_light_rows(work, candidates)
-        omitted = torch.logaddexp(omitted, log_dropped)
-    state = pairs_state(work.rows, work.query, pairs, work.wanted)
-    omitted = omitted + query_term(work.query)
+    if candidates.error is None:
+        candidates = _without_light_rows(work, candidates)
+    state = pairs_state(work.rows, work.query, candidates.pairs, work.wanted)
+    omitted = candidates.log_omitted + query_term(work.query)
     return Shortlist(state, omitted, candidates.count, torch.ones_like(omitted, dtype=torch.bool))
 
 
-def _without_light_rows(work: Work, candidates: _Candidates) -> tuple[Pairs, Float64[Tensor, "B"]]:
-    """Return the pairs that matter by float32 products of whole rows, and the log of what the others hold at most."""
-    pairs, log_partition = candidates.pairs, candidates.log_partition
-    logit = product_logits(work.rows, work.query, pairs)
-    error = product_error(work.rows, work.query)
-    best = torch.full_like(log_partition, -torch.inf).scatter_reduce_(0, pairs.query, logit, "amax") - error
+def _without_light_rows(work: Work, candidates: _Candidates) -> _Candidates:
+    """Return the pairs that matter by products of whole rows; what the others hold at most is omitted."""
+    pairs, log_partition, error = candidates.pairs, candidates.log_partition, candidates.error
+    if error is None:
+        error = product_error(work.rows, work.query)
+        logit = product_logits(work.rows, work.query, pairs)
+        upper = logit + error[pairs.query]
+        best = torch.full_like(log_partition, -torch.inf).scatter_reduce_(0, pairs.query, logit, "amax") - error
+    else:
+        upper = pairs.logit
+        best = torch.full_like(log_partition, -torch.inf).scatter_reduce_(0, pairs.query, upper, "amax") - error
     # the best of them often proves far more than the first rows did, and the allowance is shared by few rows
     sharing = torch.bincount(pairs.query, minlength=len(error)).clamp_min(1)
     raised = candidates.floor + (best - log_partition).clamp_min(0.0) + (len(work.span) / sharing).log()
-    upper = (logit + error[pairs.query]) - raised[pairs.query]
-    keep = upper >= 0.0
-    rest = torch.zeros_like(raised).index_add_(0, pairs.query[~keep], upper[~keep].exp())
-    return pairs.where(keep), raised + rest.log()
+    above = upper - raised[pairs.query]
+    keep = above >= 0.0
+    rest = torch.zeros_like(raised).index_add_(0, pairs.query[~keep], above[~keep].exp())
+    omitted = torch.logaddexp(candidates.log_omitted, raised + rest.log())
+    count = candidates.count
+    if candidates.error is not None:
+        count = torch.bincount(pairs.query[keep], minlength=len(error))
+    return replace(candidates, pairs=pairs.where(keep), log_omitted=omitted, count=count)

@@ -15,7 +15,7 @@ from ...base.progress import PartProgress, Progress
 from ..common.prepare import total_variance
 from ..common.rows import Query, Rows, Span
 from ..common.work import Work
-from .cascade import UPPER_LOGIT_COST, certified_share
+from .cascade import UPPER_LOGIT_COST, tried
 from .exact8 import STORED_DTYPES, stored_screen
 from .int8 import code_screen
 from .int8_products import given_or_timed, relative_cost
@@ -173,12 +173,13 @@ def _thresholds(rows: Rows, screen: Screen, knowledge: Knowledge, seed: int) -> 
         scaled = 10.0 ** (step / STEPS_PER_DECADE)
         upper, gains = trials.upper(screen, scaled / variance), [0.0]
         for level in sorted(pending):
-            share = certified_share(upper, level, TRIAL_MASS)
-            if share < _worth(screen.costs[level], rows.dim):
+            found = tried(upper, level, TRIAL_MASS)
+            cost = screen.costs[level] / rows.dim + (0.0 if upper.terms(level) is None else found.cost)
+            if found.share < (_worth(screen.costs[level], rows.dim) if upper.terms(level) is None else cost):
                 pending.discard(level)
             else:
                 thresholds[level] = scaled / variance
-                gains.append(share - screen.costs[level] / rows.dim)
+                gains.append(found.share - cost)
         below, noise = noise, 1.0 / (1.0 + math.sqrt(scaled))
         saved += max(gains) * (noise - below)
     return tuple(thresholds), saved

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise
 from typing import Any, ClassVar
 
@@ -48,6 +49,10 @@ class PrincipalScreen(Screen):
     def __len__(self) -> int:
         return len(self.features[0])
 
+    @cached_property
+    def _narrow_basis(self) -> Float[Tensor, "D M"]:
+        return self.basis.float()
+
     @property
     def costs(self) -> tuple[int, ...]:
         """The widths."""
@@ -82,10 +87,11 @@ class PrincipalScreen(Screen):
         return replace(self, features=features)
 
     def _projected(self, rows: Rows, query: Query, point: Float64[Tensor, "B D"]) -> Projected:
-        projection = point @ self.basis
-        rest = _residual_norm(point, projection)
+        # sums in float32 are a walk like those of the products with rows, which they add to
+        projection = (point.float() @ self._narrow_basis).double()
+        rest = _residual_norm(point, projection, projection_error(rows.dim))
         norms = torch.cat([block_norms(projection, block_edges(self.widths)), rest[:, None]], dim=1)
-        terms = max(part.shape[1] for part in self.features) + 4 * self.widths[-1]
+        terms = max(part.shape[1] for part in self.features) + 4 * self.widths[-1] + 4 * rows.dim
         return Projected(projection, norms, product_rounding(rows, query, point, terms=terms, radius=2.0 * rows.radius))
 
     def _source_residual(self, rows: Rows, query: Query, source: Source) -> SourceResidual:
@@ -269,7 +275,9 @@ def _norm_beyond(half_norms: Float64[Tensor, "n"], kept: Float[Tensor, "n m"], e
     return (square.clamp_min(0.0).sqrt() * UPWARD).float()
 
 
-def _residual_norm(point: Float64[Tensor, "B D"], projection: Float64[Tensor, "B M"]) -> Float64[Tensor, "B"]:
-    # float64 products: what cancels here is lost below 1e-14 of |y|^2, which is added
-    square: Tensor = point.square().sum(1) * (1.0 + 1e-13) - projection.square().sum(1)
+def _residual_norm(
+    point: Float64[Tensor, "B D"], projection: Float64[Tensor, "B M"], error: float
+) -> Float64[Tensor, "B"]:
+    # what cancels here is lost below the rounding of the projection, relative to |y|^2, which is added
+    square: Tensor = point.square().sum(1) * (1.0 + 2.0 * error) - projection.square().sum(1)
     return square.clamp_min(0.0).sqrt()

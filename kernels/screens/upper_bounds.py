@@ -72,15 +72,15 @@ class UpperLogits:
         gain, whole = query.gain, rows.stored.dtype != torch.float32
         length, radius = (DIGIT_SUMS, 2.0 * rows.radius) if whole else (rows.dim, rows.stored_radius + rows.radius)
         slack = gain * product_rounding(rows, query, query.point, terms=length, radius=radius) + weight_rounding(rows)
-        if not whole:
-            slack = slack - gain * (query.point @ rows.centre)
         terms = Terms(
             rows.stored,
-            gain[:, None] * query.point,
+            query.point,
             slack,
             centre=rows.centre,
             radius=rows.radius,
             norm_gain=gain * query.alpha,
+            unit=gain,
+            common=None if whole else -gain * (query.point @ rows.centre),
         )
         return terms if screens_apply(self.work, terms) else None
 

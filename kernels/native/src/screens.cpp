@@ -12,6 +12,9 @@ constexpr int64_t kWorthSharing = 1 << 20;
 // lanes of two vectors from which on all of them are multiplied again, rather than one after the other
 constexpr int64_t kDense = 5;
 
+// the largest number of two digits, and what rounds to whole numbers
+constexpr double kLargest = 127.0 * 128.0 + 63.0, kRounding = 6755399441055744.0;
+
 // upper weights relative to a floor are never taken as less than this: zeros would be no bound
 constexpr float kLeastExponent = -80.0f;
 
@@ -170,6 +173,7 @@ class RowsAbove {
   public:
     struct Found {
         int64_t query, row;
+        float upper;
     };
     std::vector<Found> found;
     std::vector<double> below;  // [B], relative to the floors
@@ -214,27 +218,37 @@ class RowsAbove {
     // vectors of queries know nothing of excluded rows
     bool excluding() const { return bound_.ranges > 0; }
 
-    void sort_out(int64_t tile, int64_t query, const float* upper, int64_t step) {
+    void sort_out(int64_t tile, int64_t query, const float* values, int64_t step) {
+        constexpr int W = kLanesOfScreen, ROOM = (kTile + W - 1) / W * W;
         const float floor = floor_[query];
+        const int64_t first = screen_.start + tile * kTile;
+        float upper[ROOM];
+        std::fill(upper, upper + ROOM, kClosed);
         for (int r = 0; r < kTile; ++r) {
-            float logit = upper[r * step];
-            const int64_t row = screen_.start + tile * kTile + r;
-            if (logit >= floor && finer_.screen != nullptr) {
-                float finer;
-                upper_for_one<1>(*finer_.screen, *finer_.bound, row, query, &finer);
-                logit = std::min(logit, finer);
-            }
-            if (logit >= floor)
-                found.push_back({query, row});
-            else if (logit > kClosed)
-                below[query] += std::exp(std::max(logit - floor, kLeastExponent));
+            upper[r] = values[r * step];
+            if (!(upper[r] >= floor)) continue;
+            if (finer_.screen != nullptr) upper[r] = finer(first + r, query, upper[r]);
+            if (upper[r] >= floor) found.push_back({query, first + r, upper[r]});
         }
+        FloatVector sum{};
+        for (int r = 0; r < ROOM; r += W) {
+            const FloatVector gap = load(upper + r) - floor, least = broadcast(kLeastExponent);
+            const FloatVector weight = exponential(select<float>(gap < least, least, gap));
+            sum += select<float>((gap < FloatVector{}) & (gap > broadcast(kClosed)), weight, FloatVector{});
+        }
+        below[query] += sum_of(sum);
+    }
+
+    float finer(int64_t row, int64_t query, float upper) const {
+        float found;
+        upper_for_one<1>(*finer_.screen, *finer_.bound, row, query, &found);
+        return std::min(found, upper);
     }
 };
 
 // Writes what the shares found in the order of queries; returns whether there was room.
 bool gather(const std::vector<RowsAbove>& shares, int64_t count, int64_t room, int64_t* first, int64_t* row,
-            double* below) {
+            double* upper, double* below) {
     std::fill(first, first + count + 1, 0);
     for (const RowsAbove& share : shares)
         for (const auto& one : share.found) ++first[one.query + 1];
@@ -242,7 +256,10 @@ bool gather(const std::vector<RowsAbove>& shares, int64_t count, int64_t room, i
     if (first[count] > room) return false;
     std::vector<int64_t> next(first, first + count);
     for (const RowsAbove& share : shares) {
-        for (const auto& one : share.found) row[next[one.query]++] = one.row;
+        for (const auto& one : share.found) {
+            const int64_t place = next[one.query]++;
+            row[place] = one.row, upper[place] = one.upper;
+        }
         for (int64_t query = 0; query < count; ++query) below[query] += share.below[query];
     }
     return true;
@@ -303,12 +320,12 @@ ORACLE_EXPORT int oracle_screen_close(const ScreenView* screen, const BoundView*
     return 0;
 }
 
-// row = the rows of each query that reach its floor, in rising order from first[query] on, [room] and [B + 1]; queries
-// that are left out have an infinite floor. finer, finer_bound: a level that is asked about each row that reaches it,
+// row, upper = the rows of each query that reach its floor and their upper logits, [room], from first[query] on,
+// [B + 1]; queries that are left out have an infinite floor. finer, finer_bound: a level that is asked about each row that reaches it,
 // or null. Adds to `below` what others hold. Returns 2 where there is too little room.
 ORACLE_EXPORT int oracle_screen_rows(const ScreenView* screen, const BoundView* bound, const ScreenView* finer,
                                      const BoundView* finer_bound, const float* largest, const float* floor,
-                                     int64_t room, int64_t* first, int64_t* row, double* below) {
+                                     int64_t room, int64_t* first, int64_t* row, double* upper, double* below) {
     const int64_t threads = usable_threads(bound->threads), tiles = screen->tiles();
     const Finer level = {finer, finer_bound};
     int short_of_memory = 0;
@@ -321,7 +338,7 @@ ORACLE_EXPORT int oracle_screen_rows(const ScreenView* screen, const BoundView* 
             } catch (const std::bad_alloc&) {
                 short_of_memory |= 1;
             }
-        if (short_of_memory == 0 && !gather(shares, bound->count, room, first, row, below)) return 2;
+        if (short_of_memory == 0 && !gather(shares, bound->count, room, first, row, upper, below)) return 2;
     } catch (const std::bad_alloc&) {
         return 1;
     }
@@ -338,10 +355,11 @@ ORACLE_EXPORT int oracle_screen_digits(const double* point, const double* factor
         int8_t *high = digits + 2 * query * dim, *low = high + dim;
         double largest = 0.0, sums[2] = {}, squares = 0.0;
         for (int64_t d = 0; d < dim; ++d) largest = std::max(largest, std::fabs(values[d]));
-        const double worth = std::max(largest, 1e-300) / 16319.0;
+        const double worth = std::max(largest, 1e-300) / kLargest, inverse = 1.0 / worth;
         for (int64_t d = 0; d < dim; ++d) {
-            const double whole = std::nearbyint(values[d] / worth), left = values[d] - whole * worth;
-            const double first = std::floor((whole + 64.0) / 128.0), second = whole - 128.0 * first;
+            // adding and subtracting 1.5 * 2^52 rounds to a whole number
+            const double whole = (values[d] * inverse + kRounding) - kRounding, left = values[d] - whole * worth;
+            const int32_t both = static_cast<int32_t>(whole), first = (both + 64) >> 7, second = both - (first << 7);
             high[d] = static_cast<int8_t>(first), low[d] = static_cast<int8_t>(second);
             sums[0] += first * centre[d], sums[1] += second * centre[d];
             squares += left * left;
