@@ -197,6 +197,7 @@ def test_a_kind_is_chosen_where_few_samples_have_weight(generator: torch.Generat
     assert "pca saves" in reason
 
 
+@pytest.mark.usefixtures("portable")
 def test_kinds_compete_on_what_they_save(generator: torch.Generator) -> None:
     flat = prepare_rows(normal(300, 256, generator).float(), None)
     low = prepare_rows((normal(300, 6, generator) @ normal(6, 256, generator)).float(), None)
@@ -211,6 +212,7 @@ def test_kinds_compete_on_what_they_save(generator: torch.Generator) -> None:
     assert "int8 costs what a scan does" in reason
 
 
+@pytest.mark.usefixtures("portable")
 def test_what_is_saved_is_what_is_certified_less_its_cost(generator: torch.Generator) -> None:
     rows = prepare_rows(normal(400, 64, generator).float(), None)
     variance = float(2 * rows.half_norms.mean()) / 64

@@ -18,7 +18,7 @@ from torch import Tensor
 from oracle_engine.base.arrays import STORAGE_DTYPES
 from oracle_engine.kernels import PosteriorState, Query, Rows, Span, Wanted, Work, prepare_rows, reference_logits
 from oracle_engine.kernels.reference import state_from_logits
-from oracle_engine.kernels.screens.cascade import UPPER_LOGIT_COST, certified_share, screened
+from oracle_engine.kernels.screens.cascade import UPPER_LOGIT_COST, screened, tried
 from oracle_engine.kernels.screens.pca import PrincipalScreen, principal_screen, row_features
 from oracle_engine.kernels.screens.query_bounds import Knowledge, SideInformation, Source
 from oracle_engine.kernels.screens.screen import no_thresholds
@@ -181,7 +181,7 @@ def test_queries_that_too_many_rows_matter_to_stay_pending(generator: torch.Gene
     found = assert_honest(upper, leaving(1e-6, limit=50))
     assert found.certified.tolist() == [False, True] * 16
     assert int(found.survivors.max()) <= 50
-    assert certified_share(upper, 0, 1e-6) == pytest.approx(0.5, abs=0.1)
+    assert tried(upper, 0, 1e-6).share == pytest.approx(0.5, abs=0.1)
 
 
 def certified_with(upper: UpperLogits, *thresholds: float, cost: int = UPPER_LOGIT_COST) -> list[int]:
@@ -201,6 +201,7 @@ def test_levels_are_tried_from_their_snr_threshold_on(generator: torch.Generator
     assert certified_with(upper, 1000.0, 0.0) == [*range(8)]
 
 
+@pytest.mark.usefixtures("portable")
 def test_queries_join_a_scan_that_others_need(generator: torch.Generator) -> None:
     rows = prepare_rows(normal(200, 32, generator).float(), None)
     upper = upper_logits(rows, make_query(rows, generator, 8, (0.9, 0.99)))
@@ -214,6 +215,7 @@ def test_queries_join_a_scan_that_others_need(generator: torch.Generator) -> Non
     assert certified_with(late, math.inf, 5000.0, cost=-1000) == [*range(8)]
 
 
+@pytest.mark.usefixtures("portable")
 def test_deeper_levels_look_at_the_rows_that_are_left(
     generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -234,6 +236,7 @@ def test_deeper_levels_look_at_the_rows_that_are_left(
     assert {level for level, _ in looks} == {0, 1}
 
 
+@pytest.mark.usefixtures("portable")
 def test_a_deeper_level_reads_only_rows_that_may_matter_and_counts_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     # a query at 3 e_20, 40 rows there, 24 rows that only the second level tells from them (shorter, so that a row at
     # the query leads), and 576 rows that the first level rules out: each weighs little, together they are nearly all

@@ -1,0 +1,172 @@
+"""Native screens bound what they say they bound: tile maxima, rows above a floor, and everything else together."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from closed_form import FAMILIES, generators, near_duplicates, normal, stored_as
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from row_cases import make_query, whole
+from screen_cases import whole_logits
+from tolerances import assert_close, assert_rows_close
+
+from oracle_engine.base.arrays import STORAGE_DTYPES
+from oracle_engine.kernels import Query, Rows, Span, Wanted, Work, prepare_rows, reference_state
+from oracle_engine.kernels.native.screens import TILE
+from oracle_engine.kernels.screens import (
+    FixedAllowance,
+    Screen,
+    SharedProducts,
+    SideInformation,
+    UpperLogits,
+    screened,
+)
+from oracle_engine.kernels.screens.exact8 import stored_screen
+from oracle_engine.kernels.screens.int8 import code_screen
+from oracle_engine.kernels.screens.pca import principal_screen
+from oracle_engine.kernels.screens.tiles import NativeTiles, PortableTiles, Remaining, tile_bounds
+
+TIMES = (0.0, 0.05, 0.3, 0.6, 0.9, 0.99, 1 - 1e-4)
+KINDS = ("pca", "int8", "exact8")
+
+
+def made(kind: str, rows: Rows) -> Screen:
+    """Return a screen of this kind; of codes where the rows cannot be their own."""
+    if kind == "pca":
+        most = min(len(rows), rows.dim, 16)
+        return principal_screen(rows, sorted({max(1, most // 4), most}))
+    eight = rows.stored.dtype in (torch.uint8, torch.int8)
+    # integers are asked for whatever they cost here
+    return stored_screen(rows, 0.5) if kind == "exact8" and eight else code_screen(rows, product_cost=0.5)
+
+
+def native_tiles(upper: UpperLogits, level: int, remaining: Remaining | None = None) -> NativeTiles:
+    found = tile_bounds(upper, level, remaining or Remaining.everything(len(upper), torch.device("cpu")))
+    assert isinstance(found, NativeTiles)
+    return found
+
+
+def assert_bounded(upper: UpperLogits, level: int, floor: torch.Tensor) -> None:
+    """Compare what a level says of tiles, of rows above a floor and of all others with the logits in float64."""
+    span = upper.work.span
+    logits = whole_logits(upper.work.rows, upper.work.query)[span.start : span.stop]
+    tiles = native_tiles(upper, level)
+    largest = tiles.native.largest[:, : len(upper)].double()
+    padded = torch.nn.functional.pad(logits, (0, 0, 0, -len(span) % TILE), value=-torch.inf)
+    assert bool((largest >= padded.unflatten(0, (-1, TILE)).amax(1)).all())
+    reached = tiles.open_tiles(floor)
+    assert torch.equal(reached, (largest >= floor).sum(0))
+    pairs, log_below = tiles.above(floor, torch.arange(len(upper)))
+    found = torch.zeros_like(logits, dtype=torch.bool)
+    found[pairs.row - span.start, pairs.query] = True
+    assert bool(found[logits >= floor].all())
+    assert bool((logits.masked_fill(found, -torch.inf).logsumexp(0) <= log_below).all())
+    if tiles.pair_error is not None:
+        true = logits[pairs.row - span.start, pairs.query]
+        assert bool((pairs.logit >= true).all())
+        assert bool((pairs.logit - tiles.pair_error[pairs.query] <= true).all())
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
+@given(
+    generators(),
+    st.sampled_from(KINDS),
+    st.sampled_from(sorted(FAMILIES)),
+    st.sampled_from(STORAGE_DTYPES),
+    st.sampled_from([1, 11, 12, 25, 130]),
+    st.sampled_from([8, 48, 72]),
+    st.booleans(),
+    st.sampled_from([0, 2]),
+)
+def test_tiles_and_rows_are_bounded_for_odd_shapes_and_storage(
+    target: str,
+    generator: torch.Generator,
+    kind: str,
+    family: str,
+    dtype: torch.dtype,
+    count: int,
+    dim: int,
+    weighted: bool,
+    excluded: int,
+) -> None:
+    weights = torch.rand(count, generator=generator).double() + 1e-9 if weighted else None
+    rows = prepare_rows(stored_as(FAMILIES[family](count, dim, generator), dtype), weights)
+    query = make_query(rows, generator, 21, TIMES, excluded=excluded)
+    for span in (whole(rows), Span(count // 3, count)):
+        upper = UpperLogits.of(Work(rows, query, span), made(kind, rows), SideInformation())
+        best = whole_logits(rows, query)[span.start : span.stop].amax(0).clamp_min(-1e30)
+        for below in (0.0, 3.0, 300.0):
+            for level in range(len(upper.screen.widths)):
+                assert_bounded(upper, level, (best - below).float())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_maxima_are_those_of_the_portable_upper_logits(target: str, generator: torch.Generator, kind: str) -> None:
+    rows = prepare_rows(stored_as(normal(130, 48, generator), torch.uint8), None)
+    query = make_query(rows, generator, 21, (0.3, 0.6), excluded=1)
+    upper = UpperLogits.of(Work(rows, query, whole(rows)), made(kind, rows), SideInformation())
+    for level in range(len(upper.screen.widths)):
+        portable = upper.at(level)[:132].unflatten(0, (-1, TILE)).amax(1)
+        native = native_tiles(upper, level).native.largest[:, :21]
+        assert_close(native[portable > -torch.inf], portable[portable > -torch.inf], "rounded upper logits")
+        assert torch.equal(native == -torch.inf, portable == -torch.inf)
+
+
+def test_shared_products_narrow_the_bounds(target: str, generator: torch.Generator) -> None:
+    rows = prepare_rows(normal(130, 48, generator).float(), None)
+    query = make_query(rows, generator, 20, (0.3, 0.6, 0.9))
+    start = 0.9 * query.point + 0.1 * normal(20, 48, generator)
+    side = SideInformation(None, SharedProducts.of(rows, start))
+    upper = UpperLogits.of(Work(rows, query, whole(rows)), made("pca", rows), side)
+    best = whole_logits(rows, query).amax(0)
+    # queries that are no neighbours in the products
+    for part in (upper, upper.take(torch.tensor([1, 2, 7, 19]))):
+        floor = best[: len(part)] if part is upper else best[torch.tensor([1, 2, 7, 19])]
+        for level in range(2):
+            assert_bounded(part, level, (floor - 3.0).float())
+
+
+def test_a_deeper_level_looks_at_open_tiles_only(target: str, generator: torch.Generator) -> None:
+    rows = prepare_rows(normal(600, 48, generator).float(), None)
+    query = make_query(rows, generator, 20, (0.8,))
+    upper = UpperLogits.of(Work(rows, query, whole(rows)), made("pca", rows), SideInformation())
+    first = native_tiles(upper, 0)
+    floor = (whole_logits(rows, query).amax(0) - 20.0).float()
+    first.open_tiles(floor)
+    index = torch.tensor([0, 3, 4, 19])
+    left = first.left(floor, index)
+    deeper = native_tiles(upper.take(index), 1, left).native.largest[:, :4]
+    closed = first.native.largest[:, index] < floor[index]
+    assert 0.1 < float(closed.double().mean()) < 1.0
+    assert bool((deeper[closed] == -torch.inf).all())
+    held = whole_logits(rows, query)[:, index].unflatten(0, (-1, TILE)).masked_fill(~closed[:, None], -torch.inf)
+    assert bool((held.flatten(0, 1).logsumexp(0) <= left.log_omitted).all())
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.float32, torch.float16])
+@pytest.mark.parametrize("kind", KINDS)
+def test_shortlists_are_those_of_the_formula(
+    target: str, generator: torch.Generator, kind: str, dtype: torch.dtype
+) -> None:
+    rows = prepare_rows(stored_as(near_duplicates(200, 48, generator), dtype), None)
+    query: Query = make_query(rows, generator, 40, (0.6, 0.9, 0.99))
+    work = Work(rows, query, whole(rows), Wanted(moments=True))
+    found = screened(UpperLogits.of(work, made(kind, rows), SideInformation()), FixedAllowance(1e-9), limit=100)
+    some = found.certified
+    assert float(some.double().mean()) > 0.5
+    truth = reference_state(work)
+    assert_close(found.state.lse[some], truth.lse[some], "moment")
+    assert_rows_close(found.state.mean[some], truth.mean[some], "mean", rows.radius)
+
+
+def test_upper_logits_are_portable_without_the_library(
+    monkeypatch: pytest.MonkeyPatch, generator: torch.Generator
+) -> None:
+    rows = prepare_rows(normal(130, 48, generator).float(), None)
+    upper = UpperLogits.of(
+        Work(rows, make_query(rows, generator, 5), whole(rows)), made("pca", rows), SideInformation()
+    )
+    monkeypatch.setenv("ORACLE_NATIVE", "off")
+    assert upper.terms(0) is None
+    assert isinstance(tile_bounds(upper, 0, Remaining.everything(5, torch.device("cpu"))), PortableTiles)
