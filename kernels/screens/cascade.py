@@ -22,7 +22,7 @@ from ..native.pairs import pairs_state
 from .query_bounds import Knowledge, SideInformation
 from .screen import Screen
 from .shortlist import Allowance, FixedAllowance, Shortlist, query_term
-from .tiles import RESCORE_COST, Remaining, TileBounds, tile_bounds
+from .tiles import Remaining, TileBounds, tile_bounds
 from .upper_bounds import UpperLogits
 
 # rows with the largest upper logits, rescored first: they bound the partition function from below
@@ -144,25 +144,24 @@ class _Search:
             return self
         return replace(self, upper=self.upper.take(index), allowance=self.allowance.take(index))
 
-    def budget(self, level: int, count: Int64[Tensor, "B"]) -> float:
-        """Return how much may be spent on a query before the next level, or half of a dense scan, is cheaper.
+    def most(self, level: int, count: Int64[Tensor, "B"], costs: tuple[float, float]) -> tuple[int, int]:
+        """Return how many tiles and how many rows of a query may be looked at: the limit, where there is one.
 
-        In entries of a dense product. count: places that may matter to each query. A scan left for few queries costs
-        more for each of them.
+        Else as many as cost less than the next level, or half of a dense scan. count: tiles that may matter to each
+        query. costs: of a tile and of a row in entries of a dense product. A scan left for few queries costs more for
+        each of them.
         """
-        costs, work = self.upper.screen.costs, self.upper.work
-        if level + 1 < len(costs):
-            return costs[level + 1] / work.rows.dim * len(work.span)
-        base = 0.5 * len(work.span)
-        left = max(1, int((count > max(FIRST_ROWS, base / RESCORE_COST)).sum()))
-        return base * (1.0 + SCAN_START_COST / left) if self.upper.terms(level) is None else base
-
-    def most(self, level: int, count: Int64[Tensor, "B"], cost: float) -> int:
-        """Return how many places of a query are looked at, `cost` each, for `level` and `count` as in :meth:`budget`.
-
-        As many as the limit asks for, where there is one.
-        """
-        return max(FIRST_ROWS, int(self.budget(level, count) / cost)) if self.limit is None else self.limit
+        if self.limit is not None:
+            return self.limit, self.limit
+        levels, work = self.upper.screen.costs, self.upper.work
+        if level + 1 < len(levels):
+            budget = levels[level + 1] / work.rows.dim * len(work.span)
+        else:
+            base = 0.5 * len(work.span)
+            left = max(1, int((count > max(FIRST_ROWS, base / costs[0])).sum()))
+            budget = base if self.upper.terms(level) is not None else base * (1.0 + SCAN_START_COST / left)
+        tiles, rows = (max(FIRST_ROWS, int(budget / cost)) for cost in costs)
+        return tiles, rows
 
 
 @dataclass(frozen=True)
@@ -190,8 +189,8 @@ class _Candidates:
         pairs = self.pairs.where(place[self.pairs.query] >= 0)
         pairs = replace(pairs, query=place[pairs.query])
         error = None if self.error is None else self.error[index]
-        parts = [part[index] for part in (self.floor, self.log_partition, self.log_omitted, self.count)]
-        return _Candidates(pairs, *parts, error)
+        floor, log_partition, log_omitted = self.floor[index], self.log_partition[index], self.log_omitted[index]
+        return _Candidates(pairs, floor, log_partition, log_omitted, self.count[index], error)
 
 
 @dataclass(frozen=True)
@@ -237,8 +236,9 @@ def _evaluate_level(search: _Search, level: int, remaining: Remaining) -> _Level
     floor = (floor - 2.0**-22 * floor.abs()).clamp_min(LOWEST_FLOOR).float()
     # an open tile holds a row that may matter: these are at least so many rows
     count = bounds.open_tiles(floor)
-    few = (count <= search.most(level, count, bounds.tile_cost)).nonzero()[:, 0]
-    cost = bounds.tile_cost * float(count[few].sum()) + bounds.row_cost * FIRST_ROWS * len(count)
+    tiles, rows = search.most(level, count, (bounds.tile_cost, bounds.row_cost))
+    few = (count <= tiles).nonzero()[:, 0]
+    cost = bounds.tile_cost * float(count[few].sum())
     pairs, log_below = bounds.above(floor, few)
     count[few] = torch.bincount(pairs.query, minlength=len(count))[few]
     log_omitted = torch.logaddexp(remaining.log_omitted, log_below)
@@ -246,8 +246,7 @@ def _evaluate_level(search: _Search, level: int, remaining: Remaining) -> _Level
     if bounds.pair_error is not None:
         candidates = _without_light_rows(work, candidates)
         count[few] = candidates.count[few]
-    enough = torch.zeros_like(count, dtype=torch.bool).index_fill_(0, few, value=True)
-    enough &= count <= search.most(level, count, bounds.row_cost)
+    enough = torch.zeros_like(count, dtype=torch.bool).index_fill_(0, few, value=True) & (count <= rows)
     cost += bounds.row_cost * float(count[enough].sum())
     return _Level(bounds, floor, candidates, enough, cost)
 

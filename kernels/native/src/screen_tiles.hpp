@@ -25,12 +25,12 @@ class PackedPair {
         slack = one(bound.slack), norm_gain = one(bound.norm_gain), shared_gain = one(bound.shared_gain);
     }
 
-    int vectors;                           // one or two
-    std::vector<float> factors, gains;     // [width][vectors][W]
+    int vectors;                                       // one or two
+    std::vector<float> factors, gains;                 // [width][vectors][W]
     std::vector<float> slack, norm_gain, shared_gain;  // [vectors][W]
-    std::vector<int32_t> digits[2];        // of each vector, [width / 4][2][W], four bytes a lane
-    std::vector<float> step[2];            // of each vector, [2][W]
-    std::vector<int32_t> origin[2];        // of each vector, [2][W]
+    std::vector<int32_t> digits[2];                    // of each vector, [width / 4][2][W], four bytes a lane
+    std::vector<float> step[2];                        // of each vector, [2][W]
+    std::vector<int32_t> origin[2];                    // of each vector, [2][W]
 
   private:
     int64_t first_, count_;
@@ -166,7 +166,8 @@ struct PackedQueries {
     int64_t block;
 
     PackedQueries(const ScreenView& screen, const BoundView& bound) {
-        for (int64_t lane = 0; lane < bound.lanes(); lane += 2 * kLanesOfScreen) pairs.emplace_back(screen, bound, lane);
+        for (int64_t lane = 0; lane < bound.lanes(); lane += 2 * kLanesOfScreen)
+            pairs.emplace_back(screen, bound, lane);
         const int64_t bytes = screen.width * (screen.codes == 0 ? 4 : 2) * 2 * kLanesOfScreen;
         block = std::max<int64_t>(1, kQueryBytes / bytes);
     }

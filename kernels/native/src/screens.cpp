@@ -1,7 +1,7 @@
 // One level of a screen: tile maxima of upper logits, the most promising rows, and the rows that may matter.
-#include "screen_tiles.hpp"
-
 #include <new>
+
+#include "screen_tiles.hpp"
 
 namespace oracle {
 namespace {
@@ -69,9 +69,8 @@ class TileMaxima {
 
     void share(int64_t first, int64_t last) const {
         LastTile rows(screen_);
-        queries_.visit(first, last, [&](int64_t tile, int64_t lane, const PackedPair& packed) {
-            write(tile, lane, packed, rows);
-        });
+        queries_.visit(first, last,
+                       [&](int64_t tile, int64_t lane, const PackedPair& packed) { write(tile, lane, packed, rows); });
     }
 
     // Takes out what does not count for a query: ranges of rows.
@@ -129,7 +128,8 @@ void promising_rows(const ScreenView& screen, const BoundView& bound, const floa
         const float one = largest[tile * bound.lanes() + query];
         if (!(one > best[most - 1])) continue;
         int64_t place = most - 1;
-        for (; place > 0 && one > best[place - 1]; --place) best[place] = best[place - 1], tiles[place] = tiles[place - 1];
+        for (; place > 0 && one > best[place - 1]; --place)
+            best[place] = best[place - 1], tiles[place] = tiles[place - 1];
         best[place] = one, tiles[place] = tile;
     }
     for (int64_t k = 0; k < most; ++k) {
@@ -184,9 +184,8 @@ class RowsAbove {
 
     void share(const PackedQueries& queries, int64_t first, int64_t last) {
         LastTile rows(screen_);
-        queries.visit(first, last, [&](int64_t tile, int64_t lane, const PackedPair& packed) {
-            look(tile, lane, packed, rows);
-        });
+        queries.visit(first, last,
+                      [&](int64_t tile, int64_t lane, const PackedPair& packed) { look(tile, lane, packed, rows); });
     }
 
   private:
@@ -321,8 +320,8 @@ ORACLE_EXPORT int oracle_screen_close(const ScreenView* screen, const BoundView*
 }
 
 // row, upper = the rows of each query that reach its floor and their upper logits, [room], from first[query] on,
-// [B + 1]; queries that are left out have an infinite floor. finer, finer_bound: a level that is asked about each row that reaches it,
-// or null. Adds to `below` what others hold. Returns 2 where there is too little room.
+// [B + 1]; queries that are left out have an infinite floor. finer, finer_bound: a level that is asked about each row
+// that reaches it, or null. Adds to `below` what others hold. Returns 2 where there is too little room.
 ORACLE_EXPORT int oracle_screen_rows(const ScreenView* screen, const BoundView* bound, const ScreenView* finer,
                                      const BoundView* finer_bound, const float* largest, const float* floor,
                                      int64_t room, int64_t* first, int64_t* row, double* upper, double* below) {

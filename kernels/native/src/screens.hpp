@@ -39,15 +39,15 @@ struct ScreenView {
 
 struct BoundView {
     int64_t count;
-    const void* factors;             // [B, width] float; beside codes the digits, [B, 2, width] int8
-    const int32_t* origin;           // [B, 2]: what the sums of each digit with unsigned bytes begin with, or null
-    const float* step;               // [B, 2]: what a digit is worth, or null
-    const float* feature_gains;      // [B, feature_width] or null
-    const float* norm_gain;          // [B], the factor of half norms, or null
-    const float* slack;              // [B]
-    const float* shared_gain;        // [B] or null
-    const int64_t* shared_column;    // [B] or null
-    const int64_t* excluded;         // [B, ranges, 2]
+    const void* factors;           // [B, width] float; beside codes the digits, [B, 2, width] int8
+    const int32_t* origin;         // [B, 2]: what the sums of each digit with unsigned bytes begin with, or null
+    const float* step;             // [B, 2]: what a digit is worth, or null
+    const float* feature_gains;    // [B, feature_width] or null
+    const float* norm_gain;        // [B], the factor of half norms, or null
+    const float* slack;            // [B]
+    const float* shared_gain;      // [B] or null
+    const int64_t* shared_column;  // [B] or null
+    const int64_t* excluded;       // [B, ranges, 2]
     int64_t ranges, threads;
 
     int64_t lanes() const { return (count + kLaneUnit - 1) / kLaneUnit * kLaneUnit; }
@@ -219,8 +219,8 @@ ORACLE_INLINE void upper_for_one(const ScreenView& screen, const BoundView& boun
             out[r] += static_cast<float>(screen.half_norms[row + r]) * bound.norm_gain[query];
         if (screen.log_weights != nullptr) out[r] += static_cast<float>(screen.log_weights[row + r]);
         if (screen.shared != nullptr)
-            out[r] += screen.shared[(row + r) * screen.shared_stride + bound.shared_column[query]] *
-                      bound.shared_gain[query];
+            out[r] +=
+                screen.shared[(row + r) * screen.shared_stride + bound.shared_column[query]] * bound.shared_gain[query];
         out[r] += bound.slack[query];
     }
 }
