@@ -40,7 +40,7 @@ class Terms:
     norm_gain: factor of the half norms of the data, whose weights are added too, [B] float64, or None where both are
         among the features.
     unit: what factors are multiplied with, [B] float64, or None for one. common: what all rows of a query share, [B]
-        float64, or None for nothing.
+        float64, or None for nothing. digits: how many of each factor all codes are multiplied with, 1 or 2.
     """
 
     rows: Shaped[Tensor, "N w"]
@@ -53,6 +53,7 @@ class Terms:
     norm_gain: Float64[Tensor, "B"] | None = None
     unit: Float64[Tensor, "B"] | None = None
     common: Float64[Tensor, "B"] | None = None
+    digits: int = 2
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ class _BoundView(View):
                 *("shared_gain", "shared_column", "excluded"),
             )
         ),
-        *((name, c_int64) for name in ("ranges", "threads")),
+        *((name, c_int64) for name in ("ranges", "threads", "digits")),
     )
 
 
@@ -234,7 +235,10 @@ def _bound_view(work: Work, terms: Terms, shared: Shared | None) -> _BoundView:
     else:
         digits, origin, step, rest = _digits(terms)
         view.factors, view.origin, view.step = view.hold(digits), view.hold(origin), view.hold(step)
-        slack, view.error = slack + rest * terms.radius * UPWARD, 2.0 * (terms.slack + rest * terms.radius * UPWARD)
+        rounded = rest * terms.radius * UPWARD
+        # single rows are multiplied with both digits, but their upper logits keep the slack
+        slack, view.digits = slack + rounded[:, terms.digits - 1], terms.digits
+        view.error = 2.0 * (terms.slack + rounded[:, terms.digits - 1])
     view.feature_gains = view.hold(None if terms.gains is None else terms.gains.float().contiguous())
     view.norm_gain = view.hold(None if terms.norm_gain is None else -terms.norm_gain.float())
     # rounding the slack, and what it is added to
@@ -249,8 +253,8 @@ def _bound_view(work: Work, terms: Terms, shared: Shared | None) -> _BoundView:
 
 def _digits(
     terms: Terms,
-) -> tuple[Shaped[Tensor, "B 2 w"], Shaped[Tensor, "B 2"], Float[Tensor, "B 2"], Float64[Tensor, "B"]]:
-    """Return the digits of the factors, what their sums begin with, what a digit is worth, and the norm of the rest."""
+) -> tuple[Shaped[Tensor, "B 2 w"], Shaped[Tensor, "B 2"], Float[Tensor, "B 2"], Float64[Tensor, "B 2"]]:
+    """Return the digits of the factors, what their sums begin with, what a digit is worth, and norms of the rest."""
     factors = terms.factors.contiguous()
     batch, dim = factors.shape
     # signed bytes are read as unsigned ones that are 128 larger
@@ -258,8 +262,8 @@ def _digits(
     lower = lower + 128.0 if terms.rows.dtype == torch.int8 else lower.contiguous()
     digits = torch.empty(batch, 2, dim, dtype=torch.int8)
     origin, step = torch.empty(batch, 2, dtype=torch.int32), torch.empty(batch, 2)
-    rest, unit = torch.empty(batch, dtype=torch.float64), terms.unit
-    unit = torch.ones_like(rest) if unit is None else unit.contiguous()
+    rest, unit = torch.empty(batch, 2, dtype=torch.float64), terms.unit
+    unit = torch.ones_like(rest[:, 0]) if unit is None else unit.contiguous()
     sizes = c_int64(batch), c_int64(dim)
     called("oracle_screen_digits", *_addresses(factors, unit, lower), *sizes, *_addresses(digits, origin, step, rest))
     return digits, origin, step, rest

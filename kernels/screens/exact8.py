@@ -12,7 +12,7 @@ from ...base.progress import Progress
 from ..common.rows import Query, Rows, Span
 from ..native.screens import Terms
 from .int8 import EightBitScreen
-from .int8_products import BASE, given_or_timed, products
+from .int8_products import BASE, given_or_timed, native_bytes, products
 from .query_bounds import Projected, QueryBound, product_rounding
 from .screen import Place, Thresholds, chosen_rows, log_weights, no_thresholds
 
@@ -33,6 +33,12 @@ class StoredScreen(EightBitScreen):
 
     def __len__(self) -> int:
         return self.count
+
+    @property
+    def costs(self) -> tuple[int, ...]:
+        """The dimension times what a product costs: native kernels need one digit for all rows, and two for a few."""
+        (both,) = super().costs
+        return (both // 2 if native_bytes(self.device) and self.integers else both,)
 
     @property
     def nbytes(self) -> int:
@@ -86,6 +92,7 @@ class StoredScreen(EightBitScreen):
             centre=rows.centre,
             radius=rows.radius,
             norm_gain=bound.norm_gain,
+            digits=1,
         )
         return terms if self.integers else None
 

@@ -67,7 +67,7 @@ class UpperLogits:
         Only rounding is bounded: upper logits of this kind are close to logits, and cost a row each.
         """
         rows, query = self.work.rows, self.work.query
-        if rows.stored.dtype not in CODES or self.screen.kind == "exact8":
+        if rows.stored.dtype not in CODES:
             return None
         gain, whole = query.gain, rows.stored.dtype != torch.float32
         length, radius = (DIGIT_SUMS, 2.0 * rows.radius) if whole else (rows.dim, rows.stored_radius + rows.radius)

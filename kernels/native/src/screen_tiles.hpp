@@ -47,22 +47,25 @@ class PackedPair {
     }
 
     void pack_digits(const ScreenView& screen, const BoundView& bound) {
-        const int64_t width = screen.width, words = (width + 3) / 4;
-        const auto* from = static_cast<const int8_t*>(bound.factors);
-        for (int64_t lane = 0; lane < vectors * W; ++lane) {
-            const int v = static_cast<int>(lane / W), at = static_cast<int>(lane % W);
-            if (at == 0) digits[v].resize(words * 2 * W), step[v].resize(2 * W), origin[v].resize(2 * W);
-            const int64_t query = first_ + lane;
-            if (query >= count_) continue;
-            for (int digit = 0; digit < 2; ++digit) {
-                const int8_t* values = from + (2 * query + digit) * width;
-                for (int64_t word = 0; word < words; ++word)
-                    std::memcpy(&digits[v][(word * 2 + digit) * W + at], values + 4 * word,
-                                std::min<int64_t>(4, width - 4 * word));
-                step[v][digit * W + at] = bound.step[2 * query + digit];
-                origin[v][digit * W + at] = bound.origin[2 * query + digit];
+        const int64_t words = (screen.width + 3) / 4;
+        for (int v = 0; v < (bound.digits == 2 ? vectors : 1); ++v)
+            digits[v].resize(words * 2 * W), step[v].resize(2 * W), origin[v].resize(2 * W);
+        for (int64_t lane = 0; lane < vectors * W && first_ + lane < count_; ++lane)
+            for (int digit = 0; digit < bound.digits; ++digit) {
+                // two digits of a vector side by side, or the first digits of both vectors
+                const int v = bound.digits == 2 ? static_cast<int>(lane / W) : 0;
+                const int64_t side = bound.digits == 2 ? digit : lane / W;
+                pack_digit(screen, bound, first_ + lane, digit, v, side * W + lane % W);
             }
-        }
+    }
+
+    void pack_digit(const ScreenView& screen, const BoundView& bound, int64_t query, int digit, int v, int64_t at) {
+        const int64_t width = screen.width, words = (width + 3) / 4;
+        const auto* values = static_cast<const int8_t*>(bound.factors) + (2 * query + digit) * width;
+        for (int64_t word = 0; word < words; ++word)
+            std::memcpy(&digits[v][word * 2 * W + at], values + 4 * word, std::min<int64_t>(4, width - 4 * word));
+        step[v][at] = bound.step[2 * query + digit];
+        origin[v][at] = bound.origin[2 * query + digit];
     }
 };
 
@@ -127,16 +130,20 @@ ORACLE_APART void values_of_codes(const ScreenView& screen, const BoundView& bou
         if (features != nullptr)
             multiply_floats<kRowsTogether, VECTORS>(features + at * screen.feature_stride, screen.feature_stride,
                                                     screen.feature_width, packed.gains.data(), upper);
-        for (int v = 0; v < VECTORS; ++v) {
+        const int products = bound.digits == 2 ? VECTORS : 1;
+        for (int v = 0; v < products; ++v) {
             FloatMask sums[kRowsTogether][2], origin[2];
             std::memcpy(origin, packed.origin[v].data(), sizeof origin);
             multiply_codes<SIGNED, kRowsTogether>(rows + at * screen.stride, screen.stride, screen.width,
                                                   packed.digits[v].data(), origin, sums);
-            const FloatVector high = load(packed.step[v].data()), low = load(packed.step[v].data() + W);
+            const FloatVector first = load(packed.step[v].data()), second = load(packed.step[v].data() + W);
 #pragma GCC unroll 12
-            for (int r = 0; r < kRowsTogether; ++r)
-                upper[r][v] += __builtin_convertvector(sums[r][0], FloatVector) * high +
-                               __builtin_convertvector(sums[r][1], FloatVector) * low;
+            for (int r = 0; r < kRowsTogether; ++r) {
+                const FloatVector left = __builtin_convertvector(sums[r][0], FloatVector) * first;
+                const FloatVector right = __builtin_convertvector(sums[r][1], FloatVector) * second;
+                upper[r][v] += bound.digits == 2 ? left + right : left;
+                if (bound.digits == 1 && VECTORS == 2) upper[r][VECTORS - 1] += right;
+            }
         }
         finish_rows<VECTORS>(screen, bound, packed, lane, tile, at, upper, values);
     }
@@ -168,7 +175,7 @@ struct PackedQueries {
     PackedQueries(const ScreenView& screen, const BoundView& bound) {
         for (int64_t lane = 0; lane < bound.lanes(); lane += 2 * kLanesOfScreen)
             pairs.emplace_back(screen, bound, lane);
-        const int64_t bytes = screen.width * (screen.codes == 0 ? 4 : 2) * 2 * kLanesOfScreen;
+        const int64_t bytes = screen.width * (screen.codes == 0 ? 4 : bound.digits) * 2 * kLanesOfScreen;
         block = std::max<int64_t>(1, kQueryBytes / bytes);
     }
 

@@ -345,14 +345,14 @@ ORACLE_EXPORT int oracle_screen_rows(const ScreenView* screen, const BoundView* 
 }
 
 // Two digits of seven bits and a sign, [B, 2, D], for the values factor * point, [B] and [B, D]: what each is worth,
-// [B, 2], what sums with unsigned bytes begin with so that `centre`, [D], is taken off them, and the norm of what is
-// left of the values, [B].
+// [B, 2], what sums with unsigned bytes begin with so that `centre`, [D], is taken off them, and the norm of what
+// one and two digits leave of the values, [B, 2].
 ORACLE_EXPORT int oracle_screen_digits(const double* point, const double* factor, const double* centre, int64_t count,
                                        int64_t dim, int8_t* digits, int32_t* origin, float* step, double* rest) {
     for (int64_t query = 0; query < count; ++query) {
         const double* values = point + query * dim;
         int8_t *high = digits + 2 * query * dim, *low = high + dim;
-        double largest = 0.0, sums[2] = {}, squares = 0.0;
+        double largest = 0.0, sums[2] = {}, squares[2] = {};
         for (int64_t d = 0; d < dim; ++d) largest = std::max(largest, std::fabs(values[d]));
         const double worth = std::max(largest, 1e-300) / kLargest, inverse = 1.0 / worth;
         for (int64_t d = 0; d < dim; ++d) {
@@ -361,13 +361,13 @@ ORACLE_EXPORT int oracle_screen_digits(const double* point, const double* factor
             const int32_t both = static_cast<int32_t>(whole), first = (both + 64) >> 7, second = both - (first << 7);
             high[d] = static_cast<int8_t>(first), low[d] = static_cast<int8_t>(second);
             sums[0] += first * centre[d], sums[1] += second * centre[d];
-            squares += left * left;
+            squares[0] += (left + second * worth) * (left + second * worth), squares[1] += left * left;
         }
         for (int digit = 0; digit < 2; ++digit) origin[2 * query + digit] = static_cast<int32_t>(-sums[digit]);
         const double unit = std::fabs(factor[query]);
         step[2 * query] = static_cast<float>(128.0 * worth * factor[query]);
         step[2 * query + 1] = static_cast<float>(worth * factor[query]);
-        rest[query] = unit * std::sqrt(squares);
+        for (int digit = 0; digit < 2; ++digit) rest[2 * query + digit] = unit * std::sqrt(squares[digit]);
     }
     return 0;
 }

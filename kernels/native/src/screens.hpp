@@ -49,6 +49,7 @@ struct BoundView {
     const int64_t* shared_column;  // [B] or null
     const int64_t* excluded;       // [B, ranges, 2]
     int64_t ranges, threads;
+    int64_t digits;  // that all rows are multiplied with: one or two; single rows are with both
 
     int64_t lanes() const { return (count + kLaneUnit - 1) / kLaneUnit * kLaneUnit; }
 };
@@ -105,7 +106,8 @@ ORACLE_INLINE uint32_t four_of(const uint8_t* at, int64_t count = 4) {
     return SIGNED ? word ^ 0x80808080u : word;
 }
 
-// sums[r][digit] = the exact products of ROWS rows of bytes with two digits; digits: [width / 4][2][lanes][4].
+// sums[r][digit] = the exact products of ROWS rows of bytes with two digits, or one digit of two vectors of queries;
+// digits: [width / 4][2][lanes][4].
 template <bool SIGNED, int ROWS>
 ORACLE_INLINE void multiply_codes(const uint8_t* rows, int64_t stride, int64_t width, const int32_t* digits,
                                   const FloatMask* origin, FloatMask (*sums)[2]) {

@@ -101,7 +101,8 @@ def test_tiles_and_rows_are_bounded_for_odd_shapes_and_storage(
                 assert_bounded(upper, level, (best - below).float())
 
 
-@pytest.mark.parametrize("kind", KINDS)
+# rows stored in 8 bits are multiplied with one digit here, and with two there
+@pytest.mark.parametrize("kind", ["pca", "int8"])
 def test_maxima_are_those_of_the_portable_upper_logits(target: str, generator: torch.Generator, kind: str) -> None:
     rows = prepare_rows(stored_as(normal(130, 48, generator), torch.uint8), None)
     query = make_query(rows, generator, 21, (0.3, 0.6), excluded=1)
