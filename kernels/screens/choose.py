@@ -41,6 +41,10 @@ TRIALS = 48
 # since the others pay for it, and no more than a few dozen trials can tell from all of them
 LEAST_WORTH, MOST_WORTH = 0.5, 0.9
 
+# what a search by native kernels costs beside its levels, in rows of a scan of each query: first rows and passes over
+# the queries; measured 2,000 to 3,500 rows of 3,072 values
+NATIVE_START_ROWS = 3000
+
 # mass that may be left out in the trials: what a relative velocity error of 1e-4 usually allows
 TRIAL_MASS = 1e-6
 
@@ -175,7 +179,10 @@ def _thresholds(rows: Rows, screen: Screen, knowledge: Knowledge, seed: int) -> 
         for level in sorted(pending):
             found = tried(upper, level, TRIAL_MASS)
             cost = screen.costs[level] / rows.dim + (0.0 if upper.terms(level) is None else found.cost)
-            if found.share < (_worth(screen.costs[level], rows.dim) if upper.terms(level) is None else cost):
+            needed = _worth(screen.costs[level], rows.dim)
+            if upper.terms(level) is not None:
+                needed = min(cost + NATIVE_START_ROWS / len(rows), MOST_WORTH)
+            if found.share < needed:
                 pending.discard(level)
             else:
                 thresholds[level] = scaled / variance
