@@ -22,7 +22,7 @@ from ..paths.paths import Path as ProbabilityPath
 from ..paths.paths import resolve_path
 from ..queries.builder import RequestBuilder
 from ..queries.conditions import Conditions, Guidance
-from ..queries.modes import Auto, Mode, resolve_mode
+from ..queries.modes import Auto, Budget, Mode, resolve_mode
 from ..queries.posterior import Posterior
 from ..scans.backends import BACKENDS, resolve_backend, resolve_precision
 from ..scans.exact import ExactScan
@@ -264,8 +264,8 @@ class OracleEngine(torch.nn.Module):
     ) -> OracleEngine:
         """Build, or load, what late queries search with, and return the engine.
 
-        index: "screen": certified bounds of every logit, of the kind that saves most, or none where none does; a kind
-            by name: "pca", short copies of the samples, "int8", 8-bit codes of them, "exact8", samples in 8 bits as
+        index: "screen": certified bounds of every logit, of the kind that saves most, or none where none does, and
+            "pca" in mode "budget"; a kind by name: "pca", short copies of the samples, "int8", 8-bit codes of them, "exact8", samples in 8 bits as
             they are; "flat": those of "pca" searched by FAISS; or a FAISS factory string such as "IVF1024,Flat", for
             mode "top_k" only, since it cannot certify its answers.
         path: a file to load the index from; where there is none it is built and saved there. The index of data whose
@@ -275,7 +275,9 @@ class OracleEngine(torch.nn.Module):
         progress: called with what is done, how far it is, and how far it goes.
         Raises InputError where samples are too short for a screen to help, DataFileError for the index of other data.
         """
-        return self.use(prepared_index(self.data, index, path, neighbours=neighbours, progress=progress))
+        # estimates are drawn from leading coordinates, whichever kind searches sooner
+        spec = "pca" if index == "screen" and isinstance(self.mode, Budget) else index
+        return self.use(prepared_index(self.data, spec, path, neighbours=neighbours, progress=progress))
 
     def use(self, index: SearchIndex, path: str | PathLike[str] = "the index") -> OracleEngine:
         """Search with `index`, read from `path`, from now on, and return the engine.

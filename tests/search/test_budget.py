@@ -21,7 +21,7 @@ SEEDS = 100
 
 def estimates(rows: int, x: Tensor, **given: Any) -> tuple[Tensor, Tensor]:
     """Return velocities [S, B, D] and standard errors [S, B] of as many seeds, on the scale of the velocities."""
-    engines = [prepared(mode=Budget(rows, seed)) for seed in range(SEEDS)]
+    engines = [prepared(spec="pca", mode=Budget(rows, seed)) for seed in range(SEEDS)]
     velocity = torch.stack([engine.velocity(x, TIMES, **given) for engine in engines])
     relative = torch.stack([engine.posterior(x, TIMES, **given).standard_error for engine in engines])
     return velocity, relative * velocity.norm(dim=2)
@@ -61,7 +61,7 @@ def test_more_samples_tell_more(generator: torch.Generator) -> None:
 
 
 def test_an_answer_says_that_it_proves_nothing(generator: torch.Generator) -> None:
-    engine = prepared(mode=Budget(30))
+    engine = prepared(spec="pca", mode=Budget(30))
     x = queries(engine.data, generator, TIMES)
     p = engine.posterior(x, TIMES, top_k=5)
     assert set(p.route) == {"sampled"}
@@ -74,7 +74,7 @@ def test_an_answer_says_that_it_proves_nothing(generator: torch.Generator) -> No
 
 
 def test_it_reads_no_more_samples_than_it_may(generator: torch.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = prepared(mode=Budget(16))
+    engine = prepared(spec="pca", mode=Budget(16))
 
     def refuse(*_: Any) -> Tensor:
         raise AssertionError("a block of rows was read")
@@ -85,7 +85,7 @@ def test_it_reads_no_more_samples_than_it_may(generator: torch.Generator, monkey
 
 def test_a_seed_repeats_its_draws(generator: torch.Generator) -> None:
     x = queries(the_data("float32"), generator, TIMES)
-    first, again, other = (prepared(mode=Budget(16, seed)).velocity(x, TIMES) for seed in (3, 3, 4))
+    first, again, other = (prepared(spec="pca", mode=Budget(16, seed)).velocity(x, TIMES) for seed in (3, 3, 4))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
@@ -94,7 +94,7 @@ def test_a_seed_repeats_its_draws(generator: torch.Generator) -> None:
 def test_every_storage_and_weights_are_drawn_from(generator: torch.Generator, kind: str) -> None:
     data = the_data(kind)
     x = queries(data, generator, TIMES)
-    p = prepared(kind, mode=Budget(256)).posterior(x, TIMES)
+    p = prepared(kind, "pca", mode=Budget(256)).posterior(x, TIMES)
     truth = OracleEngine(data, mode="exact").posterior(x, TIMES)
     bound = 6.0 * p.standard_error * truth.mean.norm(dim=1) / (1.0 - TIMES) + 0.02 * data.rows.radius
     assert bool(((p.mean - truth.mean).norm(dim=1) <= bound).all())
@@ -104,7 +104,7 @@ def test_one_sample_that_holds_everything_is_found(generator: torch.Generator) -
     data = the_data("float32")
     own = torch.arange(6)
     x = 0.999 * data[own].double().reshape(6, -1) + 0.001 * normal(6, data.dim, generator)
-    p = prepared(mode=Budget(8)).posterior(x, 0.999, top_k=1)
+    p = prepared(spec="pca", mode=Budget(8)).posterior(x, 0.999, top_k=1)
     assert torch.equal(p.top_indices[:, 0], own)
     assert_rows_close(p.mean, data[own].reshape(6, -1), "bar")
 
@@ -113,7 +113,7 @@ def test_a_sample_that_does_not_count_is_never_drawn(generator: torch.Generator)
     data = the_data("float32")
     own = torch.arange(6)
     x = 0.99 * data[own].double().reshape(6, -1) + 0.01 * normal(6, data.dim, generator)
-    p = prepared(mode=Budget(16)).posterior(x, 0.99, exclude=own, top_k=16)
+    p = prepared(spec="pca", mode=Budget(16)).posterior(x, 0.99, exclude=own, top_k=16)
     assert not bool((p.top_indices == own[:, None]).any())
 
 
