@@ -38,8 +38,8 @@ JOIN_SCAN_FACTOR = 4.0
 # part of the rows that are rescored
 UPPER_LOGIT_COST = 700
 
-# a scan costs as much as this many queries of it, before the first
-SCAN_START_COST = 24
+# a scan costs as much as this many queries of it, before the first; in C++ a query alone waits for the memory
+SCAN_START_COST, NATIVE_SCAN_START_COST = 24, 6
 
 
 def screened(
@@ -159,7 +159,8 @@ class _Search:
         else:
             base = 0.5 * len(work.span)
             left = max(1, int((count > max(FIRST_ROWS, base / costs[0])).sum()))
-            budget = base if self.upper.terms(level) is not None else base * (1.0 + SCAN_START_COST / left)
+            start = SCAN_START_COST if self.upper.terms(level) is None else NATIVE_SCAN_START_COST
+            budget = base * (1.0 + start / left)
         tiles, rows = (max(FIRST_ROWS, int(budget / cost)) for cost in costs)
         return tiles, rows
 

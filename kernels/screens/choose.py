@@ -140,7 +140,7 @@ def _idle(kind: str, rows: Rows, product_cost: float | None) -> str | None:
     eight = rows.stored.dtype in STORED_DTYPES
     if eight != (kind == "exact8"):
         return "is for 8-bit storage" if kind == "exact8" else "would copy what is 8-bit already"
-    cost = relative_cost(given_or_timed(product_cost, rows.device), rows.dim)
+    cost = relative_cost(given_or_timed(product_cost, rows.device, 1 if eight else 2), rows.dim)
     return None if cost < WORTHWHILE_COST else "costs what a scan does: no quicker 8-bit products here"
 
 

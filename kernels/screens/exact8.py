@@ -12,11 +12,14 @@ from ...base.progress import Progress
 from ..common.rows import Query, Rows, Span
 from ..native.screens import Terms
 from .int8 import EightBitScreen
-from .int8_products import BASE, given_or_timed, native_bytes, products
+from .int8_products import BASE, given_or_timed, products
 from .query_bounds import Projected, QueryBound, product_rounding
 from .screen import Place, Thresholds, chosen_rows, log_weights, no_thresholds
 
 STORED_DTYPES = (torch.uint8, torch.int8)
+
+# digits of queries that native kernels multiply all rows with; those that may matter are multiplied with two
+DIGITS = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,19 +38,13 @@ class StoredScreen(EightBitScreen):
         return self.count
 
     @property
-    def costs(self) -> tuple[int, ...]:
-        """The dimension times what a product costs: native kernels need one digit for all rows, and two for a few."""
-        (both,) = super().costs
-        return (both // 2 if native_bytes(self.device) and self.integers else both,)
-
-    @property
     def nbytes(self) -> int:
         """Nothing."""
         return 0
 
     def to(self, device: torch.device) -> StoredScreen:
         """Return the screen on `device`, where products are timed if it is another one."""
-        cost = self.product_cost if device == self.device else given_or_timed(None, device)
+        cost = self.product_cost if device == self.device else given_or_timed(None, device, DIGITS)
         return replace(self, device=device, product_cost=cost)
 
     def extended(self, rows: Rows, kept: Int64[Tensor, "n"], progress: Progress | None = None) -> StoredScreen:
@@ -92,7 +89,7 @@ class StoredScreen(EightBitScreen):
             centre=rows.centre,
             radius=rows.radius,
             norm_gain=bound.norm_gain,
-            digits=1,
+            digits=DIGITS,
         )
         return terms if self.integers else None
 
@@ -113,7 +110,7 @@ class StoredScreen(EightBitScreen):
         tensors: is empty. facts: what :attr:`facts` were. thresholds: its SNR thresholds.
         """
         dim, device = facts["dim"], torch.device("cpu")
-        cost = given_or_timed(None, device)
+        cost = given_or_timed(None, device, DIGITS)
         return cls(
             thresholds=thresholds, dim=dim, widths=(dim,), product_cost=cost, count=facts["count"], device=device
         )
@@ -128,7 +125,7 @@ def stored_screen(rows: Rows, product_cost: float | None = None) -> StoredScreen
         thresholds=no_thresholds(1),
         dim=rows.dim,
         widths=(rows.dim,),
-        product_cost=given_or_timed(product_cost, rows.device),
+        product_cost=given_or_timed(product_cost, rows.device, DIGITS),
         count=len(rows),
         device=rows.device,
     )

@@ -29,9 +29,9 @@ MULTIPLE, FEWEST_ROWS = 8, 17
 # values converted at once: 16 MB in float32
 CONVERTED_VALUES = 1 << 22
 
-# where native kernels multiply bytes four at a time, and the time of a product with two digits over that with float32:
-# half of the multiplications, measured .50 to .56
-NATIVE_TARGET, NATIVE_COST = "v4", 0.54
+# where native kernels multiply bytes four at a time, and the time of a product with a digit over that with float32: a
+# quarter of the multiplications, measured .25 to .28
+NATIVE_TARGET, NATIVE_COST = "v4", 0.27
 
 # rows, coordinates and queries of the products that are timed; each is tried a few times, unless the first takes many
 # times as long as it would have to
@@ -57,10 +57,14 @@ def product_cost(device: torch.device) -> float:
         return 1.0
 
 
-def given_or_timed(cost: float | None, device: torch.device) -> float:
-    """Return `cost`, or the :func:`product_cost` of `device` where that is None, or that of native kernels."""
+def given_or_timed(cost: float | None, device: torch.device, digits: int = 2) -> float:
+    """Return `cost`, or where that is None what native kernels take for so many `digits`, or else what torch takes.
+
+    cost: time of a product with rows of 8-bit numbers over that with float32 rows, in (0, 1]. device: where it runs.
+    digits: of a query that native kernels multiply with, 1 or 2.
+    """
     if cost is None and native_bytes(device):
-        return NATIVE_COST
+        return NATIVE_COST * digits
     return product_cost(device) if cost is None else cost
 
 

@@ -35,7 +35,7 @@ def test_auto_is_within_its_tolerance_of_exact(
     error = (engine.velocity(x, TIMES, **OPTIONS[options]) - exact).norm(dim=1) / exact.norm(dim=1)
     assert bool((error <= 1e-4 + TOLERANCES["bar"].value).all())
     if options == "plain":
-        assert engine.posterior(x, TIMES).route.count("screen") >= 6
+        assert engine.posterior(x, TIMES).route.count("screen") >= 4
 
 
 @pytest.mark.parametrize(("storage", "kind"), [("float64", "int8"), ("duplicates", "int8"), ("uint8", "exact8")])
@@ -132,6 +132,8 @@ def test_an_index_is_tried_on_some_rows_first(generator: torch.Generator, monkey
         return build(kind, rows, steps, **cost)
 
     monkeypatch.setattr(choose, "build_kind", counted)
+    # codes do not compete: no machine multiplies them sooner
+    monkeypatch.setattr(choose, "given_or_timed", lambda cost, device, digits: 1.0)
     engine = OracleEngine(make_data(generator)).prepare(neighbours=False)
     assert built == [300]
     screen, reason = choose.best_screen(engine.data.rows, sample=150)
