@@ -31,6 +31,7 @@ class Worker {
         for (int64_t first = start; first < stop; first += shape_.block) {
             const Block block{first, std::min(shape_.block, stop - first)};
             prepare(block);
+            look_ahead(first + block.count, std::min(first + block.count + shape_.block, stop));
             if (problem_.few) {
                 few(block);
             } else {
@@ -48,6 +49,13 @@ class Worker {
     const Real *queries_, *centre_;
     Memory<Real>& memory_;
     const Stored* rows_;
+    Ahead ahead_;
+
+    // The next block is fetched while this one is computed with.
+    void look_ahead(int64_t start, int64_t stop) {
+        ahead_ = {reinterpret_cast<const char*>(rows_ + start * shape_.dim),
+                  reinterpret_cast<const char*>(rows_ + stop * shape_.dim)};
+    }
 
     void prepare(const Block& block) {
         for (int64_t r = 0; r < block.count; ++r) {
@@ -58,19 +66,18 @@ class Worker {
     }
 
     void score(const Block& block) {
-        const int64_t stride = shape_.block * P, length = shape_.panels * P, step = shape_.block * W;
+        const int64_t length = shape_.panels * P, step = shape_.block * W;
         for (int64_t first = 0; first < shape_.panels; first += kPanelsTogether) {
             const int64_t last = std::min(first + kPanelsTogether, shape_.panels);
             for (int64_t v = 0; v < shape_.vectors; v += 2)
                 for (int64_t r = 0; r < block.count; r += Tile<Real>::rows) {
-                    const Real* rows = memory_.rows + r * P;
-                    Real* out = memory_.logits + v * step + r * W;
+                    const ScoreOperands<Real> of{
+                        memory_.rows + r * P, queries_ + v * W * length,         shape_.block * P,
+                        shape_.dim,           memory_.logits + v * step + r * W, step};
                     if (v + 1 < shape_.vectors)
-                        score_tile<Real, 2>(rows, stride, queries_ + v * W * length, first, last, shape_.dim, out,
-                                            step);
+                        score_tile<Real, 2>(of, first, last, ahead_);
                     else
-                        score_tile<Real, 1>(rows, stride, queries_ + v * W * length, first, last, shape_.dim, out,
-                                            step);
+                        score_tile<Real, 1>(of, first, last, ahead_);
                 }
         }
     }
