@@ -1,5 +1,6 @@
 // What a thread does with its share of the rows: block by block both products and the softmax between them.
 #pragma once
+#include "digits.hpp"
 #include "few.hpp"
 #include "rows.hpp"
 #include "softmax.hpp"
@@ -23,6 +24,7 @@ class Worker {
           shape_(shape),
           queries_(shared.queries),
           centre_(shared.centre),
+          in_digits_(shared.in_digits),
           memory_(memory),
           rows_(static_cast<const Stored*>(problem.rows)) {}
 
@@ -47,6 +49,7 @@ class Worker {
     const ScanProblem& problem_;
     const Shape<Real>& shape_;
     const Real *queries_, *centre_;
+    const DigitQuery* in_digits_;
     Memory<Real>& memory_;
     const Stored* rows_;
     Ahead ahead_;
@@ -119,8 +122,22 @@ class Worker {
     }
 
     template <int BATCH>
-    void few_of(const Stored* rows, const Block& block) {
+    void score_few_of(const Stored* rows, const Block& block) {
+#if defined(__AVX512VNNI__)
+        if constexpr (std::is_same<Real, float>::value && sizeof(Stored) == 1) {
+            if (fits_digits(shape_.dim)) {
+                for (int b = 0; b < BATCH; ++b)
+                    score_digits(rows, block.count, shape_.dim, in_digits_[b], memory_.logits + b, W);
+                return;
+            }
+        }
+#endif
         score_few<Real, Stored, BATCH>(rows, block.count, shape_, centre_, queries_, memory_.logits);
+    }
+
+    template <int BATCH>
+    void few_of(const Stored* rows, const Block& block) {
+        score_few_of<BATCH>(rows, block);
         soften(block);
         if (!problem_.wants_mean) return;
         static_assert(BATCH <= Q, "few queries are those of one tile");
