@@ -86,6 +86,8 @@ ORACLE_APART void weigh_tile(const Real* panel, const int32_t* index, const Real
 #pragma GCC unroll 3
         for (int v = 0; v < VECTORS; ++v) total[q][v] = load(sums + q * P + v * W);
     for (int64_t i = 0; i < count; ++i) {
+        // the sums of the tile that comes next
+        __builtin_prefetch(reinterpret_cast<const char*>(sums + QUERIES * P) + i * Ahead::line, 1);
         const Real* x = panel + static_cast<int64_t>(index[i]) * P;
         V row[VECTORS];
 #pragma GCC unroll 3

@@ -12,7 +12,7 @@ namespace oracle {
 constexpr int64_t kPanelsTogether = 5;
 
 // rows summed in single precision before the sums are emptied into double precision
-constexpr int32_t kLongestSum = 512;
+constexpr int32_t kLongestSum = 1024;
 
 template <class Real, class Stored>
 class Worker {
