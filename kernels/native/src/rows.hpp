@@ -10,18 +10,16 @@ template <class Real, class Stored>
 ORACLE_APART void pack_rows(const Stored* rows, int64_t count, const Shape<Real>& shape, const Real* centre,
                             Real* out) {
     constexpr int64_t W = Tile<Real>::lanes, P = Tile<Real>::panel;
-    const int64_t whole = shape.dim / W * W, stride = shape.block * P;
+    const int64_t whole = shape.dim / P, stride = shape.block * P;
     for (int64_t r = 0; r < count; ++r) {
         const Stored* x = rows + r * shape.dim;
         Real* to = out + r * P;
-        for (int64_t d = 0; d < whole; d += W) {
-            store(to + d / P * stride + d % P, load_widened<Real>(x + d) - load(centre + d));
-        }
-        for (int64_t d = whole; d < shape.panels * P; ++d) {
-            Real value = 0;
-            if (d < shape.dim) value = static_cast<Real>(widened(x[d])) - centre[d];
-            to[d / P * stride + d % P] = value;
-        }
+        for (int64_t p = 0; p < whole; ++p)
+#pragma GCC unroll 3
+            for (int64_t d = 0; d < P; d += W)
+                store(to + p * stride + d, load_widened<Real>(x + p * P + d) - load(centre + p * P + d));
+        for (int64_t d = whole * P; d < shape.panels * P; ++d)
+            to[whole * stride + d - whole * P] = d < shape.dim ? static_cast<Real>(widened(x[d])) - centre[d] : Real(0);
     }
     const int64_t filled = padded(count, Tile<Real>::rows);
     for (int64_t p = 0; p < shape.panels; ++p)

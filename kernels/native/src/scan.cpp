@@ -18,7 +18,8 @@ struct Scan {
     Shared<Real> shared;
     std::vector<Memory<Real>> memories;
 
-    explicit Scan(const ScanProblem& asked) : problem(asked), arena(asked.memory), shape(asked), shared(shape, arena) {
+    explicit Scan(const ScanProblem& asked)
+        : problem(asked), arena(asked.memory), shape(asked), shared(shape, asked.few != 0, arena) {
         for (int64_t t = 0; t < problem.threads; ++t) memories.emplace_back(shape, problem.few != 0, arena);
     }
 
@@ -34,8 +35,18 @@ struct Scan {
         parallel([this](int64_t t) {
             pack_queries(problem, shape, shared.queries, t);
             if (t == 0) pack_centre(problem, shape, shared.centre);
+            if (t == 0 && problem.few) pack_digits();
             begin_sums(problem, shape, memories[t]);
         });
+    }
+
+    void pack_digits() {
+        const int64_t width = digit_width(shape.dim), shift = problem.stored == kInt8 ? 128 : 0;
+        for (int64_t b = 0; b < shape.batch; ++b) {
+            shared.in_digits[b] = {shared.digits + b * kDigits * width, width, 0, 1.0};
+            write_digits(problem.point + b * shape.dim, problem.gain[b], problem.centre, shape.dim, shift,
+                         shared.in_digits[b]);
+        }
     }
 
     void add(int64_t start, int64_t stop) {
