@@ -34,6 +34,17 @@ ORACLE_APART void write_digits(const double* point, double gain, const double* c
     }
 }
 
+// The queries of a problem in digits.
+template <class Real>
+void pack_digits(const ScanProblem& problem, const Shape<Real>& shape, const Shared<Real>& shared) {
+    const int64_t width = digit_width(shape.dim), shift = problem.stored == kInt8 ? 128 : 0;
+    for (int64_t b = 0; b < shape.batch; ++b) {
+        shared.in_digits[b] = {shared.digits + b * kDigits * width, width, 0, 1.0};
+        write_digits(problem.point + b * shape.dim, problem.gain[b], problem.centre, shape.dim, shift,
+                     shared.in_digits[b]);
+    }
+}
+
 #if defined(__AVX512VNNI__)
 // 64 coordinates of a row without a sign, and zeros beyond its end.
 template <class Stored>

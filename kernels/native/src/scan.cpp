@@ -35,18 +35,9 @@ struct Scan {
         parallel([this](int64_t t) {
             pack_queries(problem, shape, shared.queries, t);
             if (t == 0) pack_centre(problem, shape, shared.centre);
-            if (t == 0 && problem.few) pack_digits();
+            if (t == 0 && problem.few) pack_digits(problem, shape, shared);
             begin_sums(problem, shape, memories[t]);
         });
-    }
-
-    void pack_digits() {
-        const int64_t width = digit_width(shape.dim), shift = problem.stored == kInt8 ? 128 : 0;
-        for (int64_t b = 0; b < shape.batch; ++b) {
-            shared.in_digits[b] = {shared.digits + b * kDigits * width, width, 0, 1.0};
-            write_digits(problem.point + b * shape.dim, problem.gain[b], problem.centre, shape.dim, shift,
-                         shared.in_digits[b]);
-        }
     }
 
     void add(int64_t start, int64_t stop) {
@@ -71,9 +62,10 @@ struct Scan {
 
     void finish() {
         parallel([this](int64_t t) {
+            std::vector<Part> parts(problem.threads);
             std::vector<double> factors(problem.threads);
             for (int64_t b = t; b < shape.batch; b += problem.threads) {
-                merge_query(problem, shape, memories.data(), b, factors.data());
+                merge_query(problem, shape, memories.data(), b, parts.data(), factors.data());
                 if (problem.wants_mean) merge_mean(problem, shape, memories.data(), b, factors.data());
                 for (int64_t i = 0; i < problem.threads; ++i) copy_top(i, b);
             }

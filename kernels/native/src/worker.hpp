@@ -125,7 +125,7 @@ class Worker {
     void score_few_of(const Stored* rows, const Block& block) {
 #if defined(__AVX512VNNI__)
         if constexpr (std::is_same<Real, float>::value && sizeof(Stored) == 1) {
-            if (fits_digits(shape_.dim)) {
+            if (in_digits_ != nullptr && fits_digits(shape_.dim)) {
                 for (int b = 0; b < BATCH; ++b)
                     score_digits(rows, block.count, shape_.dim, in_digits_[b], memory_.logits + b, W);
                 return;
