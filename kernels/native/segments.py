@@ -1,4 +1,4 @@
-"""The scan of several spans of rows at once in C++: one parallel loop over spans and the queries that ask about them."""
+"""The scan of several spans of rows at once in C++: one parallel loop over spans, each with its queries."""
 
 from __future__ import annotations
 
@@ -91,22 +91,19 @@ class SegmentScan(NativeScan):
     def _scan(self) -> None:
         work, batch = self.segments, len(self.segments.query)
         held = work.pairs.contiguous(), work.spans.contiguous()
-        self.pairs_listed = Pairs(
-            *torch.empty(2, batch * self.listed, dtype=torch.int64),
-            torch.empty(batch * self.listed, dtype=torch.float64),
-        )
-        lists = self.pairs_listed.query, self.pairs_listed.row, self.pairs_listed.logit
+        query, row = torch.empty(2, batch * self.listed, dtype=torch.int64)
+        self.lists = query, row, torch.empty(batch * self.listed, dtype=torch.float64)
         segments = SegmentsProblem(
             *(part.data_ptr() for part in held),
             *(len(work.pairs), batch, MOST_QUERIES, TASKS * self.problem.threads, LEAST_ROWS, FEW_QUERIES),
-            *(part.data_ptr() for part in lists),
+            *(part.data_ptr() for part in self.lists),
         )
         self._call("oracle_scan_segments", ctypes.byref(segments))
 
     def _pairs(self) -> Pairs:
         count = int(self.kept.clamp_min(0).sum())
-        listed = self.pairs_listed
-        return Pairs(listed.query[:count], listed.row[:count], listed.logit[:count])
+        query, row, logit = (part[:count] for part in self.lists)
+        return Pairs(query, row, logit)
 
     def _in_double(self, index: Int64[Tensor, "b"]) -> PosteriorState:
         return span_by_span(self.segments.take(index), double_state)

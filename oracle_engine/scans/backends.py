@@ -48,10 +48,10 @@ Combine = Callable[[Combination, Float64[Tensor, "B D"], torch.dtype], Float[Ten
 class Backend:
     """What computes states in full precision, what memory that needs for a batch, and what computes them in half.
 
-    segments: computes states over several spans at once in full precision, or None where they are scanned one after the
-    other. combine: computes answers from posterior means. ready: makes what scans of some rows read beside them, so that no
-    graph has to hold it. waits_once: whether a scan reads no value on the host, and does no
-    harm for queries that are refused later.
+    segments: computes states over several spans at once in full precision, or None where one is scanned after the
+    other. combine: computes answers from posterior means. ready: makes what scans of some rows read beside them, so
+    that no graph has to hold it. waits_once: whether a scan reads no value on the host, and does no harm for queries
+    that are refused later.
     """
 
     state: ScanState

@@ -222,11 +222,13 @@ class SegmentScan {
             std::fill_n(mean, problem_.dim, 0.0);
             return;
         }
-        for (int64_t i = 0; i < count; ++i) {
+        for (int64_t d = 0; d < problem_.dim; ++d) mean[d] *= factors[0];
+        for (int64_t i = 1; i < count; ++i) {
             const double* own = sums_of(shares[i]);
-            const double factor = factors[i] / mass;
-            for (int64_t d = 0; d < problem_.dim; ++d) mean[d] = (i == 0 ? 0.0 : mean[d]) + factor * own[d];
+            for (int64_t d = 0; d < problem_.dim; ++d) mean[d] += factors[i] * own[d];
         }
+        // not by a reciprocal: what is left beside listed rows may weigh next to nothing
+        for (int64_t d = 0; d < problem_.dim; ++d) mean[d] /= mass;
     }
 
     void merge_top(const int64_t* shares, int64_t count, int64_t b) {
