@@ -15,6 +15,7 @@ from .gpu import gpu_combined, gpu_memory, gpu_proven, gpu_ready, gpu_state
 from .native import (
     NativeLibrary,
     covariance_product,
+    native_combined,
     native_library,
     native_memory,
     native_state,
@@ -48,6 +49,7 @@ __all__ = [
     "gpu_ready",
     "gpu_state",
     "merge",
+    "native_combined",
     "native_library",
     "native_memory",
     "native_state",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .covariance import covariance_product
 from .library import NativeLibrary, native_library
+from .means import native_combined
 from .pairs import pairs_state
 from .scan import native_memory, native_state
 from .segments import segments_state
@@ -11,6 +12,7 @@ from .segments import segments_state
 __all__ = [
     "NativeLibrary",
     "covariance_product",
+    "native_combined",
     "native_library",
     "native_memory",
     "native_state",

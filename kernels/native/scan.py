@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 from dataclasses import dataclass, replace
 from functools import cache
@@ -27,13 +28,14 @@ from ..common.rounding import (
     logit_error,
 )
 from ..common.rows import Rows
-from ..common.state import PosteriorState, merge, without_top
+from ..common.state import PosteriorState, without_top
 from ..common.top_k import MARGIN, TopCandidates
 from ..common.work import Work
 from ..portable.double import DOUBLE_LIMIT
 from ..portable.scan import posterior_state, scan_memory, score_dtype
 from .double import double_state
 from .library import native_library
+from .means import merged_into
 from .pairs import candidate_logits, pairs_state
 
 # numbers of the storage dtypes in scan.hpp
@@ -189,7 +191,7 @@ class NativeScan:
         pairs = self._pairs()
         if len(pairs):
             rescored = pairs_state(work.rows, work.query, pairs, work.wanted)
-            state = merge(without_top(state, rescored.top_rows), rescored)
+            state = merged_into(without_top(state, rescored.top_rows), rescored)
         overflowed = (self.kept < 0).nonzero()[:, 0]
         return state.put(overflowed, self._in_double(overflowed)) if len(overflowed) else state
 
@@ -275,10 +277,10 @@ class NativeScan:
         return ScanLaw(
             factor=0.5 * UNIT_ROUNDOFF[self.dtype] * longest,
             rounding=0.0,
-            log_count=torch.tensor(self.count / DROPPED_MASS[self.dtype], dtype=torch.float64).log().item(),
+            log_count=math.log(self.count / DROPPED_MASS[self.dtype]),
             budget=budget,
             far_apart=FAR_APART,
-            log_copies=torch.tensor(float(rows.copies), dtype=torch.float64).log().item(),
+            log_copies=math.log(rows.copies),
             worst_case=WORST_CASE,
             few_shares=FEW_SHARES,
         )
@@ -318,7 +320,8 @@ class NativeScan:
         if wanted.moments and wanted.mean:
             variance = 2 * half_norm / mass - self.mean.square().sum(1)
             changes["variance"] = torch.where(some, variance.clamp_min(0.0), 0.0)
-        state = replace(PosteriorState.empty(len(query), rows.dim, 0, rows.device), **changes)
+        width = 0 if wanted.mean else rows.dim
+        state = replace(PosteriorState.empty(len(query), width, 0, rows.device), **changes)
         return self._top().heaviest(state, rows, query, scored=candidate_logits)
 
     def _top(self) -> TopCandidates:

@@ -23,6 +23,7 @@ from ..kernels import (
     gpu_proven,
     gpu_ready,
     gpu_state,
+    native_combined,
     native_library,
     native_memory,
     native_state,
@@ -74,7 +75,7 @@ class Backend:
 
 
 BACKENDS = {
-    "native": Backend(native_state, native_memory, segments=segments_state),
+    "native": Backend(native_state, native_memory, segments=segments_state, combine=native_combined),
     "torch": Backend(posterior_state, scan_memory),
     "reference": Backend(reference_state, reference_memory),
     "triton": Backend(
