@@ -1,0 +1,70 @@
+"""Queries over segments of the rows agree with a scan of each segment alone."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from kernel_problems import DTYPES, all_times, make_query, make_rows, velocity_error
+from recording import Waiting
+from tolerances import assert_within
+
+from oracle_engine.kernels import Span, Wanted, reference_state
+from oracle_engine.kernels.common.work import Work
+from oracle_engine.kernels.gpu.panels import Panels
+from oracle_engine.kernels.gpu.segments import segment_states, segments_fit
+
+BOUNDS = (0, 40, 41, 150, 260, 300)
+
+
+def spans_of(numbers: tuple[int, ...]) -> torch.Tensor:
+    """Rows of the segments of these numbers; -1 stands for none."""
+    return torch.tensor([(BOUNDS[number], BOUNDS[number + 1]) if number >= 0 else (0, 0) for number in numbers])
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("dim", [48, 77])
+def test_every_pair_has_the_state_of_its_segment(dtype: torch.dtype, dim: int, generator: torch.Generator) -> None:
+    rows = make_rows(dtype, 300, dim, generator, weighted=True)
+    query = make_query(rows, all_times(9), generator, excluded=1)
+    numbers = (0, 2, 2, 4, 1, -1, 3, 0, 2, 2, 3)
+    which = torch.tensor([*range(9), 0, 0])
+    work = Work(rows, query, Span(0, 300), Wanted(moments=True))
+    assert segments_fit(work, len(which), 110)
+    found = segment_states(work, which, spans_of(numbers), 110)
+    for place, (number, own) in enumerate(zip(numbers, which, strict=True)):
+        state, asked = found.take(torch.tensor([place])), query.take(own[None])
+        span = Span(0, 0) if number < 0 else Span(BOUNDS[number], BOUNDS[number + 1])
+        true = reference_state(Work(rows, asked, span, Wanted(moments=True)))
+        if true.lse == -torch.inf:
+            assert state.lse == -torch.inf
+            continue
+        torch.testing.assert_close(state.lse, true.lse, rtol=2e-6, atol=1e-5)
+        assert_within(velocity_error(rows, asked, state, true), "bar")
+        torch.testing.assert_close(state.entropy, true.entropy, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(state.variance, true.variance, rtol=1e-4, atol=2e-5 * rows.radius**2)
+
+
+def test_more_queries_than_a_tile_holds_take_another(generator: torch.Generator) -> None:
+    spans = spans_of((0,) * 5 + (2,) * 35 + (3,))
+    panels = Panels.of(spans, 16, 110)
+    assert panels.table[:6].tolist() == [
+        [0, 5, 0, 40], [5, 21, 41, 150], [21, 37, 41, 150], [37, 40, 41, 150], [40, 41, 150, 260], [0, 0, 0, 0],
+    ]  # fmt: skip
+    assert panels.columns.tolist() == [*range(5), *range(16, 32), *range(32, 48), 48, 49, 50, 64]
+    rows = make_rows(torch.float16, 300, 64, generator)
+    query = make_query(rows, all_times(41), generator)
+    found = segment_states(Work(rows, query, Span(0, 300)), torch.arange(41), spans, 110)
+    for span in {tuple(span) for span in spans.tolist()}:
+        own = (spans == torch.tensor(span)).all(1).nonzero()[:, 0]
+        true = reference_state(Work(rows, query.take(own), Span(*span)))
+        assert_within(velocity_error(rows, query.take(own), found.take(own), true), "bar")
+
+
+def test_segments_wait_for_nothing_and_keep_their_limits(generator: torch.Generator) -> None:
+    rows = make_rows(torch.uint8, 300, 48, generator)
+    work = Work(rows, make_query(rows, all_times(3), generator), Span(0, 300))
+    with Waiting() as waiting:
+        segment_states(work, torch.arange(3), spans_of((0, 2, 2)), 110)
+    assert waiting.found == []
+    assert not segments_fit(work, 3, 1 << 30)
+    assert not segments_fit(Work(rows, work.query, work.span, Wanted(top_k=1)), 3, 110)
