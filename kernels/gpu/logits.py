@@ -10,7 +10,6 @@ import triton
 import triton.language as tl
 
 from ...base.arrays import Float, Tensor
-from .configs import DigitConfig, ScoreConfig
 from .descriptors import described, tile_of_parts, tile_of_rows
 from .jit import (
     add_products,
@@ -25,6 +24,7 @@ from .jit import (
 )
 from .operands import BlockOperand, QueryOperand, ScoredQuery
 from .panels import Panels
+from .tiles import DigitConfig, ScoreConfig
 
 
 @triton.jit(do_not_specialize=["panels", "count", "batch", "excluded"])

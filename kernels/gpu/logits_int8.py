@@ -7,12 +7,12 @@ from typing import no_type_check
 import triton
 import triton.language as tl
 
-from .configs import DigitConfig
 from .digits import DigitOperand
 from .jit import part_tile, row_tile, signed, slice_of, tile_of
 from .logits import Scores, finish_slice, launch
 from .operands import BlockOperand
 from .panels import Panels
+from .tiles import DigitConfig
 
 
 @triton.jit(do_not_specialize=["panels", "count", "batch", "slice_stride", "excluded"])

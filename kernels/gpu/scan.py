@@ -18,7 +18,7 @@ from ..common.state import PosteriorState, Wanted, merge, without_top
 from ..common.top_k import TopCandidates
 from ..common.work import Work
 from . import KERNEL_DTYPES
-from .configs import AnyConfig, DigitConfig, FusedConfig, LaunchConfig, ScoreConfig, choose
+from .configs import LaunchConfig, choose
 from .devices import device_of
 from .digits import DigitOperand, digit_rounding
 from .finish import Finish
@@ -46,6 +46,7 @@ from .rescore import Rescored, rescore_memory
 from .rescore_list import RescoreList
 from .rescore_top import rescored_top, top_memory
 from .running_sums import RunningSums
+from .tiles import AnyConfig, DigitConfig, FusedConfig, ScoreConfig
 from .weighted_sum import weigh
 from .weights import ListedPairs, Reference, weights_of, weights_rows
 

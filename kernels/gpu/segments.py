@@ -11,7 +11,7 @@ from ..common.matmul import ieee_products
 from ..common.rows import Span
 from ..common.state import PosteriorState
 from ..common.work import Work
-from .configs import DigitConfig, LaunchConfig, ScoreConfig
+from .configs import LaunchConfig
 from .digits import DigitOperand
 from .limits import DEFAULT_LIMITS, ScanLimits
 from .logits import Scores, score
@@ -20,6 +20,7 @@ from .narrow import NARROW_DIM
 from .operands import EXACT, BlockOperand, QueryOperand, Split
 from .panels import Panels
 from .scan import BlockSums, TwoPhaseScan, checked_config, on_device
+from .tiles import DigitConfig, ScoreConfig
 from .weighted_sum import weigh
 from .weights import Reference, weights_of
 

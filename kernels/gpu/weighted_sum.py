@@ -9,12 +9,12 @@ import triton
 import triton.language as tl
 
 from ...base.arrays import Float, Tensor
-from .configs import WeighConfig
 from .descriptors import described, tile_of_rows
 from .jit import WEIGHT_SCALE, add_products, centre_of, panel_of, parts_sum, row_tile, share_of
 from .live_rows import DENSE_SHARE, is_dense, live_rows
 from .operands import BlockOperand
 from .panels import Panels
+from .tiles import WeighConfig
 from .weights import Weights
 
 

@@ -11,11 +11,11 @@ import triton.language as tl
 
 from ...base.arrays import Float, Int64, Shaped, Tensor
 from ..common.state import Wanted
-from .configs import WeighConfig
 from .jit import WEIGHT_SCALE, rounded, tile_of
 from .logits import Scores
 from .operands import EXACT, BlockOperand, Split, operand_dtype
 from .panels import Panels
+from .tiles import WeighConfig
 
 
 @triton.jit(do_not_specialize=["first_row", "panels", "count", "batch", "mark_stride", "rescore_limit"])

@@ -63,8 +63,9 @@ def test_more_queries_than_a_tile_holds_take_another(generator: torch.Generator)
 def test_segments_wait_for_nothing_and_keep_their_limits(generator: torch.Generator) -> None:
     rows = make_rows(torch.uint8, 300, 48, generator)
     work = Work(rows, make_query(rows, all_times(3), generator), Span(0, 300))
+    which, spans = torch.arange(3), spans_of((0, 2, 2))
     with Waiting() as waiting:
-        segment_states(work, torch.arange(3), spans_of((0, 2, 2)), 110)
+        segment_states(work, which, spans, 110)
     assert waiting.found == []
     assert not segments_fit(work, 3, 1 << 30)
     assert not segments_fit(Work(rows, work.query, work.span, Wanted(top_k=1)), 3, 110)
