@@ -6,5 +6,14 @@ from .covariance import covariance_product
 from .library import NativeLibrary, native_library
 from .pairs import pairs_state
 from .scan import native_memory, native_state
+from .segments import segments_state
 
-__all__ = ["NativeLibrary", "covariance_product", "native_library", "native_memory", "native_state", "pairs_state"]
+__all__ = [
+    "NativeLibrary",
+    "covariance_product",
+    "native_library",
+    "native_memory",
+    "native_state",
+    "pairs_state",
+    "segments_state",
+]

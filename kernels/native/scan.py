@@ -9,7 +9,7 @@ from functools import cache
 
 import torch
 
-from ...base.arrays import Float64, Tensor
+from ...base.arrays import Float64, Int64, Tensor
 from ..common.accumulate import dropped_constant
 from ..common.matmul import ieee_products
 from ..common.rescore import Pairs
@@ -175,30 +175,23 @@ class NativeScan:
         work = replace(work, rows=replace(work.rows, centre_off=True))
         self.work, self.library, self.limits = work, library, limits
         self.dtype = score_dtype(work.rows)
+        self.count = self._count()
         least, most = limits.rescored
-        self.listed = min(max(least, len(work.span) // 32), most, len(work.span))
+        self.listed = min(max(least, self.count // 32), most, self.count)
         self.kept_alive: list[Tensor] = []
         self.problem = self._problem()
-        size = ctypes.c_int64()
-        self._call("oracle_scan_bytes", ctypes.byref(size))
-        self._point("memory", torch.empty(size.value, dtype=torch.uint8))
 
     def state(self) -> PosteriorState:
         """Scan the span, and rescore what was listed."""
-        work, span = self.work, self.work.span
-        self._call("oracle_scan_begin")
-        rows = max(1024, int(self.limits.step_operations / (4.0 * len(work.query) * work.rows.dim)))
-        for start in range(span.start, span.stop, rows):
-            stop = min(start + rows, span.stop)
-            self._call("oracle_scan_add", ctypes.c_int64(start), ctypes.c_int64(stop))
-        self._call("oracle_scan_finish")
+        work = self.work
+        self._scan()
         state = self._coarse()
         pairs = self._pairs()
         if len(pairs):
             rescored = pairs_state(work.rows, work.query, pairs, work.wanted)
             state = merge(without_top(state, rescored.top_rows), rescored)
         overflowed = (self.kept < 0).nonzero()[:, 0]
-        return state.put(overflowed, double_state(work.take(overflowed))) if len(overflowed) else state
+        return state.put(overflowed, self._in_double(overflowed)) if len(overflowed) else state
 
     def windows(self, partition: Float64[Tensor, "B"]) -> Windows:
         """Return the windows of the queries whose log-partition is `partition`, [B] nats, as the library has them."""
@@ -206,6 +199,31 @@ class NativeScan:
         at = [ctypes.c_void_p(part.data_ptr()) for part in (partition.contiguous(), found)]
         self._call("oracle_windows", *at)
         return Windows(*found)
+
+    def _count(self) -> int:
+        """Return how many rows a query may use at most."""
+        return len(self.work.span)
+
+    def _tops(self) -> int:
+        """Return how many lists of heaviest samples a query gets."""
+        return self._threads()
+
+    def _operations(self) -> float:
+        return 4.0 * len(self.work.query) * self.work.rows.dim * len(self.work.span)
+
+    def _scan(self) -> None:
+        size, span = ctypes.c_int64(), self.work.span
+        self._call("oracle_scan_bytes", ctypes.byref(size))
+        self._point("memory", torch.empty(size.value, dtype=torch.uint8))
+        self._call("oracle_scan_begin")
+        rows = max(1024, int(self.limits.step_operations * len(span) / self._operations()))
+        for start in range(span.start, span.stop, rows):
+            stop = min(start + rows, span.stop)
+            self._call("oracle_scan_add", ctypes.c_int64(start), ctypes.c_int64(stop))
+        self._call("oracle_scan_finish")
+
+    def _in_double(self, index: Int64[Tensor, "b"]) -> PosteriorState:
+        return double_state(self.work.take(index))
 
     def _problem(self) -> ScanProblem:
         rows, query, wanted = self.work.rows, self.work.query, self.work.wanted
@@ -239,16 +257,15 @@ class NativeScan:
         self._point("excluded", query.excluded)
         self.sums = self._point("sums", torch.empty(6, batch, dtype=torch.float64))
         self.mean = self._point("mean", torch.empty(batch, dim if wanted.mean else 0, dtype=torch.float64))
-        shape = threads, batch, problem.top
+        shape = self._tops(), batch, problem.top
         self.top_logits = self._point("top_logits", torch.empty(shape, dtype=torch.float64))
         self.top_rows = self._point("top_rows", torch.empty(shape, dtype=torch.int64))
         self.kept = self._point("kept", torch.empty(batch, dtype=torch.int64))
         return problem
 
     def _threads(self) -> int:
-        operations = 4.0 * len(self.work.query) * len(self.work.span) * self.work.rows.dim
         most = self.limits.threads or torch.get_num_threads()
-        return max(1, min(most, int(operations / THREAD_OPERATIONS)))
+        return max(1, min(most, int(self._operations() / THREAD_OPERATIONS)))
 
     def _law(self) -> ScanLaw:
         rows, wide = self.work.rows, self.dtype == torch.float64
@@ -258,7 +275,7 @@ class NativeScan:
         return ScanLaw(
             factor=0.5 * UNIT_ROUNDOFF[self.dtype] * longest,
             rounding=0.0,
-            log_count=torch.tensor(len(self.work.span) / DROPPED_MASS[self.dtype], dtype=torch.float64).log().item(),
+            log_count=torch.tensor(self.count / DROPPED_MASS[self.dtype], dtype=torch.float64).log().item(),
             budget=budget,
             far_apart=FAR_APART,
             log_copies=torch.tensor(float(rows.copies), dtype=torch.float64).log().item(),
@@ -279,7 +296,7 @@ class NativeScan:
                 gain * query.norm * rows.operand_radius,
                 0.5 * squared * rows.radius**2,
                 4.0 * squared * rows.radius * rows.operand_radius,
-                competitor_spread(rows, query, len(self.work.span)),
+                competitor_spread(rows, query, self.count),
                 limit,
             ],
             dim=1,

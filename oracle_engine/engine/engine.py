@@ -342,9 +342,10 @@ class OracleEngine(torch.nn.Module):
 
     @property
     def _responder(self) -> Responder:
-        exact = ExactScan(self.data, BACKENDS[self.backend].run(self.precision))
+        backend = BACKENDS[self.backend]
+        exact = ExactScan(self.data, backend.run(self.precision), backend.run_segments(self.precision))
         router = Router(self.mode, self.tolerance, exact, self.point_std, self.index)
-        return Responder(self.data, self.point_std, router, BACKENDS[self.backend].combine)
+        return Responder(self.data, self.point_std, router, backend.combine)
 
     def _respond(self, name: str, x: Tensor, t: Numbers, conditions: Conditions) -> Tensor:
         if compiled.inside_transform() and compiled.cut_out():

@@ -64,6 +64,21 @@ def class_ranges(labels: Int64[Tensor, "B U"], sorted_labels: Int64[Tensor, "N"]
     return torch.stack([torch.where(empty, stop, start), stop], dim=2)
 
 
+def class_pairs(
+    labels: Int64[Tensor, "B U"], sorted_labels: Int64[Tensor, "N"]
+) -> tuple[Int64[Tensor, "P"], Int64[Tensor, "P 2"]]:
+    """Return the pairs of a query, [P], and the rows of a class that it uses, [P, 2].
+
+    labels: classes of each query, -1 for none; a query with nothing but -1 is unconditional and uses all rows.
+    sorted_labels: those of the rows.
+    """
+    ranges = class_ranges(labels, sorted_labels)
+    everything = ranges.new_tensor([0, len(sorted_labels)])
+    ranges[:, 0] = torch.where((labels < 0).all(1)[:, None], everything, ranges[:, 0])
+    query, column = (ranges[:, :, 1] > ranges[:, :, 0]).nonzero().unbind(1)
+    return query, ranges[query, column]
+
+
 def rows_between(ranges: Int64[Tensor, "B U 2"], count: int) -> Int64[Tensor, "B V 2"]:
     """Return the ranges of rows before, between and behind `ranges`, [B, U + 1, 2]; none where all are empty.
 

@@ -18,7 +18,8 @@ struct Scan {
     Shared<Real> shared;
     std::vector<Memory<Real>> memories;
 
-    explicit Scan(const ScanProblem& asked) : problem(asked), arena(asked.memory), shape(asked), shared(shape, arena) {
+    explicit Scan(const ScanProblem& asked)
+        : problem(asked), arena(asked.memory), shape(asked), shared(shape, asked.few != 0, arena) {
         for (int64_t t = 0; t < problem.threads; ++t) memories.emplace_back(shape, problem.few != 0, arena);
     }
 
@@ -34,6 +35,7 @@ struct Scan {
         parallel([this](int64_t t) {
             pack_queries(problem, shape, shared.queries, t);
             if (t == 0) pack_centre(problem, shape, shared.centre);
+            if (t == 0 && problem.few) pack_digits(problem, shape, shared);
             begin_sums(problem, shape, memories[t]);
         });
     }
@@ -60,9 +62,10 @@ struct Scan {
 
     void finish() {
         parallel([this](int64_t t) {
+            std::vector<Part> parts(problem.threads);
             std::vector<double> factors(problem.threads);
             for (int64_t b = t; b < shape.batch; b += problem.threads) {
-                merge_query(problem, shape, memories.data(), b, factors.data());
+                merge_query(problem, shape, memories.data(), b, parts.data(), factors.data());
                 if (problem.wants_mean) merge_mean(problem, shape, memories.data(), b, factors.data());
                 for (int64_t i = 0; i < problem.threads; ++i) copy_top(i, b);
             }

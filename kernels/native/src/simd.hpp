@@ -9,6 +9,7 @@
 
 #define ORACLE_INLINE static inline __attribute__((always_inline))
 // compiled once, not into every row type that uses it
+#define ORACLE_MEMBER inline __attribute__((always_inline))
 #define ORACLE_APART static __attribute__((noinline))
 
 namespace oracle {

@@ -1,0 +1,112 @@
+"""The scan of several spans of rows at once in C++: one parallel loop over spans and the queries that ask about them."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+from functools import partial
+
+import torch
+
+from ...base.arrays import Int64, Tensor
+from ..common.matmul import ieee_products
+from ..common.rescore import Pairs
+from ..common.rows import Span
+from ..common.segments import SegmentWork, span_by_span
+from ..common.state import PosteriorState, concatenate
+from ..common.work import Work
+from .double import double_state
+from .library import native_library
+from .scan import FEW_QUERIES, NATIVE_LIMITS, NativeLimits, NativeScan, applies, native_state
+
+# queries of a task: their sums stay in the second cache
+MOST_QUERIES = 64
+
+# tasks that a thread should find: the last ones to end leave little time to wait; no span of fewer rows is cut for it
+TASKS, LEAST_ROWS = 4, 512
+
+# values of the sums that one call keeps for spans beyond the first of each query: half a gigabyte
+MOST_SUMS = 1 << 26
+
+
+class SegmentsProblem(ctypes.Structure):
+    """Which spans are asked about, how they are cut into tasks, and where listed rows go, as in segments.cpp."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("query", "span")),
+        *((name, ctypes.c_int64) for name in ("pairs", "batch", "queries", "tasks", "least_rows", "few")),
+        *((name, ctypes.c_void_p) for name in ("listed_query", "listed_row", "listed_logit")),
+    ]
+
+
+def segments_state(work: SegmentWork, *, limits: NativeLimits = NATIVE_LIMITS) -> PosteriorState:
+    """Return the posterior states of the queries of `work` over their spans, [B].
+
+    limits: sizes of blocks and rescore lists. Span by span where no library was loaded, or where it cannot read the
+    rows. Costs one read of each span for every MOST_QUERIES queries, 4 D operations for a query and a row; memory is
+    that of a scan for so many queries, and D values for every span of a query beyond the first.
+    """
+    library = native_library().library if applies(work.rows) else None
+    if library is None or bool((work.spans == work.spans[:1]).all()):
+        return span_by_span(work, partial(native_state, limits=limits))
+    with ieee_products("cpu"):
+        parts = [SegmentScan(part, library, limits).state() for part in _calls(work, limits)]
+        return parts[0] if len(parts) == 1 else concatenate(parts)
+
+
+def _calls(work: SegmentWork, limits: NativeLimits) -> Iterator[SegmentWork]:
+    """Yield `work` in parts of the batch, each small enough for one call."""
+    rows = torch.zeros(len(work.query)).double()
+    rows.index_add_(0, work.pairs, (work.spans[:, 1] - work.spans[:, 0]).double())
+    share = rows * (4.0 * work.rows.dim / limits.step_operations)
+    share += torch.bincount(work.pairs, minlength=len(rows)) * (work.rows.dim / MOST_SUMS)
+    call = share.cumsum(0).long()
+    if int(call[-1]) == 0:
+        yield work
+        return
+    for index in torch.arange(len(rows)).split(call.unique_consecutive(return_counts=True)[1].tolist()):
+        yield work.take(index)
+
+
+class SegmentScan(NativeScan):
+    """One scan of several spans: the problem as the library reads it, and the tensors that it points to."""
+
+    def __init__(self, work: SegmentWork, library: ctypes.CDLL, limits: NativeLimits) -> None:
+        """Prepare the scan of `work` by `library`; no row is read yet."""
+        self.segments = work
+        lengths = work.spans[:, 1] - work.spans[:, 0]
+        together = torch.zeros(len(work.query), dtype=torch.int64).index_add_(0, work.pairs, lengths)
+        self.rows_together, self.longest = int(lengths.sum()), int(together.max())
+        super().__init__(Work(work.rows, work.query, Span(0, len(work.rows)), work.wanted), library, limits)
+
+    def _count(self) -> int:
+        return self.longest
+
+    def _tops(self) -> int:
+        return 1
+
+    def _operations(self) -> float:
+        return 4.0 * self.rows_together * self.work.rows.dim
+
+    def _scan(self) -> None:
+        work, batch = self.segments, len(self.segments.query)
+        held = work.pairs.contiguous(), work.spans.contiguous()
+        self.pairs_listed = Pairs(
+            *torch.empty(2, batch * self.listed, dtype=torch.int64),
+            torch.empty(batch * self.listed, dtype=torch.float64),
+        )
+        lists = self.pairs_listed.query, self.pairs_listed.row, self.pairs_listed.logit
+        segments = SegmentsProblem(
+            *(part.data_ptr() for part in held),
+            *(len(work.pairs), batch, MOST_QUERIES, TASKS * self.problem.threads, LEAST_ROWS, FEW_QUERIES),
+            *(part.data_ptr() for part in lists),
+        )
+        self._call("oracle_scan_segments", ctypes.byref(segments))
+
+    def _pairs(self) -> Pairs:
+        count = int(self.kept.clamp_min(0).sum())
+        listed = self.pairs_listed
+        return Pairs(listed.query[:count], listed.row[:count], listed.logit[:count])
+
+    def _in_double(self, index: Int64[Tensor, "b"]) -> PosteriorState:
+        return span_by_span(self.segments.take(index), double_state)
