@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import reduce
 
 import torch
 
-from ...base.arrays import Int64, Tensor
+from ...base.arrays import Bool, Int64, Tensor
 from ..common.matmul import ieee_products
 from ..common.rows import Span
-from ..common.state import PosteriorState
+from ..common.segments import SegmentWork, span_by_span
+from ..common.state import PosteriorState, concatenate, merge
 from ..common.work import Work
 from .configs import LaunchConfig
 from .digits import DigitOperand
@@ -19,7 +21,7 @@ from .logits_int8 import score_digits
 from .narrow import NARROW_DIM
 from .operands import EXACT, BlockOperand, QueryOperand, Split
 from .panels import Panels
-from .scan import BlockSums, TwoPhaseScan, checked_config, on_device
+from .scan import BlockSums, TwoPhaseScan, checked_config, on_device, triton_state
 from .tiles import DigitConfig, ScoreConfig
 from .weighted_sum import weigh
 from .weights import Reference, weights_of
@@ -62,15 +64,57 @@ class SegmentScan(TwoPhaseScan):
         return sums, weigh(weights, block, config.weigh, shares=1, panels=panels)
 
 
-def segments_fit(work: Work, pairs: int, longest: int, limits: ScanLimits = DEFAULT_LIMITS) -> bool:
-    """Return whether :func:`segment_states` answers `work`, for so many pairs of a query and a segment.
+def segments_state(work: SegmentWork, *, limits: ScanLimits = DEFAULT_LIMITS) -> PosteriorState:
+    """Return the states of the queries of `work` over their spans together, [B]; the host waits once or twice.
 
-    longest: rows of the longest segment, at least 1. limits: of the logits held at once.
+    limits: of the logits held at once: longer spans, and all where the heaviest samples are wanted, are scanned one
+    after the other.
+
+    Raises InputError where the kernels cannot run. Costs as :func:`segment_states`.
     """
-    rows, digits = work.rows, isinstance(_config(work, EXACT).score, DigitConfig)
-    cut = digits and _config(work, EXACT).score.least_slices(rows.dim) > 1
-    held = 12 * SEGMENT_BATCH * pairs * longest
-    return rows.dim > NARROW_DIM and work.wanted.top_k == 0 and not cut and held <= limits.score_bytes
+    if len(work.pairs) == 0:
+        return work.nothing()
+    every = Work(work.rows, work.query, Span(0, len(work.rows)), work.wanted)
+    checked_config(every)
+    place = torch.arange(len(work.pairs), device=work.pairs.device)
+    # pairs come in the order of their queries
+    rank = place - torch.searchsorted(work.pairs, work.pairs)
+    lengths = work.spans[:, 1] - work.spans[:, 0]
+    longest, most = torch.stack([lengths.max(), rank.max()]).tolist()
+    together = segments_height(every, len(place), limits)
+    if longest <= together:
+        found = segment_states(every, work.pairs, work.spans, longest)
+    else:
+        found = _two_ways(work, every, lengths > together, together)
+    # one more state for the places of queries with fewer spans than others have
+    states = concatenate([found, replace(work, query=work.query.take(place[:1])).nothing()])
+    table = torch.full((len(work.query), most + 1), len(place), device=place.device)
+    table[work.pairs, rank] = place
+    return reduce(merge, [states.take(column) for column in table.unbind(1)])
+
+
+def _two_ways(work: SegmentWork, every: Work, alone: Bool[Tensor, "P"], together: int) -> PosteriorState:
+    # those in `alone` one span after the other, the others, of at most `together` rows, in one launch
+    long, short = (which.nonzero()[:, 0] for which in (alone, ~alone))
+    each = torch.arange(len(long), device=long.device)
+    apart = replace(work, query=work.query.take(work.pairs[long]), pairs=each, spans=work.spans[long])
+    found = replace(work, query=work.query.take(work.pairs)).nothing()
+    found = found.put(long, span_by_span(apart, triton_state))
+    # spans of no row have no weight
+    if len(short) == 0 or together < 1:
+        return found
+    return found.put(short, segment_states(every, work.pairs[short], work.spans[short], together))
+
+
+def segments_height(work: Work, pairs: int, limits: ScanLimits = DEFAULT_LIMITS) -> int:
+    """Return how many rows the longest segment may have for :func:`segment_states`, 0 where it cannot answer `work`.
+
+    pairs: of a query and a segment. limits: of the logits held at once.
+    """
+    score = _config(work, EXACT).score
+    if work.rows.dim <= NARROW_DIM or work.wanted.top_k > 0 or score.least_slices(work.rows.dim) > 1:
+        return 0
+    return limits.score_bytes // (12 * SEGMENT_BATCH * pairs)
 
 
 def segment_states(

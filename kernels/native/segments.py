@@ -1,4 +1,4 @@
-"""The scan of several spans of rows at once in C++: one parallel loop over spans and the queries that ask about them."""
+"""Native scans of several spans at once: one parallel loop over the pairs of a query and a span of rows."""
 
 from __future__ import annotations
 
@@ -91,10 +91,8 @@ class SegmentScan(NativeScan):
     def _scan(self) -> None:
         work, batch = self.segments, len(self.segments.query)
         held = work.pairs.contiguous(), work.spans.contiguous()
-        self.pairs_listed = Pairs(
-            *torch.empty(2, batch * self.listed, dtype=torch.int64),
-            torch.empty(batch * self.listed, dtype=torch.float64),
-        )
+        query, row = torch.empty(2, batch * self.listed, dtype=torch.int64).unbind(0)
+        self.pairs_listed = Pairs(query, row, torch.empty(batch * self.listed, dtype=torch.float64))
         lists = self.pairs_listed.query, self.pairs_listed.row, self.pairs_listed.logit
         segments = SegmentsProblem(
             *(part.data_ptr() for part in held),

@@ -22,6 +22,7 @@ from ..kernels import (
     gpu_memory,
     gpu_proven,
     gpu_ready,
+    gpu_segments,
     gpu_state,
     native_library,
     native_memory,
@@ -49,9 +50,9 @@ class Backend:
     """What computes states in full precision, what memory that needs for a batch, and what computes them in half.
 
     segments: computes states over several spans at once in full precision, or None where they are scanned one after the
-    other. combine: computes answers from posterior means. ready: makes what scans of some rows read beside them, so that no
-    graph has to hold it. waits_once: whether a scan reads no value on the host, and does no
-    harm for queries that are refused later.
+    other. combine: computes answers from posterior means. ready: makes what scans of some rows read beside them, so
+    that no graph has to hold it. waits_once: whether a scan reads no value on the host, and does no harm for queries
+    that are refused later.
     """
 
     state: ScanState
@@ -78,7 +79,13 @@ BACKENDS = {
     "torch": Backend(posterior_state, scan_memory),
     "reference": Backend(reference_state, reference_memory),
     "triton": Backend(
-        gpu_state, gpu_memory, partial(gpu_state, half=True), combine=gpu_combined, ready=gpu_ready, waits_once=True
+        gpu_state,
+        gpu_memory,
+        partial(gpu_state, half=True),
+        gpu_segments,
+        combine=gpu_combined,
+        ready=gpu_ready,
+        waits_once=True,
     ),
 }
 

@@ -9,9 +9,11 @@ from recording import Waiting
 from tolerances import assert_within
 
 from oracle_engine.kernels import Span, Wanted, reference_state
+from oracle_engine.kernels.common.segments import SegmentWork, span_by_span
 from oracle_engine.kernels.common.work import Work
+from oracle_engine.kernels.gpu.limits import ScanLimits
 from oracle_engine.kernels.gpu.panels import Panels
-from oracle_engine.kernels.gpu.segments import segment_states, segments_fit
+from oracle_engine.kernels.gpu.segments import segment_states, segments_height, segments_state
 
 BOUNDS = (0, 40, 41, 150, 260, 300)
 
@@ -29,7 +31,7 @@ def test_every_pair_has_the_state_of_its_segment(dtype: torch.dtype, dim: int, g
     numbers = (0, 2, 2, 4, 1, -1, 3, 0, 2, 2, 3)
     which = torch.tensor([*range(9), 0, 0])
     work = Work(rows, query, Span(0, 300), Wanted(moments=True))
-    assert segments_fit(work, len(which), 110)
+    assert segments_height(work, len(which)) >= 110
     found = segment_states(work, which, spans_of(numbers), 110)
     for place, (number, own) in enumerate(zip(numbers, which, strict=True)):
         state, asked = found.take(torch.tensor([place])), query.take(own[None])
@@ -67,5 +69,22 @@ def test_segments_wait_for_nothing_and_keep_their_limits(generator: torch.Genera
     with Waiting() as waiting:
         segment_states(work, which, spans, 110)
     assert waiting.found == []
-    assert not segments_fit(work, 3, 1 << 30)
-    assert not segments_fit(Work(rows, work.query, work.span, Wanted(top_k=1)), 3, 110)
+    assert segments_height(work, 3, ScanLimits(score_bytes=576 * 50)) == 50
+    assert segments_height(Work(rows, work.query, work.span, Wanted(top_k=1)), 3) == 0
+
+
+@pytest.mark.parametrize("room", [1 << 30, 50, 0])
+@pytest.mark.parametrize("wanted", [Wanted(), Wanted(top_k=3)])
+def test_unions_are_those_of_the_spans_one_by_one(room: int, wanted: Wanted, generator: torch.Generator) -> None:
+    rows = make_rows(torch.float16, 300, 48, generator)
+    query = make_query(rows, all_times(4), generator)
+    # the third query uses all rows, the fourth a span of no row
+    pairs = torch.tensor([0, 0, 0, 1, 2, 3])
+    spans = torch.tensor([[0, 40], [41, 150], [260, 300], [40, 41], [0, 300], [0, 0]])
+    work = SegmentWork(rows, query, pairs, spans, wanted)
+    found = segments_state(work, limits=ScanLimits(score_bytes=12 * 16 * len(pairs) * room))
+    true = span_by_span(work, reference_state)
+    assert found.lse[3] == -torch.inf
+    some = torch.arange(3)
+    assert_within(velocity_error(rows, query.take(some), found.take(some), true.take(some)), "bar")
+    assert torch.equal(found.top_rows, true.top_rows)
