@@ -24,7 +24,7 @@ def gpu_passage(document: Mapping[str, Any], file: Path) -> str:
     floors = {_key(row): floor for row, floor in zip(rows_of(document), document["floors"], strict=True)}
     rates = Rates(**document["rates"])
     words = (
-        f"{machine_words(document, file)}, one velocity for each query, random samples, sides interleaved in one process.",
+        f"{machine_words(document, file)}, one velocity for each query, random samples, sides interleaved.",
         "A cell is the time of the engine replayed from a CUDA graph, its factor over the fastest peer within the"
         " accuracy bar, and in brackets the time of a plain call, which the host bounds.",
         f"Where all rows weigh (t = {rows[0].t}), the share of the floor follows: one read at"
@@ -45,13 +45,11 @@ def _table(rows: Sequence[Row], floors: Mapping[Any, Mapping[str, float]]) -> tu
         if row.batch in SHOWN:
             name = f"{row.count:,} x {row.dim:,} {SHORT.get(row.storage, row.storage)}"
             groups.setdefault(name, {}).setdefault(row.batch, {})[str(row.t)] = row
-    lines = {
-        name: [
-            [str(batch), *(_cell(found.get(t), floors, t == times[0]) for t in times)]
-            for batch, found in batches.items()
-        ]
-        for name, batches in groups.items()
-    }
+
+    def line(batch: int, found: Mapping[str, Row]) -> list[str]:
+        return [str(batch), *(_cell(found.get(t), floors, t == times[0]) for t in times)]
+
+    lines = {name: [line(*entry) for entry in batches.items()] for name, batches in groups.items()}
     return ["data", "B", *map(time_words, times)], grouped(lines)
 
 
