@@ -10,7 +10,6 @@ from oracle_engine import OracleEngine
 from oracle_engine.kernels import PosteriorState, Work, posterior_state, scan_memory
 from oracle_engine.kernels.common.matmul import ieee_products
 from oracle_engine.kernels.common.rounding import Windows
-from oracle_engine.kernels.portable.attention import attention_applies, attention_state, navigating
 from oracle_engine.kernels.portable.blocks import BLOCK_LIMITS
 from oracle_engine.kernels.portable.scan import score_dtype
 from oracle_engine.kernels.portable.single import SingleScan
@@ -32,8 +31,6 @@ def coarse_state(work: Work) -> PosteriorState:
     if score_dtype(work.rows) == torch.float64:
         return posterior_state(work)
     with ieee_products(work.rows.device.type):
-        if attention_applies(work) and bool(navigating(work).all()):
-            return attention_state(work)
         scan = CoarseScan(work, BLOCK_LIMITS)
         for block in scan.scores.blocks():
             scan.add(block)

@@ -11,7 +11,7 @@ from .common.rows import GivenPoints, Query, Rows, Span
 from .common.segments import SegmentWork, span_by_span
 from .common.state import PosteriorState, Wanted, concatenate, merge
 from .common.work import Work
-from .gpu import gpu_combined, gpu_memory, gpu_proven, gpu_ready, gpu_state
+from .gpu import gpu_combined, gpu_memory, gpu_proven, gpu_ready, gpu_segments, gpu_state
 from .native import (
     NativeLibrary,
     covariance_product,
@@ -47,6 +47,7 @@ __all__ = [
     "gpu_memory",
     "gpu_proven",
     "gpu_ready",
+    "gpu_segments",
     "gpu_state",
     "merge",
     "native_combined",

@@ -22,6 +22,7 @@ from ..kernels import (
     gpu_memory,
     gpu_proven,
     gpu_ready,
+    gpu_segments,
     gpu_state,
     native_combined,
     native_library,
@@ -79,7 +80,13 @@ BACKENDS = {
     "torch": Backend(posterior_state, scan_memory),
     "reference": Backend(reference_state, reference_memory),
     "triton": Backend(
-        gpu_state, gpu_memory, partial(gpu_state, half=True), combine=gpu_combined, ready=gpu_ready, waits_once=True
+        gpu_state,
+        gpu_memory,
+        partial(gpu_state, half=True),
+        gpu_segments,
+        combine=gpu_combined,
+        ready=gpu_ready,
+        waits_once=True,
     ),
 }
 

@@ -51,7 +51,7 @@ def whole(rows: Rows) -> Span:
 
 
 # blocks of few rows, as those of a large data set are beside it
-SMALL_BLOCKS = BlockLimits(block_bytes=1, attention_bytes=1)
+SMALL_BLOCKS = BlockLimits(block_bytes=1)
 
 
 def assert_parity(
