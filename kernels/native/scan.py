@@ -10,7 +10,6 @@ from functools import cache
 import torch
 
 from ...base.arrays import Float64, Tensor
-from ..common.accumulate import dropped_constant
 from ..common.matmul import ieee_products
 from ..common.rescore import Pairs, pairs_state
 from ..common.rounding import (
@@ -170,8 +169,10 @@ class NativeScan:
     def __init__(self, work: Work, library: ctypes.CDLL, limits: NativeLimits) -> None:
         """Prepare the scan of `work` by `library`; no row is read yet."""
         # the products take the centre off: weights that are nearly one would be rounded off sums of one sign together
-        work = replace(work, rows=replace(work.rows, centre_off=True))
-        self.work, self.library, self.limits = work, library, limits
+        self.asked, self.work = work, replace(work, rows=replace(work.rows, centre_off=True))
+        self.library, self.limits = library, limits
+        # what derivatives need next is kept with the rows here: where a compiler traces them it could not be
+        _ = work.rows.operand_centre
         self.dtype = score_dtype(work.rows)
         least, most = limits.rescored
         self.listed = min(max(least, len(work.span) // 32), most, len(work.span))
@@ -183,7 +184,7 @@ class NativeScan:
 
     def state(self) -> PosteriorState:
         """Scan the span, and rescore what was listed."""
-        work, span = self.work, self.work.span
+        work, span = self.asked, self.asked.span
         self._call("oracle_scan_begin")
         rows = max(1024, int(self.limits.step_operations / (4.0 * len(work.query) * work.rows.dim)))
         for start in range(span.start, span.stop, rows):
@@ -284,12 +285,11 @@ class NativeScan:
         )
 
     def _coarse(self) -> PosteriorState:
-        work = self.work
-        rows, query, wanted = work.rows, work.query, work.wanted
+        rows, query, wanted = self.asked.rows, self.asked.query, self.asked.wanted
         reference, _, mass, squares, first_logit, half_norm = self.sums
         some = mass > 0
         mass = torch.where(some, mass, 1.0)
-        lse = reference + mass.log() - dropped_constant(rows, query)
+        lse = reference + mass.log() - 0.5 * query.inverse_variance * query.norm.square()
         changes = {"lse": torch.where(some, lse, -torch.inf)}
         if wanted.mean:
             changes["mean"] = self.mean

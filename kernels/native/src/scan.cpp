@@ -19,7 +19,10 @@ struct Scan {
     std::vector<Memory<Real>> memories;
 
     explicit Scan(const ScanProblem& asked)
-        : problem(asked), arena(asked.memory), shape(asked), shared(shape, asked.few != 0, arena) {
+        : problem(asked),
+          arena(asked.memory),
+          shape(asked),
+          shared(shape, asked.few != 0, asked.stored <= kInt8, arena) {
         for (int64_t t = 0; t < problem.threads; ++t) memories.emplace_back(shape, problem.few != 0, arena);
     }
 
@@ -35,17 +38,23 @@ struct Scan {
         parallel([this](int64_t t) {
             pack_queries(problem, shape, shared.queries, t);
             if (t == 0) pack_centre(problem, shape, shared.centre);
-            if (t == 0 && problem.few) pack_digits();
+            if (shared.digits) pack_digits(t);
+            if (t == 0) std::fill(shared.units + shape.batch, shared.units + shape.lanes(), 0.0);
+            if (t == 0) std::fill(shared.offsets + shape.batch, shared.offsets + shape.lanes(), 0.0);
             begin_sums(problem, shape, memories[t]);
         });
     }
 
-    void pack_digits() {
+    // Queries of 8-bit rows in digits, too: those of whole vectors, so that no two threads write into one.
+    void pack_digits(int64_t thread) {
         const int64_t width = digit_width(shape.dim), shift = problem.stored == kInt8 ? 128 : 0;
-        for (int64_t b = 0; b < shape.batch; ++b) {
-            shared.in_digits[b] = {shared.digits + b * kDigits * width, width, 0, 1.0};
-            write_digits(problem.point + b * shape.dim, problem.gain[b], problem.centre, shape.dim, shift,
-                         shared.in_digits[b]);
+        const int64_t W = shape.W, size = kDigits * shape.dim;
+        for (int64_t b = thread * W; b < shape.batch; b += b % W == W - 1 ? (problem.threads - 1) * W + 1 : 1) {
+            DigitQuery& query = shared.in_digits[b];
+            query = {shared.digits + b * kDigits * width, width, 0, 1.0};
+            write_digits(problem.point + b * shape.dim, problem.gain[b], problem.centre, shape.dim, shift, query);
+            shared.offsets[b] = static_cast<double>(query.offset), shared.units[b] = query.unit;
+            if (shared.digit_panels) place_digits(query, shape.dim, b % 16, shared.digit_panels + b / 16 * 16 * size);
         }
     }
 
