@@ -211,7 +211,7 @@ class NativeScan:
         batch, dim = len(query), rows.dim
         threads = self._threads()
         problem = self.problem = ScanProblem(
-            scan=self._law(),
+            scan=self.law(),
             stored=STORED[rows.stored.dtype],
             wide=int(self.dtype == torch.float64),
             dim=dim,
@@ -234,7 +234,7 @@ class NativeScan:
         self._point("point", query.point)
         self._point("gain", gain)
         self._point("bias", -gain * query.alpha)
-        self._point("law", self._query_law())
+        self._point("law", self.query_law())
         self._point("excluded", query.excluded)
         self.sums = self._point("sums", torch.empty(6, batch, dtype=torch.float64))
         self.mean = self._point("mean", torch.empty(batch, dim if wanted.mean else 0, dtype=torch.float64))
@@ -249,7 +249,8 @@ class NativeScan:
         most = self.limits.threads or torch.get_num_threads()
         return max(1, min(most, int(operations / THREAD_OPERATIONS)))
 
-    def _law(self) -> ScanLaw:
+    def law(self) -> ScanLaw:
+        """Return the rounding law of this scan, as in law.hpp."""
         rows, wide = self.work.rows, self.dtype == torch.float64
         # float64 scans list everything with weight or, where the rounding of their logits cannot show, nothing
         budget = float("inf") if wide else LOGIT_BUDGET
@@ -265,7 +266,7 @@ class NativeScan:
             few_shares=FEW_SHARES,
         )
 
-    def _query_law(self) -> Float64[Tensor, "B 5"]:
+    def query_law(self) -> Float64[Tensor, "B 5"]:
         """Return bound, norms, own, spread and limit of each query, as in law.hpp."""
         rows, query = self.work.rows, self.work.query
         gain = query.gain.abs()
