@@ -21,7 +21,7 @@ struct Segments {
 
 namespace {
 
-// rows from which on it pays to write a query in digits
+// 8-bit rows from which on it pays to write queries in digits
 constexpr int64_t kWorthDigits = 1024;
 
 struct Candidate {
@@ -47,7 +47,7 @@ struct Room {
     Shared<Real> shared;
     Memory<Real> memory;
 
-    Room(const ScanProblem& asked, Arena arena)
+    Room(const ScanProblem& asked, bool digits, Arena arena)
         : problem(asked),
           point(arena.take<double>(asked.batch * asked.dim)),
           gain(arena.take<double>(asked.batch)),
@@ -55,7 +55,7 @@ struct Room {
           law(arena.take<QueryLaw>(asked.batch)),
           excluded(arena.take<int64_t>(asked.batch * asked.ranges * 2)),
           shape(asked),
-          shared(shape, asked.few != 0, arena),
+          shared(shape, asked.few != 0, digits, arena),
           memory(shape, asked.few != 0, arena),
           bytes(arena.used()) {
         problem.point = point, problem.gain = gain, problem.bias = bias, problem.law = law, problem.excluded = excluded;
@@ -88,7 +88,8 @@ class SegmentScan {
           extra_(problem.wants_mean ? new double[tasks_.extra * problem.dim] : nullptr) {
         for (int64_t batch = 1; batch <= tasks_.most; ++batch)
             if (batch <= segments.few || batch == tasks_.most)
-                bytes_ = std::max(bytes_, Room<Real>(of_thread(problem, batch, segments.few), Arena(nullptr)).bytes);
+                bytes_ =
+                    std::max(bytes_, Room<Real>(of_thread(problem, batch, segments.few), true, Arena(nullptr)).bytes);
     }
 
     // Returns whether there was enough memory.
@@ -152,13 +153,12 @@ class SegmentScan {
     template <class Stored>
     void scan(const Task& task, Arena arena) {
         const int64_t batch = task.behind - task.first;
-        Room<Real> room(of_thread(problem_, batch, segments_.few), arena);
+        const bool digits = problem_.stored <= kInt8 && task.stop - task.start >= kWorthDigits;
+        Room<Real> room(of_thread(problem_, batch, segments_.few), digits, arena);
         for (int64_t b = 0; b < batch; ++b) room.take_query(problem_, tasks_.query[task.first + b], b);
         pack_queries(room.problem, room.shape, room.shared.queries, 0);
         pack_centre(room.problem, room.shape, room.shared.centre);
-        const bool digits = room.problem.few && task.stop - task.start >= kWorthDigits;
-        if (digits) pack_digits(room.problem, room.shape, room.shared);
-        if (!digits) room.shared.in_digits = nullptr;
+        if (digits) pack_digits(room.problem, room.shape, room.shared, 0);
         begin_sums(room.problem, room.shape, room.memory);
         Worker<Real, Stored>(room.problem, room.shape, room.shared, room.memory).run(task.start, task.stop);
         for (int64_t b = 0; b < batch; ++b) keep(room, b, task.first + b);
