@@ -47,24 +47,29 @@ def segments_state(work: SegmentWork, *, limits: NativeLimits = NATIVE_LIMITS) -
     that of a scan for so many queries, and D values for every span of a query beyond the first.
     """
     library = native_library().library if applies(work.rows) else None
-    if library is None or bool((work.spans == work.spans[:1]).all()):
+    if library is None or _is_one_span(work):
         return span_by_span(work, partial(native_state, limits=limits))
     with ieee_products("cpu"):
         parts = [SegmentScan(part, library, limits).state() for part in _calls(work, limits)]
         return parts[0] if len(parts) == 1 else concatenate(parts)
 
 
+def _is_one_span(work: SegmentWork) -> bool:
+    # two numbers tell for most batches that there are several
+    some = len(work.pairs) > 0 and work.spans[0].tolist() != work.spans[-1].tolist()
+    return not some and bool((work.spans == work.spans[:1]).all())
+
+
 def _calls(work: SegmentWork, limits: NativeLimits) -> Iterator[SegmentWork]:
     """Yield `work` in parts of the batch, each small enough for one call."""
-    rows = torch.zeros(len(work.query)).double()
-    rows.index_add_(0, work.pairs, (work.spans[:, 1] - work.spans[:, 0]).double())
-    share = rows * (4.0 * work.rows.dim / limits.step_operations)
-    share += torch.bincount(work.pairs, minlength=len(rows)) * (work.rows.dim / MOST_SUMS)
-    call = share.cumsum(0).long()
-    if int(call[-1]) == 0:
+    lengths = (work.spans[:, 1] - work.spans[:, 0]).double()
+    for_row, for_pair = 4.0 * work.rows.dim / limits.step_operations, work.rows.dim / MOST_SUMS
+    if float(lengths.sum()) * for_row + len(lengths) * for_pair < 1.0:
         yield work
         return
-    for index in torch.arange(len(rows)).split(call.unique_consecutive(return_counts=True)[1].tolist()):
+    share = torch.zeros(len(work.query)).double().index_add_(0, work.pairs, lengths * for_row + for_pair)
+    sizes = share.cumsum(0).long().unique_consecutive(return_counts=True)[1].tolist()
+    for index in torch.arange(len(share)).split(sizes):
         yield work.take(index)
 
 
@@ -75,8 +80,8 @@ class SegmentScan(NativeScan):
         """Prepare the scan of `work` by `library`; no row is read yet."""
         self.segments = work
         lengths = work.spans[:, 1] - work.spans[:, 0]
-        together = torch.zeros(len(work.query), dtype=torch.int64).index_add_(0, work.pairs, lengths)
-        self.rows_together, self.longest = int(lengths.sum()), int(together.max())
+        of_query = torch.zeros(len(work.query), dtype=torch.int64).index_add_(0, work.pairs, lengths)
+        self.longest, self.together = int(of_query.max()), int(lengths.sum())
         super().__init__(Work(work.rows, work.query, Span(0, len(work.rows)), work.wanted), library, limits)
 
     def _count(self) -> int:
@@ -86,7 +91,7 @@ class SegmentScan(NativeScan):
         return 1
 
     def _operations(self) -> float:
-        return 4.0 * self.rows_together * self.work.rows.dim
+        return 4.0 * self.together * self.work.rows.dim
 
     def _scan(self) -> None:
         work, batch = self.segments, len(self.segments.query)

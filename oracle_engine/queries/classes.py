@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..base.arrays import Int64, Tensor
+from ..base.arrays import Float64, Int64, Tensor
 from ..kernels import Span
 
 # queries scanned together: their logits and sums stay small beside a block of rows
@@ -62,6 +62,20 @@ def class_ranges(labels: Int64[Tensor, "B U"], sorted_labels: Int64[Tensor, "N"]
     empty = names < 0
     empty[:, 1:] |= names[:, 1:] == names[:, :-1]
     return torch.stack([torch.where(empty, stop, start), stop], dim=2)
+
+
+def range_sums(
+    values: Float64[Tensor, "N"], ranges: Int64[Tensor, "B U 2"], sorted_labels: Int64[Tensor, "N"]
+) -> Float64[Tensor, "B U"]:
+    """Return the sums of `values` over the classes in `ranges`, [B, U]; zero for empty ones.
+
+    values: of the rows. ranges: as :func:`class_ranges` has them. sorted_labels: those of the rows.
+    """
+    _, name, counts = torch.unique_consecutive(sorted_labels, return_inverse=True, return_counts=True)
+    # each class by itself: differences of running sums would lose the small ones
+    sums = torch.segment_reduce(values, "sum", lengths=counts)
+    start, stop = ranges.unbind(2)
+    return torch.where(stop > start, sums[name[start.clamp_max(len(name) - 1)]], 0.0)
 
 
 def class_pairs(
