@@ -63,6 +63,9 @@ def _mixed(
     second: Float64[Tensor, "B D"],
     other: Float64[Tensor, "B"],
 ) -> tuple[Float64[Tensor, "B D"], Float64[Tensor, "B"]]:
+    if not bool(share.any()):
+        # late, whatever has weight was rescored
+        return second, torch.zeros_like(share)
     parts = [part.contiguous() for part in (share, other, second)]
     gap = torch.empty_like(parts[0])
     sizes = *first.shape, torch.get_num_threads()

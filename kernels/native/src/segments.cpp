@@ -175,17 +175,25 @@ class SegmentScan {
             found.listed.push_back({memory.list_logits[i], memory.list_rows[i]});
         for (int64_t i = b * room.shape.top; i < (b + 1) * room.shape.top; ++i)
             found.top.push_back({double(memory.top_logits[i]), memory.top_rows[i]});
-        if (problem_.wants_mean) keep_mean(room, b, sums_of(share));
+        // the only share of a query is its mean while it is at hand
+        const int64_t query = tasks_.query[share];
+        const bool alone = tasks_.of[query + 1] - tasks_.of[query] == 1;
+        if (problem_.wants_mean) keep_mean(room, b, alone ? found.part.mass : 1.0, sums_of(share));
     }
 
-    static void keep_mean(const Room<Real>& room, int64_t b, double* mean) {
+    // Writes sums over a mass, zeros where it is none.
+    static void keep_mean(const Room<Real>& room, int64_t b, double mass, double* mean) {
         const Shape<Real>& shape = room.shape;
+        if (!(mass > 0.0)) {
+            std::fill_n(mean, shape.dim, 0.0);
+            return;
+        }
         for (int64_t p = 0; p < shape.panels; ++p) {
             const int64_t at = shape.offset(p, b), count = std::min(shape.width, shape.dim - p * shape.width);
             const Real* sums = room.memory.sums + at;
             const double* total = room.memory.total ? room.memory.total + at : nullptr;
             double* out = mean + p * shape.width;
-            for (int64_t d = 0; d < count; ++d) out[d] = double(sums[d]) + (total ? total[d] : 0.0);
+            for (int64_t d = 0; d < count; ++d) out[d] = (double(sums[d]) + (total ? total[d] : 0.0)) / mass;
         }
     }
 
@@ -218,6 +226,7 @@ class SegmentScan {
     // The mean of a query lies where its first share was summed.
     void merge_mean(const int64_t* shares, int64_t count, const double* factors, double mass, int64_t b) {
         double* mean = problem_.mean + b * problem_.dim;
+        if (count == 1) return;
         if (!(mass > 0.0)) {
             std::fill_n(mean, problem_.dim, 0.0);
             return;
