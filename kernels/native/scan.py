@@ -10,7 +10,6 @@ from functools import cache
 import torch
 
 from ...base.arrays import Float64, Int64, Tensor
-from ..common.accumulate import dropped_constant
 from ..common.matmul import ieee_products
 from ..common.rescore import Pairs
 from ..common.rounding import (
@@ -172,8 +171,10 @@ class NativeScan:
     def __init__(self, work: Work, library: ctypes.CDLL, limits: NativeLimits) -> None:
         """Prepare the scan of `work` by `library`; no row is read yet."""
         # the products take the centre off: weights that are nearly one would be rounded off sums of one sign together
-        work = replace(work, rows=replace(work.rows, centre_off=True))
-        self.work, self.library, self.limits = work, library, limits
+        self.asked, self.work = work, replace(work, rows=replace(work.rows, centre_off=True))
+        self.library, self.limits = library, limits
+        # what derivatives need next is kept with the rows here: where a compiler traces them it could not be
+        _ = work.rows.operand_centre
         self.dtype = score_dtype(work.rows)
         self.count = self._count()
         least, most = limits.rescored
@@ -183,7 +184,7 @@ class NativeScan:
 
     def state(self) -> PosteriorState:
         """Scan the span, and rescore what was listed."""
-        work = self.work
+        work = self.asked
         self._scan()
         state = self._coarse()
         pairs = self._pairs()
@@ -230,7 +231,7 @@ class NativeScan:
         batch, dim = len(query), rows.dim
         threads = self._threads()
         problem = self.problem = ScanProblem(
-            scan=self._law(),
+            scan=self.law(),
             stored=STORED[rows.stored.dtype],
             wide=int(self.dtype == torch.float64),
             dim=dim,
@@ -253,7 +254,7 @@ class NativeScan:
         self._point("point", query.point)
         self._point("gain", gain)
         self._point("bias", -gain * query.alpha)
-        self._point("law", self._query_law())
+        self._point("law", self.query_law())
         self._point("excluded", query.excluded)
         self.sums = self._point("sums", torch.empty(6, batch, dtype=torch.float64))
         self.mean = self._point("mean", torch.empty(batch, dim if wanted.mean else 0, dtype=torch.float64))
@@ -267,7 +268,8 @@ class NativeScan:
         most = self.limits.threads or torch.get_num_threads()
         return max(1, min(most, int(self._operations() / THREAD_OPERATIONS)))
 
-    def _law(self) -> ScanLaw:
+    def law(self) -> ScanLaw:
+        """Return the rounding law of this scan, as in law.hpp."""
         rows, wide = self.work.rows, self.dtype == torch.float64
         # float64 scans list everything with weight or, where the rounding of their logits cannot show, nothing
         budget = float("inf") if wide else LOGIT_BUDGET
@@ -283,7 +285,7 @@ class NativeScan:
             few_shares=FEW_SHARES,
         )
 
-    def _query_law(self) -> Float64[Tensor, "B 5"]:
+    def query_law(self) -> Float64[Tensor, "B 5"]:
         """Return bound, norms, own, spread and limit of each query, as in law.hpp."""
         rows, query = self.work.rows, self.work.query
         gain = query.gain.abs()
@@ -303,12 +305,11 @@ class NativeScan:
         )
 
     def _coarse(self) -> PosteriorState:
-        work = self.work
-        rows, query, wanted = work.rows, work.query, work.wanted
+        rows, query, wanted = self.asked.rows, self.asked.query, self.asked.wanted
         reference, _, mass, squares, first_logit, half_norm = self.sums
         some = mass > 0
         mass = torch.where(some, mass, 1.0)
-        lse = reference + mass.log() - dropped_constant(rows, query)
+        lse = reference + mass.log() - 0.5 * query.inverse_variance * query.norm.square()
         changes = {"lse": torch.where(some, lse, -torch.inf)}
         if wanted.mean:
             changes["mean"] = self.mean

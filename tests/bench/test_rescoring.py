@@ -30,5 +30,5 @@ def test_only_the_side_without_rescoring_misses_the_bar(data: OracleDataset, mon
 
 
 def test_other_backends_have_no_side_without_rescoring(data: OracleDataset) -> None:
-    with pytest.raises(UnavailableError, match="torch backend"):
+    with pytest.raises(UnavailableError, match="native and the torch backend"):
         without_rescoring(OracleEngine(data, backend="reference"))

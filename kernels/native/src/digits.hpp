@@ -34,18 +34,12 @@ ORACLE_APART void write_digits(const double* point, double gain, const double* c
     }
 }
 
-// The queries of a problem in digits.
-template <class Real>
-void pack_digits(const ScanProblem& problem, const Shape<Real>& shape, const Shared<Real>& shared) {
-    const int64_t width = digit_width(shape.dim), shift = problem.stored == kInt8 ? 128 : 0;
-    for (int64_t b = 0; b < shape.batch; ++b) {
-        shared.in_digits[b] = {shared.digits + b * kDigits * width, width, 0, 1.0};
-        write_digits(problem.point + b * shape.dim, problem.gain[b], problem.centre, shape.dim, shift,
-                     shared.in_digits[b]);
-    }
+#if defined(__AVX512VNNI__)
+// Adds the products of four neighbouring bytes each. Written out because GCC 12 copies every sum before it adds to it.
+ORACLE_INLINE void add_products(__m512i& sums, __m512i values, __m512i digits) {
+    asm("vpdpbusd %2, %1, %0" : "+v"(sums) : "v"(values), "v"(digits));
 }
 
-#if defined(__AVX512VNNI__)
 // 64 coordinates of a row without a sign, and zeros beyond its end.
 template <class Stored>
 ORACLE_INLINE __m512i unsigned_bytes(const Stored* row, int64_t count) {
@@ -70,13 +64,13 @@ ORACLE_APART void score_digits(const Stored* rows, int64_t count, int64_t dim, c
 #pragma GCC unroll 3
                 for (int digit = 0; digit < kDigits; ++digit) {
                     const __m512i q = _mm512_loadu_si512(query.digits + digit * query.width + at);
-                    sums[part][digit] = _mm512_dpbusd_epi32(sums[part][digit], x, q);
+                    add_products(sums[part][digit], x, q);
                 }
             }
         int64_t total = -query.offset;
         for (int digit = 0; digit < kDigits; ++digit) {
             const __m512i both = _mm512_add_epi32(sums[0][digit], sums[1][digit]);
-            total += static_cast<int64_t>(_mm512_reduce_add_epi32(both)) << (8 * digit);
+            total += _mm512_reduce_add_epi32(both) * (int64_t{1} << (8 * digit));
         }
         logits[r * step] = static_cast<float>(query.unit * static_cast<double>(total));
     }

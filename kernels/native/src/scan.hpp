@@ -112,14 +112,19 @@ constexpr int64_t digit_width(int64_t dim) {
 template <class Real>
 struct Shared {
     Real *queries, *centre;
-    int8_t* digits;         // [B][3][digit_width]
-    DigitQuery* in_digits;  // [B]
+    int8_t* digits;           // [B][3][digit_width]
+    DigitQuery* in_digits;    // [B]
+    int8_t* digit_panels;     // [vectors][D / 4][3][16][4], of many queries
+    double *offsets, *units;  // [lanes], of the queries in digits
 
-    Shared(const Shape<Real>& shape, bool few, Arena& arena)
+    Shared(const Shape<Real>& shape, bool few, bool bytes, Arena& arena)
         : queries(arena.take<Real>(shape.lanes() * shape.panels * shape.width)),
           centre(arena.take<Real>(shape.panels * shape.width)),
-          digits(few ? arena.take<int8_t>(shape.batch * 3 * digit_width(shape.dim)) : nullptr),
-          in_digits(arena.take<DigitQuery>(shape.batch)) {}
+          digits(bytes ? arena.take<int8_t>(shape.batch * 3 * digit_width(shape.dim)) : nullptr),
+          in_digits(arena.take<DigitQuery>(shape.batch)),
+          digit_panels(bytes && !few ? arena.take<int8_t>(shape.vectors * 16 * 3 * digit_width(shape.dim)) : nullptr),
+          offsets(arena.take<double>(shape.lanes())),
+          units(arena.take<double>(shape.lanes())) {}
 };
 
 // What one thread keeps while it scans its share of the rows.

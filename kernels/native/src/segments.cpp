@@ -55,7 +55,7 @@ struct Room {
           law(arena.take<QueryLaw>(asked.batch)),
           excluded(arena.take<int64_t>(asked.batch * asked.ranges * 2)),
           shape(asked),
-          shared(shape, asked.few != 0, arena),
+          shared(shape, asked.few != 0, asked.few != 0 && asked.stored <= kInt8, arena),
           memory(shape, asked.few != 0, arena),
           bytes(arena.used()) {
         problem.point = point, problem.gain = gain, problem.bias = bias, problem.law = law, problem.excluded = excluded;
@@ -156,8 +156,8 @@ class SegmentScan {
         for (int64_t b = 0; b < batch; ++b) room.take_query(problem_, tasks_.query[task.first + b], b);
         pack_queries(room.problem, room.shape, room.shared.queries, 0);
         pack_centre(room.problem, room.shape, room.shared.centre);
-        const bool digits = room.problem.few && task.stop - task.start >= kWorthDigits;
-        if (digits) pack_digits(room.problem, room.shape, room.shared);
+        const bool digits = room.shared.digits != nullptr && task.stop - task.start >= kWorthDigits;
+        if (digits) pack_digits(room.problem, room.shape, room.shared, 0);
         if (!digits) room.shared.in_digits = nullptr;
         begin_sums(room.problem, room.shape, room.memory);
         Worker<Real, Stored>(room.problem, room.shape, room.shared, room.memory).run(task.start, task.stop);

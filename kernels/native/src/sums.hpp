@@ -63,9 +63,9 @@ ORACLE_APART void begin_sums(const ScanProblem& problem, const Shape<Real>& shap
     if (problem.wants_mean) std::fill_n(memory.sums, values, Real(0));
     if (problem.wants_mean && memory.total) std::fill_n(memory.total, values, 0.0);
     std::fill_n(memory.reference, lanes, nothing);
-    // a row that is excluded has the logit -inf, and lanes without a query are never met
+    // a row that is excluded has the logit -inf, and no logit reaches the floor of a lane without a query
     std::fill_n(memory.floor, shape.batch, std::numeric_limits<Real>::lowest());
-    std::fill_n(memory.floor + shape.batch, lanes - shape.batch, -nothing);
+    std::fill_n(memory.floor + shape.batch, lanes - shape.batch, std::numeric_limits<Real>::quiet_NaN());
     for (double* sum : {memory.met, memory.mass, memory.squares, memory.first_logit, memory.half_norm})
         std::fill_n(sum, lanes, 0.0);
     std::fill_n(memory.pending, shape.tiles, 0);

@@ -1,6 +1,6 @@
 // What a thread does with its share of the rows: block by block both products and the softmax between them.
 #pragma once
-#include "digits.hpp"
+#include "digit_tiles.hpp"
 #include "few.hpp"
 #include "rows.hpp"
 #include "softmax.hpp"
@@ -24,7 +24,7 @@ class Worker {
           shape_(shape),
           queries_(shared.queries),
           centre_(shared.centre),
-          in_digits_(shared.in_digits),
+          shared_(shared),
           memory_(memory),
           rows_(static_cast<const Stored*>(problem.rows)) {}
 
@@ -37,10 +37,7 @@ class Worker {
             if (problem_.few) {
                 few(block);
             } else {
-                pack_rows(rows_ + first * shape_.dim, block.count, shape_, centre_, memory_.rows);
-                score(block);
-                soften(block);
-                if (problem_.wants_mean) weigh();
+                many(block);
             }
         }
     }
@@ -49,7 +46,7 @@ class Worker {
     const ScanProblem& problem_;
     const Shape<Real>& shape_;
     const Real *queries_, *centre_;
-    const DigitQuery* in_digits_;
+    const Shared<Real>& shared_;
     Memory<Real>& memory_;
     const Stored* rows_;
     Ahead ahead_;
@@ -66,6 +63,35 @@ class Worker {
             const bool equal = problem_.log_weights == nullptr;
             memory_.log_weights[r] = equal ? Real(0) : static_cast<Real>(problem_.log_weights[block.first + r]);
         }
+    }
+
+    void many(const Block& block) {
+        const Stored* rows = rows_ + block.first * shape_.dim;
+        const bool digits = shared_.digit_panels != nullptr && by_digit_tiles<Real, Stored>(shape_.dim);
+        if (digits)
+            score_by_digits(rows, block);
+        else
+            pack_rows(rows, block.count, shape_, centre_, memory_.rows), score(block);
+        soften(block);
+        const bool any = std::any_of(memory_.count, memory_.count + shape_.tiles, [](int32_t count) { return count; });
+        if (!problem_.wants_mean || !any) return;
+        if (digits) pack_rows(rows, block.count, shape_, centre_, memory_.rows);
+        weigh();
+    }
+
+    void score_by_digits(const Stored* rows, const Block& block) {
+#if defined(__AVX512VNNI__)
+        if constexpr (std::is_same<Real, float>::value && std::is_same<Stored, uint8_t>::value) {
+            const int64_t size = kDigits * shape_.dim * W;
+            for (int64_t v = 0; v < shape_.vectors; ++v)
+                for (int64_t r = 0; r < block.count; r += kDigitRows)
+                    score_digit_tile(rows + r * shape_.dim, block.count - r, shape_.dim,
+                                     shared_.digit_panels + v * size, shared_.offsets + v * W, shared_.units + v * W,
+                                     memory_.logits + (v * shape_.block + r) * W, ahead_);
+        }
+#else
+        (void)rows, (void)block;
+#endif
     }
 
     void score(const Block& block) {
@@ -125,9 +151,9 @@ class Worker {
     void score_few_of(const Stored* rows, const Block& block) {
 #if defined(__AVX512VNNI__)
         if constexpr (std::is_same<Real, float>::value && sizeof(Stored) == 1) {
-            if (in_digits_ != nullptr && fits_digits(shape_.dim)) {
+            if (shared_.in_digits != nullptr && fits_digits(shape_.dim)) {
                 for (int b = 0; b < BATCH; ++b)
-                    score_digits(rows, block.count, shape_.dim, in_digits_[b], memory_.logits + b, W);
+                    score_digits(rows, block.count, shape_.dim, shared_.in_digits[b], memory_.logits + b, W);
                 return;
             }
         }

@@ -40,7 +40,7 @@ def test_the_sanitizers_find_nothing(tmp_path: Path) -> None:
         "OMP_NUM_THREADS": "1",
     }
     # without the checks of annotations, which have nothing to do with what is tested here
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-o", "addopts=", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-s", "-o", "addopts=", "-p", "no:cacheprovider"]
     command += ["--import-mode=importlib", *PROBLEMS]
     for target in usable_targets():
         asked = {**environment, "ORACLE_NATIVE": target}
