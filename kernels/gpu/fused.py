@@ -70,7 +70,10 @@ def without_excluded(b_logits, o_n, o_b, m_b, p_excluded, RANGES: tl.constexpr):
     return b_logits
 
 
-@triton.jit(do_not_specialize=["first_row", "count", "batch", "rescore_limit"])
+@triton.jit(
+    do_not_specialize=["first_row", "count", "batch", "rescore_limit"],
+    do_not_specialize_on_alignment=["p_half_norm", "p_log_weight"],
+)
 @no_type_check
 def fused_kernel(
     p_rows,

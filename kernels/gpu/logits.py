@@ -27,7 +27,10 @@ from .panels import Panels
 from .tiles import DigitConfig, ScoreConfig
 
 
-@triton.jit(do_not_specialize=["panels", "count", "batch", "excluded"])
+@triton.jit(
+    do_not_specialize=["panels", "count", "batch", "excluded"],
+    do_not_specialize_on_alignment=["p_half_norm", "p_log_weight"],
+)
 @no_type_check
 def score_kernel(
     rows,
@@ -94,7 +97,10 @@ def score_kernel(
     )  # fmt: skip
 
 
-@triton.jit(do_not_specialize=["count", "batch", "excluded", "slices"])
+@triton.jit(
+    do_not_specialize=["count", "batch", "excluded", "slices"],
+    do_not_specialize_on_alignment=["p_half_norm", "p_log_weight"],
+)
 @no_type_check
 def finish_kernel(
     p_partial,

@@ -15,7 +15,10 @@ from .panels import Panels
 from .tiles import DigitConfig
 
 
-@triton.jit(do_not_specialize=["panels", "count", "batch", "slice_stride", "excluded"])
+@triton.jit(
+    do_not_specialize=["panels", "count", "batch", "slice_stride", "excluded"],
+    do_not_specialize_on_alignment=["p_half_norm", "p_log_weight"],
+)
 @no_type_check
 def digits_kernel(
     rows,

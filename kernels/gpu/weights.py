@@ -18,7 +18,10 @@ from .panels import Panels
 from .tiles import WeighConfig
 
 
-@triton.jit(do_not_specialize=["first_row", "panels", "count", "batch", "mark_stride", "rescore_limit"])
+@triton.jit(
+    do_not_specialize=["first_row", "panels", "count", "batch", "mark_stride", "rescore_limit"],
+    do_not_specialize_on_alignment=["p_half_norm"],
+)
 @no_type_check
 def weights_kernel(
     p_logits,
