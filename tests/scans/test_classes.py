@@ -96,3 +96,18 @@ def test_half_precision_and_other_backends_go_span_by_span() -> None:
     assert backend.run_segments("full") is backend.segments
     assert backend.run_segments("half") is not backend.segments
     assert replace(backend, segments=None).run_segments("full") is not backend.segments
+
+
+@pytest.mark.parametrize("labelled", [False, True])
+@pytest.mark.parametrize("distance", [1e6, 1e7, 1e9, 1e30, 1e100])
+def test_queries_far_away_have_the_answers_of_the_reference(
+    generator: torch.Generator, distance: float, labelled: bool
+) -> None:
+    # one place of their logits is many nats
+    labels = torch.arange(40) % 4
+    data = OracleDataset(normal(40, 24, generator).double(), labels)
+    x = distance * normal(BATCH, 24, generator).double()
+    asked = {"labels": labels[:BATCH]} if labelled else {}
+    for t in (0.5, 0.999):
+        found, expected = (OracleEngine(data, backend=name).velocity(x, t, **asked) for name in ("native", "reference"))
+        assert_rows_close(found, expected, "bar")
