@@ -18,6 +18,7 @@ from typing import Any
 from oracle_engine.base.errors import invalid
 
 from .__main__ import RESULTS
+from .gpu_passage import gpu_passage
 from .late.passages import late_passage, range_passage
 from .passages import speed_passage
 from .record import read_json
@@ -26,6 +27,7 @@ README = Path(__file__).parent.parent / "README.md"
 
 PASSAGES: Mapping[str, Callable[[Mapping[str, Any], Path], str]] = {
     "speed": speed_passage,
+    "gpu": gpu_passage,
     "late": late_passage,
     "late-range": range_passage,
 }

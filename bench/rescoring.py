@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import torch
 
 from oracle_engine import OracleEngine
-from oracle_engine.kernels import PosteriorState, Work, posterior_state, scan_memory
+from oracle_engine.base.arrays import Float64, Tensor
+from oracle_engine.kernels import PosteriorState, Work, native_library, native_memory, posterior_state, scan_memory
 from oracle_engine.kernels.common.matmul import ieee_products
 from oracle_engine.kernels.common.rounding import Windows
-from oracle_engine.kernels.portable.attention import attention_applies, attention_state, navigating
+from oracle_engine.kernels.native.scan import NATIVE_LIMITS, NativeScan, ScanLaw
 from oracle_engine.kernels.portable.blocks import BLOCK_LIMITS
 from oracle_engine.kernels.portable.scan import score_dtype
 from oracle_engine.kernels.portable.single import SingleScan
@@ -32,17 +34,43 @@ def coarse_state(work: Work) -> PosteriorState:
     if score_dtype(work.rows) == torch.float64:
         return posterior_state(work)
     with ieee_products(work.rows.device.type):
-        if attention_applies(work) and bool(navigating(work).all()):
-            return attention_state(work)
         scan = CoarseScan(work, BLOCK_LIMITS)
         for block in scan.scores.blocks():
             scan.add(block)
         return scan.result().coarse
 
 
+class CoarseNativeScan(NativeScan):
+    """The native scan with a law by which no rounding shows, so that it lists no sample to rescore."""
+
+    def law(self) -> ScanLaw:
+        """Return a law by which errors of any size are allowed."""
+        law = super().law()
+        law.budget = math.inf
+        return law
+
+    def query_law(self) -> Float64[Tensor, "B 5"]:
+        """Return the law of the queries, none of which has rows that are all rescored."""
+        law = super().query_law()
+        law[:, 4] = math.inf
+        return law
+
+
+def coarse_native_state(work: Work) -> PosteriorState:
+    """Return what the native scan returns, from coarse logits alone."""
+    library = native_library().library
+    assert library is not None
+    with ieee_products("cpu"):
+        return CoarseNativeScan(work, library, NATIVE_LIMITS).state()
+
+
+COARSE = {"torch": Backend(coarse_state, scan_memory), "native": Backend(coarse_native_state, native_memory)}
+
+
 def without_rescoring(engine: OracleEngine) -> Velocity:
-    """Return the velocity of the engine without rescoring. Raises UnavailableError for backends other than torch."""
-    if engine.backend != "torch":
-        raise UnavailableError("only the torch backend can leave rescoring out")
-    BACKENDS.setdefault("coarse", Backend(coarse_state, scan_memory))
-    return OracleEngine(engine.data, engine.path, backend="coarse", mode=engine.mode).velocity
+    """Return the velocity of the engine without rescoring. Raises UnavailableError for other backends than two."""
+    if engine.backend not in COARSE:
+        raise UnavailableError("only the native and the torch backend can leave rescoring out")
+    name = f"coarse {engine.backend}"
+    BACKENDS.setdefault(name, COARSE[engine.backend])
+    return OracleEngine(engine.data, engine.path, backend=name, mode=engine.mode).velocity

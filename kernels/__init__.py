@@ -8,10 +8,20 @@ from .common.combine import Combination, combined
 from .common.prepare import counted_copies, prepare_rows, recentred, total_variance
 from .common.rescore import Pairs
 from .common.rows import GivenPoints, Query, Rows, Span
+from .common.segments import SegmentWork, span_by_span
 from .common.state import PosteriorState, Wanted, concatenate, merge
 from .common.work import Work
-from .gpu import gpu_combined, gpu_memory, gpu_proven, gpu_ready, gpu_state
-from .native import NativeLibrary, covariance_product, native_library, native_memory, native_state, pairs_state
+from .gpu import gpu_combined, gpu_memory, gpu_proven, gpu_ready, gpu_segments, gpu_state
+from .native import (
+    NativeLibrary,
+    covariance_product,
+    native_combined,
+    native_library,
+    native_memory,
+    native_state,
+    pairs_state,
+    segments_state,
+)
 from .portable.covariance import Directions, reference_covariance_product
 from .portable.scan import posterior_state, scan_memory
 from .reference import reference_logits, reference_memory, reference_state
@@ -25,6 +35,7 @@ __all__ = [
     "PosteriorState",
     "Query",
     "Rows",
+    "SegmentWork",
     "Span",
     "Wanted",
     "Work",
@@ -36,8 +47,10 @@ __all__ = [
     "gpu_memory",
     "gpu_proven",
     "gpu_ready",
+    "gpu_segments",
     "gpu_state",
     "merge",
+    "native_combined",
     "native_library",
     "native_memory",
     "native_state",
@@ -50,5 +63,7 @@ __all__ = [
     "reference_memory",
     "reference_state",
     "scan_memory",
+    "segments_state",
+    "span_by_span",
     "total_variance",
 ]

@@ -119,5 +119,5 @@ def dropped_constant(rows: Rows, query: Query) -> Float64[Tensor, "B"]:
 
     rows: the samples that products read. query: B queries. It is |q|^2 / 2 sigma^2 + (alpha / sigma^2) <q, centre>.
     """
-    own = 0.5 * query.inverse_variance * query.norm.square()
-    return own + query.gain * (query.point @ rows.operand_centre)
+    own: Tensor = 0.5 * query.inverse_variance * query.norm.square()
+    return own + query.gain * (query.point @ rows.operand_centre) if rows.raw_operand else own

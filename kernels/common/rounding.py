@@ -63,15 +63,6 @@ def product_size(rows: Rows, query: Query, partition: Float64[Tensor, "B"] | Non
     return torch.minimum(bound, partition.abs() + 0.5 * _squared_size(rows, query) * rows.radius**2)
 
 
-def path_partition(rows: Rows, query: Query) -> Float64[Tensor, "B"]:
-    """Return about what the log-partition of the coarse logits is for queries on the path, [B] nats.
-
-    rows, query: the samples and B queries. On the path, products with samples that matter are those with the centre and
-    alpha |r|^2, half of which their norms take off.
-    """
-    return query.gain * (query.point @ rows.operand_centre) + 0.5 * _squared_size(rows, query) * rows.radius**2
-
-
 def _squared_size(rows: Rows, query: Query) -> Float64[Tensor, "B"]:
     # alpha^2 / sigma^2
     return query.gain.abs() * query.alpha.abs()

@@ -9,6 +9,7 @@ import torch
 from ...base.arrays import Float, Float64, Tensor
 from ..common.combine import Combination
 from ..common.rows import Rows
+from ..common.segments import SegmentWork
 from ..common.state import PosteriorState
 from ..common.work import Work
 
@@ -25,6 +26,18 @@ def gpu_state(work: Work, *, half: bool = False) -> PosteriorState:
     from .scan import triton_state
 
     return triton_state(work, HALF if half else EXACT)
+
+
+def gpu_segments(work: SegmentWork) -> PosteriorState:
+    """Return the states over several spans for each query, see :func:`.segments.segments_state`.
+
+    work: rows, queries [B], pairs of a query and a span, and what is wanted.
+
+    Raises InputError where the kernels cannot run.
+    """
+    from .segments import segments_state
+
+    return segments_state(work)
 
 
 def gpu_combined(combination: Combination, mean: Float64[Tensor, "B D"], dtype: torch.dtype) -> Float[Tensor, "B D"]:

@@ -13,9 +13,9 @@ import triton
 import triton.language as tl
 
 from ...base.arrays import Float, Tensor
-from .configs import FusedConfig
 from .jit import WEIGHT_SCALE, centre_of, dot, dot_add, halves, operand, rounded, row_tile, share_of
 from .operands import EXACT, BlockOperand, QueryOperand, Split
+from .tiles import FusedConfig
 from .weights import ListedPairs, Reference, any_of, list_samples
 
 
@@ -70,7 +70,10 @@ def without_excluded(b_logits, o_n, o_b, m_b, p_excluded, RANGES: tl.constexpr):
     return b_logits
 
 
-@triton.jit(do_not_specialize=["first_row", "count", "batch", "rescore_limit"])
+@triton.jit(
+    do_not_specialize=["first_row", "count", "batch", "rescore_limit"],
+    do_not_specialize_on_alignment=["p_half_norm", "p_log_weight"],
+)
 @no_type_check
 def fused_kernel(
     p_rows,

@@ -19,18 +19,39 @@ WEIGHT_SCALE = tl.constexpr(16384.0)
 
 @triton.jit
 @no_type_check
-def tile_of(count, batch, BLOCK_N: tl.constexpr, BLOCK_B: tl.constexpr):
-    """Return the tile of this program: its number in rows and queries, the rows and queries, and which of them exist.
+def panel_of(p_panels, i_b, count, batch, SEGMENTED: tl.constexpr, BLOCK_B: tl.constexpr):
+    """Return what a tile of queries is about: its first query, the one after the last, its first row, and its height.
 
-    count, batch: rows and queries of the launch.
+    p_panels: [tiles of queries, 4] int32, where tiles have rows of their own: both queries, the first row and the one
+    after the last. count, batch: rows and queries of all tiles elsewhere.
     """
-    tiles_b = tl.cdiv(batch, BLOCK_B)
+    if SEGMENTED:
+        p_panel = p_panels + 4 * i_b
+        first, last, first_row = tl.load(p_panel), tl.load(p_panel + 1), tl.load(p_panel + 2)
+        height = tl.load(p_panel + 3) - first_row
+    else:
+        first, last, first_row, height = i_b * BLOCK_B, batch, 0, count
+    return first, last, first_row, height
+
+
+@triton.jit
+@no_type_check
+def tile_of(p_panels, panels, count, batch, SEGMENTED: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_B: tl.constexpr):
+    """Return where the tile of this program is, its rows, and its queries.
+
+    Where: its number in rows, that of its tile of queries, of `panels`, its first row and its first query. Rows: the
+    place of each in the panel, among all rows, and which exist. Queries: the place of each, its column, which exist.
+    p_panels, count, batch: as in :func:`panel_of`.
+    """
     # neighbouring programs share their rows, which are the larger operand
-    i_b = tl.program_id(0) % tiles_b
-    i_n = tl.program_id(0) // tiles_b
+    i_b = tl.program_id(0) % panels
+    i_n = tl.program_id(0) // panels
+    first, last, first_row, height = panel_of(p_panels, i_b, count, batch, SEGMENTED, BLOCK_B)
     o_n = i_n * BLOCK_N + tl.arange(0, BLOCK_N)
-    o_b = i_b * BLOCK_B + tl.arange(0, BLOCK_B)
-    return i_n, i_b, o_n, o_b, o_n < count, o_b < batch
+    o_b = first + tl.arange(0, BLOCK_B)
+    column = i_b * BLOCK_B + tl.arange(0, BLOCK_B)
+    where = (i_n, i_b, first_row + i_n * BLOCK_N, first)
+    return where, (o_n, first_row + o_n, o_n < height), (o_b, column, o_b < last)
 
 
 @triton.jit

@@ -11,7 +11,9 @@ import triton.language as tl
 
 from ...base.arrays import Shaped, Tensor
 from .descriptors import described
+from .jit import panel_of
 from .operands import BlockOperand
+from .panels import Panels
 from .weights import Weights, weights_rows
 
 # rows are taken one after the other where more than half of them have weight: a row through a list takes up to twice
@@ -56,6 +58,7 @@ def place_kernel(
     p_live,
     p_offset,
     p_total,
+    p_panels,
     p_list,
     p_gathered,
     count,
@@ -65,6 +68,7 @@ def place_kernel(
     WIDTH: tl.constexpr,
     DENSE: tl.constexpr,
     DESCRIBED: tl.constexpr,
+    SEGMENTED: tl.constexpr,
     TAIL: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
@@ -72,15 +76,16 @@ def place_kernel(
 
     p_weights: [n, tiles of queries, WIDTH]. p_marks: [tiles of queries, n]. p_live, p_offset, p_total: as the prefix
     kernel leaves them. p_list: [tiles of queries, room], rows with weight first. p_gathered: [room, tiles of queries,
-    WIDTH], their weights, and zeros for TAIL rows more.
+    WIDTH], their weights, and zeros for TAIL rows more. p_panels: see `panel_of`.
     """
     i_n, i_b = tl.program_id(0), tl.program_id(1)
     o_n, o_w = i_n * BLOCK_N + tl.arange(0, BLOCK_N), i_b * WIDTH + tl.arange(0, WIDTH)
     m_n = o_n < count
+    _, _, first_row, height = panel_of(p_panels, i_b, count, 0, SEGMENTED, 1)
     live = tl.load(p_live + i_b * tl.num_programs(0) + i_n)
     total = tl.load(p_total + i_b)
     p_weight = p_weights + o_n.to(tl.int64)[:, None] * weight_stride + o_w[None, :]
-    if is_dense(total, count, DESCRIBED, DENSE):
+    if is_dense(total, height, DESCRIBED, DENSE):
         if live == 0:
             nothing = tl.zeros([BLOCK_N, WIDTH], dtype=p_weights.dtype.element_ty)
             tl.store(p_weight, nothing, mask=m_n[:, None])
@@ -88,7 +93,7 @@ def place_kernel(
         if live > 0:
             mark = tl.load(p_marks + i_b.to(tl.int64) * mark_stride + o_n, mask=m_n, other=0).to(tl.int32)
             place = tl.load(p_offset + i_b * tl.num_programs(0) + i_n) + tl.cumsum(mark, axis=0) - 1
-            tl.store(p_list + i_b.to(tl.int64) * room + place, o_n, mask=mark > 0)
+            tl.store(p_list + i_b.to(tl.int64) * room + place, first_row + o_n, mask=mark > 0)
             p_place = p_gathered + place.to(tl.int64)[:, None] * weight_stride + o_w[None, :]
             b_weights = tl.load(p_weight, mask=(mark > 0)[:, None], other=0.0)
             tl.store(p_place, b_weights, mask=(mark > 0)[:, None])
@@ -121,10 +126,11 @@ def room_for(count: int, tail: int, uses: bool) -> int:
     return (count // DENSE_SHARE if uses else count) + tail
 
 
-def live_rows(weights: Weights, block: BlockOperand, tail: int) -> LiveRows:
+def live_rows(weights: Weights, block: BlockOperand, tail: int, panels: Panels | None = None) -> LiveRows:
     """Return the rows with weight of a block, or fill its weights in where most rows have some; no synchronisation.
 
-    weights: of the block, changed in place. block: n rows. tail: rows of a tile of the weighted sum.
+    weights: of the block, changed in place. block: n rows. tail: rows of a tile of the weighted sum. panels: tiles of
+    queries with rows of their own, as the weights have them.
 
     Costs one read and one write of the weights of the rows with weight, where these are few.
     """
@@ -135,8 +141,9 @@ def live_rows(weights: Weights, block: BlockOperand, tail: int) -> LiveRows:
     prefix_kernel[(tiles_b,)](weights.live, offset, total, tiles, BLOCK=PREFIX_BLOCK, enable_fp_fusion=True)
     rows, gathered = offset.new_empty(tiles_b, room), weights.values.new_empty(room, *weights.values.shape[1:])
     place_kernel[(tiles, tiles_b)](
-        weights.values, weights.marks, weights.live, offset, total, rows, gathered, count, room,
-        weights.values.stride(0), count, WIDTH=parts * block_b, DENSE=DENSE_SHARE, DESCRIBED=uses, TAIL=tail,
-        BLOCK_N=weights_rows(block_b), num_warps=PLACE_WARPS, enable_fp_fusion=True,
+        weights.values, weights.marks, weights.live, offset, total, total if panels is None else panels.table, rows,
+        gathered, count, room, weights.values.stride(0), count, WIDTH=parts * block_b, DENSE=DENSE_SHARE,
+        DESCRIBED=uses, SEGMENTED=panels is not None, TAIL=tail, BLOCK_N=weights_rows(block_b), num_warps=PLACE_WARPS,
+        enable_fp_fusion=True,
     )  # fmt: skip
     return LiveRows(rows, total, gathered)

@@ -11,9 +11,9 @@ import torch
 from ...base.arrays import Float, Float64, Int64, Shaped, Tensor
 from ..common.rounding import COARSE_LIMIT, LOGIT_BUDGET, Rounding
 from ..common.rows import Query, Rows, Span
-from .configs import AnyConfig, DigitConfig, WeighConfig
 from .devices import Device
 from .query_operand import Measured, query_parts
+from .tiles import AnyConfig, DigitConfig, WeighConfig
 
 # bits of a significand, the hidden one included; 8-bit numbers are exact in float16
 SIGNIFICAND = {torch.float16: 11, torch.bfloat16: 8}

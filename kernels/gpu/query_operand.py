@@ -203,10 +203,10 @@ def query_parts(
     Costs two reads of the queries.
     """
     (batch, dim), found = query.point.shape, Measured.empty(query)
-    point, out = query.point.contiguous(), query.point.new_empty(slots, batch, dim, dtype=dtype)
+    point, out = query.point.contiguous(), _room(query, slots, dtype)
     query_parts_kernel[(batch,)](
         point, query.alpha.contiguous(), query.inverse_variance.contiguous(), point if centre is None else centre,
-        out, found.gain, found.slope, found.facts, dim, batch, batch * dim,
+        out, found.gain, found.slope, found.facts, dim, batch, out.stride(0),
         PARTS=parts, SLOTS=slots, CENTRED=centre is not None, BLOCK=_block(dim), num_warps=QUERY_WARPS,
         enable_fp_fusion=True,
     )  # fmt: skip
@@ -223,11 +223,11 @@ def query_digits(
     Costs two reads of the queries.
     """
     (batch, dim), found = query.point.shape, Measured.empty(query)
-    units, out = -(-dim // unit), query.point.new_empty(digits, batch, dim, dtype=torch.int8)
+    units, out = -(-dim // unit), _room(query, digits, torch.int8)
     sums = query.point.new_empty(digits, units, batch, dtype=torch.int32)
     query_digits_kernel[(batch,)](
         query.point.contiguous(), query.alpha.contiguous(), query.inverse_variance.contiguous(), centre,
-        out, sums, found.gain, found.slope, found.facts, dim, batch, units, batch * dim, middle,
+        out, sums, found.gain, found.slope, found.facts, dim, batch, units, out.stride(0), middle,
         DIGITS=digits, UNIT=unit, BLOCK=max(unit, _block(dim)), num_warps=QUERY_WARPS, enable_fp_fusion=True,
     )  # fmt: skip
     return out, sums, found
@@ -244,6 +244,12 @@ def digit_shift(sums: Shaped[Tensor, "P U B"], slices: int, width: int) -> Shape
         sums, out, batch, units, width, slices, BLOCK=128, num_warps=4, enable_fp_fusion=True
     )
     return out
+
+
+def _room(query: Query, parts: int, dtype: torch.dtype) -> Shaped[Tensor, "P B D"]:
+    # a distance between parts that is a multiple of 16 for every batch, so that none is compiled anew
+    batch, dim = query.point.shape
+    return query.point.new_empty(parts, -(-batch // 16) * 16, dim, dtype=dtype)[:, :batch]
 
 
 def _block(dim: int) -> int:

@@ -15,9 +15,9 @@ import triton.language as tl
 from ...base.arrays import Float64, Tensor
 from ..common.rows import Rows
 from ..common.work import Work
-from .configs import Tile
 from .jit import share_of, where_positive
 from .rescore_list import RescoreList, programs
+from .tiles import Tile
 
 # samples this many nats below the heaviest of their share add nothing to a mean in float64
 UNSEEN = 80.0

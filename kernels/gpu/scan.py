@@ -18,7 +18,7 @@ from ..common.state import PosteriorState, Wanted, merge, without_top
 from ..common.top_k import TopCandidates
 from ..common.work import Work
 from . import KERNEL_DTYPES
-from .configs import AnyConfig, DigitConfig, FusedConfig, LaunchConfig, ScoreConfig, choose
+from .configs import LaunchConfig, choose
 from .devices import device_of
 from .digits import DigitOperand, digit_rounding
 from .finish import Finish
@@ -46,6 +46,7 @@ from .rescore import Rescored, rescore_memory
 from .rescore_list import RescoreList
 from .rescore_top import rescored_top, top_memory
 from .running_sums import RunningSums
+from .tiles import AnyConfig, DigitConfig, FusedConfig, ScoreConfig
 from .weighted_sum import weigh
 from .weights import ListedPairs, Reference, weights_of, weights_rows
 
@@ -67,7 +68,7 @@ def triton_state(work: Work, split: Split = EXACT, *, limits: ScanLimits = DEFAU
     """
     config = checked_config(work, split)
     device = work.rows.device
-    with _on_device(device), ieee_products(device.type):
+    with on_device(device), ieee_products(device.type):
         if work.rows.dim <= NARROW_DIM:
             return narrow_state(work, limits)
         scan = scan_type(work.query, work.wanted, config)(work, config, split, limits=limits)
@@ -296,8 +297,10 @@ class TileCandidates(TopCandidates):
         self.logits = best.values
 
 
-def checked_config(work: Work, split: Split = EXACT) -> LaunchConfig:
+def checked_config(work: Work, split: Split = EXACT, *, batch: int | None = None) -> LaunchConfig:
     """Return the launch configuration for `work`, whose operands are split by `split`.
+
+    batch: number of queries that tiles are chosen for, that of the work where None.
 
     Raises InputError where the kernels cannot run: on another device, for another dtype, in half precision for samples
     that are read in float32, without rows, values or queries, and for rows that are not contiguous.
@@ -318,7 +321,7 @@ def checked_config(work: Work, split: Split = EXACT) -> LaunchConfig:
         raise invalid("points", "must be samples of at least one value, for at least one query", received, "pass some")
     if rows.dim > 1 and stored.stride(1) != 1:
         raise invalid("points", "must be contiguous along D", f"strides {stored.stride()}", "pass points.contiguous()")
-    config = choose(device_of(stored.device), block_dtype(rows), len(query), rows.dim)
+    config = choose(device_of(stored.device), block_dtype(rows), batch or len(query), rows.dim)
     check_shared_memory(config, block_dtype(rows))
     return config
 
@@ -338,5 +341,6 @@ def check_shared_memory(config: LaunchConfig, stored: torch.dtype) -> None:
             raise invalid("configuration", f"must fit into {limit} of {config.device.name}", f"{part}", remedy)
 
 
-def _on_device(device: torch.device) -> AbstractContextManager[object]:
+def on_device(device: torch.device) -> AbstractContextManager[object]:
+    """Return the context in which kernels are launched on `device`: products in float32, its streams."""
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()

@@ -11,13 +11,17 @@ import triton.language as tl
 
 from ...base.arrays import Float, Int64, Shaped, Tensor
 from ..common.state import Wanted
-from .configs import WeighConfig
 from .jit import WEIGHT_SCALE, rounded, tile_of
 from .logits import Scores
 from .operands import EXACT, BlockOperand, Split, operand_dtype
+from .panels import Panels
+from .tiles import WeighConfig
 
 
-@triton.jit(do_not_specialize=["first_row", "count", "batch", "mark_stride", "rescore_limit"])
+@triton.jit(
+    do_not_specialize=["first_row", "panels", "count", "batch", "mark_stride", "rescore_limit"],
+    do_not_specialize_on_alignment=["p_half_norm"],
+)
 @no_type_check
 def weights_kernel(
     p_logits,
@@ -25,6 +29,7 @@ def weights_kernel(
     p_reference,
     p_weight_floor,
     p_rescore_floor,
+    p_panels,
     p_weights,
     p_marks,
     p_live,
@@ -33,6 +38,7 @@ def weights_kernel(
     p_rescore_row,
     p_rescore_logit,
     first_row,
+    panels,
     count,
     batch,
     logit_stride,
@@ -42,6 +48,7 @@ def weights_kernel(
     PARTS: tl.constexpr,
     STORE: tl.constexpr,
     MOMENTS: tl.constexpr,
+    SEGMENTED: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_B: tl.constexpr,
 ):
@@ -51,15 +58,19 @@ def weights_kernel(
     p_marks: [tiles of queries, n], 1 where a row has weight for a query of the tile, as p_weights. p_live: [tiles of
     queries, tiles of rows], how many have. p_sums: [tiles of rows, 4, P] over the samples that are not to be rescored,
     or [tiles of rows, 1, P], the first of the four, without MOMENTS.
-    p_rescore_count: [B], counts that are added to. p_rescore_row, p_rescore_logit: [B, rescore_limit].
+    p_rescore_count: [B], counts that are added to. p_rescore_row, p_rescore_logit: [B, rescore_limit]. p_panels: see
+    `panel_of`.
     """
-    i_n, i_b, o_n, o_b, m_n, m_b = tile_of(count, batch, BLOCK_N, BLOCK_B)
+    where, of_rows, of_queries = tile_of(p_panels, panels, count, batch, SEGMENTED, BLOCK_N, BLOCK_B)
+    i_n, i_b, _, _ = where
+    o_n, row, m_n = of_rows
+    o_b, column, m_b = of_queries
     # [BLOCK_B]
     reference = tl.load(p_reference + o_b, mask=m_b, other=0.0)
     weight_floor = tl.load(p_weight_floor + o_b, mask=m_b, other=float("inf"))
     rescore_floor = tl.load(p_rescore_floor + o_b, mask=m_b, other=float("inf"))
     # [BLOCK_N, BLOCK_B]
-    offset = o_n.to(tl.int64)[:, None] * logit_stride + o_b[None, :]
+    offset = o_n.to(tl.int64)[:, None] * logit_stride + column[None, :]
     b_logits = tl.load(p_logits + offset, mask=m_n[:, None] & m_b[None, :], other=float("-inf"))
     # a query without any sample has a floor of -inf, which logits of -inf reach
     m_keep = (b_logits >= weight_floor[None, :]) & (b_logits > float("-inf"))
@@ -77,16 +88,17 @@ def weights_kernel(
         if live > 0:
             o_w = i_b * PARTS * BLOCK_B + tl.arange(0, BLOCK_B)
             p_weight = p_weights + o_n.to(tl.int64)[:, None] * weight_stride + o_w[None, :]
-            tl.store(p_weight, first, mask=m_n[:, None])
+            # rows beyond the last of a panel are read with it, so that their weights must be zeros
+            tl.store(p_weight, first, mask=(o_n < count)[:, None])
             if PARTS == 2:
-                tl.store(p_weight + BLOCK_B, rest, mask=m_n[:, None])
-            tl.store(p_marks + i_b.to(tl.int64) * mark_stride + o_n, m_row.to(tl.int8), mask=m_n)
+                tl.store(p_weight + BLOCK_B, rest, mask=(o_n < count)[:, None])
+            tl.store(p_marks + i_b.to(tl.int64) * mark_stride + o_n, m_row.to(tl.int8), mask=o_n < count)
     b_weights = b_weights / WEIGHT_SCALE
     # [BLOCK_B]
-    p_sum = p_sums + i_n * (4 if MOMENTS else 1) * logit_stride + o_b
+    p_sum = p_sums + i_n * (4 if MOMENTS else 1) * logit_stride + column
     tl.store(p_sum, tl.sum(b_weights, axis=0), mask=m_b)
     if MOMENTS:
-        half_norm = tl.load(p_half_norm + o_n, mask=m_n, other=0.0)
+        half_norm = tl.load(p_half_norm + row, mask=m_n, other=0.0)
         tl.store(p_sum + logit_stride, tl.sum(b_weights * b_weights, axis=0), mask=m_b)
         tl.store(p_sum + 2 * logit_stride, tl.sum(b_weights * b_gap, axis=0), mask=m_b)
         tl.store(p_sum + 3 * logit_stride, tl.sum(b_weights * half_norm[:, None], axis=0), mask=m_b)
@@ -96,7 +108,7 @@ def weights_kernel(
         floor = tl.maximum(weight_floor, rescore_floor)
         m_rescore = (b_logits >= floor[None, :]) & (b_logits > float("-inf"))
         list_samples(
-            b_logits, m_rescore, first_row + o_n.to(tl.int64), o_b, p_rescore_count, p_rescore_row, p_rescore_logit,
+            b_logits, m_rescore, first_row + row.to(tl.int64), o_b, p_rescore_count, p_rescore_row, p_rescore_logit,
             rescore_limit, 0,
         )  # fmt: skip
 
@@ -196,26 +208,30 @@ def weights_of(
     config: WeighConfig,
     wanted: Wanted,
     split: Split = EXACT,
+    panels: Panels | None = None,
 ) -> Weights:
     """Return the weights of a block, and append the samples to rescore to `listed`; no synchronisation.
 
     scores: logits of the block, [n, P]. block: n rows. reference: what the logits are compared with, [B].
     listed: the samples to rescore of all blocks so far, changed in place. config: the tile of the weighted sum.
     wanted: whether weights are written, for the mean, and which sums. split: how many numbers a weight is split into.
+    panels: tiles of queries with rows of their own, as the logits have them.
 
     Costs one read of the logits and, for the mean, a write of as many bytes for the rows with weight.
     """
     (count, padded), batch = scores.logits.shape, len(reference.origin)
     dtype, rows = operand_dtype(block.rows.dtype), weights_rows(config.block_b)
-    tiles, tiles_b = triton.cdiv(count, rows), triton.cdiv(batch, config.block_b)
+    tiles, tiles_b = triton.cdiv(count, rows), triton.cdiv(batch, config.block_b) if panels is None else len(panels)
     held, new = count if wanted.mean else 0, block.rows.new_empty
     values = new(held, tiles_b, split.weight[dtype], config.block_b, dtype=dtype)
     marks, live = new(tiles_b, held, dtype=torch.int8), new(tiles_b, tiles, dtype=torch.int32)
     sums = new(tiles, 4 if wanted.moments else 1, padded, dtype=torch.float32)
     weights_kernel[(tiles * tiles_b,)](
         scores.logits, block.half_norms, reference.origin, reference.weight_floor, reference.rescore_floor,
-        values, marks, live, sums, listed.count, listed.row, listed.logit, block.start, count, batch, padded,
+        live if panels is None else panels.table, values, marks, live, sums, listed.count, listed.row, listed.logit,
+        block.start, tiles_b, count, batch, padded,
         values.stride(0), count, listed.row.shape[1], PARTS=values.shape[2], STORE=wanted.mean,
-        MOMENTS=wanted.moments, BLOCK_N=rows, BLOCK_B=config.block_b, num_warps=WEIGHTS_WARPS, enable_fp_fusion=True,
+        MOMENTS=wanted.moments, SEGMENTED=panels is not None, BLOCK_N=rows, BLOCK_B=config.block_b,
+        num_warps=WEIGHTS_WARPS, enable_fp_fusion=True,
     )  # fmt: skip
     return Weights(values, marks, live, sums, batch)

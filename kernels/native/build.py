@@ -5,6 +5,7 @@ setup.py runs this file before anything is installed, so that it needs nothing b
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import shutil
@@ -50,6 +51,17 @@ def targets() -> dict[str, tuple[str, ...]]:
     return TARGETS.get(machine, {}) if sys.platform == "linux" else {}
 
 
+def sources_digest() -> str:
+    """Return the digest of the sources and of how they are compiled, or "" where they are not beside this file."""
+    files = sorted(SOURCES.glob("*.[ch]pp"))
+    if not files:
+        return ""
+    found = hashlib.sha256()
+    for path in (*files, Path(__file__)):
+        found.update(path.name.encode() + b"\0" + path.read_bytes())
+    return found.hexdigest()
+
+
 def compiler() -> str:
     """Return the C++ compiler: CXX, or the first that is found. Raises BuildError where there is none."""
     names = [os.environ["CXX"]] if os.environ.get("CXX") else ["g++", "clang++", "c++"]
@@ -68,9 +80,10 @@ def build(folder: Path = LIBRARIES, extra: Sequence[str] = OPTIMISED) -> list[Pa
         raise BuildError(f"there are no native kernels for {platform.machine()} on {sys.platform}")
     tool = compiler()
     folder.mkdir(parents=True, exist_ok=True)
+    digest = f'-DORACLE_SOURCES="{sources_digest()}"'
     with tempfile.TemporaryDirectory(dir=folder) as scratch, ThreadPoolExecutor(os.cpu_count()) as pool:
         jobs = [
-            (tool, [*FLAGS, *extra, *flags, "-c", str(source), "-o", str(_object(scratch, name, source))])
+            (tool, [*FLAGS, digest, *extra, *flags, "-c", str(source), "-o", str(_object(scratch, name, source))])
             for name, flags in targets().items()
             for source in sorted(SOURCES.glob("*.cpp"))
         ]

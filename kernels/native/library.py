@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ...base.errors import invalid
 from ...base.settings import native_choice
-from .build import FAILURE, LIBRARIES, targets
+from .build import FAILURE, LIBRARIES, sources_digest, targets
 
 # what /proc/cpuinfo must list for a target; aarch64 has all that it needs
 FEATURES = {
@@ -74,7 +74,22 @@ def _load(target: str) -> NativeLibrary:
         library = ctypes.CDLL(str(library_path(target)))
     except OSError as error:
         return NativeLibrary(None, None, f"native kernels could not be loaded: {error}")
+    if not _is_current(library):
+        return NativeLibrary(None, None, "native kernels are of other sources than these; run: make native")
     return NativeLibrary(library, target, f"native kernels for {target} serve the CPU")
+
+
+def _is_current(library: ctypes.CDLL) -> bool:
+    """Return whether `library` was made from the sources beside it: what they agree on is laid out by both sides."""
+    expected = sources_digest()
+    if not expected:
+        return True
+    try:
+        made_from = library.oracle_sources
+    except AttributeError:
+        return False
+    made_from.restype = ctypes.c_char_p
+    return bool(made_from() == expected.encode())
 
 
 def _none() -> NativeLibrary:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
 
-from ...base.arrays import Float64, Tensor
-from ..common.accumulate import dropped_constant
+from ...base.arrays import Float64, Int64, Tensor
 from ..common.matmul import ieee_products
 from ..common.rescore import Pairs
 from ..common.rounding import (
@@ -27,13 +27,14 @@ from ..common.rounding import (
     logit_error,
 )
 from ..common.rows import Rows
-from ..common.state import PosteriorState, merge, without_top
+from ..common.state import PosteriorState, without_top
 from ..common.top_k import MARGIN, TopCandidates
 from ..common.work import Work
 from ..portable.double import DOUBLE_LIMIT
 from ..portable.scan import posterior_state, scan_memory, score_dtype
 from .double import double_state
 from .library import native_library
+from .means import merged_into
 from .pairs import candidate_logits, pairs_state
 
 # numbers of the storage dtypes in scan.hpp
@@ -172,33 +173,28 @@ class NativeScan:
     def __init__(self, work: Work, library: ctypes.CDLL, limits: NativeLimits) -> None:
         """Prepare the scan of `work` by `library`; no row is read yet."""
         # the products take the centre off: weights that are nearly one would be rounded off sums of one sign together
-        work = replace(work, rows=replace(work.rows, centre_off=True))
-        self.work, self.library, self.limits = work, library, limits
+        self.asked, self.work = work, replace(work, rows=replace(work.rows, centre_off=True))
+        self.library, self.limits = library, limits
+        # what derivatives need next is kept with the rows here: where a compiler traces them it could not be
+        _ = work.rows.operand_centre
         self.dtype = score_dtype(work.rows)
+        self.count = self._count()
         least, most = limits.rescored
-        self.listed = min(max(least, len(work.span) // 32), most, len(work.span))
+        self.listed = min(max(least, self.count // 32), most, self.count)
         self.kept_alive: list[Tensor] = []
         self.problem = self._problem()
-        size = ctypes.c_int64()
-        self._call("oracle_scan_bytes", ctypes.byref(size))
-        self._point("memory", torch.empty(size.value, dtype=torch.uint8))
 
     def state(self) -> PosteriorState:
         """Scan the span, and rescore what was listed."""
-        work, span = self.work, self.work.span
-        self._call("oracle_scan_begin")
-        rows = max(1024, int(self.limits.step_operations / (4.0 * len(work.query) * work.rows.dim)))
-        for start in range(span.start, span.stop, rows):
-            stop = min(start + rows, span.stop)
-            self._call("oracle_scan_add", ctypes.c_int64(start), ctypes.c_int64(stop))
-        self._call("oracle_scan_finish")
+        work = self.asked
+        self._scan()
         state = self._coarse()
         pairs = self._pairs()
         if len(pairs):
             rescored = pairs_state(work.rows, work.query, pairs, work.wanted)
-            state = merge(without_top(state, rescored.top_rows), rescored)
+            state = merged_into(without_top(state, rescored.top_rows), rescored)
         overflowed = (self.kept < 0).nonzero()[:, 0]
-        return state.put(overflowed, double_state(work.take(overflowed))) if len(overflowed) else state
+        return state.put(overflowed, self._in_double(overflowed)) if len(overflowed) else state
 
     def windows(self, partition: Float64[Tensor, "B"]) -> Windows:
         """Return the windows of the queries whose log-partition is `partition`, [B] nats, as the library has them."""
@@ -207,12 +203,37 @@ class NativeScan:
         self._call("oracle_windows", *at)
         return Windows(*found)
 
+    def _count(self) -> int:
+        """Return how many rows a query may use at most."""
+        return len(self.work.span)
+
+    def _tops(self) -> int:
+        """Return how many lists of heaviest samples a query gets."""
+        return self._threads()
+
+    def _operations(self) -> float:
+        return 4.0 * len(self.work.query) * self.work.rows.dim * len(self.work.span)
+
+    def _scan(self) -> None:
+        size, span = ctypes.c_int64(), self.work.span
+        self._call("oracle_scan_bytes", ctypes.byref(size))
+        self._point("memory", torch.empty(size.value, dtype=torch.uint8))
+        self._call("oracle_scan_begin")
+        rows = max(1024, int(self.limits.step_operations * len(span) / self._operations()))
+        for start in range(span.start, span.stop, rows):
+            stop = min(start + rows, span.stop)
+            self._call("oracle_scan_add", ctypes.c_int64(start), ctypes.c_int64(stop))
+        self._call("oracle_scan_finish")
+
+    def _in_double(self, index: Int64[Tensor, "b"]) -> PosteriorState:
+        return double_state(self.asked.take(index))
+
     def _problem(self) -> ScanProblem:
         rows, query, wanted = self.work.rows, self.work.query, self.work.wanted
         batch, dim = len(query), rows.dim
         threads = self._threads()
         problem = self.problem = ScanProblem(
-            scan=self._law(),
+            scan=self.law(),
             stored=STORED[rows.stored.dtype],
             wide=int(self.dtype == torch.float64),
             dim=dim,
@@ -235,22 +256,22 @@ class NativeScan:
         self._point("point", query.point)
         self._point("gain", gain)
         self._point("bias", -gain * query.alpha)
-        self._point("law", self._query_law())
+        self._point("law", self.query_law())
         self._point("excluded", query.excluded)
         self.sums = self._point("sums", torch.empty(6, batch, dtype=torch.float64))
         self.mean = self._point("mean", torch.empty(batch, dim if wanted.mean else 0, dtype=torch.float64))
-        shape = threads, batch, problem.top
+        shape = self._tops(), batch, problem.top
         self.top_logits = self._point("top_logits", torch.empty(shape, dtype=torch.float64))
         self.top_rows = self._point("top_rows", torch.empty(shape, dtype=torch.int64))
         self.kept = self._point("kept", torch.empty(batch, dtype=torch.int64))
         return problem
 
     def _threads(self) -> int:
-        operations = 4.0 * len(self.work.query) * len(self.work.span) * self.work.rows.dim
         most = self.limits.threads or torch.get_num_threads()
-        return max(1, min(most, int(operations / THREAD_OPERATIONS)))
+        return max(1, min(most, int(self._operations() / THREAD_OPERATIONS)))
 
-    def _law(self) -> ScanLaw:
+    def law(self) -> ScanLaw:
+        """Return the rounding law of this scan, as in law.hpp."""
         rows, wide = self.work.rows, self.dtype == torch.float64
         # float64 scans list everything with weight or, where the rounding of their logits cannot show, nothing
         budget = float("inf") if wide else LOGIT_BUDGET
@@ -258,15 +279,15 @@ class NativeScan:
         return ScanLaw(
             factor=0.5 * UNIT_ROUNDOFF[self.dtype] * longest,
             rounding=0.0,
-            log_count=torch.tensor(len(self.work.span) / DROPPED_MASS[self.dtype], dtype=torch.float64).log().item(),
+            log_count=math.log(self.count / DROPPED_MASS[self.dtype]),
             budget=budget,
             far_apart=FAR_APART,
-            log_copies=torch.tensor(float(rows.copies), dtype=torch.float64).log().item(),
+            log_copies=math.log(rows.copies),
             worst_case=WORST_CASE,
             few_shares=FEW_SHARES,
         )
 
-    def _query_law(self) -> Float64[Tensor, "B 5"]:
+    def query_law(self) -> Float64[Tensor, "B 5"]:
         """Return bound, norms, own, spread and limit of each query, as in law.hpp."""
         rows, query = self.work.rows, self.work.query
         gain = query.gain.abs()
@@ -279,19 +300,18 @@ class NativeScan:
                 gain * query.norm * rows.operand_radius,
                 0.5 * squared * rows.radius**2,
                 4.0 * squared * rows.radius * rows.operand_radius,
-                competitor_spread(rows, query, len(self.work.span)),
+                competitor_spread(rows, query, self.count),
                 limit,
             ],
             dim=1,
         )
 
     def _coarse(self) -> PosteriorState:
-        work = self.work
-        rows, query, wanted = work.rows, work.query, work.wanted
+        rows, query, wanted = self.asked.rows, self.asked.query, self.asked.wanted
         reference, _, mass, squares, first_logit, half_norm = self.sums
         some = mass > 0
         mass = torch.where(some, mass, 1.0)
-        lse = reference + mass.log() - dropped_constant(rows, query)
+        lse = reference + mass.log() - 0.5 * query.inverse_variance * query.norm.square()
         changes = {"lse": torch.where(some, lse, -torch.inf)}
         if wanted.mean:
             changes["mean"] = self.mean
@@ -301,7 +321,8 @@ class NativeScan:
         if wanted.moments and wanted.mean:
             variance = 2 * half_norm / mass - self.mean.square().sum(1)
             changes["variance"] = torch.where(some, variance.clamp_min(0.0), 0.0)
-        state = replace(PosteriorState.empty(len(query), rows.dim, 0, rows.device), **changes)
+        width = 0 if wanted.mean else rows.dim
+        state = replace(PosteriorState.empty(len(query), width, 0, rows.device), **changes)
         return self._top().heaviest(state, rows, query, scored=candidate_logits)
 
     def _top(self) -> TopCandidates:

@@ -155,8 +155,8 @@ def readable(rows: Rows) -> bool:
 
 
 def writable(state: PosteriorState) -> PosteriorState:
-    """Return a copy of `state` whose parts share no memory, as those of an empty one do."""
-    return PosteriorState(*[getattr(state, name).clone() for name in FIELDS])
+    """Return `state` with parts that share no memory, as all but the means of an empty one do."""
+    return PosteriorState(*[state.mean if name == "mean" else getattr(state, name).clone() for name in FIELDS])
 
 
 def called(name: str, *arguments: Any) -> None:

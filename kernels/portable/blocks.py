@@ -9,17 +9,13 @@ import torch
 
 from ...base.arrays import Float, Tensor
 from ...base.settings import block_megabytes
-from ..common.matmul import FEW_QUERIES, score_product
+from ..common.matmul import score_product
 from ..common.rounding import longest_sum
 from ..common.rows import Query, Rows, Span
 from ..common.work import Work
 
 # a block of rows as operand, in bytes: with the logits beside it, it stays in a last-level cache
 BLOCK_BYTES = {"cpu": 16 << 20, "cuda": 256 << 20}
-
-# where the rows are read as they are stored, larger blocks spread the fixed cost of some thirty small operations; with
-# few queries, which are soon done with a block, it weighs more than a second read from memory
-VIEW_FACTOR, FEW_QUERIES_FACTOR = 2, 4
 
 
 @dataclass(frozen=True)
@@ -31,13 +27,11 @@ class BlockLimits:
         measured on CPU at 0.12 .. 0.2.
     rescored: samples of a query that are rescored one by one, at least and at most; with more of them, or with more
         than a 32nd of the span, the query is scanned in float64.
-    attention_bytes: of the rows of one call of fused attention.
     """
 
     block_bytes: int | None = None
     sparse_share: float = 0.12
     rescored: tuple[int, int] = (256, 8192)
-    attention_bytes: int = 48 << 20
 
     def rescore_limit(self, count: int) -> int:
         """Return how many samples of a query are rescored one by one in a span of `count` rows."""
@@ -74,7 +68,7 @@ class BlockLogits:
     def blocks(self) -> Iterator[Block]:
         """Yield the blocks of the span."""
         rows, span = self.work.rows, self.work.span
-        size = block_rows(rows, self.dtype, span, len(self.work.query), block_bytes=self.limits.block_bytes)
+        size = block_rows(rows, self.dtype, span, block_bytes=self.limits.block_bytes)
         buffer = torch.empty(size, rows.dim, dtype=self.dtype, device=rows.device)
         for start in range(span.start, span.stop, size):
             stop = min(start + size, span.stop)
@@ -88,8 +82,6 @@ class BlockLogits:
             logits = (self.scaled @ block.operand.T).addr_(self.bias, block.half_norms)
         else:
             logits = score_product(block.operand, self.scaled, self.longest).addr_(block.half_norms, self.bias).T
-            if len(self.work.query) <= FEW_QUERIES:
-                logits = logits.contiguous()  # a maximum over rows this short is slower than turning them around
         if rows.log_weights is not None:
             logits += rows.log_weights[span.start : span.stop].to(self.dtype)
         mask_excluded(logits, self.work.query, span)
@@ -106,14 +98,12 @@ def mask_excluded(logits: Float[Tensor, "B n"], query: Query, span: Span) -> Non
             logits[touched] = logits[touched].masked_fill(inside, -torch.inf)
 
 
-def block_rows(rows: Rows, dtype: torch.dtype, span: Span, batch: int, *, block_bytes: int | None = None) -> int:
+def block_rows(rows: Rows, dtype: torch.dtype, span: Span, *, block_bytes: int | None = None) -> int:
     """Return how many rows a block holds.
 
-    dtype: of the products. span: the rows scanned. batch: number of queries. block_bytes: of the operand, or None for
-    what ORACLE_BLOCK_MB says, or what suits the device. Raises InputError where ORACLE_BLOCK_MB cannot be used.
+    dtype: of the products. span: the rows scanned. block_bytes: of the operand, or None for what ORACLE_BLOCK_MB says,
+    or what suits the device. Raises InputError where ORACLE_BLOCK_MB cannot be used.
     """
-    view = rows.raw_operand and rows.stored.dtype == dtype
-    factor = (FEW_QUERIES_FACTOR if batch <= FEW_QUERIES else VIEW_FACTOR) if view else 1
     wished = block_bytes or block_megabytes() * 2**20 or BLOCK_BYTES["cpu" if rows.device.type == "cpu" else "cuda"]
-    size = int(factor * wished) // (rows.dim * dtype.itemsize)
+    size = int(wished) // (rows.dim * dtype.itemsize)
     return max(1, min(len(span), max(64, min(size, 16384))))

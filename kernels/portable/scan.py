@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from ...base.arrays import Float64, Tensor
-from ..common.accumulate import dropped_constant
-from ..common.matmul import SUMS_BYTES, ieee_products
+from ..common.matmul import FEW_QUERIES, SUM_ROWS, ieee_products
 from ..common.rescore import GATHER_VALUES
-from ..common.rounding import logit_error, path_partition, windows
 from ..common.rows import Rows, Span
 from ..common.state import PosteriorState
 from ..common.work import Work
-from .attention import attention_applies, attention_state, navigating
 from .blocks import BLOCK_LIMITS, BlockLimits, block_rows
 from .double import double_state
 from .single import single_state
@@ -36,24 +32,7 @@ def posterior_state(work: Work, *, limits: BlockLimits = BLOCK_LIMITS) -> Poster
     with ieee_products(work.rows.device.type):
         if score_dtype(work.rows) == torch.float64:
             return double_state(work, limits)
-        if attention_applies(work) and _all_early(work):
-            state = attention_state(work, limits.attention_bytes)
-            # where queries are, off the path, is known only now
-            if _nothing_to_rescore(work, state.lse + dropped_constant(work.rows, work.query)):
-                return state
         return single_state(work, limits)
-
-
-def _all_early(work: Work) -> bool:
-    # late queries cost a scan that some query needs anyway less than a pass of their own
-    return _nothing_to_rescore(work, path_partition(work.rows, work.query)) and bool(navigating(work).all())
-
-
-def _nothing_to_rescore(work: Work, partition: Float64[Tensor, "B"]) -> bool:
-    error = logit_error(work.rows, work.query, torch.float32, partition)
-    # this early many samples share every posterior
-    found = windows(work.rows, work.query, len(work.span), error, far_apart=0.0)
-    return bool((found.rescore == -torch.inf).all())
 
 
 def score_dtype(rows: Rows) -> torch.dtype:
@@ -69,11 +48,11 @@ def scan_memory(rows: Rows, batch: int) -> int:
     They do not grow with N x batch.
     """
     dtype = score_dtype(rows)
-    size = block_rows(rows, dtype, Span(0, len(rows)), batch)
+    size = block_rows(rows, dtype, Span(0, len(rows)))
     copies = 0 if rows.raw_operand and rows.stored.dtype == dtype else size * rows.dim
     logits = 3 * size * batch  # the product, its transpose with the bias, and a mask
     # scaled and padded queries and sums; query, means and their merge in float64
     sums = batch * rows.dim * (3 + 8 * 8 // dtype.itemsize)
-    shares = min(SUMS_BYTES, torch.get_num_threads() * batch * rows.dim * dtype.itemsize)
+    shares = batch * rows.dim * dtype.itemsize * (-(-size // SUM_ROWS) if batch <= FEW_QUERIES else 1)
     again = 0 if dtype == torch.float64 else 4 * 8 * min(GATHER_VALUES, batch * len(rows) * rows.dim)
     return (copies + logits + sums) * dtype.itemsize + shares + again

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from ...base.arrays import Bool, Float, Float64, Int64, Tensor
-from ..common.matmul import QUERY_MULTIPLE, ieee_products
+from ..common.matmul import ieee_products
 from ..common.rescore import Pairs, product_error, product_logits
 from ..common.rows import Query
 from ..common.state import Wanted
@@ -123,8 +123,7 @@ def _entry_levels(upper: UpperLogits, upper_logit_cost: int) -> Int64[Tensor, "B
 def _saving(upper: UpperLogits, count: Int64[Tensor, "l"], upper_logit_cost: int) -> Int64[Tensor, "l"]:
     """Return what a scan saves, in entries of a dense product a row, where each level takes so many queries from it."""
     costs, dim = torch.tensor(upper.screen.costs, device=count.device), upper.work.rows.dim
-    # scans take a few queries more for nothing
-    return count * (dim - costs - upper_logit_cost) - SCAN_START_COST * costs - QUERY_MULTIPLE * dim
+    return count * (dim - costs - upper_logit_cost) - SCAN_START_COST * costs
 
 
 @dataclass(frozen=True)

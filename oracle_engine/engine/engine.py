@@ -43,8 +43,8 @@ class OracleEngine(torch.nn.Module):
 
     data: an OracleDataset. path: a name from oracle_engine.paths.PATHS, or an object like one.
     device: where to compute; the data are moved there. None keeps them where they are.
-    backend: "native" (C++, on the CPU), "torch", "reference" (float64, slow), "triton" (CUDA; not yet proved on a
-        card, so never chosen for you), or "auto", which the variable ORACLE_BACKEND can settle.
+    backend: "native" (C++, on the CPU), "torch", "reference" (float64, slow), "triton" (CUDA), or "auto", the fastest
+        that is proved on the device: on an H100 "triton". The variable ORACLE_BACKEND can settle it.
     precision: "full", or "half" for half of the matrix products and velocities off by about 1e-3; Triton only.
     mode: "auto" scans every sample unless `prepare` was called: then queries that few samples can matter to are
         answered from those, where that changes the velocity by at most `tolerance`, relative, by proof. "exact" always
@@ -56,9 +56,8 @@ class OracleEngine(torch.nn.Module):
 
     Answers can be differentiated in x, t and the guidance scale, forward or backward and under every transform of
     torch.func, for one more scan in x and one in t; the log density twice in x. Other second derivatives are refused.
-    Posteriors carry no graph. Under torch.compile an answer is one opaque operator.
-    With backend "triton" a CUDA graph can record an answer, after a first call outside of it: every sample is scanned,
-    and values of arguments are not checked.
+    Posteriors carry no graph. Under torch.compile an answer is one opaque operator. With backend "triton" a CUDA graph
+    can record an answer, after a first call outside: every sample is scanned, values of arguments are not checked.
     The module has no parameters and an empty state_dict; `.to(device)` moves the data, casts such as `.half()` leave
     them as they are. Raises InputError for an argument that cannot be used.
 
@@ -344,9 +343,10 @@ class OracleEngine(torch.nn.Module):
 
     @property
     def _responder(self) -> Responder:
-        exact = ExactScan(self.data, BACKENDS[self.backend].run(self.precision))
+        backend = BACKENDS[self.backend]
+        exact = ExactScan(self.data, backend.run(self.precision), backend.run_segments(self.precision))
         router = Router(self.mode, self.tolerance, exact, self.point_std, self.index)
-        return Responder(self.data, self.point_std, router, BACKENDS[self.backend].combine)
+        return Responder(self.data, self.point_std, router, backend.combine)
 
     def _respond(self, name: str, x: Tensor, t: Numbers, conditions: Conditions) -> Tensor:
         if compiled.inside_transform() and compiled.cut_out():

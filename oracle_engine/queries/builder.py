@@ -12,6 +12,7 @@ from ..base.cuda_graphs import capturing, holds
 from ..base.errors import InputError, invalid
 from ..data.dataset import OracleDataset
 from ..paths.paths import Path, coefficients, marginal_variance, resolve_times
+from .classes import class_ranges
 from .conditions import UNCONDITIONAL, Conditions, Guidance
 from .labels import resolve_labels
 from .request import Request
@@ -105,7 +106,7 @@ class RequestBuilder:
             raise invalid("x", f"must be on the device of the data, {device}", x.device, "move one of them")
         # the largest of each query, in one pass that keeps a NaN
         flat = x.detach().reshape(len(x), self.data.dim)
-        check(lambda: torch.linalg.vector_norm(flat, torch.inf, dim=1) < torch.inf, lambda: _not_finite(x))
+        check(lambda: flat.abs().amax(1) < torch.inf, lambda: _not_finite(x))
 
 
 def _not_finite(x: Tensor) -> InputError:
@@ -139,12 +140,11 @@ def _named_rows(name: str, index: Numbers | None, batch: int, data: OracleDatase
 
 def _check_nonempty(labels: Int64[Tensor, "B U"] | None, exclude: Int64[Tensor, "B"], data: OracleDataset) -> None:
     # only a set of one sample can become empty by leaving one out
-    single = {name: span.start for name, span in data.segments.items() if len(span) == 1}
     alone = (exclude >= 0) if len(data) == 1 else torch.zeros_like(exclude, dtype=torch.bool)
-    if labels is not None:
-        for name, row in single.items():
-            only = ((labels == name) | (labels < 0)).all(1) & (labels == name).any(1)
-            alone = alone | (only & (exclude == row))
+    if labels is not None and data.sorted_labels is not None:
+        start, stop = class_ranges(labels, data.sorted_labels).unbind(2)
+        own = ((start <= exclude[:, None]) & (exclude[:, None] < stop)).any(1)
+        alone = alone | (own & ((stop - start).sum(1) == 1))
     if not holds(~alone):
         first = int(alone.nonzero()[0])
         raise invalid("exclude", "must leave a sample to each query", f"none left for query {first}", "pass -1 for it")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..base.arrays import Int64, Tensor
+from ..base.arrays import Float64, Int64, Tensor
 from ..kernels import Span
 
 # queries scanned together: their logits and sums stay small beside a block of rows
@@ -62,6 +62,35 @@ def class_ranges(labels: Int64[Tensor, "B U"], sorted_labels: Int64[Tensor, "N"]
     empty = names < 0
     empty[:, 1:] |= names[:, 1:] == names[:, :-1]
     return torch.stack([torch.where(empty, stop, start), stop], dim=2)
+
+
+def range_sums(
+    values: Float64[Tensor, "N"], ranges: Int64[Tensor, "B U 2"], sorted_labels: Int64[Tensor, "N"]
+) -> Float64[Tensor, "B U"]:
+    """Return the sums of `values` over the classes in `ranges`, [B, U]; zero for empty ones.
+
+    values: of the rows. ranges: as :func:`class_ranges` has them. sorted_labels: those of the rows.
+    """
+    _, name, counts = torch.unique_consecutive(sorted_labels, return_inverse=True, return_counts=True)
+    # each class by itself: differences of running sums would lose the small ones
+    sums = torch.segment_reduce(values, "sum", lengths=counts)
+    start, stop = ranges.unbind(2)
+    return torch.where(stop > start, sums[name[start.clamp_max(len(name) - 1)]], 0.0)
+
+
+def class_pairs(
+    labels: Int64[Tensor, "B U"], sorted_labels: Int64[Tensor, "N"]
+) -> tuple[Int64[Tensor, "P"], Int64[Tensor, "P 2"]]:
+    """Return the pairs of a query, [P], and the rows of a class that it uses, [P, 2].
+
+    labels: classes of each query, -1 for none; a query with nothing but -1 is unconditional and uses all rows.
+    sorted_labels: those of the rows.
+    """
+    ranges = class_ranges(labels, sorted_labels)
+    everything = ranges.new_tensor([0, len(sorted_labels)])
+    ranges[:, 0] = torch.where((labels < 0).all(1)[:, None], everything, ranges[:, 0])
+    query, column = (ranges[:, :, 1] > ranges[:, :, 0]).nonzero().unbind(1)
+    return query, ranges[query, column]
 
 
 def rows_between(ranges: Int64[Tensor, "B U 2"], count: int) -> Int64[Tensor, "B V 2"]:

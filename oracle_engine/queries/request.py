@@ -12,7 +12,7 @@ from ..data.dataset import OracleDataset
 from ..kernels import GivenPoints, Query, Span, Wanted, Work
 from ..kernels.screens import BOUND_FAILURE, Source
 from ..paths.paths import Coefficients
-from .classes import class_ranges
+from .classes import class_ranges, range_sums
 
 
 @dataclass(frozen=True)
@@ -101,21 +101,18 @@ class Request:
     def log_mass(self, data: OracleDataset) -> Float64[Tensor, "B"]:
         """Return the log of the weight of the samples of `data` each query may use, [B]; unweighted ones count one.
 
-        Costs one pass over the weights for each class of the data.
+        Costs a few passes over the weights.
         """
         if data.rows.log_weights is None:
             return self.usable(data).double().log()
         weights = data.rows.log_weights.exp()
-        mass = weights.sum().expand(len(self)).clone()
+        mass = weights.sum().expand(len(self))
         own = torch.ones(len(self), dtype=torch.bool, device=mass.device)
-        if self.labels is not None:
-            conditional = (self.labels >= 0).any(1)
-            mass[conditional] = 0.0
-            own = ~conditional
-            for name, span in data.segments.items():
-                uses = (self.labels == name).any(1)
-                mass[uses] += weights[span.start : span.stop].sum()
-                own |= uses & (self.exclude >= span.start) & (self.exclude < span.stop)
+        if self.labels is not None and data.sorted_labels is not None:
+            ranges, row = class_ranges(self.labels, data.sorted_labels), self.exclude[:, None]
+            unconditional = (self.labels < 0).all(1)
+            mass = torch.where(unconditional, mass, range_sums(weights, ranges, data.sorted_labels).sum(1))
+            own = unconditional | ((row >= ranges[:, :, 0]) & (row < ranges[:, :, 1])).any(1)
         left_out = torch.where(own & (self.exclude >= 0), weights[self.exclude.clamp_min(0)], 0.0)
         rest = mass - left_out
         # where one sample holds nearly all of the weight the difference loses it: sum the others

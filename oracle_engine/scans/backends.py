@@ -15,13 +15,16 @@ from ..kernels import (
     Combination,
     PosteriorState,
     Rows,
+    SegmentWork,
     Work,
     combined,
     gpu_combined,
     gpu_memory,
     gpu_proven,
     gpu_ready,
+    gpu_segments,
     gpu_state,
+    native_combined,
     native_library,
     native_memory,
     native_state,
@@ -29,10 +32,15 @@ from ..kernels import (
     reference_memory,
     reference_state,
     scan_memory,
+    segments_state,
+    span_by_span,
 )
 
 # what computes the state of a span of rows
 ScanState = Callable[[Work], PosteriorState]
+
+# what computes the states over several spans for each query
+SegmentState = Callable[[SegmentWork], PosteriorState]
 
 # what computes an answer from a posterior mean, in a dtype
 Combine = Callable[[Combination, Float64[Tensor, "B D"], torch.dtype], Float[Tensor, "B D"]]
@@ -42,14 +50,16 @@ Combine = Callable[[Combination, Float64[Tensor, "B D"], torch.dtype], Float[Ten
 class Backend:
     """What computes states in full precision, what memory that needs for a batch, and what computes them in half.
 
-    combine: computes answers from posterior means. ready: makes what scans of some rows read beside them, so that no
-    graph has to hold it. waits_once: whether a scan reads no value on the host, and does no
-    harm for queries that are refused later.
+    segments: computes states over several spans at once in full precision, or None where one is scanned after the
+    other. combine: computes answers from posterior means. ready: makes what scans of some rows read beside them, so
+    that no graph has to hold it. waits_once: whether a scan reads no value on the host, and does no harm for queries
+    that are refused later.
     """
 
     state: ScanState
     memory: Callable[[Rows, int], int]
     half: ScanState | None = None
+    segments: SegmentState | None = None
     combine: Combine = combined
     ready: Callable[[Rows], None] = lambda rows: None
     waits_once: bool = False
@@ -58,12 +68,26 @@ class Backend:
         """Return what computes states in `precision`."""
         return self.half if precision == "half" and self.half is not None else self.state
 
+    def run_segments(self, precision: str) -> SegmentState:
+        """Return what computes states over several spans in `precision`."""
+        if self.segments is None or precision == "half":
+            return partial(span_by_span, state=self.run(precision))
+        return self.segments
+
 
 BACKENDS = {
-    "native": Backend(native_state, native_memory),
+    "native": Backend(native_state, native_memory, segments=segments_state, combine=native_combined),
     "torch": Backend(posterior_state, scan_memory),
     "reference": Backend(reference_state, reference_memory),
-    "triton": Backend(gpu_state, gpu_memory, partial(gpu_state, half=True), gpu_combined, gpu_ready, waits_once=True),
+    "triton": Backend(
+        gpu_state,
+        gpu_memory,
+        partial(gpu_state, half=True),
+        gpu_segments,
+        combine=gpu_combined,
+        ready=gpu_ready,
+        waits_once=True,
+    ),
 }
 
 

@@ -11,18 +11,19 @@ from ..base.arrays import Int64, Tensor
 from ..base.checked import check
 from ..base.cuda_graphs import capturing
 from ..data.dataset import OracleDataset
-from ..kernels import PosteriorState, Wanted, Work, concatenate, merge
-from ..queries.classes import batch_slices, class_ranges, rows_between, scan_tasks
+from ..kernels import PosteriorState, SegmentWork, Wanted, Work, concatenate
+from ..queries.classes import batch_slices, class_pairs, class_ranges, rows_between
 from ..queries.request import Request, nothing_scored
-from .backends import ScanState
+from .backends import ScanState, SegmentState
 
 
 @dataclass(frozen=True)
 class ExactScan:
-    """Scans of `data` by one backend: a function from work to states."""
+    """Scans of `data` by one backend: a function from work to states, and one for several spans at once."""
 
     data: OracleDataset
     backend: ScanState
+    segments: SegmentState
 
     def state(self, request: Request, wanted: Wanted) -> PosteriorState:
         """Return the states over the samples each query of `request` may use, [B]; `wanted` of the posteriors.
@@ -63,15 +64,8 @@ class ExactScan:
         work = request.work(self.data, replace(wanted, mergeable=True))
         if capturing():
             return self._scan_without(work, rows_between(self._ranges(request), len(self.data)))
-        everyone = torch.arange(len(request), device=self.data.device)
-        tasks = scan_tasks(request.labels, self.data.segments, len(self.data), everyone)
-        if len(tasks) == 1 and len(tasks[0].query) == len(request):
-            return self.backend(replace(work, span=tasks[0].span))
-        state = work.nothing()
-        for task in tasks:
-            part = self.backend(replace(work.take(task.query), span=task.span))
-            state = state.put(task.query, merge(state.take(task.query), part))
-        return state
+        pairs, spans = class_pairs(request.labels, self._sorted_labels())
+        return self.segments(SegmentWork(work.rows, work.query, pairs, spans, work.wanted))
 
     def _scan_rest(self, request: Request, wanted: Wanted) -> PosteriorState:
         work = request.work(self.data, replace(wanted, mergeable=True))
@@ -83,6 +77,11 @@ class ExactScan:
         return self.backend(replace(work, query=replace(work.query, excluded=excluded)))
 
     def _ranges(self, request: Request) -> Int64[Tensor, "B U 2"]:
-        if request.labels is None or self.data.sorted_labels is None:
-            raise AssertionError("labels of unlabelled data, and guidance without labels, are refused before any scan")
-        return class_ranges(request.labels, self.data.sorted_labels)
+        if request.labels is None:
+            raise AssertionError("guidance without labels is refused before any scan")
+        return class_ranges(request.labels, self._sorted_labels())
+
+    def _sorted_labels(self) -> Int64[Tensor, "N"]:
+        if self.data.sorted_labels is None:
+            raise AssertionError("labels of unlabelled data are refused before any scan")
+        return self.data.sorted_labels

@@ -51,7 +51,7 @@ def whole(rows: Rows) -> Span:
 
 
 # blocks of few rows, as those of a large data set are beside it
-SMALL_BLOCKS = BlockLimits(block_bytes=1, attention_bytes=1)
+SMALL_BLOCKS = BlockLimits(block_bytes=1)
 
 
 def assert_parity(
@@ -69,7 +69,11 @@ def assert_parity(
 
 def assert_state_parity(actual: PosteriorState, work: Work) -> PosteriorState:
     """Compare what a kernel gave for `work` with the reference on what was wanted; return it."""
-    rows, wanted, expected = work.rows, work.wanted, reference_state(work)
+    return assert_states_close(actual, reference_state(work), work.rows, work.wanted)
+
+
+def assert_states_close(actual: PosteriorState, expected: PosteriorState, rows: Rows, wanted: Wanted) -> PosteriorState:
+    """Compare states on what was wanted of them; return the first."""
     assert_close(actual.lse, expected.lse, "moment")
     if wanted.mean:
         assert_rows_close(actual.mean, expected.mean, "mean", rows.radius or 1.0)

@@ -8,163 +8,26 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 import triton
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
 
-from ..combine import COMBINE_BLOCK, combine_kernel
-from ..configs import TABLES, AnyConfig, DigitConfig, ScoreConfig, Tile, WeighConfig, table_name
-from ..devices import Device
-from ..finish import SHARE_BLOCK, STATE_BLOCK, state_kernel
-from ..fused import fused_kernel
-from ..live_rows import DENSE_SHARE, PLACE_WARPS, PREFIX_BLOCK, place_kernel, prefix_kernel
-from ..logits import finish_kernel, score_kernel
-from ..logits_int8 import digits_kernel
-from ..operands import EXACT, HALF, operand_dtype, part_slots, shared_bound
-from ..partition import PARTITION_QUERIES, TILE_BLOCK, Law, partition_kernel
-from ..query_operand import QUERY_BLOCK, QUERY_WARPS, query_digits_kernel, query_parts_kernel, shift_kernel
-from ..rescore import RESCORE_TILE, RescoreConfig, rescore_kernel, spread_kernel
-from ..rescore_list import EVERY, ORDER_BLOCK, order_kernel
-from ..rescore_top import distance_kernel
-from ..running_sums import MOST_PARTS, SUM_QUERIES, SUM_TILES, TOTAL_BLOCK, add_kernel
-from ..weighted_sum import dense_kernel, listed_kernel
-from ..weights import WEIGHTS_WARPS, weights_kernel, weights_rows
-
-# what is compiled for, and the shared memory that a program may use there: sm_80 also stands for the 99 KB of sm_86
-TARGETS = {
-    "sm_80": (GPUTarget("cuda", 80, 32), 99 << 10),
-    "sm_90": (GPUTarget("cuda", 90, 32), 227 << 10),
-    "sm_100": (GPUTarget("cuda", 100, 32), 227 << 10),
-    "gfx942": (GPUTarget("hip", "gfx942", 64), 64 << 10),
-}
-
-STORED = {
-    "half": (torch.float16,),
-    "brain": (torch.bfloat16,),
-    "byte": (torch.uint8, torch.int8),
-    "single": (torch.float32,),
-}
-KERNEL_NAMES = {
-    torch.uint8: "u8",
-    torch.int8: "i8",
-    torch.float16: "fp16",
-    torch.bfloat16: "bf16",
-    torch.float32: "fp32",
-}
-
-# arguments that are neither float32 pointers nor 32-bit integers; those of the operands depend on the dtype
-TYPES = {
-    "p_centre": "*fp16",
-    "p_shift": "*i32",
-    "p_excluded": "*i64",
-    "p_list": "*i32",
-    "p_live": "*i32",
-    "p_marks": "*i8",
-    "p_offset": "*i32",
-    "p_total": "*i32",
-    "row_scale": "fp32",
-    "p_rescore_count": "*i32",
-    "p_rescore_row": "*i64",
-    "p_row": "*i64",
-    "p_first": "*i64",
-    "p_listed": "*i32",
-    "p_count": "*i32",
-    "p_used": "*i32",
-    "p_counts": "*i32",
-    "first_row": "i64",
-    "row_stride": "i64",
-    "slice_stride": "i64",
-}
-
-# kernels that multiply blocks, and of these the ones that score
-SCORES = ("score", "digits")
-PRODUCTS = (*SCORES, "dense", "listed", "fused")
-
-# kernels that compute in float64
-DOUBLE = ("distance", "rescore", "spread", "partition", "add", "state", "parts", "split digits", "combine")
-
-# their arguments that are no float64 pointers, where another kernel has one of that name
-SINGLE = {
-    "p_stats": "partition",
-    "p_sums": "add",
-    "p_reference": "partition",
-    "p_gain": "",
-    "p_slope": "",
-    "p_shares": "",
-}
+from ..live_rows import PLACE_WARPS
+from ..operands import shared_bound
+from ..rescore import RescoreConfig
+from ..weights import WEIGHTS_WARPS
+from .jobs import FLOATING, TARGETS, Job, jobs, source_of, subset
 
 # instructions as they appear in the disassembly, grouped by what the gate asks for
-FLOATING = ("HGMMA", "UTCHMMA", "UTCQMMA", "HMMA", "MFMA")
-INTEGER = {"sm_80": ("IMMA",), "sm_90": ("IGMMA", "IMMA"), "sm_100": ("UTCIMMA",), "gfx942": ("MFMA_I8",)}
 MATRIX = (*FLOATING, "IGMMA", "UTCIMMA", "IMMA")
 ASYNC = ("LDGSTS", "UTMALDG", "UBLKCP")
 SPILL = ("STL", "LDL")
 
 # kernels whose fastest tile, as measured on an H100, spills a little, and how much
 PAYING_SPILLS = {("dense", torch.uint8): 32, ("dense", torch.int8): 32}
-
-
-QUERY_TILE = replace(RESCORE_TILE, warps=QUERY_WARPS)
-
-
-@dataclass(frozen=True)
-class Job:
-    """One kernel of one configuration for one target.
-
-    target: a key of TARGETS. kernel: its name. stored: dtype of the rows. config: the tile. half: whether operands are
-    split as in half precision.
-    """
-
-    target: str
-    kernel: str
-    stored: torch.dtype
-    config: AnyConfig | RescoreConfig
-    half: bool = False
-
-    def __str__(self) -> str:
-        tile = f"{self.config.block_n}x{self.config.block_b}x{self.config.block_d}"
-        launch = f"w{self.config.warps} s{self.config.stages}{' half' if self.half else ''}"
-        return f"{self.target:7} {self.kernel:8} {KERNEL_NAMES[self.stored]:5} {tile:11} {launch}"
-
-    @property
-    def wants_matrix_unit(self) -> bool:
-        """Whether the kernel multiplies blocks; other kernels work element by element."""
-        return self.kernel in PRODUCTS
-
-    @property
-    def device(self) -> Device:
-        """A device of the target."""
-        return Device(self.target, self.target, 1, 1)
-
-    @property
-    def described(self) -> bool:
-        """Whether the kernel reads tiles through tensor descriptors."""
-        return self.device.has_descriptors and self.kernel in (*SCORES, "dense", "listed", "place")
-
-    @property
-    def parts(self) -> tuple[int, int]:
-        """Numbers that a tile holds of a query and of a weight."""
-        split, dtype = HALF if self.half else EXACT, operand_dtype(self.stored)
-        queries = split.digits if self.kernel == "digits" else split.query[dtype]
-        return queries if self.kernel in ("digits", "fused") else part_slots(queries), split.weight[dtype]
-
-    @property
-    def wants_wgmma(self) -> bool:
-        """Whether the matrix instructions of Hopper must appear, which compute 64 rows of the accumulator at once."""
-        tile = self.config
-        rows = {"dense": tile.block_d, "listed": tile.block_d, "fused": tile.block_b}.get(self.kernel, tile.block_n)
-        return self.target == "sm_90" and self.kernel in PRODUCTS and rows >= 64
-
-    @property
-    def units(self) -> tuple[str, ...]:
-        """The matrix instructions that may appear: on whole numbers for digits, on floating point ones for others."""
-        return INTEGER[self.target] if self.kernel == "digits" else FLOATING
 
 
 @dataclass(frozen=True)
@@ -215,163 +78,6 @@ class Compilation:
 
 
 HEADER = "target  kernel   data  tile        launch  regs spills  shared async  matrix"
-
-
-def jobs(targets: Sequence[str]) -> Iterator[Job]:
-    """Yield every listed configuration for `targets`, keys of TARGETS, with the kernels that are launched beside it."""
-    for target in targets:
-        for kind, table in TABLES[table_name(target)].items():
-            configs = dict.fromkeys(choice.config for choice in table)
-            for stored in STORED[kind]:
-                for config in configs:
-                    yield from _jobs_of(target, stored, config)
-        yield from _rescoring(target)
-
-
-def _jobs_of(target: str, stored: torch.dtype, config: AnyConfig) -> Iterator[Job]:
-    if isinstance(config, DigitConfig):
-        if Device(target, target, 1, 1).multiplies_digits:
-            yield Job(target, "digits", stored, config)
-            yield Job(target, "finish", stored, config)
-    elif isinstance(config, ScoreConfig):
-        yield Job(target, "score", stored, config)
-        yield Job(target, "finish", stored, config)
-    elif isinstance(config, WeighConfig):
-        dense = ("dense",) if Device(target, target, 1, 1).has_descriptors else ()
-        for kernel in (*dense, "weights"):
-            yield Job(target, kernel, stored, config)
-        for kernel in ("listed", "place"):
-            yield Job(target, kernel, stored, config.listed(stored.itemsize))
-    else:
-        yield Job(target, "fused", stored, config)
-
-
-def _rescoring(target: str) -> Iterator[Job]:
-    """Yield the kernels around the products, which have one tile for all devices."""
-    for stored in dict.fromkeys(dtype for dtypes in STORED.values() for dtype in dtypes):
-        for kernel in ("distance", "rescore", "spread"):
-            yield Job(target, kernel, stored, RESCORE_TILE)
-    for stored in (torch.float16, torch.bfloat16):
-        yield Job(target, "parts", stored, QUERY_TILE)
-    for stored in (torch.float16, torch.bfloat16, torch.float32):
-        yield Job(target, "combine", stored, RESCORE_TILE)
-    yield Job(target, "split digits", torch.uint8, QUERY_TILE)
-    yield Job(target, "prefix", torch.float32, RESCORE_TILE)
-    for kernel in ("shift", "partition", "add", "state", "order"):
-        yield Job(target, kernel, torch.float32, RESCORE_TILE)
-
-
-def subset() -> list[Job]:
-    """Return a few jobs that cover every kernel, dtype and target and compile in well under a minute."""
-    chosen: dict[tuple[str, str], Job] = {}
-    for job in jobs(["sm_90"]):
-        # the last of each is the one for large batches
-        chosen[job.kernel, KERNEL_NAMES[job.stored]] = job
-    keys = (("score", "fp16"), ("weights", "bf16"), ("dense", "u8"), ("score", "fp32"), ("place", "fp16"))
-    few = [chosen[key] for key in keys]
-    few += [replace(chosen[key], half=True) for key in (("score", "u8"), ("weights", "fp16"), ("listed", "bf16"))]
-    others = [job for target in ("sm_80", "sm_100", "gfx942") for job in jobs([target])]
-    firsts = {(job.target, job.kernel): job for job in reversed(others) if job.kernel in ("score", "digits")}
-    fused = next(job for job in jobs(["sm_90"]) if job.kernel == "fused")
-    rescoring = [
-        chosen[key] for key in (("distance", "fp32"), ("rescore", "u8"), ("spread", "fp16"), ("order", "fp32"))
-    ]
-    rescoring += [chosen[key] for key in (("parts", "bf16"), ("combine", "fp16"), ("split digits", "u8"))]
-    rescoring += [chosen[key, "fp32"] for key in ("shift", "partition", "add", "state")]
-    return [*few, chosen["digits", "u8"], fused, *rescoring, *firsts.values()]
-
-
-def source_of(job: Job) -> ASTSource:
-    """Return what the compiler is given for `job`, with arguments as in a launch whose D is a multiple of 16."""
-    kernel, constants = _kernel_of(job)
-    signature = {name: "constexpr" if name in constants else _type_of(name, job) for name in kernel.arg_names}
-    never = set(kernel.do_not_specialize or ())
-    even = [
-        index
-        for index, (name, kind) in enumerate(signature.items())
-        if name not in never and (kind.startswith("*") or name == "dim" or name.endswith("_stride"))
-    ]
-    attrs = {(index,): [["tt.divisibility", 16]] for index in even}
-    return ASTSource(kernel, signature, constexprs=constants, attrs=attrs)
-
-
-def _type_of(name: str, job: Job) -> str:
-    stored, operand = KERNEL_NAMES[job.stored], KERNEL_NAMES[operand_dtype(job.stored)]
-    if name in ("rows", "query", "weights", "gathered") and job.kernel in PRODUCTS:
-        return _tile_type(name, job, stored, "i8" if job.kernel == "digits" else operand)
-    if name == "p_rows":
-        return f"*{stored}"
-    if name in ("p_query", "p_weights", "p_gathered"):
-        return f"*{operand}"
-    if name in ("p_parts", "p_digits", "p_out") and job.kernel in ("parts", "split digits", "combine"):
-        return "*i8" if job.kernel == "split digits" else f"*{stored}"
-    if name in ("p_sums", "p_shift") and job.kernel in ("split digits", "shift"):
-        return "*i32"
-    if name in SINGLE and job.kernel in (SINGLE[name] or DOUBLE):
-        return "*fp32"
-    if name.startswith("p_") and job.kernel in DOUBLE:
-        return TYPES.get(name, "*fp64")
-    if (job.kernel == "partition" and name in Law._fields) or name in ("scale", "scale_rest"):
-        return "fp32"
-    return TYPES.get(name, "*fp32" if name.startswith("p_") else "i32")
-
-
-def _tile_type(name: str, job: Job, stored: str, operand: str) -> str:
-    """Return the type of what tiles are read through: a descriptor, or a pointer."""
-    config, (queries, weights) = job.config, job.parts
-    held = queries if job.kernel == "score" else 1
-    shapes = {"rows": (config.block_n, config.block_d), "query": (held, config.block_b, config.block_d)}
-    shape = shapes.get(name, (config.block_n, weights * config.block_b))
-    kind = stored if name == "rows" else operand
-    return f"tensordesc<{kind}[{','.join(map(str, shape))}]>" if job.described else f"*{kind}"
-
-
-def _kernel_of(job: Job) -> tuple[Any, dict[str, Any]]:
-    config, (queries, weights) = job.config, job.parts
-    tile = {"BLOCK_N": config.block_n, "BLOCK_B": config.block_b}
-    every = {"EVERY": config.every, "DESCRIBED": job.described} if isinstance(config, Tile) else {}
-    rescored = {"BLOCK_N": config.block_n, "BLOCK_D": config.block_d}
-    # one label per query is the usual number of excluded ranges; weights add a load
-    scored = {**tile, **every, "BLOCK_D": config.block_d, "PARTS": queries, "WEIGHTED": True}
-    exact = {name: value for name, value in scored.items() if name != "EVERY"}
-    summed = {**tile, "BLOCK_D": config.block_d, "PARTS": weights}
-    rows, dense = weights_rows(config.block_b), {"DENSE": DENSE_SHARE, "DESCRIBED": job.described}
-    placed = {"WIDTH": weights * config.block_b, "TAIL": config.block_n, "BLOCK_N": rows}
-    kernels: dict[str, tuple[Any, dict[str, Any]]] = {
-        "score": (score_kernel, {**scored, "STORE": True}),
-        "digits": (digits_kernel, exact),
-        "finish": (finish_kernel, {**tile, "WEIGHTED": True}),
-        "dense": (dense_kernel, {**summed, "EVERY": getattr(config, "every", 0), "DENSE": DENSE_SHARE}),
-        "listed": (listed_kernel, {**summed, **every, **dense}),
-        "weights": (weights_kernel, {**tile, "BLOCK_N": rows, "PARTS": weights, "STORE": True, "MOMENTS": False}),
-        "prefix": (prefix_kernel, {"BLOCK": PREFIX_BLOCK}),
-        "place": (place_kernel, {**placed, **dense}),
-        "distance": (distance_kernel, {"WEIGHTED": True, **rescored}),
-        "rescore": (rescore_kernel, {"WEIGHTED": True, "MEAN": True, **rescored}),
-        "spread": (spread_kernel, {"WEIGHTED": True, **rescored}),
-        "parts": (
-            query_parts_kernel,
-            {"PARTS": queries, "SLOTS": part_slots(queries), "CENTRED": True, "BLOCK": QUERY_BLOCK},
-        ),
-        "split digits": (query_digits_kernel, {"DIGITS": EXACT.digits, "UNIT": 128, "BLOCK": QUERY_BLOCK}),
-        "shift": (shift_kernel, {"BLOCK": 128}),
-        "partition": (partition_kernel, {"PARTS": MOST_PARTS, "BLOCK_T": TILE_BLOCK, "BLOCK_B": PARTITION_QUERIES}),
-        "add": (add_kernel, {"SUMS": 4, "BLOCK_T": SUM_TILES, "BLOCK_B": SUM_QUERIES, "BLOCK_D": TOTAL_BLOCK}),
-        "state": (
-            state_kernel,
-            {
-                "PARTS": MOST_PARTS,
-                "CENTRED": True,
-                "BLOCK_N": config.block_n,
-                "BLOCK_S": SHARE_BLOCK,
-                "BLOCK_D": STATE_BLOCK,
-            },
-        ),
-        "combine": (combine_kernel, {"BLOCK": COMBINE_BLOCK}),
-        "order": (order_kernel, {"EVERY": EVERY, "BLOCK": ORDER_BLOCK}),
-        "fused": (fused_kernel, {**summed, "QUERY_PARTS": queries, "WEIGHTED": True, "MEAN": True, "RANGES": 1}),
-    }
-    return kernels[job.kernel]
 
 
 def compile_job(job: Job) -> Compilation:

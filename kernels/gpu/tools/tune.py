@@ -24,12 +24,14 @@ from ....base.errors import invalid
 from ...common.prepare import prepare_rows
 from ...common.rows import Query, Rows, Span
 from ...common.state import Wanted
-from ..configs import ANY, KINDS, Choice, DigitConfig, ScoreConfig, WeighConfig, choose, plain, scored_with, tuned_file
+from ..configs import choose, plain, scored_with, tuned_file
 from ..devices import Device, device_of
 from ..digits import DigitOperand
 from ..logits import Scores, score
 from ..logits_int8 import score_digits
 from ..operands import BlockOperand, QueryOperand, operand_dtype, operand_rows, shared_bound
+from ..tables import KINDS
+from ..tiles import ANY, Choice, DigitConfig, ScoreConfig, WeighConfig
 from ..weighted_sum import weigh
 from ..weights import ListedPairs, Reference, weights_of
 

@@ -39,6 +39,7 @@ ORACLE_INLINE void score_rows(const Stored* rows, const Shape<Real>& shape, cons
         for (int part = 0; part < PARTS; ++part)
 #pragma GCC unroll 2
             for (int r = 0; r < ROWS; ++r) {
+                fetch_ahead(rows + r * shape.dim + d + part * W);
                 const Vector<Real> x = row_vector(rows + r * shape.dim, d + part * W, centre);
 #pragma GCC unroll 4
                 for (int b = 0; b < BATCH; ++b) sums[r][b][part] += x * load(queries + b * shape.width + d + part * W);

@@ -19,10 +19,17 @@ struct Scored {
 
     int64_t start(int64_t query) const { return lists.first[query]; }
     int64_t stop(int64_t query) const { return lists.first[query + 1]; }
-    double best(int64_t query) const {
-        const int64_t from = start(query), to = stop(query);
-        return from == to ? kNothing : *std::max_element(high + from, high + to);
+
+    // The largest logit of a list, by both parts: where logits are large the low ones are many nats.
+    Twice<double> best(int64_t query) const {
+        Twice<double> found = {kNothing, 0.0};
+        for (int64_t k = start(query); k < stop(query); ++k)
+            if (high[k] > kNothing && (found.high == kNothing || above(k, found) > 0.0)) found = {high[k], low[k]};
+        return found;
     }
+
+    // How far the logit of a pair is above another.
+    double above(int64_t k, Twice<double> other) const { return (high[k] - other.high) + (low[k] - other.low); }
 };
 
 void name_heaviest(const Scored& scored, int64_t query, const StatesView& out) {
@@ -34,14 +41,17 @@ void name_heaviest(const Scored& scored, int64_t query, const StatesView& out) {
 // Weights that sum to one, the log of what they summed to, and the moments that are made of weights alone.
 void weigh_list(const Scored& scored, int64_t query, const StatesView& out) {
     const int64_t start = scored.start(query), stop = scored.stop(query);
-    const double best = scored.best(query);
+    const Twice<double> best = scored.best(query);
+    if (best.high == kNothing) {
+        std::fill(scored.weight + start, scored.weight + stop, 0.0);
+        return;
+    }
     double mass = 0.0, squares = 0.0, entropy = 0.0;
     for (int64_t k = start; k < stop; ++k) {
-        scored.weight[k] = best == kNothing ? 0.0 : std::exp((scored.high[k] - best) + scored.low[k]);
+        scored.weight[k] = std::exp(scored.above(k, best));
         mass += scored.weight[k];
     }
-    if (best == kNothing) return;
-    const Twice<double> lse = two_sum(best, std::log(mass));
+    const Twice<double> lse = two_sum(best.high, best.low + std::log(mass));
     out.lse[query] = lse.high;
     out.lse_rest[query] = lse.low;
     for (int64_t k = start; k < stop; ++k) {

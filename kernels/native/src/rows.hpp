@@ -10,18 +10,16 @@ template <class Real, class Stored>
 ORACLE_APART void pack_rows(const Stored* rows, int64_t count, const Shape<Real>& shape, const Real* centre,
                             Real* out) {
     constexpr int64_t W = Tile<Real>::lanes, P = Tile<Real>::panel;
-    const int64_t whole = shape.dim / W * W, stride = shape.block * P;
+    const int64_t whole = shape.dim / P, stride = shape.block * P;
     for (int64_t r = 0; r < count; ++r) {
         const Stored* x = rows + r * shape.dim;
         Real* to = out + r * P;
-        for (int64_t d = 0; d < whole; d += W) {
-            store(to + d / P * stride + d % P, load_widened<Real>(x + d) - load(centre + d));
-        }
-        for (int64_t d = whole; d < shape.panels * P; ++d) {
-            Real value = 0;
-            if (d < shape.dim) value = static_cast<Real>(widened(x[d])) - centre[d];
-            to[d / P * stride + d % P] = value;
-        }
+        for (int64_t p = 0; p < whole; ++p)
+#pragma GCC unroll 3
+            for (int64_t d = 0; d < P; d += W)
+                store(to + p * stride + d, load_widened<Real>(x + p * P + d) - load(centre + p * P + d));
+        for (int64_t d = whole * P; d < shape.panels * P; ++d)
+            to[whole * stride + d - whole * P] = d < shape.dim ? static_cast<Real>(widened(x[d])) - centre[d] : Real(0);
     }
     const int64_t filled = padded(count, Tile<Real>::rows);
     for (int64_t p = 0; p < shape.panels; ++p)
@@ -29,24 +27,40 @@ ORACLE_APART void pack_rows(const Stored* rows, int64_t count, const Shape<Real>
 }
 
 // The queries as the products read them: gain * point in panels of two vectors, the last perhaps of one, [D][vectors *
-// lanes] each; [B][D] for few queries. Coordinates of no query are zero.
+// lanes] each. Coordinates of no query are zero.
 template <class Real>
-ORACLE_APART void pack_queries(const ScanProblem& problem, const Shape<Real>& shape, Real* out, int64_t thread) {
+ORACLE_APART void pack_panels(const ScanProblem& problem, const Shape<Real>& shape, Real* out, int64_t thread) {
     constexpr int64_t W = Tile<Real>::lanes;
     const int64_t values = shape.panels * shape.width;
     for (int64_t v = thread; v < shape.vectors; v += problem.threads) {
         const int64_t pair = v / 2 * 2, wide = shape.vectors - pair > 1 ? 2 : 1;
-        Real* panel = out + pair * W * values;
+        Real* panel = out + pair * W * values + (v - pair) * W;
         for (int64_t lane = 0; lane < W; ++lane) {
             const int64_t b = v * W + lane;
-            const int64_t step = problem.few ? 1 : wide * W;
-            Real* to = problem.few ? out + b * values : panel + (v - pair) * W + lane;
             for (int64_t d = 0; d < values; ++d) {
                 const bool real = b < shape.batch && d < shape.dim;
-                to[d * step] = real ? static_cast<Real>(problem.gain[b] * problem.point[b * shape.dim + d]) : Real(0);
+                const double value = real ? problem.gain[b] * problem.point[b * shape.dim + d] : 0.0;
+                panel[d * wide * W + lane] = static_cast<Real>(value);
             }
         }
     }
+}
+
+// Few queries one after the other, [B][width].
+template <class Real>
+ORACLE_APART void pack_few(const ScanProblem& problem, const Shape<Real>& shape, Real* out) {
+    for (int64_t b = 0; b < shape.batch; ++b) {
+        const double gain = problem.gain[b];
+        const double* point = problem.point + b * shape.dim;
+        for (int64_t d = 0; d < shape.dim; ++d) out[b * shape.width + d] = static_cast<Real>(gain * point[d]);
+        for (int64_t d = shape.dim; d < shape.width; ++d) out[b * shape.width + d] = 0;
+    }
+}
+
+template <class Real>
+void pack_queries(const ScanProblem& problem, const Shape<Real>& shape, Real* out, int64_t thread) {
+    if (!problem.few) return pack_panels(problem, shape, out, thread);
+    if (thread == 0) pack_few(problem, shape, out);
 }
 
 // The centre as it is taken off: zero beyond the last coordinate.

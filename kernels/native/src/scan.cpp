@@ -9,6 +9,10 @@
 namespace oracle {
 namespace {
 
+// values of queries from which on their preparation and their merge are shared: on a busy machine every parallel region
+// waits for a core
+constexpr int64_t kWorthThreads = 1 << 18;
+
 // The memory of a scan, cut up the same way at every call.
 template <class Real>
 struct Scan {
@@ -18,22 +22,27 @@ struct Scan {
     Shared<Real> shared;
     std::vector<Memory<Real>> memories;
 
-    explicit Scan(const ScanProblem& asked) : problem(asked), arena(asked.memory), shape(asked), shared(shape, arena) {
+    explicit Scan(const ScanProblem& asked)
+        : problem(asked),
+          arena(asked.memory),
+          shape(asked),
+          shared(shape, asked.few != 0, asked.stored <= kInt8, arena) {
         for (int64_t t = 0; t < problem.threads; ++t) memories.emplace_back(shape, problem.few != 0, arena);
     }
 
-    // Calls `step` with the number of each thread.
+    // Calls `step` with the number of each thread, one after the other where `values` are too few to wait for threads.
     template <class Step>
-    void parallel(const Step& step) const {
-        const int threads = usable_threads(problem.threads);
+    void parallel(int64_t values, const Step& step) const {
+        const int threads = usable_threads(values < kWorthThreads ? 1 : problem.threads);
 #pragma omp parallel for num_threads(threads) schedule(static, 1)
         for (int64_t t = 0; t < problem.threads; ++t) step(t);
     }
 
     void begin() {
-        parallel([this](int64_t t) {
+        parallel(shape.batch * shape.dim, [this](int64_t t) {
             pack_queries(problem, shape, shared.queries, t);
             if (t == 0) pack_centre(problem, shape, shared.centre);
+            if (shared.digits) pack_digits(problem, shape, shared, t);
             begin_sums(problem, shape, memories[t]);
         });
     }
@@ -52,17 +61,18 @@ struct Scan {
     template <class Stored>
     void add_stored(int64_t start, int64_t stop) {
         const int64_t count = stop - start, threads = problem.threads;
-        parallel([&](int64_t t) {
+        parallel(kWorthThreads, [&](int64_t t) {
             Worker<Real, Stored>(problem, shape, shared, memories[t])
                 .run(start + count * t / threads, start + count * (t + 1) / threads);
         });
     }
 
     void finish() {
-        parallel([this](int64_t t) {
+        parallel(shape.batch * shape.dim, [this](int64_t t) {
+            std::vector<Part> parts(problem.threads);
             std::vector<double> factors(problem.threads);
             for (int64_t b = t; b < shape.batch; b += problem.threads) {
-                merge_query(problem, shape, memories.data(), b, factors.data());
+                merge_query(problem, shape, memories.data(), b, parts.data(), factors.data());
                 if (problem.wants_mean) merge_mean(problem, shape, memories.data(), b, factors.data());
                 for (int64_t i = 0; i < problem.threads; ++i) copy_top(i, b);
             }

@@ -87,14 +87,44 @@ struct Shape {
     int64_t offset(int64_t panel, int64_t query) const { return (panel * lanes() + query) * width; }
 };
 
-// What all threads read: the queries as the products want them, and the centre, [panels * width].
+// bytes ahead of what is read that are asked for: the hardware by itself reads at a third of the rate (measured)
+constexpr int64_t kFarAhead = 8192;
+
+ORACLE_INLINE void fetch_ahead(const void* at) {
+    __builtin_prefetch(static_cast<const char*>(at) + kFarAhead);
+}
+
+// A query in digits of eight bits, see digits.hpp. digits: [3][width], the lowest first. offset: its product with the
+// centre, and with what rows are shifted by to be without a sign. unit: the value of one.
+struct DigitQuery {
+    int8_t* digits;
+    int64_t width, offset;
+    double unit;
+};
+
+// coordinates of a query in digits: a multiple of those that are read together
+constexpr int64_t digit_width(int64_t dim) {
+    return padded(dim, 128);
+}
+
+// What all threads read: the queries as the products want them, in 8-bit digits too for few queries, and the centre,
+// [panels * width].
 template <class Real>
 struct Shared {
     Real *queries, *centre;
+    int8_t* digits;           // [B][3][digit_width]
+    DigitQuery* in_digits;    // [B]
+    int8_t* digit_panels;     // [vectors][D / 4][3][16][4], of many queries
+    double *offsets, *units;  // [lanes], of the queries in digits
 
-    Shared(const Shape<Real>& shape, Arena& arena)
+    Shared(const Shape<Real>& shape, bool few, bool bytes, Arena& arena)
         : queries(arena.take<Real>(shape.lanes() * shape.panels * shape.width)),
-          centre(arena.take<Real>(shape.panels * shape.width)) {}
+          centre(arena.take<Real>(shape.panels * shape.width)),
+          digits(bytes ? arena.take<int8_t>(shape.batch * 3 * digit_width(shape.dim)) : nullptr),
+          in_digits(arena.take<DigitQuery>(shape.batch)),
+          digit_panels(bytes && !few ? arena.take<int8_t>(shape.vectors * 16 * 3 * digit_width(shape.dim)) : nullptr),
+          offsets(arena.take<double>(shape.lanes())),
+          units(arena.take<double>(shape.lanes())) {}
 };
 
 // What one thread keeps while it scans its share of the rows.

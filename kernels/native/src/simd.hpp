@@ -2,6 +2,7 @@
 #pragma once
 #include <cstdint>
 #include <cstring>
+#include <initializer_list>
 #include <type_traits>
 #if defined(__F16C__) || defined(__AVX512F__)
 #include <immintrin.h>
@@ -9,6 +10,7 @@
 
 #define ORACLE_INLINE static inline __attribute__((always_inline))
 // compiled once, not into every row type that uses it
+#define ORACLE_MEMBER inline __attribute__((always_inline))
 #define ORACLE_APART static __attribute__((noinline))
 
 namespace oracle {
@@ -25,6 +27,8 @@ typedef float FloatVector __attribute__((vector_size(kVectorBytes)));
 typedef double DoubleVector __attribute__((vector_size(kVectorBytes)));
 typedef int32_t FloatMask __attribute__((vector_size(kVectorBytes)));
 typedef int64_t DoubleMask __attribute__((vector_size(kVectorBytes)));
+typedef uint32_t FloatBits __attribute__((vector_size(kVectorBytes)));
+typedef uint64_t DoubleBits __attribute__((vector_size(kVectorBytes)));
 
 // What the kernels need to know of float and double.
 template <class Real>
@@ -184,7 +188,7 @@ ORACLE_INLINE FloatVector exponential(FloatVector x) {
     for (const float term : {1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f, 5.0000001201e-1f})
         sum = sum * rest + term;
     sum = sum * (rest * rest) + (rest + 1.0f);
-    const FloatMask power = ((FloatMask)shifted << 23) + (127 << 23);
+    const FloatBits power = ((FloatBits)shifted << 23) + (127u << 23);
     return select<float>(vanishes, FloatVector{}, sum * (FloatVector)power);
 }
 
@@ -200,7 +204,7 @@ ORACLE_INLINE DoubleVector exponential(DoubleVector x) {
                               1.0 / 720, 1.0 / 120, 1.0 / 24, 1.0 / 6, 0.5})
         sum = sum * rest + term;
     sum = sum * (rest * rest) + (rest + 1.0);
-    const DoubleMask power = ((DoubleMask)shifted << 52) + (int64_t{1023} << 52);
+    const DoubleBits power = ((DoubleBits)shifted << 52) + (uint64_t{1023} << 52);
     return select<double>(vanishes, DoubleVector{}, sum * (DoubleVector)power);
 }
 

@@ -10,25 +10,62 @@ ORACLE_APART void empty_sums(const Shape<Real>& shape, Memory<Real>& memory, int
     memory.pending[tile] = 0;
     if (memory.total == nullptr) return;
     for (int64_t p = 0; p < shape.panels; ++p) {
-        const int64_t at = shape.offset(p, tile * Tile<Real>::queries);
-        for (int64_t d = 0; d < Tile<Real>::queries * shape.width; ++d) {
+        const int64_t first = tile * Tile<Real>::queries, at = shape.offset(p, first);
+        for (int64_t d = 0; d < std::min<int64_t>(Tile<Real>::queries, shape.batch - first) * shape.width; ++d) {
             memory.total[at + d] += static_cast<double>(memory.sums[at + d]);
             memory.sums[at + d] = 0;
         }
     }
 }
 
+// The sums of a query over some of its rows, with weights relative to a reference: of all rows that were met, and over
+// those that are not listed.
+struct Part {
+    double reference, met, mass, squares, first_logit, half_norm;
+};
+
+template <class Real>
+Part part_of(const Memory<Real>& memory, int64_t b) {
+    return {double(memory.reference[b]), memory.met[b],         memory.mass[b],
+            memory.squares[b],           memory.first_logit[b], memory.half_norm[b]};
+}
+
+// Merges the sums of a query over disjoint rows: factors, [count], are those of the sums of each part.
+inline Part merge_parts(const Part* parts, int64_t count, double* factors) {
+    Part all{-std::numeric_limits<double>::infinity(), 0.0, 0.0, 0.0, 0.0, 0.0};
+    for (int64_t i = 0; i < count; ++i) all.reference = std::max(all.reference, parts[i].reference);
+    for (int64_t i = 0; i < count; ++i) {
+        const Part& own = parts[i];
+        const double step = own.met > 0.0 ? own.reference - all.reference : 0.0;
+        const double factor = own.met > 0.0 ? std::exp(step) : 0.0;
+        factors[i] = factor;
+        all.met += factor * own.met, all.mass += factor * own.mass;
+        all.squares += factor * factor * own.squares, all.half_norm += factor * own.half_norm;
+        all.first_logit += factor * (own.first_logit + step * own.mass);
+    }
+    return all;
+}
+
+// Writes the sums of a query, and returns from which logit on what it listed counts.
+inline double write_sums(const ScanProblem& problem, const Part& all, int64_t b) {
+    const double partition = all.met > 0.0 ? all.reference + std::log(all.met) : all.reference;
+    const double found[6] = {all.reference, partition, all.mass, all.squares, all.first_logit, all.half_norm};
+    for (int64_t i = 0; i < 6; ++i) problem.sums[i * problem.batch + b] = found[i];
+    return partition - windows_at(problem.scan, problem.law[b], partition).weight;
+}
+
 // Starts the sums of a thread from nothing.
 template <class Real>
 ORACLE_APART void begin_sums(const ScanProblem& problem, const Shape<Real>& shape, Memory<Real>& memory) {
-    const int64_t lanes = shape.lanes(), values = lanes * shape.panels * shape.width;
+    // of few queries no sums beyond theirs are touched
+    const int64_t lanes = shape.lanes(), values = (problem.few ? shape.batch : lanes) * shape.panels * shape.width;
     const Real nothing = -std::numeric_limits<Real>::infinity();
     if (problem.wants_mean) std::fill_n(memory.sums, values, Real(0));
     if (problem.wants_mean && memory.total) std::fill_n(memory.total, values, 0.0);
     std::fill_n(memory.reference, lanes, nothing);
-    // a row that is excluded has the logit -inf, and lanes without a query are never met
+    // a row that is excluded has the logit -inf, and no logit reaches the floor of a lane without a query
     std::fill_n(memory.floor, shape.batch, std::numeric_limits<Real>::lowest());
-    std::fill_n(memory.floor + shape.batch, lanes - shape.batch, -nothing);
+    std::fill_n(memory.floor + shape.batch, lanes - shape.batch, std::numeric_limits<Real>::quiet_NaN());
     for (double* sum : {memory.met, memory.mass, memory.squares, memory.first_logit, memory.half_norm})
         std::fill_n(sum, lanes, 0.0);
     std::fill_n(memory.pending, shape.tiles, 0);
@@ -41,26 +78,13 @@ ORACLE_APART void begin_sums(const ScanProblem& problem, const Shape<Real>& shap
 // sums.
 template <class Real>
 ORACLE_APART void merge_query(const ScanProblem& problem, const Shape<Real>& shape, Memory<Real>* memories, int64_t b,
-                              double* factors) {
-    double reference = -std::numeric_limits<double>::infinity(), sums[5] = {};
-    for (int64_t t = 0; t < problem.threads; ++t) reference = std::max(reference, double(memories[t].reference[b]));
+                              Part* parts, double* factors) {
     int64_t listed = 0;
-    for (int64_t t = 0; t < problem.threads; ++t) {
-        const Memory<Real>& own = memories[t];
-        const double step = own.met[b] > 0.0 ? double(own.reference[b]) - reference : 0.0;
-        const double factor = own.met[b] > 0.0 ? std::exp(step) : 0.0;
-        factors[t] = factor;
-        sums[0] += factor * own.met[b], sums[1] += factor * own.mass[b];
-        sums[2] += factor * factor * own.squares[b], sums[4] += factor * own.half_norm[b];
-        sums[3] += factor * (own.first_logit[b] + step * own.mass[b]);
-        listed += own.list_count[b];
-    }
-    const double partition = sums[0] > 0.0 ? reference + std::log(sums[0]) : reference;
-    const double found[6] = {reference, partition, sums[1], sums[2], sums[3], sums[4]};
-    for (int64_t i = 0; i < 6; ++i) problem.sums[i * shape.batch + b] = found[i];
+    for (int64_t t = 0; t < problem.threads; ++t)
+        parts[t] = part_of(memories[t], b), listed += memories[t].list_count[b];
+    const double floor = write_sums(problem, merge_parts(parts, problem.threads, factors), b);
     problem.kept[b] = listed > shape.listed ? -1 : 0;
     if (listed == 0 || listed > shape.listed) return;
-    const double floor = partition - windows_at(problem.scan, problem.law[b], partition).weight;
     for (int64_t t = 0; t < problem.threads; ++t)
         for (int64_t i = 0; i < memories[t].list_count[b]; ++i)
             problem.kept[b] += memories[t].list_logits[b * shape.listed + i] >= floor;

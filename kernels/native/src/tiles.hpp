@@ -19,20 +19,42 @@ struct Tile {
     static constexpr int queries = (kVectorBytes == 64 ? 8 : 4) < lanes ? (kVectorBytes == 64 ? 8 : 4) : lanes;
 };
 
-// Adds <x_r, q> over the panels [first, last) to logits of a tile of rows and VECTORS vectors of queries.
+// Memory that will be read soon, asked for a line at a time while something else is computed.
+struct Ahead {
+    static constexpr int64_t line = 64;
+    const char *at = nullptr, *end = nullptr;
+
+    // Asks for the next line; where there is none, for one that was asked for before.
+    ORACLE_MEMBER void next() {
+        __builtin_prefetch(at, 0, 2);
+        at += at + line < end ? line : 0;
+    }
+};
+
+// Operands of a tile of logits, a tile of rows with VECTORS vectors of queries.
 // rows: the first row of the tile in panel 0, panels `stride` apart. queries: [D][VECTORS * lanes].
-// out: the logits of the first row, vectors `out_stride` apart, [VECTORS][R][lanes]; begun anew with panel 0.
+// out: the logits of the first row, vectors `out_stride` apart, [VECTORS][R][lanes].
+template <class Real>
+struct ScoreOperands {
+    const Real *rows, *queries;
+    int64_t stride, dim;
+    Real* out;
+    int64_t out_stride;
+};
+
+// Adds <x_r, q> over the panels [first, last) to a tile of logits, which panel 0 begins anew.
 template <class Real, int VECTORS>
-ORACLE_APART void score_tile(const Real* rows, int64_t stride, const Real* queries, int64_t first, int64_t last,
-                             int64_t dim, Real* out, int64_t out_stride) {
+ORACLE_APART void score_tile(const ScoreOperands<Real>& of, int64_t first, int64_t last, Ahead& ahead) {
     using V = Vector<Real>;
     constexpr int W = Tile<Real>::lanes, P = Tile<Real>::panel, ROWS = Tile<Real>::rows;
     V sums[ROWS][VECTORS] = {};
+    Ahead soon = ahead;
     for (int64_t p = first; p < last; ++p) {
-        const Real* x = rows + p * stride;
-        const Real* q = queries + p * P * VECTORS * W;
-        const int64_t count = dim - p * P < P ? dim - p * P : P;
+        const Real* x = of.rows + p * of.stride;
+        const Real* q = of.queries + p * P * VECTORS * W;
+        const int64_t count = of.dim - p * P < P ? of.dim - p * P : P;
         for (int64_t k = 0; k < count; ++k) {
+            soon.next();
             V column[VECTORS];
 #pragma GCC unroll 2
             for (int v = 0; v < VECTORS; ++v) column[v] = load(q + (k * VECTORS + v) * W);
@@ -42,11 +64,12 @@ ORACLE_APART void score_tile(const Real* rows, int64_t stride, const Real* queri
                 for (int v = 0; v < VECTORS; ++v) sums[r][v] += broadcast(x[r * P + k]) * column[v];
         }
     }
+    ahead = soon;
 #pragma GCC unroll 12
     for (int r = 0; r < ROWS; ++r)
 #pragma GCC unroll 2
         for (int v = 0; v < VECTORS; ++v) {
-            Real* at = out + v * out_stride + r * W;
+            Real* at = of.out + v * of.out_stride + r * W;
             store(at, first ? load(at) + sums[r][v] : sums[r][v]);
         }
 }
@@ -63,6 +86,8 @@ ORACLE_APART void weigh_tile(const Real* panel, const int32_t* index, const Real
 #pragma GCC unroll 3
         for (int v = 0; v < VECTORS; ++v) total[q][v] = load(sums + q * P + v * W);
     for (int64_t i = 0; i < count; ++i) {
+        // the sums of the tile that comes next
+        __builtin_prefetch(reinterpret_cast<const char*>(sums + QUERIES * P) + i * Ahead::line, 1);
         const Real* x = panel + static_cast<int64_t>(index[i]) * P;
         V row[VECTORS];
 #pragma GCC unroll 3

@@ -1,5 +1,6 @@
 // What a thread does with its share of the rows: block by block both products and the softmax between them.
 #pragma once
+#include "digit_tiles.hpp"
 #include "few.hpp"
 #include "rows.hpp"
 #include "softmax.hpp"
@@ -11,7 +12,7 @@ namespace oracle {
 constexpr int64_t kPanelsTogether = 5;
 
 // rows summed in single precision before the sums are emptied into double precision
-constexpr int32_t kLongestSum = 512;
+constexpr int32_t kLongestSum = 1024;
 
 template <class Real, class Stored>
 class Worker {
@@ -23,6 +24,7 @@ class Worker {
           shape_(shape),
           queries_(shared.queries),
           centre_(shared.centre),
+          shared_(shared),
           memory_(memory),
           rows_(static_cast<const Stored*>(problem.rows)) {}
 
@@ -31,13 +33,11 @@ class Worker {
         for (int64_t first = start; first < stop; first += shape_.block) {
             const Block block{first, std::min(shape_.block, stop - first)};
             prepare(block);
+            look_ahead(first + block.count, std::min(first + block.count + shape_.block, stop));
             if (problem_.few) {
                 few(block);
             } else {
-                pack_rows(rows_ + first * shape_.dim, block.count, shape_, centre_, memory_.rows);
-                score(block);
-                soften(block);
-                if (problem_.wants_mean) weigh();
+                many(block);
             }
         }
     }
@@ -46,8 +46,16 @@ class Worker {
     const ScanProblem& problem_;
     const Shape<Real>& shape_;
     const Real *queries_, *centre_;
+    const Shared<Real>& shared_;
     Memory<Real>& memory_;
     const Stored* rows_;
+    Ahead ahead_;
+
+    // The next block is fetched while this one is computed with.
+    void look_ahead(int64_t start, int64_t stop) {
+        ahead_ = {reinterpret_cast<const char*>(rows_ + start * shape_.dim),
+                  reinterpret_cast<const char*>(rows_ + stop * shape_.dim)};
+    }
 
     void prepare(const Block& block) {
         for (int64_t r = 0; r < block.count; ++r) {
@@ -57,20 +65,48 @@ class Worker {
         }
     }
 
+    void many(const Block& block) {
+        const Stored* rows = rows_ + block.first * shape_.dim;
+        const bool digits = shared_.digit_panels != nullptr && by_digit_tiles<Real, Stored>(shape_.dim);
+        if (digits)
+            score_by_digits(rows, block);
+        else
+            pack_rows(rows, block.count, shape_, centre_, memory_.rows), score(block);
+        soften(block);
+        const bool any = std::any_of(memory_.count, memory_.count + shape_.tiles, [](int32_t count) { return count; });
+        if (!problem_.wants_mean || !any) return;
+        if (digits) pack_rows(rows, block.count, shape_, centre_, memory_.rows);
+        weigh();
+    }
+
+    void score_by_digits(const Stored* rows, const Block& block) {
+#if defined(__AVX512VNNI__)
+        if constexpr (std::is_same<Real, float>::value && std::is_same<Stored, uint8_t>::value) {
+            const int64_t size = kDigits * shape_.dim * W;
+            for (int64_t v = 0; v < shape_.vectors; ++v)
+                for (int64_t r = 0; r < block.count; r += kDigitRows)
+                    score_digit_tile(rows + r * shape_.dim, block.count - r, shape_.dim,
+                                     shared_.digit_panels + v * size, shared_.offsets + v * W, shared_.units + v * W,
+                                     memory_.logits + (v * shape_.block + r) * W, ahead_);
+        }
+#else
+        (void)rows, (void)block;
+#endif
+    }
+
     void score(const Block& block) {
-        const int64_t stride = shape_.block * P, length = shape_.panels * P, step = shape_.block * W;
+        const int64_t length = shape_.panels * P, step = shape_.block * W;
         for (int64_t first = 0; first < shape_.panels; first += kPanelsTogether) {
             const int64_t last = std::min(first + kPanelsTogether, shape_.panels);
             for (int64_t v = 0; v < shape_.vectors; v += 2)
                 for (int64_t r = 0; r < block.count; r += Tile<Real>::rows) {
-                    const Real* rows = memory_.rows + r * P;
-                    Real* out = memory_.logits + v * step + r * W;
+                    const ScoreOperands<Real> of{
+                        memory_.rows + r * P, queries_ + v * W * length,         shape_.block * P,
+                        shape_.dim,           memory_.logits + v * step + r * W, step};
                     if (v + 1 < shape_.vectors)
-                        score_tile<Real, 2>(rows, stride, queries_ + v * W * length, first, last, shape_.dim, out,
-                                            step);
+                        score_tile<Real, 2>(of, first, last, ahead_);
                     else
-                        score_tile<Real, 1>(rows, stride, queries_ + v * W * length, first, last, shape_.dim, out,
-                                            step);
+                        score_tile<Real, 1>(of, first, last, ahead_);
                 }
         }
     }
@@ -112,8 +148,22 @@ class Worker {
     }
 
     template <int BATCH>
-    void few_of(const Stored* rows, const Block& block) {
+    void score_few_of(const Stored* rows, const Block& block) {
+#if defined(__AVX512VNNI__)
+        if constexpr (std::is_same<Real, float>::value && sizeof(Stored) == 1) {
+            if (shared_.digits != nullptr && fits_digits(shape_.dim)) {
+                for (int b = 0; b < BATCH; ++b)
+                    score_digits(rows, block.count, shape_.dim, shared_.in_digits[b], memory_.logits + b, W);
+                return;
+            }
+        }
+#endif
         score_few<Real, Stored, BATCH>(rows, block.count, shape_, centre_, queries_, memory_.logits);
+    }
+
+    template <int BATCH>
+    void few_of(const Stored* rows, const Block& block) {
+        score_few_of<BATCH>(rows, block);
         soften(block);
         if (!problem_.wants_mean) return;
         static_assert(BATCH <= Q, "few queries are those of one tile");

@@ -12,24 +12,25 @@ pytest.importorskip("triton")
 
 from oracle_engine.base.errors import DataFileError, InputError
 from oracle_engine.kernels import Query, Span, Wanted, prepare_rows
-from oracle_engine.kernels.gpu import configs, devices
-from oracle_engine.kernels.gpu.configs import ANY, Choice, DigitConfig, LaunchConfig, ScoreConfig, WeighConfig
+from oracle_engine.kernels.gpu import configs, devices, tables
+from oracle_engine.kernels.gpu.configs import LaunchConfig
 from oracle_engine.kernels.gpu.devices import Device
 from oracle_engine.kernels.gpu.jit import INTERPRET
 from oracle_engine.kernels.gpu.scan import check_shared_memory, triton_state
-from oracle_engine.kernels.gpu.tools import aot, tune
+from oracle_engine.kernels.gpu.tiles import ANY, Choice, DigitConfig, ScoreConfig, WeighConfig
+from oracle_engine.kernels.gpu.tools import aot, jobs, tune
 
 H100 = Device("an H100", "sm_90", 132, 227 << 10)
 
 
 @pytest.mark.skipif(INTERPRET, reason="the interpreter is on: nothing is compiled")
-@pytest.mark.parametrize("job", aot.subset(), ids=str)
-def test_listed_configurations_pass_the_gate(job: aot.Job) -> None:
+@pytest.mark.parametrize("job", jobs.subset(), ids=str)
+def test_listed_configurations_pass_the_gate(job: jobs.Job) -> None:
     assert aot.compile_job(job).complaints == []
 
 
 def test_the_gate_sees_what_it_is_for() -> None:
-    job = next(job for job in aot.jobs(["sm_90"]) if job.kernel == "score" and job.stored == torch.float16)
+    job = next(job for job in jobs.jobs(["sm_90"]) if job.kernel == "score" and job.stored == torch.float16)
     good = aot.Compilation(job, 200, 0, 98304, {"HGMMA": 16}, 48)
     assert good.complaints == []
     assert aot.Compilation(job, 255, 12, 98304, {"HGMMA": 16}, 48).complaints == ["12 spills"]
@@ -44,14 +45,14 @@ def test_the_gate_sees_what_it_is_for() -> None:
 def test_the_atomics_that_there_are_count_whole_numbers() -> None:
     import triton
 
-    job = next(job for job in aot.jobs(["sm_80"]) if job.kernel == "weights")
+    job = next(job for job in jobs.jobs(["sm_80"]) if job.kernel == "weights")
     options = {"num_warps": 4, "enable_fp_fusion": True}
-    compiled = triton.compile(aot.source_of(job), target=aot.TARGETS["sm_80"][0], options=options)
+    compiled = triton.compile(jobs.source_of(job), target=jobs.TARGETS["sm_80"][0], options=options)
     assert "atomic_rmw add" in compiled.asm["ttir"]
 
 
 @pytest.mark.parametrize("architecture", ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120", "gfx942", "gfx1100"])
-@pytest.mark.parametrize("stored", list(configs.KINDS), ids=str)
+@pytest.mark.parametrize("stored", list(tables.KINDS), ids=str)
 @pytest.mark.parametrize("batch", [1, 16, 17, 64, 1024])
 def test_every_device_dtype_and_batch_has_a_configuration(architecture: str, stored: torch.dtype, batch: int) -> None:
     limits = {"sm_80": 163, "sm_90": 227, "sm_100": 227, "sm_86": 99, "sm_120": 99}
@@ -109,7 +110,7 @@ def test_no_slice_of_digits_is_long_enough_to_overflow(dim: int) -> None:
 
 
 def test_digits_want_an_integer_unit() -> None:
-    job = next(job for job in aot.jobs(["sm_90"]) if job.kernel == "digits")
+    job = next(job for job in jobs.jobs(["sm_90"]) if job.kernel == "digits")
     assert aot.Compilation(job, 200, 0, 49152, {"IGMMA": 12}, 48).complaints == []
     assert aot.Compilation(job, 200, 0, 49152, {"HGMMA": 12}, 48).complaints == [
         "no matrix instructions",

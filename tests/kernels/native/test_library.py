@@ -73,6 +73,13 @@ def test_why_there_is_no_library(
     assert native_library() == library.NativeLibrary(None, None, f"native kernels {why}")
 
 
+@pytest.mark.skipif(native_library().library is None, reason=native_library().reason)
+def test_a_library_of_other_sources_is_not_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(library, "sources_digest", lambda: "another")
+    reason = "native kernels are of other sources than these; run: make native"
+    assert native_library() == library.NativeLibrary(None, None, reason)
+
+
 def test_a_damaged_library_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(library, "LIBRARIES", tmp_path)
     monkeypatch.setattr(library, "usable_targets", lambda: ["v3"])

@@ -94,6 +94,21 @@ def test_only_what_is_wanted_is_computed(target: str, generator: torch.Generator
     assert torch.equal(found.top_rows, true.top_rows)
 
 
+@pytest.mark.parametrize("distance", [1e7, 1e9, 1e11])
+def test_logits_whose_last_place_is_many_nats_are_weighed_by_both_parts(
+    target: str, generator: torch.Generator, distance: float
+) -> None:
+    rows = prepare_rows(normal(60, 24, generator).double(), None)
+    query = make_query(rows, generator)
+    query = replace(query, point=distance * query.point, given=None)
+    chosen = torch.rand(8, 60, generator=generator) < 0.4
+    named = named_by(chosen, generator)
+    found, expected = (
+        pairs_state(rows, query, named, EVERYTHING) for pairs_state in (pairs.pairs_state, rescore.pairs_state)
+    )
+    assert_agree(rows, found, expected)
+
+
 @pytest.mark.parametrize("given_as", ["rows", "values"])
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.float64])
 @pytest.mark.parametrize("sigma", [1e-3, 1e-5, 1e-7])

@@ -18,7 +18,7 @@ ROOT = HERE.parent.parent.parent
 
 # every kernel, over shapes that fill no tile, block or vector
 PROBLEMS = [
-    *("test_scan.py", "test_pairs.py", "test_double.py", "test_covariance.py", "test_screens.py"),
+    *("test_scan.py", "test_segments.py", "test_pairs.py", "test_double.py", "test_covariance.py", "test_screens.py"),
     "-k",
     "odd_shapes and not 784 and not 1000 or storage or empty_state or maximum or windows or formula or late or none",
 ]
@@ -40,7 +40,7 @@ def test_the_sanitizers_find_nothing(tmp_path: Path) -> None:
         "OMP_NUM_THREADS": "1",
     }
     # without the checks of annotations, which have nothing to do with what is tested here
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-o", "addopts=", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-s", "-o", "addopts=", "-p", "no:cacheprovider"]
     command += ["--import-mode=importlib", *PROBLEMS]
     for target in usable_targets():
         asked = {**environment, "ORACLE_NATIVE": target}

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from closed_form import normal, stored_as
-from row_cases import EVERYTHING, MEAN_ONLY, assert_parity, make_query
+from row_cases import EVERYTHING, assert_parity, make_query
 
 from oracle_engine.base.arrays import STORAGE_DTYPES
 from oracle_engine.kernels import Query, Rows, Wanted, prepare_rows
@@ -38,7 +38,6 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
         return "rescored" if len(pairs.query) else None
 
     count(single, "pairs_state", rescored)
-    count(scan, "attention_state", lambda *_, **__: "attention")
     count(scan, "single_state", lambda *_, **__: "float32")
     for module in (scan, single):
         count(module, "double_state", lambda *_, **__: "float64")
@@ -57,31 +56,11 @@ def test_an_early_query_sums_every_row(generator: torch.Generator, taken: Counte
     assert ways_of(taken, rows, make_query(rows, generator, times=(0.05,))) == {"float32", "dense"}
 
 
-def test_an_early_mean_alone_is_attention(generator: torch.Generator, taken: Counter[str]) -> None:
-    rows = prepare_rows(normal(400, 100, generator).float(), None)
-    assert ways_of(taken, rows, make_query(rows, generator, times=(0.05,)), MEAN_ONLY) == {"attention"}
-    taken.clear()
-    # an excluded range or a sample without weight cannot be told to it
-    assert ways_of(taken, rows, make_query(rows, generator, times=(0.05,), excluded=1), MEAN_ONLY) == {
-        "float32",
-        "dense",
-    }
-
-
-def test_a_query_far_off_the_path_is_scanned_after_all(generator: torch.Generator, taken: Counter[str]) -> None:
-    rows = prepare_rows(normal(400, 100, generator).float(), None)
-    query = make_query(rows, generator, 2, (0.05,))
-    # towards a sample, as no noise would be: that one dominates, at a time at which on the path all share the weight
-    point = query.point + torch.tensor([[0.0], [300.0]]) * rows.gather(torch.tensor([1, 2]))
-    off = Query(point, query.alpha, query.inverse_variance, query.excluded)
-    assert {"attention", "float32", "rescored"} <= ways_of(taken, rows, off, MEAN_ONLY)
-
-
 def test_a_late_query_rescores_what_it_lists(generator: torch.Generator, taken: Counter[str]) -> None:
     rows = prepare_rows(normal(400, 784, generator).float(), None)
     ways = ways_of(taken, rows, make_query(rows, generator, times=(0.9,)))
     assert "rescored" in ways
-    assert not ways & {"dense", "float64", "attention"}
+    assert not ways & {"dense", "float64"}
 
 
 def test_few_rows_with_weight_are_summed_one_by_one(generator: torch.Generator, taken: Counter[str]) -> None:

@@ -9,7 +9,7 @@ import torch
 from kernel_problems import DTYPES, make_query, make_rows
 
 from oracle_engine.kernels import Span, Wanted
-from oracle_engine.kernels.gpu import configs
+from oracle_engine.kernels.gpu import tiles
 from oracle_engine.kernels.gpu.descriptors import described
 from oracle_engine.kernels.gpu.jit import INTERPRET
 from oracle_engine.kernels.gpu.live_rows import DENSE_SHARE, live_rows
@@ -26,7 +26,7 @@ def test_the_interpreter_is_on() -> None:
 
 def scored(operand: QueryOperand, block: BlockOperand, slices: int = 1) -> Scores:
     """Return the logits of a block in small tiles, whose sums are emptied after every other step."""
-    return score(operand, block, configs.ScoreConfig(32, 16, 32, 4, 2), slices)
+    return score(operand, block, tiles.ScoreConfig(32, 16, 32, 4, 2), slices)
 
 
 # rows of a whole number of 16 bytes are read through descriptors
@@ -77,7 +77,7 @@ def test_weigh_sums_the_rows_with_weight_and_no_other(
     weight_floor, rescore_floor = ordered[live + 1], ordered[1]
     listed = ListedPairs.empty(torch.zeros(19, dtype=torch.int32), 8)
     reference = Reference(*(value.float() for value in (origin, weight_floor, rescore_floor)))
-    config = configs.WeighConfig(32, 16, 32, 4, 2)
+    config = tiles.WeighConfig(32, 16, 32, 4, 2)
     weights = weights_of(scores, block, reference, listed, config=config, wanted=Wanted(moments=True))
     kept = torch.where((logits >= weight_floor) & (logits < rescore_floor), (logits - origin).exp(), 0.0)
     # two bf16 parts hold 16 bits, of which the interpreter truncates the last
@@ -101,7 +101,7 @@ def test_few_rows_are_listed_in_order_and_most_are_filled_in(
     logits[200:400] = -100.0
     scores, one = Scores(logits, logits.new_zeros(1, 2, 16), 600), torch.ones(16)
     listed = ListedPairs.empty(torch.zeros(16, dtype=torch.int32), 1)
-    config = configs.WeighConfig(32, 16, 32, 4, 2)
+    config = tiles.WeighConfig(32, 16, 32, 4, 2)
     weights = weights_of(
         scores, block, Reference(0 * one, -one, torch.inf * one), listed, config=config, wanted=Wanted()
     )

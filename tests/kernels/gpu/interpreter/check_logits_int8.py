@@ -25,13 +25,14 @@ from oracle_engine.kernels import Query, Rows, Span, Wanted, prepare_rows, refer
 from oracle_engine.kernels.common.accumulate import dropped_constant
 from oracle_engine.kernels.common.rounding import unit_error, windows
 from oracle_engine.kernels.common.work import Work
-from oracle_engine.kernels.gpu import configs, scan
-from oracle_engine.kernels.gpu.configs import DigitConfig, scored_with
+from oracle_engine.kernels.gpu import configs, scan, tiles
+from oracle_engine.kernels.gpu.configs import scored_with
 from oracle_engine.kernels.gpu.devices import Device
 from oracle_engine.kernels.gpu.digits import DigitOperand, digit_rounding
 from oracle_engine.kernels.gpu.logits_int8 import score_digits
 from oracle_engine.kernels.gpu.operands import HALF, BlockOperand, QueryOperand, operand_rows
 from oracle_engine.kernels.gpu.query_operand import query_digits
+from oracle_engine.kernels.gpu.tiles import DigitConfig
 from oracle_engine.kernels.reference import reference_logits
 
 BYTES = (torch.uint8, torch.int8)
@@ -129,7 +130,7 @@ def test_long_sums_are_cut_before_they_overflow(generator: torch.Generator) -> N
     config = DigitConfig(16, 16, 4096, 4, 2)
     operand, block = DigitOperand.of(query, rows, 4096), BlockOperand.of(operand_rows(rows), Span(0, 4))
     device = Device("any", "sm_90", 1, 1 << 20)
-    others = (configs.WeighConfig(16, 16, 32, 4, 2), None, configs.ScoreConfig(16, 16, 32, 4, 2))
+    others = (tiles.WeighConfig(16, 16, 32, 4, 2), None, tiles.ScoreConfig(16, 16, 32, 4, 2))
     slices = configs.LaunchConfig(config, *others, device).score_slices(4, 1, dim)
     assert slices == 3
     found = score_digits(operand, block, config, slices).logits[:, 0]

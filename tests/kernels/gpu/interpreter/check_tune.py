@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 import torch
 
-from oracle_engine.kernels.gpu import configs
-from oracle_engine.kernels.gpu.configs import DigitConfig, ScoreConfig, WeighConfig
+from oracle_engine.kernels.gpu import configs, tiles
 from oracle_engine.kernels.gpu.devices import Device, device_of
 from oracle_engine.kernels.gpu.digits import DigitOperand
+from oracle_engine.kernels.gpu.tiles import DigitConfig, ScoreConfig, WeighConfig
 from oracle_engine.kernels.gpu.tools import tune
 
 GRID = tune.TileGrid(block_n=(32,), block_b=(16,), block_d=(32, 64), warps=(4,), stages=(2,))
-SMALL = tune.Tuning(count=70, dim=96, batches=((16, configs.ANY),), score=GRID, digits=GRID, weigh=GRID)
+SMALL = tune.Tuning(count=70, dim=96, batches=((16, tiles.ANY),), score=GRID, digits=GRID, weigh=GRID)
 
 
 @pytest.mark.parametrize("quick", ["digits", "parts"])

@@ -1,0 +1,150 @@
+"""Queries over segments of the rows, one launch of each kernel for all of them: classes, and unions of classes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import reduce
+
+import torch
+
+from ...base.arrays import Bool, Int64, Tensor
+from ..common.matmul import ieee_products
+from ..common.rows import Span
+from ..common.segments import SegmentWork, span_by_span
+from ..common.state import PosteriorState, concatenate, merge
+from ..common.work import Work
+from .configs import LaunchConfig
+from .digits import DigitOperand
+from .limits import DEFAULT_LIMITS, ScanLimits
+from .logits import Scores, score
+from .logits_int8 import score_digits
+from .narrow import NARROW_DIM
+from .operands import EXACT, BlockOperand, QueryOperand, Split
+from .panels import Panels
+from .scan import BlockSums, TwoPhaseScan, checked_config, on_device, triton_state
+from .tiles import DigitConfig, ScoreConfig
+from .weighted_sum import weigh
+from .weights import Reference, weights_of
+
+# the batch whose tiles serve segments, of which few queries share one
+SEGMENT_BATCH = 16
+
+
+class SegmentScan(TwoPhaseScan):
+    """A scan in which every tile of queries has rows of its own.
+
+    panels: these tiles; the queries of the work are sorted as they are there.
+    """
+
+    panels: Panels
+
+    def blocks(self) -> list[Span]:
+        """Return the span as a whole: the logits of all segments are held at once."""
+        return [self.work.span]
+
+    def _score(self, block: BlockOperand) -> Scores:
+        config, operand = self.config.score, self.operand
+        if isinstance(config, DigitConfig) and isinstance(operand, DigitOperand):
+            slices = config.least_slices(block.dim)
+            found = score_digits(operand, block, config, slices, panels=self.panels)
+        elif isinstance(config, ScoreConfig) and isinstance(operand, QueryOperand):
+            found = score(operand, block, config, 1, panels=self.panels)
+        else:
+            raise AssertionError(f"{type(operand).__name__} has no kernel for {config}")
+        return replace(found, stats=found.stats.index_select(2, self.panels.columns))
+
+    def _weigh(self, scores: Scores, block: BlockOperand, reference: Reference) -> BlockSums:
+        config, wanted, panels = self.config, self.work.wanted, self.panels
+        weights = weights_of(
+            scores, block, reference, self.list, config=config.weigh, wanted=wanted, split=self.split, panels=panels
+        )
+        sums = weights.sums.index_select(2, panels.columns)
+        if not wanted.mean:
+            return sums, sums.new_empty(0, len(self.query), 0)
+        return sums, weigh(weights, block, config.weigh, shares=1, panels=panels)
+
+
+def segments_state(work: SegmentWork, *, limits: ScanLimits = DEFAULT_LIMITS) -> PosteriorState:
+    """Return the states of the queries of `work` over their spans together, [B]; the host waits once or twice.
+
+    limits: of the logits held at once: longer spans, and all where the heaviest samples are wanted, are scanned one
+    after the other.
+
+    Raises InputError where the kernels cannot run. Costs as :func:`segment_states`.
+    """
+    if len(work.pairs) == 0:
+        return work.nothing()
+    every = Work(work.rows, work.query, Span(0, len(work.rows)), work.wanted)
+    checked_config(every)
+    place = torch.arange(len(work.pairs), device=work.pairs.device)
+    # pairs come in the order of their queries
+    rank = place - torch.searchsorted(work.pairs, work.pairs)
+    lengths = work.spans[:, 1] - work.spans[:, 0]
+    longest, most = torch.stack([lengths.max(), rank.max()]).tolist()
+    together = segments_height(every, len(place), limits)
+    if longest <= together:
+        found = segment_states(every, work.pairs, work.spans, longest)
+    else:
+        found = _two_ways(work, every, lengths > together, together)
+    # one more state for the places of queries with fewer spans than others have
+    states = concatenate([found, replace(work, query=work.query.take(place[:1])).nothing()])
+    table = torch.full((len(work.query), most + 1), len(place), device=place.device)
+    table[work.pairs, rank] = place
+    return reduce(merge, [states.take(column) for column in table.unbind(1)])
+
+
+def _two_ways(work: SegmentWork, every: Work, alone: Bool[Tensor, "P"], together: int) -> PosteriorState:
+    # those in `alone` one span after the other, the others, of at most `together` rows, in one launch
+    long, short = (which.nonzero()[:, 0] for which in (alone, ~alone))
+    each = torch.arange(len(long), device=long.device)
+    apart = replace(work, query=work.query.take(work.pairs[long]), pairs=each, spans=work.spans[long])
+    found = replace(work, query=work.query.take(work.pairs)).nothing()
+    found = found.put(long, span_by_span(apart, triton_state))
+    # spans of no row have no weight
+    if len(short) == 0 or together < 1:
+        return found
+    return found.put(short, segment_states(every, work.pairs[short], work.spans[short], together))
+
+
+def segments_height(work: Work, pairs: int, limits: ScanLimits = DEFAULT_LIMITS) -> int:
+    """Return how many rows the longest segment may have for :func:`segment_states`, 0 where it cannot answer `work`.
+
+    pairs: of a query and a segment. limits: of the logits held at once.
+    """
+    score = _config(work, EXACT).score
+    if work.rows.dim <= NARROW_DIM or work.wanted.top_k > 0 or score.least_slices(work.rows.dim) > 1:
+        return 0
+    return limits.score_bytes // (12 * SEGMENT_BATCH * pairs)
+
+
+def segment_states(
+    work: Work, which: Int64[Tensor, "P"], spans: Int64[Tensor, "P 2"], longest: int, split: Split = EXACT
+) -> PosteriorState:
+    """Return the states of pairs of a query and a segment of the rows, [P]; no synchronisation.
+
+    work: rows, [B] queries, the span that all segments lie in, and what is wanted. which: the query of each pair, [P].
+    spans: rows [start, stop) of each segment, [P, 2], empty for none. longest: rows of the longest one. split: as in
+    :func:`.scan.triton_state`.
+
+    Costs one read of every segment for each 16 queries that are about it, and of its rows with weight once more. Memory
+    is 12 bytes for each of 16 queries a pair and row of the longest segment, and P D values.
+    """
+    count = work.span.stop
+    # those of one segment beside each other, and those of none behind all
+    key = torch.where(spans[:, 1] > spans[:, 0], spans[:, 0], count)
+    order = key.argsort(stable=True)
+    own = spans[order]
+    query = work.query.take(which[order])
+    none = torch.zeros_like(own[:, 0])
+    outside = torch.stack([none, own[:, 0], own[:, 1], none + count], dim=1).unflatten(1, (2, 2))
+    asked = replace(work, query=replace(query, excluded=torch.cat([query.excluded, outside], dim=1)))
+    config = _config(asked, split)
+    with on_device(work.rows.device), ieee_products(work.rows.device.type):
+        scan = SegmentScan(asked, config, split)
+        scan.panels = Panels.of(own, config.score.block_b, longest)
+        scan.add(work.span)
+        return scan.state().take(order.argsort())
+
+
+def _config(work: Work, split: Split) -> LaunchConfig:
+    return checked_config(work, split, batch=SEGMENT_BATCH)

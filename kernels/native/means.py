@@ -1,0 +1,80 @@
+"""One pass over posterior means: states merged, and answers made of them."""
+
+from __future__ import annotations
+
+from ctypes import c_double, c_int64, c_void_p
+
+import torch
+
+from ...base.arrays import Float, Float64, Tensor
+from ...base.transforms import unreadable
+from ..common import combine, state
+from ..common.combine import Combination
+from ..common.state import PosteriorState
+from .library import native_library
+from .views import View, called
+
+# what answers are rounded to on the way
+ROUNDED = (torch.float32, torch.float64)
+
+
+class CombinationView(View):
+    """Queries and posterior means, and what their answers are made of."""
+
+    _fields_ = (
+        *((name, c_void_p) for name in ("x", "mean", "alpha", "direct", "gap")),
+        ("scale", c_double),
+        ("base", c_void_p),
+        ("batch", c_int64),
+        ("dim", c_int64),
+    )
+
+    def __init__(self, of: Combination, mean: Float64[Tensor, "B D"]) -> None:
+        """Look at `of` and `mean`."""
+        self.held = []
+        before = (self.hold(part.contiguous()) for part in (of.x, mean, of.alpha, of.direct, of.gap))
+        super().__init__(*before, of.scale, self.hold(of.base.contiguous()), *of.x.shape)
+
+
+def native_combined(combination: Combination, mean: Float64[Tensor, "B D"], dtype: torch.dtype) -> Float[Tensor, "B D"]:
+    """Return the answer of `combination` for posterior means, [B, D] in `dtype`, rounded once from float64.
+
+    mean: [B, D] float64, in the units that `scale` takes to those of x. In torch where the library cannot read it.
+    Costs one pass over [B, D].
+    """
+    parts = combination.x, mean, combination.alpha, combination.direct, combination.gap, combination.base
+    if dtype not in ROUNDED or native_library().library is None or not all(_readable(part) for part in parts):
+        return combine.combined(combination, mean, dtype)
+    out = torch.empty(combination.x.shape, dtype=dtype)
+    threads = c_int64(torch.get_num_threads())
+    single = c_int64(dtype == torch.float32)
+    called("oracle_combine", CombinationView(combination, mean), single, threads, c_void_p(out.data_ptr()))
+    return out
+
+
+def merged_into(first: PosteriorState, second: PosteriorState) -> PosteriorState:
+    """Return what `merge` of the states of B queries on the CPU returns; the means of `first`, [B, D], are used up."""
+    return state.merge(first, second, mix=_mixed)
+
+
+def _mixed(
+    first: Float64[Tensor, "B D"],
+    share: Float64[Tensor, "B"],
+    second: Float64[Tensor, "B D"],
+    other: Float64[Tensor, "B"],
+) -> tuple[Float64[Tensor, "B D"], Float64[Tensor, "B"]]:
+    if not bool(share.any()):
+        # late, whatever has weight was rescored
+        return second, torch.zeros_like(share)
+    parts = [part.contiguous() for part in (share, other, second)]
+    gap = torch.empty_like(parts[0])
+    sizes = *first.shape, torch.get_num_threads()
+    addresses = [c_void_p(part.data_ptr()) for part in (*parts, first, gap)]
+    called("oracle_mix_means", *addresses[:3], *(c_int64(size) for size in sizes), *addresses[3:])
+    return first, gap
+
+
+def _readable(part: Tensor) -> bool:
+    differentiable = torch.is_grad_enabled() and part.requires_grad
+    plain = part.device.type == "cpu" and part.dtype == torch.float64
+    return plain and not differentiable and not unreadable(part)

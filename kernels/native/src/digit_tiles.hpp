@@ -1,0 +1,94 @@
+// Products of unsigned 8-bit rows with many queries in digits, in register tiles: four coordinates an instruction.
+#pragma once
+#include "digits.hpp"
+
+namespace oracle {
+
+// rows of a tile, and coordinates that are multiplied together
+constexpr int kDigitRows = 8;
+constexpr int64_t kTogether = 4;
+
+// Whether tiles of digits read these rows.
+template <class Real, class Stored>
+ORACLE_INLINE bool by_digit_tiles(int64_t dim) {
+#if defined(__AVX512VNNI__)
+    return std::is_same<Real, float>::value && std::is_same<Stored, uint8_t>::value && dim % kTogether == 0 &&
+           fits_digits(dim);
+#else
+    (void)dim;
+    return false;
+#endif
+}
+
+// Copies the digits of one query into its lane of a panel, [D / 4][kDigits][16][4].
+ORACLE_APART void place_digits(const DigitQuery& query, int64_t dim, int64_t lane, int8_t* panel) {
+    for (int64_t d = 0; d < dim; ++d)
+        for (int digit = 0; digit < kDigits; ++digit)
+            panel[((d / kTogether * kDigits + digit) * 16 + lane) * kTogether + d % kTogether] =
+                query.digits[digit * query.width + d];
+}
+
+// Writes queries in digits: those of whole vectors, so that no two threads write into one.
+template <class Real>
+void pack_digits(const ScanProblem& problem, const Shape<Real>& shape, const Shared<Real>& shared, int64_t thread) {
+    const int64_t width = digit_width(shape.dim), shift = problem.stored == kInt8 ? 128 : 0;
+    const int64_t W = shape.W, size = kDigits * shape.dim;
+    for (int64_t b = thread * W; b < shape.batch; b += b % W == W - 1 ? (problem.threads - 1) * W + 1 : 1) {
+        DigitQuery& query = shared.in_digits[b];
+        query = {shared.digits + b * kDigits * width, width, 0, 1.0};
+        write_digits(problem.point + b * shape.dim, problem.gain[b], problem.centre, shape.dim, shift, query);
+        shared.offsets[b] = static_cast<double>(query.offset), shared.units[b] = query.unit;
+        if (shared.digit_panels) place_digits(query, shape.dim, b % 16, shared.digit_panels + b / 16 * 16 * size);
+    }
+    if (thread != 0) return;
+    std::fill(shared.units + shape.batch, shared.units + shape.lanes(), 0.0);
+    std::fill(shared.offsets + shape.batch, shared.offsets + shape.lanes(), 0.0);
+}
+
+#if defined(__AVX512VNNI__)
+// The value of a row's sums for eight queries: exact until it is rounded to single precision.
+ORACLE_INLINE __m256 digit_value(__m256i low, __m256i middle, __m256i high, const double* offsets,
+                                 const double* units) {
+    __m512d total = _mm512_fmadd_pd(_mm512_cvtepi32_pd(high), _mm512_set1_pd(65536.0), _mm512_cvtepi32_pd(low));
+    total = _mm512_fmadd_pd(_mm512_cvtepi32_pd(middle), _mm512_set1_pd(256.0), total);
+    return _mm512_cvtpd_ps(_mm512_mul_pd(_mm512_sub_pd(total, _mm512_loadu_pd(offsets)), _mm512_loadu_pd(units)));
+}
+
+// Writes <x_r - c, q> of a tile of rows for the 16 queries of a panel. rows: `dim` bytes each, of which the first
+// `count` rows are there. out: [kDigitRows][16]. offsets, units: [16], as in DigitQuery.
+ORACLE_APART void score_digit_tile(const uint8_t* rows, int64_t count, int64_t dim, const int8_t* panel,
+                                   const double* offsets, const double* units, float* out, Ahead& ahead) {
+    const uint8_t* x[kDigitRows];
+    for (int r = 0; r < kDigitRows; ++r) x[r] = rows + std::min<int64_t>(r, count - 1) * dim;
+    __m512i sums[kDigitRows][kDigits] = {};
+    Ahead soon = ahead;
+    for (int64_t d = 0; d < dim; d += kTogether) {
+        soon.next();
+        const int8_t* q = panel + d / kTogether * kDigits * 64;
+        __m512i digits[kDigits];
+#pragma GCC unroll 3
+        for (int digit = 0; digit < kDigits; ++digit) digits[digit] = _mm512_loadu_si512(q + digit * 64);
+#pragma GCC unroll 8
+        for (int r = 0; r < kDigitRows; ++r) {
+            int32_t four;
+            std::memcpy(&four, x[r] + d, sizeof four);
+            const __m512i values = _mm512_set1_epi32(four);
+#pragma GCC unroll 3
+            for (int digit = 0; digit < kDigits; ++digit) add_products(sums[r][digit], values, digits[digit]);
+        }
+    }
+    ahead = soon;
+#pragma GCC unroll 8
+    for (int r = 0; r < kDigitRows; ++r) {
+        if (r >= count) break;
+        const __m512i low = sums[r][0], middle = sums[r][1], high = sums[r][2];
+        _mm256_storeu_ps(out + r * 16, digit_value(_mm512_castsi512_si256(low), _mm512_castsi512_si256(middle),
+                                                   _mm512_castsi512_si256(high), offsets, units));
+        _mm256_storeu_ps(out + r * 16 + 8,
+                         digit_value(_mm512_extracti64x4_epi64(low, 1), _mm512_extracti64x4_epi64(middle, 1),
+                                     _mm512_extracti64x4_epi64(high, 1), offsets + 8, units + 8));
+    }
+}
+#endif
+
+}  // namespace oracle

@@ -1,0 +1,80 @@
+// Products of 8-bit rows with a query written in three signed digits of eight bits: exact sums of whole numbers.
+#pragma once
+#include "scan.hpp"
+
+namespace oracle {
+
+// digits of a query, and the largest whole number that they hold: as fine as single precision
+constexpr int kDigits = 3;
+constexpr double kLargest = 127.0 * 65536 + 127.0 * 256 + 127.0;
+
+// coordinates of a vector of digits
+constexpr int64_t kDigitLanes = 64;
+
+// Whether sums of D products with a digit fit into 32 bits.
+constexpr bool fits_digits(int64_t dim) {
+    return dim <= 1 << 16;
+}
+
+// Writes gain * point, [D], in digits; rows are larger by `shift` than the values that they stand for.
+ORACLE_APART void write_digits(const double* point, double gain, const double* centre, int64_t dim, int64_t shift,
+                               DigitQuery& query) {
+    double largest = 0.0;
+    for (int64_t d = 0; d < dim; ++d) largest = std::max(largest, std::fabs(gain * point[d]));
+    query.unit = largest > 0.0 ? largest / kLargest : 1.0;
+    query.offset = 0;
+    for (int64_t d = 0; d < query.width; ++d) {
+        int64_t rest = d < dim ? std::llround(gain * point[d] / query.unit) : 0;
+        if (d < dim) query.offset += rest * (std::llround(centre[d]) + shift);
+        for (int digit = 0; digit < kDigits; ++digit) {
+            const int8_t low = static_cast<int8_t>(rest & 255);
+            query.digits[digit * query.width + d] = low;
+            rest = (rest - low) / 256;
+        }
+    }
+}
+
+#if defined(__AVX512VNNI__)
+// Adds the products of four neighbouring bytes each. Written out because GCC 12 copies every sum before it adds to it.
+ORACLE_INLINE void add_products(__m512i& sums, __m512i values, __m512i digits) {
+    asm("vpdpbusd %2, %1, %0" : "+v"(sums) : "v"(values), "v"(digits));
+}
+
+// 64 coordinates of a row without a sign, and zeros beyond its end.
+template <class Stored>
+ORACLE_INLINE __m512i unsigned_bytes(const Stored* row, int64_t count) {
+    const __mmask64 some = count >= kDigitLanes ? ~0ull : (1ull << count) - 1;
+    const __m512i bytes = _mm512_maskz_loadu_epi8(some, row);
+    return std::is_same<Stored, int8_t>::value ? _mm512_xor_si512(bytes, _mm512_set1_epi8(-128)) : bytes;
+}
+
+// Writes <x_r - c, q> of the rows of a block for one query, to every `step`-th logit.
+template <class Stored>
+ORACLE_APART void score_digits(const Stored* rows, int64_t count, int64_t dim, const DigitQuery& query, float* logits,
+                               int64_t step) {
+    for (int64_t r = 0; r < count; ++r) {
+        __m512i sums[2][kDigits] = {};
+        for (int64_t d = 0; d < dim; d += 2 * kDigitLanes)
+#pragma GCC unroll 2
+            for (int part = 0; part < 2; ++part) {
+                const int64_t at = d + part * kDigitLanes;
+                if (at >= dim) break;
+                fetch_ahead(rows + r * dim + at);
+                const __m512i x = unsigned_bytes(rows + r * dim + at, dim - at);
+#pragma GCC unroll 3
+                for (int digit = 0; digit < kDigits; ++digit) {
+                    const __m512i q = _mm512_loadu_si512(query.digits + digit * query.width + at);
+                    add_products(sums[part][digit], x, q);
+                }
+            }
+        int64_t total = -query.offset;
+        for (int digit = 0; digit < kDigits; ++digit) {
+            const __m512i both = _mm512_add_epi32(sums[0][digit], sums[1][digit]);
+            total += _mm512_reduce_add_epi32(both) * (int64_t{1} << (8 * digit));
+        }
+        logits[r * step] = static_cast<float>(query.unit * static_cast<double>(total));
+    }
+}
+#endif
+
+}  // namespace oracle
