@@ -163,7 +163,8 @@ def test_transforms_inside_are_refused_in_words_or_left_out(
     ):
         whole(inner)(x.detach())
     torch._dynamo.reset()
-    assert torch.equal(torch.compile(inner, backend="eager")(x.detach()), call(engine, x.detach()))
+    # what torch traces itself it combines by its own operations, which round otherwise
+    assert_rows_close(torch.compile(inner, backend="eager")(x.detach()), call(engine, x.detach()), "float64")
 
 
 @pytest.mark.parametrize("name", ["velocity", "log_density"])
