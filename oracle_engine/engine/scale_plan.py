@@ -69,9 +69,10 @@ class ScalePlan:
     memory: bytes a rank holds. read: seconds of one read from its memory; host: from the host's, None where that is the
     same; network: over the network. products: seconds of a call's products where every sample has weight.
     merge_bytes, merge: what a rank sends to merge the answers of a call, and the seconds of it. call: seconds of a call
-    with the samples in place. streamed: the same with samples that come from the host, None where they cannot. even_batch: the batch at which
-    products take as long as the read. hours: of all queries, with the samples in place where they fit and streamed
-    otherwise; None where no number of queries was given or no way is open. card_hours: of all cards together.
+    with the samples in place. streamed: the same with samples that come from the host, None where they cannot.
+    even_batch: the batch at which products take as long as the read. hours: of all queries, with the samples in place
+    where they fit and streamed otherwise; None where no number of queries was given or no way is open.
+    card_hours: of all cards together.
     """
 
     problem: ScaleProblem
