@@ -175,7 +175,7 @@ class Ranks:
                 words = self._described(operation, one.words())
                 other = next(rank for rank, value in enumerate(values) if value != values[0])
                 text = f"{words[other]} on rank {other}, {words[0]} on rank 0"
-                remedy = "pass the same on every rank, or make the engine with queries='own'"
+                remedy = "pass the same on every rank"
                 raise invalid(one.parameter, "must be the same on all ranks", text, remedy)
 
     def _described(self, operation: str, words: str) -> list[str]:

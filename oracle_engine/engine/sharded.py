@@ -18,7 +18,7 @@ def sharded(
     path: Any = "rectified_flow",
     *,
     mesh: Any = None,
-    queries: Literal["same", "own"] = "same",
+    queries: Literal["same"] = "same",
     timeout: float = 60.0,
     deterministic: bool = True,
     **options: Any,
@@ -42,13 +42,13 @@ def sharded(
     `timeout` where one is killed, stopped or elsewhere; after that the engine answers no more.
     Costs a scan of the rows held here and an exchange of 2 B (D + 5) float64 numbers a call.
     """
-    if queries not in ("same", "own"):
-        raise invalid("queries", "must be same or own", repr(queries), "use 'same'")
+    if queries != "same":
+        raise invalid("queries", "must be same", repr(queries), "pass the queries of all ranks on every rank")
     if not isinstance(resolve_mode(options.get("mode", "auto")), FullScan | Auto):
         raise invalid("mode", "must be auto or exact for a sharded engine", options["mode"], "leave it out")
     ranks = Ranks(mesh, timeout)
     whole = data if isinstance(data, OracleDataset) else load_dataset(data)
     device = options.pop("device", None)
     whole = whole if device is None else whole.to(device)
-    held = ShardedDataset.deal_out(whole, ranks, own_queries=queries == "own", deterministic=deterministic)
+    held = ShardedDataset.deal_out(whole, ranks, own_queries=False, deterministic=deterministic)
     return OracleEngine(held, path, **options)
