@@ -125,6 +125,7 @@ _SUBPACKAGES = (
     "scans",
     "science",
     "search",
+    "serving",
     "training",
 )
 

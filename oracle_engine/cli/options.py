@@ -178,6 +178,7 @@ OPTIONS: Mapping[Key, str] = {
     "bins": "--bins",
     "draws": "--draws",
     "index": "--index",
+    "name": "--name",
     ("--data", "labels"): "the labels of --data",
     ("IN", "key"): "--key",
     ("velocity", "x"): "IN",
