@@ -74,7 +74,7 @@ def to_json(value: Tensor | Sequence[str]) -> list[Any]:
     """Return a tensor or texts as a flat list that JSON can hold, with None for NaN and infinities."""
     if not isinstance(value, Tensor):
         return list(value)
-    flat: list[Any] = value.reshape(-1).tolist()  # type: ignore[no-untyped-call]
+    flat: list[Any] = value.reshape(-1).tolist()
     if not value.is_floating_point() or bool(value.isfinite().all()):
         return flat
     return [number if math.isfinite(number) else None for number in flat]
@@ -98,8 +98,9 @@ def named(value: Tensor | Sequence[str]) -> str:
 def _flat(name: str, data: Any) -> list[Any]:
     if not isinstance(data, list):
         raise invalid(name, "must have `data`, a list of numbers", type(data).__name__, "send a list, or binary data")
-    while data and isinstance(data[0], list):
-        if not all(isinstance(row, list) for row in data):
+    flat: list[Any] = data
+    while flat and isinstance(flat[0], list):
+        if not all(isinstance(row, list) for row in flat):
             raise invalid(name, "must have rows of one depth", "numbers beside lists", "send a flat list")
-        data = list(chain.from_iterable(data))
-    return data
+        flat = list(chain.from_iterable(flat))
+    return flat
