@@ -129,6 +129,7 @@ _SUBPACKAGES = (
     "scans",
     "science",
     "search",
+    "serving",
     "training",
 )
 

@@ -256,7 +256,7 @@ class OracleEngine(torch.nn.Module):
         self._check_capture("posterior", conditions)
         refuse_transforms("posterior", x, t)
         request = self.request_builder.request(x, t, conditions)
-        return self._responder.posterior(request, int(top_k), x.shape, x.dtype)
+        return self.responder.posterior(request, int(top_k), x.shape, x.dtype)
 
     def prepare(
         self,
@@ -327,7 +327,7 @@ class OracleEngine(torch.nn.Module):
             request = self.request_builder.request(x, t, conditions)
             if shared_products is not None:
                 check_deterministic(self.data, request, shared_products)
-            responder = self._responder
+            responder = self.responder
             mean = mixed(responder.terms(request, shared_products))
             values = responder.combined(name, request, mean, x.dtype)
             return rounded_answer(values, name, x.dtype, x.shape)
@@ -347,7 +347,8 @@ class OracleEngine(torch.nn.Module):
         return RequestBuilder(self.data, self.path, self.point_std, self.t_max)
 
     @property
-    def _responder(self) -> Responder:
+    def responder(self) -> Responder:
+        """What answers requests."""
         backend = BACKENDS[self.backend]
         exact = whole_scan(self.data, backend, self.precision)
         router = Router(self.mode, self.tolerance, exact, self.point_std, self.index)
@@ -382,7 +383,7 @@ class OracleEngine(torch.nn.Module):
         together = BACKENDS[self.backend].waits_once and self.index is None
         with torch.no_grad(), checked_together(together):
             request = self.request_builder.request(x, t, conditions)
-            values = self._responder.values(name, request, x.dtype)
+            values = self.responder.values(name, request, x.dtype)
             return values if name == "log_density" else rounded_answer(values, name, x.dtype, x.shape)
 
     def function(self, name: str, dtype: torch.dtype, conditions: Conditions) -> AnswerFunction:
@@ -393,7 +394,7 @@ class OracleEngine(torch.nn.Module):
         """
         scale, interval = options_of(conditions.guidance)
         scaled = isinstance(scale, Tensor) and (transformed() or differentiable(scale))
-        responder, builder = self._responder, self.request_builder
+        responder, builder = self.responder, self.request_builder
         return AnswerFunction(name, responder, builder, dtype=dtype, interval=interval, scaled=scaled)
 
     def _obstacle(self, name: str, conditions: Conditions) -> str | None:
