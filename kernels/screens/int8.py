@@ -47,7 +47,7 @@ class EightBitScreen(Screen):
         return integers_pay(self.product_cost, self.dim)
 
     @property
-    def costs(self) -> tuple[int, ...]:
+    def operations(self) -> tuple[int, ...]:
         """The dimension times what a product with 8-bit numbers costs."""
         return (round(self.dim * relative_cost(self.product_cost, self.dim)),)
 
