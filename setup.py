@@ -131,7 +131,7 @@ setup(
     package_data={"oracle_engine": ["py.typed"], "oracle_engine.kernels.gpu": ["tuned/*.json"]},
     include_package_data=False,
     zip_safe=False,
-    install_requires=["torch>=2.9", "numpy>=1.26", "safetensors>=0.4", "jaxtyping>=0.2.30"],
+    install_requires=["torch>=2.9", "numpy>=1.26", "safetensors>=0.6", "jaxtyping>=0.2.30"],
     extras_require={
         "faiss": FAISS,
         # installs the same module as faiss-cpu: take one of the two

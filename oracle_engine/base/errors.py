@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 from typing import TypeVar
 
 _Kind = TypeVar("_Kind", bound="OracleError")
+
+# how torch says that memory is short
+_NO_MEMORY = ("can't allocate memory", "out of memory", "Storage size calculation overflowed", "exceeds the maximum")
 
 
 class OracleError(Exception):
@@ -83,6 +87,12 @@ def install_words(packages: str, extra: str) -> str:
     packages: the distributions as pip names them, separated by spaces. extra: the extra that names them in a checkout.
     """
     return f'pip install {packages} (or, in a checkout: pip install -e ".[{extra}]")'
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Return whether `error`, of Python, NumPy, torch or the system, says that there is no memory left."""
+    short = isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+    return short or any(part in str(error) for part in _NO_MEMORY)
 
 
 def _with_remedy(error: _Kind, parameter: str | None, remedy: str) -> _Kind:
