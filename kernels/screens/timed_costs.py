@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -72,7 +73,7 @@ def timed_costs(rows: Rows, screen: Screen, watch: Stopwatch | None = None) -> S
         count = len(bench.upper.work.span)
         scan_start, scan = bench.line(bench.scan)
         call, query = bench.line(bench.search)
-        levels = [bench.watch(lambda level=level: bench.level(level)) for level in range(len(screen.widths))]
+        levels = [bench.watch(partial(bench.level, level)) for level in range(len(screen.widths))]
         return SearchCosts(
             scan_start=scan_start / count,
             scan=max(scan / count, LEAST_COST),
@@ -102,7 +103,7 @@ class _Bench:
 
     def line(self, run: Callable[[UpperLogits], object]) -> tuple[float, float]:
         """Return what `run` costs for any batch, at least 0, and for each query."""
-        many, few = (self.watch(lambda upper=upper: run(upper)) for upper in (self.upper, self.few))
+        many, few = (self.watch(partial(run, upper)) for upper in (self.upper, self.few))
         each = max(many - few, 0.0) / (TRIALS - FEW)
         return max(few - FEW * each, 0.0), each
 
@@ -131,12 +132,13 @@ class _Bench:
         floor, none = floor.clamp_min(LOWEST_FLOOR), torch.full_like(floor, torch.inf)
         index = torch.zeros(1, dtype=torch.int64, device=values.device)
         count = max(1, int(tiles.open_tiles(floor).sum()))
-        some, least = (self.watch(lambda at=at: _looked(tiles, at, index)) for at in (floor, none))
+        some, least = (self.watch(partial(_looked, tiles, at, index)) for at in (floor, none))
         return (some - least) / count
 
     def row(self) -> float:
         """Return what it costs to score a row again for a query."""
-        many, one = (self.watch(lambda pairs=self._pairs(each): self._score(pairs)) for each in (FIRST_ROWS, 1))
+        lists = [self._pairs(each) for each in (FIRST_ROWS, 1)]
+        many, one = (self.watch(partial(self._score, pairs)) for pairs in lists)
         return (many - one) / (TRIALS * (FIRST_ROWS - 1))
 
     def _pairs(self, each: int) -> Pairs:

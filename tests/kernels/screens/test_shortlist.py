@@ -190,15 +190,15 @@ def test_queries_that_too_many_rows_matter_to_stay_pending(generator: torch.Gene
 COSTS = SearchCosts(scan_start=2.0, scan=8.0, levels=(1.0, 4.0), call=100.0, query=10.0, tile=10.0, row=10.0)
 
 
-def entered(query: Query, *thresholds: float, rows: int = 200, **changed: Any) -> list[int]:
+def entered(batch: Query, *thresholds: float, rows: int = 200, **changed: Any) -> list[int]:
     """Return the levels that queries enter at where these are worth it from so large an alpha^2 / sigma^2 on."""
-    points = prepare_rows(torch.ones(4, query.point.shape[1]), None)
+    points = prepare_rows(torch.ones(4, batch.point.shape[1]), None)
     screen = replace(
         principal_screen(points, (1, 2)),
         thresholds=(thresholds,) * len(Knowledge),
         measured_costs=replace(COSTS, **changed),
     )
-    return entry_levels(screen, query, screen.knowledge(query, SideInformation()), rows).tolist()
+    return entry_levels(screen, batch, screen.knowledge(batch, SideInformation()), rows).tolist()
 
 
 def test_levels_are_tried_from_their_snr_threshold_on(generator: torch.Generator) -> None:
