@@ -178,6 +178,7 @@ OPTIONS: Mapping[Key, str] = {
     "bins": "--bins",
     "draws": "--draws",
     "index": "--index",
+    "name": "--name",
     ("plan", "samples"): "--samples",
     ("plan", "dim"): "--dim",
     ("plan", "storage"): "--storage",

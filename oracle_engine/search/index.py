@@ -17,6 +17,7 @@ from ..base.errors import bad_file, invalid
 from ..base.files import read_tensors, write_tensors
 from ..base.progress import PartProgress, Progress
 from ..data.dataset import OracleDataset
+from ..data.sharded import check_here
 from ..kernels.screens import (
     SCREEN_KINDS,
     CodeScreen,
@@ -193,6 +194,7 @@ class SearchIndex:
         data: its data set. path: the file it was read from. Raises DataFileError where it is the index of other data,
         and InputError where the samples were changed in place.
         """
+        check_here(data, "an index")
         data.check_unchanged()
         if self.origin.fingerprint == data.fingerprint:
             return self.to(data.device)
@@ -255,6 +257,7 @@ def prepared_index(
     :func:`build_index`, for an index that has to be built.
     Raises what :func:`build_index` does, and DataFileError for the index of other data.
     """
+    check_here(data, "an index")
     if path is not None and Path(path).exists():
         kept = SearchIndex.read(path)
         made = kept.extended(data, path, progress) if kept.origin.count < len(data) else kept.of(data, path)
