@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
@@ -24,6 +24,7 @@ from ..kernels.screens import (
     DistanceVectors,
     PrincipalScreen,
     Screen,
+    SearchCosts,
     StoredScreen,
     best_screen,
     build_kind,
@@ -37,7 +38,7 @@ from .faiss import FactorySearch, FlatSearch, check_spec
 from .search import NoSearch, ScreenSearch, Search
 
 # what a saved file says it is
-INDEX_KIND = "oracle-index-3"
+INDEX_KIND = "oracle-index-4"
 
 # how a screen of each kind is read back
 RESTORED: Mapping[str, Callable[..., Screen]] = MappingProxyType(
@@ -162,7 +163,8 @@ class SearchIndex:
             tensors["distances"] = self.distances
         if self.screen is not None:
             tensors |= self.screen.tensors
-            facts["screen"] = {"kind": self.kind, "thresholds": self.screen.thresholds, **self.screen.facts}
+            measured = {"thresholds": self.screen.thresholds, "costs": asdict(self.screen.costs)}
+            facts["screen"] = {"kind": self.kind, **measured, **self.screen.facts}
         write_tensors(Path(path), INDEX_KIND, tensors, facts)
 
     @classmethod
@@ -176,6 +178,8 @@ class SearchIndex:
         screen, kept = None, facts.get("screen")
         if kept is not None:
             screen = RESTORED[kept["kind"]](tensors, kept, tuple(tuple(row) for row in kept["thresholds"]))
+            costs = {**kept["costs"], "levels": tuple(kept["costs"]["levels"])}
+            screen = replace(screen, measured_costs=SearchCosts(**costs))
         origin = Origin(**facts["origin"])
         return cls(facts["spec"], facts["reason"], origin, tensors["centre"], screen, tensors.get("distances"))
 
