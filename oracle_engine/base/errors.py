@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 from typing import TypeVar
 
 _Kind = TypeVar("_Kind", bound="OracleError")
+
+# how torch says that memory is short
+_NO_MEMORY = ("can't allocate memory", "out of memory", "Storage size calculation overflowed", "exceeds the maximum")
 
 
 class OracleError(Exception):
@@ -37,6 +41,18 @@ class InputError(OracleError, ValueError):
 
 class DataFileError(OracleError, ValueError):
     """The content of a file is damaged, or of another kind than its name or place says."""
+
+
+class DistributedError(OracleError, RuntimeError):
+    """Another rank is gone, stopped or elsewhere, so that a call of all ranks has no answer.
+
+    operation: what was asked for. rank: the rank that failed, or None where that is not known. seconds: for how long
+    this rank had been waiting.
+    """
+
+    operation: str = ""
+    rank: int | None = None
+    seconds: float = 0.0
 
 
 class MissingDependencyError(OracleError, ImportError):
@@ -77,12 +93,31 @@ def missing(package: str, feature: str, extra: str) -> MissingDependencyError:
     )
 
 
+def lost(operation: str, found: str, seconds: float, remedy: str, *, rank: int | None = None) -> DistributedError:
+    """Return a :class:`DistributedError`, which the caller raises.
+
+    operation: what all ranks were to do, a noun. found: what has become of a rank, a sentence without a full stop.
+    seconds: for how long this rank has been waiting. remedy: what the caller can do, without a full stop. rank: the
+    rank that failed, where it is known.
+    """
+    text = f"{operation}: {found}; this rank waited {seconds:.1f} s and has no answer. Remedy: {remedy}."
+    error = _with_remedy(DistributedError(text), None, remedy)
+    error.operation, error.rank, error.seconds = operation, rank, seconds
+    return error
+
+
 def install_words(packages: str, extra: str) -> str:
     """Return the pip lines that install an optional feature; this package is on no index, so its name is in neither.
 
     packages: the distributions as pip names them, separated by spaces. extra: the extra that names them in a checkout.
     """
     return f'pip install {packages} (or, in a checkout: pip install -e ".[{extra}]")'
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Return whether `error`, of Python, NumPy, torch or the system, says that there is no memory left."""
+    short = isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+    return short or any(part in str(error) for part in _NO_MEMORY)
 
 
 def _with_remedy(error: _Kind, parameter: str | None, remedy: str) -> _Kind:

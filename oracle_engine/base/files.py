@@ -14,6 +14,7 @@ import torch
 
 from .arrays import Tensor
 from .errors import bad_file, invalid
+from .mapped import open_safetensors
 
 # bytes hashed at once
 HASH_BYTES = 64 << 20
@@ -65,15 +66,13 @@ def read_tensors(path: Path, kind: str, *, verify: bool) -> tuple[dict[str, Tens
     Raises FileNotFoundError where there is no file, and DataFileError where the file is damaged, of another kind or,
     with `verify`, does not match its checksum.
     """
-    from safetensors import SafetensorError, safe_open
-
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file. Remedy: check the path.")
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()} if metadata.get("kind") == kind else {}
-    except SafetensorError as error:
+        with open_safetensors(path) as file:
+            metadata = file.metadata
+            tensors = dict(file.tensors()) if metadata.get("kind") == kind else {}
+    except ValueError as error:
         raise bad_file(path, f"a {kind} file", f"{error}", "write it again; it is damaged or incomplete") from None
     if metadata.get("kind") != kind:
         remedy = "name a file of this kind, or write it again"
@@ -88,14 +87,12 @@ def read_tensors(path: Path, kind: str, *, verify: bool) -> tuple[dict[str, Tens
 
 def is_kind(path: Path, kind: str) -> bool:
     """Return whether `path` is a file that write_tensors wrote with this `kind`; only the header is read."""
-    from safetensors import SafetensorError, safe_open
-
     if not path.is_file():
         return False
     try:
-        with safe_open(path, framework="pt") as file:
-            return (file.metadata() or {}).get("kind") == kind
-    except SafetensorError:
+        with open_safetensors(path) as file:
+            return file.metadata.get("kind") == kind
+    except ValueError:
         return False
 
 

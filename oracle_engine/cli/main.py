@@ -13,22 +13,23 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
-from ..base.errors import OracleError
+from ..base.errors import OracleError, lacks_memory
 from ..base.settings import __version__
 from .index import add_index
 from .info import add_info
 from .options import Commands, Parser, in_options
 from .plan import add_plan
+from .plot import add_plot
 from .sample import add_sample
+from .serve import add_serve
 from .stages import add_stages
 from .train_demo import add_train_demo
 from .velocity import add_velocity
 
-# how torch says, in a RuntimeError, that memory ran out
-OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "Storage size calculation overflowed", "exceeds the maximum")
-
 # in the order in which --help lists them
-COMMANDS = (add_stages, add_velocity, add_sample, add_plan, add_index, add_train_demo, add_info)
+COMMANDS = (
+    add_stages, add_plot, add_velocity, add_sample, add_plan, add_index, add_serve, add_train_demo, add_info,
+)  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -58,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             _drop_output()
         return _refuse(_about_system(error))
     except (MemoryError, RuntimeError, OverflowError) as error:
-        if not _out_of_memory(error):
+        if not (isinstance(error, OverflowError) or lacks_memory(error)):
             raise
         return _refuse("the memory of this machine is too small for these arguments. Remedy: ask for less at once.")
     except KeyboardInterrupt:
@@ -113,7 +114,3 @@ def _about_system(error: OSError) -> str:
     else:
         words = f"{os.fsdecode(error.filename)}: {error.strerror}"
     return words if "Remedy: " in words else f"{words}. Remedy: check the path, its permissions and the space left."
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, MemoryError | OverflowError) or any(part in str(error) for part in OUT_OF_MEMORY)

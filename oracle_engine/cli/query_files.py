@@ -16,7 +16,8 @@ import torch
 from ..base.arrays import Float, Shaped, Tensor, on_device
 from ..base.errors import OracleError, bad_file, invalid
 from ..base.files import replacing
-from ..data.formats import open_safetensors, read_path, reading
+from ..base.mapped import open_safetensors
+from ..data.formats import read_path, reading
 from .options import in_options
 
 SUFFIXES = (".npy", ".npz", ".safetensors")
@@ -106,7 +107,7 @@ def _read_arrays(path: Path, names: Sequence[str]) -> dict[str, Tensor]:
     with reading(path, f"arrays of numbers called {', '.join(names)}"):
         if path.suffix == ".safetensors":
             with open_safetensors(path) as file:
-                return {name: file.get_tensor(name) for name in names if name in file.keys()}
+                return {name: file.tensor(name) for name in names if name in file.keys()}
         with np.load(path, allow_pickle=False) as archive:
             return {name: _numbers(path, name, archive[name]) for name in names if name in archive}
 

@@ -19,7 +19,8 @@ import numpy as np
 import torch
 
 from ..base.arrays import Tensor
-from ..base.errors import OracleError, bad_file, invalid
+from ..base.errors import OracleError, bad_file, invalid, lacks_memory
+from ..base.mapped import mapped, open_safetensors
 from .samples import DTYPE_REMEDIES, Samples, labels_of, problem, samples_of, tensor_of
 
 LABEL_KEYS = ("labels", "y")
@@ -29,6 +30,10 @@ _SAFETENSORS_STORAGE = ("U8", "I8", "F16", "BF16", "F32", "F64")
 # names that others give to labels
 _OTHER_LABEL_KEYS = ("label", "target", "targets", "class", "classes", "class_labels", "class_label")
 FRESH_COPY = "write or download the file again"
+_LESS_MEMORY = (
+    "save them as .npy or .safetensors, which are mapped and not read into memory; where the file should be smaller it "
+    "is damaged: write it again"
+)
 _DAMAGE = (
     ValueError, EOFError, OverflowError, SyntaxError, TypeError, RuntimeError, AttributeError, LookupError, MemoryError,
     tokenize.TokenError, gzip.BadGzipFile, zipfile.BadZipFile, zlib.error, lzma.LZMAError,
@@ -78,9 +83,7 @@ def read_npy(path: Path) -> Samples:
     """
     with reading(path, "a NumPy .npy file"):
         _check_magic(path, b"\x93NUMPY")
-        # copy on write: pages come from the file, and torch gets an array that it need not warn about
-        array = np.load(path, mmap_mode="c", allow_pickle=False)
-        excess = path.stat().st_size - array.offset - array.nbytes
+        array, excess = _mapped_npy(path)
     if excess:
         raise bad_file(path, "one array", f"{excess} bytes after it", "save one array to a file")
     return samples_of(array, None, path)
@@ -113,28 +116,13 @@ def read_safetensors(path: Path, key: str | None = None, *, labelled: bool = Tru
     """
     with reading(path, "a .safetensors file"), open_safetensors(path) as file:
         names = list(file.keys())
-        storable = [name for name in names if file.get_slice(name).get_dtype() in _SAFETENSORS_STORAGE]
+        storable = [name for name in names if file.kind(name) in _SAFETENSORS_STORAGE]
         name, label_name = _choose(path, names, storable, key)
         if key is None and label_name is None:
             _check_no_labels(path, names, name)
-        points = file.get_tensor(name)
-        labels = file.get_tensor(label_name) if label_name is not None and labelled else None
+        points = file.tensor(name)
+        labels = file.tensor(label_name) if label_name is not None and labelled else None
     return samples_of(points, labels, path)
-
-
-@contextmanager
-def open_safetensors(path: Path) -> Iterator[Any]:
-    """Yield a .safetensors file, open for reading.
-
-    path: the file. Raises ValueError where it is damaged.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            yield file
-    except SafetensorError as error:
-        raise ValueError(str(error)) from error
 
 
 def read_idx(path: Path) -> Samples:
@@ -243,14 +231,36 @@ def reading(path: Path, expected: str) -> Iterator[None]:
         yield
     except OracleError:
         raise
-    except _DAMAGE as error:
-        # the messages of numpy about an array that only pickle could load
-        if str(error).startswith(("Array can't be memory-mapped", "Object arrays cannot")):
-            raise bad_file(path, expected, "dtype object", dict(DTYPE_REMEDIES)["object"]) from error
-        raise bad_file(path, expected, f"damaged or incomplete content ({error})", FRESH_COPY) from error
-    except OSError as error:
-        found = error.strerror or str(error)
-        raise bad_file(path, "a readable file", found, "check the path and its permissions") from error
+    except (OSError, *_DAMAGE) as error:
+        raise _about_reading(error, path, expected) from error
+
+
+def _about_reading(error: Exception, path: Path, expected: str) -> OracleError:
+    if lacks_memory(error):
+        return bad_file(path, "numbers that memory has room for", f"no room for them ({error})", _LESS_MEMORY)
+    if isinstance(error, OSError) and not isinstance(error, _DAMAGE):
+        return bad_file(path, "a readable file", error.strerror or str(error), "check the path and its permissions")
+    # the messages of numpy about an array that only pickle could load
+    if str(error).startswith(("Array can't be memory-mapped", "Object arrays cannot")):
+        return bad_file(path, expected, "dtype object", dict(DTYPE_REMEDIES)["object"])
+    return bad_file(path, expected, f"damaged or incomplete content ({error})", FRESH_COPY)
+
+
+def _mapped_npy(path: Path) -> tuple[np.ndarray, int]:
+    """Return the array of an .npy file, and how many bytes there are after it."""
+    found = np.lib.format.open_memmap(path, mode="r")
+    order: Any = "C" if found.flags.c_contiguous else "F"
+    array: np.ndarray = np.ndarray(found.shape, found.dtype, _content(path), found.offset, order=order)
+    return array, path.stat().st_size - found.offset - found.nbytes
+
+
+def _content(path: Path) -> np.ndarray:
+    """Return the bytes of a file, memory-mapped. Raises ValueError where there are none."""
+    size = path.stat().st_size
+    if size == 0:
+        raise ValueError("the file is empty")
+    content: np.ndarray = mapped(path, torch.uint8, [size]).numpy()
+    return content
 
 
 def _check_magic(path: Path, magic: bytes) -> None:
@@ -317,14 +327,14 @@ def _unpacked(path: Path) -> np.ndarray:
     with path.open("rb") as stream:
         packed = stream.read(2) == _GZIP_MAGIC
     if not packed:
-        return np.memmap(path, np.uint8, mode="c")
+        return _content(path)
     with gzip.open(path) as content:
         return np.frombuffer(content.read(), np.uint8)
 
 
 def _cifar_records(path: Path) -> np.ndarray:
     with reading(path, "CIFAR-10's binary version"):
-        content = np.memmap(path, np.uint8, mode="c")
+        content = _content(path)
     if len(content) % _CIFAR_RECORD:
         expected = f"a multiple of {_CIFAR_RECORD} bytes (CIFAR-10's binary version)"
         raise bad_file(path, expected, f"{len(content)} bytes", FRESH_COPY)

@@ -16,7 +16,8 @@ import torch
 
 from ..base.arrays import Float, Float64, Int64, Tensor
 from ..base.errors import bad_file, invalid
-from .formats import FRESH_COPY, member, open_safetensors, read_npy, reading
+from ..base.mapped import open_safetensors
+from .formats import FRESH_COPY, member, read_npy, reading
 from .latent_labels import LABELS_FILE, MEAN_STD, is_mean_std, listed_latents
 from .samples import labels_of, tensor_of
 
@@ -217,7 +218,7 @@ def _mirrored(shards: Sequence[Path]) -> bool:
         if not both and any(held):
             raise bad_file(shard, "latents_flip, as other shards have", "none", remedy, parameter="flips")
         with reading(shard, "latents"), open_safetensors(shard) as file:
-            shapes = [file.get_slice(name).get_shape() for name in ("latents", "latents_flip")[: 1 + both]]
+            shapes = [file.shape(name) for name in ("latents", "latents_flip")[: 1 + both]]
         if len(shapes) > 1 and shapes[0] != shapes[1]:
             expected = f"latents_flip of the shape of latents, {shapes[0]}"
             raise bad_file(shard, expected, f"{shapes[1]}", remedy, parameter="flips")
@@ -231,7 +232,7 @@ def _keys(shard: Path) -> list[str]:
 
 def _tensor(shard: Path, name: str) -> Tensor:
     with reading(shard, f"a tensor called {name!r}"), open_safetensors(shard) as file:
-        points = tensor_of(file.get_tensor(name), shard)
+        points = tensor_of(file.tensor(name), shard)
     if points.ndim != 4 or not points.is_floating_point():
         raise bad_file(shard, f"{name} [N, C, H, W], floating", f"{points.dtype} {list(points.shape)}", FRESH_COPY)
     return points
@@ -239,7 +240,7 @@ def _tensor(shard: Path, name: str) -> Tensor:
 
 def _labels(shard: Path) -> Int64[Tensor, "n"]:
     with reading(shard, "labels"), open_safetensors(shard) as file:
-        return labels_of(file.get_tensor("labels").reshape(-1), file.get_slice("latents").get_shape()[0], shard)
+        return labels_of(file.tensor("labels").reshape(-1), file.shape("latents")[0], shard)
 
 
 def _stats(folder: Path) -> ChannelStats | None:
