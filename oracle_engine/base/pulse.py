@@ -15,7 +15,7 @@ BEATS, LONGEST_PERIOD = 8, 1.0
 
 @dataclass
 class Place:
-    """Where a rank is: to how many meetings it has come, and whether it is in the last of them or works for the next."""
+    """Where a rank is: to how many meetings it has come, and whether it is in the last one or works for the next."""
 
     meeting: int = 0
     busy: bool = False
