@@ -11,6 +11,7 @@ from functools import cache
 import torch
 
 from ...base.arrays import Float64, Int64, Tensor
+from ...base.file_rows import in_one_piece
 from ..common.matmul import ieee_products
 from ..common.rescore import Pairs
 from ..common.rounding import (
@@ -146,7 +147,8 @@ def native_memory(rows: Rows, batch: int) -> int:
 
 def applies(rows: Rows) -> bool:
     """Return whether native kernels can read `rows`."""
-    return rows.device.type == "cpu" and rows.stored.dtype in STORED and rows.stored.is_contiguous()
+    stored = rows.stored
+    return rows.device.type == "cpu" and stored.dtype in STORED and stored.is_contiguous() and in_one_piece(stored)
 
 
 def block_rows(rows: Rows, batch: int, limits: NativeLimits) -> int:

@@ -25,6 +25,7 @@ from ..queries.conditions import Conditions, Guidance
 from ..queries.modes import Auto, Budget, Mode, resolve_mode
 from ..queries.posterior import Posterior
 from ..scans.backends import BACKENDS, resolve_backend, resolve_precision
+from ..scans.blocks import product_block_by_block
 from ..scans.exact import ExactScan
 from ..search.index import SearchIndex, prepared_index
 from ..search.trajectory import Trajectory, check_deterministic
@@ -390,7 +391,8 @@ class OracleEngine(torch.nn.Module):
         scale, interval = options_of(conditions.guidance)
         scaled = isinstance(scale, Tensor) and (transformed() or differentiable(scale))
         responder, builder = self._responder, self.request_builder
-        return AnswerFunction(name, responder, builder, product, dtype=dtype, interval=interval, scaled=scaled)
+        whole = product_block_by_block(product)
+        return AnswerFunction(name, responder, builder, whole, dtype=dtype, interval=interval, scaled=scaled)
 
     def _obstacle(self, name: str, conditions: Conditions) -> str | None:
         weighted = self.data.rows.log_weights is not None

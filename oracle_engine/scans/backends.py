@@ -13,10 +13,7 @@ from ..base.errors import invalid
 from ..base.settings import Settings
 from ..kernels import (
     Combination,
-    PosteriorState,
     Rows,
-    SegmentWork,
-    Work,
     combined,
     gpu_combined,
     gpu_memory,
@@ -35,12 +32,7 @@ from ..kernels import (
     segments_state,
     span_by_span,
 )
-
-# what computes the state of a span of rows
-ScanState = Callable[[Work], PosteriorState]
-
-# what computes the states over several spans for each query
-SegmentState = Callable[[SegmentWork], PosteriorState]
+from .blocks import ScanState, SegmentState, block_by_block, segments_block_by_block
 
 # what computes an answer from a posterior mean, in a dtype
 Combine = Callable[[Combination, Float64[Tensor, "B D"], torch.dtype], Float[Tensor, "B D"]]
@@ -65,14 +57,17 @@ class Backend:
     waits_once: bool = False
 
     def run(self, precision: str) -> ScanState:
-        """Return what computes states in `precision`."""
-        return self.half if precision == "half" and self.half is not None else self.state
+        """Return what computes states in `precision`, also over rows that stay in files."""
+        return block_by_block(self._run(precision))
 
     def run_segments(self, precision: str) -> SegmentState:
-        """Return what computes states over several spans in `precision`."""
+        """Return what computes states over several spans in `precision`, also over rows that stay in files."""
         if self.segments is None or precision == "half":
-            return partial(span_by_span, state=self.run(precision))
-        return self.segments
+            return segments_block_by_block(partial(span_by_span, state=self._run(precision)))
+        return segments_block_by_block(self.segments)
+
+    def _run(self, precision: str) -> ScanState:
+        return self.half if precision == "half" and self.half is not None else self.state
 
 
 BACKENDS = {

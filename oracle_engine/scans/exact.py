@@ -14,7 +14,7 @@ from ..data.dataset import OracleDataset
 from ..kernels import PosteriorState, SegmentWork, Wanted, Work, concatenate
 from ..queries.classes import batch_slices, class_pairs, class_ranges, rows_between
 from ..queries.request import Request, nothing_scored
-from .backends import ScanState, SegmentState
+from .blocks import ScanState, SegmentState
 
 
 @dataclass(frozen=True)
