@@ -8,11 +8,10 @@ from dataclasses import replace
 import torch
 
 from oracle_engine import OracleEngine
-from oracle_engine.base.arrays import Float64, Tensor
 from oracle_engine.kernels import PosteriorState, Work, native_library, native_memory, posterior_state, scan_memory
 from oracle_engine.kernels.common.matmul import ieee_products
 from oracle_engine.kernels.common.rounding import Windows
-from oracle_engine.kernels.native.scan import NATIVE_LIMITS, NativeScan, ScanLaw
+from oracle_engine.kernels.native.scan import NATIVE_LIMITS, NativeScan, Rounding
 from oracle_engine.kernels.portable.blocks import BLOCK_LIMITS
 from oracle_engine.kernels.portable.scan import score_dtype
 from oracle_engine.kernels.portable.single import SingleScan
@@ -43,17 +42,9 @@ def coarse_state(work: Work) -> PosteriorState:
 class CoarseNativeScan(NativeScan):
     """The native scan with a law by which no rounding shows, so that it lists no sample to rescore."""
 
-    def law(self) -> ScanLaw:
+    def rounding(self) -> Rounding:
         """Return a law by which errors of any size are allowed."""
-        law = super().law()
-        law.budget = math.inf
-        return law
-
-    def query_law(self) -> Float64[Tensor, "B 5"]:
-        """Return the law of the queries, none of which has rows that are all rescored."""
-        law = super().query_law()
-        law[:, 4] = math.inf
-        return law
+        return Rounding(score_dtype(self.work.rows), math.inf, (math.inf, math.inf))
 
 
 def coarse_native_state(work: Work) -> PosteriorState:

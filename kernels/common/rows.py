@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -70,12 +70,16 @@ class Rows:
         """The part of the centre that is still in the operand of the matrix products: [D] float64."""
         return self.centre if self.raw_operand else torch.zeros_like(self.centre)
 
-    def derived(self, name: str, make: Callable[..., T], **options: Any) -> T:
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy or a pickle holds: what was derived holds addresses, and is derived again."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    def derived(self, name: str, make: Callable[..., T], *, anew: bool = False, **options: Any) -> T:
         """Return `make(self, **options)`, which is kept under `name` with these rows, for as long as they are.
 
-        While a CUDA graph is captured nothing is kept: its memory belongs to the graph.
+        anew: make it once more. While a CUDA graph is captured nothing is kept: its memory belongs to the graph.
         """
-        if name not in self._derived:
+        if anew or name not in self._derived:
             made = make(self, **options)
             if capturing():
                 return made

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -90,36 +90,20 @@ class PosteriorState:
         )
 
 
-# means [B, D] and their shares [B], twice, to their mixture [B, D] and their squared distances [B]
-Mix = Callable[
-    [Float64[Tensor, "B D"], Float64[Tensor, "B"], Float64[Tensor, "B D"], Float64[Tensor, "B"]],
-    tuple[Float64[Tensor, "B D"], Float64[Tensor, "B"]],
-]
-
 FIELDS = tuple(field.name for field in fields(PosteriorState))
 
 
-def mixed_means(
-    first: Float64[Tensor, "B D"],
-    share: Float64[Tensor, "B"],
-    second: Float64[Tensor, "B D"],
-    other: Float64[Tensor, "B"],
-) -> tuple[Float64[Tensor, "B D"], Float64[Tensor, "B"]]:
-    """Return the sum of two means times their shares, and their squared distances."""
-    # not first + other (second - first): that would leave a rounding of `first` where its share is zero
-    return share[:, None] * first + other[:, None] * second, (second - first).square().sum(1)
-
-
-def merge(first: PosteriorState, second: PosteriorState, *, mix: Mix = mixed_means) -> PosteriorState:
+def merge(first: PosteriorState, second: PosteriorState) -> PosteriorState:
     """Return the states over two disjoint subsets of the samples as one; associative and commutative up to rounding.
 
-    first, second: the states of the same B queries over either subset. mix: what does as :func:`mixed_means`.
+    first, second: the states of the same B queries over either subset.
     The shares are w_i = exp(lse_i - lse). Means and variances combine as in Chan, Golub and LeVeque (1979),
     entropies by the chain rule H = sum_i w_i (H_i - log w_i). Costs a few float64 passes over [B, D].
     """
     w1, w2 = _share(first, second), _share(second, first)
     lse, lse_rest = _joined_lse(first, second)
-    mean, gap = mix(first.mean, w1, second.mean, w2)
+    # not first + w2 (second - first): that would leave a rounding of `first` where its share is zero
+    mean, gap = w1[:, None] * first.mean + w2[:, None] * second.mean, (second.mean - first.mean).square().sum(1)
     logits = torch.cat([first.top_logits, second.top_logits], dim=1)
     rows = torch.cat([first.top_rows, second.top_rows], dim=1)
     rest = torch.cat([first.top_rest, second.top_rest], dim=1)

@@ -76,7 +76,7 @@ def pairs_product(rows: Rows, directions: Directions, pairs: Pairs) -> Float64[T
     total = torch.zeros_like(directions.mean)
     if len(pairs):
         lists = ListsView(*lists_of(pairs, len(directions)))
-        views = RowsView(rows), QueriesView(rows, directions.query), Digits(True), lists
+        views = RowsView.of(rows), QueriesView(directions.query), Digits(True), lists
         called("oracle_covariance_of_pairs", *views, DirectionsView(rows, directions, total))
     return total
 
@@ -87,6 +87,6 @@ def _product(work: Work, directions: Directions) -> Float64[Tensor, "B D"]:
     scan = ScanView(work, shares, DROPPED_SHARE)
     called(
         "oracle_covariance",
-        *(RowsView(rows), QueriesView(rows, work.query), Digits(True), scan, DirectionsView(rows, directions, totals)),
+        *(RowsView.of(rows), QueriesView(work.query), Digits(True), scan, DirectionsView(rows, directions, totals)),
     )
     return totals.sum(0)

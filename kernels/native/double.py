@@ -30,7 +30,6 @@ class ScanView(View):
     _fields_ = (
         ("start", c_int64),
         ("stop", c_int64),
-        ("half_norms", c_void_p),
         ("excluded", c_void_p),
         ("ranges", c_int64),
         ("window", c_double),
@@ -45,7 +44,6 @@ class ScanView(View):
         super().__init__(
             work.span.start,
             work.span.stop,
-            self.hold(work.rows.half_norms.contiguous()),
             self.hold(work.query.excluded.contiguous()),
             work.query.excluded.shape[1],
             window,
@@ -85,6 +83,6 @@ def _scanned(work: Work) -> PosteriorState:
     states = writable(PosteriorState.empty(shares * batch, rows.dim, wanted.top_k, rows.device))
     # states of a span are merged: what each of them lost to rounding may compete with another
     scan = ScanView(work, shares, DROPPED_MASS[torch.float64])
-    views = RowsView(rows), QueriesView(rows, work.query), Digits(True), scan
+    views = RowsView.of(rows), QueriesView(work.query), Digits(True), scan
     called("oracle_scan_double", *views, StatesView(states, wanted))
     return reduce(merge, (states.take(torch.arange(batch) + share * batch) for share in range(shares)))

@@ -1,4 +1,4 @@
-"""One pass over posterior means: states merged, and answers made of them."""
+"""One pass over posterior means: answers made of them."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ import torch
 
 from ...base.arrays import Float, Float64, Tensor
 from ...base.transforms import unreadable
-from ..common import combine, state
+from ..common import combine
 from ..common.combine import Combination
-from ..common.state import PosteriorState
 from .library import native_library
 from .views import View, called
 
@@ -50,28 +49,6 @@ def native_combined(combination: Combination, mean: Float64[Tensor, "B D"], dtyp
     single = c_int64(dtype == torch.float32)
     called("oracle_combine", CombinationView(combination, mean), single, threads, c_void_p(out.data_ptr()))
     return out
-
-
-def merged_into(first: PosteriorState, second: PosteriorState) -> PosteriorState:
-    """Return what `merge` of the states of B queries on the CPU returns; the means of `first`, [B, D], are used up."""
-    return state.merge(first, second, mix=_mixed)
-
-
-def _mixed(
-    first: Float64[Tensor, "B D"],
-    share: Float64[Tensor, "B"],
-    second: Float64[Tensor, "B D"],
-    other: Float64[Tensor, "B"],
-) -> tuple[Float64[Tensor, "B D"], Float64[Tensor, "B"]]:
-    if not bool(share.any()):
-        # late, whatever has weight was rescored
-        return second, torch.zeros_like(share)
-    parts = [part.contiguous() for part in (share, other, second)]
-    gap = torch.empty_like(parts[0])
-    sizes = *first.shape, torch.get_num_threads()
-    addresses = [c_void_p(part.data_ptr()) for part in (*parts, first, gap)]
-    called("oracle_mix_means", *addresses[:3], *(c_int64(size) for size in sizes), *addresses[3:])
-    return first, gap
 
 
 def _readable(part: Tensor) -> bool:

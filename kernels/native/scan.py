@@ -1,19 +1,16 @@
-"""The exact scan in C++: one pass over the rows, as many threads as torch has, and what is listed scored again."""
+"""The exact scan in C++: one call for one pass over the rows, from the rounding law to states."""
 
 from __future__ import annotations
 
-import ctypes
-import math
 import os
-from dataclasses import dataclass, replace
+from ctypes import CDLL, POINTER, Structure, byref, c_double, c_int64, c_void_p, pointer
+from dataclasses import dataclass
 from functools import cache
 
 import torch
 
-from ...base.arrays import Float64, Int64, Tensor
+from ...base.arrays import STORAGE_DTYPES, Float64, Int64, Tensor
 from ...base.file_rows import in_one_piece
-from ..common.matmul import ieee_products
-from ..common.rescore import Pairs
 from ..common.rounding import (
     CALM_DIM,
     COARSE_LIMIT,
@@ -24,29 +21,16 @@ from ..common.rounding import (
     UNIT_ROUNDOFF,
     WORST_CASE,
     Windows,
-    competitor_spread,
-    logit_error,
 )
 from ..common.rows import Rows
-from ..common.state import PosteriorState, without_top
-from ..common.top_k import MARGIN, TopCandidates
+from ..common.state import PosteriorState
+from ..common.top_k import MARGIN
 from ..common.work import Work
 from ..portable.double import DOUBLE_LIMIT
 from ..portable.scan import posterior_state, scan_memory, score_dtype
 from .double import double_state
 from .library import native_library
-from .means import merged_into
-from .pairs import candidate_logits, pairs_state
-
-# numbers of the storage dtypes in scan.hpp
-STORED = {
-    torch.uint8: 0,
-    torch.int8: 1,
-    torch.float16: 2,
-    torch.bfloat16: 3,
-    torch.float32: 4,
-    torch.float64: 5,
-}
+from .views import Digits, OwnStates, QueriesView, RowsView, StatesView
 
 # up to here rows are read as they are stored, without a copy in panels
 FEW_QUERIES = 2
@@ -63,40 +47,55 @@ ROW_UNIT, MOST_ROWS = 12, 192
 # share of the second cache that a block of rows may have, and its size where the system does not say
 CACHE_SHARE, CACHE_BYTES = 0.6, 1 << 19
 
-QueryLaw = ctypes.c_double * 5
+
+class Rounding(Structure):
+    """The constants of the rounding law for products in one dtype, as in law.hpp."""
+
+    _fields_ = (
+        *((name, c_double) for name in ("roundoff", "calm_dim", "dropped_mass", "budget", "far_apart")),
+        *((name, c_double) for name in ("worst_case", "few_shares", "limit", "double_limit")),
+        ("wide", c_int64),
+    )
+
+    def __init__(
+        self,
+        dtype: torch.dtype,
+        budget: float = LOGIT_BUDGET,
+        limits: tuple[float, float] = (COARSE_LIMIT, DOUBLE_LIMIT),
+    ) -> None:
+        """Start from the constants for products in `dtype`.
+
+        budget: velocity error that rounding may cause. limits: rounding errors of float32 and of float64 logits from
+        which on whatever has weight is scored again.
+        """
+        law = UNIT_ROUNDOFF[dtype], CALM_DIM, DROPPED_MASS[dtype], budget, FAR_APART
+        super().__init__(*law, WORST_CASE, FEW_SHARES, *limits, dtype == torch.float64)
 
 
-class ScanLaw(ctypes.Structure):
-    """What the rounding law needs to know of a scan, as in law.hpp."""
+ROUNDING = {dtype: Rounding(dtype) for dtype in (torch.float32, torch.float64)}
 
-    _fields_ = [
-        (name, ctypes.c_double)
-        for name in (
-            *("factor", "rounding", "log_count", "budget", "far_apart", "log_copies", "worst_case", "few_shares"),
-        )
-    ]
+# of states that are merged with others, and of those that are not
+DIGITS = {mergeable: Digits(mergeable) for mergeable in (False, True)}
 
 
-class ScanProblem(ctypes.Structure):
-    """What a scan is asked, as in scan.hpp."""
+class ScanAsked(Structure):
+    """What a scan is asked, as in asked.hpp."""
 
-    _fields_ = [
-        *(
-            (name, ctypes.c_void_p)
-            for name in (
-                *("rows", "half_norms", "log_weights", "centre", "point", "gain", "bias", "law", "excluded"),
-                *("memory", "sums", "mean", "top_logits", "top_rows", "kept"),
-            )
-        ),
-        ("scan", ScanLaw),
-        *(
-            (name, ctypes.c_int64)
-            for name in (
-                *("stored", "wide", "dim", "batch", "ranges", "threads", "listed", "top"),
-                *("wants_mean", "wants_moments", "block", "few"),
-            )
-        ),
-    ]
+    _fields_ = (
+        ("rows", POINTER(RowsView)),
+        ("rounding", POINTER(Rounding)),
+        ("digits", POINTER(Digits)),
+        ("queries", QueriesView),
+        ("start", c_int64),
+        ("stop", c_int64),
+        ("count", c_int64),
+        ("excluded", c_void_p),
+        *((name, c_int64) for name in ("ranges", "threads", "listed", "margin", "block", "few")),
+        ("out", StatesView),
+        ("overflowed", c_void_p),
+        ("overflows", c_int64),
+        ("begun", c_void_p),
+    )
 
 
 @dataclass(frozen=True)
@@ -129,8 +128,7 @@ def native_state(work: Work, *, limits: NativeLimits = NATIVE_LIMITS) -> Posteri
     library = native_library().library if applies(work.rows) else None
     if library is None:
         return posterior_state(work)
-    with ieee_products("cpu"):
-        return NativeScan(work, library, limits).state()
+    return NativeScan(work, library, limits).state()
 
 
 def native_memory(rows: Rows, batch: int) -> int:
@@ -148,7 +146,8 @@ def native_memory(rows: Rows, batch: int) -> int:
 def applies(rows: Rows) -> bool:
     """Return whether native kernels can read `rows`."""
     stored = rows.stored
-    return rows.device.type == "cpu" and stored.dtype in STORED and stored.is_contiguous() and in_one_piece(stored)
+    plain = stored.is_contiguous() and in_one_piece(stored)
+    return rows.device.type == "cpu" and stored.dtype in STORAGE_DTYPES and plain
 
 
 def block_rows(rows: Rows, batch: int, limits: NativeLimits) -> int:
@@ -170,186 +169,71 @@ def cache_bytes() -> int:
 
 
 class NativeScan:
-    """One scan: the problem as the library reads it, and the tensors that it points to."""
+    """One scan: what is asked, as the library reads it, and the states that it writes."""
 
-    def __init__(self, work: Work, library: ctypes.CDLL, limits: NativeLimits) -> None:
+    def __init__(self, work: Work, library: CDLL, limits: NativeLimits) -> None:
         """Prepare the scan of `work` by `library`; no row is read yet."""
-        # the products take the centre off: weights that are nearly one would be rounded off sums of one sign together
-        self.asked, self.work = work, replace(work, rows=replace(work.rows, centre_off=True))
-        self.library, self.limits = library, limits
-        # what derivatives need next is kept with the rows here: where a compiler traces them it could not be
-        _ = work.rows.operand_centre
-        self.dtype = score_dtype(work.rows)
-        self.count = self._count()
-        least, most = limits.rescored
-        self.listed = min(max(least, self.count // 32), most, self.count)
-        self.kept_alive: list[Tensor] = []
-        self.problem = self._problem()
+        self.work, self.library, self.limits = work, library, limits
+        rows, query, span = work.rows, work.query, work.span
+        count, (least, most), excluded = self._count(), limits.rescored, query.excluded.contiguous()
+        # what the library reads must stay where it is while it runs
+        self.out, self.queries, self.excluded = OwnStates(work), QueriesView(query), excluded
+        self.asked = ScanAsked(
+            pointer(RowsView.of(rows)),
+            pointer(self.rounding()),
+            pointer(DIGITS[work.wanted.mergeable]),
+            self.queries,
+            *(span.start, span.stop, count),
+            *(excluded.data_ptr(), excluded.shape[1]),
+            *(self._threads(), min(max(least, count // 32), most, count), MARGIN),
+            *(block_rows(rows, len(query), limits), len(query) <= FEW_QUERIES),
+            self.out.view,
+            self.out.overflowed.data_ptr(),
+        )
 
     def state(self) -> PosteriorState:
-        """Scan the span, and rescore what was listed."""
-        work = self.asked
-        self._scan()
-        state = self._coarse()
-        pairs = self._pairs()
-        if len(pairs):
-            rescored = pairs_state(work.rows, work.query, pairs, work.wanted)
-            state = merged_into(without_top(state, rescored.top_rows), rescored)
-        overflowed = (self.kept < 0).nonzero()[:, 0]
-        return state.put(overflowed, self._in_double(overflowed)) if len(overflowed) else state
+        """Scan the span, and score again what was listed."""
+        try:
+            self._scan()
+        finally:
+            if self.asked.begun:
+                self.library.oracle_scan_stop(byref(self.asked))
+        state = self.out.state
+        if self.asked.overflows == 0:
+            return state
+        overflowed = self.out.overflowed.nonzero()[:, 0]
+        return state.put(overflowed, self._in_double(overflowed))
 
     def windows(self, partition: Float64[Tensor, "B"]) -> Windows:
         """Return the windows of the queries whose log-partition is `partition`, [B] nats, as the library has them."""
         found = torch.empty(2, len(partition), dtype=torch.float64)
-        at = [ctypes.c_void_p(part.data_ptr()) for part in (partition.contiguous(), found)]
-        self._call("oracle_windows", *at)
+        self._call("oracle_windows", *(c_void_p(part.data_ptr()) for part in (partition.contiguous(), found)))
         return Windows(*found)
+
+    def rounding(self) -> Rounding:
+        """Return the constants of the rounding law of this scan."""
+        return ROUNDING[score_dtype(self.work.rows)]
 
     def _count(self) -> int:
         """Return how many rows a query may use at most."""
         return len(self.work.span)
 
-    def _tops(self) -> int:
-        """Return how many lists of heaviest samples a query gets."""
-        return self._threads()
-
     def _operations(self) -> float:
         return 4.0 * len(self.work.query) * self.work.rows.dim * len(self.work.span)
 
     def _scan(self) -> None:
-        size, span = ctypes.c_int64(), self.work.span
-        self._call("oracle_scan_bytes", ctypes.byref(size))
-        self._point("memory", torch.empty(size.value, dtype=torch.uint8))
-        self._call("oracle_scan_begin")
+        span = self.work.span
         rows = max(1024, int(self.limits.step_operations * len(span) / self._operations()))
         for start in range(span.start, span.stop, rows):
-            stop = min(start + rows, span.stop)
-            self._call("oracle_scan_add", ctypes.c_int64(start), ctypes.c_int64(stop))
-        self._call("oracle_scan_finish")
+            self._call("oracle_scan", c_int64(start), c_int64(min(start + rows, span.stop)))
 
     def _in_double(self, index: Int64[Tensor, "b"]) -> PosteriorState:
-        return double_state(self.asked.take(index))
-
-    def _problem(self) -> ScanProblem:
-        rows, query, wanted = self.work.rows, self.work.query, self.work.wanted
-        batch, dim = len(query), rows.dim
-        threads = self._threads()
-        problem = self.problem = ScanProblem(
-            scan=self.law(),
-            stored=STORED[rows.stored.dtype],
-            wide=int(self.dtype == torch.float64),
-            dim=dim,
-            batch=batch,
-            ranges=query.excluded.shape[1],
-            threads=threads,
-            listed=self.listed,
-            top=wanted.top_k + MARGIN if wanted.top_k else 0,
-            wants_mean=int(wanted.mean),
-            wants_moments=int(wanted.moments),
-            block=block_rows(rows, batch, self.limits),
-            few=int(batch <= FEW_QUERIES),
-        )
-        self._point("rows", rows.stored)
-        self._point("half_norms", rows.half_norms)
-        if rows.log_weights is not None:
-            self._point("log_weights", rows.log_weights)
-        self._point("centre", rows.centre)
-        gain = query.gain
-        self._point("point", query.point)
-        self._point("gain", gain)
-        self._point("bias", -gain * query.alpha)
-        self._point("law", self.query_law())
-        self._point("excluded", query.excluded)
-        self.sums = self._point("sums", torch.empty(6, batch, dtype=torch.float64))
-        self.mean = self._point("mean", torch.empty(batch, dim if wanted.mean else 0, dtype=torch.float64))
-        shape = self._tops(), batch, problem.top
-        self.top_logits = self._point("top_logits", torch.empty(shape, dtype=torch.float64))
-        self.top_rows = self._point("top_rows", torch.empty(shape, dtype=torch.int64))
-        self.kept = self._point("kept", torch.empty(batch, dtype=torch.int64))
-        return problem
+        return double_state(self.work.take(index))
 
     def _threads(self) -> int:
         most = self.limits.threads or torch.get_num_threads()
         return max(1, min(most, int(self._operations() / THREAD_OPERATIONS)))
 
-    def law(self) -> ScanLaw:
-        """Return the rounding law of this scan, as in law.hpp."""
-        rows, wide = self.work.rows, self.dtype == torch.float64
-        # float64 scans list everything with weight or, where the rounding of their logits cannot show, nothing
-        budget = float("inf") if wide else LOGIT_BUDGET
-        longest = max(1.0, (rows.dim / CALM_DIM) ** 0.5)
-        return ScanLaw(
-            factor=0.5 * UNIT_ROUNDOFF[self.dtype] * longest,
-            rounding=0.0,
-            log_count=math.log(self.count / DROPPED_MASS[self.dtype]),
-            budget=budget,
-            far_apart=FAR_APART,
-            log_copies=math.log(rows.copies),
-            worst_case=WORST_CASE,
-            few_shares=FEW_SHARES,
-        )
-
-    def query_law(self) -> Float64[Tensor, "B 5"]:
-        """Return bound, norms, own, spread and limit of each query, as in law.hpp."""
-        rows, query = self.work.rows, self.work.query
-        gain = query.gain.abs()
-        squared = gain * query.alpha.abs()
-        limit = torch.full_like(gain, COARSE_LIMIT)
-        if self.dtype == torch.float64:
-            limit = torch.where(logit_error(rows, query, torch.float64) > DOUBLE_LIMIT, -1.0, torch.inf)
-        return torch.stack(
-            [
-                gain * query.norm * rows.operand_radius,
-                0.5 * squared * rows.radius**2,
-                4.0 * squared * rows.radius * rows.operand_radius,
-                competitor_spread(rows, query, self.count),
-                limit,
-            ],
-            dim=1,
-        )
-
-    def _coarse(self) -> PosteriorState:
-        rows, query, wanted = self.asked.rows, self.asked.query, self.asked.wanted
-        reference, _, mass, squares, first_logit, half_norm = self.sums
-        some = mass > 0
-        mass = torch.where(some, mass, 1.0)
-        lse = reference + mass.log() - 0.5 * query.inverse_variance * query.norm.square()
-        changes = {"lse": torch.where(some, lse, -torch.inf)}
-        if wanted.mean:
-            changes["mean"] = self.mean
-        if wanted.moments:
-            changes["concentration"] = squares / mass / mass
-            changes["entropy"] = mass.log() - first_logit / mass
-        if wanted.moments and wanted.mean:
-            variance = 2 * half_norm / mass - self.mean.square().sum(1)
-            changes["variance"] = torch.where(some, variance.clamp_min(0.0), 0.0)
-        width = 0 if wanted.mean else rows.dim
-        state = replace(PosteriorState.empty(len(query), width, 0, rows.device), **changes)
-        return self._top().heaviest(state, rows, query, scored=candidate_logits)
-
-    def _top(self) -> TopCandidates:
-        top = TopCandidates(len(self.work.query), self.work.wanted.top_k, self.work.rows.device)
-        if self.problem.top:
-            logits, rows = (part.transpose(0, 1).flatten(1) for part in (self.top_logits, self.top_rows))
-            top.logits, column = logits.topk(self.problem.top, dim=1)
-            top.rows = rows.gather(1, column)
-        return top
-
-    def _pairs(self) -> Pairs:
-        count = int(self.kept.clamp_min(0).sum())
-        query, row = torch.empty(2, count, dtype=torch.int64)
-        logit = torch.empty(count, dtype=torch.float64)
-        if count:
-            self._call("oracle_scan_listed", *(ctypes.c_void_p(part.data_ptr()) for part in (query, row, logit)))
-        return Pairs(query, row, logit)
-
-    def _point(self, name: str, tensor: Tensor) -> Tensor:
-        # what the library reads must stay where it is while it runs
-        held = tensor.detach().contiguous()
-        self.kept_alive.append(held)
-        setattr(self.problem, name, held.data_ptr())
-        return held
-
     def _call(self, name: str, *arguments: object) -> None:
-        if getattr(self.library, name)(ctypes.byref(self.problem), *arguments):
+        if getattr(self.library, name)(byref(self.asked), *arguments):
             raise MemoryError("the scan could not allocate its bookkeeping")

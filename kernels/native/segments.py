@@ -9,8 +9,6 @@ from functools import partial
 import torch
 
 from ...base.arrays import Int64, Tensor
-from ..common.matmul import ieee_products
-from ..common.rescore import Pairs
 from ..common.rows import Span
 from ..common.segments import SegmentWork, span_by_span
 from ..common.state import PosteriorState, concatenate
@@ -30,12 +28,11 @@ MOST_SUMS = 1 << 26
 
 
 class SegmentsProblem(ctypes.Structure):
-    """Which spans are asked about, how they are cut into tasks, and where listed rows go, as in segments.cpp."""
+    """Which spans are asked about, and how they are cut into tasks, as in segments.cpp."""
 
     _fields_ = [
         *((name, ctypes.c_void_p) for name in ("query", "span")),
         *((name, ctypes.c_int64) for name in ("pairs", "batch", "queries", "tasks", "least_rows", "few")),
-        *((name, ctypes.c_void_p) for name in ("listed_query", "listed_row", "listed_logit")),
     ]
 
 
@@ -49,9 +46,8 @@ def segments_state(work: SegmentWork, *, limits: NativeLimits = NATIVE_LIMITS) -
     library = native_library().library if applies(work.rows) else None
     if library is None or _is_one_span(work):
         return span_by_span(work, partial(native_state, limits=limits))
-    with ieee_products("cpu"):
-        parts = [SegmentScan(part, library, limits).state() for part in _calls(work, limits)]
-        return parts[0] if len(parts) == 1 else concatenate(parts)
+    parts = [SegmentScan(part, library, limits).state() for part in _calls(work, limits)]
+    return parts[0] if len(parts) == 1 else concatenate(parts)
 
 
 def _is_one_span(work: SegmentWork) -> bool:
@@ -87,28 +83,17 @@ class SegmentScan(NativeScan):
     def _count(self) -> int:
         return self.longest
 
-    def _tops(self) -> int:
-        return 1
-
     def _operations(self) -> float:
         return 4.0 * self.together * self.work.rows.dim
 
     def _scan(self) -> None:
-        work, batch = self.segments, len(self.segments.query)
+        work = self.segments
         held = work.pairs.contiguous(), work.spans.contiguous()
-        query, row = torch.empty(2, batch * self.listed, dtype=torch.int64)
-        self.lists = query, row, torch.empty(batch * self.listed, dtype=torch.float64)
         segments = SegmentsProblem(
             *(part.data_ptr() for part in held),
-            *(len(work.pairs), batch, MOST_QUERIES, TASKS * self.problem.threads, LEAST_ROWS, FEW_QUERIES),
-            *(part.data_ptr() for part in self.lists),
+            *(len(work.pairs), len(work.query), MOST_QUERIES, TASKS * self.asked.threads, LEAST_ROWS, FEW_QUERIES),
         )
         self._call("oracle_scan_segments", ctypes.byref(segments))
-
-    def _pairs(self) -> Pairs:
-        count = int(self.kept.clamp_min(0).sum())
-        query, row, logit = (part[:count] for part in self.lists)
-        return Pairs(query, row, logit)
 
     def _in_double(self, index: Int64[Tensor, "b"]) -> PosteriorState:
         return span_by_span(self.segments.take(index), double_state)

@@ -10,10 +10,11 @@ import torch
 from ...base.arrays import STORAGE_DTYPES, Int64, Tensor
 from ...base.file_rows import in_one_piece
 from ...base.transforms import unreadable
-from ..common.rescore import COMPENSATED_WINDOW, GAP_LIMIT, LOGIT_SHARE, difference_size
+from ..common.rescore import COMPENSATED_WINDOW, GAP_LIMIT, LOGIT_SHARE
 from ..common.rounding import UNIT_ROUNDOFF, WALK
 from ..common.rows import Query, Rows
 from ..common.state import FIELDS, PosteriorState, Wanted
+from ..common.work import Work
 from .library import native_library
 
 
@@ -31,7 +32,7 @@ class View(Structure):
 
 
 class RowsView(View):
-    """Rows as they are stored."""
+    """Rows as they are stored, and what rounding laws need to know of them."""
 
     _fields_ = (
         ("stored", c_void_p),
@@ -40,10 +41,16 @@ class RowsView(View):
         ("dim", c_int64),
         ("centre", c_void_p),
         ("log_weights", c_void_p),
+        ("half_norms", c_void_p),
+        ("radius", c_double),
+        ("centre_norm", c_double),
+        ("copies", c_int64),
     )
 
     def __init__(self, rows: Rows) -> None:
         """Look at `rows`, which must be :func:`readable`."""
+        # what derivatives need next is kept with the rows, too: where a compiler traces them it could not be
+        _ = rows.operand_centre
         self.held = []
         super().__init__(
             self.hold(rows.stored),
@@ -52,37 +59,47 @@ class RowsView(View):
             rows.dim,
             self.hold(rows.centre.contiguous()),
             self.hold(None if rows.log_weights is None else rows.log_weights.contiguous()),
+            self.hold(rows.half_norms.contiguous()),
+            rows.radius,
+            float(rows.centre.norm()),
+            rows.copies,
         )
+        self.addresses = [tensor.data_ptr() for tensor in self.held]
+
+    @classmethod
+    def of(cls, rows: Rows) -> RowsView:
+        """Return the view of `rows`, which is kept with them."""
+        view = rows.derived("native view", cls)
+        if view.addresses != [tensor.data_ptr() for tensor in view.held]:
+            # tensors that go to another process move into memory that both share
+            view = rows.derived("native view", cls, anew=True)
+        return view
 
 
 class QueriesView(View):
-    """Queries of some rows: in the coordinates of the stored values, and as they were given."""
+    """Queries of some rows: without the centre of the rows, and as they were given."""
 
     _fields_ = (
         ("count", c_int64),
-        ("stored_point", c_void_p),
+        ("point", c_void_p),
         ("given", c_void_p),
         ("scale", c_double),
         ("offset", c_double),
-        ("centred", c_int64),
         ("alpha", c_void_p),
         ("inverse_variance", c_void_p),
-        ("size", c_void_p),
     )
 
-    def __init__(self, rows: Rows, query: Query) -> None:
-        """Look at the queries `query` of `rows`."""
+    def __init__(self, query: Query) -> None:
+        """Look at the queries `query`."""
         self.held, given = [], query.given
         super().__init__(
             len(query),
-            self.hold(query.in_stored_coordinates(rows).contiguous()),
-            self.hold((query.point if given is None else given.x).contiguous()),
+            self.hold(query.point.contiguous()),
+            self.hold(None if given is None else given.x.contiguous()),
             1.0 if given is None else given.scale,
             0.0 if given is None else given.offset,
-            int(given is None),
             self.hold(query.alpha.contiguous()),
             self.hold(query.inverse_variance.contiguous()),
-            self.hold(difference_size(rows, query)),
         )
 
 
@@ -131,6 +148,23 @@ class StatesView(View):
         )
 
 
+class OwnStates:
+    """States that a scan writes, and which queries it left out: `overflowed`, [B] float64, 1 for these, else 0."""
+
+    def __init__(self, work: Work) -> None:
+        """Make room for what is wanted by `work`; the rest is zero."""
+        batch, dim, wanted = len(work.query), work.rows.dim, work.wanted
+        numbers = torch.zeros(6, batch, dtype=torch.float64).unbind(0)
+        mean = (torch.empty if wanted.mean else torch.zeros)(batch, dim, dtype=torch.float64)
+        top_logits, top_rest = torch.zeros(2, batch, wanted.top_k, dtype=torch.float64).unbind(0)
+        top_rows = torch.empty(batch, wanted.top_k, dtype=torch.int64)
+        self.state = PosteriorState(
+            numbers[0], mean, numbers[1], numbers[2], numbers[3], top_logits, top_rows, numbers[4], top_rest
+        )
+        self.overflowed = numbers[5]
+        self.view = StatesView(self.state, wanted)
+
+
 class Digits(Structure):
     """When a float64 difference is not enough, as kernels/common/rescore.py has it."""
 
@@ -168,5 +202,6 @@ def called(name: str, *arguments: Any) -> None:
     library = native_library().library
     if library is None:
         raise RuntimeError("no native library is loaded")
-    if library[name](*(byref(one) if isinstance(one, Structure) else one for one in arguments)):
+    # as an attribute, which is looked up in the library once
+    if getattr(library, name)(*(byref(one) if isinstance(one, Structure) else one for one in arguments)):
         raise MemoryError(f"{name}: memory is short; pass fewer queries at once")

@@ -19,8 +19,8 @@ ScanState = Callable[[Work], PosteriorState]
 # what computes the states over several spans for each query
 SegmentState = Callable[[SegmentWork], PosteriorState]
 
-# what computes the product of directions with the posterior covariance over a span of rows
-Product = Callable[[Rows, Directions, Span], Float64[Tensor, "B D"]]
+# what multiplies changes of logits with the rows of a span
+CovarianceProduct = Callable[[Rows, Directions, Span], Float64[Tensor, "B D"]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +99,7 @@ def segments_block_by_block(state: SegmentState) -> SegmentState:
     return scan
 
 
-def product_block_by_block(product: Product) -> Product:
+def product_block_by_block(product: CovarianceProduct) -> CovarianceProduct:
     """Return what computes a covariance product over a span by `product`, block after block where rows are in files."""
 
     def scan(rows: Rows, directions: Directions, span: Span) -> Float64[Tensor, "B D"]:

@@ -88,7 +88,7 @@ def test_one_native_scan_answers_all_classes(
     OracleEngine(data, backend="native").velocity(*queries, **conditions(data, generator)[name])
     # guided queries need everybody else, too
     assert called.count("oracle_scan_segments") == 1
-    assert called.count("oracle_scan_begin") == (name == "guided")
+    assert called.count("oracle_scan") == (name == "guided")
 
 
 def test_half_precision_and_other_backends_go_span_by_span() -> None:

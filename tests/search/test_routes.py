@@ -10,11 +10,10 @@ import torch
 from closed_form import normal
 from late_cases import DATA, OPTIONS, TIMES, make_data, prepared, queries, the_data
 from tolerances import TOLERANCES, assert_close, assert_rows_close
-from torch import Tensor
 
 from oracle_engine import OracleEngine
 from oracle_engine.kernels import Work
-from oracle_engine.kernels.screens.upper_bounds import UpperLogits
+from oracle_engine.kernels.screens import cascade
 from oracle_engine.queries.modes import Mode, TopK
 from oracle_engine.scans.exact import ExactScan
 from oracle_engine.search.faiss import FlatSearch
@@ -141,13 +140,13 @@ def test_early_queries_do_not_search_in_vain(generator: torch.Generator, monkeyp
     engine, x = OracleEngine(data).prepare(neighbours=False), queries(data, generator)
     source = OPTIONS["source"]["source"]
     looks: list[int] = []
-    at = UpperLogits.at
+    look = cascade._evaluate_level
 
-    def spied(self: UpperLogits, level: int, chosen: Tensor | None = None) -> Tensor:
-        looks.append(len(self))
-        return at(self, level, chosen)
+    def spied(search: Any, level: int, *rest: Any) -> Any:
+        looks.append(level)
+        return look(search, level, *rest)
 
-    monkeypatch.setattr(UpperLogits, "at", spied)
+    monkeypatch.setattr(cascade, "_evaluate_level", spied)
     assert set(engine.posterior(x[:3], TIMES[:3], source=source[:3]).route) == {"exact"}
     assert looks == []
     assert set(engine.posterior(x[-3:], TIMES[-3:], source=source[-3:]).route) == {"screen"}

@@ -91,6 +91,7 @@ def test_what_the_steps_share_spares_scans(generator: torch.Generator, scanned: 
 
 
 def test_the_products_of_the_start_are_taken_once(generator: torch.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = prepared()
     made: list[int] = []
     of = SharedProducts.of.__func__  # type: ignore[attr-defined]
 
@@ -101,7 +102,7 @@ def test_the_products_of_the_start_are_taken_once(generator: torch.Generator, mo
 
     monkeypatch.setattr(SharedProducts, "of", classmethod(counting))
     start = normal(5, the_data("float32").dim, generator)
-    euler(prepared().trajectory(start).velocity, start)
+    euler(engine.trajectory(start).velocity, start)
     assert made == [5]
 
 

@@ -1,10 +1,13 @@
 // Float64 logits of a block of rows from differences, for a few queries at a time, in twice the digits where asked.
 #pragma once
 #include <algorithm>
+#include <new>
 #include <vector>
 
 #include "packed.hpp"
+#include "queries.hpp"
 #include "states.hpp"
+#include "threads.hpp"
 
 namespace oracle {
 
@@ -20,12 +23,11 @@ constexpr int64_t kNarrow = 64;
 
 // The part of the rows that a call scans, and how it is shared out.
 struct ScanView {
-    int64_t start, stop;       // of the span of rows
-    const double* half_norms;  // [N], |r|^2 / 2 without the centre
-    const int64_t* excluded;   // [B, ranges, 2]
-    int64_t ranges;            // of a query
-    double window;             // how far below the log-partition a row has no weight, but for rounding
-    int64_t shares;            // parts of the span, each with sums of its own
+    int64_t start, stop;      // of the span of rows
+    const int64_t* excluded;  // [B, ranges, 2]
+    int64_t ranges;           // of a query
+    double window;            // how far below the log-partition a row has no weight, but for rounding
+    int64_t shares;           // parts of the span, each with sums of its own
     int64_t threads;
 };
 
@@ -35,6 +37,19 @@ struct Question {
     const Digits& digits;
     const ScanView& scan;
 };
+
+// Calls work(question) with what the host asks. Returns what it returns, 1 where memory was short.
+template <class Work>
+int with_question(const RowsView& rows, const AskedQueries& asked, const Digits& digits, ScanView scan,
+                  const Work& work) {
+    scan.threads = usable_threads(scan.threads);
+    try {
+        const Queries queries(rows, asked);
+        return work(Question{rows, queries.view(), digits, scan});
+    } catch (const std::bad_alloc&) {
+        return 1;
+    }
+}
 
 // out[i] = |x - alpha r_i|^2 of the rows [start, start + count), read as they are stored.
 template <class T>

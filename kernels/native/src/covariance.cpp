@@ -1,9 +1,7 @@
 // Products with posterior covariances, sum_j gamma_j (r_j - m) s_j, in one pass in float64 from differences.
-#include <new>
-
 #include "block_logits.hpp"
 #include "lists.hpp"
-#include "threads.hpp"
+#include "queries.hpp"
 #include "weighted.hpp"
 
 namespace oracle {
@@ -186,36 +184,31 @@ void product_lists(const Question& question, const DirectionsView& directions, c
 using namespace oracle;
 
 // Products over a span in directions->total. Returns 0, or 1 where memory is short.
-ORACLE_EXPORT int oracle_covariance(const RowsView* rows, const QueriesView* queries, const Digits* digits,
+ORACLE_EXPORT int oracle_covariance(const RowsView* rows, const AskedQueries* queries, const Digits* digits,
                                     const ScanView* asked, const DirectionsView* directions) {
-    ScanView scan = *asked;
-    scan.threads = usable_threads(scan.threads);
-    const Question question = {*rows, *queries, *digits, scan};
-    int failed = 0;
-    with_storage(rows->storage, [&](auto* type) {
-        using T = std::remove_pointer_t<decltype(type)>;
-        failed = shared_out(question, [&](int64_t share, int64_t start, int64_t stop, int64_t first, int64_t last) {
-            product_share<T>(question, *directions, share, start, stop, first, last);
+    return with_question(*rows, *queries, *digits, *asked, [&](const Question& question) {
+        int failed = 0;
+        with_storage(rows->storage, [&](auto* type) {
+            using T = std::remove_pointer_t<decltype(type)>;
+            failed = shared_out(question, [&](int64_t share, int64_t start, int64_t stop, int64_t first, int64_t last) {
+                product_share<T>(question, *directions, share, start, stop, first, last);
+            });
         });
+        return failed;
     });
-    return failed;
 }
 
 // Products over lists of rows in directions->total, [B, dim]. Returns 0, or 1 where memory is short.
-ORACLE_EXPORT int oracle_covariance_of_pairs(const RowsView* rows, const QueriesView* queries, const Digits* digits,
+ORACLE_EXPORT int oracle_covariance_of_pairs(const RowsView* rows, const AskedQueries* queries, const Digits* digits,
                                              const ListsView* asked, const DirectionsView* directions) {
     const ListsView lists = {asked->first, asked->row, usable_threads(asked->threads)};
-    const ScanView none = {};
-    const Question question = {*rows, *queries, *digits, none};
     const int64_t pairs = lists.first[queries->count];
-    try {
+    return with_question(*rows, *queries, *digits, ScanView{}, [&](const Question& question) {
         std::vector<double> room(2 * pairs);
         with_storage(rows->storage, [&](auto* type) {
             using T = std::remove_pointer_t<decltype(type)>;
             product_lists<T>(question, *directions, lists, room.data(), room.data() + pairs);
         });
-    } catch (const std::bad_alloc&) {
-        return 1;
-    }
-    return 0;
+        return 0;
+    });
 }

@@ -1,8 +1,5 @@
 // The scan in float64 from differences: one pass, one softmax, logits in twice the digits where gaps ask for it.
-#include <new>
-
 #include "block_logits.hpp"
-#include "threads.hpp"
 #include "weighted.hpp"
 
 namespace oracle {
@@ -44,7 +41,7 @@ struct OneQuery {
     // weights of the block in block.logit, and their sums
     void weigh(Running& sums, const double* distance) {
         Wide mass = {}, squares = {}, first = {}, half_norms = {}, distances = {};
-        const double* norms = question.scan.half_norms + block.start;
+        const double* norms = question.rows.half_norms + block.start;
         for (int64_t i = 0; i < block.width; i += kLanes) {
             const Wide step = (wide(&block.logit[i]) - sums.origin) + wide(&block.low[i]);
             const Wide weight = exponential(step);
@@ -147,17 +144,16 @@ using namespace oracle;
 
 // The states of a span in `out`, [shares, B], which holds those of no sample before, means zero. Returns 0, or 1 where
 // memory is short.
-ORACLE_EXPORT int oracle_scan_double(const RowsView* rows, const QueriesView* queries, const Digits* digits,
+ORACLE_EXPORT int oracle_scan_double(const RowsView* rows, const AskedQueries* queries, const Digits* digits,
                                      const ScanView* asked, const StatesView* out) {
-    ScanView scan = *asked;
-    scan.threads = usable_threads(scan.threads);
-    const Question question = {*rows, *queries, *digits, scan};
-    int failed = 0;
-    with_storage(rows->storage, [&](auto* type) {
-        using T = std::remove_pointer_t<decltype(type)>;
-        failed = shared_out(question, [&](int64_t share, int64_t start, int64_t stop, int64_t first, int64_t last) {
-            scan_share<T>(question, *out, share, start, stop, first, last);
+    return with_question(*rows, *queries, *digits, *asked, [&](const Question& question) {
+        int failed = 0;
+        with_storage(rows->storage, [&](auto* type) {
+            using T = std::remove_pointer_t<decltype(type)>;
+            failed = shared_out(question, [&](int64_t share, int64_t start, int64_t stop, int64_t first, int64_t last) {
+                scan_share<T>(question, *out, share, start, stop, first, last);
+            });
         });
+        return failed;
     });
-    return failed;
 }

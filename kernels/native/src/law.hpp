@@ -4,6 +4,8 @@
 #include <cmath>
 #include <limits>
 
+#include "problem.hpp"
+
 namespace oracle {
 
 // What the law needs to know of a query: bounds on products, and how far apart competitors are.
@@ -15,6 +17,39 @@ struct QueryLaw {
 struct ScanLaw {
     double factor, rounding, log_count, budget, far_apart, log_copies, worst_case, few_shares;
 };
+
+// The constants of the law for products in float32, or else in float64.
+struct Rounding {
+    double roundoff, calm_dim, dropped_mass, budget, far_apart, worst_case, few_shares, limit, double_limit;
+    int64_t wide;
+};
+
+// Returns the law of a scan in which a query may use `count` rows.
+inline ScanLaw scan_law(const Rounding& of, const RowsView& rows, int64_t count) {
+    const double longest = std::max(1.0, std::sqrt(static_cast<double>(rows.dim) / of.calm_dim));
+    // float64 scans list everything with weight or, where the rounding of their logits cannot show, nothing
+    const double budget = of.wide ? std::numeric_limits<double>::infinity() : of.budget;
+    return {0.5 * of.roundoff * longest,
+            0.0,
+            std::log(static_cast<double>(count) / of.dropped_mass),
+            budget,
+            of.far_apart,
+            std::log(static_cast<double>(rows.copies)),
+            of.worst_case,
+            of.few_shares};
+}
+
+// Returns the law of a query with the norm |q|: products take the centre off.
+inline QueryLaw query_law(const Rounding& of, const ScanLaw& scan, const RowsView& rows, int64_t count, double norm,
+                          double alpha, double inverse_variance) {
+    const double gain = std::fabs(alpha * inverse_variance), squared = gain * std::fabs(alpha);
+    const double apart = 2.0 * std::sqrt(2.0 * std::log(static_cast<double>(std::max<int64_t>(count, 2))) / rows.dim);
+    const double bound = gain * norm * rows.radius, own = 4.0 * squared * rows.radius * rows.radius;
+    const double spread = std::min(apart / std::max(std::fabs(alpha), 1e-300), 1.0);
+    double limit = of.limit;
+    if (of.wide) limit = scan.factor * (bound + own) > of.double_limit ? -1.0 : std::numeric_limits<double>::infinity();
+    return {bound, 0.5 * squared * rows.radius * rows.radius, own, spread, limit};
+}
 
 struct Windows {
     double weight, rescore;

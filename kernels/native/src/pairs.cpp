@@ -2,8 +2,9 @@
 #include <new>
 #include <vector>
 
-#include "lists.hpp"
+#include "queries.hpp"
 #include "threads.hpp"
+#include "weigh.hpp"
 #include "weighted.hpp"
 
 namespace oracle {
@@ -114,31 +115,35 @@ void take_states(const RowsView& rows, const QueriesView& queries, const Digits&
 }
 
 }  // namespace
+
+void score_lists(const RowsView& rows, const QueriesView& queries, const Digits& digits, const ListsView& lists,
+                 double* high, double* low) {
+    with_storage(rows.storage, [&](auto* type) {
+        all_logits<std::remove_pointer_t<decltype(type)>>(rows, queries, digits, lists, high, low);
+    });
+}
+
+void weigh_lists(const RowsView& rows, const QueriesView& queries, const Digits& digits, const ListsView& lists,
+                 const StatesView& out) {
+    const int64_t pairs = lists.first[queries.count];
+    std::vector<double> room(3 * pairs);
+    const Scored scored = {lists, room.data(), room.data() + pairs, room.data() + 2 * pairs};
+    with_storage(rows.storage, [&](auto* type) {
+        take_states<std::remove_pointer_t<decltype(type)>>(rows, queries, digits, scored, out);
+    });
+}
+
 }  // namespace oracle
 
 using namespace oracle;
 
-// high + low = logits of lists, [P]; -inf where the row of a pair is -1. Returns 0.
-ORACLE_EXPORT int oracle_score_pairs(const RowsView* rows, const QueriesView* queries, const Digits* digits,
-                                     const ListsView* asked, double* high, double* low) {
-    const ListsView lists = {asked->first, asked->row, usable_threads(asked->threads)};
-    with_storage(rows->storage, [&](auto* type) {
-        all_logits<std::remove_pointer_t<decltype(type)>>(*rows, *queries, *digits, lists, high, low);
-    });
-    return 0;
-}
-
 // The states of lists in `out`, which holds those of no sample before. Returns 0, or 1 where memory is short.
-ORACLE_EXPORT int oracle_weigh_pairs(const RowsView* rows, const QueriesView* queries, const Digits* digits,
-                                     const ListsView* asked, const StatesView* out) {
-    const ListsView lists = {asked->first, asked->row, usable_threads(asked->threads)};
-    const int64_t pairs = lists.first[queries->count];
+ORACLE_EXPORT int oracle_weigh_pairs(const RowsView* rows, const AskedQueries* asked, const Digits* digits,
+                                     const ListsView* pairs, const StatesView* out) {
     try {
-        std::vector<double> room(3 * pairs);
-        const Scored scored = {lists, room.data(), room.data() + pairs, room.data() + 2 * pairs};
-        with_storage(rows->storage, [&](auto* type) {
-            take_states<std::remove_pointer_t<decltype(type)>>(*rows, *queries, *digits, scored, *out);
-        });
+        const Queries queries(*rows, *asked);
+        const ListsView lists = {pairs->first, pairs->row, usable_threads(pairs->threads)};
+        weigh_lists(*rows, queries.view(), *digits, lists, *out);
     } catch (const std::bad_alloc&) {
         return 1;
     }

@@ -10,8 +10,11 @@ enum class Storage : int64_t { u8, i8, f16, bf16, f32, f64 };
 struct RowsView {
     const void* stored;  // [N, dim], `stride` values from row to row
     int64_t storage, stride, dim;
-    const double* centre;       // [dim]
-    const double* log_weights;  // [N], null for equal weights
+    const double* centre;        // [dim]
+    const double* log_weights;   // [N], null for equal weights
+    const double* half_norms;    // [N], |r|^2 / 2 without the centre
+    double radius, centre_norm;  // the largest |r| without the centre, and the norm of the centre
+    int64_t copies;              // how many rows, at most, nearly equal each other
 };
 
 struct QueriesView {

@@ -22,7 +22,7 @@ struct ScanProblem {
     const double* bias;         // [B], the factor of half norms
     const QueryLaw* law;        // [B]
     const int64_t* excluded;    // [B, ranges, 2]
-    char* memory;               // `oracle_scan_bytes` bytes, at a multiple of 64
+    char* memory;               // as much as a scan takes, at a multiple of 64
     double* sums;               // [6, B]: reference, partition, mass, squares, first logit, half norm
     double* mean;               // [B, D]
     double* top_logits;         // [threads, B, top]

@@ -358,7 +358,7 @@ ORACLE_EXPORT int oracle_screen_digits(const double* point, const double* factor
         for (int64_t d = 0; d < dim; ++d) {
             // adding and subtracting 1.5 * 2^52 rounds to a whole number
             const double whole = (values[d] * inverse + kRounding) - kRounding, left = values[d] - whole * worth;
-            const int32_t both = static_cast<int32_t>(whole), first = (both + 64) >> 7, second = both - (first << 7);
+            const int32_t both = static_cast<int32_t>(whole), first = (both + 64) >> 7, second = both - (first * 128);
             high[d] = static_cast<int8_t>(first), low[d] = static_cast<int8_t>(second);
             sums[0] += first * centre[d], sums[1] += second * centre[d];
             squares[0] += (left + second * worth) * (left + second * worth), squares[1] += left * left;

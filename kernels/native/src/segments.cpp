@@ -4,6 +4,7 @@
 #include <new>
 #include <vector>
 
+#include "finish.hpp"
 #include "room.hpp"
 #include "sums.hpp"
 #include "tasks.hpp"
@@ -13,10 +14,7 @@ namespace oracle {
 struct Segments {
     Pairs pairs;
     Cut cut;
-    int64_t few;            // queries of a task at most that read rows as they are stored
-    int64_t* listed_query;  // [B * listed], as the two that follow: kept pairs of a query and a row, by query
-    int64_t* listed_row;
-    double* listed_logit;
+    int64_t few;  // queries of a task at most that read rows as they are stored
 };
 
 namespace {
@@ -64,7 +62,6 @@ class SegmentScan {
         const int threads = usable_threads(problem_.threads);
 #pragma omp parallel for num_threads(threads) schedule(static)
         for (int64_t b = 0; b < problem_.batch; ++b) guarded([&] { merge(b); });
-        if (!failed_) write_listed();
         return !failed_;
     }
 
@@ -211,26 +208,38 @@ class SegmentScan {
         }
     }
 
-    void write_listed() const {
-        int64_t place = 0;
-        for (int64_t b = 0; b < problem_.batch; ++b)
+  public:
+    // Returns the listed rows that have weight, by query.
+    Listed listed() const {
+        Listed all;
+        all.first.push_back(0);
+        for (int64_t b = 0; b < problem_.batch; ++b) {
             for (int64_t i = tasks_.of[b]; problem_.kept[b] > 0 && i < tasks_.of[b + 1]; ++i)
-                for (const Candidate& one : found_[tasks_.share[i]].listed) {
-                    segments_.listed_query[place] = b, segments_.listed_row[place] = one.row;
-                    segments_.listed_logit[place++] = one.logit;
-                }
+                for (const Candidate& one : found_[tasks_.share[i]].listed) all.row.push_back(one.row);
+            all.first.push_back(all.row.size());
+        }
+        return all;
     }
 };
+
+template <class Real>
+bool scan_segments(ScanAsked& asked, const Segments& segments) {
+    Problem all(asked, 1);
+    const ScanProblem& problem = all.view();
+    SegmentScan<Real> scan(problem, segments);
+    if (!scan.run()) return false;
+    finish_states(asked, all, problem, scan.listed(), 1);
+    return true;
+}
 
 }  // namespace
 }  // namespace oracle
 
-// Scans the spans of all queries and writes what `sums`, `mean`, `kept`, the top and the lists point to: the top is
-// of one thread, [1, B, top]. Returns 0, or 1 where memory is missing.
-ORACLE_EXPORT int64_t oracle_scan_segments(const oracle::ScanProblem* problem, const oracle::Segments* segments) {
+// Scans the spans of all queries and writes their states. Returns 0, or 1 where memory is missing.
+ORACLE_EXPORT int64_t oracle_scan_segments(oracle::ScanAsked* asked, const oracle::Segments* segments) {
     try {
-        const bool done = problem->wide ? oracle::SegmentScan<double>(*problem, *segments).run()
-                                        : oracle::SegmentScan<float>(*problem, *segments).run();
+        const bool done = asked->rounding->wide ? oracle::scan_segments<double>(*asked, *segments)
+                                                : oracle::scan_segments<float>(*asked, *segments);
         return done ? 0 : 1;
     } catch (const std::bad_alloc&) {
         return 1;

@@ -127,12 +127,15 @@ def test_late_between_two_samples_gaps_are_exact(
     given_points = GivenPoints(x, scale, offset) if given_as == "values" else None
     precision, none = torch.tensor([(scale / sigma) ** 2]).double(), torch.empty(1, 0, 2).long()
     query = Query(point, alpha, precision, none, given_points)
-    found = pairs.candidate_logits(rows, query, torch.arange(50)[None])
-    gap = (found.high[0, 1] - found.high[0, 0]) + (found.low[0, 1] - found.low[0, 0])
+    everyone = named_by(torch.ones(1, 50, dtype=torch.bool), generator)
+    found = pairs_state(rows, query, everyone, Wanted(mean=False, top_k=50))
+    first, second = ((found.top_rows[0] == row).nonzero()[0, 0] for row in (0, 1))
+    high, low = found.top_logits[0], found.top_rest[0]
+    gap = (high[second] - high[first]) + (low[second] - low[first])
     true = exact_gap(rows, query)
     assert abs(true) < 60
     assert_within(gap - true, "float64")
-    assert int(found.high.argmax()) in (0, 1)
+    assert int(found.top_rows[0, 0]) in (0, 1)
 
 
 def exact_gap(rows: Rows, query: Query) -> float:
@@ -159,15 +162,6 @@ def test_lists_without_a_sample_give_the_empty_state(target: str, generator: tor
     found = pairs_state(rows, query, named_by(chosen, generator), EVERYTHING)
     others = torch.tensor([0, 1, 2, 3, 4, 5, 7])
     assert_identical(found.take(others), none.take(others))
-
-
-def test_candidates_may_be_none(target: str, generator: torch.Generator) -> None:
-    rows = prepare_rows(normal(40, 30, generator).float(), torch.rand(40, generator=generator).double())
-    query, named = make_query(rows, generator), torch.randint(-1, 40, (8, 9), generator=generator)
-    named[3] = -1
-    found, expected = (room.candidate_logits(rows, query, named).high for room in (pairs, rescore))
-    assert torch.equal(found == -torch.inf, named < 0)
-    assert_close(found, expected, "float64")
 
 
 def test_samples_without_weight_are_named_by_no_one(target: str, generator: torch.Generator) -> None:

@@ -1,0 +1,91 @@
+// What the host asks of a scan, and what becomes of it before rows are read.
+#pragma once
+#include <vector>
+
+#include "law.hpp"
+#include "queries.hpp"
+#include "scan.hpp"
+#include "states.hpp"
+
+namespace oracle {
+
+// As scan.py lays it out.
+struct ScanAsked {
+    const RowsView* rows;
+    const Rounding* rounding;
+    const Digits* digits;  // of what is scored again
+    AskedQueries queries;
+    int64_t start, stop, count;  // the span, and how many rows a query may use at most
+    const int64_t* excluded;     // [B, ranges, 2]
+    int64_t ranges, threads, listed, margin, block, few;
+    StatesView out;      // zeros, apart from what is here written in any case
+    double* overflowed;  // [B], zeros: becomes 1 for queries that list too many rows
+    int64_t overflows;   // how many these are
+    void* begun;         // the scan between two calls
+};
+
+// A problem and all that it points to, apart from the memory of threads.
+class Problem {
+  public:
+    std::vector<double> squares;  // [B], |q|^2
+
+    // tops: how many lists of heaviest rows a query gets
+    Problem(const ScanAsked& asked, int64_t tops)
+        : squares(asked.queries.count),
+          gain_(asked.queries.count),
+          bias_(asked.queries.count),
+          sums_(6 * asked.queries.count),
+          law_(asked.queries.count),
+          kept_(asked.queries.count) {
+        const RowsView& rows = *asked.rows;
+        const AskedQueries& queries = asked.queries;
+        const int64_t batch = queries.count, top = asked.out.top_k > 0 ? asked.out.top_k + asked.margin : 0;
+        const ScanLaw law = scan_law(*asked.rounding, rows, asked.count);
+        for (int64_t b = 0; b < batch; ++b) {
+            const double alpha = queries.alpha[b], precision = queries.inverse_variance[b];
+            squares[b] = squared_norm(queries.point + b * rows.dim, rows.dim);
+            gain_[b] = alpha * precision, bias_[b] = -alpha * gain_[b];
+            law_[b] = query_law(*asked.rounding, law, rows, asked.count, std::sqrt(squares[b]), alpha, precision);
+        }
+        top_logits_.resize(tops * batch * top), top_rows_.resize(tops * batch * top);
+        problem_ = {rows.stored,
+                    rows.half_norms,
+                    rows.log_weights,
+                    rows.centre,
+                    queries.point,
+                    gain_.data(),
+                    bias_.data(),
+                    law_.data(),
+                    asked.excluded,
+                    nullptr,
+                    sums_.data(),
+                    asked.out.mean,
+                    top_logits_.data(),
+                    top_rows_.data(),
+                    kept_.data(),
+                    law,
+                    rows.storage,
+                    asked.rounding->wide,
+                    rows.dim,
+                    batch,
+                    asked.ranges,
+                    asked.threads,
+                    asked.listed,
+                    top,
+                    asked.out.mean != nullptr,
+                    asked.out.entropy != nullptr,
+                    asked.block,
+                    asked.few};
+    }
+    Problem(const Problem&) = delete;
+
+    ScanProblem& view() { return problem_; }
+
+  private:
+    std::vector<double> gain_, bias_, sums_, top_logits_;
+    std::vector<QueryLaw> law_;
+    std::vector<int64_t> top_rows_, kept_;
+    ScanProblem problem_;
+};
+
+}  // namespace oracle
