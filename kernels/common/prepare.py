@@ -36,6 +36,19 @@ class Measures:
     low: float
     high: float
 
+    def and_more(self, before: Measures | None) -> Measures:
+        """Return the measures of these rows and of those `before` together, without those of each row."""
+        alone = replace(self, half_norms=self.half_norms[:0], projected=self.projected[:0])
+        if before is None:
+            return alone
+        return replace(
+            alone,
+            total=before.total + self.total,
+            largest_square=max(before.largest_square, self.largest_square),
+            low=min(before.low, self.low),
+            high=max(before.high, self.high),
+        )
+
 
 # what measures stored rows, [n, D], around a centre, [D], along directions, [D, 4]
 Measure = Callable[[Shaped[Tensor, "n D"], Float64[Tensor, "D"], Float64[Tensor, "D 4"]], Measures]
@@ -71,11 +84,14 @@ def prepare_rows(
     """
     centre, directions = centre_of(stored), random_directions(stored.shape[1], stored.device)
     half_norms = torch.empty(len(stored), dtype=torch.float64, device=stored.device)
-    projected, parts = half_norms.new_empty(len(stored), DIRECTIONS), []
+    # four bytes are enough to tell rows apart
+    projected, whole = torch.empty(len(stored), DIRECTIONS, device=stored.device), None
     for index, block in _read_once(stored):
         part = measure(block, centre, directions)
-        half_norms[index], projected[index] = part.half_norms, part.projected
-        parts.append(part)
+        half_norms[index], projected[index] = part.half_norms, part.projected.float()
+        whole = part.and_more(whole)
+    if whole is None:
+        raise invalid("points", "must hold at least one sample", 0, "pass [N, D]")
     if not bool(half_norms.isfinite().all()) and _first_bad(stored) is not None:
         raise _not_finite(stored)
     radius = float((2 * half_norms.max()).sqrt())
@@ -85,11 +101,11 @@ def prepare_rows(
         half_norms=half_norms,
         log_weights=None if weights is None else (weights / weights.sum()).log(),
         radius=radius,
-        stored_radius=max(part.largest_square for part in parts) ** 0.5,
+        stored_radius=whole.largest_square**0.5,
         copies=most_copies(projected, radius),
     )
-    rows.derived("range", lambda _: (min(part.low for part in parts), max(part.high for part in parts)))
-    rows.derived("total", lambda _: torch.stack([part.total for part in parts]).sum(0))
+    rows.derived("range", lambda _: (whole.low, whole.high))
+    rows.derived("total", lambda _: whole.total)
     return rows
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import reduce
+from functools import reduce, wraps
 
 import torch
 
@@ -68,6 +68,7 @@ def row_blocks(rows: Rows, spans: Int64[Tensor, "S 2"]) -> Iterator[RowBlock]:
 def block_by_block(state: ScanState) -> ScanState:
     """Return what scans a span by `state`, and one of rows that stay in files block after block."""
 
+    @wraps(state)
     def scan(work: Work) -> PosteriorState:
         if not isinstance(work.rows.stored, FileRows) or _is_empty(work.query, work.span):
             return state(work)
@@ -84,6 +85,7 @@ def block_by_block(state: ScanState) -> ScanState:
 def segments_block_by_block(state: SegmentState) -> SegmentState:
     """Return what scans several spans by `state`, and those of rows that stay in files block after block."""
 
+    @wraps(state)
     def scan(work: SegmentWork) -> PosteriorState:
         if not isinstance(work.rows.stored, FileRows):
             return state(work)
@@ -102,6 +104,7 @@ def segments_block_by_block(state: SegmentState) -> SegmentState:
 def product_block_by_block(product: CovarianceProduct) -> CovarianceProduct:
     """Return what computes a covariance product over a span by `product`, block after block where rows are in files."""
 
+    @wraps(product)
     def scan(rows: Rows, directions: Directions, span: Span) -> Float64[Tensor, "B D"]:
         if not isinstance(rows.stored, FileRows) or _is_empty(directions.query, span):
             return product(rows, directions, span)
