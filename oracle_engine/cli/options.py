@@ -192,6 +192,7 @@ OPTIONS: Mapping[Key, str] = {
     "models": "--model",
     "convention": "--convention",
     "threshold": "--threshold",
+    "variance": "--variance",
     "times": "--times",
     "batch": "--batch",
     "width": "--width",
