@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 
 from ..base.errors import OracleError, lacks_memory
 from ..base.settings import __version__
+from .advise import add_advise
 from .copies import add_copies
 from .index import add_index
 from .info import add_info
@@ -33,6 +34,7 @@ COMMANDS = (
     add_stages,
     add_plot,
     add_paper,
+    add_advise,
     add_velocity,
     add_sample,
     add_copies,

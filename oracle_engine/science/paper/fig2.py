@@ -65,7 +65,8 @@ def _panels(reports: Mapping[str, StageReport]) -> tuple[Panel, ...]:
             points = [point for point in report.points if point.t <= _end(report)]
             values = tuple(getattr(point, field) for point in points)
             errors = tuple(getattr(point, f"{field}_error") for point in points)
-            curves.append(Curve(name, tuple(point.t for point in points), values, errors))
+            told = f"{name} (N = {report.population:,}, D = {report.data['dim']:,})"
+            curves.append(Curve(told, tuple(point.t for point in points), values, errors))
         panels.append(Panel(title, "t (0 noise, 1 data)", "", tuple(curves)))
     return tuple(panels)
 

@@ -74,7 +74,7 @@ def _panel(axes: Axes, panel: Panel) -> None:
             right = x > 0.5 * (low + high)
             place: dict[str, Any] = {"rotation": 90, "va": "top", "ha": "right" if right else "left"}
             note = axes.text(x, 0.97, f" {name} ", transform=axes.get_xaxis_transform(), size=6.5, color=GREY, **place)
-            note.set_bbox({"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.5})
+            note.set(zorder=0.5, bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5})
 
 
 def _legend(figure: Figure, panel: Panel, left: float, top: float, height: float) -> None:
