@@ -16,7 +16,7 @@ from ..base.outputs import rounded_answer
 from ..base.progress import PartProgress
 from ..base.transforms import traced, transformed
 from ..data.dataset import OracleDataset
-from ..kernels import covariance_product, reference_covariance_product
+from ..data.sharded import rows_here
 from ..kernels.screens import SharedProducts
 from ..paths.paths import Path as ProbabilityPath
 from ..paths.paths import resolve_path
@@ -25,7 +25,7 @@ from ..queries.conditions import Conditions, Guidance
 from ..queries.modes import Auto, Budget, Mode, resolve_mode
 from ..queries.posterior import Posterior
 from ..scans.backends import BACKENDS, resolve_backend, resolve_precision
-from ..scans.exact import ExactScan
+from ..scans.sharded import whole_scan
 from ..search.index import SearchIndex, prepared_index
 from ..search.trajectory import Trajectory, check_deterministic
 from . import compiled
@@ -95,7 +95,7 @@ class OracleEngine(Oracle, torch.nn.Module):
         self.data = data if device is None else data.to(device)
         self.path = resolve_path(path)
         self._wished_backend = backend
-        self.backend, self.backend_reason = resolve_backend(backend, self.data.rows)
+        self.backend, self.backend_reason = self._resolved(backend)
         self.precision = resolve_precision(precision, self.backend)
         self.point_std, self.t_max = float(point_std), t_max
         self.mode, self.tolerance = resolve_mode(mode), tolerance
@@ -112,14 +112,19 @@ class OracleEngine(Oracle, torch.nn.Module):
         # torch sends .to(), .cuda() and .half() through here: follow the device, never the dtype
         self.data = self.data.to(fn(torch.empty(0, device=self.data.device)).device)
         self.index = None if self.index is None else self.index.to(self.data.device)
-        self.backend, self.backend_reason = resolve_backend(self._wished_backend, self.data.rows)
+        self.backend, self.backend_reason = self._resolved(self._wished_backend)
         self._make_ready()
         return self
+
+    def _resolved(self, backend: str) -> tuple[str, str]:
+        # a rank may hold no sample at all
+        return resolve_backend(backend, next(iter(rows_here(self.data)), self.data.rows))
 
     def _make_ready(self) -> None:
         # what is kept must not be made by a first call that is recorded in a graph
         _ = self.data.base
-        BACKENDS[self.backend].ready(self.data.rows)
+        for rows in rows_here(self.data):
+            BACKENDS[self.backend].ready(rows)
 
     def extra_repr(self) -> str:
         """Return what printing the module shows."""
@@ -246,7 +251,7 @@ class OracleEngine(Oracle, torch.nn.Module):
     def responder(self) -> Responder:
         """What answers requests."""
         backend = BACKENDS[self.backend]
-        exact = ExactScan(self.data, backend.run(self.precision), backend.run_segments(self.precision))
+        exact = whole_scan(self.data, backend, self.precision)
         router = Router(self.mode, self.tolerance, exact, self.point_std, self.index)
         return Responder(self.data, self.point_std, router, backend.combine)
 
@@ -288,11 +293,10 @@ class OracleEngine(Oracle, torch.nn.Module):
         name: as in :meth:`answer`. dtype: of x. conditions: of the queries; of these the interval of the guidance
         counts, and whether its scale has a derivative.
         """
-        product = reference_covariance_product if self.backend == "reference" else covariance_product
         scale, interval = options_of(conditions.guidance)
         scaled = isinstance(scale, Tensor) and (transformed() or differentiable(scale))
         responder, builder = self.responder, self.request_builder
-        return AnswerFunction(name, responder, builder, product, dtype=dtype, interval=interval, scaled=scaled)
+        return AnswerFunction(name, responder, builder, dtype=dtype, interval=interval, scaled=scaled)
 
     def _obstacle(self, name: str, conditions: Conditions) -> str | None:
         weighted = self.data.rows.log_weights is not None

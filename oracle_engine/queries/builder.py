@@ -11,6 +11,7 @@ from ..base.checked import check
 from ..base.cuda_graphs import capturing, holds
 from ..base.errors import InputError, invalid
 from ..data.dataset import OracleDataset
+from ..data.sharded import refused_together
 from ..paths.paths import Path, coefficients, marginal_variance, resolve_times
 from .classes import class_ranges
 from .conditions import UNCONDITIONAL, Conditions, Guidance
@@ -44,6 +45,10 @@ class RequestBuilder:
         [0, 1]. conditions: labels, guidance, excluded samples and sources.
         Raises InputError that names the argument that cannot be used, and where the data were changed in place.
         """
+        with refused_together(self.data):
+            return self._checked(x, t, conditions)
+
+    def _checked(self, x: Tensor, t: Numbers, conditions: Conditions) -> Request:
         self.data.check_unchanged()
         self._check_points(x)
         batch, device = len(x), x.device

@@ -13,11 +13,14 @@ from ..base.errors import invalid
 from ..base.settings import Settings
 from ..kernels import (
     Combination,
+    Directions,
     PosteriorState,
     Rows,
     SegmentWork,
+    Span,
     Work,
     combined,
+    covariance_product,
     gpu_combined,
     gpu_memory,
     gpu_proven,
@@ -29,6 +32,7 @@ from ..kernels import (
     native_memory,
     native_state,
     posterior_state,
+    reference_covariance_product,
     reference_memory,
     reference_state,
     scan_memory,
@@ -42,6 +46,9 @@ ScanState = Callable[[Work], PosteriorState]
 # what computes the states over several spans for each query
 SegmentState = Callable[[SegmentWork], PosteriorState]
 
+# what multiplies changes of logits with the rows of a span
+CovarianceProduct = Callable[[Rows, Directions, Span], Float64[Tensor, "B D"]]
+
 # what computes an answer from a posterior mean, in a dtype
 Combine = Callable[[Combination, Float64[Tensor, "B D"], torch.dtype], Float[Tensor, "B D"]]
 
@@ -51,15 +58,16 @@ class Backend:
     """What computes states in full precision, what memory that needs for a batch, and what computes them in half.
 
     segments: computes states over several spans at once in full precision, or None where one is scanned after the
-    other. combine: computes answers from posterior means. ready: makes what scans of some rows read beside them, so
-    that no graph has to hold it. waits_once: whether a scan reads no value on the host, and does no harm for queries
-    that are refused later.
+    other. product: multiplies changes of logits with rows. combine: computes answers from posterior means. ready: makes
+    what scans of some rows read beside them, so that no graph has to hold it. waits_once: whether a scan reads no value
+    on the host, and does no harm for queries that are refused later.
     """
 
     state: ScanState
     memory: Callable[[Rows, int], int]
     half: ScanState | None = None
     segments: SegmentState | None = None
+    product: CovarianceProduct = covariance_product
     combine: Combine = combined
     ready: Callable[[Rows], None] = lambda rows: None
     waits_once: bool = False
@@ -78,7 +86,7 @@ class Backend:
 BACKENDS = {
     "native": Backend(native_state, native_memory, segments=segments_state, combine=native_combined),
     "torch": Backend(posterior_state, scan_memory),
-    "reference": Backend(reference_state, reference_memory),
+    "reference": Backend(reference_state, reference_memory, product=reference_covariance_product),
     "triton": Backend(
         gpu_state,
         gpu_memory,
