@@ -53,7 +53,8 @@ def bodies(draw: DrawFn) -> tuple[bytes, dict[str, str]]:
     if draw(st.integers(0, 9)) == 0:
         return draw(st.binary(max_size=64)), headers | draw(lengths(64))
     names = draw(st.sets(st.sampled_from(["labels", "source", "exclude", "guidance"]), max_size=3))
-    held: Any = question(X, 0.5, **{name: [0, 1] for name in names})
+    inputs: dict[str, Any] = {name: [0, 1] for name in names}
+    held: Any = question(X, 0.5, **inputs)
     for _ in range(draw(st.integers(0, 3))):
         held = _changed(draw, held)
     text = json.dumps(held).encode()
