@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 
 from ..base.errors import OracleError, lacks_memory
 from ..base.settings import __version__
+from .export_triton import add_export_triton
 from .index import add_index
 from .info import add_info
 from .options import Commands, Parser, in_options
@@ -28,7 +29,16 @@ from .velocity import add_velocity
 
 # in the order in which --help lists them
 COMMANDS = (
-    add_stages, add_plot, add_velocity, add_sample, add_plan, add_index, add_serve, add_train_demo, add_info,
+    add_stages,
+    add_plot,
+    add_velocity,
+    add_sample,
+    add_plan,
+    add_index,
+    add_serve,
+    add_export_triton,
+    add_train_demo,
+    add_info,
 )  # fmt: skip
 
 
