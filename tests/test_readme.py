@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shlex
 from pathlib import Path
 
@@ -18,6 +19,7 @@ README = Path(__file__).resolve().parent.parent / "README.md"
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_the_python_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
@@ -25,6 +27,8 @@ def test_the_python_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert len(python_blocks(text)) == text.count("```python") > 0
     with served(create_app(OracleEngine(load_dataset("digits")))) as server:
         run_blocks(text.replace("127.0.0.1:8000", f"127.0.0.1:{server.port}"), str(README))
+        # clients that nobody closes end here, and in no other test
+        gc.collect()
 
 
 @pytest.mark.parametrize("command", commands(README.read_text("utf-8")))
