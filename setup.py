@@ -98,6 +98,7 @@ SERVE_FAST = ["uvloop>=0.19; platform_system != 'Windows'", "httptools>=0.6"]
 BENCH = ["pytest>=8.2", "pytest-benchmark>=4", "pykeops>=2.2; platform_system != 'Windows'"]
 # libraries that the adapters are tested with; flow_matching needs tqdm but does not declare it
 PEERS = ["flow_matching>=1.0.10", "torchdiffeq>=0.2.5", "tqdm>=4.60"]
+DOCS = ["sphinx>=8", "furo>=2024.8.6", "myst-parser>=4", "sphinx-copybutton>=0.5"]
 TEST = [
     "pytest>=8.2",
     "mpmath>=1.3",
@@ -151,7 +152,8 @@ setup(
         "bench": BENCH,
         "test": TEST,
         "demo": DEMO,
-        "dev": ["ruff>=0.6", "mypy>=1.11", "clang-format>=18", "import-linter>=2.7", *TEST, *FAISS, *TRITON],
+        "docs": DOCS,
+        "dev": ["ruff>=0.6", "mypy>=1.11", "clang-format>=18", "import-linter>=2.7", *TEST, *FAISS, *TRITON, *DOCS],
     },
     entry_points={"console_scripts": ["oracle-engine = oracle_engine.cli.main:main"]},
 )
