@@ -23,7 +23,7 @@ help:
 	@echo "make check   lint, formatting, types, direction of the imports"
 	@echo "make bench   timings against other ways to compute the same"
 	@echo "make docs    the documentation as a site, build/docs/index.html"
-	@echo "make aot     compile every Triton configuration ahead of time and look at what came out; needs no GPU"
+	@echo "make aot     compile every Triton configuration ahead of time, count what came out, and hold it to what is kept"
 	@echo "make gpu     on a CUDA device, without .venv: timings of the Triton kernels, then tests of all routes; 9 minutes"
 	@echo "make gpu-wheels  fetch what the machine of the CUDA device may lack, when it has no network"
 	@echo "make fmt     put the sources into the form that make check wants"
@@ -92,7 +92,7 @@ docs: $(VENV)/.stamp
 	@echo "build/docs/index.html"
 
 aot: $(VENV)/.stamp
-	@$(BIN)/python -m oracle_engine.kernels.gpu.tools.aot
+	@$(BIN)/python -m bench.gate
 
 # not in .venv, which holds the CPU build of torch: the python of the card, with torch, triton, numpy and pytest, and
 # the wheels of what it may lack, which are imported as they are. Figures are written after every row, and the tests come
