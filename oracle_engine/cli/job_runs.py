@@ -60,7 +60,8 @@ def run(arguments: Namespace) -> None:
             while not folder.result.exists():
                 _work(arguments, folder, units, progress)
                 _write_result(folder)
-    _say_done(arguments, folder, time.perf_counter() - began)
+    if os.environ.get("RANK", "0") == "0":
+        _say_done(arguments, folder, time.perf_counter() - began)
 
 
 def status(arguments: Namespace) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from job_cases import BLOCK, Job, forked, killed, make_data, make_queries
 from rank_cases import on_ranks
-from tolerances import assert_rows_close
+from tolerances import assert_close, assert_rows_close
 from torch import Tensor
 
 import oracle_engine as oe
@@ -45,7 +45,7 @@ def test_a_job_has_the_answers_of_the_engine(name: str, tmp_path: Path) -> None:
     job.work()
     found, exact = torch.cat(job.answers()), torch.cat(asked(OracleEngine(make_data()), CASES[name], BLOCK))
     if found.ndim == 1:
-        torch.testing.assert_close(found, exact, rtol=1e-5, atol=1e-5)
+        assert_close(found, exact, "moment")
     else:
         assert_rows_close(found, exact, "bar")
     # nothing is kept twice, and every unit was done once
@@ -61,11 +61,11 @@ def test_the_bits_are_those_of_the_sharded_engine(name: str, tmp_path: Path) -> 
     assert all(torch.equal(own, other) for own, other in zip(job.answers(), found, strict=True))
 
 
-def check_kills(tmp_path: Path, kills: int, workers: int) -> None:
+def check_kills(tmp_path: Path, kills: int, workers: int, batch: int) -> None:
     """Kill workers at random times, and expect the same bits and few units done twice."""
-    undisturbed = Job.begin(tmp_path / "undisturbed", guidance=2.0)
+    undisturbed = Job.begin(tmp_path / "undisturbed", guidance=2.0, batch=batch)
     undisturbed.work()
-    job, chance = Job.begin(tmp_path / "job", guidance=2.0), random.Random(kills)
+    job, chance = Job.begin(tmp_path / "job", guidance=2.0, batch=batch), random.Random(kills)
     working = [forked(lambda: job.work()) for _ in range(workers)]
     lost = 0
     while lost < kills and job.folder.pending():
@@ -82,12 +82,12 @@ def check_kills(tmp_path: Path, kills: int, workers: int) -> None:
 
 
 def test_killed_workers_lose_the_unit_they_were_at(tmp_path: Path) -> None:
-    check_kills(tmp_path, kills=3, workers=2)
+    check_kills(tmp_path, kills=3, workers=2, batch=8)
 
 
 @pytest.mark.slow
 def test_workers_that_are_killed_again_and_again(tmp_path: Path) -> None:
-    check_kills(tmp_path, kills=20, workers=3)
+    check_kills(tmp_path, kills=20, workers=3, batch=1)
 
 
 def test_a_unit_is_not_taken_from_a_worker_that_lives(tmp_path: Path) -> None:
