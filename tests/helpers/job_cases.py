@@ -1,4 +1,4 @@
-"""A small job for tests: its data and queries, and workers forked from this process, so that nothing is imported again."""
+"""A small job for tests, and workers forked from this process, so that nothing is imported again."""
 
 from __future__ import annotations
 

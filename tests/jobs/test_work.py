@@ -66,7 +66,7 @@ def check_kills(tmp_path: Path, kills: int, workers: int, batch: int) -> None:
     undisturbed = Job.begin(tmp_path / "undisturbed", guidance=2.0, batch=batch)
     undisturbed.work()
     job, chance = Job.begin(tmp_path / "job", guidance=2.0, batch=batch), random.Random(kills)
-    working = [forked(lambda: job.work()) for _ in range(workers)]
+    working = [forked(job.work) for _ in range(workers)]
     lost = 0
     while lost < kills and job.folder.pending():
         time.sleep(chance.uniform(0.0, 0.02))
