@@ -17,6 +17,7 @@ from ..base.errors import OracleError, lacks_memory
 from ..base.settings import __version__
 from .advise import add_advise
 from .copies import add_copies
+from .export_triton import add_export_triton
 from .index import add_index
 from .info import add_info
 from .job import add_job
@@ -43,6 +44,7 @@ COMMANDS = (
     add_plan,
     add_index,
     add_serve,
+    add_export_triton,
     add_train_demo,
     add_info,
 )
