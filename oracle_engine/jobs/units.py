@@ -129,6 +129,10 @@ class Gathered:
         """Not kept: answers of jobs have no derivatives."""
         raise AssertionError("answers of jobs have no derivatives")
 
+    def on_any_rank(self, asked: bool) -> bool:
+        """Return `asked`: a block is answered by one process."""
+        return asked
+
 
 def _guided(request: Request) -> Int64[Tensor, "b"]:
     return (request.scale != 1.0).nonzero()[:, 0]
