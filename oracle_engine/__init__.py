@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .data.dataset import OracleDataset
     from .data.latents import Normalisation, load_latents
     from .data.load import load_dataset
+    from .data.pack import PackReport, pack
     from .data.values import ValueMap
     from .engine.engine import OracleEngine
     from .engine.sharded import sharded
@@ -52,6 +53,7 @@ __all__ = [
     "OracleError",
     "OracleLoss",
     "OracleTarget",
+    "PackReport",
     "Path",
     "Polynomial",
     "Posterior",
@@ -69,6 +71,7 @@ __all__ = [
     "load_dataset",
     "load_latents",
     "oracle_loss",
+    "pack",
     "path_sample",
     "posterior_draw",
     "prefetched",
@@ -94,6 +97,7 @@ _MODULES = {
     "OracleEngine": "engine.engine",
     "OracleLoss": "training.losses",
     "OracleTarget": "training.targets",
+    "PackReport": "data.pack",
     "Path": "paths.paths",
     "Polynomial": "paths.paths",
     "Posterior": "queries.posterior",
@@ -110,6 +114,7 @@ _MODULES = {
     "load_dataset": "data.load",
     "load_latents": "data.latents",
     "oracle_loss": "training.losses",
+    "pack": "data.pack",
     "path_sample": "training.targets",
     "posterior_draw": "training.posterior_draws",
     "prefetched": "training.prefetch",

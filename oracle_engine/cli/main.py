@@ -18,6 +18,7 @@ from ..base.settings import __version__
 from .index import add_index
 from .info import add_info
 from .options import Commands, Parser, in_options
+from .pack import add_pack
 from .plan import add_plan
 from .plot import add_plot
 from .sample import add_sample
@@ -28,7 +29,7 @@ from .velocity import add_velocity
 
 # in the order in which --help lists them
 COMMANDS = (
-    add_stages, add_plot, add_velocity, add_sample, add_plan, add_index, add_serve, add_train_demo, add_info,
+    add_stages, add_plot, add_velocity, add_sample, add_plan, add_index, add_pack, add_serve, add_train_demo, add_info,
 )  # fmt: skip
 
 

@@ -196,6 +196,7 @@ OPTIONS: Mapping[Key, str] = {
     "draws": "--draws",
     "index": "--index",
     "name": "--name",
+    "workers": "--workers",
     ("plan", "samples"): "--samples",
     ("plan", "dim"): "--dim",
     ("plan", "storage"): "--storage",
