@@ -15,6 +15,7 @@ from .common.work import Work
 from .gpu import gpu_combined, gpu_memory, gpu_proven, gpu_ready, gpu_segments, gpu_state
 from .native import (
     NativeLibrary,
+    combined_norms,
     covariance_product,
     native_combined,
     native_library,
@@ -45,6 +46,7 @@ __all__ = [
     "Work",
     "centre_of",
     "combined",
+    "combined_norms",
     "concatenate",
     "counted_copies",
     "covariance_product",

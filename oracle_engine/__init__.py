@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .data.pack import PackReport, pack
     from .data.values import ValueMap
     from .engine.engine import OracleEngine
+    from .engine.point_gaussians import PointGaussians
     from .engine.sharded import sharded
     from .engine.tangents import total_derivative
     from .paths.paths import EDM, GVP, VP, LinearVP, Path, Polynomial, RectifiedFlow
@@ -55,6 +56,7 @@ __all__ = [
     "OracleTarget",
     "PackReport",
     "Path",
+    "PointGaussians",
     "Polynomial",
     "Posterior",
     "PosteriorDraw",
@@ -99,6 +101,7 @@ _MODULES = {
     "OracleTarget": "training.targets",
     "PackReport": "data.pack",
     "Path": "paths.paths",
+    "PointGaussians": "engine.point_gaussians",
     "Polynomial": "paths.paths",
     "Posterior": "queries.posterior",
     "PosteriorDraw": "training.estimates",

@@ -17,6 +17,7 @@ from ..base.errors import OracleError, lacks_memory
 from ..base.settings import __version__
 from .advise import add_advise
 from .copies import add_copies
+from .export_triton import add_export_triton
 from .index import add_index
 from .info import add_info
 from .options import Commands, Parser, in_options
@@ -43,6 +44,7 @@ COMMANDS = (
     add_index,
     add_pack,
     add_serve,
+    add_export_triton,
     add_train_demo,
     add_info,
 )
