@@ -167,7 +167,7 @@ def _unseen(scope: Scope, samples: Tensor, labels: Numbers | None, count: int) -
     if scope.per_class and (classes is None or not set(classes.tolist()) <= set(scope.classes)):
         requirement = "must give the class of every held-out sample where queries are compared with their own class"
         raise invalid("held_out_labels", requirement, labels, "pass a class of the data for each")
-    return Queries(scope, None, samples[:count], classes if data.segments else None)
+    return Queries(scope, None, samples[:count].to(data.device), classes if data.segments else None)
 
 
 def _counted(name: str, count: int) -> int:
