@@ -5,7 +5,7 @@ Import them as `oracle_engine.kernels`; the folder is not a package of its own. 
 """
 
 from .common.combine import Combination, combined
-from .common.prepare import counted_copies, prepare_rows, recentred, total_variance
+from .common.prepare import counted_copies, prepare_rows, recentred, stored_range, total_variance
 from .common.rescore import Pairs
 from .common.rows import GivenPoints, Query, Rows, Span
 from .common.segments import SegmentWork, span_by_span
@@ -14,10 +14,12 @@ from .common.work import Work
 from .gpu import gpu_combined, gpu_memory, gpu_proven, gpu_ready, gpu_segments, gpu_state
 from .native import (
     NativeLibrary,
+    combined_norms,
     covariance_product,
     native_combined,
     native_library,
     native_memory,
+    native_prepared,
     native_state,
     pairs_state,
     segments_state,
@@ -40,6 +42,7 @@ __all__ = [
     "Wanted",
     "Work",
     "combined",
+    "combined_norms",
     "concatenate",
     "counted_copies",
     "covariance_product",
@@ -53,6 +56,7 @@ __all__ = [
     "native_combined",
     "native_library",
     "native_memory",
+    "native_prepared",
     "native_state",
     "pairs_state",
     "posterior_state",
@@ -65,5 +69,6 @@ __all__ = [
     "scan_memory",
     "segments_state",
     "span_by_span",
+    "stored_range",
     "total_variance",
 ]

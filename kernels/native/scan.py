@@ -10,6 +10,7 @@ from functools import cache
 import torch
 
 from ...base.arrays import STORAGE_DTYPES, Float64, Int64, Tensor
+from ...base.file_rows import in_one_piece
 from ..common.rounding import (
     CALM_DIM,
     COARSE_LIMIT,
@@ -144,7 +145,9 @@ def native_memory(rows: Rows, batch: int) -> int:
 
 def applies(rows: Rows) -> bool:
     """Return whether native kernels can read `rows`."""
-    return rows.device.type == "cpu" and rows.stored.dtype in STORAGE_DTYPES and rows.stored.is_contiguous()
+    stored = rows.stored
+    plain = stored.is_contiguous() and in_one_piece(stored)
+    return rows.device.type == "cpu" and stored.dtype in STORAGE_DTYPES and plain
 
 
 def block_rows(rows: Rows, batch: int, limits: NativeLimits) -> int:

@@ -46,11 +46,12 @@ class DataFileError(OracleError, ValueError):
 class DistributedError(OracleError, RuntimeError):
     """Another rank is gone, stopped or elsewhere, so that a call of all ranks has no answer.
 
-    operation: what was asked for. rank: the rank that failed, or None where that is not known. seconds: for how long
-    this rank had been waiting.
+    operation: what was asked for. found: what has become of another rank. rank: that rank, or None where it is not
+    known. seconds: for how long this rank had been waiting.
     """
 
     operation: str = ""
+    found: str = ""
     rank: int | None = None
     seconds: float = 0.0
 
@@ -102,7 +103,7 @@ def lost(operation: str, found: str, seconds: float, remedy: str, *, rank: int |
     """
     text = f"{operation}: {found}; this rank waited {seconds:.1f} s and has no answer. Remedy: {remedy}."
     error = _with_remedy(DistributedError(text), None, remedy)
-    error.operation, error.rank, error.seconds = operation, rank, seconds
+    error.operation, error.found, error.rank, error.seconds = operation, found, rank, seconds
     return error
 
 

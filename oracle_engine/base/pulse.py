@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 import weakref
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 # beats in the time after which a silent rank is lost, and seconds between two beats at most
 BEATS, LONGEST_PERIOD = 8, 1.0
@@ -14,10 +15,18 @@ BEATS, LONGEST_PERIOD = 8, 1.0
 
 @dataclass
 class Place:
-    """Where a rank is: at which meeting of all ranks it was last, and whether it works on what is due at the next."""
+    """Where a rank is: to how many meetings it has come, and whether it is in the last one or works for the next."""
 
     meeting: int = 0
-    working: bool = False
+    busy: bool = False
+
+
+class Note(NamedTuple):
+    """What has become of a rank, in words, its number where it is known, and the remedy."""
+
+    found: str
+    rank: int | None
+    remedy: str
 
 
 @dataclass
@@ -34,12 +43,12 @@ class Sign:
 class Sightings:
     """What the thread of a pulse has seen, by monotonic seconds.
 
-    signs: of other ranks. note: the rank that said that it fails, and why. answered: when the store last answered, or
-    None before a watch. failure: what the store answered instead.
+    signs: of other ranks. note: what a rank left that failed or found another one lost. answered: when the store last
+    answered, or None before a watch. failure: what the store answered instead.
     """
 
     signs: dict[int, Sign] = field(default_factory=dict)
-    note: tuple[int, str] | None = None
+    note: Note | None = None
     answered: float | None = None
     failure: str | None = None
 
@@ -58,7 +67,7 @@ class Pulse:
         """
         self.period = min(LONGEST_PERIOD, timeout / BEATS)
         self.place, self.seen, self.watching = Place(), Sightings(), threading.Event()
-        self._note: list[str] = []
+        self._notes: list[Note] = []
         ended, woken = threading.Event(), threading.Event()
         self._woken = woken
         others = [other for other in range(size) if other != rank]
@@ -77,9 +86,9 @@ class Pulse:
         """Look at the other ranks no longer."""
         self.watching.clear()
 
-    def leave_note(self, words: str) -> None:
-        """Let the other ranks know why this one fails."""
-        self._note.append(words)
+    def leave(self, note: Note) -> None:
+        """Let the other ranks know that one is lost."""
+        self._notes.append(note)
         self._woken.set()
 
 
@@ -106,9 +115,9 @@ class _Beater:
         self.beat += 1
         place, seen = pulse.place, pulse.seen
         try:
-            self.store.set(f"beat/{self.rank}", f"{self.beat} {place.meeting} {int(place.working)}")
-            while pulse._note:
-                self.store.set("note", f"{self.rank} {pulse._note.pop()}")
+            self.store.set(f"beat/{self.rank}", f"{self.beat} {place.meeting} {int(place.busy)}")
+            while pulse._notes:
+                self.store.set("note", json.dumps(pulse._notes.pop()))
             if pulse.watching.is_set():
                 self._look(seen)
         except (RuntimeError, OSError) as error:
@@ -119,15 +128,14 @@ class _Beater:
         for other in self.others:
             if not self.store.check([f"beat/{other}"]):
                 continue
-            beat, meeting, working = (int(part) for part in self.store.get(f"beat/{other}").split())
+            beat, meeting, busy = (int(part) for part in self.store.get(f"beat/{other}").split())
             now, before = time.monotonic(), seen.signs.get(other)
-            place = Place(meeting, bool(working))
+            place = Place(meeting, bool(busy))
             changed = now if before is None or before.beat != beat else before.changed
             moved = now if before is None or before.place != place else before.moved
             seen.signs[other] = Sign(beat, place, changed, moved)
         if seen.note is None and self.store.check(["note"]):
-            rank, words = self.store.get("note").decode().split(" ", 1)
-            seen.note = int(rank), words
+            seen.note = Note(*json.loads(self.store.get("note")))
         seen.answered, seen.failure = time.monotonic(), None
 
 

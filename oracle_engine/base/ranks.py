@@ -18,8 +18,8 @@ import torch.distributed as dist
 
 from .arrays import Int64, Shaped, Tensor, is_number
 from .errors import DistributedError, InputError, OracleError, invalid, lost
-from .pulse import Pulse
-from .verdict import Waiting, verdict
+from .pulse import Note, Pulse
+from .verdict import AGAIN, Waiting, verdict
 
 # collectives never time out by themselves: a rank that works may need hours
 FOREVER = timedelta(days=30)
@@ -152,16 +152,15 @@ class Ranks:
 
         An exception inside ends the group: the other ranks raise DistributedError.
         """
-        self._pulse.place.working = True
+        self._pulse.place.busy = True
         try:
             yield
         except BaseException as error:
-            words = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-            self._break(lost("a call", f"this rank failed ({words})", 0.0, "start the ranks again", rank=self.rank))
-            self._pulse.leave_note(f"failed ({words})")
+            words = f"rank {self.rank} failed ({type(error).__name__}: {' '.join(str(error).split())[:WORDS]})"
+            self._break(lost("a call", words, 0.0, AGAIN, rank=self.rank))
             raise
         finally:
-            self._pulse.place.working = False
+            self._pulse.place.busy = False
 
     def _headers(self, operation: str, mine: Int64[Tensor, "n"]) -> list[Tensor]:
         # of one length, so that ranks which ask for different things can still be compared
@@ -186,7 +185,9 @@ class Ranks:
     def _meet(self, operation: str, start: Callable[[], Any]) -> None:
         if self._broken is not None:
             raise self._broken
-        self._pulse.place.meeting = self.meetings = self.meetings + 1
+        place, before = self._pulse.place, self._pulse.place.busy
+        place.meeting = self.meetings = self.meetings + 1
+        place.busy = True
         waiting = Waiting(operation, time.monotonic(), self.meetings)
         work: Any = None
         try:
@@ -194,6 +195,8 @@ class Ranks:
             failure = self._finished(work, waiting)
         except RuntimeError as error:
             failure = error
+        finally:
+            place.busy = before
         if failure is not None:
             lost_rank = failure if isinstance(failure, DistributedError) else self._culprit(waiting)
             self._break(lost_rank, work)
@@ -223,14 +226,14 @@ class Ranks:
         """Return which rank has gone, after a connection broke: the one that beats no longer."""
         self._pulse.watch()
         began, patience = time.monotonic(), 3 * self._pulse.period
-        while time.monotonic() - began < patience:
+        while time.monotonic() - began < patience + 2 * self._pulse.period:
             time.sleep(SLICE)
-            found = verdict(self._pulse, waiting, 2.2 * self._pulse.period, gone=True)
+            found = verdict(self._pulse, waiting, patience, gone=True)
             if found is not None:
                 return found
         self._pulse.rest()
         seconds = time.monotonic() - waiting.began
-        return lost(waiting.operation, "a connection to another rank broke", seconds, "start the ranks again")
+        return lost(waiting.operation, "a connection to another rank broke", seconds, AGAIN)
 
     def _break(self, error: DistributedError, work: Any = None) -> None:
         self._broken = error
@@ -238,8 +241,7 @@ class Ranks:
             # no thread of gloo can be called back; one that waits in a destructor would keep this process from ending
             for held in (self._group, self._group._get_backend(torch.device("cpu")), work):
                 ctypes.pythonapi.Py_IncRef(ctypes.py_object(held))
-        if error.rank != self.rank:
-            self._pulse.leave_note(f"found: {error}")
+        self._pulse.leave(Note(error.found, error.rank, error.remedy or AGAIN))
 
 
 # numbers of a header: what is asked at once is less

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from .errors import DistributedError, lost
-from .pulse import Pulse, Sightings, Sign
+from .pulse import Note, Pulse, Sightings, Sign
 
 AGAIN = "start the ranks again"
 
@@ -27,33 +27,30 @@ def verdict(pulse: Pulse, waiting: Waiting, patience: float, *, gone: bool = Fal
     pulse: watches them. waiting: for what. patience: seconds without a sign of life, or away, that they are given.
     gone: whether one of them is known to have ended, so that silence means this.
     """
-    now, seen = time.monotonic(), pulse.seen
-    for found, rank, remedy in _findings(pulse, seen, waiting, now, patience, gone):
-        return lost(waiting.operation, found, now - waiting.began, remedy, rank=rank)
+    now = time.monotonic()
+    for note in _findings(pulse.seen, waiting, now, patience, gone):
+        return lost(waiting.operation, note.found, now - waiting.began, note.remedy, rank=note.rank)
     return None
 
 
-def _findings(
-    pulse: Pulse, seen: Sightings, waiting: Waiting, now: float, patience: float, gone: bool
-) -> Iterator[tuple[str, int | None, str]]:
+def _findings(seen: Sightings, waiting: Waiting, now: float, patience: float, gone: bool) -> Iterator[Note]:
     if seen.note is not None:
-        rank, words = seen.note
-        yield (f"rank {rank} {words}", rank, AGAIN)
-    # a beat may be a period old when it is seen, and another one when the next is due
-    silence = max(patience - 2 * pulse.period, 0.5 * patience)
+        yield seen.note
     for rank, sign in sorted(seen.signs.items()):
-        if now - sign.changed >= silence:
-            what = "has ended, or its connection broke" if gone else f"gave no sign of life for {patience:.0f} s"
-            yield (f"rank {rank} {what}", rank, f"{AGAIN}, or look for what ended or stopped it")
+        silence = now - sign.changed
+        if silence >= patience:
+            what = "has ended, or its connection broke" if gone else f"gave no sign of life for {silence:.1f} s"
+            yield Note(f"rank {rank} {what}", rank, f"{AGAIN}, and look for what ended or stopped it")
         elif _is_elsewhere(sign, waiting) and now - max(sign.moved, waiting.began) >= patience:
-            what = f"rank {rank} is alive and did not come for {patience:.0f} s"
-            yield (what, rank, "make the same calls on every rank, or pass a longer timeout")
+            what = f"rank {rank} is alive and did not come for {patience:.1f} s"
+            yield Note(what, rank, "make the same calls on every rank, or pass a longer timeout")
     since = waiting.began if seen.answered is None else seen.answered
-    if now - since >= silence or (gone and seen.failure is not None):
+    if now - since >= patience or (gone and seen.failure is not None):
         words = f": {seen.failure}" if seen.failure else ""
         what = f"the store of the process group is gone or does not answer{words}"
-        yield (what, None, f"{AGAIN}; rank 0 or torchrun keeps the store")
+        yield Note(what, None, f"{AGAIN}; rank 0 or torchrun keeps the store")
 
 
 def _is_elsewhere(sign: Sign, waiting: Waiting) -> bool:
-    return sign.place.meeting < waiting.meeting and not sign.place.working
+    # one that waits at an earlier meeting does so for a third rank
+    return sign.place.meeting < waiting.meeting and not sign.place.busy

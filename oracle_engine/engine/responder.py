@@ -20,7 +20,7 @@ from ..queries.answer import Answer
 from ..queries.posterior import Posterior
 from ..queries.request import Request
 from ..scans.backends import Combine
-from ..search.certificate import farthest, omitted_mass, relative_error
+from ..search.certificate import Scale, omitted_mass
 from .router import Router
 
 MEAN = Wanted()
@@ -154,7 +154,7 @@ class Responder:
         """Return the posteriors of `request` from their `answer`, which has moments and heaviest samples."""
         state = answer.state
         prediction = self.prediction(request, state.mean)
-        omitted, error, confidence, standard_error = self._missed(answer, prediction)
+        omitted, error, confidence, standard_error = self._missed(request, answer)
         return Posterior(
             mean=rounded_answer(prediction.denoiser, "mean", dtype, shape),
             log_density=self.log_density(request, state),
@@ -180,19 +180,19 @@ class Responder:
         kept = request.at.sigma_t.square() / request.variance
         return (scale * kept).square() * state.variance + self.data.dim * self.point_std**2 * kept
 
-    def _missed(self, answer: Answer, prediction: Prediction) -> tuple[Float64[Tensor, "B"], ...]:
+    def _missed(self, request: Request, answer: Answer) -> tuple[Float64[Tensor, "B"], ...]:
         """Return omitted mass, bound on the velocity error, confidence in both, and standard error, [B] each."""
         state = answer.state
         if answer.scanned:
             omitted, error, confidence, standard_error = state.lse.new_zeros(4, len(state.lse)).unbind(0)
             return omitted, error, confidence.fill_(1.0), standard_error
-        omitted = omitted_mass(state, answer.log_omitted)
+        omitted, scale = omitted_mass(state, answer.log_omitted), Scale.of(self.data, request, state, self.point_std)
         return (
             omitted,
             # the exact mean is (1 - e) E_S + e E_T: off by e |E_T - E_S|, e at most the omitted mass
-            relative_error(prediction, omitted * farthest(self.data, state)),
+            scale.relative_error(omitted * scale.distance),
             1.0 - BOUND_FAILURE * answer.likely.double(),
-            relative_error(prediction, self.data.value_map.scale * answer.standard_error),
+            scale.relative_error(self.data.value_map.scale * answer.standard_error),
         )
 
     def log_density(self, request: Request, state: Partition) -> Float64[Tensor, "B"]:

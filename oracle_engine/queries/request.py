@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 
 import torch
 
@@ -75,7 +76,18 @@ class Request:
         return counts & (same | (self.labels < 0).all(1))
 
     def query(self, data: OracleDataset) -> Query:
-        """Return the batch in the coordinates of the rows of `data`."""
+        """Return the batch in the coordinates of the rows of `data`; it is kept for the next who asks."""
+        kept = self._queries.get(id(data))
+        if kept is None:
+            kept = self._queries[id(data)] = data, self._query(data)
+        return kept[1]
+
+    @cached_property
+    def _queries(self) -> dict[int, tuple[OracleDataset, Query]]:
+        # beside the data, so that no others can have their identity
+        return {}
+
+    def _query(self, data: OracleDataset) -> Query:
         scale = data.value_map.scale
         point = torch.addcmul(self.x, self.at.alpha_t[:, None], data.base, value=-1.0)
         precision = self.variance.reciprocal()

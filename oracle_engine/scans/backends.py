@@ -13,12 +13,7 @@ from ..base.errors import invalid
 from ..base.settings import Settings
 from ..kernels import (
     Combination,
-    Directions,
-    PosteriorState,
     Rows,
-    SegmentWork,
-    Span,
-    Work,
     combined,
     covariance_product,
     gpu_combined,
@@ -39,15 +34,14 @@ from ..kernels import (
     segments_state,
     span_by_span,
 )
-
-# what computes the state of a span of rows
-ScanState = Callable[[Work], PosteriorState]
-
-# what computes the states over several spans for each query
-SegmentState = Callable[[SegmentWork], PosteriorState]
-
-# what multiplies changes of logits with the rows of a span
-CovarianceProduct = Callable[[Rows, Directions, Span], Float64[Tensor, "B D"]]
+from .blocks import (
+    CovarianceProduct,
+    ScanState,
+    SegmentState,
+    block_by_block,
+    product_block_by_block,
+    segments_block_by_block,
+)
 
 # what computes an answer from a posterior mean, in a dtype
 Combine = Callable[[Combination, Float64[Tensor, "B D"], torch.dtype], Float[Tensor, "B D"]]
@@ -73,14 +67,21 @@ class Backend:
     waits_once: bool = False
 
     def run(self, precision: str) -> ScanState:
-        """Return what computes states in `precision`."""
-        return self.half if precision == "half" and self.half is not None else self.state
+        """Return what computes states in `precision`, also over rows that stay in files."""
+        return block_by_block(self._run(precision))
 
     def run_segments(self, precision: str) -> SegmentState:
-        """Return what computes states over several spans in `precision`."""
+        """Return what computes states over several spans in `precision`, also over rows that stay in files."""
         if self.segments is None or precision == "half":
-            return partial(span_by_span, state=self.run(precision))
-        return self.segments
+            return segments_block_by_block(partial(span_by_span, state=self._run(precision)))
+        return segments_block_by_block(self.segments)
+
+    def run_product(self) -> CovarianceProduct:
+        """Return what multiplies changes of logits with rows, also with rows that stay in files."""
+        return product_block_by_block(self.product)
+
+    def _run(self, precision: str) -> ScanState:
+        return self.half if precision == "half" and self.half is not None else self.state
 
 
 BACKENDS = {

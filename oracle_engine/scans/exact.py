@@ -15,7 +15,7 @@ from ..data.dataset import OracleDataset
 from ..kernels import Directions, PosteriorState, SegmentWork, Wanted, Work, concatenate
 from ..queries.classes import batch_slices, class_pairs, class_ranges, rows_between, scan_tasks
 from ..queries.request import Request, nothing_scored
-from .backends import CovarianceProduct, ScanState, SegmentState
+from .blocks import CovarianceProduct, ScanState, SegmentState
 
 
 @runtime_checkable

@@ -85,6 +85,9 @@ class StageReport:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise bad_file(path, "a report of `oracle-engine stages`", _why(error), remedy) from error
 
+    def __str__(self) -> str:
+        return self.format_table()
+
     def format_table(self) -> str:
         """Return the points, their checks and the transition as aligned text."""
         return stage_table(self)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import signal
+import socket
 import time
 import traceback
 from collections.abc import Callable
@@ -28,10 +29,14 @@ Work = Callable[[int], Any]
 class Ranks:
     """Forked processes, each a rank of one process group, which do some work and leave what it returned or raised."""
 
-    def __init__(self, folder: Path, count: int, work: Work) -> None:
-        """Start `count` ranks, which meet by a file in `folder`, each to call `work` with its number."""
+    def __init__(self, folder: Path, count: int, work: Work, *, store: str = "file") -> None:
+        """Start `count` ranks, each to call `work` with its number.
+
+        They meet by a file in `folder`, or, where `store` is "tcp", by a store that rank 0 keeps.
+        """
         self.folder = folder / f"ranks-{time.monotonic_ns()}"
         self.folder.mkdir()
+        self.meeting_point = f"file://{self.folder}/store" if store == "file" else f"tcp://127.0.0.1:{free_port()}"
         self.pids = [self._fork(rank, count, work) for rank in range(count)]
         self.began = time.monotonic()
 
@@ -56,7 +61,7 @@ class Ranks:
             torch.set_num_threads(1)
             # every shard is a call of a kernel: checks of annotations would take most of the time
             jaxtyping.config.update("jaxtyping_disable", True)
-            dist.init_process_group("gloo", init_method=f"file://{self.folder}/store", rank=rank, world_size=count)
+            dist.init_process_group("gloo", init_method=self.meeting_point, rank=rank, world_size=count)
             found = work(rank)
             status = 0
         except BaseException as error:
@@ -77,6 +82,14 @@ class Ranks:
             time.sleep(0.005)
         self.end()
         raise AssertionError(f"rank {rank} did not end")
+
+
+def free_port() -> int:
+    """Return the number of a port that nobody listens to."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        port: int = held.getsockname()[1]
+    return port
 
 
 def on_ranks(folder: Path, count: int, work: Work) -> list[Any]:
