@@ -62,7 +62,7 @@ class Answer:
     def unknown(cls, batch: int, dim: int, top_k: int, device: torch.device) -> Answer:
         """Return `batch` answers that are still to be filled in, of `dim` values and `top_k` samples, on `device`."""
         state = PosteriorState.empty(batch, dim, top_k, device)
-        return cls.exact(state, torch.zeros(batch, dtype=torch.int64, device=device))
+        return replace(cls.exact(state, torch.zeros(batch, dtype=torch.int64, device=device)), scanned=False)
 
     @classmethod
     def listed(cls, shortlist: Shortlist, route: Route, likely: Bool[Tensor, "B"]) -> Answer:
