@@ -7,7 +7,7 @@ Import them as `oracle_engine.kernels`; the folder is not a package of its own. 
 from .common.combine import Combination, combined
 from .common.prepare import counted_copies, prepare_rows, recentred, total_variance
 from .common.rescore import Pairs
-from .common.rows import GivenPoints, Query, Rows, Span
+from .common.rows import GivenPoints, Query, Rows, Span, ValueQuery
 from .common.segments import SegmentWork, span_by_span
 from .common.state import PosteriorState, Wanted, concatenate, merge
 from .common.work import Work
@@ -15,6 +15,7 @@ from .gpu import gpu_combined, gpu_memory, gpu_proven, gpu_ready, gpu_segments, 
 from .native import (
     NativeLibrary,
     covariance_product,
+    float64_values,
     native_combined,
     native_library,
     native_memory,
@@ -37,12 +38,14 @@ __all__ = [
     "Rows",
     "SegmentWork",
     "Span",
+    "ValueQuery",
     "Wanted",
     "Work",
     "combined",
     "concatenate",
     "counted_copies",
     "covariance_product",
+    "float64_values",
     "gpu_combined",
     "gpu_memory",
     "gpu_proven",

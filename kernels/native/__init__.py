@@ -8,10 +8,12 @@ from .means import native_combined
 from .pairs import pairs_state
 from .scan import native_memory, native_state
 from .segments import segments_state
+from .values import float64_values
 
 __all__ = [
     "NativeLibrary",
     "covariance_product",
+    "float64_values",
     "native_combined",
     "native_library",
     "native_memory",
