@@ -14,7 +14,7 @@ ON_CARD = PYTHONPATH=$$(printf '%s:' $(WHEELS)/*.whl)$$PYTHONPATH
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv native sanitize demo quick test check bench aot gpu gpu-wheels fmt clean
+.PHONY: help venv native sanitize demo quick test check bench docs aot gpu gpu-wheels fmt clean
 
 help:
 	@echo "make demo    two stages of the built-in image patches: a table, stages.json, stages.png"
@@ -22,7 +22,8 @@ help:
 	@echo "make test    the tests"
 	@echo "make check   lint, formatting, types, direction of the imports"
 	@echo "make bench   timings against other ways to compute the same"
-	@echo "make aot     compile every Triton configuration ahead of time and look at what came out; needs no GPU"
+	@echo "make docs    the documentation as a site, build/docs/index.html"
+	@echo "make aot     compile every Triton configuration ahead of time, count what came out, and hold it to what is kept"
 	@echo "make gpu     on a CUDA device, without .venv: timings of the Triton kernels, then tests of all routes; 9 minutes"
 	@echo "make gpu-wheels  fetch what the machine of the CUDA device may lack, when it has no network"
 	@echo "make fmt     put the sources into the form that make check wants"
@@ -85,8 +86,13 @@ check: $(VENV)/.stamp
 bench: $(VENV)/.stamp-bench native
 	@$(BIN)/python -m pytest -o addopts=-ra bench --benchmark-only
 
+# a warning is an error: a name without a target, a docstring that cannot be laid out
+docs: $(VENV)/.stamp
+	@$(BIN)/python -m sphinx -q -W --keep-going -b html docs build/docs
+	@echo "build/docs/index.html"
+
 aot: $(VENV)/.stamp
-	@$(BIN)/python -m oracle_engine.kernels.gpu.tools.aot
+	@$(BIN)/python -m bench.gate
 
 # not in .venv, which holds the CPU build of torch: the python of the card, with torch, triton, numpy and pytest, and
 # the wheels of what it may lack, which are imported as they are. Figures are written after every row, and the tests come

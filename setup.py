@@ -92,9 +92,13 @@ FAISS = ["faiss-cpu>=1.8"]
 # the kernels are compiled on Linux only; elsewhere the extra is empty and the torch backend answers
 TRITON = ["triton>=3.6; platform_system == 'Linux'"]
 DEMO = ["scikit-learn>=1.4", "pillow>=10", *CLI, *PLOT]
+# starlette before 1.0.1 is open to CVE-2026-48710
+SERVE = ["starlette>=1.0.1", "uvicorn>=0.30", "prometheus-client>=0.20", "httpx>=0.27"]
+SERVE_FAST = ["uvloop>=0.19; platform_system != 'Windows'", "httptools>=0.6"]
 BENCH = ["pytest>=8.2", "pytest-benchmark>=4", "pykeops>=2.2; platform_system != 'Windows'"]
 # libraries that the adapters are tested with; flow_matching needs tqdm but does not declare it
 PEERS = ["flow_matching>=1.0.10", "torchdiffeq>=0.2.5", "tqdm>=4.60"]
+DOCS = ["sphinx>=8", "furo>=2024.8.6", "myst-parser>=4", "sphinx-copybutton>=0.5"]
 TEST = [
     "pytest>=8.2",
     "mpmath>=1.3",
@@ -102,8 +106,12 @@ TEST = [
     "pytest-benchmark>=4",
     "hypothesis>=6.100",
     "beartype>=0.18",
+    # the server is tested with the client of Triton, which speaks its protocol
+    "tritonclient[http]>=2.50",
     *DEMO,
     *PEERS,
+    *SERVE,
+    *SERVE_FAST,
 ]
 
 setup(
@@ -139,10 +147,13 @@ setup(
         "triton": TRITON,
         "cli": CLI,
         "plot": PLOT,
+        "serve": SERVE,
+        "serve-fast": [*SERVE, *SERVE_FAST],
         "bench": BENCH,
         "test": TEST,
         "demo": DEMO,
-        "dev": ["ruff>=0.6", "mypy>=1.11", "clang-format>=18", "import-linter>=2.7", *TEST, *FAISS, *TRITON],
+        "docs": DOCS,
+        "dev": ["ruff>=0.6", "mypy>=1.11", "clang-format>=18", "import-linter>=2.7", *TEST, *FAISS, *TRITON, *DOCS],
     },
     entry_points={"console_scripts": ["oracle-engine = oracle_engine.cli.main:main"]},
 )

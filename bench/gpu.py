@@ -22,6 +22,7 @@ from oracle_engine.base.environment import environment_report
 from oracle_engine.base.errors import invalid
 from oracle_engine.kernels.gpu.configs import choose, scored_with
 from oracle_engine.kernels.gpu.devices import device_of
+from oracle_engine.kernels.gpu.one_read import reading_once
 
 from .__main__ import RESULTS, say
 from .compare import Comparison
@@ -133,6 +134,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, help="default: bench/results/<gpu>.json")
     parser.add_argument("--limit", type=float, default=420.0, metavar="SECONDS", help="start no row after this long")
     parser.add_argument("--operand", choices=("digits", "parts", "both"), help="what 8-bit rows are multiplied by")
+    words = "answer single queries in one read of the rows, by a kernel that is off until it was timed; name --json too"
+    parser.add_argument("--one-read", action="store_true", help=words)
     parser.add_argument("--resume", action="store_true", help="keep the rows of the file, and measure the others")
     parser.add_argument("--warm", metavar="K/N", help="only compile the kernels of every N-th batch from K on")
     options = parser.parse_args(arguments)
@@ -145,7 +148,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     path = options.json or RESULTS / f"{machine_name(device)}.json"
     warm_together(CASES, options.operand)
-    return 0 if measured_into(path, device, options) else 1
+    with reading_once(options.one_read):
+        return 0 if measured_into(path, device, options) else 1
 
 
 def measured_into(path: Path, device: torch.device, options: argparse.Namespace) -> bool:
@@ -159,7 +163,7 @@ def measured_into(path: Path, device: torch.device, options: argparse.Namespace)
         rows, floors = rows_of(document), document["floors"]
     done = {(row.data, row.batch, str(row.t), floor["operand"]) for row, floor in zip(rows, floors, strict=True)}
     backend = environment_report()["settings"]["ORACLE_BACKEND"]
-    settings = {"backend": backend, "device": str(device), "operand": options.operand}
+    settings = {"backend": backend, "device": str(device), "operand": options.operand, "one_read": options.one_read}
     for row, floor in measure(CASES, rates, device, limit=options.limit, operand=options.operand, done=done):
         rows.append(row)
         floors.append(floor)

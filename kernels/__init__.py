@@ -5,7 +5,7 @@ Import them as `oracle_engine.kernels`; the folder is not a package of its own. 
 """
 
 from .common.combine import Combination, combined
-from .common.prepare import counted_copies, prepare_rows, recentred, total_variance
+from .common.prepare import counted_copies, prepare_rows, recentred, stored_range, total_variance
 from .common.rescore import Pairs
 from .common.rows import GivenPoints, Query, Rows, Span, ValueQuery
 from .common.segments import SegmentWork, span_by_span
@@ -19,6 +19,7 @@ from .native import (
     native_combined,
     native_library,
     native_memory,
+    native_prepared,
     native_state,
     pairs_state,
     segments_state,
@@ -56,6 +57,7 @@ __all__ = [
     "native_combined",
     "native_library",
     "native_memory",
+    "native_prepared",
     "native_state",
     "pairs_state",
     "posterior_state",
@@ -68,5 +70,6 @@ __all__ = [
     "scan_memory",
     "segments_state",
     "span_by_span",
+    "stored_range",
     "total_variance",
 ]

@@ -6,7 +6,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .base.errors import DataFileError, InputError, MissingDependencyError, OracleError
+from .base.errors import DataFileError, DistributedError, InputError, MissingDependencyError, OracleError
 from .base.settings import __version__
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .data.load import load_dataset
     from .data.values import ValueMap
     from .engine.engine import OracleEngine
+    from .engine.sharded import sharded
     from .engine.tangents import total_derivative
     from .paths.paths import EDM, GVP, VP, LinearVP, Path, Polynomial, RectifiedFlow
     from .queries.conditions import Guidance
@@ -36,6 +37,7 @@ __all__ = [
     "VP",
     "Budget",
     "DataFileError",
+    "DistributedError",
     "Exact",
     "Flip",
     "Guidance",
@@ -71,6 +73,7 @@ __all__ = [
     "posterior_draw",
     "prefetched",
     "samplers",
+    "sharded",
     "stage_boundary",
     "total_derivative",
 ]
@@ -110,6 +113,7 @@ _MODULES = {
     "path_sample": "training.targets",
     "posterior_draw": "training.posterior_draws",
     "prefetched": "training.prefetch",
+    "sharded": "engine.sharded",
     "stage_boundary": "science.transition",
     "total_derivative": "engine.tangents",
 }
@@ -125,6 +129,7 @@ _SUBPACKAGES = (
     "scans",
     "science",
     "search",
+    "serving",
     "training",
 )
 

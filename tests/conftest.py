@@ -10,7 +10,8 @@ import pytest
 import torch
 from hypothesis import settings
 
-from oracle_engine.kernels.screens import int8_products
+from oracle_engine.kernels import Rows
+from oracle_engine.kernels.screens import Screen, SearchCosts, choose, int8_products
 
 # the same examples on every run, and no deadline: the first call of a kernel pays for warm-up and page faults
 settings.register_profile("ci", derandomize=True, deadline=None, max_examples=25, print_blob=True)
@@ -36,8 +37,13 @@ def two_threads() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def steady_costs() -> Iterator[None]:
-    """8-bit products cost what float32 ones do, whatever a busy machine would measure."""
+    """Searches cost their operations, and 8-bit products what float32 ones do, whatever a busy machine would time."""
+
+    def operations(rows: Rows, screen: Screen) -> SearchCosts:
+        return SearchCosts.by_operations(rows.dim, screen.operations)
+
     with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(choose, "timed_costs", operations)
         monkeypatch.setattr(int8_products, "product_cost", lambda device: 1.0)
         yield
 

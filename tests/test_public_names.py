@@ -62,7 +62,7 @@ def test_type_checkers_see_the_names_that_are_imported_later() -> None:
     seen = imports_for_type_checkers()
     subpackages = {name for name, module in seen.items() if not module}
     assert {name: module for name, module in seen.items() if module} == oracle_engine._MODULES
-    loaded = {"DataFileError", "InputError", "MissingDependencyError", "OracleError", "__version__"}
+    loaded = {"DataFileError", "DistributedError", "InputError", "MissingDependencyError", "OracleError", "__version__"}
     assert set(oracle_engine.__all__) == {*oracle_engine._MODULES, *subpackages, *loaded}
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from oracle_engine.science.stage_plots import BLUE, BODY, GREEN, GREY, INK, ORANGE, SMALL, require_matplotlib
+from oracle_engine.science.plot_style import BLUE, BODY, GREEN, GREY, INK, ORANGE, SMALL, require_matplotlib
 
 from ..workloads import HELD, TRAINING
 from .peers import peer_names

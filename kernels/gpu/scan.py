@@ -28,6 +28,7 @@ from .limits import DEFAULT_LIMITS, ScanLimits
 from .logits import Scores, score
 from .logits_int8 import score_digits
 from .narrow import NARROW_DIM, narrow_memory, narrow_state
+from .one_read import one_read_state, reads_once
 from .operands import (
     EXACT,
     HALF,
@@ -71,6 +72,8 @@ def triton_state(work: Work, split: Split = EXACT, *, limits: ScanLimits = DEFAU
     with on_device(device), ieee_products(device.type):
         if work.rows.dim <= NARROW_DIM:
             return narrow_state(work, limits)
+        if reads_once(work):
+            return one_read_state(work)
         scan = scan_type(work.query, work.wanted, config)(work, config, split, limits=limits)
         for block in scan.blocks():
             scan.add(block)

@@ -7,10 +7,11 @@ checks that. Those of sm_90 were measured on an H100, the others chosen by their
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 
-from .tiles import Choice, DigitConfig, FusedConfig, ScoreConfig, WeighConfig
+from .tiles import ANY, Choice, DigitConfig, FusedConfig, ScoreConfig, WeighConfig
 
 # what tables distinguish of a storage dtype: half is float16, brain bfloat16, whose queries have more parts, byte uint8
 # and int8, single float32
@@ -24,7 +25,7 @@ KINDS = {
 
 # for every architecture and kind: of each kernel the first choice that is large enough is taken, and of the two ways to
 # score 8-bit rows the first that the device has a unit for
-TABLES: Mapping[str, Mapping[str, Sequence[Choice]]] = {
+TABLES: dict[str, Mapping[str, Sequence[Choice]]] = {
     # measured on an H100, with 196,608 x 4,096 float16 values or as many bytes
     "sm_90": {
         "half": (
@@ -89,7 +90,6 @@ TABLES: Mapping[str, Mapping[str, Sequence[Choice]]] = {
             Choice(WeighConfig(64, 16, 128, 4, 4), batch=16),
             Choice(WeighConfig(32, 64, 128, 4, 4)),
             Choice(FusedConfig(32, 32, 64, 4, 2), dim=64),
-            Choice(FusedConfig(32, 32, 128, 4, 2), dim=128),
         ),
         "single": (
             Choice(ScoreConfig(64, 16, 64, 4, 3), batch=16),
@@ -140,8 +140,19 @@ TABLES: Mapping[str, Mapping[str, Sequence[Choice]]] = {
     },
 }
 
+# that of sm_90, but for the sums of three digits, which leave the matrix unit there and take twice the warps to hold
+TABLES["sm_100"] = {
+    kind: tuple(
+        replace(choice, config=replace(choice.config, warps=8))
+        if isinstance(choice.config, DigitConfig) and choice.batch == ANY
+        else choice
+        for choice in table
+    )
+    for kind, table in TABLES["sm_90"].items()
+}
+
 # the architecture whose table serves another one
-RELATED = {"sm_100": "sm_90", "sm_103": "sm_90", "sm_86": "sm_80", "sm_89": "sm_80", "sm_120": "sm_80"}
+RELATED = {"sm_103": "sm_100", "sm_86": "sm_80", "sm_89": "sm_80", "sm_120": "sm_80"}
 
 
 def table_name(architecture: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from .covariance import covariance_product
 from .library import NativeLibrary, native_library
 from .means import native_combined
+from .measure import native_prepared
 from .pairs import pairs_state
 from .scan import native_memory, native_state
 from .segments import segments_state
@@ -17,6 +18,7 @@ __all__ = [
     "native_combined",
     "native_library",
     "native_memory",
+    "native_prepared",
     "native_state",
     "pairs_state",
     "segments_state",

@@ -10,6 +10,7 @@ from functools import cache
 import torch
 
 from ...base.arrays import STORAGE_DTYPES, Float64, Int64, Tensor
+from ...base.file_rows import in_one_piece
 from ..common.rounding import (
     CALM_DIM,
     COARSE_LIMIT,
@@ -149,7 +150,9 @@ def product_dtype(rows: Rows) -> torch.dtype:
 
 def applies(rows: Rows) -> bool:
     """Return whether native kernels can read `rows`."""
-    return rows.stored.is_cpu and rows.stored.dtype in STORAGE_DTYPES and rows.stored.is_contiguous()
+    stored = rows.stored
+    plain = stored.is_contiguous() and in_one_piece(stored)
+    return stored.is_cpu and stored.dtype in STORAGE_DTYPES and plain
 
 
 def block_rows(rows: Rows, batch: int, limits: NativeLimits) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ...base.arrays import STORAGE_DTYPES, Float64, Int64, Tensor
+from ...base.file_rows import in_one_piece
 from ...base.transforms import unreadable
 from ..common.rescore import COMPENSATED_WINDOW, GAP_LIMIT, LOGIT_SHARE
 from ..common.rounding import UNIT_ROUNDOFF, WALK
@@ -202,7 +203,7 @@ def readable(rows: Rows) -> bool:
     """Return whether the native library is there and can read `rows` where they are."""
     stored = rows.stored
     plain = stored.device.type == "cpu" and (rows.dim == 1 or stored.stride(1) == 1) and not unreadable(stored)
-    return plain and native_library().library is not None
+    return plain and in_one_piece(stored) and native_library().library is not None
 
 
 def writable(state: PosteriorState) -> PosteriorState:

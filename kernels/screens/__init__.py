@@ -7,8 +7,9 @@ screen finds the :mod:`.shortlist` of rows that matter. :mod:`.nearest` bounds d
 from a screen what a budget cannot rescore.
 """
 
-from .cascade import below_thresholds, screened
+from .cascade import entry_levels, screened
 from .choose import SCREEN_KINDS, TRIAL_MASS, best_screen, build_kind, measured, refusal
+from .costs import SearchCosts
 from .exact8 import StoredScreen
 from .importance import Sampled, sampled_state
 from .int8 import CodeScreen
@@ -32,16 +33,17 @@ __all__ = [
     "PrincipalScreen",
     "Sampled",
     "Screen",
+    "SearchCosts",
     "SharedProducts",
     "Shortlist",
     "SideInformation",
     "Source",
     "StoredScreen",
     "UpperLogits",
-    "below_thresholds",
     "best_screen",
     "build_kind",
     "default_widths",
+    "entry_levels",
     "extended_distances",
     "measured",
     "nearest_distances",

@@ -7,7 +7,6 @@ Upper logits, floors and bounds in here lack -|q|^2 / 2 sigma^2, which all rows 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -19,7 +18,6 @@ from ..common.rows import Query
 from ..common.state import Wanted
 from ..common.work import Work
 from ..native.pairs import pairs_state
-from .query_bounds import Knowledge, SideInformation
 from .screen import Screen
 from .shortlist import Allowance, FixedAllowance, Shortlist, query_term
 from .tiles import Remaining, TileBounds, tile_bounds
@@ -31,33 +29,25 @@ FIRST_ROWS = 8
 # floor of queries without a row that counts: finite, so that differences of infinities do not arise
 LOWEST_FLOOR = -1e38
 
-# where a scan is needed anyway, queries join it until alpha^2 / sigma^2 is so many times the SNR threshold of a level
-JOIN_SCAN_FACTOR = 4.0
-
-# an upper logit costs, beside its product, as much as this many coordinates of a dense product: passes over it, and its
-# part of the rows that are rescored
-UPPER_LOGIT_COST = 700
-
-# a scan costs as much as this many queries of it, before the first; in C++ a query alone waits for the memory
-SCAN_START_COST, NATIVE_SCAN_START_COST = 24, 6
-
 
 def screened(
     upper: UpperLogits,
     allowance: Allowance,
     *,
+    entry: Int64[Tensor, "B"] | None = None,
     limit: int | None = None,
-    upper_logit_cost: int = UPPER_LOGIT_COST,
 ) -> Shortlist:
     """Return the shortlist of every query, from the level on that can help it.
 
     upper: upper logits of the batch. allowance: posterior mass that may be left out.
+    entry: the level that each query enters at, [B], see :func:`entry_levels`, or None for the cheapest.
     limit: most rows to rescore for a query; None for as many as cost half of a dense scan. Queries that need more are
-    pending. upper_logit_cost: cost of an upper logit, see UPPER_LOGIT_COST.
+    pending.
     Costs a product of each level it needs; memory is 28 MB of upper logits, or 128 n bytes where that is more.
     """
     search = _Search(upper, allowance, limit)
-    entry = _entry_levels(upper, upper_logit_cost)
+    if entry is None:
+        entry = torch.zeros_like(upper.query_bound.knowledge)
     parts: list[tuple[Int64[Tensor, "b"], Shortlist]] = []
     with ieee_products(upper.work.rows.device.type):
         for level in range(len(upper.screen.widths)):
@@ -70,7 +60,7 @@ def screened(
 class Tried:
     """What a level did for some queries: the share of them that it certified, in [0, 1], and what that cost.
 
-    cost: relative to a scan of them, beside the product of the level.
+    cost: of the tiles and rows that it looked at, for each query and row, in the unit of the costs of the screen.
     """
 
     share: float
@@ -88,42 +78,23 @@ def tried(upper: UpperLogits, level: int, mass: float) -> Tried:
             found = _evaluate_level(search.take(index), level, Remaining.everything(len(index), index.device))
             certified += int(found.few.sum())
             spent += found.cost
-    scan = len(upper) * max(1, len(upper.work.span))
-    return Tried(certified / len(upper), spent / scan)
+    return Tried(certified / len(upper), spent / (len(upper) * max(1, len(upper.work.span))))
 
 
-def below_thresholds(screen: Screen, query: Query, side: SideInformation) -> bool:
-    """Return whether no level of `screen` is worth a try for any of the queries.
+def entry_levels(screen: Screen, query: Query, knowledge: Int64[Tensor, "B"], rows: int) -> Int64[Tensor, "B"]:
+    """Return the first level that is worth trying for each query, [B]; the number of levels for those of a scan.
 
-    query: the batch. side: what is known of it; sources may be known or not.
+    screen: with its thresholds and costs. query: the batch. knowledge: what is known of each query, values of
+    Knowledge, [B]. rows: how many are searched. Where so few queries reach a threshold that a scan of them is cheaper
+    than a search, all are for a scan.
     """
-    on_trajectory = side.shared_products is not None
-    knowledge = (Knowledge.TRAJECTORY,) if on_trajectory else (Knowledge.NOTHING, Knowledge.SOURCE)
-    least = min([math.inf, *(min(screen.thresholds[kind]) for kind in knowledge)])
-    return not bool((_snr(query) >= least).any())
-
-
-def _snr(query: Query) -> Float64[Tensor, "B"]:
-    """Return alpha^2 / sigma^2, [B]."""
-    return query.alpha.square() * query.inverse_variance
-
-
-def _entry_levels(upper: UpperLogits, upper_logit_cost: int) -> Int64[Tensor, "B"]:
-    """Return the first level that is worth trying for each query; the number of levels for those of a scan."""
-    screen, snr = upper.screen, _snr(upper.work.query)[:, None]
-    thresholds = torch.tensor(screen.thresholds, dtype=snr.dtype, device=snr.device)[upper.query_bound.knowledge]
-    able = snr >= thresholds
-    if upper.terms(0) is None and not bool(able.any(1).all()):
-        # those that must be scanned take others along for the price of their products alone
-        able = snr >= JOIN_SCAN_FACTOR * thresholds
-        able &= _saving(upper, able.sum(0), upper_logit_cost) > 0
-    return torch.where(able.any(1), able.int().argmax(1), len(screen.widths))
-
-
-def _saving(upper: UpperLogits, count: Int64[Tensor, "l"], upper_logit_cost: int) -> Int64[Tensor, "l"]:
-    """Return what a scan saves, in entries of a dense product a row, where each level takes so many queries from it."""
-    costs, dim = torch.tensor(upper.screen.costs, device=count.device), upper.work.rows.dim
-    return count * (dim - costs - upper_logit_cost) - SCAN_START_COST * costs
+    levels, snr = len(screen.widths), query.alpha.square() * query.inverse_variance
+    thresholds = torch.tensor(screen.thresholds, dtype=snr.dtype, device=snr.device)[knowledge]
+    able = snr[:, None] >= thresholds
+    entry = torch.where(able.any(1), able.int().argmax(1), levels)
+    *entering, scanned = torch.bincount(entry, minlength=levels + 1).tolist()
+    worthwhile = screen.costs.saved(entering, rows, everyone=scanned == 0) > 0.0
+    return entry if worthwhile else torch.full_like(entry, levels)
 
 
 @dataclass(frozen=True)
@@ -143,25 +114,22 @@ class _Search:
             return self
         return replace(self, upper=self.upper.take(index), allowance=self.allowance.take(index))
 
-    def most(self, level: int, count: Int64[Tensor, "B"], costs: tuple[float, float]) -> tuple[int, int]:
+    def most(self, level: int, count: Int64[Tensor, "B"]) -> tuple[int, int]:
         """Return how many tiles and how many rows of a query may be looked at: the limit, where there is one.
 
         Else as many as cost less than the next level, or half of a dense scan. count: tiles that may matter to each
-        query. costs: of a tile and of a row in entries of a dense product. A scan left for few queries costs more for
-        each of them.
+        query. A scan left for few queries costs more for each of them.
         """
         if self.limit is not None:
             return self.limit, self.limit
-        levels, work = self.upper.screen.costs, self.upper.work
-        if level + 1 < len(levels):
-            budget = levels[level + 1] / work.rows.dim * len(work.span)
+        costs, rows = self.upper.screen.costs, len(self.upper.work.span)
+        if level + 1 < len(costs.levels):
+            budget = rows * costs.levels[level + 1]
         else:
-            base = 0.5 * len(work.span)
-            left = max(1, int((count > max(FIRST_ROWS, base / costs[0])).sum()))
-            start = SCAN_START_COST if self.upper.terms(level) is None else NATIVE_SCAN_START_COST
-            budget = base * (1.0 + start / left)
-        tiles, rows = (max(FIRST_ROWS, int(budget / cost)) for cost in costs)
-        return tiles, rows
+            base = 0.5 * rows * costs.scan
+            left = max(1, int((count > max(FIRST_ROWS, base / costs.tile)).sum()))
+            budget = base + 0.5 * rows * costs.scan_start / left
+        return max(FIRST_ROWS, int(budget / costs.tile)), max(FIRST_ROWS, int(budget / costs.row))
 
 
 @dataclass(frozen=True)
@@ -199,7 +167,7 @@ class _Level:
 
     bounds: of the rows that were left to it. floor: upper logit below which a row is left out, [B] float32.
     candidates: the rows at or above it. few: which queries have few enough of them to rescore them all, [B].
-    cost: beside the product, in entries of a dense product.
+    cost: beside the product, in the unit of the costs of the screen.
     """
 
     bounds: TileBounds
@@ -236,9 +204,9 @@ def _evaluate_level(search: _Search, level: int, remaining: Remaining) -> _Level
     floor = (floor - 2.0**-22 * floor.abs()).clamp_min(LOWEST_FLOOR).float()
     # an open tile holds a row that may matter: these are at least so many rows
     count = bounds.open_tiles(floor)
-    tiles, rows = search.most(level, count, (bounds.tile_cost, bounds.row_cost))
+    tiles, rows = search.most(level, count)
     few = (count <= tiles).nonzero()[:, 0]
-    cost = bounds.tile_cost * float(count[few].sum())
+    cost = search.upper.screen.costs.tile * float(count[few].sum())
     pairs, log_below = bounds.above(floor, few)
     count[few] = torch.bincount(pairs.query, minlength=len(count))[few]
     log_omitted = torch.logaddexp(remaining.log_omitted, log_below)
@@ -247,7 +215,7 @@ def _evaluate_level(search: _Search, level: int, remaining: Remaining) -> _Level
         candidates = _without_light_rows(work, candidates)
         count[few] = candidates.count[few]
     enough = torch.zeros_like(count, dtype=torch.bool).index_fill_(0, few, value=True) & (count <= rows)
-    cost += bounds.row_cost * float(count[enough].sum())
+    cost += search.upper.screen.costs.row * float(count[enough].sum())
     return _Level(bounds, floor, candidates, enough, cost)
 
 

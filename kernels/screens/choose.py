@@ -10,20 +10,17 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ...base.arrays import Float64, Int64, Tensor
 from ...base.progress import PartProgress, Progress
-from ..common.prepare import total_variance
-from ..common.rows import Query, Rows, Span
-from ..common.work import Work
-from .cascade import UPPER_LOGIT_COST, tried
+from ..common.rows import Rows
+from .cascade import tried
 from .exact8 import STORED_DTYPES, stored_screen
 from .int8 import code_screen
 from .int8_products import given_or_timed, relative_cost
 from .pca import default_widths, principal_screen
-from .query_bounds import BOUND_FAILURE, Knowledge, SideInformation, Source
+from .query_bounds import Knowledge
 from .screen import Screen
-from .shared_products import SharedProducts
-from .upper_bounds import UpperLogits
+from .timed_costs import timed_costs
+from .trials import TRIALS, Trials
 
 SCREEN_KINDS = ("pca", "int8", "exact8")
 
@@ -33,17 +30,11 @@ SAMPLE_VALUES, LEAST_SAMPLE = 1 << 26, 2048
 # a product that costs more than this share of a scan does not pay for what comes with it
 WORTHWHILE_COST = 0.9
 
-# signal to noise ratios tried, in powers of ten around the variance of a coordinate, and queries at each
+# signal to noise ratios tried, in powers of ten around the variance of a coordinate
 FIRST, LAST, STEPS_PER_DECADE = -2, 6, 3
-TRIALS = 48
 
-# a level is worth its cost where it certifies this share of the queries: the cost relative to a scan; at least half,
-# since the others pay for it, and no more than a few dozen trials can tell from all of them
-LEAST_WORTH, MOST_WORTH = 0.5, 0.9
-
-# what a search by native kernels costs beside its levels, in rows of a scan of each query: first rows and passes over
-# the queries; measured 2,000 to 3,500 rows of 3,072 values
-NATIVE_START_ROWS = 3000
+# a level has to certify no more than this share of the queries: a few dozen trials cannot tell it from all of them
+MOST_WORTH = 0.9
 
 # mass that may be left out in the trials: what a relative velocity error of 1e-4 usually allows
 TRIAL_MASS = 1e-6
@@ -121,9 +112,10 @@ def best_screen(
 def measured(rows: Rows, screen: Screen, seed: int = 0, progress: Progress | None = None) -> Measured:
     """Return `screen` with the SNR threshold of each level: the alpha^2 / sigma^2 from which on it is worth its cost.
 
-    rows: the data. screen: of them, whatever its thresholds are. seed: of the trials. progress: called with the parts
-    done and their number. Costs the upper logits of some thousand queries at each level.
+    rows: the data. screen: of them, whatever its thresholds and costs are. seed: of the trials. progress: called with
+    the parts done and their number. Costs the upper logits of some thousand queries at each level.
     """
+    screen = replace(screen, measured_costs=timed_costs(rows, screen))
     found = []
     for knowledge in Knowledge:
         found.append(_thresholds(rows, screen, knowledge, seed))
@@ -166,8 +158,7 @@ def _part(steps: PartProgress | None, what: str) -> Progress | None:
 
 def _thresholds(rows: Rows, screen: Screen, knowledge: Knowledge, seed: int) -> tuple[tuple[float, ...], float]:
     """Return the SNR threshold of each level for queries with this side information, and what is saved."""
-    trials = _Trials.drawn(rows, knowledge, seed)
-    variance = max(total_variance(rows) / rows.dim, 1e-300)
+    trials = Trials.drawn(rows, knowledge, seed)
     thresholds, saved, noise = [math.inf] * len(screen.widths), 0.0, 0.0
     pending = set(range(len(screen.widths)))
     # from little noise to much: a level is given up at the first ratio where it fails
@@ -175,60 +166,15 @@ def _thresholds(rows: Rows, screen: Screen, knowledge: Knowledge, seed: int) -> 
         if not pending:
             break
         scaled = 10.0 ** (step / STEPS_PER_DECADE)
-        upper, gains = trials.upper(screen, scaled / variance), [0.0]
+        upper, gains = trials.upper(screen, scaled), [0.0]
         for level in sorted(pending):
             found = tried(upper, level, TRIAL_MASS)
-            cost = screen.costs[level] / rows.dim + (0.0 if upper.terms(level) is None else found.cost)
-            needed = _worth(screen.costs[level], rows.dim)
-            if upper.terms(level) is not None:
-                needed = min(cost + NATIVE_START_ROWS / len(rows), MOST_WORTH)
-            if found.share < needed:
+            cost = screen.costs.share(level, len(rows), found.cost, TRIALS)
+            if cost >= 1.0 or found.share < min(cost, MOST_WORTH):
                 pending.discard(level)
             else:
-                thresholds[level] = scaled / variance
+                thresholds[level] = trials.snr(scaled)
                 gains.append(found.share - cost)
         below, noise = noise, 1.0 / (1.0 + math.sqrt(scaled))
         saved += max(gains) * (noise - below)
     return tuple(thresholds), saved
-
-
-def _worth(cost: int, dim: int) -> float:
-    return min(max(LEAST_WORTH, (cost + UPPER_LOGIT_COST) / dim), MOST_WORTH)
-
-
-@dataclass(frozen=True)
-class _Trials:
-    """Noised rows as queries.
-
-    rows: the data. chosen: the rows that are noised, [T] int64. noise: of unit variance, [T, D] float64.
-    excluded: rows that do not count, [T, 1, 2] int64. side: what is known of the queries.
-    """
-
-    rows: Rows
-    chosen: Int64[Tensor, "T"]
-    noise: Float64[Tensor, "T D"]
-    excluded: Int64[Tensor, "T 1 2"]
-    side: SideInformation
-
-    @classmethod
-    def drawn(cls, rows: Rows, knowledge: Knowledge, seed: int) -> _Trials:
-        """Return trials with this side information; where there is none, their own rows do not count."""
-        device, generator = rows.device, torch.Generator(rows.device).manual_seed(seed)
-        chosen = torch.randint(len(rows), (TRIALS,), generator=generator, device=device)
-        noise = torch.randn(TRIALS, rows.dim, generator=generator, device=device, dtype=torch.float64)
-        # held-out queries leave out their own row
-        left_out = chosen if knowledge == Knowledge.NOTHING else torch.full_like(chosen, -1)
-        excluded = torch.stack([left_out, left_out + (left_out >= 0)], dim=1)[:, None]
-        source = shared_products = None
-        if knowledge == Knowledge.SOURCE:
-            source = Source(chosen, torch.zeros(TRIALS, dtype=torch.float64, device=device), BOUND_FAILURE)
-        if knowledge == Knowledge.TRAJECTORY:
-            shared_products = SharedProducts.of(rows, noise)
-        return cls(rows, chosen, noise, excluded, SideInformation(source, shared_products))
-
-    def upper(self, screen: Screen, snr: float) -> UpperLogits:
-        """Return the upper logits of the trials at this alpha^2 / sigma^2."""
-        rows, ones = self.rows, torch.ones(TRIALS, dtype=torch.float64, device=self.rows.device)
-        point = rows.gather(self.chosen) - rows.centre + self.noise / math.sqrt(snr)
-        work = Work(rows, Query(point, ones, snr * ones, self.excluded), Span(0, len(rows)))
-        return UpperLogits.of(work, screen, self.side)

@@ -31,6 +31,7 @@ class StoredScreen(EightBitScreen):
 
     kind: ClassVar[str] = "exact8"
     uses_shared_products: ClassVar[bool] = False
+    uses_sources: ClassVar[bool] = False
     count: int
     device: torch.device
 

@@ -47,7 +47,7 @@ class EightBitScreen(Screen):
         return integers_pay(self.product_cost, self.dim)
 
     @property
-    def costs(self) -> tuple[int, ...]:
+    def operations(self) -> tuple[int, ...]:
         """The dimension times what a product with 8-bit numbers costs."""
         return (round(self.dim * relative_cost(self.product_cost, self.dim)),)
 
@@ -167,9 +167,16 @@ class CodeScreen(EightBitScreen):
         tensors, facts: what :attr:`tensors` and :attr:`facts` were. thresholds: its SNR thresholds.
         """
         dim = tensors["codes"].shape[1]
-        kept = {name: tensors[name] for name in ("scale", "codes", "features")}
-        cost = given_or_timed(None, tensors["codes"].device)
-        return cls(thresholds=thresholds, dim=dim, widths=(dim,), product_cost=cost, radius=facts["radius"], **kept)
+        return cls(
+            thresholds=thresholds,
+            dim=dim,
+            widths=(dim,),
+            product_cost=given_or_timed(None, tensors["codes"].device),
+            scale=tensors["scale"],
+            codes=tensors["codes"],
+            features=tensors["features"],
+            radius=facts["radius"],
+        )
 
 
 def code_screen(rows: Rows, progress: Progress | None = None, *, product_cost: float | None = None) -> CodeScreen:

@@ -54,7 +54,7 @@ class PrincipalScreen(Screen):
         return self.basis.float()
 
     @property
-    def costs(self) -> tuple[int, ...]:
+    def operations(self) -> tuple[int, ...]:
         """The widths."""
         return self.widths
 

@@ -17,6 +17,7 @@ from ...base.arrays import Float, Float64, Int64, Shaped, Tensor
 from ...base.progress import Progress
 from ..common.rows import Query, Rows, Span
 from ..native.screens import Terms
+from .costs import SearchCosts
 from .nearest import DistanceVectors
 from .query_bounds import (
     Knowledge,
@@ -44,22 +45,30 @@ class Screen(ABC):
         for never; one row for each Knowledge of a query.
     dim: values in a row, D.
     widths: how many coordinates each level multiplies.
+    measured_costs: of a search and of a scan, measured where the screen was prepared, or None before.
     """
 
     kind: ClassVar[str]
-    # whether the shared products of a trajectory narrow its bounds
+    # whether the shared products of a trajectory, and known sources, narrow its bounds
     uses_shared_products: ClassVar[bool] = True
+    uses_sources: ClassVar[bool] = True
     thresholds: Thresholds
     dim: int
     widths: tuple[int, ...]
+    measured_costs: SearchCosts | None = None
 
     @abstractmethod
     def __len__(self) -> int: ...
 
     @property
     @abstractmethod
-    def costs(self) -> tuple[int, ...]:
-        """How many coordinates of a float32 product cost as much as a product with each level."""
+    def operations(self) -> tuple[int, ...]:
+        """How many coordinates of a float32 product cost as much as a product with each level, where none is timed."""
+
+    @property
+    def costs(self) -> SearchCosts:
+        """What a search and a scan cost: measured, or by their operations before that."""
+        return self.measured_costs or SearchCosts.by_operations(self.dim, self.operations)
 
     @property
     @abstractmethod
@@ -77,6 +86,18 @@ class Screen(ABC):
         rows: all rows, around the centre that this screen was made with. kept: where the rows of this screen are among
         them, [n] int64. progress: called with how many of the other rows are done, and their number.
         """
+
+    def knowledge(self, query: Query, side: SideInformation) -> Int64[Tensor, "B"]:
+        """Return what is known of each of the queries that may narrow its bounds, values of Knowledge, [B].
+
+        query: the batch. side: what is known of it.
+        """
+        nothing = torch.full_like(query.alpha, Knowledge.NOTHING, dtype=torch.int64)
+        if side.shared_products is not None and self.uses_shared_products:
+            return torch.full_like(nothing, Knowledge.TRAJECTORY)
+        if side.source is None or not self.uses_sources:
+            return nothing
+        return nothing.masked_fill_(side.source.row >= 0, Knowledge.SOURCE)
 
     def query_bound(self, rows: Rows, query: Query, side: SideInformation) -> QueryBound:
         """Return the coefficients of a batch of queries.

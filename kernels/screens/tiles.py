@@ -15,10 +15,6 @@ from ..common.work import Work
 from ..native.screens import NativeLevel, OpenTiles
 from .upper_bounds import ROW_TILE, UpperLogits
 
-# what the parts of a search cost, in entries of a dense product. Rescoring one row for one query: measured 30 .. 50 in
-# torch, and 8 .. 12 in C++, where an open tile, a few rows of which are bounded once more, costs 5 .. 9
-RESCORE_COST, NATIVE_RESCORE_COST, NATIVE_TILE_COST = 40.0, 10.0, 7.0
-
 # a deeper level gathers its rows where tiles that may matter are fewer than this share
 GATHER_SHARE = 0.5
 
@@ -43,16 +39,6 @@ class Remaining:
 @runtime_checkable
 class TileBounds(Protocol):
     """What one level of a screen tells of a batch of queries."""
-
-    @property
-    def tile_cost(self) -> float:
-        """How many entries of a dense product an open tile costs."""
-        ...
-
-    @property
-    def row_cost(self) -> float:
-        """How many entries of a dense product it costs to score a row again."""
-        ...
 
     @property
     def pair_error(self) -> Float64[Tensor, "B"] | None:
@@ -94,8 +80,6 @@ def tile_bounds(upper: UpperLogits, level: int, remaining: Remaining) -> TileBou
 
 class NativeTiles:
     """Tile bounds whose upper logits exist only in registers."""
-
-    tile_cost, row_cost = NATIVE_TILE_COST, NATIVE_RESCORE_COST
 
     def __init__(self, native: NativeLevel, remaining: Remaining) -> None:
         """Take over what was found from the rows in `remaining`."""
@@ -140,8 +124,6 @@ class PortableTiles:
     remaining: Remaining
     tiles: Float[Tensor, "T s B"]
     largest: Float[Tensor, "T B"]
-    tile_cost: float = RESCORE_COST
-    row_cost: float = RESCORE_COST
     pair_error: None = None
 
     @classmethod

@@ -41,6 +41,11 @@ _FEATURES = (
     ("Triton kernels", {"triton": "triton"}, "triton"),
     ("progress bars and tables", {"rich": "rich"}, "cli"),
     ("figures", {"matplotlib": "matplotlib"}, "plot"),
+    (
+        "server and its client",
+        {"starlette": "starlette", "uvicorn": "uvicorn", "prometheus_client": "prometheus-client", "httpx": "httpx"},
+        "serve",
+    ),
     ("built-in images", {"sklearn": "scikit-learn", "PIL": "pillow"}, "demo"),
 )
 

@@ -43,6 +43,19 @@ class DataFileError(OracleError, ValueError):
     """The content of a file is damaged, or of another kind than its name or place says."""
 
 
+class DistributedError(OracleError, RuntimeError):
+    """Another rank is gone, stopped or elsewhere, so that a call of all ranks has no answer.
+
+    operation: what was asked for. found: what has become of another rank. rank: that rank, or None where it is not
+    known. seconds: for how long this rank had been waiting.
+    """
+
+    operation: str = ""
+    found: str = ""
+    rank: int | None = None
+    seconds: float = 0.0
+
+
 class MissingDependencyError(OracleError, ImportError):
     """An optional package that the requested feature needs is not installed."""
 
@@ -79,6 +92,19 @@ def missing(package: str, feature: str, extra: str) -> MissingDependencyError:
     return MissingDependencyError(
         f"{feature} needs the package `{package}`, which is not installed. Remedy: {install_words(package, extra)}."
     )
+
+
+def lost(operation: str, found: str, seconds: float, remedy: str, *, rank: int | None = None) -> DistributedError:
+    """Return a :class:`DistributedError`, which the caller raises.
+
+    operation: what all ranks were to do, a noun. found: what has become of a rank, a sentence without a full stop.
+    seconds: for how long this rank has been waiting. remedy: what the caller can do, without a full stop. rank: the
+    rank that failed, where it is known.
+    """
+    text = f"{operation}: {found}; this rank waited {seconds:.1f} s and has no answer. Remedy: {remedy}."
+    error = _with_remedy(DistributedError(text), None, remedy)
+    error.operation, error.found, error.rank, error.seconds = operation, found, rank, seconds
+    return error
 
 
 def install_words(packages: str, extra: str) -> str:

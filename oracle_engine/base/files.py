@@ -14,6 +14,7 @@ import torch
 
 from .arrays import Tensor
 from .errors import bad_file, invalid
+from .file_rows import FileRows, in_memory
 from .mapped import open_safetensors
 
 # bytes hashed at once
@@ -47,7 +48,7 @@ def write_tensors(path: Path, kind: str, tensors: Mapping[str, Tensor], facts: M
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    held = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
+    held = {name: in_memory(tensor.detach()).contiguous().cpu() for name, tensor in tensors.items()}
     text = json.dumps(dict(facts))
     checksum = hash_tensors(kind + text, [held[name] for name in sorted(held)])
     with replacing(path) as partial:
@@ -97,6 +98,10 @@ def is_kind(path: Path, kind: str) -> bool:
 
 
 def _byte_blocks(tensor: Tensor) -> Iterator[memoryview]:
+    if isinstance(tensor, FileRows):
+        for _, rows in tensor.slices():
+            yield from _byte_blocks(rows)
+        return
     flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
     for start in range(0, len(flat), HASH_BYTES):
         yield flat[start : start + HASH_BYTES].numpy().data

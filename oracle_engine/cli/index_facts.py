@@ -30,6 +30,7 @@ def index_facts(index: SearchIndex, file: Path) -> dict[str, Any]:
         "samples": index.origin.count,
         "dim": len(index.centre),
         "levels": [asdict(level) for level in screen_levels(index, RectifiedFlow())],
+        "costs": "" if index.screen is None else str(index.screen.costs),
         "neighbours": index.distances is not None,
         "bytes": file.stat().st_size,
     }
@@ -47,6 +48,7 @@ def format_facts(facts: dict[str, Any]) -> str:
         "print": facts["fingerprint"],
         "size": f"{facts['bytes'] / 2**20:,.1f} MiB",
         "answers": "" if nothing else _promise(facts["certified"]),
+        "measured": facts["costs"],
         "nearest": "distances are in it: late training queries with source need no data" if facts["neighbours"] else "",
         "fits": "" if "fits" not in facts else f"{'yes' if facts['fits'] else 'NO'}, {facts['data']}",
     }

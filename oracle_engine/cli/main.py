@@ -19,13 +19,17 @@ from .index import add_index
 from .info import add_info
 from .options import Commands, Parser, in_options
 from .plan import add_plan
+from .plot import add_plot
 from .sample import add_sample
+from .serve import add_serve
 from .stages import add_stages
 from .train_demo import add_train_demo
 from .velocity import add_velocity
 
 # in the order in which --help lists them
-COMMANDS = (add_stages, add_velocity, add_sample, add_plan, add_index, add_train_demo, add_info)
+COMMANDS = (
+    add_stages, add_plot, add_velocity, add_sample, add_plan, add_index, add_serve, add_train_demo, add_info,
+)  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:

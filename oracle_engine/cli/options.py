@@ -132,6 +132,18 @@ def add_figure(parser: argparse.ArgumentParser, names: str, figure: str) -> None
     parser.add_argument("--no-figure", action="store_true", help=f"write no {figure}; needs no matplotlib")
 
 
+def add_layout(parser: argparse.ArgumentParser) -> None:
+    """Add --layout, --linear and --format, which choose the figure."""
+    parser.add_argument(
+        "--layout",
+        choices=("poster", "paper"),
+        default="poster",
+        help="poster, or paper: three curves over two columns",
+    )
+    parser.add_argument("--linear", action="store_true", help="t on a linear axis, as published, instead of logit(t)")
+    parser.add_argument("--format", choices=("png", "pdf", "svg"), default="png", help="of the figure (png)")
+
+
 def refuse_key(parser: argparse.ArgumentParser) -> None:
     """Refuse --key, which only `velocity` has, with an error that names --data-key."""
     parser.add_argument("--key", action=_RefusedKey, help=argparse.SUPPRESS)
@@ -171,6 +183,11 @@ OPTIONS: Mapping[Key, str] = {
     "shift": "--shift",
     "guidance": "--guidance",
     "queries": "--queries",
+    "per_class": "--per-class",
+    "held_out": "--held-out",
+    "held_out_labels": "the labels of --held-out",
+    "precision": "--precision",
+    "layout": "--layout",
     "times": "--times",
     "batch": "--batch",
     "width": "--width",
@@ -178,11 +195,22 @@ OPTIONS: Mapping[Key, str] = {
     "bins": "--bins",
     "draws": "--draws",
     "index": "--index",
+    "name": "--name",
+    ("plan", "samples"): "--samples",
+    ("plan", "dim"): "--dim",
+    ("plan", "storage"): "--storage",
+    ("plan", "ranks"): "--ranks",
+    ("plan", "card"): "--card",
     ("--data", "labels"): "the labels of --data",
     ("IN", "key"): "--key",
     ("velocity", "x"): "IN",
     ("velocity", "labels"): "the labels of IN",
     ("sample", "labels"): "--labels",
+    ("stages", "labels"): "--labels",
+    ("--held-out", "source"): "--held-out",
+    ("--held-out", "data"): "--held-out",
+    ("--held-out", "points"): "--held-out",
+    ("--held-out", "labels"): "the labels of --held-out",
     ("sample", "x"): "the run",
 }
 
@@ -199,11 +227,18 @@ REMEDIES: Mapping[Key, str] = {
     "value_map": "pass two numbers such as -1,1, or leave --range out",
     "flips": "encode that shard again",
     "points": "repair the samples of --data",
+    ("plan", "queries"): "pass --queries 1e6, or leave it out",
     ("build", "data"): "leave the index out: a scan is cheap here",
     ("--data", "labels"): "number the classes from 0, with -1 for samples without one",
     ("velocity", "x"): "make the queries like the samples of --data, finite and floating",
     ("velocity", "labels"): "mend them, or pass --no-labels",
     ("sample", "labels"): "name classes of the data, or -1 for any",
+    "per_class": "name data with labels, or leave --per-class out",
+    "held_out": "name samples like those of --data",
+    "held_out_labels": "give each a class of the data, or leave --per-class out",
+    "precision": "pass --precision 0.002, or leave it out",
+    ("stages", "labels"): "name classes of labelled data, or leave --labels out",
+    ("--held-out", "points"): "repair the samples of --held-out",
     ("sample", "x"): "take a smaller --guidance or more --steps",
 }
 

@@ -17,7 +17,8 @@ from ..engine.engine import OracleEngine
 from ..paths.time_grids import sampling_times
 from ..samplers.fields import path_at
 from ..samplers.runs import Run, initial_noise, sample
-from ..science.stage_plots import require_matplotlib, samples_figure
+from ..science.plot_style import require_matplotlib
+from ..science.sample_plots import samples_figure
 from ..science.transition import draw_rows
 from .query_files import check_result, result_file
 from .shared import check_memory, check_output, engine_of

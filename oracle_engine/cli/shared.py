@@ -18,7 +18,7 @@ from ..base.files import check_writable, replacing
 from ..data.dataset import OracleDataset
 from ..data.load import load_dataset
 from ..engine.engine import OracleEngine
-from ..science.stage_plots import require_matplotlib
+from ..science.plot_style import require_matplotlib
 from ..search.index import SearchIndex
 from .options import in_options
 
@@ -95,7 +95,7 @@ def check_output(arguments: Namespace, name: str, path: Path) -> None:
 
     Raises InputError where the file is one that the command reads, and as `check_writable` does.
     """
-    read = {"IN": "input", "--data": "data", "--index": "index", "--append": "append"}
+    read = {"IN": "input", "--data": "data", "--index": "index", "--append": "append", "--held-out": "held_out"}
     for option, held in read.items():
         given = getattr(arguments, held, None)
         if given is not None and option != name and path.resolve() == Path(given).resolve():
@@ -127,7 +127,7 @@ def check_report(arguments: Namespace, name: str) -> None:
     """
     if not arguments.no_figure:
         require_matplotlib()
-    for suffix in (".json",) if arguments.no_figure else (".json", ".png"):
+    for suffix in (".json",) if arguments.no_figure else (".json", _figure_suffix(arguments)):
         check_output(arguments, "--out", Path(arguments.out) / f"{name}{suffix}")
 
 
@@ -135,7 +135,7 @@ def write_report(arguments: Namespace, name: str, facts: dict[str, Any], draw: C
     """Return the names of the files of a report after they are written into the folder --out.
 
     arguments: with `out` and `no_figure`. name: of the files, without a suffix. facts: what `name`.json gets.
-    draw: draws `name`.png to the path it is given; not called with --no-figure.
+    draw: draws the figure to the path it is given, `name`.png unless --format is given; not called with --no-figure.
 
     Raises OSError where a file cannot be written.
     """
@@ -143,9 +143,13 @@ def write_report(arguments: Namespace, name: str, facts: dict[str, Any], draw: C
     with replacing(files[0]) as partial:
         partial.write_text(json_text(facts) + "\n", "utf-8")
     if not arguments.no_figure:
-        files.append(Path(arguments.out) / f"{name}.png")
+        files.append(Path(arguments.out) / f"{name}{_figure_suffix(arguments)}")
         draw(files[-1])
     return [str(file) for file in files]
+
+
+def _figure_suffix(arguments: Namespace) -> str:
+    return f".{getattr(arguments, 'format', 'png')}"
 
 
 def _finite(value: Any) -> Any:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 
 from ..base.arrays import STORAGE_DTYPES, Float64, Int64, Numbers, Shaped, Tensor, check_dense, exact
-from ..base.errors import InputError, invalid
-from ..kernels import Rows, prepare_rows
+from ..base.errors import InputError, invalid, lacks_memory
+from ..base.file_rows import FileRows
+from ..kernels import Rows, native_prepared
 
 # values looked at together
 BLOCK_VALUES = 1 << 23
@@ -69,10 +70,10 @@ def prepared_rows(
     order: the index of each sample in the points of the user, [N] int64, or None where they agree.
 
     Raises InputError, which names the sample by that index, for a NaN or an infinity, and for norms of 1e38 and more.
-    Reads the data twice.
+    Reads the data once.
     """
     try:
-        rows = prepare_rows(stored, weights)
+        rows = native_prepared(stored, weights)
     except InputError:
         bad = first_non_finite(stored, order)
         if bad is None:
@@ -91,9 +92,29 @@ def first_non_finite(stored: Shaped[Tensor, "N ..."], order: Int64[Tensor, "N"] 
     stored: samples, [N, *shape]. order: the index of each of them, [N] int64, where they are sorted otherwise.
     """
     size = max(1, BLOCK_VALUES // max(1, stored[0].numel()))
-    bad = [~block.reshape(len(block), -1).isfinite().all(1) for block in stored.split(size)]
+    blocks = (stored[start : start + size] for start in range(0, len(stored), size))
+    bad = [~block.reshape(len(block), -1).isfinite().all(1) for block in blocks]
     found = torch.cat(bad).nonzero()[:, 0]
     return None if len(found) == 0 else int((found if order is None else order[found]).min())
+
+
+def in_order(stored: Shaped[Tensor, "N D"], order: Int64[Tensor, "N"]) -> Shaped[Tensor, "N D"]:
+    """Return samples in another order: a copy, or the same files where they stay in files.
+
+    stored: samples, [N, D]. order: the index of each, [N] int64. Raises InputError where memory has no room for a copy.
+    """
+    if isinstance(stored, FileRows):
+        return stored.ordered(order)
+    try:
+        return stored[order]
+    except (MemoryError, RuntimeError) as error:
+        if not lacks_memory(error):
+            raise
+        requirement = "must be sorted by label where memory has no room for a copy that is"
+        remedy = (
+            "sort them, or save them as .npy or .safetensors, which oracle_engine.load_dataset leaves in their files"
+        )
+        raise invalid("points", requirement, f"{stored.nbytes / 2**30:,.1f} GiB in another order", remedy) from error
 
 
 def check_fits(needed: int, free: int, total: int) -> None:

@@ -16,8 +16,8 @@ from ..base.devices import usable_device
 from ..base.errors import bad_file, invalid
 from ..base.files import hash_tensors, is_kind, read_tensors, write_tensors
 from ..base.transforms import cached_tensor
-from ..kernels import Rows, Span, counted_copies, recentred, total_variance
-from .checks import check_fits, checked_points, checked_weights, prepared_rows
+from ..kernels import Rows, Span, counted_copies, recentred, stored_range, total_variance
+from .checks import check_fits, checked_points, checked_weights, in_order, prepared_rows
 from .labels import NO_CLASS, by_label, checked_labels, class_spans
 from .values import ValueMap, picture_range
 
@@ -34,7 +34,8 @@ class OracleDataset:
 
     points: [N, *shape], uint8, int8, float16, bfloat16, float32 or float64, finite. Every result is computed from
         exactly these numbers. They are shared, not copied, unless `storage` or the order of the labels needs a copy:
-        where they are changed in place afterwards, every answer is refused.
+        where they are changed in place afterwards, every answer is refused. Samples that load_dataset left in their
+        files stay there in any order.
     labels: [N] integers of at least 0, -1 for a sample without a class, or None. Samples are kept sorted by label, so
         that a class is one contiguous range; the indices that users see are always those of `points`.
     weights: [N] non-negative, finite, not all zero, or None for equal weights; only their ratios matter.
@@ -48,7 +49,7 @@ class OracleDataset:
 
     Raises InputError for empty or non-finite data, unknown dtypes, wrong label counts, labels below -1 and negative
     weights.
-    Preparation takes O(N D) operations, reads the data twice in blocks and adds a few numbers per sample to the memory.
+    Preparation takes O(N D) operations, reads the data once and adds a few numbers per sample to the memory.
 
     >>> import torch
     >>> from oracle_engine import OracleDataset
@@ -83,7 +84,7 @@ class OracleDataset:
         self.order, self.sorted_labels = by_label(labels)
         stored = points.reshape(len(points), -1)
         if self.order is not None:
-            stored = stored[self.order]
+            stored = in_order(stored, self.order)
             weights = None if weights is None else weights[self.order]
         self.rows = prepared_rows(stored, weights, self.order)
         self._snapshot = Snapshot.of(*self._watched)
@@ -237,9 +238,8 @@ class OracleDataset:
 
     @cached_property
     def value_range(self) -> tuple[float, float]:
-        """The smallest and the largest of all values; the first access reads the data once."""
-        stored = self.rows.stored
-        low, high = (self.value_map.scale * float(end) + self.value_map.offset for end in (stored.min(), stored.max()))
+        """The smallest and the largest of all values; reads data that were not prepared here once."""
+        low, high = (self.value_map.scale * end + self.value_map.offset for end in stored_range(self.rows))
         return low, high
 
     def describe_values(self) -> str:

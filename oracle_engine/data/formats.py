@@ -11,6 +11,7 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from operator import index, length_hint
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,9 @@ import torch
 
 from ..base.arrays import Tensor
 from ..base.errors import OracleError, bad_file, invalid, lacks_memory
+from ..base.file_rows import FilePart
 from ..base.mapped import mapped, open_safetensors
-from .samples import DTYPE_REMEDIES, Samples, labels_of, problem, samples_of, tensor_of
+from .samples import DTYPE_REMEDIES, Samples, joined, labels_of, problem, samples_of, tensor_of
 
 LABEL_KEYS = ("labels", "y")
 SHARD_SUFFIXES = (".npy", ".npz", ".safetensors")
@@ -86,7 +88,10 @@ def read_npy(path: Path) -> Samples:
         array, excess = _mapped_npy(path)
     if excess:
         raise bad_file(path, "one array", f"{excess} bytes after it", "save one array to a file")
-    return samples_of(array, None, path)
+    samples = samples_of(array, None, path)
+    start = path.stat().st_size - array.nbytes
+    whole = array.flags.c_contiguous and array.dtype.isnative
+    return replace(samples, part=FilePart.of(path, start, len(array)) if whole else None)
 
 
 def read_npz(path: Path, key: str | None = None, *, labelled: bool = True) -> Samples:
@@ -120,9 +125,11 @@ def read_safetensors(path: Path, key: str | None = None, *, labelled: bool = Tru
         name, label_name = _choose(path, names, storable, key)
         if key is None and label_name is None:
             _check_no_labels(path, names, name)
-        points = file.tensor(name)
+        points, start = file.tensor(name), file.start(name)
         labels = file.tensor(label_name) if label_name is not None and labelled else None
-    return samples_of(points, labels, path)
+    samples = samples_of(points, labels, path)
+    whole = start % points.itemsize == 0
+    return replace(samples, part=FilePart.of(path, start, len(points)) if whole else None)
 
 
 def read_idx(path: Path) -> Samples:
@@ -175,7 +182,7 @@ def read_shards(folder: Path, key: str | None = None) -> Samples:
 
     folder: where the files are. key: the array to take of each .npz or .safetensors file.
     Raises DataFileError where there is no such file, where shapes or dtypes differ, and where only some have labels.
-    A single shard stays memory-mapped, several are copied into one tensor.
+    Shards stay in their files, small ones of .npz and of few megabytes together are copied into one tensor.
     """
     with reading(folder, "a folder"):
         present = sorted(file for file in folder.iterdir() if not file.name.startswith("."))
@@ -192,7 +199,7 @@ def read_shards(folder: Path, key: str | None = None) -> Samples:
     if len(shards) == 1:
         return first
     labels = None if first.labels is None else torch.cat([shard.labels for shard in shards if shard.labels is not None])
-    return Samples(torch.cat([shard.points for shard in shards]), labels)
+    return Samples(joined(shards), labels)
 
 
 def read_iterable(source: Any) -> Samples:

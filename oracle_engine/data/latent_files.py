@@ -16,10 +16,11 @@ import torch
 
 from ..base.arrays import Float, Float64, Int64, Tensor
 from ..base.errors import bad_file, invalid
+from ..base.file_rows import FilePart
 from ..base.mapped import open_safetensors
 from .formats import FRESH_COPY, member, read_npy, reading
 from .latent_labels import LABELS_FILE, MEAN_STD, is_mean_std, listed_latents
-from .samples import labels_of, tensor_of
+from .samples import Samples, joined, labels_of, tensor_of
 
 STATS_FILE = "latents_stats.pt"
 FORMATS = ("lightningdit", "mean-std", "fast-dit")
@@ -81,8 +82,8 @@ def read_latents(path: str | Path, *, flips: bool = True, storage: torch.dtype |
     storage: floating dtype to cast to while reading; None keeps that of the files.
 
     Raises InputError for a storage dtype that is not floating, and DataFileError for other paths and for files that
-    are damaged or do not fit together. All latents are copied into one tensor; only one shard without flips and
-    `storage` stays memory-mapped.
+    are damaged or do not fit together. Shards whose latents need no cast stay in their files where they are large; all
+    other latents are copied into one tensor.
     """
     folder = Path(path).expanduser()
     if storage is not None and not storage.is_floating_point:
@@ -104,12 +105,10 @@ def _read_lightningdit(path: Path, flips: bool, storage: torch.dtype | None) -> 
     shards = _shards(path)
     both = flips and _mirrored(shards)
     parts = ("latents", "latents_flip") if both else ("latents",)
-    tensors = [_tensor(shard, part) for part in parts for shard in shards]
-    points = tensors[0]
-    if len(tensors) > 1:
-        points = _stacked(
-            [len(part) for part in tensors], lambda i: tensors[i], lambda i: shards[i % len(shards)], storage
-        )
+    held = [_tensor(shard, part) for part in parts for shard in shards]
+    points = held[0].points
+    if len(held) > 1:
+        points = _together(held, lambda i: shards[i % len(shards)], storage)
     labelled = ["labels" in _keys(shard) for shard in shards]
     if any(labelled) != all(labelled):
         raise bad_file(shards[labelled.index(False)], "labels, as other shards have", "none", FRESH_COPY)
@@ -163,6 +162,22 @@ def _read_fast_dit(path: Path, storage: torch.dtype | None) -> LatentFiles:
     return LatentFiles("fast-dit", points, labels_of(np.concatenate(numbers), len(points), pair[1]))
 
 
+def _together(held: Sequence[Samples], where: Callable[[int], Path], storage: torch.dtype | None) -> Tensor:
+    """Return the latents of several files as one tensor; those that need no cast may stay in their files."""
+    first = held[0].points
+    for index, shard in enumerate(held):
+        _check_kind(shard.points, first, index, where)
+    if storage in (None, first.dtype):
+        return joined(held)
+    return _stacked([len(shard.points) for shard in held], lambda i: held[i].points, where, storage)
+
+
+def _check_kind(rows: Tensor, first: Tensor, index: int, where: Callable[[int], Path]) -> None:
+    if (rows.shape[1:], rows.dtype) != (first.shape[1:], first.dtype):
+        wanted = f"{first.dtype} {list(first.shape[1:])} as in {where(0).name}"
+        raise bad_file(where(index), wanted, f"{rows.dtype} {list(rows.shape[1:])}", "keep one kind in the folder")
+
+
 def _stacked(
     sizes: Sequence[int],
     part: Callable[[int], Tensor],
@@ -175,9 +190,7 @@ def _stacked(
     start = 0
     for index, size in enumerate(sizes):
         rows = first if index == 0 else part(index)
-        if (rows.shape[1:], rows.dtype) != (first.shape[1:], first.dtype):
-            wanted = f"{first.dtype} {list(first.shape[1:])} as in {where(0).name}"
-            raise bad_file(where(index), wanted, f"{rows.dtype} {list(rows.shape[1:])}", "keep one kind in the folder")
+        _check_kind(rows, first, index, where)
         points[start : start + size] = rows
         start += size
     return points
@@ -230,12 +243,12 @@ def _keys(shard: Path) -> list[str]:
         return list(file.keys())
 
 
-def _tensor(shard: Path, name: str) -> Tensor:
+def _tensor(shard: Path, name: str) -> Samples:
     with reading(shard, f"a tensor called {name!r}"), open_safetensors(shard) as file:
-        points = tensor_of(file.tensor(name), shard)
+        points, start = tensor_of(file.tensor(name), shard), file.start(name)
     if points.ndim != 4 or not points.is_floating_point():
         raise bad_file(shard, f"{name} [N, C, H, W], floating", f"{points.dtype} {list(points.shape)}", FRESH_COPY)
-    return points
+    return Samples(points, None, FilePart.of(shard, start, len(points)) if start % points.itemsize == 0 else None)
 
 
 def _labels(shard: Path) -> Int64[Tensor, "n"]:

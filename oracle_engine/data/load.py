@@ -21,6 +21,7 @@ from .builtin import BUILTINS, load_builtin
 from .checks import first_non_finite
 from .dataset import OracleDataset
 from .formats import read_iterable, read_path
+from .labels import by_label
 from .latent_files import latent_format
 from .latents import load_as_stored
 from .samples import Samples, labels_of, problem, samples_of
@@ -71,7 +72,9 @@ def load_dataset(
 
     Raises InputError for an argument that cannot be used or has no meaning for the source, DataFileError for a file
     that is absent, damaged or of another kind, and MissingDependencyError where a built-in set needs scikit-learn.
-    Mapped files and arrays in memory are shared, not copied, unless `count` or `storage` makes new ones.
+    Mapped files and arrays in memory are shared, not copied, unless `count` or `storage` makes new ones. Shards, and a
+    file whose labels are in any order, stay in their files too where they are large (256 MiB): they may be larger than
+    memory, a pass reads each byte once, and the files must stay as they are meanwhile.
 
     >>> import torch
     >>> from oracle_engine import load_dataset
@@ -92,6 +95,8 @@ def load_dataset(
     if count is not None and count != size:
         rows = choose_rows(size, count, seed).to(device)
         points, labels, weights = points[rows], _rows_of(labels, rows), _rows_of(weights, rows)
+    elif by_label(labels)[0] is not None:
+        points = samples.in_files()
     chosen = own_map if value_map is None else _value_map(value_map, points, own_map)
     try:
         return OracleDataset(points, labels, weights, storage=storage, value_map=chosen, name=name)

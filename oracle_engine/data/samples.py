@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,10 @@ import torch
 
 from ..base.arrays import STORAGE_DTYPES, Int64, Shaped, Tensor
 from ..base.errors import OracleError, bad_file, invalid
+from ..base.file_rows import FilePart, FileRows
+
+# bytes up to which samples of files are copied where they would have to be gathered
+READ_BYTES = 256 << 20
 
 # the file or the parameter that held the samples
 Where = Path | str
@@ -35,11 +40,30 @@ class Samples:
     """Samples in the numbers in which they are stored.
 
     points: [N, *shape], contiguous, in a storage dtype; memory-mapped where the format allows it.
-    labels: [N] int64, or None.
+    labels: [N] int64, or None. part: where the points lie in a file, if they are mapped from one.
     """
 
     points: Shaped[Tensor, "N *shape"]
     labels: Int64[Tensor, "N"] | None = None
+    part: FilePart | None = None
+
+    def in_files(self) -> Tensor:
+        """Return the points as rows that stay in their file, where they are mapped from one, and large."""
+        if self.part is None or self.points.nbytes <= READ_BYTES:
+            return self.points
+        return FileRows.of([self.part], self.points.dtype, self.points.shape[1:])
+
+
+def joined(shards: Sequence[Samples]) -> Tensor:
+    """Return the points of several files as one tensor: rows that stay in the files where these are large.
+
+    shards: of the files, alike in shape and dtype. Up to READ_BYTES, and where a file cannot be mapped, they are
+    copied.
+    """
+    parts = [shard.part for shard in shards if shard.part is not None]
+    if len(parts) < len(shards) or sum(shard.points.nbytes for shard in shards) <= READ_BYTES:
+        return torch.cat([shard.points for shard in shards])
+    return FileRows.of(parts, shards[0].points.dtype, shards[0].points.shape[1:])
 
 
 def samples_of(points: Any, labels: Any, where: Where) -> Samples:

@@ -6,7 +6,6 @@ s_j, and the posterior mean by the covariance of r_j and s_j. The log-partition 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
 
@@ -16,16 +15,12 @@ from ..base.arrays import Bool, Float64, Int64, Tensor
 from ..base.errors import InputError, invalid
 from ..base.transforms import recorded
 from ..data.dataset import OracleDataset
-from ..kernels import Directions, Query, Rows, Span, Wanted
+from ..kernels import Directions, Query, Wanted
 from ..paths.paths import Coefficients, Path, Prediction, coefficients
 from ..queries.builder import RequestBuilder
-from ..queries.classes import batch_slices, scan_tasks
 from ..queries.conditions import Conditions, Guidance
 from ..queries.request import Request
 from .responder import Responder
-
-# what multiplies the changes of logits with the rows of a span
-Product = Callable[[Rows, Directions, Span], Tensor]
 
 
 class Inputs(NamedTuple):
@@ -135,15 +130,14 @@ class Motion:
 class AnswerFunction:
     """An answer of an engine as a function of :class:`Inputs`, with its derivatives; nothing here knows of autograd.
 
-    name: velocity, denoiser, score, noise or log_density. responder, builder: of the engine. product: what multiplies
-    changes of logits with rows. dtype: of x as the caller passed it. interval: times in which queries are guided.
+    name: velocity, denoiser, score, noise or log_density. responder, builder: of the engine. dtype: of x as the caller
+    passed it. interval: times in which queries are guided.
     scaled: whether a derivative in the guidance scale may be asked for.
     """
 
     name: str
     responder: Responder
     builder: RequestBuilder
-    product: Product
     dtype: torch.dtype
     interval: tuple[float, float] = (0.0, 1.0)
     scaled: bool = False
@@ -272,13 +266,7 @@ class AnswerFunction:
         lse, rest, mean = state
         vector, curvature = motion.changes(query, mean)
         whole = Directions(query, lse, mean, vector, curvature, rest)
-        total = torch.zeros_like(mean)
-        everyone = torch.arange(len(mean), device=mean.device)
-        for part in batch_slices(len(mean), self.data.dim):
-            chosen = None if labels is None else labels[part]
-            for task in scan_tasks(chosen, self.data.segments, len(self.data), everyone[part]):
-                total[task.query] += self.product(self.data.rows, whole.take(task.query), task.span)
-        return total
+        return self.responder.router.exact.covariance(whole, labels)
 
     def _push_prediction(
         self, request: Request, mean: Float64[Tensor, "B D"], change: Float64[Tensor, "B D"], tangent: Tangent

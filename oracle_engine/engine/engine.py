@@ -18,7 +18,7 @@ from ..base.outputs import rounded_answer
 from ..base.progress import PartProgress
 from ..base.transforms import traced, transformed
 from ..data.dataset import OracleDataset
-from ..kernels import covariance_product, reference_covariance_product
+from ..data.sharded import rows_here
 from ..kernels.screens import SharedProducts
 from ..paths.paths import Path as ProbabilityPath
 from ..paths.paths import resolve_path
@@ -27,7 +27,7 @@ from ..queries.conditions import Conditions, Guidance
 from ..queries.modes import Auto, Budget, Mode, resolve_mode
 from ..queries.posterior import Posterior
 from ..scans.backends import BACKENDS, resolve_backend, resolve_precision
-from ..scans.exact import ExactScan
+from ..scans.sharded import whole_scan
 from ..search.index import SearchIndex, prepared_index
 from ..search.trajectory import Trajectory, check_deterministic
 from . import compiled
@@ -40,7 +40,7 @@ from .router import Router
 from .widths import check_point_std
 
 # what is made of the attributes of an engine, and kept beside them until one of them is set
-MADE = ("request_builder", "_responder")
+MADE = ("request_builder", "responder")
 
 
 class OracleEngine(torch.nn.Module):
@@ -97,7 +97,7 @@ class OracleEngine(torch.nn.Module):
         self.data = data if device is None else data.to(device)
         self.path = resolve_path(path)
         self._wished_backend = backend
-        self.backend, self.backend_reason = resolve_backend(backend, self.data.rows)
+        self.backend, self.backend_reason = self._resolved(backend)
         self.precision = resolve_precision(precision, self.backend)
         self.point_std, self.t_max = float(point_std), t_max
         self.mode, self.tolerance = resolve_mode(mode), tolerance
@@ -114,14 +114,19 @@ class OracleEngine(torch.nn.Module):
         # torch sends .to(), .cuda() and .half() through here: follow the device, never the dtype
         self.data = self.data.to(fn(torch.empty(0, device=self.data.device)).device)
         self.index = None if self.index is None else self.index.to(self.data.device)
-        self.backend, self.backend_reason = resolve_backend(self._wished_backend, self.data.rows)
+        self.backend, self.backend_reason = self._resolved(self._wished_backend)
         self._make_ready()
         return self
+
+    def _resolved(self, backend: str) -> tuple[str, str]:
+        # a rank may hold no sample at all
+        return resolve_backend(backend, next(iter(rows_here(self.data)), self.data.rows))
 
     def _make_ready(self) -> None:
         # what is kept must not be made by a first call that is recorded in a graph
         _ = self.data.base
-        BACKENDS[self.backend].ready(self.data.rows)
+        for rows in rows_here(self.data):
+            BACKENDS[self.backend].ready(rows)
 
     def extra_repr(self) -> str:
         """Return what printing the module shows."""
@@ -256,7 +261,7 @@ class OracleEngine(torch.nn.Module):
         self._check_capture("posterior", conditions)
         refuse_transforms("posterior", x, t)
         request = self.request_builder.request(x, t, conditions)
-        return self._responder.posterior(request, int(top_k), x.shape, x.dtype)
+        return self.responder.posterior(request, int(top_k), x.shape, x.dtype)
 
     def prepare(
         self,
@@ -327,7 +332,7 @@ class OracleEngine(torch.nn.Module):
             request = self.request_builder.request(x, t, conditions)
             if shared_products is not None:
                 check_deterministic(self.data, request, shared_products)
-            responder = self._responder
+            responder = self.responder
             mean = mixed(responder.terms(request, shared_products))
             values = responder.combined(name, request, mean, x.dtype)
             return rounded_answer(values, name, x.dtype, x.shape)
@@ -353,9 +358,10 @@ class OracleEngine(torch.nn.Module):
         return RequestBuilder(self.data, self.path, self.point_std, self.t_max)
 
     @cached_property
-    def _responder(self) -> Responder:
+    def responder(self) -> Responder:
+        """What answers requests."""
         backend = BACKENDS[self.backend]
-        exact = ExactScan(self.data, backend.run(self.precision), backend.run_segments(self.precision))
+        exact = whole_scan(self.data, backend, self.precision)
         router = Router(self.mode, self.tolerance, exact, self.point_std, self.index)
         return Responder(self.data, self.point_std, router, backend.combine)
 
@@ -388,7 +394,7 @@ class OracleEngine(torch.nn.Module):
         together = BACKENDS[self.backend].waits_once and self.index is None
         with torch.no_grad(), checked_together() if together else nullcontext():
             request = self.request_builder.request(x, t, conditions)
-            values = self._responder.values(name, request, x.dtype)
+            values = self.responder.values(name, request, x.dtype)
             return values if name == "log_density" else rounded_answer(values, name, x.dtype, x.shape)
 
     def function(self, name: str, dtype: torch.dtype, conditions: Conditions) -> AnswerFunction:
@@ -397,11 +403,10 @@ class OracleEngine(torch.nn.Module):
         name: as in :meth:`answer`. dtype: of x. conditions: of the queries; of these the interval of the guidance
         counts, and whether its scale has a derivative.
         """
-        product = reference_covariance_product if self.backend == "reference" else covariance_product
         scale, interval = options_of(conditions.guidance)
         scaled = isinstance(scale, Tensor) and (transformed() or differentiable(scale))
-        responder, builder = self._responder, self.request_builder
-        return AnswerFunction(name, responder, builder, product, dtype=dtype, interval=interval, scaled=scaled)
+        responder, builder = self.responder, self.request_builder
+        return AnswerFunction(name, responder, builder, dtype=dtype, interval=interval, scaled=scaled)
 
     def _obstacle(self, name: str, conditions: Conditions) -> str | None:
         weighted = self.data.rows.log_weights is not None

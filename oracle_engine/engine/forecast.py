@@ -41,7 +41,8 @@ class RouteForecast:
     """Which routes an engine can take.
 
     routes: by the names of `Route`, in the order they are tried. words: what follows from that.
-    levels: of the screen, where there is one. untouched: the t from which on half of the training queries that know
+    levels: of the screen, where there is one. costs: what a search and a scan cost where the screen was prepared, in
+        words, or "". untouched: the t from which on half of the training queries that know
         their source need no data at all, or None.
     """
 
@@ -49,10 +50,12 @@ class RouteForecast:
     words: str
     levels: tuple[Level, ...] = ()
     untouched: float | None = None
+    costs: str = ""
 
     def __str__(self) -> str:
         known = [] if self.untouched is None else [f"half of the known sources need no data: t >= {self.untouched:.3g}"]
-        return "\n".join([self.words, *(f"{'':<10}{line}" for line in [*map(str, self.levels), *known])])
+        costs = [f"measured: {self.costs}"] if self.costs else []
+        return "\n".join([self.words, *(f"{'':<10}{line}" for line in [*map(str, self.levels), *costs, *known])])
 
 
 # times of the grid
@@ -92,7 +95,8 @@ def forecast(
             routes, "FAISS is asked at every t, exact where its answer is not proved", untouched=untouched
         )
     words = f"the {index.kind} screen is tried from these t on, exact where its answer is not proved ({index.reason})"
-    return RouteForecast(routes, words, screen_levels(index, path, point_std), untouched)
+    levels = screen_levels(index, path, point_std)
+    return RouteForecast(routes, words, levels, untouched, str(index.screen.costs))
 
 
 def screen_levels(index: SearchIndex, path: Path, point_std: float = 0.0) -> tuple[Level, ...]:

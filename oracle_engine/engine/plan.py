@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..data.dataset import OracleDataset
+from ..data.sharded import check_here
 from ..queries.classes import MAX_BATCH, batch_slices
 from ..scans.backends import BACKENDS
 from .forecast import RouteForecast, forecast
@@ -69,6 +70,7 @@ def make_plan(engine: OracleEngine, batch: int) -> Plan:
 
     Costs a few small products and a few calls over FEW_SAMPLES samples.
     """
+    check_here(engine.data, "a plan")
     rows = engine.data.rows
     slices = batch_slices(batch, rows.dim)
     size = slices[0].stop

@@ -16,7 +16,7 @@ from ..data.dataset import OracleDataset
 from ..kernels import Combination, PosteriorState, Wanted, combined
 from ..kernels.screens import BOUND_FAILURE, SharedProducts
 from ..paths.paths import Prediction, factors
-from ..queries.answer import Route
+from ..queries.answer import Answer
 from ..queries.posterior import Posterior
 from ..queries.request import Request
 from ..scans.backends import Combine
@@ -122,11 +122,20 @@ class Responder:
         shared_products: of the trajectory that all queries belong to, or None. guided: queries whose unconditional mean
         is needed, [B], or None for those whose scale is not one. wanted: of the states given the labels.
         """
-        state = self.router.state(request, wanted, shared_products)
+        return self.guided_terms(request, self.router.state(request, wanted, shared_products), shared_products, guided)
+
+    def guided_terms(
+        self,
+        request: Request,
+        state: PosteriorState,
+        shared_products: SharedProducts | None = None,
+        guided: Bool[Tensor, "B"] | None = None,
+    ) -> list[Term]:
+        """Return the terms of :meth:`terms` where the `state` given the labels is known, [B]."""
         if request.labels is None or capturing():
             return [Term(None, None, state)]
-        index = (request.scale != 1.0 if guided is None else guided).nonzero()[:, 0]
         terms = [Term(None, request.scale, state)]
+        index = (request.scale != 1.0 if guided is None else guided).nonzero()[:, 0]
         if len(index):
             part = request.take(index)
             shared = None if shared_products is None else shared_products.take(index)
@@ -144,6 +153,10 @@ class Responder:
         top_k: samples to name. shape, dtype: of the mean that is returned.
         """
         answer = self.router.answer(request, Wanted(moments=True, top_k=top_k))
+        return self.described(request, answer, shape, dtype)
+
+    def described(self, request: Request, answer: Answer, shape: Sequence[int], dtype: torch.dtype) -> Posterior:
+        """Return the posteriors of `request` from their `answer`, which has moments and heaviest samples."""
         state = answer.state
         # a sample of width p keeps sigma^2 / s^2 of its distance to the others, and adds its own spread
         kept = request.at.sigma_t.square() / request.variance
@@ -164,7 +177,7 @@ class Responder:
             confidence=1.0 - BOUND_FAILURE * answer.likely.double(),
             standard_error=relative_error(prediction, self.data.value_map.scale * answer.standard_error),
             survivors=answer.survivors,
-            route=tuple(Route(code).label for code in answer.route.tolist()),
+            route=answer.routes,
         )
 
     def log_density(self, request: Request, state: Partition) -> Float64[Tensor, "B"]:

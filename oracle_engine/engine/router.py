@@ -14,7 +14,7 @@ from ..kernels.screens import PrincipalScreen, SharedProducts
 from ..queries.answer import Answer
 from ..queries.modes import Auto, Budget, FullScan, Mode, TopK
 from ..queries.request import Request
-from ..scans.exact import ExactScan
+from ..scans.exact import WholeScan
 from ..search.index import SearchIndex
 from ..search.routes import LateRoute, SampledRoute, SourceRoute
 
@@ -29,7 +29,7 @@ class Router:
 
     mode: Mode
     tolerance: float
-    exact: ExactScan
+    exact: WholeScan
     point_std: float
     index: SearchIndex | None
 

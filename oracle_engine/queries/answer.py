@@ -85,6 +85,11 @@ class Answer:
         never = torch.zeros_like(codes, dtype=torch.bool)
         return cls(state, log_omitted, survivors, codes, never, torch.zeros_like(state.lse))
 
+    @property
+    def routes(self) -> tuple[str, ...]:
+        """The way each query took, by the names that users see."""
+        return tuple(Route(code).label for code in self.route.tolist())
+
     def put(self, index: Int64[Tensor, "b"], part: Answer) -> Answer:
         """Return these answers with those of the queries in `index` replaced by `part`."""
         rest = [field.name for field in fields(self)[1:]]

@@ -11,6 +11,7 @@ from ..base.checked import above, check, finite
 from ..base.cuda_graphs import capturing, holds
 from ..base.errors import InputError, invalid
 from ..data.dataset import OracleDataset
+from ..data.sharded import refused_together
 from ..kernels import float64_values
 from ..paths.paths import Path, coefficients, marginal_variance, resolve_times
 from .classes import class_ranges
@@ -50,6 +51,10 @@ class RequestBuilder:
         [0, 1]. conditions: labels, guidance, excluded samples and sources.
         Raises InputError that names the argument that cannot be used, and where the data were changed in place.
         """
+        with refused_together(self.data):
+            return self._checked(x, t, conditions)
+
+    def _checked(self, x: Tensor, t: Numbers, conditions: Conditions) -> Request:
         self.data.check_unchanged()
         flat = self._points(x)
         batch, device = len(flat), flat.device

@@ -44,7 +44,7 @@ def scan_tasks(
     """Return what to scan for the queries with the numbers `query`, [B]: each class once for all queries that use it.
 
     labels: classes of each query, [B, U], -1 for none; a query with nothing but -1 is unconditional and scans all
-    `count` rows, as all do where labels is None. segments: the rows of each class.
+    `count` rows, as all do where labels is None. segments: the rows of each class; one that has none is left out.
     """
     everything = Span(0, count)
     if labels is None:
@@ -52,7 +52,7 @@ def scan_tasks(
     unconditional = (labels < 0).all(1)
     tasks = [Task(everything, query[unconditional])] if bool(unconditional.any()) else []
     classes = labels[labels >= 0].unique().tolist()
-    return tasks + [Task(segments[name], query[(labels == name).any(1)]) for name in classes]
+    return tasks + [Task(segments[name], query[(labels == name).any(1)]) for name in classes if name in segments]
 
 
 def class_ranges(labels: Int64[Tensor, "B U"], sorted_labels: Int64[Tensor, "N"]) -> Int64[Tensor, "B U 2"]:

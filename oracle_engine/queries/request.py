@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 
 import torch
@@ -49,6 +49,10 @@ class Request:
         labels = None if self.labels is None else self.labels[index]
         names = ("x", "times", "variance", "exclude", "excluded", "source", "scale")
         return replace(self, at=at, labels=labels, **{name: getattr(self, name)[index] for name in names})
+
+    def changed(self, **changes: Tensor) -> Request:
+        """Return the request with other values of the fields that `changes` names."""
+        return Request(**{field.name: getattr(self, field.name) for field in fields(Request)} | changes)
 
     @property
     def unconditional(self) -> Request:

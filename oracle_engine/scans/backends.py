@@ -13,11 +13,9 @@ from ..base.errors import invalid
 from ..base.settings import Settings
 from ..kernels import (
     Combination,
-    PosteriorState,
     Rows,
-    SegmentWork,
-    Work,
     combined,
+    covariance_product,
     gpu_combined,
     gpu_memory,
     gpu_proven,
@@ -29,18 +27,21 @@ from ..kernels import (
     native_memory,
     native_state,
     posterior_state,
+    reference_covariance_product,
     reference_memory,
     reference_state,
     scan_memory,
     segments_state,
     span_by_span,
 )
-
-# what computes the state of a span of rows
-ScanState = Callable[[Work], PosteriorState]
-
-# what computes the states over several spans for each query
-SegmentState = Callable[[SegmentWork], PosteriorState]
+from .blocks import (
+    CovarianceProduct,
+    ScanState,
+    SegmentState,
+    block_by_block,
+    product_block_by_block,
+    segments_block_by_block,
+)
 
 # what computes an answer from a posterior mean, in a dtype
 Combine = Callable[[Combination, Float64[Tensor, "B D"], torch.dtype], Float[Tensor, "B D"]]
@@ -51,34 +52,42 @@ class Backend:
     """What computes states in full precision, what memory that needs for a batch, and what computes them in half.
 
     segments: computes states over several spans at once in full precision, or None where one is scanned after the
-    other. combine: computes answers from posterior means. ready: makes what scans of some rows read beside them, so
-    that no graph has to hold it. waits_once: whether a scan reads no value on the host, and does no harm for queries
-    that are refused later.
+    other. product: multiplies changes of logits with rows. combine: computes answers from posterior means. ready: makes
+    what scans of some rows read beside them, so that no graph has to hold it. waits_once: whether a scan reads no value
+    on the host, and does no harm for queries that are refused later.
     """
 
     state: ScanState
     memory: Callable[[Rows, int], int]
     half: ScanState | None = None
     segments: SegmentState | None = None
+    product: CovarianceProduct = covariance_product
     combine: Combine = combined
     ready: Callable[[Rows], None] = lambda rows: None
     waits_once: bool = False
 
     def run(self, precision: str) -> ScanState:
-        """Return what computes states in `precision`."""
-        return self.half if precision == "half" and self.half is not None else self.state
+        """Return what computes states in `precision`, also over rows that stay in files."""
+        return block_by_block(self._run(precision))
 
     def run_segments(self, precision: str) -> SegmentState:
-        """Return what computes states over several spans in `precision`."""
+        """Return what computes states over several spans in `precision`, also over rows that stay in files."""
         if self.segments is None or precision == "half":
-            return partial(span_by_span, state=self.run(precision))
-        return self.segments
+            return segments_block_by_block(partial(span_by_span, state=self._run(precision)))
+        return segments_block_by_block(self.segments)
+
+    def run_product(self) -> CovarianceProduct:
+        """Return what multiplies changes of logits with rows, also with rows that stay in files."""
+        return product_block_by_block(self.product)
+
+    def _run(self, precision: str) -> ScanState:
+        return self.half if precision == "half" and self.half is not None else self.state
 
 
 BACKENDS = {
     "native": Backend(native_state, native_memory, segments=segments_state, combine=native_combined),
     "torch": Backend(posterior_state, scan_memory),
-    "reference": Backend(reference_state, reference_memory),
+    "reference": Backend(reference_state, reference_memory, product=reference_covariance_product),
     "triton": Backend(
         gpu_state,
         gpu_memory,

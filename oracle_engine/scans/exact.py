@@ -4,26 +4,50 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
 
 import torch
 
-from ..base.arrays import Int64, Tensor
+from ..base.arrays import Float64, Int64, Tensor
 from ..base.checked import above, check
 from ..base.cuda_graphs import capturing
 from ..data.dataset import OracleDataset
-from ..kernels import PosteriorState, SegmentWork, Wanted, Work, concatenate
-from ..queries.classes import batch_slices, class_pairs, class_ranges, rows_between, scanned_together
+from ..kernels import Directions, PosteriorState, SegmentWork, Wanted, Work, concatenate
+from ..queries.classes import batch_slices, class_pairs, class_ranges, rows_between, scan_tasks, scanned_together
 from ..queries.request import Request, nothing_scored
-from .backends import ScanState, SegmentState
+from .blocks import CovarianceProduct, ScanState, SegmentState
+
+
+@runtime_checkable
+class WholeScan(Protocol):
+    """What scans all samples of a data set, wherever they are."""
+
+    @property
+    def data(self) -> OracleDataset:
+        """The samples."""
+        ...
+
+    def state(self, request: Request, wanted: Wanted) -> PosteriorState:
+        """Return the states over the samples each query of `request` may use, [B]; `wanted` of the posteriors."""
+        ...
+
+    def rest(self, request: Request, wanted: Wanted) -> PosteriorState:
+        """Return the states over all samples outside the classes of each query of `request`, [B]; `wanted` of them."""
+        ...
+
+    def covariance(self, directions: Directions, labels: Int64[Tensor, "B U"] | None) -> Float64[Tensor, "B D"]:
+        """Return the products of posterior covariances with `directions` over the classes of each query, [B, D]."""
+        ...
 
 
 @dataclass(frozen=True)
 class ExactScan:
-    """Scans of `data` by one backend: a function from work to states, and one for several spans at once."""
+    """Scans of `data` by one backend: functions from work to states, of one span and of several, and to products."""
 
     data: OracleDataset
     backend: ScanState
     segments: SegmentState
+    product: CovarianceProduct
 
     def state(self, request: Request, wanted: Wanted) -> PosteriorState:
         """Return the states over the samples each query of `request` may use, [B]; `wanted` of the posteriors.
@@ -31,12 +55,15 @@ class ExactScan:
         Raises InputError where no sample that a query may use has any weight, or one that float64 can hold.
         Costs one pass over the rows in question.
         """
-        if request.labels is None and self._is_one_scan(request):
-            state = self.backend(request.work(self.data, wanted))
-        else:
-            state = self._by_slices(request, wanted, self._scan)
+        state = self.part(request, wanted)
         check(lambda: above(state.lse, -torch.inf), lambda: nothing_scored(request, self.data, state.lse > -torch.inf))
         return state
+
+    def part(self, request: Request, wanted: Wanted) -> PosteriorState:
+        """Return what :meth:`state` does, empty where a query may use no sample: others may be elsewhere."""
+        if request.labels is None and self._is_one_scan(request):
+            return self.backend(request.work(self.data, wanted))
+        return self._by_slices(request, wanted, self._scan)
 
     def rest(self, request: Request, wanted: Wanted) -> PosteriorState:
         """Return the states over all samples outside the classes of each query of `request`, [B]; `wanted` of them.
@@ -44,6 +71,20 @@ class ExactScan:
         Empty where there are none. Costs one pass over the data.
         """
         return self._by_slices(request, wanted, self._scan_rest)
+
+    def covariance(self, directions: Directions, labels: Int64[Tensor, "B U"] | None) -> Float64[Tensor, "B D"]:
+        """Return the products of posterior covariances with `directions` over the classes of each query, [B, D].
+
+        directions: changes of the logits of B queries. labels: the classes of each, -1 for none, or None where all use
+        everything. Costs one pass over the rows in question.
+        """
+        total = torch.zeros_like(directions.mean)
+        everyone = torch.arange(len(directions), device=total.device)
+        for part in batch_slices(len(directions), self.data.dim):
+            chosen = None if labels is None else labels[part]
+            for task in scan_tasks(chosen, self.data.segments, len(self.data), everyone[part]):
+                total[task.query] += self.product(self.data.rows, directions.take(task.query), task.span)
+        return total
 
     def _is_one_scan(self, request: Request) -> bool:
         return 0 < len(request) <= scanned_together(self.data.dim)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from ..base.arrays import Float, Tensor
-from .stage_report import Strip
+from .stage_strip import Strip
 
 # the range of colours leaves out this share of the values of the data at either end
 TAIL = 0.005

@@ -2,124 +2,93 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..base.arrays import Tensor
-from ..base.errors import missing
-from ..base.files import replacing
 from ..data.values import is_picture
-from .pictures import Frames, picture_frames, plane_frames, plane_of, sheet_of
+from .pictures import Frames, picture_frames, plane_frames
+from .plot_style import (
+    BLUE,
+    BODY,
+    GREEN,
+    GREY,
+    INK,
+    NAVIGATION,
+    ORANGE,
+    REFINEMENT,
+    SMALL,
+    place_of,
+    require_matplotlib,
+    save_figure,
+    thin,
+)
 from .stage_report import StageReport
+from .stage_strip import Strip
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.text import Annotation
 
-# Okabe and Ito: told apart by every kind of colour vision
-BLUE, ORANGE, GREEN, INK, GREY = "#0072B2", "#D55E00", "#009E73", "#222222", "#767676"
-NAVIGATION, REFINEMENT = "#FCF4E8", "#EAF2F8"
-BODY, SMALL = 8.5, 7.5
-
 # inches
 WIDTH, LEFT, RIGHT = 7.8, 1.42, 1.1
 CURVES_WIDTH = WIDTH - LEFT - RIGHT
-TOP, BOTTOM, GAP, FAN = 1.36, 0.3, 0.1, 0.5
-PANELS = (1.1, 1.45, 1.0, 1.0)
+TOP, BOTTOM, GAP, FAN = 1.5, 0.3, 0.1, 0.5
+PANELS = (1.45, 1.45, 1.0, 1.0)
 
 QUERIES_SHOWN = 3
-# the approximate width of a sheet of samples
-SHEET_PIXELS = 1000
 # the name of a regime is left out where the regime is narrower than this part of the axis
 WORD_ROOM = 0.15
+LINEAR_TICKS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 TICKS = (0.001, 0.003, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.997, 0.999)
 
 
-def require_matplotlib() -> None:
-    """Check that figures can be drawn. Raises MissingDependencyError, which says what to install, where they cannot."""
-    try:
-        import matplotlib.figure  # noqa: F401
-    except ImportError as error:
-        raise missing("matplotlib", "A figure", "plot") from error
-
-
-def stages_figure(report: StageReport, path: str | Path) -> None:
+def stages_figure(report: StageReport, path: str | Path, *, linear: bool = False) -> None:
     """Draw `report` to `path`, in the format its suffix names (.png, .pdf, .svg), whole or not at all.
 
-    report: of the analysis. path: the file, in a folder that exists.
+    report: of the analysis. path: the file, in a folder that exists. linear: t on a linear axis.
 
     Above, along logit(t): the measured and predicted transition, mean top-1 weight and entropy, ESS, V(t). Below: x_t
     and the denoiser of three queries, as pictures, or in the plane of the first two principal coordinates.
     Raises MissingDependencyError where matplotlib is not installed, OSError where `path` cannot be written.
     """
+    save_figure(poster(report, linear=linear), path)
+
+
+def poster(report: StageReport, *, linear: bool = False) -> Figure:
+    """Return the figure that :func:`stages_figure` writes; without pictures where the report has no strip."""
     require_matplotlib()
-    figure, path = _Sheet(report).draw(), Path(path)
-    with replacing(path) as partial:
-        figure.savefig(partial, format=path.suffix[1:] or "png", dpi=200)
-
-
-def samples_figure(samples: Tensor, context: Tensor, path: str | Path) -> None:
-    """Draw samples to `path`: a sheet of pictures, or points in the plane among those of `context`.
-
-    samples: what is drawn, [K, *shape] float32 on the CPU. context: samples of the data, [M, *shape] float32 on the
-    CPU, which give the colours or the plane. path: the file, whose suffix names the format.
-
-    Every pixel of a picture becomes a square of whole pixels. Raises as :func:`stages_figure` does.
-    """
-    require_matplotlib()
-    from matplotlib.figure import Figure
-
-    path, figure = Path(path), Figure(facecolor="white")
-    axes = figure.add_axes((0, 0, 1, 1))
-    axes.set_axis_off()
-    draw = _draw_sheet if is_picture(tuple(context.shape[1:])) else _draw_points
-    dots = draw(figure, axes, samples, context)
-    with replacing(path) as partial:
-        figure.savefig(partial, format=path.suffix[1:] or "png", dpi=dots)
-
-
-def _draw_sheet(figure: Figure, axes: Axes, samples: Tensor, context: Tensor) -> int:
-    """Draw a sheet of pictures and return the dots per inch of the figure, one inch a pixel."""
-    sheet = sheet_of(samples, context)
-    height, width = sheet.shape[:2]
-    figure.set_size_inches(width, height)
-    axes.imshow(sheet.numpy(), interpolation="nearest", aspect="auto")
-    return max(1, round(SHEET_PIXELS / width))
-
-
-def _draw_points(figure: Figure, axes: Axes, samples: Tensor, context: Tensor) -> int:
-    """Draw points in the plane of the context and return the dots per inch of the figure."""
-    project = plane_of(context)
-    figure.set_size_inches(5, 5)
-    for part, size, colour in ((context, 2.0, "#BBBBBB"), (samples, 14.0, BLUE)):
-        points = project(part, 1).numpy()
-        axes.scatter(points[:, 0], points[:, 1], s=size, color=colour, lw=0)
-    return 150
+    return _Sheet(report, linear=linear).draw()
 
 
 class _Sheet:
     """One figure, laid out in inches from its top left corner."""
 
-    def __init__(self, report: StageReport) -> None:
+    def __init__(self, report: StageReport, *, linear: bool) -> None:
         from matplotlib.figure import Figure
 
-        self.report, strip = report, report.strip
+        self.report, self.linear = report, linear
+        self.strip_top = TOP + sum(PANELS) + GAP * (len(PANELS) - 1) + FAN
+        self.height = self.strip_top + (self._lay_strip(report.strip) if report.strip else 0.0) + BOTTOM
+        self.figure: Figure = Figure(figsize=(WIDTH, self.height), facecolor="white")
+        place = [self._place(point.t) for point in report.points]
+        self.place, margin = place, 0.02 * (place[-1] - place[0]) or 0.5
+        self.limits = (place[0] - margin, place[-1] + margin)
+
+    def _lay_strip(self, strip: Strip) -> float:
+        """Prepare the pictures below the curves and return their height."""
         self.pictures = is_picture(tuple(strip.samples.shape[1:]))
         self.frames: Frames = picture_frames(strip) if self.pictures else plane_frames(strip)
         self.columns = len(strip.times)
         self.side = CURVES_WIDTH / max(self.columns, 6)
         chosen = {round(i * (len(strip.sources) - 1) / max(QUERIES_SHOWN - 1, 1)) for i in range(QUERIES_SHOWN)}
         self.queries = sorted(chosen)
-        self.strip_top = TOP + sum(PANELS) + GAP * (len(PANELS) - 1) + FAN
-        rows = len(self.queries) * (2 * self.side + GAP) if self.pictures else self.side + GAP
-        self.height = self.strip_top + rows + BOTTOM
-        self.figure: Figure = Figure(figsize=(WIDTH, self.height), facecolor="white")
-        place = [_place(point.t) for point in report.points]
-        self.place, margin = place, 0.02 * (place[-1] - place[0]) or 0.5
-        self.limits = (place[0] - margin, place[-1] + margin)
+        return len(self.queries) * (2 * self.side + GAP) if self.pictures else self.side + GAP
+
+    def _place(self, t: float) -> float:
+        return t if self.linear else place_of(t)
 
     def draw(self) -> Figure:
         """Return the finished figure."""
@@ -133,11 +102,10 @@ class _Sheet:
         self._sizes(panels[2])
         self._variance(panels[3])
         self._regimes(panels)
-        self._fan(top - GAP)
-        if self.pictures:
-            self._pictures()
-        else:
-            self._planes()
+        if self.report.strip is not None:
+            self._fan(top - GAP, self.report.strip)
+            draw = self._pictures if self.pictures else self._planes
+            draw()
         return self.figure
 
     def _axes(self, left: float, top: float, width: float, height: float) -> Axes:
@@ -151,68 +119,89 @@ class _Sheet:
     def _title(self) -> None:
         data = self.report.data
         shape = f" ({' × '.join(map(str, data['sample_shape']))})" if len(data["sample_shape"]) > 1 else ""
-        path = self.report.path.removesuffix("()")
-        facts = f"N = {data['samples']:,},  D = {data['dim']:,}{shape},  {path},  {self.report.queries} queries"
+        path, kind = self.report.path.removesuffix("()"), "held-out" if self.report.held_out else "training"
+        facts = f"N = {data['samples']:,},  D = {data['dim']:,}{shape},  {path},  {self.report.queries} {kind} queries"
         self._text(LEFT, 0.24, f"Navigation and refinement: {data['name']}", size=13, weight="bold")
         self._text(LEFT, 0.48, facts, size=BODY, color=GREY)
         self._text(LEFT, 0.65, data["values"], size=BODY, color=GREY)
+        self._text(LEFT, 0.82, self.report.scope, size=BODY, color=GREY)
         if data["note"]:
-            self._text(LEFT, 0.82, f"note: {data['note'].split(' (')[0]}", size=SMALL, color=GREY)
+            self._text(LEFT, 0.99, f"note: {data['note'].split(' (')[0]}", size=SMALL, color=GREY)
 
     def _panel(self, top: float, height: float) -> Axes:
         axes = self._axes(LEFT, top, CURVES_WIDTH, height)
         first = top == TOP
         axes.set_xlim(*self.limits)
-        inside = [t for t in TICKS if self._visible([t])]
-        axes.set_xticks([_place(t) for t in inside], [f"{t:g}" for t in inside])
+        ticks = LINEAR_TICKS if self.linear else TICKS
+        inside = [t for t in ticks if self._visible([t])]
+        axes.set_xticks([self._place(t) for t in inside], [f"{t:g}" for t in inside])
         axes.tick_params(axis="x", top=first, labeltop=first, bottom=False, labelbottom=False)
         axes.tick_params(labelsize=SMALL, color=GREY, labelcolor=INK, length=2.5, width=0.6)
-        _thin(axes)
+        thin(axes)
         if first:
-            axes.set_xlabel("t   (0 noise, 1 data; logit scale)", size=BODY, color=INK, labelpad=4)
+            axes.set_xlabel(
+                f"t   (0 noise, 1 data{'' if self.linear else '; logit scale'})", size=BODY, color=INK, labelpad=4
+            )
             axes.xaxis.set_label_position("top")
         return axes
 
     def _transition(self, axes: Axes) -> None:
         measured, predicted = self.report.measured, self.report.predicted
+        errors = self.report.errors
         rows = (
-            ("top-1 weight = .5", measured.top_weight_50, BLUE),
-            ("top-1 weight = .9", measured.top_weight_90, BLUE),
-            ("top-1 weight = .99", measured.top_weight_99, BLUE),
-            ("median ESS = 2", measured.ess_2, GREEN),
-            ("predicted, anisotropic", predicted.anisotropic, INK),
-            ("predicted, isotropic", predicted.isotropic, GREY),
+            ("top-1 weight = .5", measured.top_weight_50, errors.top_weight_50, BLUE),
+            ("top-1 weight = .9", measured.top_weight_90, errors.top_weight_90, BLUE),
+            ("top-1 weight = .99", measured.top_weight_99, errors.top_weight_99, BLUE),
+            ("median ESS = 2", measured.ess_2, errors.ess_2, GREEN),
+            ("median entropy = ln 2", measured.entropy_2, errors.entropy_2, ORANGE),
+            ("cos(u, v) > .9, half", measured.aligned_50, errors.aligned_50, INK),
+            ("predicted, anisotropic", predicted.anisotropic, None, INK),
+            ("predicted, isotropic", predicted.isotropic, None, GREY),
         )
         axes.set_ylim(len(rows) - 0.4, -0.6)
-        axes.set_yticks(range(len(rows)), [name for name, _, _ in rows])
+        axes.set_yticks(range(len(rows)), [row[0] for row in rows])
         axes.tick_params(axis="y", length=0)
-        for row, (name, t, colour) in enumerate(rows):
+        for row, (name, t, error, colour) in enumerate(rows):
             axes.get_yticklabels()[row].set_color(colour)
             if t is not None and self._visible([t]):
                 fill, shape = ("white", "D") if name.startswith("predicted") else (colour, "o")
-                axes.plot(_place(t), row, shape, ms=4, color=colour, mfc=fill)
-                self._note_time(axes, row, t).set(size=SMALL, color=colour)
+                axes.plot(self._place(t), row, shape, ms=4, color=colour, mfc=fill)
+                self._whisker(axes, row, t, error, colour)
+                self._note_time(axes, row, t, error).set(size=SMALL, color=colour)
 
-    def _note_time(self, axes: Axes, row: int, t: float) -> Annotation:
-        x = _place(t)
+    def _whisker(self, axes: Axes, row: int, t: float, error: float | None, colour: str) -> None:
+        if error is not None:
+            ends = [self._place(min(max(t + sign * 2.0 * error, 1e-4), 1.0)) for sign in (-1, 1)]
+            axes.plot(ends, [row, row], color=colour, lw=0.8, zorder=1)
+
+    def _note_time(self, axes: Axes, row: int, t: float, error: float | None) -> Annotation:
+        x, right = self._place(t), self._place(min(t + 2.0 * (error or 0.0), 1.0))
+        words = f"{t:.3f}" + ("" if error is None else f" ± {error:.3f}")
         # to the left of the mark where the right edge is near
-        ha, shift = ("left", 6) if self._part(x) < 0.9 else ("right", -6)
-        return axes.annotate(f"{t:.3f}", (x, row), (shift, 0), textcoords="offset points", ha=ha, va="center")
+        if self._part(right) < 0.8:
+            return axes.annotate(words, (right, row), (6, 0), textcoords="offset points", ha="left", va="center")
+        left = self._place(max(t - 2.0 * (error or 0.0), 1e-4)) if error else x
+        return axes.annotate(words, (left, row), (-6, 0), textcoords="offset points", ha="right", va="center")
 
     def _weights(self, axes: Axes) -> None:
         points, entropy = self.report.points, max(self.report.predicted.entropy, 1e-300)
         top = [point.top_weight for point in points]
         self._band(axes, "top_weight_quantiles", (1, 3), color=BLUE, alpha=0.15)
         axes.plot(self.place, [point.entropy / entropy for point in points], color=ORANGE, lw=1.6)
-        axes.plot(self.place, top, color=BLUE, lw=1.8)
-        axes.plot(self.place, [point.own_share for point in points], "o", ms=3, mfc="white", mec=INK, mew=0.7)
+        errors = [2.0 * (point.top_weight_error or 0.0) for point in points]
+        axes.errorbar(self.place, top, errors, color=BLUE, lw=1.8, elinewidth=0.8)
+        if not self.report.held_out:
+            axes.plot(
+                self.place, [point.own_share or 0.0 for point in points], "o", ms=3, mfc="white", mec=INK, mew=0.7
+            )
         axes.set_ylim(-0.05, 1.3)
         axes.set_yticks((0, 0.5, 1), ("0", ".5", "1"))
         self._weight_labels(axes, entropy_above=top[-1] <= points[-1].entropy / entropy)
         self._name(axes, "posterior\nweight")
 
     def _weight_labels(self, axes: Axes, *, entropy_above: bool) -> None:
-        labels = [("mean top-1 weight\nand middle 50 %", BLUE), ("○ own sample is\n    the heaviest", INK)]
+        own = "" if self.report.held_out else "○ own sample is\n    the heaviest"
+        labels = [("mean top-1 weight\n± 2 errors, and\nmiddle 50 %", BLUE), (own, INK)]
         last = ("median entropy\n/ ln N", ORANGE)
         # in the order in which the curves end
         labels = [last, *labels] if entropy_above else [*labels, last]
@@ -226,7 +215,7 @@ class _Sheet:
         median = [point.ess_quantiles[2] for point in self.report.points]
         axes.plot(self.place, median, color=GREEN, lw=1.8)
         axes.minorticks_off()
-        axes.set_ylim(0.7, 1.6 * self.report.data["samples"])
+        axes.set_ylim(0.7, 1.6 * self.report.population)
         self._side(axes, 0.16, "median ESS,\nmiddle 50 %\nand 90 %", GREEN)
         self._name(axes, "ESS")
 
@@ -235,7 +224,9 @@ class _Sheet:
         peak = max(*values, 1e-300)
         floor = max(1e-4 * peak, 0.3 * min(values))
         axes.set_yscale("log")
-        axes.plot(self.place, [max(value, 1e-9 * peak) for value in values], color=INK, lw=1.6)
+        errors = [2.0 * (point.velocity_variance_error or 0.0) for point in self.report.points]
+        shown = [max(value, 1e-9 * peak) for value in values]
+        axes.errorbar(self.place, shown, errors, color=INK, lw=1.6, elinewidth=0.8)
         axes.minorticks_off()
         axes.set_ylim(floor, 3 * peak)
         self._side(axes, 0.14, "variance of the\nvelocity target,\nE|u − v|² / D", INK)
@@ -245,7 +236,7 @@ class _Sheet:
         measured = self.report.measured
         if measured.ess_2 is None:
             return
-        border = _place(measured.ess_2)
+        border = self._place(measured.ess_2)
         for number, axes in enumerate(panels):
             axes.axvspan(self.limits[0], border, color=NAVIGATION, lw=0, zorder=-2)
             axes.axvspan(border, self.limits[1], color=REFINEMENT, lw=0, zorder=-2)
@@ -264,12 +255,12 @@ class _Sheet:
                 note.set(size=BODY, style="italic", color=GREY)
                 note.set_bbox({"facecolor": ground, "edgecolor": "none", "pad": 1.5})
 
-    def _fan(self, top: float) -> None:
+    def _fan(self, top: float, strip: Strip) -> None:
         """Draw a line from each time of the strip, on the axis, down to its column."""
         from matplotlib.lines import Line2D
 
-        for column, t in enumerate(self.report.strip.times):
-            x0 = LEFT + CURVES_WIDTH * self._part(_place(t))
+        for column, t in enumerate(strip.times):
+            x0 = LEFT + CURVES_WIDTH * self._part(self._place(t))
             x1 = LEFT + (column + 0.5) * self.side
             xs, ys = (x0, x0, x1), (top, top + 0.05, self.strip_top - 0.2)
             across, down = [x / WIDTH for x in xs], [1 - y / self.height for y in ys]
@@ -315,14 +306,14 @@ class _Sheet:
         )
         for points, style in styles:
             axes.scatter(points[:, 0].numpy(), points[:, 1].numpy(), **style)
-        _thin(axes)
+        thin(axes)
 
     def _band(self, axes: Axes, name: str, ends: tuple[int, int], **style: Any) -> None:
         low, high = ([getattr(point, name)[end] for point in self.report.points] for end in ends)
         axes.fill_between(self.place, low, high, **style, lw=0)
 
     def _visible(self, times: Iterable[float | None]) -> list[float]:
-        places = [_place(t) for t in times if t is not None]
+        places = [self._place(t) for t in times if t is not None]
         return [place for place in places if self.limits[0] <= place <= self.limits[1]]
 
     def _part(self, place: float) -> float:
@@ -333,14 +324,3 @@ class _Sheet:
 
     def _name(self, axes: Axes, name: str) -> None:
         axes.set_ylabel(name, rotation=0, ha="right", va="center", size=BODY, color=INK, labelpad=8)
-
-
-def _place(t: float) -> float:
-    t = min(max(t, 1e-4), 1 - 1e-4)
-    return math.log(t / (1 - t))
-
-
-def _thin(axes: Axes) -> None:
-    for spine in axes.spines.values():
-        spine.set_linewidth(0.6)
-        spine.set_color("#BBBBBB")

@@ -1,68 +1,23 @@
-"""The report of the two-stage analysis, as JSON and as a table."""
+"""The report of the two-stage analysis, as JSON, as a table and as figures."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from ..base.arrays import Float, Tensor
-from .transition import Predictor, crossing
+from ..base.errors import bad_file, invalid
+from .stage_points import QUANTILES, StagePoint, TransitionTimes
+from .stage_strip import Strip
+from .stage_table import stage_table
+from .transition import Predictor
 
-QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-
-@dataclass(frozen=True)
-class StagePoint:
-    """The posterior of the training queries at one time; quantiles over the queries are at 5, 25, 50, 75 and 95 %.
-
-    t: the time, in [0, 1].
-    top_weight, top_weight_quantiles: the weight of the heaviest sample, its mean and its quantiles, in (0, 1].
-    ess_quantiles: of 1 / sum_j gamma_j^2, in [1, N]. entropy: median, in nats.
-    velocity_variance: V(t) = E|u - v|^2 / D, the variance of the conditional velocity u around the oracle velocity v.
-    own_share: share of the queries whose heaviest sample is the one that made them, in [0, 1].
-    """
-
-    t: float
-    top_weight: float
-    top_weight_quantiles: tuple[float, ...]
-    ess_quantiles: tuple[float, ...]
-    entropy: float
-    velocity_variance: float
-    own_share: float
-
-
-@dataclass(frozen=True)
-class TransitionTimes:
-    """The times at which the posterior of the training queries has narrowed; None outside the grid of times.
-
-    top_weight_50, top_weight_90, top_weight_99: when the mean top-1 weight reaches .5, .9 and .99.
-    ess_2: when the median effective sample size falls to 2.
-    All are linear between the times of the grid (in log ESS for the last), on the running maximum.
-    """
-
-    top_weight_50: float | None
-    top_weight_90: float | None
-    top_weight_99: float | None
-    ess_2: float | None
-
-
-@dataclass(frozen=True)
-class Strip:
-    """A few queries followed along t, for pictures; all tensors are float32 on the CPU.
-
-    times: T increasing times. sources: the samples that made the K queries, from early to late refinement.
-    noisy, denoised: x_t and E[X | x_t], [K, T, *shape]. samples: [K, *shape].
-    context: up to 512 samples drawn over the whole data set, [M, *shape].
-    """
-
-    times: tuple[float, ...]
-    sources: tuple[int, ...]
-    noisy: Float[Tensor, "K T ..."]
-    denoised: Float[Tensor, "K T ..."]
-    samples: Float[Tensor, "K ..."]
-    context: Float[Tensor, "M ..."]
+_PLAIN = ("data", "path", "scope", "population", "held_out", "queries", "seed", "device", "versions", "elapsed")
 
 
 @dataclass(frozen=True)
@@ -71,14 +26,21 @@ class StageReport:
 
     data: name, description, samples (N), dim (D), sample_shape, storage, values (their map, range and variance in
     words), value_map, value_range, variance_per_dim, note and fingerprint of the data set.
-    path: its repr. queries: number of training queries at each time. seed: of these queries. device: of the data.
+    path: its repr. scope: in words, which samples a posterior is over. population: how many at most.
+    held_out: whether the queries are of samples that are not among the data.
+    queries: number of queries at each time. seed: of these queries. device: of the data.
     versions: of this package, torch and Python. elapsed: seconds of the analysis.
-    points: one for each time, in increasing order. measured, predicted: times of the transition, from the points and
-    from the data set alone. strip: a few queries followed along t; it takes no part in comparisons.
+    points: one for each time, in increasing order. measured, errors: times of the transition and their standard
+    errors, by the bootstrap over the queries. predicted: from the data set alone.
+    neighbour_ratio: median distance of a sample to its nearest other one, relative to that of independent draws, or
+    None. strip: a few queries followed along t, None in a report read from JSON; it takes no part in comparisons.
     """
 
     data: dict[str, Any]
     path: str
+    scope: str
+    population: int
+    held_out: bool
     queries: int
     seed: int
     device: str
@@ -86,64 +48,93 @@ class StageReport:
     elapsed: float
     points: tuple[StagePoint, ...]
     measured: TransitionTimes
+    errors: TransitionTimes
     predicted: Predictor
-    strip: Strip = field(repr=False, compare=False)
+    neighbour_ratio: float | None
+    strip: Strip | None = field(default=None, repr=False, compare=False)
 
     def to_json(self) -> dict[str, Any]:
         """Return everything but the strip's tensors as plain values that json can write."""
-        json_rows = {name: getattr(self, name) for name in ("data", "path", "queries", "seed", "device", "versions")}
-        return json_rows | {
-            "elapsed": self.elapsed,
+        transition = {name: asdict(getattr(self, name)) for name in ("measured", "errors", "predicted")}
+        strip = None if self.strip is None else {"times": list(self.strip.times), "sources": list(self.strip.sources)}
+        return {name: getattr(self, name) for name in _PLAIN} | {
             "quantiles": list(QUANTILES),
             "points": [asdict(point) for point in self.points],
-            "transition": {"measured": asdict(self.measured), "predicted": asdict(self.predicted)},
-            "strip": {"times": list(self.strip.times), "sources": list(self.strip.sources)},
+            "transition": transition,
+            "neighbour_ratio": self.neighbour_ratio,
+            "strip": strip,
         }
 
+    @classmethod
+    def from_json(cls, source: Mapping[str, Any] | str | Path) -> StageReport:
+        """Return the report that :meth:`to_json` described, without the pictures of its strip.
+
+        source: what `to_json` returned, or the path of a file that holds it, such as stages.json.
+        Raises DataFileError where a file holds something else, InputError where a mapping does, FileNotFoundError where
+        there is no file.
+        """
+        if isinstance(source, Mapping):
+            try:
+                return _from_facts(cls, source)
+            except (KeyError, TypeError, AttributeError) as error:
+                requirement = "must be what StageReport.to_json returns"
+                raise invalid("source", requirement, _why(error), "pass report.to_json()") from error
+        path, remedy = Path(source), "write it with `oracle-engine stages`"
+        try:
+            return _from_facts(cls, json.loads(path.read_text("utf-8")))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise bad_file(path, "a report of `oracle-engine stages`", _why(error), remedy) from error
+
+    def __str__(self) -> str:
+        return self.format_table()
+
     def format_table(self) -> str:
-        """Return the points and the transition as aligned text."""
-        data = self.data
-        lines = [
-            f"{data['name']}: N = {data['samples']:,} samples, D = {data['dim']:,} "
-            f"({' x '.join(map(str, data['sample_shape'])) or 'scalar'}, {data['storage']})",
-            data["values"],
-            *([f"note: {data['note']}"] if data["note"] else []),
-            f"{self.path}, {self.queries} training queries, seed {self.seed}",
-            "",
-            "           top-1                 ESS, quantiles over the queries              median             own is",
-            "t           mean         5 %      25 %      50 %      75 %      95 %   entropy       V(t)  heaviest",
-        ]
-        lines += [_table_row(point) for point in self.points]
-        return "\n".join([*lines, "", *_transition_rows(self.measured, self.predicted)])
+        """Return the points, their checks and the transition as aligned text."""
+        return stage_table(self)
+
+    def figure(self, layout: str = "poster", *, linear: bool = False) -> Figure:
+        """Return the matplotlib figure of the report, for a notebook or to be saved.
+
+        layout: "poster", every statistic above pictures of a few queries; "paper", top-1 weight, ESS and V(t) side by
+        side over two columns of a page. linear: draw t on a linear axis up to a little after the transition, as the
+        published figures do, in place of a logit axis.
+        Raises InputError for another layout, MissingDependencyError where matplotlib is not installed.
+        """
+        from .stage_figures import report_figure
+
+        return report_figure(self, layout, linear=linear)
+
+    def _repr_png_(self) -> bytes | None:
+        """Return the figure for a notebook, or None where matplotlib is not installed."""
+        from .stage_figures import notebook_png
+
+        return notebook_png(self)
+
+    def _repr_html_(self) -> str:
+        """Return figure and table for a notebook."""
+        from .stage_figures import notebook_html
+
+        return notebook_html(self)
 
 
-def measure_transition(points: Sequence[StagePoint]) -> TransitionTimes:
-    """Return the times at which the posterior narrows from many samples to one, from points in the order of t."""
-    times = [point.t for point in points]
-    top = [point.top_weight for point in points]
-    narrowing = [-math.log2(point.ess_quantiles[2]) for point in points]
-    half, most, all_but_one_percent = (crossing(times, top, level) for level in (0.5, 0.9, 0.99))
-    return TransitionTimes(half, most, all_but_one_percent, crossing(times, narrowing, -1.0))
-
-
-def _table_row(point: StagePoint) -> str:
-    ess = "".join(f"{value:>10,.1f}" for value in point.ess_quantiles)
-    return (
-        f"{point.t:<6.4g} {point.top_weight:>10.4f} {ess} {point.entropy:>9.2f} {point.velocity_variance:>10.3g} "
-        f"{100 * point.own_share:>7.1f} %"
+def _from_facts(cls: type[StageReport], facts: Mapping[str, Any]) -> StageReport:
+    plain = {name: facts[name] for name in _PLAIN}
+    found, names = facts["transition"], {part.name for part in fields(StagePoint)}
+    points = []
+    for point in facts["points"]:
+        held: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in point.items()}
+        points.append(StagePoint(**{name: held[name] for name in names}))
+    if not points:
+        raise KeyError("points")
+    return cls(
+        **plain,
+        points=tuple(points),
+        measured=TransitionTimes(**found["measured"]),
+        errors=TransitionTimes(**found["errors"]),
+        predicted=Predictor(**found["predicted"]),
+        neighbour_ratio=facts["neighbour_ratio"],
     )
 
 
-def _transition_rows(measured: TransitionTimes, predicted: Predictor) -> list[str]:
-    rows = [
-        ("measured", "mean top-1 weight = .5", measured.top_weight_50, ""),
-        ("", "mean top-1 weight = .9", measured.top_weight_90, ""),
-        ("", "mean top-1 weight = .99", measured.top_weight_99, ""),
-        ("", "median ESS = 2", measured.ess_2, ""),
-        ("predicted", "anisotropic", predicted.anisotropic, f"spectrum of {predicted.spectrum_samples:,} samples"),
-        ("", "isotropic", predicted.isotropic, "N, D and the variance per dimension"),
-    ]
-    return [
-        f"{head:<10} {what:<24} {'none in the grid' if t is None else f't = {t:.3f}':<10} {note}".rstrip()
-        for head, what, t, note in rows
-    ]
+def _why(error: Exception) -> str:
+    return f"one that lacks {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__

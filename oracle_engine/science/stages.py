@@ -7,29 +7,32 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-from ..base.arrays import Float64, Int64, Tensor
+from ..base.arrays import Float, Numbers, Tensor
 from ..base.errors import invalid
 from ..base.progress import Progress
-from ..base.seeds import seeded
 from ..base.settings import __version__
 from ..data.dataset import OracleDataset
-from ..data.values import is_picture
 from ..engine.engine import OracleEngine
-from ..paths.paths import Coefficients, coefficients, marginal_variance
-from .stage_report import QUANTILES, StagePoint, StageReport, Strip, measure_transition
-from .transition import EARLIEST_TIME, Predictor, crossing, draw_rows, predict_transition, prior_entropy, time_grid
+from ..paths.paths import coefficients
+from .neighbours import neighbour_ratio
+from .stage_errors import transition_errors
+from .stage_points import TransitionTimes, measure_transition, narrowing_curves
+from .stage_report import StageReport
+from .stage_run import BATCH_VALUES, StageRun
+from .stage_scope import Queries, Scope
+from .stage_strip import Follower, narrowing_times
+from .transition import EARLIEST_TIME, Predictor, grid_where_it_changes, time_grid
 
-# values of a batch of queries at most, so that large samples are answered in smaller batches
-BATCH_VALUES = 1 << 24
-# samples of the context of a strip at most, and their values
-CONTEXT_SAMPLES = 512
-CONTEXT_VALUES = 1 << 22
+# queries and times of the pilot run that finds where the posterior narrows
+PILOT_QUERIES, PILOT_TIMES = 16, 12
+GRID_TIMES = 24
+# the precision that was asked for is given up after this many times the queries
+MOST_ROUNDS = 64
 
 
 def analyse(
@@ -42,12 +45,17 @@ def analyse(
     strip: int = 6,
     strip_times: int = 8,
     batch: int = 256,
+    per_class: bool = False,
+    labels: Sequence[int] | None = None,
+    held_out: Float[Tensor, "Q ..."] | None = None,
+    held_out_labels: Numbers | None = None,
+    precision: float | None = None,
 ) -> StageReport:
     """Return how the posterior narrows along t, over training queries x_t = alpha(t) X_s + sigma(t) eps.
 
     engine: whose data, path and point_std are analysed.
-    times: in [0, 1], at most t_max of the engine, with sigma > 0; None takes about 24 in [0.01, 0.99], denser around
-        the predicted transition.
+    times: in [0, 1], at most t_max of the engine, with sigma > 0; None takes about 24 in [0.01, 0.99], most of them
+        where 16 queries show that the posterior narrows.
     queries: number of training queries at each time, at least 1. Their samples X_s are drawn from strata of equal
         weight; every time uses the same samples and the same noise eps.
     seed: of these samples and this noise. The same seed gives the same numbers on one machine.
@@ -55,11 +63,18 @@ def analyse(
     strip: number of queries that are kept for pictures, at least 1; at most `queries` are kept.
     strip_times: number of times of these pictures, at least 1. Between them the posterior narrows by similar steps.
     batch: queries that are answered at once, at least 1; fewer where samples are large.
+    per_class: compare each query with the samples of its own class alone, as class-conditional training does.
+    labels: classes whose samples count, for queries and posteriors; None for all.
+    held_out: samples that queries are made of in place of those of the data, [Q, *sample_shape], in value space; the
+        first `queries` of them are used. held_out_labels: their classes, [Q], needed with `per_class`.
+    precision: standard error of the time of the transition (median ESS = 2) below which no more queries are added, in
+        (0, 1); at most 64 times `queries` are used.
 
     The report holds one StagePoint for each time, the measured and the predicted transition, and what it was computed
-    from; `report.format_table()` and `report.to_json()` show it.
-    Raises InputError for times that cannot be used, for counts below 1, and where t_max of the engine is at most 0.01
-    and no times are given. Costs one posterior for each query and time; memory is that of one batch.
+    from; `report.format_table()`, `report.to_json()` and `report.figure()` show it.
+    Raises InputError for times that cannot be used, for counts below 1, for classes that the data lack, and where t_max
+    of the engine is at most 0.01 and no times are given. Costs one posterior for each query and time, of labelled data
+    also a log density of its class; memory is that of one batch.
 
     >>> import oracle_engine as oe
     >>> engine = oe.OracleEngine(oe.load_dataset("digits"))
@@ -71,168 +86,100 @@ def analyse(
     """
     began = time.perf_counter()
     queries, size = _counted("queries", queries), min(_counted("batch", batch), max(1, BATCH_VALUES // engine.data.dim))
-    strip, strip_times = min(_counted("strip", strip), queries), _counted("strip_times", strip_times)
+    strip, pictures = min(_counted("strip", strip), queries), _counted("strip_times", strip_times)
     grid = None if times is None else _checked_times(engine, times)
     if grid is None and engine.t_max is not None and engine.t_max <= EARLIEST_TIME:
         raise invalid("times", f"must be given where t_max is at most {EARLIEST_TIME}", None, "pass times=[t_max]")
-    predicted = predict_transition(engine.data, engine.path, engine.point_std, seed)
-    run = _Run(engine, grid or _default_times(engine, predicted), queries, seed)
-    run.measure(size, progress)
+    scope = Scope(engine.data, None if labels is None else tuple(int(label) for label in labels), per_class)
+    plan = _Plan(engine, scope, seed, size, progress)
+    unseen = None if held_out is None else _unseen(scope, held_out, held_out_labels, queries)
+    predicted = scope.predict(engine.path, engine.point_std, seed)
+    run = plan.run(grid or plan.times(predicted), queries, unseen, _checked_precision(precision))
     points = run.points()
-    followed = _Follower(engine, run.by_lateness(strip), seed).strip(_strip_times(engine, points, strip_times))
+    follower = Follower(engine, run.queries, run.by_lateness(min(strip, len(run.queries))), seed)
     return StageReport(
         **_origin(engine),
-        queries=queries,
+        scope=scope.describe(),
+        population=max(scope.sizes()),
+        held_out=unseen is not None,
+        queries=len(run.queries),
         seed=seed,
         elapsed=time.perf_counter() - began,
         points=points,
-        measured=measure_transition(points),
+        measured=plan.measured(run),
+        errors=plan.errors(run),
         predicted=predicted,
-        strip=followed,
+        neighbour_ratio=neighbour_ratio(engine, run.queries),
+        strip=follower.strip(narrowing_times(run.times, run.narrowed(scope), pictures)),
     )
 
 
-class _Run:
-    """Training queries at every time, and the statistics of their posteriors."""
+class _Plan:
+    """How the queries of an analysis are made and added."""
 
-    def __init__(self, engine: OracleEngine, times: Sequence[float], queries: int, seed: int) -> None:
-        self.engine, self.times = engine, list(times)
-        self.rows = draw_rows(engine.data, queries, seed)
-        self.noise = seeded(seed)
-        self.at = coefficients(engine.path, torch.tensor(self.times, dtype=torch.float64, device=self.rows.device))
-        self.width = _width(engine, self.at)
-        # top-1 weight, ESS, entropy, tr Cov, whether the sample that made the query is the heaviest
-        self.statistics = torch.empty(5, len(self.times), queries, dtype=torch.float64)
+    def __init__(self, engine: OracleEngine, scope: Scope, seed: int, size: int, progress: Progress | None) -> None:
+        self.engine, self.scope, self.seed, self.size, self.progress = engine, scope, seed, size, progress
 
-    def measure(self, size: int, progress: Progress | None) -> None:
-        """Fill the statistics in batches of `size` queries."""
-        for done, total in self._steps(size):
-            if progress is not None:
-                progress(done, total)
+    def times(self, predicted: Predictor) -> list[float]:
+        """Return times of which most lie where a few queries show that the posterior narrows."""
+        last = 0.99 if self.engine.t_max is None else min(0.99, self.engine.t_max)
+        coarse = time_grid(predicted.anisotropic, count=PILOT_TIMES, last=last)
+        pilot = StageRun(self.engine, coarse, Queries.drawn(self.scope, PILOT_QUERIES, self.seed), self.seed)
+        return grid_where_it_changes(coarse, pilot.measure(self.size).narrowed(self.scope), GRID_TIMES)
 
-    def _steps(self, size: int) -> Iterator[tuple[int, int]]:
-        """Yield the numbers of steps done and of all steps, before the first step and after each."""
-        starts = range(0, len(self.rows), size)
-        yield 0, len(starts) * len(self.times)
-        for batch, start in enumerate(starts):
-            part = slice(start, start + size)
-            values = self.engine.data.sample_values(self.rows[part]).double()
-            noise = torch.randn(values.shape, generator=self.noise, dtype=torch.float64).to(values.device)
-            for index in range(len(self.times)):
-                self._measure_batch(index, part, values, noise)
-                yield batch * len(self.times) + index + 1, len(starts) * len(self.times)
+    def run(self, times: list[float], count: int, unseen: Queries | None, precision: float | None) -> StageRun:
+        """Return the queries at these times, more of them until the precision is reached."""
+        run = self._round(times, count, unseen, 0)
+        for number in range(1, MOST_ROUNDS if precision is not None and unseen is None else 1):
+            error = self.errors(run).ess_2
+            if error is not None and precision is not None and error < precision:
+                break
+            run = run.join(self._round(times, count, None, number))
+        return run
 
-    def _measure_batch(
-        self, index: int, part: slice, values: Float64[Tensor, "b ..."], noise: Float64[Tensor, "b ..."]
-    ) -> None:
-        x = self.at.alpha_t[index] * values + self.width[index] * noise
-        posterior = self.engine.posterior(x, self.times[index], top_k=1)
-        own = posterior.top_indices[:, 0] == self.engine.data.index_of(self.rows[part])
-        found = (posterior.top_weights[:, 0], posterior.ess, posterior.entropy, posterior.variance, own.double())
-        self.statistics[:, index, part] = torch.stack(found).cpu()
+    def measured(self, run: StageRun) -> TransitionTimes:
+        """Return the transition of all queries of a run."""
+        return measure_transition(run.times, narrowing_curves(run.statistics))
 
-    def points(self) -> tuple[StagePoint, ...]:
-        """Return the statistics of each time, over all queries."""
-        at = self.at
-        factors = (at.d_alpha_t - at.alpha_t * at.d_sigma_t / at.sigma_t).square() / self.engine.data.dim
-        parts = zip(self.times, factors.tolist(), self.statistics.unbind(1), strict=True)
-        return tuple(_point(t, factor, statistics) for t, factor, statistics in parts)
+    def errors(self, run: StageRun) -> TransitionTimes:
+        """Return the standard errors of the transition of a run."""
+        return transition_errors(run.times, run.statistics, self.seed)
 
-    def by_lateness(self, count: int) -> Int64[Tensor, "K"]:
-        """Return the rows of `count` queries, from those whose posterior narrows early to those where it does late.
-
-        The queries are divided into `count` parts by their mean entropy; each gives the picture with the most contrast,
-        or its middle query where samples are no pictures.
-        """
-        parts = self.statistics[2].mean(0).argsort(stable=True).tensor_split(count)
-        chosen = [part[len(part) // 2] for part in parts]
-        if is_picture(self.engine.data.sample_shape):
-            contrast = self._contrast()
-            chosen = [part[contrast[part].argmax()] for part in parts]
-        return self.rows[torch.stack(chosen).to(self.rows.device)]
-
-    def _contrast(self) -> Float64[Tensor, "Q"]:
-        data = self.engine.data
-        blocks = self.rows.split(max(1, BATCH_VALUES // data.dim))
-        return torch.cat([data.sample_values(part).double().flatten(1).var(1).cpu() for part in blocks])
+    def _round(self, times: list[float], count: int, unseen: Queries | None, number: int) -> StageRun:
+        # seeds of rounds are far apart: those of other analyses count up by one
+        seed = self.seed + number * 1_000_003
+        queries = Queries.drawn(self.scope, count, seed) if unseen is None else unseen
+        return StageRun(self.engine, times, queries, seed).measure(self.size, self.progress)
 
 
-@dataclass(frozen=True)
-class _Follower:
-    """Follows queries made of the samples in `rows` along t."""
-
-    engine: OracleEngine
-    rows: Int64[Tensor, "K"]
-    seed: int
-
-    def strip(self, times: tuple[float, ...]) -> Strip:
-        """Return the queries at these times, with their denoisers, for pictures."""
-        data = self.engine.data
-        values = data.sample_values(self.rows).double()
-        t = torch.tensor(times, dtype=torch.float64, device=self.rows.device).repeat(len(self.rows))
-        noisy = self._noisy(values, t)
-        pair = (noisy, self.engine.denoiser(noisy, t))
-        noisy, denoised = (part.float().cpu().unflatten(0, (len(self.rows), len(times))) for part in pair)
-        return Strip(
-            times=times,
-            sources=tuple(data.index_of(self.rows).tolist()),
-            noisy=noisy,
-            denoised=denoised,
-            samples=values.float().cpu(),
-            context=self._context(),
-        )
-
-    def _noisy(self, values: Float64[Tensor, "K ..."], t: Float64[Tensor, "B"]) -> Float64[Tensor, "B ..."]:
-        count, axes = len(t) // len(values), [1] * (values.ndim - 1)
-        noise = torch.randn(values.shape, generator=torch.Generator().manual_seed(self.seed), dtype=torch.float64)
-        at = coefficients(self.engine.path, t)
-        alpha, width = (part.reshape(-1, *axes) for part in (at.alpha_t, _width(self.engine, at)))
-        noisy = alpha * values.repeat_interleave(count, 0)
-        return noisy + width * noise.to(values.device).repeat_interleave(count, 0)
-
-    def _context(self) -> Tensor:
-        data = self.engine.data
-        count = min(len(data), CONTEXT_SAMPLES, max(16, CONTEXT_VALUES // data.dim))
-        return data.sample_values(draw_rows(data, count, self.seed)).float().cpu()
-
-
-def _point(t: float, factor: float, statistics: Float64[Tensor, "5 Q"]) -> StagePoint:
-    top, ess, entropy, variance, own = statistics
-    return StagePoint(
-        t=t,
-        top_weight=float(top.mean()),
-        top_weight_quantiles=_quantiles(top),
-        ess_quantiles=_quantiles(ess),
-        entropy=float(entropy.quantile(0.5)),
-        velocity_variance=float(factor * variance.mean()),
-        own_share=float(own.mean()),
-    )
-
-
-def _default_times(engine: OracleEngine, predicted: Predictor) -> list[float]:
-    last = 0.99 if engine.t_max is None else min(0.99, engine.t_max)
-    return time_grid(predicted.anisotropic, last=last)
-
-
-def _strip_times(engine: OracleEngine, points: Sequence[StagePoint], count: int) -> tuple[float, ...]:
-    """Return about `count` times by how far the posterior has narrowed, with closer steps at first."""
-    times, entropy = [point.t for point in points], max(prior_entropy(engine.data), 1e-300)
-    narrowed = [point.top_weight - point.entropy / entropy for point in points]
-    steps = torch.linspace(0.0, 1.0, count)[1:].pow(1.5)
-    # the last step is taken at 99 %: the end is approached on a plateau
-    levels = narrowed[0] + (max(narrowed) - narrowed[0]) * steps.clamp_max(0.99)
-    found = (crossing(times, narrowed, level) for level in levels.tolist())
-    return tuple(sorted({times[0], *(round(t, 3) for t in found if t is not None)}))
-
-
-def _width(engine: OracleEngine, at: Coefficients) -> Float64[Tensor, "B"]:
-    return marginal_variance(at, engine.point_std).sqrt()
+def _unseen(scope: Scope, samples: Tensor, labels: Numbers | None, count: int) -> Queries:
+    """Return queries of samples that are not in the data."""
+    data = scope.data
+    if not isinstance(samples, Tensor) or tuple(samples.shape[1:]) != data.sample_shape or len(samples) < 1:
+        found = list(samples.shape) if isinstance(samples, Tensor) else type(samples).__name__
+        requirement = f"must be a tensor of samples [Q, {', '.join(map(str, data.sample_shape))}]"
+        raise invalid("held_out", requirement, found, "pass samples like those of the data")
+    if not samples.is_floating_point() or not bool(samples.isfinite().all()):
+        raise invalid("held_out", "must be finite floating numbers in value space", samples.dtype, "map them to values")
+    classes = None
+    if labels is not None:
+        classes = torch.as_tensor(labels, device=data.device).long()[:count]
+    if scope.per_class and (classes is None or not set(classes.tolist()) <= set(scope.classes)):
+        requirement = "must give the class of every held-out sample where queries are compared with their own class"
+        raise invalid("held_out_labels", requirement, labels, "pass a class of the data for each")
+    return Queries(scope, None, samples[:count], classes if data.segments else None)
 
 
 def _counted(name: str, count: int) -> int:
     if count < 1:
         raise invalid(name, "must be at least 1", count, "leave it out for the default")
     return count
+
+
+def _checked_precision(precision: float | None) -> float | None:
+    if precision is not None and not 0.0 < precision < 1.0:
+        raise invalid("precision", "must lie in (0, 1)", precision, "pass 0.002, or leave it out")
+    return precision
 
 
 def _checked_times(engine: OracleEngine, times: Sequence[float]) -> list[float]:
@@ -247,18 +194,15 @@ def _checked_times(engine: OracleEngine, times: Sequence[float]) -> list[float]:
     return grid
 
 
-def _quantiles(values: Float64[Tensor, "Q"]) -> tuple[float, ...]:
-    return tuple(values.quantile(values.new_tensor(QUANTILES)).tolist())
-
-
 def _origin(engine: OracleEngine) -> dict[str, Any]:
     """Return the fields of a report that say what it was computed from."""
     versions = {"oracle-velocity-engine": __version__, "torch": torch.__version__, "python": platform.python_version()}
     device = str(engine.data.device)
-    return {"data": _described(engine.data), "path": repr(engine.path), "device": device, "versions": versions}
+    return {"data": described(engine.data), "path": repr(engine.path), "device": device, "versions": versions}
 
 
-def _described(data: OracleDataset) -> dict[str, Any]:
+def described(data: OracleDataset) -> dict[str, Any]:
+    """Return what a report says of its data set, as plain values that json can write."""
     return {
         "name": data.name,
         "description": repr(data),

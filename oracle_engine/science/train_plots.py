@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..base.files import replacing
-from .stage_plots import BLUE, BODY, GREEN, GREY, INK, NAVIGATION, ORANGE, REFINEMENT, SMALL, require_matplotlib
+from .plot_style import BLUE, BODY, GREEN, GREY, INK, NAVIGATION, ORANGE, REFINEMENT, SMALL, require_matplotlib
 from .train_report import TITLES, PerTarget, TrainReport
 
 if TYPE_CHECKING:

@@ -20,10 +20,15 @@ from ..paths.paths import Path, coefficients, marginal_variance
 SPECTRUM_SAMPLES = 2048
 SPECTRUM_PRODUCTS = 1 << 34
 
+# values read at once
+BLOCK_VALUES = 1 << 23
+
 # the first time of the default grid, the share of its times around the predicted transition, their width in logit(t)
 EARLIEST_TIME = 0.01
 GRID_SHARE = 0.4
 GRID_WIDTH = 0.4
+# the share of the times that a grid spends where a curve changes
+CHANGE_SHARE = 0.75
 
 
 @dataclass(frozen=True)
@@ -56,54 +61,73 @@ def predict_transition(data: OracleDataset, path: Path, point_std: float = 0.0, 
 
     Costs the Gram or covariance matrix of at most 2,048 samples, whichever is smaller, and some Cholesky factors of it.
     """
-    entropy, variance = prior_entropy(data), data.variance_per_dim
-    rows = draw_rows(data, spectrum_size(data), seed)
+    return predict_part(data, path, point_std, seed, rows=None)
+
+
+def predict_part(
+    data: OracleDataset, path: Path, point_std: float, seed: int, *, rows: Int64[Tensor, "n"] | None
+) -> Predictor:
+    """Return what :func:`predict_transition` does for the samples in `rows`, ascending, [n] int64; None for all."""
+    entropy, count = prior_entropy(data, rows), len(data) if rows is None else len(rows)
+    chosen = draw_rows(data, spectrum_size(count, data.dim), seed, rows)
+    variance = data.variance_per_dim if rows is None else _variance(data, rows)
     if not (entropy > 0.0 and variance > 0.0):
-        return Predictor(None, None, entropy, variance, len(rows))
+        return Predictor(None, None, entropy, variance, len(chosen))
     even = math.expm1(2.0 * entropy / data.dim) / variance
-    uneven = _solve_capacity(second_moments(data, rows), entropy, even)
+    uneven = _solve_capacity(second_moments(data, chosen, data.dim * variance), entropy, even)
     isotropic, anisotropic = (time_of_snr(path, rho, point_std) for rho in (even, uneven))
-    return Predictor(isotropic, anisotropic, entropy, variance, len(rows))
+    return Predictor(isotropic, anisotropic, entropy, variance, len(chosen))
 
 
-def prior_entropy(data: OracleDataset) -> float:
-    """Return the entropy of the sample weights in nats: ln N where they are equal."""
+def prior_entropy(data: OracleDataset, rows: Int64[Tensor, "n"] | None = None) -> float:
+    """Return the entropy of the sample weights in nats: ln N where they are equal.
+
+    data: the samples. rows: those that count, [n] int64; None for all.
+    """
     weights = data.rows.log_weights
-    return math.log(len(data)) if weights is None else float(torch.special.entr(weights.exp()).sum())
+    if weights is None:
+        return math.log(len(data) if rows is None else len(rows))
+    chosen = weights if rows is None else weights[rows]
+    return float(torch.special.entr(chosen.softmax(0)).sum())
 
 
-def draw_rows(data: OracleDataset, count: int, seed: int) -> Int64[Tensor, "n"]:
+def draw_rows(
+    data: OracleDataset, count: int, seed: int, among: Int64[Tensor, "m"] | None = None
+) -> Int64[Tensor, "n"]:
     """Return `count` rows drawn by their weights, one from each of `count` strata of equal weight, ascending, int64.
 
     data: whose rows are drawn; they are sorted by class, so classes are drawn in proportion. count: at least 0.
-    seed: of the draws, which are made on the CPU and are the same for every device. The rows are on that of `data`.
+    seed: of the draws, which are made on the CPU and are the same for every device. among: the rows that may be drawn,
+    ascending, [m] int64; None for all. The rows are on the device of `data`.
     """
     offsets = torch.rand(count, generator=seeded(seed), dtype=torch.float64)
-    place = (torch.arange(count) + offsets) / max(count, 1)
+    place, held = (torch.arange(count) + offsets) / max(count, 1), len(data) if among is None else len(among)
     if data.rows.log_weights is None:
-        rows = (place * len(data)).long()
+        rows = (place * held).long()
     else:
-        total = data.rows.log_weights.exp().cumsum(0).cpu()
+        weights = data.rows.log_weights if among is None else data.rows.log_weights[among]
+        total = weights.exp().cumsum(0).cpu()
         rows = torch.searchsorted(total, place * total[-1], right=True)
-    return rows.clamp_max(len(data) - 1).to(data.device)
+    rows = rows.clamp_max(held - 1).to(data.device)
+    return rows if among is None else among[rows]
 
 
-def spectrum_size(data: OracleDataset) -> int:
-    """Return the number of samples from which the spectrum is estimated: at most 2,048, and at most N."""
-    return min(len(data), SPECTRUM_SAMPLES, max(64, math.isqrt(SPECTRUM_PRODUCTS // data.dim)))
+def spectrum_size(count: int, dim: int) -> int:
+    """Return how many of `count` samples of `dim` values the spectrum is estimated from: at most 2,048."""
+    return min(count, SPECTRUM_SAMPLES, max(64, math.isqrt(SPECTRUM_PRODUCTS // dim)))
 
 
-def second_moments(data: OracleDataset, rows: Int64[Tensor, "n"]) -> Float64[torch.Tensor, "k k"]:
+def second_moments(data: OracleDataset, rows: Int64[Tensor, "n"], total: float) -> Float64[torch.Tensor, "k k"]:
     """Return a matrix with the non-zero eigenvalues of the covariance of some samples, [k, k] float64.
 
-    data: samples of D values. rows: of the samples used, [n] int64. The matrix is the covariance or the Gram matrix,
-    whichever is smaller, k = min(n, D), scaled so that its trace is the exact total variance.
+    data: samples of D values. rows: of the samples used, [n] int64. total: the trace that the result is scaled to, the
+    total variance. The matrix is the covariance or the Gram matrix, whichever is smaller, k = min(n, D).
     """
     values = data.sample_values(rows).double().reshape(len(rows), -1)
     values -= values.mean(0)
     matrix = values @ values.T if len(rows) < data.dim else values.T @ values
-    total = float(matrix.trace())
-    return matrix * (data.dim * data.variance_per_dim / total) if total > 0.0 else matrix
+    trace = float(matrix.trace())
+    return matrix * (total / trace) if trace > 0.0 else matrix
 
 
 def time_of_snr(path: Path, snr: float, point_std: float = 0.0) -> float | None:
@@ -139,6 +163,29 @@ def time_grid(
     return sorted({round(time, digits) for time in torch.sigmoid(place[index]).tolist()})
 
 
+def grid_where_it_changes(times: Sequence[float], done: Sequence[float], count: int) -> list[float]:
+    """Return increasing times, most of them where a curve changes, the others evenly spaced in logit(t).
+
+    times: increasing, in (0, 1), of which the result keeps the ends. done: the curve at these times, made increasing by
+    its running maximum. count: number of times before rounding makes some of them equal.
+    """
+    place = torch.linspace(_logit(times[0]), _logit(times[-1]), 4097, dtype=torch.float64)
+    best = list(accumulate(done, max))
+    height = best[-1] - best[0]
+    if not height > 0.0:
+        return time_grid(None, count=count, first=times[0], last=times[-1])
+    changed = [(value - best[0]) / height for value in best]
+    known = torch.tensor([_logit(t) for t in times], dtype=torch.float64)
+    after = torch.searchsorted(known, place).clamp(1, len(times) - 1)
+    part = (place - known[after - 1]) / (known[after] - known[after - 1])
+    curve = torch.tensor(changed, dtype=torch.float64)
+    share = curve[after - 1] + part * (curve[after] - curve[after - 1])
+    mixed = CHANGE_SHARE * share + (1.0 - CHANGE_SHARE) * torch.linspace(0.0, 1.0, 4097, dtype=torch.float64)
+    index = torch.searchsorted(mixed, torch.linspace(0.0, 1.0, count, dtype=torch.float64)).clamp_max(4096)
+    digits = 3 if times[0] >= 0.001 and times[-1] <= 0.999 else 6
+    return sorted({round(time, digits) for time in torch.sigmoid(place[index]).tolist()})
+
+
 def crossing(times: Sequence[float], values: Sequence[float], level: float) -> float | None:
     """Return the time at which `values` reach `level`, or None where they begin above it or never reach it.
 
@@ -151,6 +198,19 @@ def crossing(times: Sequence[float], values: Sequence[float], level: float) -> f
         return None
     part = (level - best[index - 1]) / (best[index] - best[index - 1])
     return times[index - 1] + part * (times[index] - times[index - 1])
+
+
+def _variance(data: OracleDataset, rows: Int64[Tensor, "n"]) -> float:
+    """Return the variance per dimension of the samples in `rows`, by their weights, in blocks."""
+    weights = data.rows.log_weights
+    shares = (torch.zeros(len(rows), device=rows.device) if weights is None else weights[rows]).double().softmax(0)
+    first, squares = torch.zeros(data.dim, dtype=torch.float64, device=rows.device), 0.0
+    parts = max(1, BLOCK_VALUES // data.dim)
+    for block, share in zip(rows.split(parts), shares.split(parts), strict=True):
+        values = data.sample_values(block).double().reshape(len(block), -1) - data.base
+        first += share @ values
+        squares += float(share @ values.square().sum(1))
+    return max(0.0, squares - float(first.square().sum())) / data.dim
 
 
 def _solve_capacity(matrix: Float64[Tensor, "k k"], entropy: float, start: float) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
@@ -17,12 +17,14 @@ from ..base.errors import bad_file, invalid
 from ..base.files import read_tensors, write_tensors
 from ..base.progress import PartProgress, Progress
 from ..data.dataset import OracleDataset
+from ..data.sharded import check_here
 from ..kernels.screens import (
     SCREEN_KINDS,
     CodeScreen,
     DistanceVectors,
     PrincipalScreen,
     Screen,
+    SearchCosts,
     StoredScreen,
     best_screen,
     build_kind,
@@ -36,7 +38,7 @@ from .faiss import FactorySearch, FlatSearch, check_spec
 from .search import NoSearch, ScreenSearch, Search
 
 # what a saved file says it is
-INDEX_KIND = "oracle-index-3"
+INDEX_KIND = "oracle-index-4"
 
 # how a screen of each kind is read back
 RESTORED: Mapping[str, Callable[..., Screen]] = MappingProxyType(
@@ -161,7 +163,8 @@ class SearchIndex:
             tensors["distances"] = self.distances
         if self.screen is not None:
             tensors |= self.screen.tensors
-            facts["screen"] = {"kind": self.kind, "thresholds": self.screen.thresholds, **self.screen.facts}
+            measured = {"thresholds": self.screen.thresholds, "costs": asdict(self.screen.costs)}
+            facts["screen"] = {"kind": self.kind, **measured, **self.screen.facts}
         write_tensors(Path(path), INDEX_KIND, tensors, facts)
 
     @classmethod
@@ -175,6 +178,8 @@ class SearchIndex:
         screen, kept = None, facts.get("screen")
         if kept is not None:
             screen = RESTORED[kept["kind"]](tensors, kept, tuple(tuple(row) for row in kept["thresholds"]))
+            costs = {**kept["costs"], "levels": tuple(kept["costs"]["levels"])}
+            screen = replace(screen, measured_costs=SearchCosts(**costs))
         origin = Origin(**facts["origin"])
         return cls(facts["spec"], facts["reason"], origin, tensors["centre"], screen, tensors.get("distances"))
 
@@ -193,6 +198,7 @@ class SearchIndex:
         data: its data set. path: the file it was read from. Raises DataFileError where it is the index of other data,
         and InputError where the samples were changed in place.
         """
+        check_here(data, "an index")
         data.check_unchanged()
         if self.origin.fingerprint == data.fingerprint:
             return self.to(data.device)
@@ -255,6 +261,7 @@ def prepared_index(
     :func:`build_index`, for an index that has to be built.
     Raises what :func:`build_index` does, and DataFileError for the index of other data.
     """
+    check_here(data, "an index")
     if path is not None and Path(path).exists():
         kept = SearchIndex.read(path)
         made = kept.extended(data, path, progress) if kept.origin.count < len(data) else kept.of(data, path)

@@ -13,7 +13,7 @@ from ..kernels.screens import (
     Shortlist,
     SideInformation,
     UpperLogits,
-    below_thresholds,
+    entry_levels,
     screened,
     strongest,
 )
@@ -55,11 +55,18 @@ class ScreenSearch:
     def within(self, work: Work, side: SideInformation, allowance: Allowance) -> Shortlist:
         """Return all samples that can matter; `work`, `side` and `allowance` as in :meth:`Search.within`.
 
-        Costs nothing for batches below the SNR thresholds of the screen, else a product with each level that helps.
+        Costs nothing for queries below the SNR thresholds of the screen, for others a product with each level that
+        helps.
         """
-        if below_thresholds(self.screen, work.query, side):
-            return Shortlist.pending(work)
-        return screened(UpperLogits.of(work, self.screen, side), allowance)
+        entry = entry_levels(self.screen, work.query, self.screen.knowledge(work.query, side), len(work.span))
+        index = (entry < len(self.screen.widths)).nonzero()[:, 0]
+        if len(index) == len(entry):
+            return screened(UpperLogits.of(work, self.screen, side), allowance, entry=entry)
+        found = Shortlist.pending(work)
+        if len(index) == 0:
+            return found
+        upper = UpperLogits.of(work.take(index), self.screen, side.take(index))
+        return found.put(index, screened(upper, allowance.take(index), entry=entry[index]))
 
     def top(self, work: Work, side: SideInformation, count: int) -> Shortlist:
         """Return the `count` samples with the largest upper logits; `work` and `side` as in :meth:`Search.top`."""

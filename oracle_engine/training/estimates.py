@@ -15,6 +15,7 @@ import torch
 from ..base.arrays import Float64, Int64, Tensor
 from ..base.errors import invalid
 from ..data.dataset import OracleDataset
+from ..data.sharded import check_here
 from ..engine.engine import OracleEngine
 from ..kernels import Span
 from ..paths.paths import Coefficients, Path, coefficients, marginal_variance
@@ -204,6 +205,7 @@ class References:
     def _others(self, engine: OracleEngine, query: TargetQuery) -> Mean:
         """Return the means over count - 1 references for each query, drawn once for every class in the batch."""
         data = engine.data
+        check_here(data, "references")
         spans, group = _spans(data, query)
         drawn = [
             self.draw_rows(data, span, self.count - (not equally_weighted(data, span)), self.generator)

@@ -11,6 +11,7 @@ from ..base.arrays import Float64, Int64, Numbers, Tensor
 from ..base.errors import invalid
 from ..base.transforms import traced
 from ..data.dataset import OracleDataset
+from ..data.sharded import check_here
 from ..engine import compiled
 from ..engine.arguments import check_engine
 from ..engine.autograd import refuse_transforms
@@ -127,6 +128,7 @@ def draw_with_density(
     Returns the indices drawn, [B] int64, and the log densities in nats, [B] float64.
     Raises InputError where no sample that a query may use has a positive weight. Costs as :func:`posterior_draw`.
     """
+    check_here(engine.data, "draws")
     slices = batch_slices(len(request), engine.data.dim)
     parts = [_draw(engine, request.take(part), generator, block_values) for part in slices]
     if not parts:

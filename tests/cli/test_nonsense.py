@@ -134,7 +134,8 @@ WORDS = st.sampled_from([
 COMMANDS: dict[str, tuple[list[object], list[str]]] = {
     "stages": (
         ["stages", "--data", "data.safetensors", "--queries", 2, "--times", 0.5, "--no-figure"],
-        ["--queries", "--times", "--out", "--seed", "--count", "--range", "--device", "--data", "--data-key"],
+        ["--queries", "--times", "--out", "--seed", "--count", "--range", "--device", "--data", "--data-key",
+         "--labels", "--held-out", "--precision", "--layout", "--format", "--per-class"],
     ),
     "velocity": (
         ["velocity", "in.npz", "out.npy", "--data", "data.safetensors"],

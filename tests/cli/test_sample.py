@@ -16,7 +16,7 @@ from oracle_engine import OracleDataset, OracleEngine
 from oracle_engine.paths.time_grids import sampling_times
 from oracle_engine.samplers.runs import initial_noise, sample
 from oracle_engine.science.pictures import sheet_of
-from oracle_engine.science.stage_plots import samples_figure
+from oracle_engine.science.sample_plots import samples_figure
 
 
 @pytest.fixture

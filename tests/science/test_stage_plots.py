@@ -44,6 +44,7 @@ def test_a_figure_of_one_time_and_of_a_single_sample(tmp_path: Path, generator: 
 
 def test_pictures_fill_the_range_of_the_data(generator: torch.Generator) -> None:
     strip = report_of((3, 8, 8), generator).strip
+    assert strip is not None
     frames = picture_frames(strip)
     assert frames.denoised.shape == (6, len(strip.times), 8, 8, 3)
     for part in (frames.noisy, frames.denoised, frames.samples):
@@ -55,6 +56,7 @@ def test_pictures_fill_the_range_of_the_data(generator: torch.Generator) -> None
 def test_planes_show_the_directions_that_vary_most(generator: torch.Generator) -> None:
     points = torch.randn(200, 6, generator=generator) * torch.tensor([0.1, 5.0, 0.1, 0.1, 2.0, 0.1])
     strip = analyse(OracleEngine(OracleDataset(points)), times=[0.3, 0.9], queries=8).strip
+    assert strip is not None
     frames = plane_frames(strip)
     assert frames.noisy.shape == (6, len(strip.times), 2)
     assert frames.context.std(0).tolist() == pytest.approx([5.0, 2.0], rel=0.2)

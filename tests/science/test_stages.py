@@ -105,6 +105,8 @@ def test_the_same_seed_gives_the_same_points(generator: torch.Generator) -> None
         for times, seed in (([0.2, 0.6], 3), ([0.6, 0.2], 3), ([0.2, 0.6], 4))
     )
     assert first.points == again.points
+    assert first.strip is not None
+    assert again.strip is not None
     assert torch.equal(first.strip.noisy, again.strip.noisy)
     assert other.points[0].top_weight != first.points[0].top_weight
 
@@ -119,6 +121,7 @@ def test_progress_counts_batches_and_times(generator: torch.Generator) -> None:
 def test_strip_ends_at_its_samples(generator: torch.Generator) -> None:
     data = OracleDataset(torch.randn(60, 3, 4, 4, generator=generator))
     strip = analyse(OracleEngine(data), queries=16).strip
+    assert strip is not None
     assert strip.noisy.shape == strip.denoised.shape == (6, len(strip.times), 3, 4, 4)
     assert torch.equal(strip.samples, data[torch.tensor(strip.sources)])
     torch.testing.assert_close(strip.denoised[:, 0], data[:].mean(0).expand(6, 3, 4, 4), atol=0.2, rtol=0)

@@ -16,7 +16,7 @@ from tolerances import TOLERANCES, assert_rows_close
 from oracle_engine import DataFileError, InputError, OracleDataset, OracleEngine
 from oracle_engine.base.progress import PartProgress
 from oracle_engine.kernels import Rows
-from oracle_engine.kernels.screens import choose
+from oracle_engine.kernels.screens import SearchCosts, choose
 from oracle_engine.queries.modes import Budget, TopK
 from oracle_engine.search.index import build_index
 
@@ -121,7 +121,23 @@ def test_a_screen_keeps_the_cost_of_products_where_it_stays(generator: torch.Gen
         screen = build_index(make_data(generator, dtype), kind, product_cost=0.25).screen
         assert screen is not None
         # as a share of the 64 coordinates of a scan
-        assert screen.to(torch.device("cpu")).costs == screen.costs == (16,)
+        assert screen.to(torch.device("cpu")).costs == screen.costs
+        assert screen.costs.levels == (16.0,)
+
+
+def test_the_measured_costs_are_kept_and_said(generator: torch.Generator, tmp_path: Path) -> None:
+    data = make_data(generator)
+    engine = OracleEngine(data).prepare("pca", path=tmp_path / "index", neighbours=False)
+    assert engine.index is not None
+    screen = engine.index.screen
+    assert screen is not None
+    costs = SearchCosts(1.0, 5.0, tuple(0.5 for _ in screen.widths), 2e6, 3e4, 20.0, 30.0)
+    replace(engine.index, screen=replace(screen, measured_costs=costs)).save(tmp_path / "timed")
+    again = OracleEngine(data).prepare(path=tmp_path / "timed")
+    assert again.index is not None
+    assert again.index.screen is not None
+    assert again.index.screen.costs == costs
+    assert "measured: 5 ns a row and query to scan, 0.5" in str(again.plan())
 
 
 def test_an_index_is_tried_on_some_rows_first(generator: torch.Generator, monkeypatch: pytest.MonkeyPatch) -> None:

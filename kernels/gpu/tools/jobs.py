@@ -17,10 +17,11 @@ from ..fused import fused_kernel
 from ..live_rows import DENSE_SHARE, PREFIX_BLOCK, place_kernel, prefix_kernel
 from ..logits import finish_kernel, score_kernel
 from ..logits_int8 import digits_kernel
+from ..one_read import ONE_READ_ARCHITECTURES, ONE_READ_DIM, one_read_kernel, one_read_tile
 from ..operands import EXACT, HALF, operand_dtype, part_slots
 from ..partition import PARTITION_QUERIES, TILE_BLOCK, Law, partition_kernel
 from ..query_operand import QUERY_BLOCK, QUERY_WARPS, query_digits_kernel, query_parts_kernel, shift_kernel
-from ..rescore import RESCORE_TILE, RescoreConfig, rescore_kernel, spread_kernel
+from ..rescore import RESCORE_TILE, rescore_kernel, spread_kernel
 from ..rescore_list import EVERY, ORDER_BLOCK, order_kernel
 from ..rescore_top import distance_kernel
 from ..running_sums import MOST_PARTS, SUM_QUERIES, SUM_TILES, TOTAL_BLOCK, add_kernel
@@ -28,6 +29,7 @@ from ..tables import TABLES, table_name
 from ..tiles import AnyConfig, DigitConfig, FusedConfig, ScoreConfig, Tile, WeighConfig
 from ..weighted_sum import dense_kernel, listed_kernel
 from ..weights import weights_kernel, weights_rows
+from .machine_code import FLOATING
 
 # what is compiled for, and the shared memory that a program may use there: sm_80 also stands for the 99 KB of sm_86
 TARGETS = {
@@ -81,7 +83,7 @@ SCORES = ("score", "digits")
 PRODUCTS = (*SCORES, "dense", "listed", "fused")
 
 # kernels that compute in float64
-DOUBLE = ("distance", "rescore", "spread", "partition", "add", "state", "parts", "split digits", "combine")
+DOUBLE = ("distance", "rescore", "spread", "one read", "partition", "add", "state", "parts", "split digits", "combine")
 
 # their arguments that are no float64 pointers, where another kernel has one of that name
 SINGLE = {
@@ -93,8 +95,7 @@ SINGLE = {
     "p_shares": "",
 }
 
-# matrix instructions as they appear in the disassembly, on floating point and on whole numbers
-FLOATING = ("HGMMA", "UTCHMMA", "UTCQMMA", "HMMA", "MFMA")
+# matrix instructions of each target on whole numbers
 INTEGER = {"sm_80": ("IMMA",), "sm_90": ("IGMMA", "IMMA"), "sm_100": ("UTCIMMA",), "gfx942": ("MFMA_I8",)}
 
 QUERY_TILE = replace(RESCORE_TILE, warps=QUERY_WARPS)
@@ -111,7 +112,7 @@ class Job:
     target: str
     kernel: str
     stored: torch.dtype
-    config: AnyConfig | RescoreConfig
+    config: AnyConfig | Tile
     half: bool = False
     segmented: bool = False
 
@@ -194,6 +195,8 @@ def _rescoring(target: str) -> Iterator[Job]:
     for stored in dict.fromkeys(dtype for dtypes in STORED.values() for dtype in dtypes):
         for kernel in ("distance", "rescore", "spread"):
             yield Job(target, kernel, stored, RESCORE_TILE)
+        if target in ONE_READ_ARCHITECTURES and stored.itemsize > 1:
+            yield Job(target, "one read", stored, one_read_tile(ONE_READ_DIM))
     for stored in (torch.float16, torch.bfloat16):
         yield Job(target, "parts", stored, QUERY_TILE)
     for stored in (torch.float16, torch.bfloat16, torch.float32):
@@ -210,7 +213,14 @@ def subset() -> list[Job]:
     for job in jobs(["sm_90"]):
         # the last of each is the one for large batches
         chosen[job.kernel, KERNEL_NAMES[job.stored]] = job
-    keys = (("score", "fp16"), ("weights", "bf16"), ("dense", "u8"), ("score", "fp32"), ("place", "fp16"))
+    keys = (
+        ("score", "fp16"),
+        ("dense", "fp16"),
+        ("weights", "bf16"),
+        ("dense", "u8"),
+        ("score", "fp32"),
+        ("place", "fp16"),
+    )
     few = [chosen[key] for key in keys]
     few += [replace(chosen[key], half=True) for key in (("score", "u8"), ("weights", "fp16"), ("listed", "bf16"))]
     others = [job for target in ("sm_80", "sm_100", "gfx942") for job in jobs([target])]
@@ -274,6 +284,7 @@ def _kernel_of(job: Job) -> tuple[Any, dict[str, Any]]:
     tile = {"BLOCK_N": config.block_n, "BLOCK_B": config.block_b}
     every = {"EVERY": config.every, "DESCRIBED": job.described} if isinstance(config, Tile) else {}
     rescored = {"BLOCK_N": config.block_n, "BLOCK_D": config.block_d}
+    read = {"RANGES": 1, "UNIT": RESCORE_TILE.block_n, "STAGES": config.stages}
     # one label per query is the usual number of excluded ranges; weights add a load
     segmented = {"SEGMENTED": job.segmented}
     scored = {**tile, **every, **segmented, "BLOCK_D": config.block_d, "PARTS": queries, "WEIGHTED": True}
@@ -296,6 +307,7 @@ def _kernel_of(job: Job) -> tuple[Any, dict[str, Any]]:
         "distance": (distance_kernel, {"WEIGHTED": True, **rescored}),
         "rescore": (rescore_kernel, {"WEIGHTED": True, "MEAN": True, **rescored}),
         "spread": (spread_kernel, {"WEIGHTED": True, **rescored}),
+        "one read": (one_read_kernel, {**read, "WEIGHTED": True, "MEAN": True, **rescored}),
         "parts": (
             query_parts_kernel,
             {"PARTS": queries, "SLOTS": part_slots(queries), "CENTRED": True, "BLOCK": QUERY_BLOCK},

@@ -216,15 +216,16 @@ def test_kinds_compete_on_what_they_save(generator: torch.Generator) -> None:
 def test_what_is_saved_is_what_is_certified_less_its_cost(generator: torch.Generator) -> None:
     rows = prepare_rows(normal(400, 64, generator).float(), None)
     variance = float(2 * rows.half_norms.mean()) / 64
-    saved = {}
+    saved, tried = {}, {}
     for cost in (0.25, 0.5):
         found = measured(rows, code_screen(rows, product_cost=cost))
-        assert all(0.0 < least < math.inf for (least,) in found.screen.thresholds)
+        thresholds = [least for (least,) in found.screen.thresholds]
+        assert all(0.0 < least < math.inf for least in thresholds)
         saved[cost] = found.saved
-    # where it is tried: noise up to its SNR threshold, as a share of noise and signal
-    tried = sum(1 / (1 + math.sqrt(least * variance)) for (least,) in found.screen.thresholds) / 3
-    assert saved[0.25] - saved[0.5] == pytest.approx(0.25 * tried, rel=0.05)
-    assert 0.5 * tried < saved[0.25] < 0.75 * tried
+        # where it is tried: noise up to its SNR threshold, as a share of noise and signal
+        tried[cost] = sum(1 / (1 + math.sqrt(least * variance)) for least in thresholds) / 3
+    assert 0.24 * tried[0.5] < saved[0.25] - saved[0.5] < 0.26 * tried[0.25]
+    assert 0.5 * tried[0.25] < saved[0.25] < 0.75 * tried[0.25]
 
 
 def test_a_product_costs_no_more_than_a_converted_one() -> None:

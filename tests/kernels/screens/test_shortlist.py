@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +19,8 @@ from torch import Tensor
 from oracle_engine.base.arrays import STORAGE_DTYPES
 from oracle_engine.kernels import PosteriorState, Query, Rows, Span, Wanted, Work, prepare_rows, reference_logits
 from oracle_engine.kernels.reference import state_from_logits
-from oracle_engine.kernels.screens.cascade import UPPER_LOGIT_COST, screened, tried
+from oracle_engine.kernels.screens.cascade import entry_levels, screened, tried
+from oracle_engine.kernels.screens.costs import SearchCosts
 from oracle_engine.kernels.screens.pca import PrincipalScreen, principal_screen, row_features
 from oracle_engine.kernels.screens.query_bounds import Knowledge, SideInformation, Source
 from oracle_engine.kernels.screens.screen import no_thresholds
@@ -184,35 +186,46 @@ def test_queries_that_too_many_rows_matter_to_stay_pending(generator: torch.Gene
     assert tried(upper, 0, 1e-6).share == pytest.approx(0.5, abs=0.1)
 
 
-def certified_with(upper: UpperLogits, *thresholds: float, cost: int = UPPER_LOGIT_COST) -> list[int]:
-    """Return the queries that are certified where the levels are worth it from these alpha^2 / sigma^2 on."""
-    screen = replace(upper.screen, thresholds=(thresholds,) * len(Knowledge))
-    found = assert_honest(
-        replace(upper, screen=screen), lambda upper: screened(upper, FixedAllowance(1e-6), upper_logit_cost=cost)
+# a search of 200 rows costs 100 a call, 10 a query and 1 or 4 a row; a scan 8 a row
+COSTS = SearchCosts(scan_start=2.0, scan=8.0, levels=(1.0, 4.0), call=100.0, query=10.0, tile=10.0, row=10.0)
+
+
+def entered(batch: Query, *thresholds: float, rows: int = 200, **changed: Any) -> list[int]:
+    """Return the levels that queries enter at where these are worth it from so large an alpha^2 / sigma^2 on."""
+    points = prepare_rows(torch.ones(4, batch.point.shape[1]), None)
+    screen = replace(
+        principal_screen(points, (1, 2)),
+        thresholds=(thresholds,) * len(Knowledge),
+        measured_costs=replace(COSTS, **changed),
     )
-    return found.certified.nonzero()[:, 0].tolist()
+    return entry_levels(screen, batch, screen.knowledge(batch, SideInformation()), rows).tolist()
 
 
 def test_levels_are_tried_from_their_snr_threshold_on(generator: torch.Generator) -> None:
-    rows = prepare_rows(normal(200, 32, generator).float(), None)
     # alpha^2 / sigma^2 is 81 and 9801 in units of one variance
-    upper = upper_logits(rows, make_query(rows, generator, 8, (0.9, 0.99)))
-    assert certified_with(upper, math.inf, math.inf) == []
-    assert certified_with(upper, 1000.0, 0.0) == [*range(8)]
+    query = make_query(prepare_rows(normal(20, 32, generator).float(), None), generator, 4, (0.9, 0.99))
+    assert entered(query, math.inf, math.inf) == [2, 2, 2, 2]
+    assert entered(query, 1000.0, 0.0) == [1, 0, 1, 0]
+    assert entered(query, 0.0, 0.0) == [0, 0, 0, 0]
 
 
-@pytest.mark.usefixtures("portable")
-def test_queries_join_a_scan_that_others_need(generator: torch.Generator) -> None:
-    rows = prepare_rows(normal(200, 32, generator).float(), None)
-    upper = upper_logits(rows, make_query(rows, generator, 8, (0.9, 0.99)))
-    # rows this short are scanned for less than their upper logits cost
-    assert certified_with(upper, math.inf, 1000.0) == []
-    assert certified_with(upper, math.inf, 1000.0, cost=-1000) == [1, 3, 5, 7]
-    # not late enough to be cheaper than the scan's product
-    assert certified_with(upper, math.inf, 5000.0, cost=-1000) == []
-    # alone they are worth a search
-    late = upper_logits(rows, make_query(rows, generator, 8, (0.99,)))
-    assert certified_with(late, math.inf, 5000.0, cost=-1000) == [*range(8)]
+def test_a_search_has_to_cost_less_than_the_scan_of_its_queries(generator: torch.Generator) -> None:
+    query = make_query(prepare_rows(normal(20, 32, generator).float(), None), generator, 4, (0.9, 0.99))
+    # of the two late ones a search saves 200 x 2 x (8 - 1) - 2 x 10 - 100
+    assert entered(query, 1000.0, math.inf, call=2700.0) == [2, 0, 2, 0]
+    assert entered(query, 1000.0, math.inf, call=2800.0) == [2, 2, 2, 2]
+    assert entered(query, 1000.0, math.inf, query=1400.0) == [2, 2, 2, 2]
+    # over few rows the scan is cheap
+    assert entered(query, 1000.0, math.inf, rows=8) == [2, 2, 2, 2]
+    # where nobody is left for a scan, its start is saved too
+    assert entered(query.take(torch.tensor([1, 3])), 1000.0, math.inf, call=2800.0) == [0, 0]
+
+
+def test_early_queries_take_no_late_ones_along(generator: torch.Generator) -> None:
+    rows = prepare_rows(normal(20, 32, generator).float(), None)
+    # one late query among many that are scanned
+    query = make_query(rows, generator, 32, (*[0.1] * 31, 0.99))
+    assert entered(query, 1000.0, math.inf) == [*[2] * 31, 0]
 
 
 @pytest.mark.usefixtures("portable")

@@ -1,0 +1,105 @@
+"""What calls of the engine ask of a card, counted on one that is not there."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+
+from oracle_engine import OracleDataset, OracleEngine
+from oracle_engine.kernels import Query, Span
+from oracle_engine.kernels.common.work import Work
+from oracle_engine.kernels.gpu.scan import triton_state
+from oracle_engine.kernels.gpu.tools.figures import Number
+from oracle_engine.kernels.gpu.tools.pretended_card import PretendedCard, pretended_card
+
+COUNT, DIM, BATCH, CLASSES = 2000, 784, 64, 24
+
+STORED = {"fp16": torch.float16, "u8": torch.uint8, "fp32": torch.float32}
+
+# random sizes that scans are made with
+SIZES = 40
+
+# the most that a call may ask of a card, and what asks for more, since its heaviest samples and statistics are found by
+# chains of operations, and spans that the host reads are needed for launches
+MOST = {"device_calls": 60.0, "waits": 1.0, "compilations": 2.0}
+MORE = {
+    "excluded": {"waits": 3.0},
+    "posterior": {"device_calls": 440.0, "waits": 9.0},
+    "classes": {"device_calls": 140.0, "waits": 4.0},
+    "guidance": {"device_calls": 260.0, "waits": 5.0},
+    "posterior of classes": {"device_calls": 8300.0, "waits": 81.0},
+}
+
+
+def calls(names: Iterable[str] = STORED) -> dict[str, dict[str, Number]]:
+    """Return device calls, launches among them, and waits of every call, and compilations of random sizes.
+
+    names: of the storage dtypes, keys of STORED.
+    """
+    found = {}
+    with pretended_card() as card:
+        for name, stored in ((name, STORED[name]) for name in names):
+            engine = OracleEngine(samples(stored), backend="triton")
+            for question, answer in questions(engine).items():
+                found[f"{question} {name}"] = counted(card, answer)
+            found[f"sizes {name}"] = {"compilations": float(compilations(card, engine))}
+    return found
+
+
+def samples(stored: torch.dtype) -> OracleDataset:
+    """Return labelled samples in a storage dtype."""
+    values = torch.randn(COUNT, DIM, generator=torch.Generator().manual_seed(0))
+    kept = values.to(stored) if stored.is_floating_point else (40 * values + 128).clamp(0, 255).to(stored)
+    return OracleDataset(kept, labels=torch.arange(COUNT) % CLASSES)
+
+
+def questions(engine: OracleEngine) -> dict[str, Callable[[], Any]]:
+    """Return what an engine is asked, by a name for each."""
+    x, t, own = torch.randn(BATCH, DIM), torch.full((BATCH,), 0.3), torch.arange(BATCH)
+    labels = own % CLASSES
+    return {
+        "velocity": lambda: engine.velocity(x, t),
+        "log density": lambda: engine.log_density(x, t),
+        "excluded": lambda: engine.velocity(x, t, exclude=own),
+        "posterior": lambda: engine.posterior(x, t, top_k=8),
+        "classes": lambda: engine.velocity(x, t, labels=labels),
+        "guidance": lambda: engine.velocity(x, t, labels=labels, guidance=2.0),
+        "posterior of classes": lambda: engine.posterior(x, t, labels=labels, top_k=8),
+    }
+
+
+def counted(card: PretendedCard, answer: Callable[[], Any]) -> dict[str, Number]:
+    """Return the counts of an answer that was asked for before."""
+    card.count(answer)
+    seen = card.count(answer)
+    return {"device_calls": float(seen.total), "launches": float(seen.launches.total()), "waits": float(seen.waits)}
+
+
+def compilations(card: PretendedCard, engine: OracleEngine) -> int:
+    """Return how often the kernel that is compiled most often is, for scans of random sizes."""
+    draw, rows, found = random.Random(0), engine.data.rows, Counter[str]()
+    for _ in range(SIZES):
+        batch, count, excluded = draw.randint(1, 400), draw.randint(1, COUNT), draw.choice((0, 0, 1, 3))
+        start, ones = draw.randint(0, COUNT - count), torch.ones(batch).double()
+        query = Query(torch.zeros(batch, DIM).double(), ones, ones, torch.zeros(batch, excluded, 2, dtype=torch.int64))
+        found += card.count(partial(triton_state, Work(rows, query, Span(start, start + count)))).compilations
+    return max(found.values(), default=0)
+
+
+def costly(found: Mapping[str, Mapping[str, Number]]) -> list[str]:
+    """Return which of the calls in `found` ask more of a card than they may, in words."""
+    return [
+        f"{name}: {figure} {value:g}, at most {most:g}"
+        for name, figures in found.items()
+        for figure, value in figures.items()
+        if value > (most := _most(name.rsplit(" ", 1)[0]).get(figure, value))
+    ]
+
+
+def _most(question: str) -> dict[str, Number]:
+    return {**MOST, **MORE.get(question, {})}

@@ -1,0 +1,159 @@
+"""The costs of a search and of a scan, timed on the rows themselves where a screen is prepared."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+
+from ...base.arrays import Float, Int64, Tensor
+from ..common.matmul import ieee_products
+from ..common.rescore import Pairs
+from ..common.rows import Rows, Span
+from ..common.state import Wanted
+from ..native.pairs import pairs_state
+from ..native.scan import native_state
+from .cascade import FIRST_ROWS, LOWEST_FLOOR, screened
+from .costs import SearchCosts
+from .query_bounds import Knowledge, SideInformation
+from .screen import Screen
+from .shortlist import FixedAllowance
+from .tiles import Remaining, TileBounds, tile_bounds
+from .trials import TRIALS, Trials
+from .upper_bounds import UpperLogits
+
+# runs something and returns how many nanoseconds it takes
+Stopwatch = Callable[[Callable[[], object]], float]
+
+# how often something is run: the quickest counts, which a busy machine cannot make quicker
+RUNS = 5
+
+# values of the rows that are timed, and how many rows at least: 128 MB in float32
+TIMED_VALUES, LEAST_ROWS = 1 << 25, 2048
+
+# queries of a small batch, beside which a large one tells what each query costs
+FEW = 16
+
+# alpha^2 / sigma^2 of the queries in units of the variance: late, where few rows have weight
+LATE = 100.0
+
+# share of the rows whose tiles are open where these are timed, and the least that a cost may turn out to be
+OPEN_SHARE, LEAST_COST = 1.0 / 64.0, 1e-3
+
+
+def stopwatch(device: torch.device) -> Stopwatch:
+    """Return what times work on `device`, the quickest of a few runs."""
+    # what other processes take of a processor does not count for a single thread
+    alone = device.type == "cpu" and torch.get_num_threads() == 1
+    clock = time.thread_time_ns if alone else time.perf_counter_ns
+
+    def nanoseconds(run: Callable[[], object]) -> float:
+        taken = []
+        for _ in range(RUNS):
+            began = clock()
+            run()
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            taken.append(float(clock() - began))
+        return min(taken)
+
+    return nanoseconds
+
+
+def timed_costs(rows: Rows, screen: Screen, watch: Stopwatch | None = None) -> SearchCosts:
+    """Return what a search of `screen` and a scan of `rows` cost here, in nanoseconds.
+
+    watch: times them; None for a clock. Costs some scans and searches of TRIALS queries.
+    """
+    bench = _Bench.of(rows, screen, watch or stopwatch(rows.device))
+    with ieee_products(rows.device.type):
+        count = len(bench.upper.work.span)
+        scan_start, scan = bench.line(bench.scan)
+        call, query = bench.line(bench.search)
+        levels = [bench.watch(partial(bench.level, level)) for level in range(len(screen.widths))]
+        return SearchCosts(
+            scan_start=scan_start / count,
+            scan=max(scan / count, LEAST_COST),
+            levels=tuple(max(level / (TRIALS * count), LEAST_COST) for level in levels),
+            call=call,
+            query=query,
+            tile=max(bench.tile(), LEAST_COST),
+            row=max(bench.row(), LEAST_COST),
+        )
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """What is timed: `upper`, of late queries over some rows; `few`, of the first of them; `watch`, which times."""
+
+    upper: UpperLogits
+    few: UpperLogits
+    watch: Stopwatch
+
+    @classmethod
+    def of(cls, rows: Rows, screen: Screen, watch: Stopwatch) -> _Bench:
+        """Return what is timed of `screen` over the first of `rows`."""
+        trials = Trials.drawn(rows, Knowledge.NOTHING, seed=0)
+        span = Span(0, min(len(rows), max(LEAST_ROWS, TIMED_VALUES // rows.dim)))
+        upper = UpperLogits.of(trials.work(LATE, span), screen, trials.side)
+        return cls(upper, upper.take(torch.arange(FEW, device=rows.device)), watch)
+
+    def line(self, run: Callable[[UpperLogits], object]) -> tuple[float, float]:
+        """Return what `run` costs for any batch, at least 0, and for each query."""
+        many, few = (self.watch(partial(run, upper)) for upper in (self.upper, self.few))
+        each = max(many - few, 0.0) / (TRIALS - FEW)
+        return max(few - FEW * each, 0.0), each
+
+    def scan(self, upper: UpperLogits) -> object:
+        """Scan the rows for the queries of `upper`."""
+        return native_state(upper.work)
+
+    def search(self, upper: UpperLogits) -> object:
+        """Search so few rows for the queries of `upper` that only what they cost beside their rows counts."""
+        work = upper.work
+        start, stop = work.span.start, min(work.span.stop, work.span.start + FIRST_ROWS)
+        part = UpperLogits.of(type(work)(work.rows, work.query, Span(start, stop)), upper.screen, SideInformation())
+        return screened(part, FixedAllowance(1e-6), limit=FIRST_ROWS)
+
+    def level(self, level: int) -> object:
+        """Bound all rows by this level."""
+        device = self.upper.work.rows.device
+        return tile_bounds(self.upper, level, Remaining.everything(len(self.upper), device))
+
+    def tile(self) -> float:
+        """Return what it costs to look into a tile that is open."""
+        one = self.upper.take(torch.zeros(1, dtype=torch.int64, device=self.upper.work.rows.device))
+        values = one.at(0)[: len(one.work.span), 0]
+        tiles = tile_bounds(one, 0, Remaining.everything(1, values.device))
+        floor = values.topk(max(1, int(OPEN_SHARE * len(values)))).values[-1:]
+        floor, none = floor.clamp_min(LOWEST_FLOOR), torch.full_like(floor, torch.inf)
+        index = torch.zeros(1, dtype=torch.int64, device=values.device)
+        count = max(1, int(tiles.open_tiles(floor).sum()))
+        some, least = (self.watch(partial(_looked, tiles, at, index)) for at in (floor, none))
+        return (some - least) / count
+
+    def row(self) -> float:
+        """Return what it costs to score a row again for a query."""
+        lists = [self._pairs(each) for each in (FIRST_ROWS, 1)]
+        many, one = (self.watch(partial(self._score, pairs)) for pairs in lists)
+        return (many - one) / (TRIALS * (FIRST_ROWS - 1))
+
+    def _pairs(self, each: int) -> Pairs:
+        """Return so many rows for every query, `each`, spread over all of them."""
+        work = self.upper.work
+        query = torch.arange(TRIALS, device=work.rows.device).repeat_interleave(each)
+        row = torch.arange(len(query), device=query.device) * 7919 % len(work.span)
+        return Pairs(query, row, torch.zeros(len(query), dtype=torch.float64, device=query.device))
+
+    def _score(self, pairs: Pairs) -> object:
+        work = self.upper.work
+        return pairs_state(work.rows, work.query, pairs, Wanted())
+
+
+def _looked(tiles: TileBounds, floor: Float[Tensor, "1"], index: Int64[Tensor, "1"]) -> object:
+    """Look into the tiles of one query that reach a floor."""
+    tiles.open_tiles(floor)
+    return tiles.above(floor, index)

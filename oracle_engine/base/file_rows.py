@@ -1,0 +1,302 @@
+"""A tensor whose rows stay in files: in several of them, in any order, and too large for memory together."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .arrays import Int64, Shaped, Tensor
+from .errors import InputError, bad_file, invalid
+from .mapped import mapped
+
+# bytes of a block of rows that is read at once
+BLOCK_BYTES = 32 << 20
+
+# what a file was when it was opened: device, inode, size and time of the last change
+Stamp = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class FilePart:
+    """Rows that lie one after the other in a file.
+
+    path: the file. start: the byte at which they begin. count: how many there are. stamp: what the file was then.
+    """
+
+    path: Path
+    start: int
+    count: int
+    stamp: Stamp
+
+    @classmethod
+    def of(cls, path: Path, start: int, count: int) -> FilePart:
+        """Return the part of the file at `path` as it is now."""
+        return cls(path.absolute(), start, count, stamp_of(path))
+
+    def check(self) -> None:
+        """Raise DataFileError where the file is not what it was."""
+        if stamp_of(self.path) != self.stamp:
+            remedy = "load the data set again, and leave its files as they are while it is used"
+            raise bad_file(self.path, "the file that was opened", "one that has been changed or replaced", remedy)
+
+
+def stamp_of(path: Path) -> Stamp:
+    """Return what tells whether the file at `path` was changed or replaced. Raises DataFileError where it is gone."""
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise bad_file(path, "a readable file", error.strerror or str(error), "put it back where it was") from error
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+class FileRows(torch.Tensor):
+    """Samples [N, *shape] that stay in files, in the order of these or in another; a read-only tensor.
+
+    parts: where they lie. order: the place in the files of each row, [N] int64, or None where they agree.
+
+    Rows that are asked for, by a slice or an index, are read into an ordinary tensor. Operations that need the numbers
+    of all rows at once are refused, but for copies and extremes, which go block by block. What reads the whole of the
+    rows reads :func:`~oracle_engine.base.file_blocks.blocks` instead, in the order of the files.
+    """
+
+    parts: tuple[FilePart, ...]
+    order: Int64[Tensor, "N"] | None
+
+    # without this torch wraps results in this class
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+
+    @staticmethod
+    def of(
+        parts: Sequence[FilePart],
+        dtype: torch.dtype,
+        shape: Sequence[int],
+        order: Int64[Tensor, "N"] | None = None,
+    ) -> FileRows:
+        """Return the rows of `parts`, each of `shape` in `dtype`, in `order`; nothing is read."""
+        size = (sum(part.count for part in parts), *shape)
+        self: FileRows = torch.Tensor._make_wrapper_subclass(FileRows, size, dtype=dtype)
+        self.parts, self.order = tuple(parts), order
+        return self
+
+    def __repr__(self) -> str:  # type: ignore[override]
+        """Return the size, without the numbers."""
+        return f"FileRows({list(self.shape)}, {self.dtype}, {len(self.parts)} files)"
+
+    def __reduce_ex__(self, protocol: object) -> Any:
+        """Return what makes a copy in another process, which reads the same files."""
+        return FileRows.of, (self.parts, self.dtype, tuple(self.shape[1:]), self.order)
+
+    def __deepcopy__(self, memo: object) -> FileRows:
+        """Return the tensor itself: nothing can change it."""
+        return self
+
+    def __getitem__(self, index: Any) -> Any:
+        """Return what an index names as an ordinary tensor, also where it names all rows."""
+        if isinstance(index, slice) and index.indices(len(self)) == (0, len(self), 1):
+            return self.clone()
+        return super().__getitem__(index)
+
+    def data_ptr(self) -> int:
+        """Refuse: the numbers have no address. Raises InputError."""
+        raise _not_in_memory("the address", self)
+
+    def ordered(self, order: Int64[Tensor, "N"]) -> FileRows:
+        """Return the same rows in another order; order: the row here of each row there, [N] int64."""
+        return self._like(self.shape[1:], order if self.order is None else self.order[order])
+
+    @cached_property
+    def starts(self) -> list[int]:
+        """The place in the files of the first row of each part, and N at the end."""
+        return [0, *accumulate(part.count for part in self.parts)]
+
+    @cached_property
+    def position(self) -> Int64[Tensor, "N"] | None:
+        """The row at each place of the files, [N] int64, or None where they agree."""
+        if self.order is None:
+            return None
+        return torch.empty_like(self.order).index_copy_(0, self.order, torch.arange(len(self.order)))
+
+    def rows(self, index: Int64[Tensor, "n"]) -> Shaped[Tensor, "n ..."]:
+        """Return some rows as an ordinary tensor, [n, *shape], a copy.
+
+        index: rows in 0..N - 1, negative ones count from the end.
+        """
+        index = torch.where(index < 0, index + len(self), index)
+        if bool(((index < 0) | (index >= len(self))).any()):
+            raise IndexError(f"index out of range for {len(self):,} rows")
+        return self.at_places(index if self.order is None else self.order[index])
+
+    def at_places(self, place: Int64[Tensor, "n"]) -> Shaped[Tensor, "n ..."]:
+        """Return the rows at some places of the files, [n, *shape], a copy; place: [n] int64 in 0..N - 1."""
+        part = torch.bucketize(place, torch.tensor(self.starts[1:-1]), right=True)
+        out = torch.empty(len(place), *self.shape[1:], dtype=self.dtype)
+        for number in part.unique().tolist():
+            chosen = (part == number).nonzero()[:, 0]
+            out[chosen] = self.map(number)[place[chosen] - self.starts[number]]
+        return out
+
+    def between(self, start: int, stop: int) -> Shaped[Tensor, "n ..."]:
+        """Return the rows [start, stop) as an ordinary tensor, a view of the mapped file where they lie in one."""
+        first = bisect_right(self.starts, start) - 1
+        if self.order is not None or start >= stop or stop > self.starts[first + 1]:
+            return self.rows(torch.arange(start, stop))
+        return self.map(first)[start - self.starts[first] : stop - self.starts[first]]
+
+    def map(self, number: int) -> Shaped[Tensor, "n ..."]:
+        """Return the rows of one part, mapped. Raises DataFileError where its file is not what it was."""
+        if number not in self._maps:
+            part = self.parts[number]
+            part.check()
+            self._maps[number] = mapped(part.path, self.dtype, (part.count, *self.shape[1:]), part.start)
+        return self._maps[number]
+
+    @cached_property
+    def _maps(self) -> dict[int, Tensor]:
+        return {}
+
+    def slices(self) -> Iterator[tuple[int, Tensor]]:
+        """Yield blocks of rows in their own order, each with the number of its first row."""
+        size = max(1, BLOCK_BYTES // max(1, self.nbytes // len(self)))
+        for start in range(0, len(self), size):
+            yield start, self.between(start, min(start + size, len(self)))
+
+    def _like(self, shape: Sequence[int], order: Int64[Tensor, "N"] | None) -> FileRows:
+        made = FileRows.of(self.parts, self.dtype, shape, order)
+        made._maps.update({number: one.reshape(len(one), *shape) for number, one in self._maps.items()})
+        return made
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
+        """Answer an operation of torch by rows, or refuse it."""
+        answer = _ANSWERS.get(func.overloadpacket)
+        if answer is None:
+            raise _not_in_memory(func.overloadpacket.__name__, _first(args))
+        return answer(*args, **(kwargs or {}))
+
+
+def _first(args: Sequence[Any]) -> FileRows:
+    flat = [item for one in args for item in (one if isinstance(one, list | tuple) else [one])]
+    return next(item for item in flat if isinstance(item, FileRows))
+
+
+def _not_in_memory(asked: str, rows: FileRows) -> InputError:
+    received = f"{asked} of samples that stay in {len(rows.parts):,} files"
+    remedy = "take some of the samples by `count`, or merge the files into one, sorted by label"
+    return invalid("data", "must lie in memory as one tensor for this", received, remedy)
+
+
+def in_one_piece(tensor: Tensor) -> bool:
+    """Return whether the numbers of a tensor lie at an address, so that code outside of torch can read them."""
+    return not isinstance(tensor, FileRows)
+
+
+def in_memory(tensor: Tensor) -> Tensor:
+    """Return a tensor as an ordinary one: a copy of rows that stay in files, others as they are."""
+    return tensor.clone() if isinstance(tensor, FileRows) else tensor
+
+
+def _same(rows: FileRows) -> FileRows:
+    return rows._like(rows.shape[1:], rows.order)
+
+
+def _viewed(rows: FileRows, size: Sequence[int]) -> FileRows:
+    shape = torch.empty(len(rows), *rows.shape[1:], device="meta").view(size).shape
+    if shape[0] != len(rows):
+        raise invalid("data", "must keep one sample a row while it stays in files", list(shape), "take some samples")
+    return rows._like(shape[1:], rows.order)
+
+
+def _sliced(rows: FileRows, dim: int = 0, start: int | None = None, stop: int | None = None, step: int = 1) -> Tensor:
+    if dim % rows.ndim:
+        return _slices_of_all(rows, dim, start, stop, step)
+    first, last, stride = slice(start, stop, step).indices(len(rows))
+    if (first, last, stride) == (0, len(rows), 1):
+        return _same(rows)
+    if stride == 1:
+        return rows.between(first, max(first, last))
+    return rows.rows(torch.arange(first, last, stride))
+
+
+def _slices_of_all(rows: FileRows, dim: int, start: int | None, stop: int | None, step: int) -> Tensor:
+    if (start or 0) == 0 and (stop is None or stop >= rows.shape[dim]) and step == 1:
+        return _same(rows)
+    chosen = (slice(None),) * (dim % rows.ndim) + (slice(start, stop, step),)
+    return torch.cat([block[chosen] for _, block in rows.slices()])
+
+
+def _selected(rows: FileRows, dim: int, index: int) -> Tensor:
+    if dim % rows.ndim:
+        return torch.cat([block.select(dim, index) for _, block in rows.slices()])
+    return rows.rows(torch.tensor([index]))[0]
+
+
+def _index_selected(rows: FileRows, dim: int, index: Tensor) -> Tensor:
+    if dim % rows.ndim:
+        return torch.cat([block.index_select(dim, index) for _, block in rows.slices()])
+    return rows.rows(index.long())
+
+
+def _indexed(rows: FileRows, indices: Sequence[Tensor | None]) -> Tensor:
+    first, *others = indices
+    if first is None:
+        return torch.cat([block[(slice(None), *_or_all(others))] for _, block in rows.slices()])
+    if first.dtype == torch.bool:
+        first = first.nonzero()[:, 0]
+    found = rows.rows(first.reshape(-1).long())
+    if not any(isinstance(other, Tensor) for other in others):
+        return found.reshape(*first.shape, *rows.shape[1:])
+    row = torch.arange(len(found)).reshape(first.shape)
+    return found[(row, *_or_all(others))]
+
+
+def _or_all(indices: Sequence[Tensor | None]) -> list[Any]:
+    return [slice(None) if index is None else index for index in indices]
+
+
+def _copied(
+    rows: FileRows, *, dtype: torch.dtype | None = None, device: torch.device | None = None, **_: object
+) -> Tensor:
+    out = torch.empty(tuple(rows.shape), dtype=dtype or rows.dtype, device=device)
+    return _copied_into(out, rows)
+
+
+def _copied_into(out: Tensor, rows: Tensor, non_blocking: bool = False) -> Tensor:
+    if isinstance(out, FileRows) or not isinstance(rows, FileRows):
+        raise invalid("data", "must stay as it is", "a change in place of samples in files", "change a copy")
+    for start, block in rows.slices():
+        out[start : start + len(block)] = block
+    return out
+
+
+def _extreme(name: str) -> Callable[[FileRows], Tensor]:
+    def found(rows: FileRows) -> Tensor:
+        ends = torch.stack([getattr(block, name)() for _, block in rows.slices()])
+        extreme: Tensor = getattr(ends, name)()
+        return extreme
+
+    return found
+
+
+_ATEN = torch.ops.aten
+_ANSWERS: dict[Any, Callable[..., Any]] = {
+    _ATEN.detach: _same,
+    _ATEN.alias: _same,
+    _ATEN.view: _viewed,
+    _ATEN._unsafe_view: _viewed,
+    _ATEN.slice: _sliced,
+    _ATEN.select: _selected,
+    _ATEN.index_select: _index_selected,
+    _ATEN.index: _indexed,
+    _ATEN._to_copy: _copied,
+    _ATEN.clone: _copied,
+    _ATEN.copy_: _copied_into,
+    _ATEN.min: _extreme("min"),
+    _ATEN.max: _extreme("max"),
+}

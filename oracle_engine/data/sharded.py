@@ -1,0 +1,243 @@
+"""ShardedDataset: a data set of which every process holds a part, with what all of them need to know of the whole."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from ..base.arrays import Float64, Int64, Shaped, Tensor
+from ..base.errors import InputError, OracleError, invalid
+from ..base.files import hash_tensors
+from ..base.ranks import Asked, Ranks, number_of
+from ..kernels import Rows
+from .checks import BLOCK_VALUES
+from .dataset import OracleDataset
+from .deal import Deal
+
+# shards that up to as many ranks hold, merged in one order whatever their number
+SHARDS = 16
+
+
+class ShardedDataset(OracleDataset):
+    """The whole of a data set, whose samples are dealt to the ranks of a group; see :func:`oracle_engine.sharded`.
+
+    Attributes beside those of OracleDataset: ranks, the processes; deal, which shard holds which rows; shards, those
+    held here, by number, as data sets; own_queries, whether each rank asks for queries of its own. Every rank holds the
+    labels of all samples, their order and their weights, 8 bytes a sample each, where there are any. `rows` holds what
+    is known of all rows and no row.
+    Values of samples, the fingerprint, variance and range are collectives: all ranks ask for them, or none.
+    """
+
+    ranks: Ranks
+    deal: Deal
+    shards: Mapping[int, OracleDataset]
+    own_queries: bool
+
+    @classmethod
+    def deal_out(cls, whole: OracleDataset, ranks: Ranks, *, own_queries: bool, deterministic: bool) -> ShardedDataset:
+        """Return the part of `whole`, the same prepared data set on all ranks, that this rank holds.
+
+        own_queries: whether each rank will ask for queries of its own. deterministic: whether the samples are dealt to
+        a fixed number of shards. Samples without labels are shared with `whole`, not copied. Raises InputError where
+        the ranks have different data.
+        """
+        options = f"queries={own_queries}, deterministic={deterministic}"
+        _check_same(whole, ranks, options)
+        shards = ranks.size
+        if deterministic:
+            shards = max(SHARDS, 1 << (ranks.size - 1).bit_length())
+        deal = Deal.of(len(whole), whole.sorted_labels, shards)
+        held = {number: _cut(whole, deal, number) for number in _numbers(ranks, shards)}
+        rest = {"order": whole.order, "sorted_labels": whole.sorted_labels}
+        self = cls._of_rows(
+            _without_samples(whole.rows),
+            name=whole.name,
+            sample_shape=whole.sample_shape,
+            value_map=whole.value_map,
+            rest=rest,
+        )
+        assert isinstance(self, ShardedDataset)
+        self.ranks, self.deal, self.own_queries = ranks, deal, own_queries
+        self.shards = {number: shard for number, shard in held.items() if shard is not None}
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        """The device that holds the samples of this rank."""
+        return self.rows.centre.device
+
+    def check_unchanged(self) -> None:
+        """Raise InputError where samples that are held here were changed in place."""
+        for shard in self.shards.values():
+            shard.check_unchanged()
+
+    def __repr__(self) -> str:
+        classes = "" if self.sorted_labels is None else f", {len(self.segments)} classes"
+        what = f"{len(self):,} x {list(self.sample_shape)} {self.value_map.describe(self.storage)}{classes}"
+        held = f"shards {', '.join(map(str, self.shards))} of {self.deal.shards} on rank {self.ranks.rank}"
+        return f"ShardedDataset({self.name!r}, {what}, {held} of {self.ranks.size}, {self.device})"
+
+    def sample_values(self, row: Int64[Tensor, "n"]) -> Shaped[Tensor, "n ..."]:
+        """Return samples in value space, [n, *shape] of `value_dtype`, on every rank; a collective.
+
+        row: [n] int64, rows in 0..N - 1, the same on all ranks. Raises InputError where samples were changed in place.
+        """
+        self.check_unchanged()
+        words = f"{len(row)} of them, {row.tolist()[:4]}"
+        self.ranks.compare("samples", [Asked("index", number_of(row), lambda: words)])
+        shard, place = self.deal.find(row)
+        values = torch.zeros(len(row), *self.sample_shape, dtype=self.value_dtype, device=self.device)
+        for number, held in self.shards.items():
+            mine = (shard == number).nonzero()[:, 0]
+            values[mine] = held.sample_values(place[mine])
+        # each sample is held by one rank, and the others add nothing
+        parts = self.ranks.gather("samples", values.cpu())
+        return torch.stack(parts).sum(0).to(self.value_dtype).to(self.device)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of all that an answer depends on: of the fingerprints of the shards; a collective.
+
+        It is another one than that of the data in one process, and depends on the number of shards.
+        """
+        parts = torch.zeros(self.deal.shards, 16, dtype=torch.uint8)
+        for number, shard in self.shards.items():
+            parts[number] = torch.frombuffer(bytearray.fromhex(shard.fingerprint), dtype=torch.uint8)
+        self.ranks.compare("the fingerprint", [])
+        return hash_tensors(f"{len(self)}", [torch.stack(self.ranks.gather("the fingerprint", parts)).sum(0)])
+
+    @cached_property
+    def variance_per_dim(self) -> float:
+        """Variance of the weighted samples in value space, averaged over the D coordinates; a collective."""
+        self.check_unchanged()
+        sums = torch.zeros(self.deal.shards, self.dim + 2, dtype=torch.float64)
+        for number, shard in self.shards.items():
+            sums[number] = _moments(shard.rows).cpu()
+        self.ranks.compare("the variance", [])
+        # each shard is held by one rank: the order of the sum does not depend on their number
+        mass, half_norm, *mean = (
+            torch.stack(self.ranks.gather("the variance", sums)).sum(0).sum(0).split([1, 1, self.dim])
+        )
+        total = 2.0 * float(half_norm / mass) - float((mean[0] / mass).square().sum())
+        return self.value_map.scale**2 * total / self.dim
+
+    @cached_property
+    def value_range(self) -> tuple[float, float]:
+        """The smallest and the largest of all values; a collective, whose first access reads the data once."""
+        ends = [shard.value_range for shard in self.shards.values()] or [(math.inf, -math.inf)]
+        self.ranks.compare("the range", [])
+        own = torch.tensor([min(low for low, _ in ends), max(high for _, high in ends)], dtype=torch.float64)
+        low, high = torch.stack(self.ranks.gather("the range", own)).unbind(1)
+        return float(low.min()), float(high.max())
+
+    def to(self, device: torch.device | str) -> OracleDataset:
+        """Return the data set with the shards of this rank on another device, or itself where they are there already.
+
+        device, errors: as in OracleDataset.
+        """
+        shards = {number: shard.to(device) for number, shard in self.shards.items()}
+        if all(shards[number] is shard for number, shard in self.shards.items()):
+            return self
+        raise invalid("device", "must be that of the samples", device, "move the data before they are sharded")
+
+    def centred_at(self, centre: Tensor) -> OracleDataset:
+        """Refuse another centre, which only an index would need. Raises InputError."""
+        raise _elsewhere("an index")
+
+    def save(self, path: str | Path) -> None:
+        """Refuse to write one file of what several processes hold. Raises InputError."""
+        raise _elsewhere("saving")
+
+
+def rows_here(data: OracleDataset) -> list[Rows]:
+    """Return the rows that kernels will meet in this process: all, or those of the shards that it holds, if any."""
+    return [shard.rows for shard in data.shards.values()] if isinstance(data, ShardedDataset) else [data.rows]
+
+
+@contextmanager
+def refused_together(data: OracleDataset) -> Iterator[None]:
+    """Let the other ranks of sharded data know where this one refuses what it was asked, so that they refuse it too."""
+    try:
+        yield
+    except OracleError as error:
+        if isinstance(data, ShardedDataset):
+            data.ranks.refuse(error)
+        raise
+
+
+def check_here(data: OracleDataset, purpose: str) -> None:
+    """Raise InputError where the samples are not all in this process, which `purpose`, a noun, needs."""
+    if isinstance(data, ShardedDataset):
+        raise _elsewhere(purpose)
+
+
+def _elsewhere(purpose: str) -> InputError:
+    remedy = "use an OracleEngine over the data set itself"
+    return invalid("data", f"must be in one process for {purpose}", "a sharded data set", remedy)
+
+
+def _check_same(whole: OracleDataset, ranks: Ranks, options: str) -> None:
+    """Compare what is known of the data without a look at the samples, and the options of the engine."""
+    rows = whole.rows
+    facts = f"{len(whole):,} x {list(whole.sample_shape)} {whole.value_map.describe(whole.storage)}"
+    described = hashlib.blake2b(f"{facts}{whole.value_map}".encode(), digest_size=4).hexdigest()
+
+    def same(parameter: str, *parts: Tensor | None) -> Asked:
+        held = hashlib.blake2b(" ".join(str(number_of(part)) for part in parts).encode(), digest_size=4).hexdigest()
+        return Asked(parameter, int(held, 16), lambda: f"those with the checksum {held}")
+
+    ranks.compare(
+        "the engine",
+        [
+            Asked("data", int(described, 16), lambda: facts),
+            same("labels", whole.sorted_labels, whole.order),
+            same("weights", rows.log_weights),
+            same("data", rows.centre, rows.half_norms),
+            Asked("options", int.from_bytes(options.encode()[:7]) ^ len(options), lambda: options),
+        ],
+    )
+
+
+def _numbers(ranks: Ranks, shards: int) -> range:
+    return range(*(shards * rank // ranks.size for rank in (ranks.rank, ranks.rank + 1)))
+
+
+def _cut(whole: OracleDataset, deal: Deal, number: int) -> OracleDataset | None:
+    """Return a shard of `whole` as a data set, or None where it is empty."""
+    runs = deal.runs(number)
+    if not runs:
+        return None
+
+    def part(tensor: Tensor) -> Tensor:
+        cut = [tensor[start:stop] for start, stop in runs]
+        return cut[0] if len(cut) == 1 else torch.cat(cut)
+
+    rows, labels = whole.rows, whole.sorted_labels
+    weights = None if rows.log_weights is None else part(rows.log_weights)
+    # radii and copies of the whole bound those of its parts
+    held = replace(rows, stored=part(rows.stored), half_norms=part(rows.half_norms), log_weights=weights)
+    rest = {} if labels is None else {"sorted_labels": part(labels)}
+    return OracleDataset._of_rows(
+        held, name=whole.name, sample_shape=whole.sample_shape, value_map=whole.value_map, rest=rest
+    )
+
+
+def _moments(rows: Rows) -> Float64[Tensor, "M"]:
+    """Return the sums over rows of their weights, of these times |r|^2 / 2, and of these times r, [D + 2]."""
+    uniform = torch.ones_like(rows.half_norms) if rows.log_weights is None else rows.log_weights.exp()
+    mean, size = torch.zeros_like(rows.centre), max(1, BLOCK_VALUES // rows.dim)
+    for weights, stored in zip(uniform.split(size), rows.stored.split(size), strict=True):
+        mean += weights @ (stored.double() - rows.centre)
+    return torch.cat([uniform.sum()[None], (uniform @ rows.half_norms)[None], mean])
+
+
+def _without_samples(rows: Rows) -> Rows:
+    stored, half_norms = (torch.empty_like(part, device="meta") for part in (rows.stored, rows.half_norms))
+    return replace(rows, stored=stored, half_norms=half_norms)

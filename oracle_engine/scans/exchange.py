@@ -1,0 +1,90 @@
+"""How ranks merge what each found in its shards: every rank merges some queries, in the order of one tree."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar, runtime_checkable
+
+import torch
+
+from ..base.arrays import Float64, Tensor
+from ..base.ranks import Ranks
+from .tree import Node, cover, merged
+
+T = TypeVar("T")
+
+
+@runtime_checkable
+class Codec(Protocol[T]):
+    """How values of B queries are sent and merged."""
+
+    def pack(self, value: T, /) -> Float64[Tensor, "B C"]:
+        """Return the value as rows on the CPU."""
+        ...
+
+    def unpack(self, rows: Float64[Tensor, "B C"], /) -> T:
+        """Return what :meth:`pack` was given."""
+        ...
+
+    def merge(self, first: T, second: T, /) -> T:
+        """Return the value over two disjoint subsets of the samples."""
+        ...
+
+
+@dataclass(frozen=True)
+class Exchange(Generic[T]):
+    """Merges values of shards, which ranks hold in rising order.
+
+    ranks: the processes. shards: how many shards there are. codec: how values are sent and merged.
+    """
+
+    ranks: Ranks
+    shards: int
+    codec: Codec[T]
+
+    @property
+    def held(self) -> range:
+        """The shards of this rank."""
+        return range(*_span(self.shards, self.ranks.rank, self.ranks.size))
+
+    def nodes(self, leaves: Mapping[Node, T]) -> dict[Node, T]:
+        """Return the values of the fewest nodes of the tree that cover the shards of this rank, from each of them."""
+        return {node: merged(leaves, node, self.codec.merge) for node in self._cover(self.ranks.rank)}
+
+    def whole(self, operation: str, nodes: Mapping[Node, T], batch: int) -> T:
+        """Return the values over all shards of all `batch` queries, on every rank; a collective.
+
+        operation: in words. nodes: what :meth:`nodes` returned. Each rank sends and gets 2 (S - 1) / S B C numbers.
+        """
+        if self.ranks.size == 1:
+            return merged(nodes, (0, self.shards), self.codec.merge)
+        owned = [range(*_span(batch, rank, self.ranks.size)) for rank in range(self.ranks.size)]
+        own = self.codec.pack(self.owned(operation, nodes, owned))
+        send, receive = [len(own)] * self.ranks.size, [len(one) for one in owned]
+        found = self.ranks.exchange(operation, own.repeat(self.ranks.size, 1), send, receive)
+        return self.codec.unpack(torch.cat(found))
+
+    def owned(self, operation: str, nodes: Mapping[Node, T], owned: Sequence[range]) -> T:
+        """Return the values over all shards of the queries that are this rank's; a collective.
+
+        owned: which of the queries of `nodes` belong to each rank, in rising order.
+        """
+        packed = [self.codec.pack(value) for value in nodes.values()]
+        covers, mine = [self._cover(rank) for rank in range(self.ranks.size)], len(owned[self.ranks.rank])
+        sent = torch.cat([part[own.start : own.stop] for own in owned for part in packed])
+        send = [len(packed) * len(own) for own in owned]
+        found = self.ranks.exchange(operation, sent, send, [len(cover) * mine for cover in covers])
+        parts: dict[Node, T] = {}
+        for nodes_there, rows in zip(covers, found, strict=True):
+            for place, node in enumerate(nodes_there):
+                parts[node] = self.codec.unpack(rows[place * mine : (place + 1) * mine])
+        return merged(parts, (0, self.shards), self.codec.merge)
+
+    def _cover(self, rank: int) -> list[Node]:
+        return cover(_span(self.shards, rank, self.ranks.size), (0, self.shards))
+
+
+def _span(count: int, rank: int, size: int) -> Node:
+    """Return which of `count` things belong to a rank of `size`."""
+    return count * rank // size, count * (rank + 1) // size

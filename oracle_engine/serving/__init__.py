@@ -1,0 +1,33 @@
+"""The oracle for other tools: a server of the Open Inference Protocol v2, and its client.
+
+The web libraries are imported with the name that needs them: create_app needs Starlette, RemoteOracle needs httpx.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from ..base.errors import missing
+
+if TYPE_CHECKING:
+    from .app import create_app
+    from .limits import Limits
+
+__all__ = ["Limits", "create_app"]
+
+_MODULES = {"Limits": "limits", "create_app": "app"}
+_PACKAGES = {"starlette": "starlette", "prometheus_client": "prometheus-client", "uvicorn": "uvicorn", "httpx": "httpx"}
+
+
+def _load(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        return getattr(import_module(f".{_MODULES[name]}", __name__), name)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] not in _PACKAGES:
+            raise
+        raise missing(_PACKAGES[error.name.split(".")[0]], f"oracle_engine.serving.{name}", "serve") from None
+
+
+if not TYPE_CHECKING:
+    __getattr__ = _load

@@ -1,0 +1,277 @@
+"""A model of the server: an engine by name, what it takes and gives, and the questions that it is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+
+from ..base.arrays import Float, Float64, Int64, Tensor, check_shape
+from ..base.errors import invalid
+from ..engine.engine import OracleEngine
+from ..engine.several import PREDICTIONS, Value, several
+from ..queries.conditions import Conditions
+from .datatypes import FLOATING, NAMES
+from .limits import Limits, RefusedError
+from .protocol import Inference
+from .statistics import Statistics
+
+TOP_K = 8
+FLOAT_DTYPES = tuple(FLOATING.values())
+# datatype and sizes of a sample of each output beside the predictions; -1 is top_k
+OUTPUTS = {
+    "log_density": ("FP64", []),
+    "ess": ("FP64", []),
+    "entropy": ("FP64", []),
+    "variance": ("FP64", []),
+    "top_weights": ("FP64", [-1]),
+    "top_indices": ("INT64", [-1]),
+    "omitted_mass": ("FP64", []),
+    "velocity_error": ("FP64", []),
+    "route": ("BYTES", []),
+}
+# optional inputs: one number a query
+NUMBERS = {"labels": "INT64", "source": "INT64", "exclude": "INT64", "guidance": "FP64"}
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """B queries of one request, and what is wanted of them.
+
+    x: [B, *sample_shape]. t, labels, source, exclude, guidance: [B], or None where the request has none; labels also
+    [B, U]. names: of the answers, without what every answer has. top_k: samples to name.
+    """
+
+    x: Float[Tensor, "B ..."]
+    t: Float64[Tensor, "B"]
+    names: frozenset[str]
+    top_k: int = TOP_K
+    labels: Int64[Tensor, "B ..."] | None = None
+    source: Int64[Tensor, "B"] | None = None
+    exclude: Int64[Tensor, "B"] | None = None
+    guidance: Float64[Tensor, "B"] | None = None
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    @property
+    def kind(self) -> tuple[object, ...]:
+        """What questions have in common that can be answered together."""
+        # rows of several labels are read together, as unions or as one-hot rows
+        alone = id(self) if self.labels is not None and self.labels.ndim > 1 else None
+        return (self.x.dtype, self.names, self.guidance is None, self.top_k, alone)
+
+    @classmethod
+    def together(cls, parts: Sequence[Question]) -> Question:
+        """Return the questions `parts`, of one kind, as one; -1 stands for labels and indices that some do not have."""
+        first = parts[0]
+        if len(parts) == 1:
+            return first
+        indices = {
+            name: _joined([getattr(part, name) for part in parts], parts) for name in ("labels", "source", "exclude")
+        }
+        guidance = None if first.guidance is None else torch.cat([_given(part.guidance) for part in parts])
+        x, t = torch.cat([part.x for part in parts]), torch.cat([part.t for part in parts])
+        return cls(x, t, first.names, first.top_k, guidance=guidance, **indices)
+
+
+def _given(value: Tensor | None) -> Tensor:
+    assert value is not None
+    return value
+
+
+def _joined(values: Sequence[Tensor | None], parts: Sequence[Question]) -> Tensor | None:
+    if all(value is None for value in values):
+        return None
+    none = [torch.full((len(part),), -1) for part in parts]
+    return torch.cat([missing if value is None else value for value, missing in zip(values, none, strict=True)])
+
+
+@dataclass(frozen=True)
+class Model:
+    """An engine that is served.
+
+    name: of the model. engine: what answers. limits: of requests. guidance: of labelled queries that give none.
+    statistics: what has been counted.
+    """
+
+    name: str
+    engine: OracleEngine
+    limits: Limits
+    guidance: float | None = None
+    statistics: Statistics = field(default_factory=Statistics)
+
+    def answer(self, question: Question) -> dict[str, Value]:
+        """Return the answers to a question on the CPU, with route and omitted mass whether asked for or not."""
+        device = self.engine.data.device
+        x, t = question.x.to(device), question.t.to(device)
+        conditions = Conditions(question.labels, question.guidance, question.exclude, question.source)
+        names = question.names | {"route", "omitted_mass"}
+        found = several(self.engine, names, x, t, conditions, top_k=question.top_k)
+        return {name: value.cpu() if isinstance(value, Tensor) else value for name, value in found.items()}
+
+    def warm_up(self) -> None:
+        """Answer one query, so that the first request does not pay for what is made once."""
+        x = torch.zeros(1, *self.engine.data.sample_shape)
+        self.answer(Question(x, torch.full((1,), 0.5, dtype=torch.float64), frozenset({"velocity"})))
+
+    def outputs(self, inference: Inference) -> tuple[str, ...]:
+        """Return the names of what a request asks for; of one that names nothing, everything.
+
+        Raises InputError for names that are none.
+        """
+        known = (*PREDICTIONS, *OUTPUTS)
+        for name in inference.outputs:
+            if name not in known:
+                raise invalid("outputs", f"must be among {', '.join(known)}", name[:80], "check its name")
+        return tuple(inference.outputs) or known
+
+    def question(self, inference: Inference) -> Question:
+        """Return what a request asks.
+
+        Raises InputError for inputs that are missing, unknown, or of another shape or datatype, RefusedError for more
+        rows than the limits allow.
+        """
+        inputs = inference.inputs
+        for name in ("x", "t"):
+            if name not in inputs:
+                raise invalid(name, "must be among the inputs", ", ".join(inputs)[:80] or "nothing", f"send {name}")
+        for name in inputs:
+            if name not in ("x", "t", *NUMBERS):
+                raise invalid("inputs", f"must be among x, t, {', '.join(NUMBERS)}", name[:80], "check its name")
+        x = inputs["x"]
+        _check_floating("x", x)
+        check_shape("x", x, self.engine.data.sample_shape)
+        if len(x) > self.limits.rows:
+            words = f"a request may have {self.limits.rows} rows; received {len(x)}. Remedy: send several requests."
+            raise RefusedError(413, words)
+        names = frozenset(self.outputs(inference))
+        given = {name: _per_query(name, inputs[name], len(x)) for name in inputs if name != "x"}
+        return Question(
+            x=x,
+            t=given["t"],
+            names=names,
+            top_k=self._top_k(inference),
+            labels=given.get("labels"),
+            source=given.get("source"),
+            exclude=given.get("exclude"),
+            guidance=self._guidance(given, names),
+        )
+
+    def _top_k(self, inference: Inference) -> int:
+        most = min(self.limits.top_k, len(self.engine.data))
+        found = inference.parameters.get("top_k", min(TOP_K, most))
+        if type(found) is not int or not 0 <= found <= most:
+            raise invalid("top_k", f"must be a whole number from 0 to {most}", str(found)[:40], "leave it out for 8")
+        return found
+
+    def _guidance(self, given: Mapping[str, Tensor], names: frozenset[str]) -> Tensor | None:
+        if names.isdisjoint(PREDICTIONS):
+            return None
+        if "guidance" in given and "labels" not in given:
+            raise invalid("guidance", "needs labels to guide towards", "no labels", "send labels")
+        if "guidance" in given or self.guidance is None or "labels" not in given:
+            return given.get("guidance")
+        return torch.full((len(given["labels"]),), self.guidance, dtype=torch.float64)
+
+    def metadata(self) -> dict[str, Any]:
+        """Return the metadata of the model: its inputs and outputs with datatypes and shapes, -1 for any size."""
+        sample = list(self.engine.data.sample_shape)
+        inputs = {"x": ("FP32", sample), "t": ("FP64", [])} | {name: (kind, []) for name, kind in NUMBERS.items()}
+        outputs = dict.fromkeys(PREDICTIONS, ("FP32", sample)) | OUTPUTS
+        return {
+            "name": self.name,
+            "versions": ["1"],
+            "platform": "oracle_engine",
+            "inputs": [_described(name, *kind) for name, kind in inputs.items()],
+            "outputs": [_described(name, *kind) for name, kind in outputs.items()],
+        }
+
+    def config(self) -> dict[str, Any]:
+        """Return what the model computes, in the form of Triton's configuration, and the limits on requests."""
+        engine, metadata = self.engine, self.metadata()
+        entries = {
+            kind: [
+                {
+                    "name": item["name"],
+                    "data_type": f"TYPE_{_config_type(item['datatype'])}",
+                    "dims": item["shape"][1:] or [1],
+                }
+                for item in metadata[f"{kind}s"]
+            ]
+            for kind in ("input", "output")
+        }
+        for item in entries["input"]:
+            item["optional"] = item["name"] in NUMBERS
+        facts = {
+            "path": repr(engine.path),
+            "samples": len(engine.data),
+            "sample_shape": list(engine.data.sample_shape),
+            "classes": sorted(engine.data.segments),
+            "values": engine.data.describe_values(),
+            "device": str(engine.data.device),
+            "t_max": engine.t_max,
+            "point_std": engine.point_std,
+            "guidance": self.guidance,
+            "limits": asdict(self.limits),
+        }
+        return {
+            "name": self.name,
+            "platform": "oracle_engine",
+            "max_batch_size": self.limits.rows,
+            "dynamic_batching": {"preferred_batch_size": []},
+            **entries,
+            "parameters": {"oracle": facts},
+        }
+
+
+def _config_type(datatype: str) -> str:
+    return {"BYTES": "STRING"}.get(datatype, datatype)
+
+
+def _described(name: str, datatype: str, sizes: Sequence[int]) -> dict[str, Any]:
+    return {"name": name, "datatype": datatype, "shape": [-1, *sizes]}
+
+
+def _check_floating(name: str, value: Tensor) -> None:
+    if value.dtype not in FLOAT_DTYPES:
+        raise invalid(name, f"must have a datatype among {', '.join(FLOATING)}", NAMES[value.dtype], "convert it")
+    finite = value.reshape(len(value), -1).isfinite().all(1) if value.ndim else value.isfinite()
+    if not bool(finite.all()):
+        row = int((~finite.reshape(-1)).nonzero()[0])
+        raise invalid(name, "must be finite", f"a NaN or an infinity in row {row}", "leave that query out")
+
+
+def _per_query(name: str, value: Tensor, batch: int) -> Tensor:
+    """Return an input of one number a query as [B]: of [B] or [B, 1], or of one for all; labels also of [B, U]."""
+    if name in ("t", "guidance"):
+        _check_floating(name, value)
+        value = value.double()
+    elif value.dtype in FLOAT_DTYPES:
+        raise invalid(name, "must have an integer datatype, such as INT64", NAMES[value.dtype], "convert it")
+    else:
+        value = _whole(name, value)
+    if name == "labels" and value.ndim == 2 and len(value) == batch and value.shape[1] > 1:
+        return value
+    if value.numel() == 1:
+        return value.reshape(1).expand(batch)
+    if value.shape not in ((batch,), (batch, 1)):
+        raise invalid(name, f"must have shape [{batch}] or [{batch}, 1]", list(value.shape), "send one a query")
+    return value.reshape(batch)
+
+
+def _whole(name: str, value: Tensor) -> Int64[Tensor, "..."]:
+    whole = value.long()
+    if value.dtype == torch.uint64 and bool((whole < 0).any()):
+        raise invalid(name, "must be integers below 2^63", "a larger one", "send INT64")
+    return whole
+
+
+def check_name(name: str) -> None:
+    """Check that a model can be called `name` in an address. Raises InputError for other names."""
+    if not name or not name.isascii() or not name.replace("_", "").replace("-", "").replace(".", "").isalnum():
+        raise invalid(
+            "name", "must be letters, digits, dots, dashes and underscores", repr(name)[:80], "call it oracle"
+        )

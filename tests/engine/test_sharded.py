@@ -1,0 +1,209 @@
+"""A sharded engine answers as one process does, with the same bits however many ranks there are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from closed_form import clusters, normal
+from rank_cases import on_ranks
+from tolerances import assert_close, assert_rows_close
+from torch import Tensor
+
+import oracle_engine as oe
+from oracle_engine import InputError, OracleDataset, OracleEngine
+
+# what was asked and which part of the answer, and the answer
+Answers = dict[tuple[str, str], Tensor]
+
+COUNT, DIM, CLASSES, BATCH = 200, 12, 9, 14
+
+STATISTICS = ("log_density", "ess", "entropy", "variance", "top_weights")
+
+# number of ranks: one, those that hold equally many shards, and one that does not divide 16
+WORLDS = (1, 2, 3, 4)
+
+
+def make_data() -> OracleDataset:
+    """Return weighted samples of classes in no order, a few without one."""
+    generator = torch.Generator().manual_seed(5)
+    labels = torch.randint(-1, CLASSES, (COUNT,), generator=generator)
+    weights = 0.5 + torch.rand(COUNT, generator=generator, dtype=torch.float64)
+    return OracleDataset(clusters(COUNT, DIM, generator), labels, weights)
+
+
+def make_queries(data: OracleDataset) -> tuple[Tensor, Tensor]:
+    """Return queries made from the first samples at early and late times."""
+    generator = torch.Generator().manual_seed(6)
+    t = torch.linspace(0.02, 0.97, BATCH, dtype=torch.float64)
+    return oe.path_sample("rectified_flow", data[:BATCH].double(), normal(BATCH, DIM, generator), t), t
+
+
+def questions(data: OracleDataset) -> dict[str, dict[str, Any]]:
+    """Return the conditions under which queries are asked."""
+    assert data.labels is not None
+    own = data.labels[:BATCH]
+    unions = torch.stack([own, torch.where(own == 0, -1, 0)], dim=1)
+    return {
+        "everything": {},
+        "classes": {"labels": own},
+        "unions": {"labels": unions},
+        "without their samples": {"exclude": torch.arange(BATCH)},
+        "without their samples in classes": {"labels": own.clamp_min(0), "exclude": torch.arange(BATCH)},
+        "with sources": {"source": torch.arange(BATCH)},
+        "guided": {"labels": own, "guidance": oe.Guidance(2.0, t_min=0.2, t_max=0.8)},
+    }
+
+
+def answers(engine: OracleEngine, data: OracleDataset) -> Answers:
+    """Return what an engine over `data` answers to all questions."""
+    x, t = make_queries(data)
+    assert data.labels is not None
+    found: Answers = {}
+    for name, asked in questions(data).items():
+        found[name, "velocity"] = engine.velocity(x, t, **asked)
+        if "guidance" not in asked:
+            posterior = engine.posterior(x, t, top_k=4, **asked)
+            for part in (*STATISTICS, "top_indices", "survivors"):
+                found[name, part] = getattr(posterior, part)
+    for name in ("denoiser", "score", "noise", "log_density"):
+        leaf = x.clone().requires_grad_()
+        value = getattr(engine, name)(leaf, t, labels=data.labels[:BATCH], exclude=torch.arange(BATCH))
+        value.square().sum().backward()
+        assert leaf.grad is not None
+        found[name, "value"], found[name, "gradient"] = value.detach(), leaf.grad
+    return found
+
+
+@pytest.fixture(scope="module")
+def data() -> OracleDataset:
+    return make_data()
+
+
+@pytest.fixture(scope="module")
+def found(data: OracleDataset, tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[Answers]]:
+    """The answers of every rank, for each number of ranks."""
+    folder = tmp_path_factory.mktemp("ranks")
+    return {count: on_ranks(folder, count, lambda rank: answers(oe.sharded(data), data)) for count in WORLDS}
+
+
+def test_answers_are_those_of_one_process(data: OracleDataset, found: dict[int, list[Answers]]) -> None:
+    true, alone = answers(OracleEngine(data, backend="reference"), data), found[1][0]
+    for (name, part), value in true.items():
+        if part == "velocity" or (name != "log_density" and part == "value"):
+            assert_rows_close(alone[name, part], value, "bar")
+        elif part == "gradient":
+            # the gradient of a square is twice the answer times its derivative
+            scale = value.norm(dim=1) + 2.0 * true[name, "value"].reshape(BATCH, -1).norm(dim=1)
+            assert_rows_close(alone[name, part], value, "derivative", scale)
+        elif part in ("top_indices", "survivors"):
+            assert torch.equal(alone[name, part], value)
+        else:
+            assert_close(alone[name, part], value, "moment")
+
+
+@pytest.mark.parametrize("count", WORLDS[1:])
+def test_every_rank_has_the_bits_of_one(found: dict[int, list[Answers]], count: int) -> None:
+    for answered in found[count]:
+        assert [name for name, value in found[1][0].items() if not torch.equal(value, answered[name])] == []
+
+
+def test_one_scan_a_rank_answers_within_the_bar(data: OracleDataset, tmp_path: Path) -> None:
+    x, t = make_queries(data)
+    true = OracleEngine(data, backend="reference").velocity(x, t)
+    for answered in on_ranks(tmp_path, 3, lambda rank: oe.sharded(data, deterministic=False).velocity(x, t)):
+        assert_rows_close(answered, true, "bar")
+
+
+def edge_cases() -> dict[str, tuple[OracleDataset, dict[str, Any]]]:
+    """Return data and conditions that leave shards, or all but one of them, without anything to say."""
+    points = normal(40, 3, torch.Generator().manual_seed(7))
+    first = torch.zeros(40, dtype=torch.float64)
+    first[:2] = 1.0
+    return {
+        "fewer samples than shards": (OracleDataset(points[:3]), {}),
+        "one sample": (OracleDataset(points[:1]), {}),
+        "all mass in one shard": (OracleDataset(points, weights=first), {}),
+        "the last sample of a shard left out": (OracleDataset(points[:16]), {"exclude": 5}),
+        "a class that most shards lack": (OracleDataset(points, torch.arange(40) // 39), {"labels": 1}),
+        "guidance to it": (OracleDataset(points, torch.arange(40) // 39), {"labels": 1, "guidance": 3.0}),
+    }
+
+
+@pytest.mark.parametrize("name", edge_cases())
+def test_shards_that_have_nothing_to_say_change_nothing(name: str, tmp_path: Path) -> None:
+    data, asked = edge_cases()[name]
+    x = torch.zeros(2, 3)
+    true = OracleEngine(data, backend="reference").velocity(x, 0.6, **asked)
+    for answered in on_ranks(tmp_path, 2, lambda rank: oe.sharded(data).velocity(x, 0.6, **asked)):
+        assert_rows_close(answered, true, "bar")
+
+
+def test_no_query_has_no_answer(data: OracleDataset, tmp_path: Path) -> None:
+    for answered in on_ranks(tmp_path, 2, lambda rank: oe.sharded(data).velocity(torch.zeros(0, DIM), 0.6)):
+        assert answered.shape == (0, DIM)
+
+
+def refusals() -> dict[str, tuple[str, Any]]:
+    """Return the parameter that an error names, and what one of two ranks does that the other does not."""
+    x = torch.zeros(3, DIM)
+    return {
+        "another batch": ("x", lambda engine, rank: engine.velocity(x[: 3 - rank], 0.5)),
+        "other values": ("x", lambda engine, rank: engine.velocity(x + rank, 0.5)),
+        "another time": ("t", lambda engine, rank: engine.velocity(x, 0.5 + 0.1 * rank)),
+        "another class": ("labels", lambda engine, rank: engine.velocity(x, 0.5, labels=rank)),
+        "no class": ("labels", lambda engine, rank: engine.velocity(x, 0.5, labels=1 if rank else None)),
+        "another sample left out": ("exclude", lambda engine, rank: engine.velocity(x, 0.5, exclude=rank)),
+        "another scale": ("guidance", lambda engine, rank: engine.velocity(x, 0.5, labels=0, guidance=2.0 + rank)),
+        "another count": ("top_k", lambda engine, rank: engine.posterior(x, 0.5, top_k=1 + rank)),
+        "another method": ("call", lambda engine, rank: engine.data[:2] if rank else engine.velocity(x, 0.5)),
+    }
+
+
+def test_ranks_that_ask_for_different_things_are_told_which_one_does(data: OracleDataset, tmp_path: Path) -> None:
+    def work(rank: int) -> list[str]:
+        engine, said = oe.sharded(data), []
+        for _, ask in refusals().values():
+            with pytest.raises(InputError) as caught:
+                ask(engine, rank)
+            said.append(str(caught.value))
+        # and can go on
+        return [*said, str(engine.velocity(torch.zeros(1, DIM), 0.5).shape)]
+
+    for said in on_ranks(tmp_path, 2, work):
+        for (parameter, _), words in zip(refusals().values(), said, strict=False):
+            assert f"`{parameter}` must be the same on all ranks" in words
+            assert "on rank 1" in words
+        assert said[-1] == f"torch.Size([1, {DIM}])"
+
+
+def test_what_one_rank_refuses_all_refuse(data: OracleDataset, tmp_path: Path) -> None:
+    def work(rank: int) -> str:
+        engine = oe.sharded(data)
+        x = torch.full((1, DIM), torch.nan) if rank == 1 else torch.zeros(1, DIM)
+        with pytest.raises(InputError) as caught:
+            engine.velocity(x, 0.5)
+        return str(caught.value)
+
+    first, second = on_ranks(tmp_path, 2, work)
+    assert "on rank 1: `x` must be finite" in first
+    assert second.startswith("`x` must be finite")
+
+
+def test_ranks_with_different_data_are_told_so(tmp_path: Path) -> None:
+    points = normal(20, 3, torch.Generator().manual_seed(1))
+
+    def work(rank: int) -> str:
+        with pytest.raises(InputError) as caught:
+            oe.sharded(OracleDataset(points + rank))
+        return str(caught.value)
+
+    for words in on_ranks(tmp_path, 2, work):
+        assert words.startswith("`data` must be the same on all ranks")
+
+
+def test_a_process_group_is_needed(data: OracleDataset) -> None:
+    with pytest.raises(InputError, match="needs an initialised process group"):
+        oe.sharded(data)

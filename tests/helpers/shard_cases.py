@@ -1,0 +1,32 @@
+"""Folders of shards, and data sets whose samples stay in them however small they are."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from safetensors.torch import save_file
+from torch import Tensor
+
+from oracle_engine.base import file_blocks, file_rows
+from oracle_engine.data import samples
+
+
+def write_shards(folder: Path, points: Tensor, labels: Tensor | None = None, count: int = 3) -> Path:
+    """Write samples to `count` shards of different sizes."""
+    folder.mkdir(exist_ok=True)
+    ends = [len(points) * number * (number + 1) // (count * (count + 1)) for number in range(count + 1)]
+    for number, (start, stop) in enumerate(pairwise(ends)):
+        tensors = {"points": points[start:stop].contiguous()}
+        if labels is not None:
+            tensors["labels"] = labels[start:stop].contiguous()
+        save_file(tensors, folder / f"shard{number}.safetensors")
+    return folder
+
+
+def leave_in_files(monkeypatch: pytest.MonkeyPatch, block_bytes: int = 1000) -> None:
+    """Leave samples in their files, and read them in blocks of so many bytes."""
+    monkeypatch.setattr(samples, "READ_BYTES", 0)
+    monkeypatch.setattr(file_blocks, "BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(file_rows, "BLOCK_BYTES", block_bytes)

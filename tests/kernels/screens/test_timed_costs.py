@@ -1,0 +1,65 @@
+"""Costs are timed on the rows themselves, and told from what a batch costs whatever it holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from closed_form import normal, stored_as
+
+from oracle_engine.kernels import Rows, prepare_rows
+from oracle_engine.kernels.screens.exact8 import stored_screen
+from oracle_engine.kernels.screens.pca import principal_screen
+from oracle_engine.kernels.screens.screen import Screen
+from oracle_engine.kernels.screens.timed_costs import FEW, stopwatch, timed_costs
+from oracle_engine.kernels.screens.trials import TRIALS
+
+COUNT = 500
+
+
+def screens(generator: torch.Generator) -> list[tuple[Rows, Screen]]:
+    points = normal(COUNT, 64, generator)
+    floats, bytes_ = (prepare_rows(stored_as(points, dtype), None) for dtype in (torch.float32, torch.uint8))
+    return [(floats, principal_screen(floats, (8, 32))), (bytes_, stored_screen(bytes_, 0.5))]
+
+
+def test_what_is_timed_becomes_costs_of_its_unit(generator: torch.Generator) -> None:
+    rows, screen = screens(generator)[0]
+    # a scan of the large and the small batch, a search of both, two levels, open tiles and none, many rows and few
+    taken = iter([9000.0 + 5.0 * TRIALS, 9000.0 + 5.0 * FEW, 70.0 + TRIALS, 70.0 + FEW, 4800.0, 9600.0, 50.0, 30.0])
+
+    def watch(run: Callable[[], object]) -> float:
+        run()
+        return next(taken, 0.0)
+
+    costs = timed_costs(rows, screen, watch)
+    assert costs.scan_start == pytest.approx(9000.0 / COUNT)
+    assert costs.scan == pytest.approx(5.0 / COUNT)
+    assert costs.call == pytest.approx(70.0)
+    assert costs.query == pytest.approx(1.0)
+    assert costs.levels == pytest.approx((4800.0 / (TRIALS * COUNT), 9600.0 / (TRIALS * COUNT)))
+    # a difference that a busy machine turns around is no cost
+    assert 0.0 < costs.row < costs.tile <= 20.0
+
+
+@pytest.mark.parametrize("count", [1, 3, 500])
+def test_costs_are_positive_however_few_rows_there_are(generator: torch.Generator, count: int) -> None:
+    rows = prepare_rows(normal(count, 64, generator).float(), None)
+    costs = timed_costs(rows, principal_screen(rows, (1,)))
+    assert min(costs.scan, *costs.levels, costs.tile, costs.row) > 0.0
+    assert min(costs.scan_start, costs.call, costs.query) >= 0.0
+
+
+@pytest.mark.parametrize("portable", [False, True])
+def test_every_kind_is_timed(generator: torch.Generator, monkeypatch: pytest.MonkeyPatch, portable: bool) -> None:
+    if portable:
+        monkeypatch.setenv("ORACLE_NATIVE", "off")
+    for rows, screen in screens(generator):
+        assert len(timed_costs(rows, screen).levels) == len(screen.widths)
+
+
+def test_a_stopwatch_tells_the_quickest_run() -> None:
+    runs: list[int] = []
+    assert stopwatch(torch.device("cpu"))(lambda: runs.append(1)) > 0.0
+    assert len(runs) > 1
