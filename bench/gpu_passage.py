@@ -34,6 +34,17 @@ def gpu_passage(document: Mapping[str, Any], file: Path) -> str:
     return "\n\n".join([wrapped(*words), as_markdown(*_table(rows, floors)), wrapped(*_summary(rows))])
 
 
+def gpu_summary(document: Mapping[str, Any], file: Path) -> str:
+    """Return what was measured and where, and what the cells of the table come to."""
+    rows = [row for row in rows_of(document) if OURS_RECORDED in row.sides]
+    largest = max(rows, key=lambda row: (row.count * row.dim * row.batch, -float(row.t)))
+    example = (
+        f"{largest.count:,} x {largest.dim:,} {SHORT.get(largest.storage, largest.storage)}, B = {largest.batch}:"
+        f" {milliseconds(largest.sides[OURS_RECORDED].median_ms)} ms at t = {largest.t}."
+    )
+    return wrapped(f"{machine_words(document, file)}.", example, *_summary(rows))
+
+
 def _key(row: Row) -> tuple[str, int, str]:
     return row.data, row.batch, str(row.t)
 

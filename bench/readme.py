@@ -1,4 +1,4 @@
-"""The speed passages of README.md, made from results: `python -m bench.readme`, with `--check` to change nothing.
+"""The speed passages of README.md and docs/, from results: `python -m bench.readme`, with `--check` to change nothing.
 
 A passage lies between two comments, of which the first names its kind and its file in bench/results:
 
@@ -18,16 +18,18 @@ from typing import Any
 from oracle_engine.base.errors import invalid
 
 from .__main__ import RESULTS
-from .gpu_passage import gpu_passage
+from .gpu_passage import gpu_passage, gpu_summary
 from .late.passages import late_passage, range_passage
 from .passages import speed_passage
 from .record import read_json
 
-README = Path(__file__).parent.parent / "README.md"
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "reference" / "benchmarks.md")
 
 PASSAGES: Mapping[str, Callable[[Mapping[str, Any], Path], str]] = {
     "speed": speed_passage,
     "gpu": gpu_passage,
+    "gpu-summary": gpu_summary,
     "late": late_passage,
     "late-range": range_passage,
 }
@@ -54,17 +56,20 @@ def _passage(found: re.Match[str], folder: Path) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the README anew, or with --check return 1 where it and the results disagree."""
+    """Write the documents anew, or with --check return 1 where one of them and the results disagree."""
     parser = argparse.ArgumentParser(prog="python -m bench.readme", description=__doc__)
-    parser.add_argument("--check", action="store_true", help="only say whether it is as the results are")
-    parser.add_argument("--document", type=Path, default=README, help="default: README.md")
+    parser.add_argument("--check", action="store_true", help="only say whether they are as the results are")
+    parser.add_argument("--document", type=Path, action="append", help="default: README.md and the page of benchmarks")
     options = parser.parse_args(arguments)
-    before = options.document.read_text("utf-8")
-    after = renewed(before)
-    if options.check:
-        return 0 if before == after else 1
-    options.document.write_text(after, "utf-8")
-    return 0
+    status = 0
+    for document in options.document or DOCUMENTS:
+        before = document.read_text("utf-8")
+        after = renewed(before)
+        if options.check:
+            status |= before != after
+        else:
+            document.write_text(after, "utf-8")
+    return int(status)
 
 
 if __name__ == "__main__":

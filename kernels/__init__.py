@@ -14,6 +14,7 @@ from .common.work import Work
 from .gpu import gpu_combined, gpu_memory, gpu_proven, gpu_ready, gpu_segments, gpu_state
 from .native import (
     NativeLibrary,
+    combined_norms,
     covariance_product,
     float64_values,
     native_combined,
@@ -43,6 +44,7 @@ __all__ = [
     "Wanted",
     "Work",
     "combined",
+    "combined_norms",
     "concatenate",
     "counted_copies",
     "covariance_product",

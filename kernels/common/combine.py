@@ -32,3 +32,14 @@ def combined(combination: Combination, mean: Float64[Tensor, "B D"], dtype: torc
     values = combination.scale * mean + combination.base
     rest = torch.addcmul(combination.x, combination.alpha[:, None], values, value=-1.0)
     return torch.addcmul(combination.direct[:, None] * values, combination.gap[:, None], rest).to(dtype)
+
+
+def combined_norms(
+    combination: Combination, mean: Float64[Tensor, "B D"]
+) -> tuple[Float64[Tensor, "B"], Float64[Tensor, "B"]]:
+    """Return the norms of the answers of `combination` for posterior means, [B, D] float64, and of the means, [B] each.
+
+    Costs a few passes over [B, D].
+    """
+    answer = combined(combination, mean, torch.float64)
+    return torch.linalg.vector_norm(answer, dim=1), torch.linalg.vector_norm(mean, dim=1)

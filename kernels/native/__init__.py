@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .covariance import covariance_product
 from .library import NativeLibrary, native_library
-from .means import native_combined
+from .means import combined_norms, native_combined
 from .measure import native_prepared
 from .pairs import pairs_state
 from .scan import native_memory, native_state
@@ -13,6 +13,7 @@ from .values import float64_values
 
 __all__ = [
     "NativeLibrary",
+    "combined_norms",
     "covariance_product",
     "float64_values",
     "native_combined",

@@ -1,4 +1,4 @@
-"""One pass over posterior means: answers made of them."""
+"""One pass over posterior means: answers made of them, and how long both are."""
 
 from __future__ import annotations
 
@@ -40,13 +40,33 @@ def native_combined(combination: Combination, mean: Float64[Tensor, "B D"], dtyp
     mean: [B, D] float64, in the units that `scale` takes to those of x. In torch where the library cannot read it.
     Costs one pass over [B, D].
     """
-    parts = combination.x, mean, combination.alpha, combination.direct, combination.gap, combination.base
-    if dtype not in ROUNDED or not _readable(*parts) or native_library().library is None:
+    if dtype not in ROUNDED or not _applies(combination, mean):
         return combine.combined(combination, mean, dtype)
     out = torch.empty(combination.x.shape, dtype=dtype)
     options = c_int64(dtype == torch.float32), c_int64(torch.get_num_threads())
     called("oracle_combine", CombinationView(combination, mean), *options, c_void_p(out.data_ptr()))
     return out
+
+
+def combined_norms(
+    combination: Combination, mean: Float64[Tensor, "B D"]
+) -> tuple[Float64[Tensor, "B"], Float64[Tensor, "B"]]:
+    """Return the norms of the answers of `combination` for posterior means, [B, D] float64, and of the means, [B] each.
+
+    In torch where the library cannot read them. Costs one pass over [B, D], of which nothing is kept.
+    """
+    if not _applies(combination, mean):
+        return combine.combined_norms(combination, mean)
+    norms = torch.empty(2, len(mean), dtype=torch.float64)
+    threads, addresses = c_int64(torch.get_num_threads()), [c_void_p(part.data_ptr()) for part in norms]
+    called("oracle_combined_norms", CombinationView(combination, mean), threads, *addresses)
+    return norms[0], norms[1]
+
+
+def _applies(combination: Combination, mean: Float64[Tensor, "B D"]) -> bool:
+    parts = combination.x, mean, combination.alpha, combination.direct, combination.gap, combination.base
+    # nothing else can be asked of what is traced
+    return _readable(*parts) and native_library().library is not None
 
 
 def _readable(*parts: Tensor) -> bool:

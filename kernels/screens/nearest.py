@@ -11,7 +11,7 @@ import torch
 from ...base.arrays import Float, Float64, Int64, Shaped, Tensor
 from ..common.matmul import ieee_products
 from ..common.rounding import UNIT_ROUNDOFF, WALK
-from ..common.rows import Query, Rows
+from ..common.rows import Rows
 from .query_bounds import Source
 
 # products held at once, of so many rows with so many others: 16 MB
@@ -118,18 +118,24 @@ def _root(squares: Float[Tensor, "n"], error: float) -> Float[Tensor, "n"]:
     return (squares - error).clamp_min(0.0).sqrt()
 
 
-def source_log_omitted(rows: Rows, query: Query, source: Source, distances: Float[Tensor, "N"]) -> Float64[Tensor, "B"]:
+def source_log_omitted(
+    rows: Rows,
+    alpha: Float64[Tensor, "B"],
+    inverse_variance: Float64[Tensor, "B"],
+    source: Source,
+    distances: Float[Tensor, "N"],
+) -> Float64[Tensor, "B"]:
     """Return the log of the weight of all rows but the source, relative to that of the source, at most, [B] float64.
 
-    rows: the data. query: the batch. source: its sources, all of them known.
+    rows: the data. alpha, inverse_variance: of the queries, see Query, [B]. source: their sources, all of them known.
     distances: from each row to the nearest other one, at least, [N] float32 in row units.
     x = alpha X_s + sigma eps with eps independent of the data, so with probability 1 - failure every other row at
     distance d has log w_i - log w_s - rho d^2 / 2 + d sqrt(rho) c, rho = alpha^2 / sigma^2, c^2 = 2 ln(N / failure): a
     Gaussian tail for each, and the union bound. The term falls in d beyond c / sqrt(rho); nothing is proved below.
     """
-    deviation = query.inverse_variance.rsqrt()
+    deviation = inverse_variance.rsqrt()
     deviations = math.sqrt(2.0 * math.log(len(rows) / source.failure)) + source.blur / deviation
-    scaled = distances[source.row].double() * query.alpha / deviation
+    scaled = distances[source.row].double() * alpha / deviation
     if rows.log_weights is None:
         others = torch.full_like(scaled, math.log(len(rows) - 1) if len(rows) > 1 else -math.inf)
     else:

@@ -17,8 +17,9 @@ PartProgress = Callable[[str, int, int], None]
 def progress_bar(what: str) -> AbstractContextManager[Progress]:
     """Return a context manager that yields a function of (steps done, all steps), which moves a bar.
 
-    what: the name shown beside the bar and the elapsed time. The bar goes to standard error. It is drawn by rich where
-        that is installed, else as one plain line, and not at all where standard error is no terminal.
+    what: the name shown beside the bar, the rate, the elapsed time and the time left. The bar goes to standard error.
+        It is drawn by rich where that is installed, else as one plain line, and not at all where standard error is no
+        terminal.
     """
     if not sys.stderr.isatty():
         return _no_bar()
@@ -57,7 +58,9 @@ def _plain_bar(what: str) -> Iterator[Progress]:
     began = time.monotonic()
 
     def report(done: int, total: int) -> None:
-        sys.stderr.write(f"\r{what}  {done} of {total}  {time.monotonic() - began:.0f} s ")
+        spent = time.monotonic() - began
+        left = f"{(total - done) * spent / done:.0f} s left, {done / max(spent, 1e-9):.3g} a second" if done else ""
+        sys.stderr.write(f"\r{what}  {done} of {total}  {spent:.0f} s  {left}\x1b[K")
         sys.stderr.flush()
 
     try:
@@ -78,7 +81,16 @@ def _rich_bar(what: str) -> Iterator[Progress]:
         rich_progress.BarColumn(),
         rich_progress.MofNCompleteColumn(),
         rich_progress.TimeElapsedColumn(),
+        rich_progress.TextColumn("left"),
+        rich_progress.TimeRemainingColumn(),
+        rich_progress.TextColumn("{task.fields[rate]}"),
     )
     with rich_progress.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        task, began = bar.add_task(what, total=None, rate=""), time.monotonic()
+
+        def report(done: int, total: int) -> None:
+            spent = time.monotonic() - began
+            rate = f"{done / spent:.3g} a second" if done and spent > 0.0 else ""
+            bar.update(task, completed=done, total=total, rate=rate)
+
+        yield report

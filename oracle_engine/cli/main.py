@@ -15,9 +15,13 @@ from contextlib import contextmanager, suppress
 
 from ..base.errors import OracleError, lacks_memory
 from ..base.settings import __version__
+from .advise import add_advise
+from .copies import add_copies
+from .export_triton import add_export_triton
 from .index import add_index
 from .info import add_info
 from .options import Commands, Parser, in_options
+from .paper import add_paper
 from .plan import add_plan
 from .plot import add_plot
 from .sample import add_sample
@@ -28,8 +32,20 @@ from .velocity import add_velocity
 
 # in the order in which --help lists them
 COMMANDS = (
-    add_stages, add_plot, add_velocity, add_sample, add_plan, add_index, add_serve, add_train_demo, add_info,
-)  # fmt: skip
+    add_stages,
+    add_plot,
+    add_paper,
+    add_advise,
+    add_velocity,
+    add_sample,
+    add_copies,
+    add_plan,
+    add_index,
+    add_serve,
+    add_export_triton,
+    add_train_demo,
+    add_info,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

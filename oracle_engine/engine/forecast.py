@@ -10,7 +10,6 @@ import torch
 
 from ..base.arrays import Bool, Float64, Int64, Tensor
 from ..data.dataset import OracleDataset
-from ..kernels import Query
 from ..kernels.screens import BOUND_FAILURE, TRIAL_MASS, Knowledge, Source, default_widths, source_log_omitted
 from ..paths.paths import Coefficients, Path, coefficients, marginal_variance
 from ..queries.answer import Route
@@ -134,10 +133,8 @@ def _untouched(index: SearchIndex, data: OracleDataset, path: Path, point_std: f
         return None
     times, at, precision = _grid(index.origin.scale, path, point_std, data.device)
     row = index.distances.sort().indices[len(data) // 2]
-    nowhere = torch.zeros_like(data.rows.centre).expand(len(times), -1)
-    query = Query(nowhere, at.alpha_t, precision, row.new_empty(len(times), 0, 2))
     source = Source(row.expand(len(times)), torch.zeros_like(times), BOUND_FAILURE)
-    omitted = source_log_omitted(data.rows, query, source, index.distances)
+    omitted = source_log_omitted(data.rows, at.alpha_t, precision, source, index.distances)
     return _first(times, omitted <= math.log(TRIAL_MASS))
 
 

@@ -20,7 +20,7 @@ from ..queries.answer import Answer
 from ..queries.posterior import Posterior
 from ..queries.request import Request
 from ..scans.backends import Combine
-from ..search.certificate import farthest, omitted_mass, relative_error
+from ..search.certificate import Scale, omitted_mass
 from .router import Router
 
 MEAN = Wanted()
@@ -136,7 +136,7 @@ class Responder:
             return [Term(None, None, state)]
         terms = [Term(None, request.scale, state)]
         index = (request.scale != 1.0 if guided is None else guided).nonzero()[:, 0]
-        if len(index):
+        if self.router.exact.on_any_rank(len(index) > 0):
             part = request.take(index)
             shared = None if shared_products is None else shared_products.take(index)
             terms.append(Term(index, 1.0 - part.scale, self.router.unconditional(part, state.take(index), shared)))
@@ -162,7 +162,7 @@ class Responder:
         kept = request.at.sigma_t.square() / request.variance
         own = self.data.dim * self.point_std**2 * kept
         prediction = self.prediction(request, state.mean)
-        omitted = omitted_mass(state, answer.log_omitted)
+        omitted, scale = omitted_mass(state, answer.log_omitted), Scale.of(self.data, request, state, self.point_std)
         return Posterior(
             mean=rounded_answer(prediction.denoiser, "mean", dtype, shape),
             log_density=self.log_density(request, state),
@@ -173,9 +173,9 @@ class Responder:
             top_indices=self.data.index_of(state.top_rows),
             omitted_mass=omitted,
             # the exact mean is (1 - e) E_S + e E_T: off by e |E_T - E_S|, e at most the omitted mass
-            velocity_error=relative_error(prediction, omitted * farthest(self.data, state)),
+            velocity_error=scale.relative_error(omitted * scale.distance),
             confidence=1.0 - BOUND_FAILURE * answer.likely.double(),
-            standard_error=relative_error(prediction, self.data.value_map.scale * answer.standard_error),
+            standard_error=scale.relative_error(self.data.value_map.scale * answer.standard_error),
             survivors=answer.survivors,
             route=answer.routes,
         )

@@ -285,15 +285,6 @@ class Prediction:
         return marginal_variance(self.at, self.point_std)
 
     @property
-    def velocity_gain(self) -> Float64[Tensor, "B"]:
-        """Factor |A| >= 0 from a change of the mean to the change of the velocity, [B].
-
-        A = sigma (d_alpha sigma - alpha d_sigma) / s^2; with p = 0 that is d_alpha - alpha d_sigma / sigma.
-        """
-        at = self.at
-        return (at.sigma_t * (at.d_alpha_t * at.sigma_t - at.alpha_t * at.d_sigma_t) / self.variance).abs()
-
-    @property
     def score(self) -> Float64[Tensor, "B D"]:
         """Gradient of log p_t at x, (alpha m - x) / s^2, [B, D]."""
         return (self.at.alpha_t[:, None] * self.mean - self.x) / self.variance[:, None]
@@ -332,6 +323,15 @@ def factors(
     if name == "denoiser":
         return torch.ones_like(variance), torch.zeros_like(variance) if own is None else own
     return torch.zeros_like(variance), -variance.reciprocal() if name == "score" else at.sigma_t / variance
+
+
+def velocity_gain(at: Coefficients, variance: Float64[Tensor, "B"]) -> Float64[Tensor, "B"]:
+    """Return the factor |A| >= 0 from a change of the posterior mean to the change of the velocity, [B] float64.
+
+    at: the coefficients at the times of B queries. variance: s^2, see :class:`Prediction`, [B].
+    A = sigma (d_alpha sigma - alpha d_sigma) / s^2; with p = 0 that is d_alpha - alpha d_sigma / sigma.
+    """
+    return (at.sigma_t * (at.d_alpha_t * at.sigma_t - at.alpha_t * at.d_sigma_t) / variance).abs()
 
 
 def marginal_variance(at: Coefficients, point_std: float) -> Float64[Tensor, "B"]:

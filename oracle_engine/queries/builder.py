@@ -12,7 +12,7 @@ from ..base.cuda_graphs import capturing, holds
 from ..base.errors import InputError, invalid
 from ..data.dataset import OracleDataset
 from ..data.sharded import refused_together
-from ..kernels import float64_values
+from ..kernels import Pairs, Wanted, float64_values, pairs_state
 from ..paths.paths import Path, coefficients, marginal_variance, resolve_times
 from .classes import class_ranges
 from .conditions import UNCONDITIONAL, Conditions, Guidance
@@ -96,11 +96,15 @@ class RequestBuilder:
         known = (request.source >= 0).nonzero()[:, 0]
         if len(known) == 0:
             return
-        part = request.take(known)
-        sample = self.data.sample_values(part.source).reshape(len(known), -1).double()
-        noise = torch.linalg.vector_norm(part.x - part.at.alpha_t[:, None] * sample, dim=1)
-        deviation = part.variance.sqrt()
-        usual = deviation * (self.data.dim**0.5 + 8.0) * NOT_NOISE + 4.0 * part.blur()
+        rows = self.data.rows
+        pairs = Pairs(known, request.source[known], torch.zeros_like(request.times[known]))
+        # the logit of a sample is its squared distance over the variance
+        logit = pairs_state(rows, request.query(self.data), pairs, Wanted(mean=False)).lse[known]
+        if rows.log_weights is not None:
+            logit = logit - rows.log_weights[pairs.row]
+        deviation = request.variance[known].sqrt()
+        noise = deviation * (-2.0 * logit).clamp_min(0.0).sqrt()
+        usual = deviation * (self.data.dim**0.5 + 8.0) * NOT_NOISE + 4.0 * request.blur()[known]
         if bool((noise > usual).any()):
             first = int((noise > usual).nonzero()[0])
             raise invalid(

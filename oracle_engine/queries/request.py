@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 
@@ -50,7 +51,7 @@ class Request:
         names = ("x", "times", "variance", "exclude", "excluded", "source", "scale")
         return replace(self, at=at, labels=labels, **{name: getattr(self, name)[index] for name in names})
 
-    def changed(self, **changes: Tensor) -> Request:
+    def changed(self, **changes: Any) -> Request:
         """Return the request with other values of the fields that `changes` names."""
         return Request(**{field.name: getattr(self, field.name) for field in fields(Request)} | changes)
 
@@ -78,7 +79,18 @@ class Request:
         return counts & (same | (self.labels < 0).all(1))
 
     def query(self, data: OracleDataset) -> Query:
-        """Return the batch in the coordinates of the rows of `data`."""
+        """Return the batch in the coordinates of the rows of `data`; it is kept for the next who asks."""
+        kept = self._queries.get(id(data))
+        if kept is None:
+            kept = self._queries[id(data)] = data, self._query(data)
+        return kept[1]
+
+    @cached_property
+    def _queries(self) -> dict[int, tuple[OracleDataset, Query]]:
+        # beside the data, so that no others can have their identity
+        return {}
+
+    def _query(self, data: OracleDataset) -> Query:
         values = data.value_map
         given = GivenPoints(self.x, values.scale, values.offset)
         return ValueQuery(given, self.at.alpha_t.contiguous(), self.variance, self.excluded, data.base)

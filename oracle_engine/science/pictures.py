@@ -73,6 +73,22 @@ def sheet_of(samples: Float[Tensor, "K ..."], context: Float[Tensor, "M ..."]) -
     return sheet
 
 
+def colour_function(context: Float[Tensor, "M ..."]) -> Callable[[Float[Tensor, "K ..."]], Float[Tensor, "K H W 3"]]:
+    """Return a function from pictures [K, *shape] to RGB in [0, 1], with the colours and the range of the data.
+
+    context: samples of the data, [M, *shape] float32, pictures.
+    """
+    colours = _channel_colours(context)
+    low, high = _coloured(context, colours, context.ndim).reshape(-1).quantile(torch.tensor([TAIL, 1 - TAIL])).tolist()
+
+    def shown(samples: Tensor) -> Tensor:
+        values = (_coloured(samples, colours, context.ndim) - low) / max(high - low, 1e-12)
+        clamped: Tensor = values.clamp(0, 1)
+        return clamped
+
+    return shown
+
+
 def plane_frames(strip: Strip) -> Frames:
     """Return a strip as points: the first two principal coordinates of the context of `strip`."""
     project = plane_of(strip.context)

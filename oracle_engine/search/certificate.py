@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 
 from ..base.arrays import Float64, Tensor
 from ..data.dataset import OracleDataset
-from ..kernels import PosteriorState
-from ..paths.paths import Prediction
+from ..kernels import Combination, PosteriorState, combined_norms
+from ..paths.paths import factors, velocity_gain
+from ..queries.request import Request
 
 # a search aims this far below the tolerance: the velocity it aims with is not yet the final one
 AIM = 0.25
@@ -22,38 +25,44 @@ def omitted_mass(state: PosteriorState, log_omitted: Float64[Tensor, "B"]) -> Fl
     return torch.sigmoid(log_omitted - state.lse)
 
 
-def farthest(data: OracleDataset, state: PosteriorState) -> Float64[Tensor, "B"]:
-    """Return a bound on the distance of any sample of `data` to the mean of `state`: R + |E|, value space, [B]."""
-    norm: Tensor = torch.linalg.vector_norm(state.mean, dim=1)
-    return data.value_map.scale * (data.rows.radius + norm)
-
-
-def relative_error(prediction: Prediction, error: Float64[Tensor, "B"]) -> Float64[Tensor, "B"]:
-    """Return the relative velocity error of `prediction` for an `error` of its mean: |A| |dm| / |v|, [B] float64.
-
-    prediction: whose velocity is meant. error: norm of the error of the mean in value space, [B] float64.
-    """
-    absolute = prediction.velocity_gain * error
-    return torch.where(absolute == 0.0, 0.0, absolute / _speed(prediction))
-
-
-def allowance(
-    prediction: Prediction, distance: Float64[Tensor, "B"], tolerance: Float64[Tensor, "B"]
-) -> Float64[Tensor, "B"]:
-    """Return the posterior mass that may be left out for a relative velocity error within a tolerance, [B] float64.
-
-    prediction: at the mean known so far. distance: see :func:`farthest`, [B] float64.
-    tolerance: in (0, 1), [B] float64.
-    """
-    share = _speed(prediction) / (prediction.velocity_gain * distance).clamp_min(1e-300)
-    return largest_allowance(tolerance) * share.clamp_max(1.0)
-
-
 def largest_allowance(tolerance: Float64[Tensor, "B"]) -> Float64[Tensor, "B"]:
-    """Return what :func:`allowance` cannot exceed for this `tolerance`, whatever the prediction, [B] float64."""
+    """Return what no allowance exceeds for this `tolerance`, whatever the velocity, [B] float64."""
     return AIM * tolerance
 
 
-def _speed(prediction: Prediction) -> Float64[Tensor, "B"]:
-    speed: Tensor = torch.linalg.vector_norm(prediction.velocity, dim=1)
-    return speed
+@dataclass(frozen=True)
+class Scale:
+    """How large the velocities of a batch are, and how far they move with the means, all [B] float64.
+
+    speed: |v|. gain: |A| of dv = A dm, m the mean in value space. distance: of any sample to the mean at most, R + |E|,
+    in value space.
+    """
+
+    speed: Float64[Tensor, "B"]
+    gain: Float64[Tensor, "B"]
+    distance: Float64[Tensor, "B"]
+
+    @classmethod
+    def of(cls, data: OracleDataset, request: Request, state: PosteriorState, point_std: float) -> Scale:
+        """Return the scale of the velocities that the means of `state` make of the queries of `request`.
+
+        data: the samples. point_std: width of every sample in value space. Costs one pass over the means.
+        """
+        at, unit = request.at, data.value_map.scale
+        direct, gap = factors("velocity", at, request.variance, point_std)
+        combination = Combination(request.x, at.alpha_t, direct, gap, unit, data.base)
+        speed, norm = combined_norms(combination, state.mean)
+        return cls(speed, velocity_gain(at, request.variance), unit * (data.rows.radius + norm))
+
+    def relative_error(self, error: Float64[Tensor, "B"]) -> Float64[Tensor, "B"]:
+        """Return the relative velocity error |A| |dm| / |v| for an `error` of the mean in value space, [B] float64."""
+        absolute = self.gain * error
+        return torch.where(absolute == 0.0, 0.0, absolute / self.speed)
+
+    def allowance(self, tolerance: Float64[Tensor, "B"]) -> Float64[Tensor, "B"]:
+        """Return the posterior mass that may be left out for a relative velocity error within `tolerance`, [B] float64.
+
+        tolerance: in (0, 1), [B] float64.
+        """
+        share = self.speed / (self.gain * self.distance).clamp_min(1e-300)
+        return largest_allowance(tolerance) * share.clamp_max(1.0)

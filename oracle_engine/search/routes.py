@@ -19,12 +19,11 @@ from ..kernels.screens import (
     sampled_state,
     source_log_omitted,
 )
-from ..paths.paths import Prediction
 from ..queries.answer import Answer, Route
 from ..queries.classes import scan_tasks
 from ..queries.modes import Budget
 from ..queries.request import Request
-from .certificate import allowance, farthest, largest_allowance, omitted_mass, relative_error
+from .certificate import Scale, largest_allowance, omitted_mass
 from .search import Search
 
 
@@ -47,20 +46,18 @@ class VelocityAllowance:
 
     def __call__(self, state: PosteriorState) -> Float64[Tensor, "B"]:
         """Return the mass in [0, 1], [B] float64, given the posterior `state` over the samples known so far."""
-        return allowance(self.prediction(state), farthest(self.data, state), self.tolerance)
-
-    def prediction(self, state: PosteriorState) -> Prediction:
-        """Return the prediction that the mean of `state` makes."""
-        values = self.data.value_map.scale * state.mean + self.data.base
-        return Prediction(self.request.x, values, self.request.at, self.point_std)
+        return self._scale(state).allowance(self.tolerance)
 
     def met_by(self, state: PosteriorState, log_omitted: Float64[Tensor, "B"]) -> Bool[Tensor, "B"]:
         """Return whether the velocity error of `state` is within the tolerance, [B].
 
         log_omitted: log of a bound on the weight of all other samples, [B] float64.
         """
-        error = omitted_mass(state, log_omitted) * farthest(self.data, state)
-        return relative_error(self.prediction(state), error) <= self.tolerance
+        scale = self._scale(state)
+        return scale.relative_error(omitted_mass(state, log_omitted) * scale.distance) <= self.tolerance
+
+    def _scale(self, state: PosteriorState) -> Scale:
+        return Scale.of(self.data, self.request, state, self.point_std)
 
 
 @dataclass(frozen=True)
@@ -182,8 +179,8 @@ class SourceRoute:
     def _log_omitted(self, request: Request, query: Query) -> Float64[Tensor, "B"]:
         """Return the log of what all but the source hold at most, beside it; infinite where it does not count."""
         index = request.source_counts(self.data).nonzero()[:, 0]
-        source = request.known_source(self.data).take(index)
-        found = source_log_omitted(self.data.rows, query.take(index), source, self.distances)
+        source, at = request.known_source(self.data).take(index), (query.alpha[index], query.inverse_variance[index])
+        found = source_log_omitted(self.data.rows, *at, source, self.distances)
         return torch.full_like(request.times, torch.inf).index_copy_(0, index, found)
 
 

@@ -15,8 +15,9 @@ from oracle_engine.base.errors import InputError
 
 
 def test_the_readme_agrees_with_the_results() -> None:
-    text = readme.README.read_text("utf-8")
-    assert len(readme.BEGIN.findall(text)) == text.count("<!-- bench.readme ") > 0
+    for document in readme.DOCUMENTS:
+        text = document.read_text("utf-8")
+        assert len(readme.BEGIN.findall(text)) == text.count("<!-- bench.readme ") > 0
     assert readme.main(["--check"]) == 0, "run python -m bench.readme"
 
 
