@@ -20,7 +20,9 @@ from .copies import add_copies
 from .export_triton import add_export_triton
 from .index import add_index
 from .info import add_info
+from .job import add_job
 from .options import Commands, Parser, in_options
+from .pack import add_pack
 from .paper import add_paper
 from .plan import add_plan
 from .plot import add_plot
@@ -37,10 +39,12 @@ COMMANDS = (
     add_paper,
     add_advise,
     add_velocity,
+    add_job,
     add_sample,
     add_copies,
     add_plan,
     add_index,
+    add_pack,
     add_serve,
     add_export_triton,
     add_train_demo,

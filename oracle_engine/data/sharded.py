@@ -54,7 +54,7 @@ class ShardedDataset(OracleDataset):
         if deterministic:
             shards = max(SHARDS, 1 << (ranks.size - 1).bit_length())
         deal = Deal.of(len(whole), whole.sorted_labels, shards)
-        held = {number: _cut(whole, deal, number) for number in _numbers(ranks, shards)}
+        held = {number: cut(whole, deal, number) for number in _numbers(ranks, shards)}
         rest = {"order": whole.order, "sorted_labels": whole.sorted_labels}
         self = cls._of_rows(
             _without_samples(whole.rows),
@@ -178,6 +178,30 @@ class ShardedDataset(OracleDataset):
         raise _elsewhere("saving")
 
 
+def cut(whole: OracleDataset, deal: Deal, number: int) -> OracleDataset | None:
+    """Return a shard of `whole` as a data set, or None where it is empty.
+
+    deal: which rows each shard holds. number: of the shard. The rows keep the centre of the whole, so that states of
+    shards merge; those of one run are shared with it, those of several are copied.
+    """
+    runs = deal.runs(number)
+    if not runs:
+        return None
+
+    def part(tensor: Tensor) -> Tensor:
+        cut = [tensor[start:stop] for start, stop in runs]
+        return cut[0] if len(cut) == 1 else torch.cat(cut)
+
+    rows, labels = whole.rows, whole.sorted_labels
+    weights = None if rows.log_weights is None else part(rows.log_weights)
+    # radii and copies of the whole bound those of its parts
+    held = replace(rows, stored=part(rows.stored), half_norms=part(rows.half_norms), log_weights=weights)
+    rest = {} if labels is None else {"sorted_labels": part(labels)}
+    return OracleDataset._of_rows(
+        held, name=whole.name, sample_shape=whole.sample_shape, value_map=whole.value_map, rest=rest
+    )
+
+
 def rows_here(data: OracleDataset) -> list[Rows]:
     """Return the rows that kernels will meet in this process: all, or those of the shards that it holds, if any."""
     return [shard.rows for shard in data.shards.values()] if isinstance(data, ShardedDataset) else [data.rows]
@@ -234,26 +258,6 @@ def _check_same(whole: OracleDataset, ranks: Ranks, options: str) -> None:
 
 def _numbers(ranks: Ranks, shards: int) -> range:
     return range(*(shards * rank // ranks.size for rank in (ranks.rank, ranks.rank + 1)))
-
-
-def _cut(whole: OracleDataset, deal: Deal, number: int) -> OracleDataset | None:
-    """Return a shard of `whole` as a data set, or None where it is empty."""
-    runs = deal.runs(number)
-    if not runs:
-        return None
-
-    def part(tensor: Tensor) -> Tensor:
-        cut = [tensor[start:stop] for start, stop in runs]
-        return cut[0] if len(cut) == 1 else torch.cat(cut)
-
-    rows, labels = whole.rows, whole.sorted_labels
-    weights = None if rows.log_weights is None else part(rows.log_weights)
-    # radii and copies of the whole bound those of its parts
-    held = replace(rows, stored=part(rows.stored), half_norms=part(rows.half_norms), log_weights=weights)
-    rest = {} if labels is None else {"sorted_labels": part(labels)}
-    return OracleDataset._of_rows(
-        held, name=whole.name, sample_shape=whole.sample_shape, value_map=whole.value_map, rest=rest
-    )
 
 
 def _moments(rows: Rows) -> Float64[Tensor, "M"]:
