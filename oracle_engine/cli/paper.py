@@ -37,6 +37,7 @@ def add_paper(commands: Commands) -> None:
         metavar="NAME",
         help="how the models are called: sit, repa, diffusers, edm, ... (sit)",
     )
+    parser.add_argument("--metric", metavar="OBJECT", help="tables: package.module:function of samples and data")
     parser.add_argument("--held-out", metavar="FILE", help="fig6: samples that the models did not see")
     parser.add_argument("--quick", action="store_true", help="fewer queries, runs and steps; minutes on two cores")
     parser.add_argument("--out", default=".", metavar="DIR", help="where to write the files (.)")
@@ -89,7 +90,7 @@ def _check(arguments: Namespace, names: tuple[str, ...]) -> None:
 
 
 def _inputs(arguments: Namespace, progress: Any, texts: list[str]) -> Inputs:
-    from ..science.paper import QUICK, Effort, Inputs
+    from ..science.paper import QUICK, Effort, Inputs, energy_distance
     from .fallback import load_or_digits
     from .held_out import held_out_of
     from .shared import device_named
@@ -104,6 +105,7 @@ def _inputs(arguments: Namespace, progress: Any, texts: list[str]) -> Inputs:
         also=_also(arguments),
         models=_models(arguments, data),
         held_out=held_out_of(arguments, data)[0],
+        metric=energy_distance if arguments.metric is None else _metric(arguments.metric),
         effort=QUICK if arguments.quick else Effort(),
         seed=arguments.seed,
         as_published=arguments.as_published,
@@ -133,6 +135,15 @@ def _models(arguments: Namespace, data: OracleDataset) -> dict[str, Any]:
         return {}
     engine = OracleEngine(data, arguments.path)
     return {Path(name).stem: as_velocity(load_model(name), engine, arguments.convention) for name in arguments.model}
+
+
+def _metric(name: str) -> Any:
+    from ..science.paper import load_model
+
+    try:
+        return load_model(name)
+    except OracleError as error:
+        raise error.about("--metric", "name package.module:function") from error
 
 
 def _skipped(name: str, inputs: Inputs) -> str | None:

@@ -11,7 +11,7 @@ from ..base.checked import above, check, finite
 from ..base.cuda_graphs import capturing
 from ..base.errors import InputError, invalid
 from ..data.dataset import OracleDataset
-from ..data.sharded import refused_together
+from ..data.sharded import ShardedDataset, refused_together
 from ..kernels import Pairs, Wanted, float64_values, pairs_state
 from ..paths.paths import Path, coefficients, marginal_variance, resolve_times
 from .classes import class_ranges
@@ -95,16 +95,7 @@ class RequestBuilder:
         if capturing():
             return
         known = (request.source >= 0).nonzero()[:, 0]
-        if len(known) == 0:
-            return
-        rows = self.data.rows
-        pairs = Pairs(known, request.source[known], torch.zeros_like(request.times[known]))
-        # the logit of a sample is its squared distance over the variance
-        logit = pairs_state(rows, request.query(self.data), pairs, Wanted(mean=False)).lse[known]
-        if rows.log_weights is not None:
-            logit = logit - rows.log_weights[pairs.row]
-        deviation = request.variance[known].sqrt()
-        noise = deviation * (-2.0 * logit).clamp_min(0.0).sqrt()
+        noise, deviation = self._noise(request, known), request.variance[known].sqrt()
         usual = deviation * (self.data.dim**0.5 + 8.0) * NOT_NOISE + 4.0 * request.blur()[known]
         if bool((noise > usual).any()):
             first = int((noise > usual).nonzero()[0])
@@ -115,6 +106,25 @@ class RequestBuilder:
                 f"{self.data.dim**0.5:.3g} is usual",
                 "pass the index in the order of the data set's points, -1 where it is not known",
             )
+
+    def _noise(self, request: Request, known: Int64[Tensor, "b"]) -> Float64[Tensor, "b"]:
+        """Return the distance of the queries `known` to their sources times alpha, in value space."""
+        if isinstance(self.data, ShardedDataset):
+            # a collective, also for a rank that knows no source
+            part = request.take(known)
+            samples = self.data.sample_values(part.source).reshape(len(known), self.data.dim).double()
+            distance: Tensor = torch.linalg.vector_norm(part.x - part.at.alpha_t[:, None] * samples, dim=1)
+            return distance
+        if len(known) == 0:
+            return request.times[known]
+        rows = self.data.rows
+        pairs = Pairs(known, request.source[known], torch.zeros_like(request.times[known]))
+        # the logit of a sample is its squared distance over the variance
+        logit = pairs_state(rows, request.query(self.data), pairs, Wanted(mean=False)).lse[known]
+        if rows.log_weights is not None:
+            logit = logit - rows.log_weights[pairs.row]
+        scaled: Tensor = request.variance[known].sqrt() * (-2.0 * logit).clamp_min(0.0).sqrt()
+        return scaled
 
     def _points(self, x: Tensor) -> Float64[Tensor, "B D"]:
         check_floating("x", x)
