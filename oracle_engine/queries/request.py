@@ -87,19 +87,6 @@ class Request:
             kept = self._queries[id(data)] = data, self._query(data)
         return kept[1]
 
-    def of_part(
-        self, whole: OracleDataset, part: OracleDataset, exclude: Int64[Tensor, "B"], source: Int64[Tensor, "B"]
-    ) -> Request:
-        """Return the request to a part of the data, prepared around the centre of the `whole`.
-
-        exclude, source: as here, rows of the `part`, [B].
-        """
-        excluded = torch.stack([exclude, exclude + (exclude >= 0)], dim=1)[:, None, :][:, : self.excluded.shape[1]]
-        held = self.changed(exclude=exclude, excluded=excluded, source=source)
-        # in the coordinates of the rows nothing else changes
-        held._queries[id(part)] = part, replace(self.query(whole), excluded=excluded)
-        return held
-
     @cached_property
     def _queries(self) -> dict[int, tuple[OracleDataset, Query]]:
         # beside the data, so that no others can have their identity

@@ -126,10 +126,9 @@ class ShardedScan:
 
     def _within(self, request: Request, number: int) -> Request:
         """Return `request` to a shard, in which a row is known by its place."""
+        excluded = _ranges(self.places(number, request.excluded[..., 0]))
         exclude, source = (self.places(number, row) for row in (request.exclude, request.source))
-        if number not in self.data.shards:
-            return request.changed(exclude=exclude, source=source)
-        return request.of_part(self.data, self.data.shards[number], exclude, source)
+        return request.changed(exclude=exclude, excluded=excluded, source=source)
 
     def places(self, number: int, row: Int64[Tensor, "..."]) -> Int64[Tensor, "..."]:
         """Return the places of rows in a shard, in any shape, -1 for those that it does not hold."""
