@@ -106,8 +106,9 @@ TEST = [
     "pytest-benchmark>=4",
     "hypothesis>=6.100",
     "beartype>=0.18",
-    # the server is tested with the client of Triton, which speaks its protocol
+    # the server is tested with the client of Triton, which speaks its protocol, exports with its messages
     "tritonclient[http]>=2.50",
+    "protobuf>=5",
     *DEMO,
     *PEERS,
     *SERVE,

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .data.load import load_dataset
     from .data.values import ValueMap
     from .engine.engine import OracleEngine
+    from .engine.point_gaussians import PointGaussians
     from .engine.sharded import sharded
     from .engine.tangents import total_derivative
     from .paths.paths import EDM, GVP, VP, LinearVP, Path, Polynomial, RectifiedFlow
@@ -53,6 +54,7 @@ __all__ = [
     "OracleLoss",
     "OracleTarget",
     "Path",
+    "PointGaussians",
     "Polynomial",
     "Posterior",
     "PosteriorDraw",
@@ -95,6 +97,7 @@ _MODULES = {
     "OracleLoss": "training.losses",
     "OracleTarget": "training.targets",
     "Path": "paths.paths",
+    "PointGaussians": "engine.point_gaussians",
     "Polynomial": "paths.paths",
     "Posterior": "queries.posterior",
     "PosteriorDraw": "training.estimates",

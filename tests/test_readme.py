@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import gc
 import shlex
 from pathlib import Path
 
 import pytest
 import torch
 from documents import commands, python_blocks, run_blocks
+from servers import served
 
+from oracle_engine import OracleEngine, load_dataset
 from oracle_engine.cli.main import build_parser
+from oracle_engine.serving import create_app
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_the_python_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     text = README.read_text("utf-8")
     assert len(python_blocks(text)) == text.count("```python") > 0
-    run_blocks(text, str(README))
+    with served(create_app(OracleEngine(load_dataset("digits")))) as server:
+        run_blocks(text.replace("127.0.0.1:8000", f"127.0.0.1:{server.port}"), str(README))
+        # clients that nobody closes end here, and in no other test
+        gc.collect()
 
 
 @pytest.mark.parametrize("command", commands(README.read_text("utf-8")))

@@ -10,7 +10,7 @@ from ..base.arrays import Float, Float64, Int64, Numbers, Tensor, check_floating
 from ..base.checked import required
 from ..base.errors import invalid
 from ..base.transforms import unreadable
-from ..engine.engine import OracleEngine
+from ..engine.oracle import Oracle
 from ..paths.paths import RectifiedFlow
 from ..queries.conditions import Guidance
 from .evidence import refuse_reversed
@@ -27,7 +27,7 @@ class SmallDiffusionModel(NoiseLevelModel):
     # what the answer is, so that it is not taken for a velocity
     prediction = "noise"
 
-    def __init__(self, engine: OracleEngine) -> None:
+    def __init__(self, engine: Oracle) -> None:
         super().__init__(engine)
         self.input_dims = engine.data.sample_shape
 
@@ -98,7 +98,7 @@ class DDPMDenoiser(NoiseLevelModel):
 
     path = RectifiedFlow()
 
-    def __init__(self, engine: OracleEngine, alphas_cumprod: Numbers, *, check_time: bool = True) -> None:
+    def __init__(self, engine: Oracle, alphas_cumprod: Numbers, *, check_time: bool = True) -> None:
         super().__init__(engine)
         self.alphas_cumprod = _checked_schedule(alphas_cumprod)
         self.check_time = check_time

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..base.arrays import Float64, Tensor, exact
 from ..base.errors import invalid
-from ..engine.engine import OracleEngine
+from ..engine.oracle import Oracle
 from .conventions import CONVENTIONS
 from .velocity_model import VelocityModel
 
@@ -34,7 +34,7 @@ class DiffusersTransformer(VelocityModel):
 
     def __init__(
         self,
-        engine: OracleEngine,
+        engine: Oracle,
         *,
         steps: float = 1000.0,
         check_time: bool = True,

@@ -6,7 +6,7 @@ import math
 
 from ..base.arrays import Bool, Float, Float64, Numbers, Tensor
 from ..base.errors import InputError, invalid
-from ..engine.engine import OracleEngine
+from ..engine.oracle import Oracle
 from ..paths.paths import coefficients, resolve_times
 
 # the direction of time can be checked where the mirrored time has this many times the noise
@@ -17,7 +17,7 @@ ENOUGH_VALUES = 16
 DEPARTURE, STANDARD_ERRORS = 0.1, 8.0
 
 
-def check_direction(engine: OracleEngine, x: Float[Tensor, "B ..."], t: Numbers, velocity: Tensor) -> None:
+def check_direction(engine: Oracle, x: Float[Tensor, "B ..."], t: Numbers, velocity: Tensor) -> None:
     """Raise InputError where `x` is unmistakably as noisy as at 1 - t, and far too noisy for t.
 
     engine: with the path.
@@ -44,7 +44,7 @@ def one_time(t: Float64[Tensor, "..."]) -> bool:
     return bool((times == times[:1]).all())
 
 
-def mostly_noise(engine: OracleEngine, t: Float64[Tensor, "..."]) -> bool:
+def mostly_noise(engine: Oracle, t: Float64[Tensor, "..."]) -> bool:
     """Return whether all states are at one time that has far more noise than the mirrored one.
 
     engine: with the path. t: times of any shape, in [0, 1], 0 noise and 1 data.

@@ -12,8 +12,8 @@ import torch
 
 from ..base.arrays import Float64, Numbers, Tensor
 from ..base.errors import invalid
-from ..engine.arguments import check_engine
-from ..engine.engine import OracleEngine
+from ..engine.arguments import check_oracle
+from ..engine.oracle import Oracle
 from ..paths.paths import SMALLEST, Coefficients, coefficients, resolve_times, same_path
 from .evidence import check_independent, check_standard_normal, no_closed_form
 
@@ -83,8 +83,8 @@ class OracleMatcher:
     Raises InputError for other matchers, for what is no engine, and where the paths differ.
     """
 
-    def __init__(self, matcher: Any, engine: OracleEngine) -> None:
-        check_engine(engine)
+    def __init__(self, matcher: Any, engine: Oracle) -> None:
+        check_oracle(engine)
         path = matcher_path(matcher)
         if not same_path(path, engine.path):
             remedy = "make it OracleEngine(data, matcher_path(matcher))"
@@ -122,9 +122,7 @@ class OracleMatcher:
         return t, xt, self.engine.velocity(xt, t, labels=labels, source=source), *noise
 
 
-def with_oracle(
-    sample: Any, engine: OracleEngine, *, labels: Numbers | None = None, source: Numbers | None = None
-) -> Any:
+def with_oracle(sample: Any, engine: Oracle, *, labels: Numbers | None = None, source: Numbers | None = None) -> Any:
     """Return what flow_matching's path.sample returned with `dx_t` replaced by the oracle velocity.
 
     sample: a dataclass with x_0, x_1, x_t, dx_t [B, *sample_shape] and t [B], as AffineProbPath.sample returns it.
@@ -136,7 +134,7 @@ def with_oracle(
     reversed time, a curved path) and where x_0 is unmistakably no standard normal noise, or paired with x_1. Costs one
     velocity.
     """
-    check_engine(engine)
+    check_oracle(engine)
     missing = [name for name in ("x_0", "x_1", "x_t", "dx_t", "t") if not hasattr(sample, name)]
     if missing:
         found = f"{type(sample).__name__} without {missing[0]}"
@@ -147,7 +145,7 @@ def with_oracle(
     return replace(sample, dx_t=engine.velocity(sample.x_t, sample.t, labels=labels, source=source))
 
 
-def _check_on_path(sample: Any, engine: OracleEngine) -> None:
+def _check_on_path(sample: Any, engine: Oracle) -> None:
     x = sample.x_t.double()
     times = resolve_times(sample.t, len(x), None, x.device)
     at = coefficients(engine.path, times)

@@ -12,11 +12,11 @@ from ..base.arrays import Float, Float64, Numbers, Tensor, reals
 from ..base.checked import required
 from ..base.errors import invalid
 from ..base.outputs import rounded_answer
-from ..data.dataset import OracleDataset
 from ..engine import compiled
-from ..engine.arguments import check_engine
+from ..engine.arguments import check_oracle
 from ..engine.engine import OracleEngine
-from ..paths.paths import Coefficients, Path
+from ..engine.oracle import Oracle
+from ..paths.paths import Coefficients, Path, same_path
 from ..queries.conditions import Guidance
 
 # noise levels that are answered, and the log of the largest: paths take a variance below 1e-290 for none
@@ -57,22 +57,31 @@ class EngineOnPath(OracleEngine):
 class NoiseLevelModel(torch.nn.Module):
     """An engine queried at x = alpha X + sigma eps for any alpha >= 0 and sigma > 0, whatever its own path.
 
-    engine: its data and point_std count. Raises InputError for what is no engine.
+    engine: its data and point_std count, its path only where it is a RemoteOracle, whose server has no other. Raises
+    InputError for what is no engine, and for a RemoteOracle on another path than `path`.
     """
 
     # the path that its queries are answered on
     path: Path = LogNoise()
 
-    def __init__(self, engine: OracleEngine) -> None:
+    def __init__(self, engine: Oracle) -> None:
         super().__init__()
-        check_engine(engine)
+        check_oracle(engine)
         self.engine = engine
         # in a tuple: it is no part of the module beside the engine
-        self._asked = (EngineOnPath(engine, self.path),)
+        self._asked = (self._on_path(engine),)
+
+    def _on_path(self, engine: Oracle) -> Oracle:
+        if isinstance(engine, OracleEngine):
+            return EngineOnPath(engine, self.path)
+        if not same_path(engine.path, self.path):
+            remedy = "serve the data on that path, or ask an OracleEngine"
+            raise invalid("engine", f"must be served on {self.path!r}", repr(engine.path), remedy)
+        return engine
 
     @property
-    def data(self) -> OracleDataset:
-        """The data set of the engine."""
+    def data(self) -> Any:
+        """The data set of the engine, or what is known of it."""
         return self.engine.data
 
     def _at_noise(

@@ -8,8 +8,8 @@ import torch
 
 from ..base.arrays import Float, Float64, Numbers, Tensor, reals
 from ..base.checked import required
-from ..engine.arguments import check_engine
-from ..engine.engine import OracleEngine
+from ..engine.arguments import check_oracle
+from ..engine.oracle import Oracle
 from ..queries.conditions import Guidance
 
 
@@ -22,9 +22,9 @@ class SolverModel(torch.nn.Module):
     Raises InputError for an engine that is none.
     """
 
-    def __init__(self, engine: OracleEngine) -> None:
+    def __init__(self, engine: Oracle) -> None:
         super().__init__()
-        check_engine(engine)
+        check_oracle(engine)
         self.engine = engine
 
     def forward(
@@ -64,7 +64,7 @@ class ODEFunction(torch.nn.Module):
 
     def __init__(
         self,
-        engine: OracleEngine,
+        engine: Oracle,
         labels: Numbers | None = None,
         guidance: Numbers | Guidance | None = None,
     ) -> None:
@@ -73,7 +73,7 @@ class ODEFunction(torch.nn.Module):
         self.labels, self.guidance = labels, guidance
 
     @property
-    def engine(self) -> OracleEngine:
+    def engine(self) -> Oracle:
         """The engine that answers."""
         return self.model.engine
 

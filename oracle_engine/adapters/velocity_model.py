@@ -11,8 +11,8 @@ from ..base.arrays import Float, Float64, Numbers, Tensor, check_shape, integers
 from ..base.errors import invalid
 from ..base.outputs import rounded_answer
 from ..base.transforms import unreadable
-from ..engine.arguments import check_engine
-from ..engine.engine import OracleEngine
+from ..engine.arguments import check_oracle
+from ..engine.oracle import Oracle
 from ..queries.conditions import Guidance
 from ..queries.labels import check_null_label
 from .conventions import Convention, Returns, TransformerOutput, resolve_convention
@@ -58,7 +58,7 @@ class VelocityModel(torch.nn.Module):
 
     def __init__(
         self,
-        engine: OracleEngine,
+        engine: Oracle,
         convention: str | Convention,
         *,
         null_label: int | None = None,
@@ -68,7 +68,7 @@ class VelocityModel(torch.nn.Module):
         ignore_conditions: bool = False,
     ) -> None:
         super().__init__()
-        check_engine(engine)
+        check_oracle(engine)
         check_null_label(null_label, engine.data.segments)
         known = resolve_convention(convention)
         self.engine, self.null_label, self.check_time = engine, null_label, check_time

@@ -113,7 +113,8 @@ class Ranks:
             remedy = f"look at the error of rank {refused[0]}"
             raise invalid("queries", "must be accepted on every rank", f"on rank {refused[0]}: {words}", remedy)
         self._check_same(operation, kind, asked, found)
-        return [header[1 + len(asked) :].tolist() for header in found]
+        first = 1 + len(asked)
+        return [header[first : first + len(sizes)].tolist() for header in found]
 
     def refuse(self, error: OracleError) -> None:
         """Let the ranks that come to a comparison know that this one has refused what it was asked, with `error`."""
@@ -145,6 +146,11 @@ class Ranks:
             lambda: dist.all_to_all_single(found, values, list(receive), list(send), group=self._group, async_op=True),
         )
         return list(found.split(list(receive)))
+
+    def share(self, operation: str, values: Shaped[Tensor, "n C"], counts: Sequence[int]) -> list[Tensor]:
+        """Return the rows that each rank has, `counts` of them; values: those of this rank, on the CPU."""
+        copies = values.repeat(self.size, *[1] * (values.ndim - 1))
+        return self.exchange(operation, copies, [len(values)] * self.size, counts)
 
     @contextmanager
     def working(self) -> Iterator[None]:

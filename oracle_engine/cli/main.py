@@ -17,8 +17,10 @@ from ..base.errors import OracleError, lacks_memory
 from ..base.settings import __version__
 from .advise import add_advise
 from .copies import add_copies
+from .export_triton import add_export_triton
 from .index import add_index
 from .info import add_info
+from .job import add_job
 from .options import Commands, Parser, in_options
 from .paper import add_paper
 from .plan import add_plan
@@ -36,11 +38,13 @@ COMMANDS = (
     add_paper,
     add_advise,
     add_velocity,
+    add_job,
     add_sample,
     add_copies,
     add_plan,
     add_index,
     add_serve,
+    add_export_triton,
     add_train_demo,
     add_info,
 )

@@ -16,7 +16,12 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line, and in which the value of --range may begin with a minus."""
+    """A parser whose errors are one line, and in which the value of --range may begin with a minus.
+
+    actions: of a command with actions of which the first one is meant where none is named; empty for others.
+    """
+
+    actions: Sequence[str] = ()
 
     def error(self, message: str) -> NoReturn:
         """End the process with status 2, after one line on standard error: `message`, and where to look."""
@@ -29,7 +34,12 @@ class Parser(argparse.ArgumentParser):
 
         args: the arguments, None for those of the process. namespace: to which they are added, None for an empty one.
         """
-        return super().parse_known_args(None if args is None else _joined(args), namespace)
+        given = None if args is None else self._with_action(_joined(args))
+        return super().parse_known_args(given, namespace)
+
+    def _with_action(self, arguments: list[str]) -> list[str]:
+        named = not arguments or arguments[0] in ("-h", "--help", *self.actions)
+        return arguments if named or not self.actions else [self.actions[0], *arguments]
 
 
 def _joined(arguments: Sequence[str]) -> list[str]:
@@ -200,12 +210,14 @@ OPTIONS: Mapping[Key, str] = {
     "bins": "--bins",
     "draws": "--draws",
     "index": "--index",
-    "name": "--name",
     ("plan", "samples"): "--samples",
     ("plan", "dim"): "--dim",
     ("plan", "storage"): "--storage",
     ("plan", "ranks"): "--ranks",
     ("plan", "card"): "--card",
+    ("serve", "name"): "--name",
+    ("export-triton", "name"): "--name",
+    ("export-triton", "repository"): "DIR",
     ("--data", "labels"): "the labels of --data",
     ("IN", "key"): "--key",
     ("velocity", "x"): "IN",
@@ -221,6 +233,10 @@ OPTIONS: Mapping[Key, str] = {
     ("--held-out", "points"): "--held-out",
     ("--held-out", "labels"): "the labels of --held-out",
     ("sample", "x"): "the run",
+    ("job", "folder"): "OUT.d",
+    ("job", "x"): "IN",
+    ("job", "labels"): "the labels of IN",
+    ("job", "workers"): "--workers",
 }
 
 # what to do in place of what the library says, where that speaks of Python
@@ -253,6 +269,9 @@ REMEDIES: Mapping[Key, str] = {
     ("--also", "points"): "repair the samples of --also",
     ("--held-out", "points"): "repair the samples of --held-out",
     ("sample", "x"): "take a smaller --guidance or more --steps",
+    ("job", "x"): "make the queries like the samples of --data, finite and floating",
+    ("job", "labels"): "mend them, or pass --no-labels",
+    ("job", "guidance"): "pass one finite number, and labels in IN",
 }
 
 # a parameter as a remedy writes it, with its value: key='x', key=, t_max=0.999

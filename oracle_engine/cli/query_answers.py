@@ -3,51 +3,32 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..base.arrays import Float, Float64, Shaped, Tensor
+from ..base.arrays import Float64, Tensor
 from ..base.errors import bad_file, invalid
 from ..base.progress import progress_bar
 from ..data.checks import first_non_finite
 from ..engine.engine import OracleEngine
 from ..paths.paths import coefficients, resolve_times
+from ..queries.stored import Queries
 from .query_files import QueryFile, check_result, read_queries, result_file
 from .shared import check_output, engine_of
-
-
-@dataclass(frozen=True)
-class Queries:
-    """Queries that can be answered.
-
-    x: [B, *shape], floating. t: their times, [B] float64. labels: their classes, [B] integers, or None.
-    """
-
-    x: Float[Tensor, "B ..."]
-    t: Float64[Tensor, "B"]
-    labels: Shaped[Tensor, "B ..."] | None
-
-    def blocks(self, size: int) -> Iterator[Queries]:
-        """Yield the queries in their order, at most `size` of them at once."""
-        for start in range(0, len(self.x), size):
-            part = slice(start, start + size)
-            yield Queries(self.x[part], self.t[part], None if self.labels is None else self.labels[part])
 
 
 def queries_of(arguments: Namespace) -> Queries:
     """Return the queries of the file IN, with the times and labels that the arguments choose.
 
-    arguments: of `oracle-engine velocity`.
+    arguments: of `oracle-engine velocity` or `job`.
 
     Raises InputError where --batch is below 1, the file and the arguments name no times, their number does not fit the
     queries, or --labels names no tensor; and as :func:`read_queries` does.
     """
     if arguments.batch < 1:
-        raise invalid("--batch", "must be at least 1", arguments.batch, "leave it out for 256")
+        raise invalid("--batch", "must be at least 1", arguments.batch, "leave it out")
     file = read_queries(
         Path(arguments.input), arguments.key, t_key=arguments.t_key, labels_key=arguments.labels or "labels"
     )
@@ -69,11 +50,11 @@ def write_answers(arguments: Namespace, queries: Queries) -> dict[str, Any]:
     check_output(arguments, "OUT", target)
     with progress_bar(f"{what} of {Path(arguments.input).name}") as progress:
         engine = engine_of(arguments, t_max=arguments.t_max, tolerance=arguments.tolerance)
-        _check_times(engine, queries.t)
+        check_times(engine, queries.t)
         with result_file(target, what, shape, dtype) as write:
             done = 0
             for block in queries.blocks(arguments.batch):
-                _check_finite(arguments.input, block, done)
+                check_finite(arguments.input, block, done)
                 write(_answer(engine, what, block))
                 done += len(block.x)
                 progress(done, len(queries.x))
@@ -114,16 +95,19 @@ def _labels(file: QueryFile, arguments: Namespace) -> Tensor | None:
     return file.labels
 
 
-def _check_times(engine: OracleEngine, times: Float64[Tensor, "B"]) -> None:
-    # the engine refuses these too, but only when it comes to their block
+def check_times(engine: OracleEngine, times: Float64[Tensor, "B"]) -> None:
+    """Raise InputError where one of the times of all queries leaves no noise, before the first block is answered."""
     at = coefficients(engine.path, resolve_times(times, len(times), engine.t_max, times.device))
     if not bool((at.sigma_t > 0).all()):
         remedy = "clamp with --t-max 0.999, or leave these queries out"
         raise invalid("t", "must leave some noise: sigma(t) > 0", f"t = {float(times.max())}", remedy)
 
 
-def _check_finite(source: str, block: Queries, done: int) -> None:
-    """Refuse a block with a query that is not finite, by its row in the file; `done` rows of it came before."""
+def check_finite(source: str, block: Queries, done: int) -> None:
+    """Refuse a block with a query that is not finite, by its row in the file; `done` rows of it came before.
+
+    source: the file. Raises DataFileError.
+    """
     row = first_non_finite(block.x)
     if row is not None:
         found = f"a NaN or an infinity in row {done + row}"

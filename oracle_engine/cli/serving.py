@@ -81,18 +81,21 @@ def limits_of(arguments: Namespace) -> Limits:
 
 
 def first_words(url: str, models: Mapping[str, Model], token: str | None) -> str:
-    """Return what is served, and how to ask for it from a shell."""
+    """Return what is served, and how to ask for it from a shell and from Python."""
     name, model = next(iter(models.items()))
     sample = model.engine.data.sample_shape
     x = f'{{"name":"x","shape":{[1, *sample]},"datatype":"FP32","data":[{",".join(["0"] * model.engine.data.dim)}]}}'
     t = '{"name":"t","shape":[1],"datatype":"FP64","data":[0.3]}'
     body = f'{{"inputs":[{x},{t}],"outputs":[{{"name":"velocity"}}]}}'.replace(" ", "")
     header = f' -H "Authorization: Bearer ${TOKEN}"' if token else ""
+    held = f', token=os.environ["{TOKEN}"]' if token else ""
     lines = [f"{name}: {model.engine.data!r} on {model.engine.data.device}" for name, model in models.items()]
     if len(body) < 2000:
         lines.append(f"  curl{header} {url}/v2/models/{name}/infer -d '{body}'")
     else:
         lines.append(f"  curl{header} {url}/v2/models/{name}")
+    asked = f'RemoteOracle("{url}", "{name}"{held})'
+    lines.append(f"  python: from oracle_engine.serving import RemoteOracle; oracle = {asked}")
     return "\n".join([f"serving {url}", *lines])
 
 

@@ -24,13 +24,14 @@ def add_velocity(commands: Commands) -> None:
         "--tolerance", type=float, default=1e-4, help="relative velocity error that --index may cause (1e-4)"
     )
     parser.add_argument("--what", choices=WHAT, default="velocity", help="what to compute (velocity)")
-    parser.add_argument("--t", type=float, help="one time for all queries, instead of those in IN")
-    parser.add_argument("--t-max", type=float, help="clamp later times here; without it t = 1 is refused")
-    _add_tensors(parser)
+    add_queries(parser)
     parser.add_argument("--batch", type=whole, default=256, help="queries computed and written at once (256)")
 
 
-def _add_tensors(parser: ArgumentParser) -> None:
+def add_queries(parser: ArgumentParser) -> None:
+    """Add the options that say what is asked of the file IN: --t, --t-max and the names of its tensors."""
+    parser.add_argument("--t", type=float, help="one time for all queries, instead of those in IN")
+    parser.add_argument("--t-max", type=float, help="clamp later times here; without it t = 1 is refused")
     parser.add_argument("--key", help="the tensor of the queries in IN (x)")
     parser.add_argument("--t-key", default="t", help="the tensor of the times in IN (t)")
     parser.add_argument("--labels", metavar="KEY", help="the tensor of the labels in IN (labels, used where present)")

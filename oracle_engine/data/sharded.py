@@ -54,7 +54,7 @@ class ShardedDataset(OracleDataset):
         if deterministic:
             shards = max(SHARDS, 1 << (ranks.size - 1).bit_length())
         deal = Deal.of(len(whole), whole.sorted_labels, shards)
-        held = {number: _cut(whole, deal, number) for number in _numbers(ranks, shards)}
+        held = {number: cut(whole, deal, number) for number in _numbers(ranks, shards)}
         rest = {"order": whole.order, "sorted_labels": whole.sorted_labels}
         self = cls._of_rows(
             _without_samples(whole.rows),
@@ -85,21 +85,43 @@ class ShardedDataset(OracleDataset):
         return f"ShardedDataset({self.name!r}, {what}, {held} of {self.ranks.size}, {self.device})"
 
     def sample_values(self, row: Int64[Tensor, "n"]) -> Shaped[Tensor, "n ..."]:
-        """Return samples in value space, [n, *shape] of `value_dtype`, on every rank; a collective.
+        """Return samples in value space, [n, *shape] of `value_dtype`, wherever they are; a collective.
 
-        row: [n] int64, rows in 0..N - 1, the same on all ranks. Raises InputError where samples were changed in place.
+        row: [n] int64, rows in 0..N - 1, the same on all ranks unless these ask for queries of their own. Raises
+        InputError where samples were changed in place.
+        """
+        values = self.stored_rows(row).double().mul_(self.value_map.scale).add_(self.value_map.offset)
+        return values.to(self.value_dtype).reshape((len(row), *self.sample_shape))
+
+    def stored_rows(self, row: Int64[Tensor, "n"]) -> Shaped[Tensor, "n D"]:
+        """Return samples as they are stored, [n, D], wherever they are; a collective.
+
+        row: as in :meth:`sample_values`, which raises what this does.
         """
         self.check_unchanged()
         words = f"{len(row)} of them, {row.tolist()[:4]}"
-        self.ranks.compare("samples", [Asked("index", number_of(row), lambda: words)])
+        same = [] if self.own_queries else [Asked("index", number_of(row), lambda: words)]
+        counts = [count for (count,) in self.ranks.compare("samples", same, [len(row)])]
+        asked = [row.cpu()]
+        if self.own_queries:
+            asked = self.ranks.share("samples", row.cpu()[:, None], counts)
+        held = [self._bytes_of(one.reshape(-1).to(self.device)) for one in asked]
+        # each sample is held by one rank, and the others add nothing to its bytes
+        if self.own_queries:
+            parts = self.ranks.exchange("samples", torch.cat(held), counts, [len(row)] * self.ranks.size)
+        else:
+            parts = self.ranks.gather("samples", held[0])
+        found = torch.stack(parts).sum(0, dtype=torch.uint8)
+        return found.view(self.storage).reshape(len(row), self.dim).to(self.device)
+
+    def _bytes_of(self, row: Int64[Tensor, "n"]) -> Shaped[Tensor, "n W"]:
+        """Return samples as they are stored, byte for byte, and zeros for those that are not here."""
         shard, place = self.deal.find(row)
-        values = torch.zeros(len(row), *self.sample_shape, dtype=self.value_dtype, device=self.device)
+        found = torch.zeros(len(row), self.dim, dtype=self.storage, device=self.device)
         for number, held in self.shards.items():
             mine = (shard == number).nonzero()[:, 0]
-            values[mine] = held.sample_values(place[mine])
-        # each sample is held by one rank, and the others add nothing
-        parts = self.ranks.gather("samples", values.cpu())
-        return torch.stack(parts).sum(0).to(self.value_dtype).to(self.device)
+            found[mine] = held.rows.stored[place[mine]]
+        return found.cpu().view(torch.uint8)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -156,9 +178,38 @@ class ShardedDataset(OracleDataset):
         raise _elsewhere("saving")
 
 
+def cut(whole: OracleDataset, deal: Deal, number: int) -> OracleDataset | None:
+    """Return a shard of `whole` as a data set, or None where it is empty.
+
+    deal: which rows each shard holds. number: of the shard. The rows keep the centre of the whole, so that states of
+    shards merge; those of one run are shared with it, those of several are copied.
+    """
+    runs = deal.runs(number)
+    if not runs:
+        return None
+
+    def part(tensor: Tensor) -> Tensor:
+        cut = [tensor[start:stop] for start, stop in runs]
+        return cut[0] if len(cut) == 1 else torch.cat(cut)
+
+    rows, labels = whole.rows, whole.sorted_labels
+    weights = None if rows.log_weights is None else part(rows.log_weights)
+    # radii and copies of the whole bound those of its parts
+    held = replace(rows, stored=part(rows.stored), half_norms=part(rows.half_norms), log_weights=weights)
+    rest = {} if labels is None else {"sorted_labels": part(labels)}
+    return OracleDataset._of_rows(
+        held, name=whole.name, sample_shape=whole.sample_shape, value_map=whole.value_map, rest=rest
+    )
+
+
 def rows_here(data: OracleDataset) -> list[Rows]:
     """Return the rows that kernels will meet in this process: all, or those of the shards that it holds, if any."""
     return [shard.rows for shard in data.shards.values()] if isinstance(data, ShardedDataset) else [data.rows]
+
+
+def stored_rows(data: OracleDataset, row: Int64[Tensor, "n"]) -> Shaped[Tensor, "n D"]:
+    """Return samples as they are stored, [n, D]; row: [n] int64, rows in 0..N - 1. A collective of sharded data."""
+    return data.stored_rows(row) if isinstance(data, ShardedDataset) else data.rows.stored[row]
 
 
 @contextmanager
@@ -209,26 +260,6 @@ def _numbers(ranks: Ranks, shards: int) -> range:
     return range(*(shards * rank // ranks.size for rank in (ranks.rank, ranks.rank + 1)))
 
 
-def _cut(whole: OracleDataset, deal: Deal, number: int) -> OracleDataset | None:
-    """Return a shard of `whole` as a data set, or None where it is empty."""
-    runs = deal.runs(number)
-    if not runs:
-        return None
-
-    def part(tensor: Tensor) -> Tensor:
-        cut = [tensor[start:stop] for start, stop in runs]
-        return cut[0] if len(cut) == 1 else torch.cat(cut)
-
-    rows, labels = whole.rows, whole.sorted_labels
-    weights = None if rows.log_weights is None else part(rows.log_weights)
-    # radii and copies of the whole bound those of its parts
-    held = replace(rows, stored=part(rows.stored), half_norms=part(rows.half_norms), log_weights=weights)
-    rest = {} if labels is None else {"sorted_labels": part(labels)}
-    return OracleDataset._of_rows(
-        held, name=whole.name, sample_shape=whole.sample_shape, value_map=whole.value_map, rest=rest
-    )
-
-
 def _moments(rows: Rows) -> Float64[Tensor, "M"]:
     """Return the sums over rows of their weights, of these times |r|^2 / 2, and of these times r, [D + 2]."""
     uniform = torch.ones_like(rows.half_norms) if rows.log_weights is None else rows.log_weights.exp()
@@ -239,5 +270,5 @@ def _moments(rows: Rows) -> Float64[Tensor, "M"]:
 
 
 def _without_samples(rows: Rows) -> Rows:
-    stored, half_norms = (torch.empty_like(part, device="meta") for part in (rows.stored, rows.half_norms))
-    return replace(rows, stored=stored, half_norms=half_norms)
+    stored = torch.empty(rows.stored.shape, dtype=rows.stored.dtype, device="meta")
+    return replace(rows, stored=stored, half_norms=torch.empty_like(rows.half_norms, device="meta"))

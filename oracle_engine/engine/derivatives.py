@@ -253,7 +253,8 @@ class AnswerFunction:
         own = (states.lse, states.lse_rest, states.mean)
         change = self._covariance(query, request.labels, own, motion)
         guided = (request.scale != 1.0).nonzero()[:, 0]
-        if states.free_mean.shape[1] == 0 or len(guided) == 0:
+        exact = self.responder.router.exact
+        if states.free_mean.shape[1] == 0 or not exact.on_any_rank(len(guided) > 0):
             return change
         free = (states.free_lse[guided], states.free_rest[guided], states.free_mean[guided])
         other = self._covariance(query.take(guided), None, free, motion.take(guided))

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..base.arrays import Float, Float64, Numbers, Tensor, check_floating, is_number, is_whole
+from ..base.arrays import Float, Numbers, Tensor, check_floating, is_number, is_whole
 from ..base.checked import checked_together
 from ..base.cuda_graphs import capturing
 from ..base.errors import invalid
@@ -32,13 +32,14 @@ from . import compiled
 from .autograd import attached, differentiable, refuse_transforms
 from .derivatives import AnswerFunction, options_of
 from .graphs import obstacle, unrecordable
+from .oracle import Oracle
 from .plan import Plan, make_plan
 from .responder import Responder, mixed
 from .router import Router
 from .widths import check_point_std
 
 
-class OracleEngine(torch.nn.Module):
+class OracleEngine(Oracle, torch.nn.Module):
     """Closed-form flow-matching targets over `data`, exact for every query (arXiv 2512.02826).
 
     data: an OracleDataset. path: a name from oracle_engine.paths.PATHS, or an object like one.
@@ -66,6 +67,8 @@ class OracleEngine(torch.nn.Module):
     >>> engine.velocity(torch.tensor([[0.5]]), 0.0)  # at t = 0 the mean of the data less the noise
     tensor([[-0.5000]])
     """
+
+    data: OracleDataset
 
     def __init__(
         self,
@@ -126,108 +129,6 @@ class OracleEngine(torch.nn.Module):
     def extra_repr(self) -> str:
         """Return what printing the module shows."""
         return f"{self.data!r}, path={self.path!r}, backend={self.backend!r}"
-
-    def forward(self, x: Float[Tensor, "B ..."], t: Numbers, **conditions: Any) -> Float[Tensor, "B ..."]:
-        """Return :meth:`velocity` of x at t under `conditions`, its keywords."""
-        return self.velocity(x, t, **conditions)
-
-    def velocity(
-        self,
-        x: Float[Tensor, "B ..."],
-        t: Numbers,
-        *,
-        labels: Numbers | None = None,
-        guidance: Numbers | Guidance | None = None,
-        exclude: Numbers | None = None,
-        source: Numbers | None = None,
-    ) -> Float[Tensor, "B ..."]:
-        """Return the oracle velocity E[d_alpha X + d_sigma eps | x_t = x], like x.
-
-        x: [B, *sample_shape], any floating dtype, on the engine's device.
-        t: a number, [], [B] or [B, 1, ...] in [0, 1], 0 noise and 1 data.
-        labels: condition on a class: an integer, [B], or [B, U] for the union of U different classes; -1 stands for
-            none. One-hot rows [B, K] of any dtype are understood where K - 1 is the largest class of the data; two
-            columns of integers 0 and 1, which may be either, and soft labels are refused.
-        guidance: scale w of v_0 + w (v_y - v_0), a number, [B], or a Guidance with an interval of t; needs labels.
-        exclude: index of a sample that does not count, one for all or [B], -1 for none (leave-one-out).
-        source: index of the sample that x was made from, x = alpha X + sigma eps, -1 for unknown; after prepare() it
-            lets late queries do with far fewer samples. The answer is the same.
-        Raises InputError for anything else, where sigma(t) = 0, and where no sample is left.
-        The velocity is d_alpha m + d_sigma (x - alpha m) / sigma, m = sum_j softmax_j(log w_j - |x - alpha X_j|^2 /
-        2 sigma^2) X_j the denoiser (arXiv 2512.02826). Costs one pass over the rows in question, 2 to 4 B N D
-        operations.
-
-        >>> import torch, oracle_engine as oe
-        >>> engine = oe.OracleEngine(oe.load_dataset("digits"))
-        >>> engine.velocity(torch.zeros(3, 1, 8, 8), 0.3, labels=torch.tensor([0, 1, -1])).shape
-        torch.Size([3, 1, 8, 8])
-        """
-        return self._respond("velocity", x, t, Conditions(labels, guidance, exclude, source))
-
-    def denoiser(
-        self,
-        x: Float[Tensor, "B ..."],
-        t: Numbers,
-        *,
-        labels: Numbers | None = None,
-        guidance: Numbers | Guidance | None = None,
-        exclude: Numbers | None = None,
-        source: Numbers | None = None,
-    ) -> Float[Tensor, "B ..."]:
-        """Return the posterior mean E[X | x_t = x], like x.
-
-        x, t, labels, guidance, exclude, source, errors and cost: as in :meth:`velocity`.
-        """
-        return self._respond("denoiser", x, t, Conditions(labels, guidance, exclude, source))
-
-    def score(
-        self,
-        x: Float[Tensor, "B ..."],
-        t: Numbers,
-        *,
-        labels: Numbers | None = None,
-        guidance: Numbers | Guidance | None = None,
-        exclude: Numbers | None = None,
-        source: Numbers | None = None,
-    ) -> Float[Tensor, "B ..."]:
-        """Return the gradient of log p_t at x, (alpha m - x) / sigma^2 with m the denoiser, like x.
-
-        x, t, labels, guidance, exclude, source, errors and cost: as in :meth:`velocity`.
-        """
-        return self._respond("score", x, t, Conditions(labels, guidance, exclude, source))
-
-    def noise(
-        self,
-        x: Float[Tensor, "B ..."],
-        t: Numbers,
-        *,
-        labels: Numbers | None = None,
-        guidance: Numbers | Guidance | None = None,
-        exclude: Numbers | None = None,
-        source: Numbers | None = None,
-    ) -> Float[Tensor, "B ..."]:
-        """Return the posterior mean E[eps | x_t = x], (x - alpha m) / sigma with m the denoiser, like x.
-
-        x, t, labels, guidance, exclude, source, errors and cost: as in :meth:`velocity`.
-        """
-        return self._respond("noise", x, t, Conditions(labels, guidance, exclude, source))
-
-    def log_density(
-        self,
-        x: Float[Tensor, "B ..."],
-        t: Numbers,
-        *,
-        labels: Numbers | None = None,
-        exclude: Numbers | None = None,
-        source: Numbers | None = None,
-    ) -> Float64[Tensor, "B"]:
-        """Return log p_t(x) in nats, float64 [B], of the class where labels are given.
-
-        x, t, labels, exclude, source and errors: as in :meth:`velocity`.
-        log p_t(x) = lse_j(log w_j - |x - alpha X_j|^2 / 2 s^2) - lse_j(log w_j) - (D/2) log(2 pi s^2).
-        Costs half of a velocity: no weighted mean is taken.
-        """
-        return self._respond("log_density", x, t, Conditions(labels, None, exclude, source))
 
     def posterior(
         self,

@@ -131,7 +131,7 @@ class Responder:
         if request.labels is None or capturing():
             return terms
         index = (request.scale != 1.0 if guided is None else guided).nonzero()[:, 0]
-        if len(index):
+        if self.router.exact.on_any_rank(len(index) > 0):
             part = request.take(index)
             shared = None if shared_products is None else shared_products.take(index)
             terms.append(Term(index, 1.0 - part.scale, self.router.unconditional(part, state.take(index), shared)))

@@ -18,7 +18,7 @@ def sharded(
     path: Any = "rectified_flow",
     *,
     mesh: Any = None,
-    queries: Literal["same"] = "same",
+    queries: Literal["same", "own"] = "same",
     timeout: float = 60.0,
     deterministic: bool = True,
     **options: Any,
@@ -29,7 +29,8 @@ def sharded(
         mapped, so that a rank reads only its part. path: as in OracleEngine.
     mesh: a DeviceMesh of one dimension, whose ranks share the data; None for all ranks. The process group must be
         initialised, as under torchrun; the engine makes a gloo group of its own.
-    queries: "same": every rank passes the same queries and gets all answers.
+    queries: "same": every rank passes the same queries and gets all answers. "own": each passes queries of its own, any
+        number of them, and gets their answers, as training with DDP or FSDP asks; ranks take the same options.
     timeout: seconds, above 0, after which a rank that is stopped or does not come is lost. A rank that still computes
         is waited for.
     deterministic: whether samples are scanned in 16 shards and merged in one order, so that up to 16 ranks with the
@@ -42,13 +43,13 @@ def sharded(
     `timeout` where one is killed, stopped or elsewhere; after that the engine answers no more.
     Costs a scan of the rows held here and an exchange of 2 B (D + 5) float64 numbers a call.
     """
-    if queries != "same":
-        raise invalid("queries", "must be same", repr(queries), "pass the queries of all ranks on every rank")
+    if queries not in ("same", "own"):
+        raise invalid("queries", "must be same or own", repr(queries), "use 'same'")
     if not isinstance(resolve_mode(options.get("mode", "auto")), FullScan | Auto):
         raise invalid("mode", "must be auto or exact for a sharded engine", options["mode"], "leave it out")
     ranks = Ranks(mesh, timeout)
     whole = data if isinstance(data, OracleDataset) else load_dataset(data)
     device = options.pop("device", None)
     whole = whole if device is None else whole.to(device)
-    held = ShardedDataset.deal_out(whole, ranks, own_queries=False, deterministic=deterministic)
+    held = ShardedDataset.deal_out(whole, ranks, own_queries=queries == "own", deterministic=deterministic)
     return OracleEngine(held, path, **options)

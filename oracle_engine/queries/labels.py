@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -63,10 +63,10 @@ def one_hot_classes(rows: Shaped[Tensor, "B K"], *, zeros: bool = False) -> Int6
     return torch.where(hot, ones.long().argmax(1), -1) if rows.shape[1] else rows.new_full((len(rows),), -1).long()
 
 
-def check_null_label(null_label: int | None, segments: Mapping[int, Span]) -> None:
+def check_null_label(null_label: int | None, segments: Collection[int]) -> None:
     """Check that `null_label`, the number a network takes for no class, is no class of the data.
 
-    segments: the rows of each class. Raises InputError for a class: asked for it, an answer would be unconditional.
+    segments: the classes. Raises InputError for a class: asked for it, an answer would be unconditional.
     """
     if null_label in segments:
         remedy = "pass the number of classes, or -1 where none is used"

@@ -11,7 +11,7 @@ import torch
 
 from ..base.arrays import Float, Float64, Numbers, Tensor
 from ..base.errors import invalid
-from ..engine.engine import OracleEngine
+from ..engine.oracle import Oracle
 from ..paths.paths import Path, coefficients, resolve_path, resolve_times, same_path
 from ..queries.conditions import Guidance
 
@@ -26,7 +26,7 @@ class HasVelocity(Protocol):
 
 
 # an engine; an object with `velocity`; or a model v(x, t), called with t [B] in the dtype of x, float32 at least
-Velocity = OracleEngine | HasVelocity | Callable[[Any, Any], Any]
+Velocity = Oracle | HasVelocity | Callable[[Any, Any], Any]
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def check_velocity(velocity: Velocity | Switch) -> None:
     data, such as a VelocityModel of "repa".
     """
     for part in parts_of(velocity):
-        if isinstance(part, OracleEngine | HasVelocity) and not isinstance(part, type):
+        if isinstance(part, Oracle | HasVelocity) and not isinstance(part, type):
             continue
         if not callable(part) or isinstance(part, type):
             found = part.__name__ if isinstance(part, type) else type(part).__name__
@@ -108,7 +108,7 @@ def _own_path(part: Velocity) -> Path | None:
         found: Path = part.path
         return found
     engine = getattr(part, "engine", None)
-    return engine.path if isinstance(engine, OracleEngine) else None
+    return engine.path if isinstance(engine, Oracle) else None
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ class Field:
         returns no tensor, another shape, or numbers that are not finite. Costs one evaluation.
         """
         source, times = self.source, times_like(t, x)
-        if isinstance(source, OracleEngine):
+        if isinstance(source, Oracle):
             return source.velocity(x, times, labels=self.labels, guidance=self.guidance)
         if isinstance(source, HasVelocity):
             return _checked(source.velocity(x, times), x, t)
@@ -145,7 +145,7 @@ class Field:
         x: [B, *sample_shape], any floating dtype. t: a time in [0, 1). Raises InputError as :meth:`velocity` does, and
         where a path stands still, so that its velocity determines no denoiser. Costs one evaluation.
         """
-        if isinstance(self.source, OracleEngine):
+        if isinstance(self.source, Oracle):
             return self.source.denoiser(x, times_like(t, x), labels=self.labels, guidance=self.guidance)
         return denoiser_from(self.velocity(x, t), x, t, self.path)
 

@@ -12,8 +12,8 @@ import torch
 from ..base.arrays import Float, Float64, Int64, Numbers, Tensor, check_floating
 from ..base.errors import invalid
 from ..base.names import METHOD_NAMES
-from ..engine.arguments import check_engine
-from ..engine.engine import OracleEngine
+from ..engine.arguments import check_oracle
+from ..engine.oracle import Oracle
 from ..paths.paths import SMALLEST, Path
 from ..paths.time_grids import check_times
 from ..queries.conditions import Guidance
@@ -116,7 +116,7 @@ def sample(
 
 
 def initial_noise(
-    engine: OracleEngine, count: int, *, start: float = 0.0, generator: torch.Generator | None = None
+    engine: Oracle, count: int, *, start: float = 0.0, generator: torch.Generator | None = None
 ) -> Float[Tensor, "B ..."]:
     """Return draws of sigma(start) eps, the states that a run begins with.
 
@@ -133,7 +133,7 @@ def initial_noise(
     >>> samplers.initial_noise(oe.OracleEngine(oe.load_dataset("digits"), "edm"), 16).shape
     torch.Size([16, 1, 8, 8])
     """
-    check_engine(engine)
+    check_oracle(engine)
     if count < 1:
         raise invalid("count", "must be at least 1", count, "pass the number of samples to draw")
     sigma = path_at(engine.path, start)[1]
@@ -148,7 +148,7 @@ def initial_noise(
 
 
 def noised(
-    engine: OracleEngine, samples: Float[Tensor, "B ..."], t: float, *, generator: torch.Generator | None = None
+    engine: Oracle, samples: Float[Tensor, "B ..."], t: float, *, generator: torch.Generator | None = None
 ) -> Float[Tensor, "B ..."]:
     """Return alpha(t) X + sigma(t) eps, the states that a run resumes with at the time `t`.
 
@@ -159,7 +159,7 @@ def noised(
     Returns [B, *sample_shape] in the dtype of `samples`: the samples themselves where sigma(t) = 0.
     Raises InputError for what is no engine, for samples that are not floating and for `t` outside [0, 1].
     """
-    check_engine(engine)
+    check_oracle(engine)
     check_floating("samples", samples)
     alpha, sigma, _, _ = path_at(engine.path, t)
     eps = torch.randn(samples.shape, dtype=samples.dtype, device=samples.device, generator=generator)
@@ -204,8 +204,8 @@ class _Sampler:
     capture: Capture
 
     @property
-    def engine(self) -> OracleEngine | None:
-        return next((part for part in parts_of(self.velocity) if isinstance(part, OracleEngine)), None)
+    def engine(self) -> Oracle | None:
+        return next((part for part in parts_of(self.velocity) if isinstance(part, Oracle)), None)
 
     def check(self) -> None:
         """Raise InputError for an unknown method, and for options of an engine where the run has none."""
@@ -277,7 +277,7 @@ def _ddim(step: _Step, with_denoiser: bool) -> tuple[Tensor, Tensor | None]:
 
 def _denoiser(step: _Step, velocity: Tensor) -> Tensor:
     # where a path stands still the velocity determines no denoiser, but an engine has it
-    if isinstance(step.field.source, OracleEngine) and path_at(step.field.path, step.t)[2:] == (0.0, 0.0):
+    if isinstance(step.field.source, Oracle) and path_at(step.field.path, step.t)[2:] == (0.0, 0.0):
         return step.field.denoiser(step.x, step.t)
     return denoiser_from(velocity, step.x, step.t, step.field.path)
 

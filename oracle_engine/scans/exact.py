@@ -39,6 +39,10 @@ class WholeScan(Protocol):
         """Return the products of posterior covariances with `directions` over the classes of each query, [B, D]."""
         ...
 
+    def on_any_rank(self, asked: bool) -> bool:
+        """Return whether what is to follow is asked for here, or by another process that scans with this one."""
+        ...
+
 
 @dataclass(frozen=True)
 class ExactScan:
@@ -85,6 +89,10 @@ class ExactScan:
             for task in scan_tasks(chosen, self.data.segments, len(self.data), everyone[part]):
                 total[task.query] += self.product(self.data.rows, directions.take(task.query), task.span)
         return total
+
+    def on_any_rank(self, asked: bool) -> bool:
+        """Return `asked`: no other process scans with this one."""
+        return asked
 
     def _is_one_scan(self, request: Request) -> bool:
         return len(batch_slices(len(request), self.data.dim)) == 1

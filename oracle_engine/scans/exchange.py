@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 import torch
@@ -52,18 +53,25 @@ class Exchange(Generic[T]):
         """Return the values of the fewest nodes of the tree that cover the shards of this rank, from each of them."""
         return {node: merged(leaves, node, self.codec.merge) for node in self._cover(self.ranks.rank)}
 
-    def whole(self, operation: str, nodes: Mapping[Node, T], batch: int) -> T:
-        """Return the values over all shards of all `batch` queries, on every rank; a collective.
+    def answered(self, operation: str, nodes: Mapping[Node, T], counts: Sequence[int]) -> T:
+        """Return the values over all shards of all queries, or of this rank's where ranks have their own; a collective.
 
-        operation: in words. nodes: what :meth:`nodes` returned. Each rank sends and gets 2 (S - 1) / S B C numbers.
+        operation: in words. nodes: what :meth:`nodes` returned. counts: how many queries each rank has, in turn, or one
+        number where all have the same. Each rank sends and gets 2 (S - 1) / S B C numbers, half of it for its own.
         """
+        if len(counts) == self.ranks.size > 1:
+            ends = list(accumulate(counts))
+            return self.owned(
+                operation, nodes, [range(end - count, end) for end, count in zip(ends, counts, strict=True)]
+            )
+        return self._whole(operation, nodes, sum(counts))
+
+    def _whole(self, operation: str, nodes: Mapping[Node, T], batch: int) -> T:
         if self.ranks.size == 1:
             return merged(nodes, (0, self.shards), self.codec.merge)
         owned = [range(*_span(batch, rank, self.ranks.size)) for rank in range(self.ranks.size)]
         own = self.codec.pack(self.owned(operation, nodes, owned))
-        send, receive = [len(own)] * self.ranks.size, [len(one) for one in owned]
-        found = self.ranks.exchange(operation, own.repeat(self.ranks.size, 1), send, receive)
-        return self.codec.unpack(torch.cat(found))
+        return self.codec.unpack(torch.cat(self.ranks.share(operation, own, [len(one) for one in owned])))
 
     def owned(self, operation: str, nodes: Mapping[Node, T], owned: Sequence[range]) -> T:
         """Return the values over all shards of the queries that are this rank's; a collective.

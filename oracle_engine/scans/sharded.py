@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 
@@ -16,9 +17,11 @@ from ..kernels import Directions, PosteriorState, Wanted
 from ..queries.request import Request, nothing_scored
 from .backends import Backend
 from .exact import ExactScan, WholeScan
-from .exchange import Exchange
+from .exchange import Codec, Exchange
+from .gathering import gathered_directions, gathered_request
 from .layout import Layout, Sums
-from .tree import Node
+
+T = TypeVar("T")
 
 # a scan of one shard
 ShardScan = Callable[[ExactScan, Request, Wanted], PosteriorState]
@@ -54,46 +57,80 @@ class ShardedScan:
 
         Raises and costs as :meth:`state` does.
         """
-        query, ranks = directions.query, self.data.ranks
-        asked = (query.point, query.alpha, query.inverse_variance, query.excluded, directions.vector)
-        words = f"of {len(directions)} queries"
-        ranks.compare("a derivative", [Asked("x", number_of(part), lambda: words) for part in (*asked, labels)])
-        exchange = Exchange(ranks, self.data.deal.shards, Sums(directions.lse.device))
-        leaves: dict[Node, Tensor] = {}
-        with ranks.working():
-            for number in exchange.held:
-                total = torch.zeros_like(directions.mean)
-                if number in self.scans:
-                    row = self._places(number, query.excluded[..., 0])
-                    held = replace(query, excluded=_ranges(row))
-                    total = self.scans[number].covariance(replace(directions, query=held), labels)
-                leaves[number, number + 1] = total
-            nodes = exchange.nodes(leaves)
-        return exchange.whole("a derivative", nodes, len(directions))
+        whole, classes, counts = self._directions(directions, labels)
+        exchange: Exchange[Tensor] = Exchange(self.data.ranks, self.data.deal.shards, Sums(directions.lse.device))
+
+        def product(number: int) -> Tensor:
+            if number not in self.scans:
+                return torch.zeros_like(whole.mean)
+            held = replace(whole.query, excluded=_ranges(self.places(number, whole.query.excluded[..., 0])))
+            return self.scans[number].covariance(replace(whole, query=held), classes)
+
+        return self._over_shards("a derivative", exchange, product, counts)
+
+    def on_any_rank(self, asked: bool) -> bool:
+        """Return whether some rank asks for what is to follow; a collective where ranks have queries of their own."""
+        if not self.data.own_queries:
+            return asked
+        return any(found for (found,) in self.data.ranks.compare("a term", [], [int(asked)]))
+
+    def draw(self, operation: str, request: Request, codec: Codec[T], draw: Callable[[int, Request], T]) -> T:
+        """Return what `draw` finds in each shard, merged; for queries as :meth:`state` has them.
+
+        operation: in words. codec: how values are merged. draw: called with the number of each shard of this rank,
+        also of empty ones, and the request to it. Raises and costs as :meth:`state` does.
+        """
+        whole, counts = self._request(operation, request, Wanted())
+        exchange: Exchange[T] = Exchange(self.data.ranks, self.data.deal.shards, codec)
+        return self._over_shards(operation, exchange, lambda number: draw(number, self._within(whole, number)), counts)
 
     def _merged(self, operation: str, request: Request, wanted: Wanted, scan: ShardScan) -> PosteriorState:
-        ranks, device = self.data.ranks, request.x.device
-        ranks.compare(operation, _asked(request, wanted))
-        exchange = Exchange(ranks, self.data.deal.shards, Layout(self.data.dim, wanted, device))
+        whole, counts = self._request(operation, request, wanted)
+        layout = Layout(self.data.dim, wanted, request.x.device)
+        exchange: Exchange[PosteriorState] = Exchange(self.data.ranks, self.data.deal.shards, layout)
+        # states of shards merge with those of others
         mergeable = replace(wanted, mergeable=True)
-        leaves: dict[Node, PosteriorState] = {}
-        with ranks.working():
-            for number in exchange.held:
-                state = PosteriorState.empty(len(request), self.data.dim, wanted.top_k, device)
-                if number in self.scans:
-                    found = scan(self.scans[number], self._within(request, number), mergeable)
-                    state = replace(found, top_rows=self.data.deal.rows_of(number, found.top_rows))
-                leaves[number, number + 1] = state
-            nodes = exchange.nodes(leaves)
-        return exchange.whole(operation, nodes, len(request))
+
+        def part(number: int) -> PosteriorState:
+            if number not in self.scans:
+                return PosteriorState.empty(len(whole), self.data.dim, wanted.top_k, layout.device)
+            found = scan(self.scans[number], self._within(whole, number), mergeable)
+            return replace(found, top_rows=self.data.deal.rows_of(number, found.top_rows))
+
+        return self._over_shards(operation, exchange, part, counts)
+
+    def _over_shards(self, operation: str, exchange: Exchange[T], part: Callable[[int], T], counts: Sequence[int]) -> T:
+        with self.data.ranks.working():
+            nodes = exchange.nodes({(number, number + 1): part(number) for number in exchange.held})
+        return exchange.answered(operation, nodes, counts)
+
+    def _request(self, operation: str, request: Request, wanted: Wanted) -> tuple[Request, Sequence[int]]:
+        """Return the request that all ranks answer, and how many of its queries each rank has, or one number."""
+        ranks = self.data.ranks
+        what = Asked("top_k", 4 * wanted.top_k + 2 * wanted.moments + wanted.mean, lambda: f"{wanted.top_k}")
+        if self.data.own_queries:
+            return gathered_request(ranks, operation, [what], request)
+        ranks.compare(operation, [*_asked(request), what])
+        return request, [len(request)]
+
+    def _directions(
+        self, directions: Directions, labels: Int64[Tensor, "B U"] | None
+    ) -> tuple[Directions, Int64[Tensor, "B U"] | None, Sequence[int]]:
+        ranks, query = self.data.ranks, directions.query
+        if self.data.own_queries:
+            return gathered_directions(ranks, "a derivative", directions, labels)
+        words = f"of {len(directions)} queries"
+        asked = (query.point, query.alpha, query.inverse_variance, query.excluded, directions.vector, labels)
+        ranks.compare("a derivative", [Asked("x", number_of(part), lambda: words) for part in asked])
+        return directions, labels, [len(directions)]
 
     def _within(self, request: Request, number: int) -> Request:
         """Return `request` to a shard, in which a row is known by its place."""
-        excluded = _ranges(self._places(number, request.excluded[..., 0]))
-        exclude, source = (self._places(number, row) for row in (request.exclude, request.source))
+        excluded = _ranges(self.places(number, request.excluded[..., 0]))
+        exclude, source = (self.places(number, row) for row in (request.exclude, request.source))
         return replace(request, exclude=exclude, excluded=excluded, source=source)
 
-    def _places(self, number: int, row: Int64[Tensor, "..."]) -> Int64[Tensor, "..."]:
+    def places(self, number: int, row: Int64[Tensor, "..."]) -> Int64[Tensor, "..."]:
         """Return the places of rows in a shard, in any shape, -1 for those that it does not hold."""
         shard, place = self.data.deal.find(row)
         return torch.where(shard == number, place, -1)
@@ -108,7 +145,7 @@ def whole_scan(data: OracleDataset, backend: Backend, precision: str) -> WholeSc
     return ShardedScan(data, scans)
 
 
-def _asked(request: Request, wanted: Wanted) -> list[Asked]:
+def _asked(request: Request) -> list[Asked]:
     """Return what has to be the same on all ranks of a request that they share."""
     shape, labels = list(request.x.shape), request.labels
     times = torch.stack([request.times, request.variance, request.at.alpha_t])
@@ -119,7 +156,6 @@ def _asked(request: Request, wanted: Wanted) -> list[Asked]:
         Asked("labels", number_of(labels), lambda: f"{None if labels is None else labels.tolist()[:4]}"),
         Asked("exclude", number_of(request.exclude), lambda: f"{request.exclude.tolist()[:4]}"),
         Asked("guidance", number_of(request.scale), lambda: f"{request.scale.tolist()[:4]}"),
-        Asked("top_k", 4 * wanted.top_k + 2 * wanted.moments + wanted.mean, lambda: f"{wanted.top_k}"),
     ]
 
 

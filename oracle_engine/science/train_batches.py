@@ -11,6 +11,7 @@ import torch
 from ..base.arrays import Float, Float64, Int64, Tensor
 from ..base.seeds import seeded
 from ..engine.engine import OracleEngine
+from ..engine.oracle import Oracle
 from ..paths.paths import RectifiedFlow
 from ..training.estimates import References
 from ..training.targets import OracleTarget, conditional_target, path_sample
@@ -137,13 +138,13 @@ def seconds_on(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def _drawn(engine: OracleEngine, count: int, draws: torch.Generator) -> tuple[Tensor, Int64[Tensor, "B"]]:
+def _drawn(engine: Oracle, count: int, draws: torch.Generator) -> tuple[Tensor, Int64[Tensor, "B"]]:
     data = engine.data
     source = torch.randint(len(data), (count,), generator=draws).to(data.device)
     return data.sample_values(data.row_of(source)).float(), source
 
 
-def _either_side(engine: OracleEngine, edge: float, draws: torch.Generator) -> Batch:
+def _either_side(engine: Oracle, edge: float, draws: torch.Generator) -> Batch:
     """Return as many queries before the time `edge`, which lies early, as after it."""
     count = min(EVALUATED_QUERIES, 4 * len(engine.data)) // 2 * 2
     x1, source = _drawn(engine, count, draws)

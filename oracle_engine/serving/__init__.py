@@ -10,11 +10,20 @@ from ..base.errors import missing
 
 if TYPE_CHECKING:
     from .app import create_app
+    from .asking import RemoteError
     from .limits import Limits
+    from .remote import RemoteOracle
+    from .remote_async import AsyncRemoteOracle
 
-__all__ = ["Limits", "create_app"]
+__all__ = ["AsyncRemoteOracle", "Limits", "RemoteError", "RemoteOracle", "create_app"]
 
-_MODULES = {"Limits": "limits", "create_app": "app"}
+_MODULES = {
+    "AsyncRemoteOracle": "remote_async",
+    "Limits": "limits",
+    "RemoteError": "asking",
+    "RemoteOracle": "remote",
+    "create_app": "app",
+}
 _PACKAGES = {"starlette": "starlette", "prometheus_client": "prometheus-client", "uvicorn": "uvicorn", "httpx": "httpx"}
 
 

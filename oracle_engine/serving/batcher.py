@@ -7,22 +7,17 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-
-from ..base.arrays import Tensor
-from ..base.errors import OracleError
-from ..engine.several import Value
 from .limits import Limits, RefusedError
 from .models import Model, Question
+from .together import Result, answers
 
 log = logging.getLogger("oracle_engine.serving")
 
 Values = dict[str, Any]
-Result = Values | Exception
 
 
 @dataclass(eq=False)
@@ -139,7 +134,7 @@ class Batcher:
 
     def _run(self, batch: Sequence[Job]) -> None:
         started = time.perf_counter_ns()
-        results = list(_answered(batch))
+        results = _answered(batch)
         self._tell(lambda: self._finish(results, started))
 
     def _tell(self, news: Callable[[], None]) -> None:
@@ -167,39 +162,8 @@ class Batcher:
         self._start()
 
 
-def _answered(batch: Sequence[Job]) -> Iterator[tuple[Job, Result]]:
-    """Yield the answer, or the error, of each job that still counts."""
+def _answered(batch: Sequence[Job]) -> list[tuple[Job, Result]]:
+    """Return the answer, or the error, of each job that still counts."""
     jobs = [job for job in batch if not job.answer.done()]
-    if not jobs:
-        return
-    model, sizes = jobs[0].model, [len(job.question) for job in jobs]
-    model.statistics.scans += 1
-    try:
-        values = model.answer(Question.together([job.question for job in jobs]))
-    except Exception as error:
-        if len(jobs) == 1:
-            yield jobs[0], _reason(error, model)
-            return
-        middle = len(jobs) // 2
-        yield from _answered(jobs[:middle])
-        yield from _answered(jobs[middle:])
-        return
-    parts = {name: _split(value, sizes) for name, value in values.items()}
-    for place, job in enumerate(jobs):
-        yield job, {name: part[place] for name, part in parts.items()}
-
-
-def _split(value: Value, sizes: Sequence[int]) -> Sequence[Value]:
-    if isinstance(value, Tensor):
-        return list(value.split(list(sizes)))
-    ends = [sum(sizes[: place + 1]) for place in range(len(sizes))]
-    return [value[end - size : end] for end, size in zip(ends, sizes, strict=True)]
-
-
-def _reason(error: Exception, model: Model) -> Exception:
-    if isinstance(error, OracleError):
-        return error
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return RefusedError(413, "the device has too little memory for this request. Remedy: send fewer rows.")
-    log.error("the model %s failed", model.name, exc_info=error)
-    return RefusedError(500, f"the model {model.name} failed. Remedy: see the log of the server.")
+    found = answers(batch[0].model, [job.question for job in jobs])
+    return list(zip(jobs, found, strict=True))

@@ -85,9 +85,9 @@ def to_bytes(value: Tensor | Sequence[str]) -> bytes:
     if not isinstance(value, Tensor):
         texts = [text.encode() for text in value]
         return b"".join(len(text).to_bytes(4, "little") + text for text in texts)
-    whole = value.contiguous()
-    # bytes of any dtype, bfloat16 among them, which NumPy lacks
-    return whole.reshape(-1).view(torch.uint8).numpy().tobytes()
+    # NumPy lacks bfloat16
+    held = value.view(torch.int16) if value.dtype == torch.bfloat16 else value
+    return held.numpy().tobytes()
 
 
 def named(value: Tensor | Sequence[str]) -> str:

@@ -12,6 +12,7 @@ from ..base.arrays import Float, Float64, Int64, Tensor, check_shape
 from ..base.errors import invalid
 from ..engine.engine import OracleEngine
 from ..engine.several import PREDICTIONS, Value, several
+from ..paths.described import path_facts
 from ..queries.conditions import Conditions
 from .datatypes import FLOATING, NAMES
 from .limits import Limits, RefusedError
@@ -30,6 +31,9 @@ OUTPUTS = {
     "top_indices": ("INT64", [-1]),
     "omitted_mass": ("FP64", []),
     "velocity_error": ("FP64", []),
+    "confidence": ("FP64", []),
+    "standard_error": ("FP64", []),
+    "survivors": ("INT64", []),
     "route": ("BYTES", []),
 }
 # optional inputs: one number a query
@@ -207,6 +211,8 @@ class Model:
             item["optional"] = item["name"] in NUMBERS
         facts = {
             "path": repr(engine.path),
+            "path_facts": path_facts(engine.path),
+            "value_dtype": NAMES[engine.data.value_dtype],
             "samples": len(engine.data),
             "sample_shape": list(engine.data.sample_shape),
             "classes": sorted(engine.data.segments),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
@@ -18,6 +19,7 @@ from starlette.applications import Starlette
 # a connection has this long for the head of its first request
 HEAD_SECONDS = 10.0
 CLOSE = (b"connection", b"close")
+TICK = 0.05
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class Process(uvicorn.Server):
         super().__init__(config)
         self.app, self.ending, self._tell_started = app, ending or Ending(), started
         self._ends_at: float | None = None
+        self._gentle = False
         self._seen: dict[Any, float] = {}
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -68,6 +71,7 @@ class Process(uvicorn.Server):
             self.should_exit = self.force_exit = True
             return
         self.app.state.server.draining = True
+        self._gentle = lame_duck > 0.0
         self._ends_at = time.monotonic() + lame_duck
 
     async def on_tick(self, counter: int) -> bool:
@@ -80,6 +84,19 @@ class Process(uvicorn.Server):
             # clients that keep connections make another one, elsewhere
             self.server_state.default_headers = [*self.server_state.default_headers, CLOSE]
         return ends
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Accept nothing more, answer what is accepted, and close.
+
+        After a lame duck those who are connected have not been told to leave before their next answer: they have it, or
+        are silent for as long as connections are kept, before uvicorn closes what it has not read.
+        """
+        for server in self.servers:
+            server.close()
+        ends = time.monotonic() + self.ending.deadline
+        while self._gentle and self.server_state.connections and not self.force_exit and time.monotonic() < ends:
+            await asyncio.sleep(TICK)
+        await super().shutdown(sockets)
 
     def _drop_silent(self) -> None:
         """Close connections whose first request has not begun in time: uvicorn waits for it for ever."""

@@ -15,7 +15,7 @@ import torch
 from ..base.arrays import Float64, Int64, Tensor
 from ..base.errors import invalid
 from ..data.dataset import OracleDataset
-from ..data.sharded import check_here
+from ..data.sharded import ShardedDataset, stored_rows
 from ..engine.engine import OracleEngine
 from ..kernels import Span
 from ..paths.paths import Coefficients, Path, coefficients, marginal_variance
@@ -175,6 +175,7 @@ class References:
         """
         if query.source is None:
             raise invalid("source", "is needed for References", None, "pass the indices of the samples that made x_t")
+        _check_shared(engine.data)
         spans, group = _spans(engine.data, query)
         small = torch.tensor([len(span) <= self.count for span in spans], device=group.device)[group]
         whole, drawn = small.nonzero()[:, 0], (~small).nonzero()[:, 0]
@@ -205,7 +206,6 @@ class References:
     def _others(self, engine: OracleEngine, query: TargetQuery) -> Mean:
         """Return the means over count - 1 references for each query, drawn once for every class in the batch."""
         data = engine.data
-        check_here(data, "references")
         spans, group = _spans(data, query)
         drawn = [
             self.draw_rows(data, span, self.count - (not equally_weighted(data, span)), self.generator)
@@ -214,7 +214,7 @@ class References:
         sizes = torch.tensor([len(rows) for rows in drawn], device=data.device)
         rows, first = torch.cat(drawn), sizes.cumsum(0) - sizes
         labels = torch.arange(len(spans), device=data.device).repeat_interleave(sizes)
-        points = data.rows.stored[rows].reshape(len(rows), *data.sample_shape)
+        points = stored_rows(data, rows).reshape(len(rows), *data.sample_shape)
         references = OracleDataset(points, labels, value_map=data.value_map, name="references")
         left_out = torch.full_like(group, -1)
         for number, chosen in enumerate(drawn):
@@ -349,6 +349,12 @@ def over_points(engine: OracleEngine) -> OracleEngine:
     )
     points.index = engine.index
     return points
+
+
+def _check_shared(data: OracleDataset) -> None:
+    if isinstance(data, ShardedDataset) and data.own_queries:
+        found, remedy = "an engine whose ranks have queries of their own", "use Exact(), or queries='same'"
+        raise invalid("estimate", "must be drawn for the queries of all ranks at once", found, remedy)
 
 
 def _beside(engine: OracleEngine, data: OracleDataset) -> OracleEngine:

@@ -13,7 +13,7 @@ import torch
 
 from ..base.arrays import Float, Float64, Numbers, Tensor, check_shape, on_device
 from ..base.errors import invalid
-from ..engine.engine import OracleEngine
+from ..engine.oracle import Oracle
 from ..paths.paths import resolve_times
 from ..queries.labels import check_null_label
 from .targets import OracleTarget, conditional_target, drop_labels, path_sample
@@ -232,7 +232,7 @@ def _terms(t: Tensor, output: Tensor, oracle: Tensor, conditional: Tensor) -> Lo
     )
 
 
-def _time(t: Numbers | None, x1: Tensor, engine: OracleEngine, generator: torch.Generator | None) -> Tensor:
+def _time(t: Numbers | None, x1: Tensor, engine: Oracle, generator: torch.Generator | None) -> Tensor:
     if t is None:
         drawn = _drawn(torch.rand, (len(x1),), generator, x1.device)
         return drawn if engine.t_max is None else drawn.clamp_max(engine.t_max)

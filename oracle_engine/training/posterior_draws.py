@@ -11,7 +11,6 @@ from ..base.arrays import Float64, Int64, Numbers, Tensor
 from ..base.errors import invalid
 from ..base.transforms import traced
 from ..data.dataset import OracleDataset
-from ..data.sharded import check_here
 from ..engine import compiled
 from ..engine.arguments import check_engine
 from ..engine.autograd import refuse_transforms
@@ -21,6 +20,8 @@ from ..paths.paths import marginal_variance
 from ..queries.classes import batch_slices, scan_tasks
 from ..queries.conditions import Conditions
 from ..queries.request import Request, nothing_scored
+from ..scans.sharded import ShardedScan
+from .sharded_draws import draw_over_shards
 
 # float64 values of a block of rows, and of its logits: 32 MB each
 SCORED_VALUES = 1 << 22
@@ -128,13 +129,7 @@ def draw_with_density(
     Returns the indices drawn, [B] int64, and the log densities in nats, [B] float64.
     Raises InputError where no sample that a query may use has a positive weight. Costs as :func:`posterior_draw`.
     """
-    check_here(engine.data, "draws")
-    slices = batch_slices(len(request), engine.data.dim)
-    parts = [_draw(engine, request.take(part), generator, block_values) for part in slices]
-    if not parts:
-        # of no queries: an empty int64 and an empty float64 tensor
-        return request.exclude, request.times
-    drawn = Draw(torch.cat([part.lse for part in parts]), torch.cat([part.row for part in parts]))
+    drawn = _drawn(engine, request, generator, block_values)
     if bool((drawn.row < 0).any()):
         raise nothing_scored(request, engine.data, drawn.row >= 0)
     variance = marginal_variance(request.at, engine.point_std)
@@ -205,8 +200,28 @@ def _first_occurrences(values: Int64[Tensor, "n"]) -> Int64[Tensor, "k"]:
     return values[~again]
 
 
-def _draw(engine: OracleEngine, request: Request, generator: torch.Generator | None, block_values: int) -> Draw:
-    data = engine.data
+def _drawn(engine: OracleEngine, request: Request, generator: torch.Generator | None, block_values: int) -> Draw:
+    scan = engine.responder.router.exact
+    if not isinstance(scan, ShardedScan):
+        return _draws(engine.data, request, generator, block_values)
+
+    def draw(shard: OracleDataset, some: Request, own: torch.Generator) -> tuple[Tensor, Tensor]:
+        found = _draws(shard, some, own, block_values)
+        return found.lse, found.row
+
+    drawn = draw_over_shards(scan, request, generator, draw)
+    return Draw(drawn.lse, drawn.row)
+
+
+def _draws(data: OracleDataset, request: Request, generator: torch.Generator | None, block_values: int) -> Draw:
+    parts = [_draw(data, request.take(part), generator, block_values) for part in batch_slices(len(request), data.dim)]
+    if not parts:
+        # of no queries: an empty float64 and an empty int64 tensor
+        return Draw(request.times, request.exclude)
+    return Draw(torch.cat([part.lse for part in parts]), torch.cat([part.row for part in parts]))
+
+
+def _draw(data: OracleDataset, request: Request, generator: torch.Generator | None, block_values: int) -> Draw:
     query = request.query(data)
     nothing = torch.full((len(query),), -torch.inf, dtype=torch.float64, device=data.device)
     drawn = Draw(nothing, torch.full_like(request.exclude, -1))

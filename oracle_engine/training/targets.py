@@ -13,10 +13,11 @@ from ..base.cuda_graphs import capturing, holds
 from ..base.errors import invalid
 from ..base.transforms import traced
 from ..engine import compiled
-from ..engine.arguments import check_engine
+from ..engine.arguments import check_engine, check_oracle
 from ..engine.autograd import refuse_transforms
 from ..engine.engine import OracleEngine
 from ..engine.graphs import unrecordable
+from ..engine.oracle import Oracle
 from ..paths.paths import SMALLEST, Coefficients, Path, Prediction, coefficients, resolve_path, resolve_times
 from ..queries.conditions import Conditions, Guidance
 from ..queries.labels import whole_labels
@@ -33,7 +34,8 @@ INFINITE = SMALLEST**-0.5
 class OracleTarget(torch.nn.Module):
     """The regression target at (x_t, t) over a whole data set, in place of the conditional one of CFM.
 
-    engine: over the samples that the loop draws. Latents drawn from a VAE posterior: OracleEngine(point_std=).
+    engine: over the samples that the loop draws; a RemoteOracle has the exact target only. Latents drawn from a VAE
+        posterior: OracleEngine(point_std=).
     prediction: what the network predicts: "velocity", "denoiser", "score" or "noise".
     estimate: Exact(), unless given; References(M) for EFM over M samples; PosteriorDraw() for one posterior sample.
     guidance: scale of the guided field v_0 + w (v_y - v_0), a number, [B], or a Guidance with an interval of t; it
@@ -64,7 +66,7 @@ class OracleTarget(torch.nn.Module):
 
     def __init__(
         self,
-        engine: OracleEngine,
+        engine: Oracle,
         prediction: PredictionName = "velocity",
         *,
         estimate: Estimate | None = None,
@@ -73,7 +75,7 @@ class OracleTarget(torch.nn.Module):
         augmentation: Flip | None = None,
     ) -> None:
         super().__init__()
-        check_engine(engine)
+        check_oracle(engine)
         _check_prediction(prediction)
         self.engine, self.prediction, self.guidance = engine, prediction, guidance
         self.estimate: Estimate = Exact() if estimate is None else estimate
@@ -120,7 +122,7 @@ class OracleTarget(torch.nn.Module):
         refuse_transforms("estimate", x_t, t)
         # a mirrored sample is not the sample that has this index in the engine
         origin = source if self.augmentation is None else None
-        request = self.engine.request_builder.request(x_t, t, Conditions(labels, self.guidance, exclude, origin))
+        request = self._local.request_builder.request(x_t, t, Conditions(labels, self.guidance, exclude, origin))
         query = TargetQuery(request.x.reshape(x_t.shape), request.times, request.labels, exclude, source)
         self._check_source(query)
         mean = self._guided(query, request).reshape(len(x_t), -1)
@@ -131,6 +133,12 @@ class OracleTarget(torch.nn.Module):
     def extra_repr(self) -> str:
         """Return what printing the module shows."""
         return f"{self.prediction!r}, {self.estimate}"
+
+    @property
+    def _local(self) -> OracleEngine:
+        """The engine, where an estimate needs its data."""
+        assert isinstance(self.engine, OracleEngine)
+        return self.engine
 
     def _exact(self, x_t: Tensor, t: Numbers, conditions: Conditions) -> Tensor:
         answer: Tensor = getattr(self.engine, self.prediction)(
@@ -154,7 +162,7 @@ class OracleTarget(torch.nn.Module):
         return conditional.index_copy(0, guided, unconditional + scale * (conditional[guided] - unconditional))
 
     def _mean(self, query: TargetQuery) -> Float64[Tensor, "B ..."]:
-        engine = over_points(self.engine)
+        engine = over_points(self._local)
         if self.augmentation is None:
             return self.estimate.mean(engine, query).values
         return self.augmentation.mean(self.estimate, engine, query)
@@ -199,6 +207,8 @@ class OracleTarget(torch.nn.Module):
         if isinstance(self.estimate, type) or not isinstance(self.estimate, Estimate):
             remedy = "pass Exact(), References(128) or PosteriorDraw()"
             raise invalid("estimate", "must be an estimate of the posterior mean", self.estimate, remedy)
+        if self.augmentation is not None or not isinstance(self.estimate, Exact):
+            check_engine(self.engine)
         if isinstance(self.estimate, References) and self.leave_one_out:
             remedy = "use Exact() or PosteriorDraw()"
             raise invalid("leave_one_out", "contradicts References, which include that sample", True, remedy)

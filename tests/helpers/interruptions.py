@@ -6,8 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import Tensor
 
 from oracle_engine import OracleEngine
+from oracle_engine.jobs.spec import Unit
+from oracle_engine.jobs.units import Units
 
 
 def interrupt_engine(monkeypatch: pytest.MonkeyPatch, method: str, call: int) -> list[str]:
@@ -32,3 +35,17 @@ def interrupt_figures(monkeypatch: pytest.MonkeyPatch) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", half)
+
+
+def interrupt_units(monkeypatch: pytest.MonkeyPatch, call: int) -> list[Unit]:
+    """Interrupt the workers of a job in this unit that they begin; return a list of units that grows."""
+    exact, begun = Units.state, list[Unit]()
+
+    def interrupted(self: Units, unit: Unit) -> dict[str, Tensor]:
+        begun.append(unit)
+        if len(begun) == call:
+            raise KeyboardInterrupt
+        return exact(self, unit)
+
+    monkeypatch.setattr(Units, "state", interrupted)
+    return begun

@@ -6,7 +6,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -40,7 +40,7 @@ class Server:
 
 
 @contextmanager
-def served(app: Starlette, **options: Any) -> Iterator[Server]:
+def served(app: Starlette, *, lame_duck: float = 0.0, **options: Any) -> Iterator[Server]:
     """Yield a server of `app` that is ready, in a thread of this process; `options` are those of uvicorn."""
     place = socket.create_server(("127.0.0.1", 0), backlog=1024)
     settings: dict[str, Any] = {
@@ -49,24 +49,26 @@ def served(app: Starlette, **options: Any) -> Iterator[Server]:
         "lifespan": "on",
         "timeout_graceful_shutdown": 20,
     }
-    process = Process(app, uvicorn.Config(app, **settings | options), Ending(0.0, 20.0))
+    process = Process(app, uvicorn.Config(app, **settings | options), Ending(lame_duck, 20.0))
     thread = threading.Thread(target=process.run, args=([place],), daemon=True)
     thread.start()
     try:
-        _until(lambda: app.state.server.ready)
+        until(lambda: app.state.server.ready)
         yield Server(app, process, place.getsockname()[1])
     finally:
-        process.should_exit = True
+        # one that has been told to end by a signal ends by itself
+        process.should_exit = process.should_exit or app.state.server.ready
         thread.join(STARTED)
         place.close()
     assert not thread.is_alive()
 
 
-def _until(condition: Any) -> None:
+def until(condition: Callable[[], object]) -> None:
+    """Wait until a condition holds; a test that waits for half a minute fails."""
     ends = time.monotonic() + STARTED
     while not condition():
-        assert time.monotonic() < ends, "the server has not started"
-        time.sleep(0.005)
+        assert time.monotonic() < ends, "what the test waits for does not happen"
+        time.sleep(0.002)
 
 
 def small_engine(generator: torch.Generator) -> OracleEngine:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 import torch
-from servers import Gate, Server, question, served, small_engine, values
+from servers import Gate, Server, question, served, small_engine, until, values
 from tolerances import assert_close
 from torch import Tensor
 
@@ -38,8 +37,7 @@ def gate(server: Server, monkeypatch: pytest.MonkeyPatch) -> Gate:
 def waiting(server: Server, count: int) -> None:
     """Wait until so many requests are in the queue."""
     statistics = server.app.state.server.models["oracle"].statistics
-    while statistics.waiting != count:
-        threading.Event().wait(0.002)
+    until(lambda: statistics.waiting == count)
 
 
 def asked_together(server: Server, gate: Gate, bodies: list[dict[str, Any]]) -> list[httpx.Response]:
@@ -133,8 +131,7 @@ def test_who_has_left_is_not_computed(server: Server, gate: Gate) -> None:
         with pytest.raises(httpx.ReadTimeout), server.client() as client:
             client.post("/v2/models/oracle/infer", json=question(X[:3]), timeout=0.05)
         statistics = server.app.state.server.models["oracle"].statistics
-        while not statistics.requests["499"]:
-            threading.Event().wait(0.002)
+        until(lambda: statistics.requests["499"])
         gate.opened.set()
         assert first.result().status_code == 200
         assert server.post(question(X[:2])).status_code == 200

@@ -1,0 +1,1 @@
+"""Jobs: answers to many queries, in units that are done once however often the processes are killed."""

@@ -1,0 +1,270 @@
+"""What a client sends and reads, as functions of bytes, and what it knows of a model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import numpy as np
+import torch
+
+from ..base.arrays import (
+    Float,
+    Float64,
+    Int64,
+    Numbers,
+    Tensor,
+    check_floating,
+    check_shape,
+    integers,
+    on_device,
+    reals,
+)
+from ..base.errors import InputError, OracleError, invalid
+from ..engine.several import PREDICTIONS
+from ..paths.described import path_of_facts
+from ..paths.paths import Path, resolve_times
+from ..queries.conditions import Conditions, Guidance
+from ..queries.labels import whole_labels
+from .datatypes import DATATYPES, named, to_bytes
+from .protocol import HEADER_LENGTH
+
+CPU = torch.device("cpu")
+# where no answer came: nothing is changed by asking, so asking again is safe
+BROKEN = (httpx.ConnectError, httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError)
+LONGEST_PAUSE = 10.0
+# bytes of a request beside its tensors
+HEAD_ROOM = 4096
+
+
+class RemoteError(OracleError):
+    """A server that did not answer. status: of HTTP, or None where there was no response."""
+
+    status: int | None = None
+
+
+@dataclass(frozen=True)
+class RemoteData:
+    """What a client knows of the samples behind a server.
+
+    sample_shape: of a sample. count: of samples. segments: the classes, as keys. value_dtype: of values. device: where
+    states of runs are made.
+    """
+
+    sample_shape: tuple[int, ...]
+    count: int
+    segments: Mapping[int, Any]
+    value_dtype: torch.dtype
+    device: torch.device = CPU
+
+    def __len__(self) -> int:
+        return self.count
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the configuration of a model says. rows, body: queries, and bytes, that a request may have."""
+
+    data: RemoteData
+    path: Path
+    point_std: float
+    t_max: float | None
+    rows: int
+    body: int
+
+    @classmethod
+    def of(cls, config: Any, device: torch.device) -> Facts:
+        """Return the facts in what a server told. Raises RemoteError for what another kind of server told."""
+        try:
+            held = config["parameters"]["oracle"]
+            dtype = DATATYPES[held["value_dtype"]]
+            classes = dict.fromkeys(held["classes"])
+            data = RemoteData(tuple(held["sample_shape"]), held["samples"], classes, dtype, device)
+            limits = (held["limits"]["rows"], held["limits"]["body"])
+            described = held["path_facts"] or {"kind": held["path"]}
+            return cls(data, path_of_facts(described), held["point_std"], held["t_max"], *limits)
+        except (KeyError, TypeError) as error:
+            raise RemoteError(f"the server is no oracle-engine server: its configuration has no {error}.") from None
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One request: the names of the answers, in B queries and their conditions."""
+
+    names: Sequence[str]
+    tensors: Mapping[str, Tensor]
+    top_k: int | None = None
+
+    def __len__(self) -> int:
+        return len(self.tensors["x"])
+
+    def parts(self, facts: Facts) -> Iterator[Ask]:
+        """Yield the queries in as many requests as the limits of the server need."""
+        row = sum(value[:1].nbytes for value in self.tensors.values())
+        size = max(1, min(facts.rows, (facts.body - HEAD_ROOM) // row))
+        for start in range(0, len(self), size):
+            part = {name: value[start : start + size] for name, value in self.tensors.items()}
+            yield Ask(self.names, part, self.top_k)
+
+    def encoded(self) -> tuple[bytes, dict[str, str]]:
+        """Return the body and the headers."""
+        tail = {name: to_bytes(value) for name, value in self.tensors.items()}
+        inputs = [
+            {
+                "name": name,
+                "shape": list(value.shape),
+                "datatype": named(value),
+                "parameters": {"binary_data_size": len(tail[name])},
+            }
+            for name, value in self.tensors.items()
+        ]
+        parameters: dict[str, Any] = {"binary_data_output": True}
+        if self.top_k is not None:
+            parameters["top_k"] = self.top_k
+        outputs = [{"name": name} for name in self.names]
+        head = json.dumps({"inputs": inputs, "outputs": outputs, "parameters": parameters}).encode()
+        return b"".join([head, *tail.values()]), {
+            HEADER_LENGTH: str(len(head)),
+            "Content-Type": "application/octet-stream",
+        }
+
+
+def ask_of(
+    facts: Facts,
+    names: Collection[str],
+    x: Float[Tensor, "B ..."] | np.ndarray,
+    t: Numbers,
+    conditions: Conditions,
+    top_k: int | None = None,
+) -> Ask:
+    """Return what is asked, with everything checked that a client can check.
+
+    Arguments as :func:`several` has them. Raises InputError as an engine does.
+    """
+    if isinstance(x, Tensor) and x.requires_grad and torch.is_grad_enabled():
+        raise invalid("x", "must not want a gradient: a server has none", "x.requires_grad", "pass x.detach()")
+    points = torch.from_numpy(np.ascontiguousarray(x)) if isinstance(x, np.ndarray) else x
+    check_floating("x", points)
+    check_shape("x", points, facts.data.sample_shape)
+    if len(points) == 0:
+        raise invalid("x", "must have at least one query", "none", "leave the call out")
+    batch = len(points)
+    times = resolve_times(_plain(t), batch, facts.t_max, CPU)
+    tensors = {"x": points.detach().cpu(), "t": times}
+    for name in ("labels", "exclude", "source"):
+        value = getattr(conditions, name)
+        if value is not None:
+            tensors[name] = _whole(name, value, batch)
+    if conditions.guidance is not None and not set(names).isdisjoint(PREDICTIONS):
+        tensors["guidance"] = _scale(conditions.guidance, times)
+    return Ask(list(names), tensors, top_k)
+
+
+def _plain(value: Any) -> Any:
+    return value.detach().cpu() if isinstance(value, Tensor) else value
+
+
+def _whole(name: str, value: Any, batch: int) -> Int64[Tensor, "B ..."]:
+    if name == "labels":
+        given = on_device(_plain(value), CPU, name)
+        whole = whole_labels(given, CPU)
+        if given.ndim == 2 and (given.is_floating_point() or given.dtype == torch.bool):
+            # one-hot rows
+            whole = whole.argmax(1)
+    else:
+        whole = integers(name, _plain(value), CPU, "pass the indices of samples")
+    return whole.expand(batch) if whole.ndim == 0 else whole
+
+
+def _scale(guidance: Numbers | Guidance, times: Float64[Tensor, "B"]) -> Float64[Tensor, "B"]:
+    chosen = guidance if isinstance(guidance, Guidance) else Guidance(guidance)
+    scale = reals("guidance", _plain(chosen.scale)).detach()
+    if scale.shape not in ((), times.shape):
+        raise invalid("guidance", f"must be a finite number or [{len(times)}]", list(scale.shape), "pass one a query")
+    # outside of the interval the conditional answer counts, which has the scale one
+    return torch.where((times >= chosen.t_min) & (times <= chosen.t_max), scale, 1.0)
+
+
+def read(body: bytes, header_length: str | None) -> dict[str, Tensor | list[str]]:
+    """Return the outputs of an answer by name; raises RemoteError for what is none."""
+    try:
+        length = len(body) if header_length is None else int(header_length)
+        outputs = json.loads(body[:length])["outputs"]
+        found: dict[str, Tensor | list[str]] = {}
+        for item in outputs:
+            size = item["parameters"]["binary_data_size"]
+            part, length = body[length : length + size], length + size
+            found[item["name"]] = _texts(part) if item["datatype"] == "BYTES" else _numbers(item, part)
+        return found
+    except (KeyError, TypeError, ValueError) as error:
+        raise RemoteError(f"the answer of the server cannot be read: {error}.") from None
+
+
+def _numbers(item: Mapping[str, Any], part: bytes) -> Tensor:
+    return torch.frombuffer(bytearray(part), dtype=DATATYPES[item["datatype"]]).reshape(item["shape"])
+
+
+def _texts(part: bytes) -> list[str]:
+    found, place = [], 0
+    while place < len(part):
+        size = int.from_bytes(part[place : place + 4], "little")
+        found.append(part[place + 4 : place + 4 + size].decode())
+        place += 4 + size
+    return found
+
+
+def joined(parts: Sequence[Mapping[str, Tensor | list[str]]]) -> dict[str, Any]:
+    """Return the answers to several requests as one; texts as a tuple."""
+    found: dict[str, Any] = {}
+    for name, first in parts[0].items():
+        values: list[Any] = [part[name] for part in parts]
+        found[name] = (
+            torch.cat(values) if isinstance(first, Tensor) else tuple(text for held in values for text in held)
+        )
+    return found
+
+
+def pause(response: httpx.Response) -> float | None:
+    """Return after how many seconds a refused request may be repeated, or None where it may not."""
+    if response.status_code not in (429, 503):
+        return None
+    told = response.headers.get("retry-after", "")
+    return min(float(told), LONGEST_PAUSE) if told.isdigit() else 1.0
+
+
+def checked(response: httpx.Response) -> httpx.Response:
+    """Return a response that has an answer.
+
+    Raises InputError with the words of the server where the request cannot be answered, RemoteError where the server
+    does not answer.
+    """
+    if response.status_code == 200:
+        return response
+    try:
+        words = str(response.json()["error"])
+    except (KeyError, TypeError, ValueError):
+        words = response.text[:200]
+    if response.status_code in (400, 413):
+        raise InputError(words)
+    raise remote_error(f"the server refused with status {response.status_code}: {words}", response.status_code)
+
+
+def remote_error(words: str, status: int | None = None) -> RemoteError:
+    """Return the error of a server that did not answer, which the caller raises."""
+    error = RemoteError(words)
+    error.status = status
+    return error
+
+
+def settings(token: str | None, timeout: float) -> dict[str, Any]:
+    """Return the settings of an httpx client. token: of the server. timeout: seconds until an answer."""
+    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+    return {"headers": headers, "timeout": timeout}
+
+
+def model_address(url: str, model: str) -> str:
+    """Return the address of a model."""
+    return f"{url.rstrip('/')}/v2/models/{model}"
