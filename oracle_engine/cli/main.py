@@ -22,6 +22,7 @@ from .index import add_index
 from .info import add_info
 from .job import add_job
 from .options import Commands, Parser, in_options
+from .pack import add_pack
 from .paper import add_paper
 from .plan import add_plan
 from .plot import add_plot
@@ -43,6 +44,7 @@ COMMANDS = (
     add_copies,
     add_plan,
     add_index,
+    add_pack,
     add_serve,
     add_export_triton,
     add_train_demo,

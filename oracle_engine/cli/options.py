@@ -210,6 +210,7 @@ OPTIONS: Mapping[Key, str] = {
     "bins": "--bins",
     "draws": "--draws",
     "index": "--index",
+    ("pack", "workers"): "--workers",
     ("plan", "samples"): "--samples",
     ("plan", "dim"): "--dim",
     ("plan", "storage"): "--storage",
