@@ -166,7 +166,7 @@ class LeadingCodeScreen(EightBitScreen):
 
     def vectors(self, rows: Rows) -> DistanceVectors:
         """Return coordinates of `rows` and norms of the rest: norms differ by no more than what they are norms of."""
-        width = self.widths[0]
+        width = self.widths[-1]
         (made,) = row_features(rows, self.basis[:, :width], (width,), Span(0, len(rows)))
         return DistanceVectors(made[:, : width + 1], None, 4.0 * rows.radius**2)
 

@@ -35,8 +35,8 @@ RUNS = 5
 # values of the rows that are timed, and how many rows at least: 128 MB in float32
 TIMED_VALUES, LEAST_ROWS = 1 << 25, 2048
 
-# queries of a small batch, beside which a large one tells what each query costs
-FEW = 16
+# queries of a small batch, beside which a large one tells what each query costs: a query alone reads all rows
+FEW = 1
 
 # alpha^2 / sigma^2 of the queries in units of the variance: late, where few rows have weight
 LATE = 100.0
@@ -137,13 +137,12 @@ class _Bench:
         return (taken[0] - taken[1]) / (TRIALS * max(1, len(upper.work.span) - len(self.short.span)))
 
     def tile(self) -> float:
-        """Return what it costs to look into a tile that is open."""
-        one = self.upper.take(torch.zeros(1, dtype=torch.int64, device=self.upper.work.rows.device))
-        values = one.at(0)[: len(one.work.span), 0]
-        tiles = tile_bounds(one, 0, Remaining.everything(1, values.device))
-        floor = values.topk(max(1, int(OPEN_SHARE * len(values)))).values[-1:]
-        floor, none = floor.clamp_min(LOWEST_FLOOR), torch.full_like(floor, torch.inf)
-        index = torch.zeros(1, dtype=torch.int64, device=values.device)
+        """Return what it costs to look into a tile that is open, where many queries have some."""
+        upper, device = self.upper.for_level(0), self.upper.work.rows.device
+        values = upper.at(0)[: len(upper.work.span)]
+        tiles = tile_bounds(upper, 0, Remaining.everything(len(upper), device))
+        floor = values.topk(max(1, int(OPEN_SHARE * len(values))), dim=0).values[-1].clamp_min(LOWEST_FLOOR)
+        none, index = torch.full_like(floor, torch.inf), torch.arange(len(upper), device=device)
         count = max(1, int(tiles.open_tiles(floor).sum()))
         some, least = (self.watch(partial(_looked, tiles, at, index)) for at in (floor, none))
         return (some - least) / count
@@ -166,7 +165,7 @@ class _Bench:
         return pairs_state(work.rows, work.query, pairs, Wanted())
 
 
-def _looked(tiles: TileBounds, floor: Float[Tensor, "1"], index: Int64[Tensor, "1"]) -> object:
-    """Look into the tiles of one query that reach a floor."""
+def _looked(tiles: TileBounds, floor: Float[Tensor, "B"], index: Int64[Tensor, "B"]) -> object:
+    """Look into the tiles of queries that reach their floors."""
     tiles.open_tiles(floor)
     return tiles.above(floor, index)
