@@ -265,7 +265,7 @@ REMEDIES: Mapping[Key, str] = {
     "model": "name a TorchScript or exported file, or package.module:object",
     "models": "check what --model returns",
     "variance": "pass --variance 0.1 for a tenth of CFM's",
-    "precision": "pass --precision 0.002, or leave it out",
+    "precision": "pass --precision 0.002 without --held-out, or leave it out",
     ("stages", "labels"): "name classes of labelled data, or leave --labels out",
     ("--also", "points"): "repair the samples of --also",
     ("--held-out", "points"): "repair the samples of --held-out",
