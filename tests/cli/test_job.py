@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -184,6 +185,20 @@ def test_ranks_of_torchrun_share_the_units(monkeypatch: pytest.MonkeyPatch, caps
     monkeypatch.setenv("RANK", "0")
     assert run(*JOB) == 0
     assert (begun[2].block, begun[2].shard) == (0, 0)
+    assert RESULT.read_bytes() == Path("alone.d/velocity.safetensors").read_bytes()
+
+
+def test_ray_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert_refused(capsys, 'pip install ray (or, in a checkout: pip install -e ".[ray]")', *JOB, "--engine", "ray")
+    assert not Path("out.d").exists()
+
+
+@pytest.mark.slow
+def test_tasks_of_ray_find_the_same_bytes(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("ray", reason='needs pip install -e ".[ray]"')
+    assert run(*JOB[:2], "alone.d", *JOB[3:]) == 0
+    assert run(*JOB, "--workers", 2, "--engine", "ray") == 0
     assert RESULT.read_bytes() == Path("alone.d/velocity.safetensors").read_bytes()
 
 
