@@ -5,7 +5,8 @@ Import them as `oracle_engine.kernels`; the folder is not a package of its own. 
 """
 
 from .common.combine import Combination, combined
-from .common.prepare import counted_copies, prepare_rows, recentred, stored_range, total_variance
+from .common.copies import most_copies, random_directions
+from .common.prepare import Measures, centre_of, counted_copies, prepare_rows, recentred, stored_range, total_variance
 from .common.rescore import Pairs
 from .common.rows import GivenPoints, Query, Rows, Span
 from .common.segments import SegmentWork, span_by_span
@@ -18,6 +19,7 @@ from .native import (
     covariance_product,
     native_combined,
     native_library,
+    native_measured,
     native_memory,
     native_prepared,
     native_state,
@@ -32,6 +34,7 @@ __all__ = [
     "Combination",
     "Directions",
     "GivenPoints",
+    "Measures",
     "NativeLibrary",
     "Pairs",
     "PosteriorState",
@@ -41,6 +44,7 @@ __all__ = [
     "Span",
     "Wanted",
     "Work",
+    "centre_of",
     "combined",
     "combined_norms",
     "concatenate",
@@ -53,14 +57,17 @@ __all__ = [
     "gpu_segments",
     "gpu_state",
     "merge",
+    "most_copies",
     "native_combined",
     "native_library",
+    "native_measured",
     "native_memory",
     "native_prepared",
     "native_state",
     "pairs_state",
     "posterior_state",
     "prepare_rows",
+    "random_directions",
     "recentred",
     "reference_covariance_product",
     "reference_logits",

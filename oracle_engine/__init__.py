@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .data.dataset import OracleDataset
     from .data.latents import Normalisation, load_latents
     from .data.load import load_dataset
+    from .data.pack import PackReport, pack
     from .data.values import ValueMap
     from .engine.engine import OracleEngine
     from .engine.point_gaussians import PointGaussians
@@ -53,6 +54,7 @@ __all__ = [
     "OracleError",
     "OracleLoss",
     "OracleTarget",
+    "PackReport",
     "Path",
     "PointGaussians",
     "Polynomial",
@@ -71,6 +73,7 @@ __all__ = [
     "load_dataset",
     "load_latents",
     "oracle_loss",
+    "pack",
     "path_sample",
     "posterior_draw",
     "prefetched",
@@ -96,6 +99,7 @@ _MODULES = {
     "OracleEngine": "engine.engine",
     "OracleLoss": "training.losses",
     "OracleTarget": "training.targets",
+    "PackReport": "data.pack",
     "Path": "paths.paths",
     "PointGaussians": "engine.point_gaussians",
     "Polynomial": "paths.paths",
@@ -113,6 +117,7 @@ _MODULES = {
     "load_dataset": "data.load",
     "load_latents": "data.latents",
     "oracle_loss": "training.losses",
+    "pack": "data.pack",
     "path_sample": "training.targets",
     "posterior_draw": "training.posterior_draws",
     "prefetched": "training.prefetch",

@@ -13,7 +13,7 @@ import torch
 from documents import commands, python_blocks, run_blocks
 
 import oracle_engine
-from oracle_engine import adapters, samplers
+from oracle_engine import adapters, samplers, serving
 from oracle_engine.cli.main import build_parser
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -34,7 +34,7 @@ def test_the_commands_of_a_page_parse(page: str) -> None:
         assert callable(build_parser().parse_args(shlex.split(command)[1:]).run)
 
 
-@pytest.mark.parametrize("module", [oracle_engine, samplers, adapters])
+@pytest.mark.parametrize("module", [oracle_engine, samplers, adapters, serving])
 def test_every_public_name_is_documented_once(module: object) -> None:
     name, public = getattr(module, "__name__"), getattr(module, "__all__")  # noqa: B009
     told = re.findall(rf"^\.\. auto\w+:: {re.escape(name)}\.(\w+)$", PAGES["reference/api.md"], re.MULTILINE)

@@ -24,15 +24,16 @@ STORED = {"fp16": torch.float16, "u8": torch.uint8, "fp32": torch.float32}
 # random sizes that scans are made with
 SIZES = 40
 
-# the most that a call may ask of a card, and what asks for more, since its heaviest samples and statistics are found by
-# chains of operations, and spans that the host reads are needed for launches
+# the most that a call may ask of a card
 MOST = {"device_calls": 60.0, "waits": 1.0, "compilations": 2.0}
+
+# calls that ask for more: statistics take operations of their own; of classes the host reads how long the longest is,
+# and of guidance which queries are guided
 MORE = {
-    "excluded": {"waits": 3.0},
-    "posterior": {"device_calls": 440.0, "waits": 9.0},
-    "classes": {"device_calls": 140.0, "waits": 4.0},
-    "guidance": {"device_calls": 260.0, "waits": 5.0},
-    "posterior of classes": {"device_calls": 8300.0, "waits": 81.0},
+    "posterior": {"device_calls": 80.0},
+    "classes": {"device_calls": 85.0, "waits": 2.0},
+    "guidance": {"device_calls": 205.0, "waits": 3.0},
+    "posterior of classes": {"device_calls": 170.0, "waits": 2.0},
 }
 
 

@@ -20,6 +20,9 @@ Section = dict[str, dict[str, Number]]
 # figures that are better where they are larger; all others are better where they are smaller
 LARGER = ("programs", "ahead", "flying", "outside", "score", "digits", "dense", "listed")
 
+# figures that say what a kernel is, not how good it is
+NEUTRAL = ("code", "ends", "launches")
+
 # registers of a thread, and bytes of shared memory, are given in pieces
 PIECES = {"registers": 8, "shared": 1024}
 
@@ -82,7 +85,7 @@ class Change:
     @property
     def worse(self) -> bool:
         """Whether it is worse than it was, or gone."""
-        if self.was is None:
+        if self.was is None or self.name in NEUTRAL:
             return False
         if self.now is None:
             return True

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ...base.arrays import Float64, Int64, Shaped, Tensor
+from ...base.arrays import Float, Float64, Int64, Shaped, Tensor
 from ...base.errors import InputError, invalid
 from ...base.file_blocks import blocks
 from ...base.file_rows import FileRows
@@ -30,7 +30,7 @@ class Measures:
     """
 
     half_norms: Float64[Tensor, "n"]
-    projected: Float64[Tensor, "n 4"]
+    projected: Float[Tensor, "n 4"]
     total: Float64[Tensor, "D"]
     largest_square: float
     low: float

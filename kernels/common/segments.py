@@ -18,7 +18,8 @@ class SegmentWork:
     """Pairs of a query and a span of rows, and what is wanted of the posterior of each query over its spans together.
 
     rows, query: the samples and B queries. pairs: the query of each pair, [P]; a query may be in none. spans: the rows
-    [start, stop) of each pair, [P, 2]; those of one query are disjoint.
+    [start, stop) of each pair, [P, 2]; those of one query are disjoint. one_each: whether it is known without a look at
+    them that the pairs are those of the queries one after the other.
     """
 
     rows: Rows
@@ -26,6 +27,7 @@ class SegmentWork:
     pairs: Int64[Tensor, "P"]
     spans: Int64[Tensor, "P 2"]
     wanted: Wanted = Wanted()  # noqa: RUF009  a frozen value
+    one_each: bool = False
 
     def grouped(self) -> tuple[Int64[Tensor, "P"], Int64[Tensor, "G"]]:
         """Return the order, [P], that brings pairs of equal spans together by rising rows, and the sizes of groups."""
@@ -47,7 +49,7 @@ class SegmentWork:
         )
         kept = place[self.pairs] >= 0
         pairs, spans = place[self.pairs[kept]], self.spans[kept]
-        return replace(self, query=self.query.take(index), pairs=pairs, spans=spans)
+        return replace(self, query=self.query.take(index), pairs=pairs, spans=spans, one_each=False)
 
     def nothing(self) -> PosteriorState:
         """Return the states of no sample at all, one for each query."""

@@ -5,17 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import no_type_check
 
-import torch
 import triton
 import triton.language as tl
 
-from ...base.arrays import Float64, Tensor
 from ..common.state import PosteriorState
 from ..common.work import Work
 from .jit import where_positive
 from .query_operand import Measured
 from .rescore import RESCORE_TILE, Rescored, listed_share
 from .running_sums import MOST_PARTS, RunningSums, added_partials
+from .variance import variance_of
 
 # shares of rescored samples and values of D that a program looks at together
 SHARE_BLOCK, STATE_BLOCK = 32, 1024
@@ -203,20 +202,7 @@ class Finish:
         if wanted.moments:
             state = replace(state, concentration=stats[1], entropy=stats[2])
         if wanted.moments and wanted.mean:
-            state = replace(state, variance=self._variance(state, *stats[3:].unbind(0)))
+            spread, centred = rescored.spread(state.lse, mean), rows.raw_operand
+            variance = variance_of(stats, self.sums.total, rows.operand_centre, mean, spread, centred=centred)
+            state = replace(state, variance=variance)
         return state
-
-    def _variance(
-        self,
-        state: PosteriorState,
-        share: Float64[Tensor, "B"],
-        square: Float64[Tensor, "B"],
-        mass: Float64[Tensor, "B"],
-    ) -> Float64[Tensor, "B"]:
-        """Return the trace of the covariance about the mean of `state`.
-
-        share, square, mass: of what was added its share, its mean of |r|^2, and the sum of its weights, [B].
-        """
-        mean = self.sums.total / mass[:, None] - self.work.rows.operand_centre
-        own = (square - mean.square().sum(1)).clamp_min(0.0) + (mean - state.mean).square().sum(1)
-        return torch.where(share > 0.0, share * own, 0.0) + self.rescored.spread(state.lse, state.mean)

@@ -187,7 +187,7 @@ def narrow_state(work: Work, limits: ScanLimits) -> PosteriorState:
     if not wanted.top_k:
         return state
     top = rescored_top(work, every, reads_values=not capturing(), limits=limits)
-    return replace(state, top_logits=top.top_logits, top_rows=top.top_rows, top_rest=top.top_rest)
+    return replace(state, top_logits=top.logits, top_rows=top.rows, top_rest=torch.zeros_like(top.logits))
 
 
 def narrow_memory(rows: Rows, batch: int, limits: ScanLimits) -> int:

@@ -1,12 +1,56 @@
-"""Tiles of queries that have rows of their own: the segments of a batch by classes, found on the device."""
+"""Triton: tiles of queries that have rows of their own, the segments of a batch by classes, found in one launch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import no_type_check
 
 import torch
+import triton
+import triton.language as tl
 
 from ...base.arrays import Int64, Shaped, Tensor
+
+# pairs that the program looks at together at least, so that batches of all sizes share it, and its warps
+PANEL_BLOCK, PANEL_WARPS = 1024, 4
+
+
+@triton.jit
+@no_type_check
+def larger(first, second):
+    """Return the larger of two numbers."""
+    return tl.maximum(first, second)
+
+
+@triton.jit(do_not_specialize=["count"])
+@no_type_check
+def panels_kernel(p_spans, p_table, p_columns, count, BLOCK_B: tl.constexpr, BLOCK: tl.constexpr):
+    """Cut runs of equal spans into tiles of BLOCK_B queries, all in one program.
+
+    p_spans: [P, 2] int64, equal ones beside each other. p_table, p_columns: [P, 4] and [P] int32, as in Panels.
+    """
+    o_p = tl.arange(0, BLOCK)
+    m_p = o_p < count
+    start, stop = tl.load(p_spans + 2 * o_p, mask=m_p, other=-1), tl.load(p_spans + 2 * o_p + 1, mask=m_p, other=-1)
+    m_last = (o_p > 0) & m_p
+    m_next = o_p + 1 < count
+    new = tl.load(p_spans + 2 * o_p - 2, mask=m_last, other=-2) != start
+    new = new | (tl.load(p_spans + 2 * o_p - 1, mask=m_last, other=-2) != stop)
+    ends = tl.load(p_spans + 2 * o_p + 2, mask=m_next, other=-2) != start
+    ends = ends | (tl.load(p_spans + 2 * o_p + 3, mask=m_next, other=-2) != stop)
+    # place in the run of equal spans
+    inside = o_p - tl.associative_scan(tl.where(new, o_p, 0), 0, larger)
+    head = m_p & (inside % BLOCK_B == 0)
+    tail = m_p & (ends | ((inside + 1) % BLOCK_B == 0))
+    panel = tl.cumsum(head.to(tl.int32), axis=0) - 1
+    total = tl.sum(head.to(tl.int32), axis=0)
+    tl.store(p_columns + o_p, panel * BLOCK_B + inside % BLOCK_B, mask=m_p)
+    tl.store(p_table + 4 * panel, o_p, mask=head)
+    tl.store(p_table + 4 * panel + 1, o_p + 1, mask=tail)
+    tl.store(p_table + 4 * panel + 2, start.to(tl.int32), mask=head)
+    tl.store(p_table + 4 * panel + 3, stop.to(tl.int32), mask=head)
+    for place in tl.static_range(4):
+        tl.store(p_table + 4 * o_p + place, o_p * 0, mask=m_p & (o_p >= total))
 
 
 @dataclass(frozen=True)
@@ -27,21 +71,17 @@ class Panels:
 
     @classmethod
     def of(cls, spans: Int64[Tensor, "P 2"], block_b: int, height: int) -> Panels:
-        """Return the tiles of sorted queries; no synchronisation.
+        """Return the tiles of sorted queries, at least one; no synchronisation.
 
         spans: [P, 2], rows [start, stop) of each query, equal ones beside each other. block_b: queries of a tile.
         height: the most rows of a query, at least 1.
         """
-        count, place = len(spans), torch.arange(len(spans), device=spans.device)
-        new = torch.ones_like(place, dtype=torch.bool)
-        new[1:] = (spans[1:] != spans[:-1]).any(1)
-        inside = place - torch.where(new, place, 0).cummax(0).values
-        head = inside % block_b == 0
-        panel = head.cumsum(0) - 1
-        # what heads no tile goes to one place behind the table
-        table = torch.zeros(count + 1, 4, dtype=torch.int32, device=spans.device)
-        target = torch.where(head, panel, count)
-        facts = torch.stack([place, place, *spans.unbind(1)], dim=1).int()
-        table.index_copy_(0, target, facts)
-        table[:, 1].index_add_(0, panel, torch.ones_like(panel, dtype=torch.int32))
-        return cls(table[:count].contiguous(), (panel * block_b + inside % block_b).int(), height)
+        count = len(spans)
+        table = spans.new_empty(count, 4, dtype=torch.int32)
+        columns = spans.new_empty(count, dtype=torch.int32)
+        block = max(PANEL_BLOCK, triton.next_power_of_2(count))
+        panels_kernel[(1,)](
+            spans.contiguous(), table, columns, count, BLOCK_B=block_b, BLOCK=block, num_warps=PANEL_WARPS,
+            enable_fp_fusion=True,
+        )  # fmt: skip
+        return cls(table, columns, height)

@@ -277,8 +277,8 @@ class Rescored:
         )
         return cls(sums, means, rescore_list, work)
 
-    def spread(self, lse: Float64[Tensor, "B"], mean: Float64[Tensor, "B D"]) -> Float64[Tensor, "B"]:
-        """Return the sums of exp(l - lse) |r - mean|^2 over these samples, [B]; no synchronisation.
+    def spread(self, lse: Float64[Tensor, "B"], mean: Float64[Tensor, "B D"]) -> Float64[Tensor, "S B"]:
+        """Return the sums of exp(l - lse) |r - mean|^2 over the samples of each share, [S, B]; no synchronisation.
 
         lse: [B] float64. mean: [B, D] float64. Costs a float64 pass over the rows of each query, twice.
         """
@@ -288,7 +288,7 @@ class Rescored:
             *_before(self.work, self.rescore_list), lse, mean, out, *_after(self.work, self.rescore_list),
             **_constants(self.work),
         )  # fmt: skip
-        return out.sum(0)
+        return out
 
 
 def _before(work: Work, rescore_list: RescoreList) -> tuple[Tensor, ...]:

@@ -1,26 +1,37 @@
-"""Triton: the heaviest of the samples on rescore lists, by logits of direct differences in float64."""
+"""Triton: the heaviest samples of each query, by logits of direct differences in float64."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from functools import reduce
-from typing import no_type_check
+from dataclasses import dataclass
+from typing import NamedTuple, no_type_check
 
 import torch
 import triton
 import triton.language as tl
 
-from ...base.arrays import Bool, Float64, Int64, Shaped, Tensor
+from ...base.arrays import Float64, Int64, Tensor
 from ..common.rows import Span
-from ..common.state import PosteriorState, merge
 from ..common.work import Work
 from .limits import DEFAULT_LIMITS, ScanLimits
 from .rescore import RESCORE_TILE, distances, named_rows, not_excluded, slice_width
 from .rescore_list import RescoreList, programs
 
 
-@triton.jit(do_not_specialize=["begin", "stop", "width", "limit", "excluded"])
+@triton.jit
+@no_type_check
+def on_list(row, p_first, slots, run, BLOCK_N: tl.constexpr):
+    """Return which of the rows, [BLOCK_N], are in the first `slots` slots of a list at `p_first`."""
+    found = tl.zeros([BLOCK_N], dtype=tl.int32)
+    for start in range(0, slots, BLOCK_N):
+        o_s = start + tl.arange(0, BLOCK_N)
+        other = tl.load(p_first + o_s // run, mask=o_s < slots, other=-1) + o_s % run
+        same = (row[:, None] == other[None, :]) & (o_s < slots)[None, :]
+        found = tl.maximum(found, tl.max(same.to(tl.int32), axis=1))
+    return found > 0
+
+
+@triton.jit(do_not_specialize=["begin", "stop", "span", "width", "limit", "candidates", "excluded"])
 @no_type_check
 def distance_kernel(
     p_rows,
@@ -31,13 +42,16 @@ def distance_kernel(
     p_log_weight,
     p_first,
     p_count,
-    p_used,
+    p_candidate,
     p_excluded,
     p_logits,
+    p_row_out,
     begin,
     stop,
+    span,
     width,
     limit,
+    candidates,
     run,
     dim,
     row_stride,
@@ -46,102 +60,151 @@ def distance_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """Logits log w - |q - alpha r|^2 / 2 sigma^2 of the rows in the slots of a query.
+    """Logits log w - |q - alpha r|^2 / 2 sigma^2 of the slots of a query, and the rows that these stand for.
 
-    p_rows: [N, D] as stored. p_point: [B, D]. p_first: [B, limit]. p_count, p_used: [B]. p_logits: [B, width], -inf for
-    rows beyond `stop` or excluded.
+    `width` slots are for the rows of its list, or, where that overflowed, for those from `begin` on; `candidates` more
+    for further rows, unless they are on the list, or it overflowed. p_rows: [N, D] as stored. p_point: [B, D]. p_first:
+    [B, limit], of a span from `span` on. p_count: [B]. p_candidate: [B, candidates], -1 for none. p_logits, p_row_out:
+    [B, width + candidates], -inf and -1 for slots that stand for no row, and for rows that are excluded or not before
+    `stop`.
     """
     i_b = tl.program_id(0).to(tl.int64)
-    used = tl.load(p_used + i_b)
-    listed = tl.load(p_count + i_b) >= 0
+    count = tl.load(p_count + i_b)
+    listed = count >= 0
+    # lists are in the first part of the span
+    used = tl.where(listed, tl.where(begin == span, count * run, 0), tl.minimum(width, stop - begin))
+    further = tl.where(listed, candidates, 0)
     alpha = tl.load(p_alpha + i_b)
     precision = tl.load(p_precision + i_b)
-    for start in range(tl.program_id(1) * BLOCK_N, used, tl.num_programs(1) * BLOCK_N):
+    p_first += i_b * limit
+    room = width + candidates
+    for start in range(tl.program_id(1) * BLOCK_N, room, tl.num_programs(1) * BLOCK_N):
         o_s = start + tl.arange(0, BLOCK_N)
-        row = named_rows(o_s, o_s < used, listed, p_first + i_b * limit, begin, run)
-        m_s = not_excluded(row, o_s < used, stop, p_excluded + i_b * excluded * 2, excluded)
         # [BLOCK_N]
-        b_square = distances(p_rows, p_point + i_b * dim, p_centre, row, m_s, alpha, dim, row_stride, BLOCK_N, BLOCK_D)
-        b_logits = -0.5 * precision * b_square
-        if WEIGHTED:
-            b_logits += tl.load(p_log_weight + row, mask=m_s, other=0.0)
-        tl.store(p_logits + i_b * width + o_s, tl.where(m_s, b_logits, float("-inf")), mask=o_s < used)
+        b_logits = tl.full([BLOCK_N], float("-inf"), dtype=tl.float64)
+        row = tl.full([BLOCK_N], -1, dtype=tl.int64)
+        if (start < used) | (start + BLOCK_N > width):
+            m_used = o_s < used
+            row = named_rows(o_s, m_used, listed, p_first, begin, run)
+            m_further = (o_s >= width) & (o_s < width + further)
+            candidate = tl.load(p_candidate + i_b * candidates + o_s - width, mask=m_further, other=-1)
+            if start + BLOCK_N > width:
+                m_further = m_further & (candidate >= 0) & (on_list(candidate, p_first, used, run, BLOCK_N) == 0)
+            row = tl.where(m_further, candidate, row)
+            m_s = not_excluded(row, m_used | m_further, stop, p_excluded + i_b * excluded * 2, excluded)
+            b_square = distances(
+                p_rows, p_point + i_b * dim, p_centre, row, m_s, alpha, dim, row_stride, BLOCK_N, BLOCK_D
+            )  # fmt: skip
+            b_logits = -0.5 * precision * b_square
+            if WEIGHTED:
+                b_logits += tl.load(p_log_weight + row, mask=m_s, other=0.0)
+            b_logits = tl.where(m_s, b_logits, float("-inf"))
+            row = tl.where(m_s, row, -1)
+        tl.store(p_logits + i_b * room + o_s, b_logits, mask=o_s < room)
+        tl.store(p_row_out + i_b * room + o_s, row, mask=o_s < room)
+
+
+class Heaviest(NamedTuple):
+    """The heaviest samples of each query in falling order: logits and rows, [B, k]; -inf and -1 for none."""
+
+    logits: Float64[Tensor, "B k"]
+    rows: Int64[Tensor, "B k"]
+
+    @classmethod
+    def among(cls, logits: Float64[Tensor, "B W"], rows: Int64[Tensor, "B W"], count: int) -> Heaviest:
+        """Return the `count` largest of `logits`, or all where there are fewer."""
+        top = logits.topk(min(count, logits.shape[1]), dim=1)
+        return cls(top.values, rows.gather(1, top.indices))
 
 
 @dataclass(frozen=True)
 class Slots:
-    """Slots for the logits of every query, each of which stands for a row.
+    """Slots for the logits of every query, each of which may stand for a row.
 
     rescore_list: whose rows the slots of a query stand for, one after the other; those of a query whose list
-    overflowed stand for the rows from `begin` on.
-    used: [B] int32, slots that stand for a row. stop: end of the span. width: slots of each query.
+    overflowed stand for the rows of the span from `begin` on. width: slots of each query for these. candidates: rows of
+    further slots, [B, C], -1 for none.
     """
 
     rescore_list: RescoreList
-    used: Shaped[Tensor, "B"]
+    span: Span
     begin: int
-    stop: int
     width: int
+    candidates: Int64[Tensor, "B C"]
 
-    @classmethod
-    def parts(cls, rescore_list: RescoreList, span: Span, *, limits: ScanLimits, reads_values: bool) -> Iterator[Slots]:
-        """Yield the slots for the rows of a span a part at a time; the first has those of the lists.
+    def heaviest(self, work: Work) -> Heaviest:
+        """Return the heaviest of the rows in the slots, as many as are wanted; no synchronisation.
 
-        rescore_list: what is to be rescored. span: rows that lists and queries whose list overflowed are about.
-        limits: `logit_bytes` bounds a part. reads_values: whether the host may wait for the device to read whether any
-        list overflowed, and leave out the other parts where none did.
+        work: rows, [B] queries, and what is wanted.
         """
-        batch, count = len(rescore_list.count), rescore_list.count
-        width = limits.logit_slots(batch, rescore_list.width, len(span))
-        short = reads_values and len(span) > width and not bool(rescore_list.overflowed.any())
-        for begin in range(span.start, span.start + 1 if short else span.stop, width):
-            listed = count * rescore_list.run if begin == span.start else torch.zeros_like(count)
-            used = torch.where(rescore_list.overflowed, min(width, span.stop - begin), listed)
-            yield cls(rescore_list, used, begin, span.stop, width)
-
-    def logits(self, work: Work) -> Float64[Tensor, "B W"]:
-        """Return the logits of the rows in the slots, [B, width] float64, -inf in unused slots.
-
-        work: rows and [B] queries.
-        """
-        rows, query = work.rows, work.query
-        (batch, dim), room = query.point.shape, torch.empty(0, dtype=torch.float64, device=rows.device)
-        out = room.new_empty(batch, self.width)
+        rows, query, listed = work.rows, work.query, self.rescore_list
+        (batch, further), dim = self.candidates.shape, rows.dim
+        room = self.width + further
+        logits = torch.empty(0, dtype=torch.float64, device=rows.device).new_empty(batch, room)
+        found = listed.first.new_empty(batch, room)
         log_weights = rows.half_norms if rows.log_weights is None else rows.log_weights
-        distance_kernel[(batch, programs(batch, self.width, RESCORE_TILE.block_n))](
+        distance_kernel[(batch, programs(batch, room, RESCORE_TILE.block_n))](
             rows.stored, query.point.contiguous(), rows.centre, query.alpha.contiguous(),
-            query.inverse_variance.contiguous(), log_weights, self.rescore_list.first, self.rescore_list.count,
-            self.used, query.excluded.contiguous(), out, self.begin, self.stop, self.width,
-            self.rescore_list.first.shape[1], self.rescore_list.run, dim, rows.stored.stride(0),
-            query.excluded.shape[1], WEIGHTED=rows.log_weights is not None, BLOCK_N=RESCORE_TILE.block_n,
-            BLOCK_D=slice_width(dim), num_warps=RESCORE_TILE.warps, enable_fp_fusion=True,
+            query.inverse_variance.contiguous(), log_weights, listed.first, listed.count, self.candidates,
+            query.excluded.contiguous(), logits, found, self.begin, self.span.stop, self.span.start, self.width,
+            listed.first.shape[1], further, listed.run, dim, rows.stored.stride(0), query.excluded.shape[1],
+            WEIGHTED=rows.log_weights is not None, BLOCK_N=RESCORE_TILE.block_n, BLOCK_D=slice_width(dim),
+            num_warps=RESCORE_TILE.warps, enable_fp_fusion=True,
         )  # fmt: skip
-        return out.masked_fill(~self._inside(), -torch.inf)
+        return Heaviest.among(logits, found, work.wanted.top_k)
 
-    def rows_at(self, slot: Int64[Tensor, "B k"]) -> Int64[Tensor, "B k"]:
-        """Return the rows that the slots `slot` of each query stand for, [B, k]."""
-        run, limit = self.rescore_list.run, self.rescore_list.first.shape[1]
-        listed = self.rescore_list.first.gather(1, (slot // run).clamp_max(limit - 1)) + slot % run
-        return torch.where(self.rescore_list.overflowed[:, None], self.begin + slot, listed)
 
-    def _inside(self) -> Bool[Tensor, "B W"]:
-        return torch.arange(self.width, device=self.used.device) < self.used[:, None]
+def slots_of(
+    work: Work,
+    rescore_list: RescoreList,
+    candidates: Int64[Tensor, "B C"] | None,
+    *,
+    limits: ScanLimits,
+    reads_values: bool,
+) -> Iterator[Slots]:
+    """Yield the slots for the rows of a span a part at a time; the first has those of the lists and the candidates.
+
+    work, rescore_list, candidates: as in :func:`rescored_top`. limits: `logit_bytes` bounds a part. reads_values:
+    whether the host may wait for the device to read whether any list overflowed, and leave out the other parts where
+    none did.
+    """
+    span, batch, none = work.span, len(work.query), rescore_list.first[:, :0]
+    width = limits.logit_slots(batch, rescore_list.width, len(span))
+    short = reads_values and len(span) > width and not bool(rescore_list.overflowed.any())
+    for begin in range(span.start, span.start + 1 if short else span.stop, width):
+        further = none if candidates is None or begin > span.start else candidates
+        yield Slots(rescore_list, span, begin, width, further)
 
 
 def rescored_top(
-    work: Work, rescore_list: RescoreList, *, reads_values: bool, limits: ScanLimits = DEFAULT_LIMITS
-) -> PosteriorState:
-    """Return states that name the heaviest samples on a rescore list, and are empty but for that.
+    work: Work,
+    rescore_list: RescoreList,
+    candidates: Int64[Tensor, "B C"] | None = None,
+    *,
+    reads_values: bool,
+    limits: ScanLimits = DEFAULT_LIMITS,
+) -> Heaviest:
+    """Return the heaviest samples on a rescore list and among some candidates, as many as are wanted.
 
-    work: rows, queries, the span that the samples lie in, and how many of them are wanted. rescore_list: the samples,
-    for every query of the work. reads_values: whether the host may wait for the device, which spares launches where
-    lists are short beside the span. limits: `logit_bytes` bounds the logits held at once.
+    work: rows, queries, the span that the samples lie in, and how many of them are wanted. rescore_list: samples of
+    every query. candidates: rows that may be heavy too, [B, C], -1 for none; they do not count where a list overflowed,
+    which stands for all rows. reads_values: whether the host may wait for the device, which spares launches where lists
+    are short beside the span.
 
-    Costs a float64 pass over the rows of each query. Memory is 8 bytes for each pair of a query and a row, at most
-    `logit_bytes` or the whole list.
+    Costs a float64 pass over the rows of each query. Memory is 16 bytes for each pair of a query and a row, at most
+    twice `logit_bytes` or the whole list.
     """
-    parts = Slots.parts(rescore_list, work.span, limits=limits, reads_values=reads_values)
-    return reduce(merge, [_top(work, slots) for slots in parts])
+    parts = slots_of(work, rescore_list, candidates, limits=limits, reads_values=reads_values)
+    found = [part.heaviest(work) for part in parts]
+    count = work.wanted.top_k
+    if len(found) > 1:
+        logits, rows = (torch.cat(part, dim=1) for part in zip(*found, strict=True))
+        found = [Heaviest.among(logits, rows, count)]
+    (top,), missing = found, count - found[0].rows.shape[1]
+    if missing == 0:
+        return top
+    pad = torch.nn.functional.pad
+    return Heaviest(pad(top.logits, (0, missing), value=-torch.inf), pad(top.rows, (0, missing), value=-1))
 
 
 def top_memory(batch: int, listed: int, count: int, limits: ScanLimits = DEFAULT_LIMITS) -> int:
@@ -149,16 +212,4 @@ def top_memory(batch: int, listed: int, count: int, limits: ScanLimits = DEFAULT
 
     batch: number of queries. listed: room of a list. count: rows of the span. limits: of the logits.
     """
-    return 8 * batch * limits.logit_slots(batch, listed, count)
-
-
-def _top(work: Work, slots: Slots) -> PosteriorState:
-    empty = PosteriorState.empty(len(work.query), 0, work.wanted.top_k, work.rows.device)
-    top = slots.logits(work).topk(min(work.wanted.top_k, slots.width), dim=1)
-    found = slots.rows_at(top.indices).masked_fill(top.values == -torch.inf, -1)
-    room = (0, work.wanted.top_k - found.shape[1])
-    return replace(
-        empty,
-        top_logits=torch.nn.functional.pad(top.values, room, value=-torch.inf),
-        top_rows=torch.nn.functional.pad(found, room, value=-1),
-    )
+    return 16 * batch * limits.logit_slots(batch, listed, count)

@@ -14,10 +14,10 @@ from ...base.errors import invalid
 from ..common.matmul import ieee_products
 from ..common.rounding import Rounding
 from ..common.rows import Query, Rows, Span
-from ..common.state import PosteriorState, Wanted, merge, without_top
-from ..common.top_k import TopCandidates
+from ..common.state import PosteriorState, Wanted
 from ..common.work import Work
 from . import KERNEL_DTYPES
+from .candidates import TileCandidates
 from .configs import LaunchConfig, choose
 from .devices import device_of
 from .digits import DigitOperand, digit_rounding
@@ -118,7 +118,7 @@ class TritonScan(Generic[Operand]):
         dim = self.rows.dim if work.wanted.mean else 0
         self.sums = RunningSums.empty(len(self.query), dim, self.rows.device)
         self.list = ListedPairs.empty(self.meeting.counts[0], limits.listed(len(work.span)))
-        self.top = TileCandidates(len(self.query), work.wanted.top_k, work.rows.device)
+        self.top = TileCandidates.empty(len(self.query), work.wanted.top_k, work.rows.device)
 
     @property
     def rows(self) -> Rows:
@@ -140,7 +140,7 @@ class TritonScan(Generic[Operand]):
         """Score the block of rows in `span`, move the origin of the weights to the log-partition so far, and weigh."""
         block = BlockOperand.of(self.rows, span)
         scores = self._score(block)
-        self.top.offer_tiles(scores, span.start)
+        self._offer(scores, span.start)
         self.meeting.meet(scores.stats, self.sums)
         self.sums.add(*self._weigh(scores, block, Reference(*self.meeting.reference.unbind(0))))
 
@@ -153,11 +153,13 @@ class TritonScan(Generic[Operand]):
         return self._with_top(state, rescore_list) if self.work.wanted.top_k else state
 
     def _with_top(self, state: PosteriorState, rescore_list: RescoreList) -> PosteriorState:
-        rescored = rescored_top(self.work, rescore_list, reads_values=not capturing(), limits=self.limits)
-        none = replace(rescored, mean=rescored.mean[:, :0])
-        found = self.top.heaviest(none, self.rows, self.query).without(rescore_list.overflowed)
-        top = merge(without_top(found, rescored.top_rows), rescored)
-        return replace(state, top_logits=top.top_logits, top_rows=top.top_rows, top_rest=top.top_rest)
+        reads = not capturing()
+        top = rescored_top(self.work, rescore_list, self.top.rows, reads_values=reads, limits=self.limits)
+        return replace(state, top_logits=top.logits, top_rows=top.rows, top_rest=torch.zeros_like(top.logits))
+
+    def _offer(self, scores: Scores, start: int) -> None:
+        """Take the candidates for the heaviest samples from the `scores` of a block whose first row is `start`."""
+        self.top.offer(scores, start)
 
     def _operand(self) -> tuple[Operand, Rounding]:
         """Return the queries as the kernels read them, and how their products round."""
@@ -277,27 +279,6 @@ def triton_memory(rows: Rows, batch: int, *, limits: ScanLimits = DEFAULT_LIMITS
     held += rescore_memory(rows, batch, listed) + top_memory(batch, listed, len(rows), limits)
     # queries and their parts, sums and means, most of them in float64, and the sum of every share
     return held + values * (16 * 8 + 4 * shares)
-
-
-class TileCandidates(TopCandidates):
-    """The largest coarse logits, searched for in the tiles with the largest maxima only: no other can hold them."""
-
-    def offer_tiles(self, scores: Scores, start: int) -> None:
-        """Take what belongs here from the `scores` of a block whose first row is `start`; no synchronisation."""
-        if self.count == 0:
-            return
-        batch, wanted = self.logits.shape
-        tops = scores.stats[:, 0, :batch]
-        tiles = tops.topk(min(wanted, len(tops)), dim=0).indices
-        inside = torch.arange(scores.tile, device=tiles.device)
-        # [tiles, rows of a tile, B]
-        index = (tiles[:, None] * scores.tile + inside[:, None]).reshape(-1, batch)
-        count = scores.logits.shape[0]
-        values = scores.logits.gather(0, index.clamp_max(count - 1)).masked_fill(index >= count, -torch.inf)
-        both = torch.cat([self.logits, values.T.double()], dim=1)
-        best = both.topk(wanted, dim=1)
-        self.rows = torch.cat([self.rows, index.T + start], dim=1).gather(1, best.indices)
-        self.logits = best.values
 
 
 def checked_config(work: Work, split: Split = EXACT, *, batch: int | None = None) -> LaunchConfig:

@@ -33,10 +33,11 @@ SEGMENT_BATCH = 16
 class SegmentScan(TwoPhaseScan):
     """A scan in which every tile of queries has rows of its own.
 
-    panels: these tiles; the queries of the work are sorted as they are there.
+    panels: these tiles; the queries of the work are sorted as they are there. spans: the rows of each query, [B, 2].
     """
 
     panels: Panels
+    spans: Int64[Tensor, "B 2"]
 
     def blocks(self) -> list[Span]:
         """Return the span as a whole: the logits of all segments are held at once."""
@@ -53,6 +54,9 @@ class SegmentScan(TwoPhaseScan):
             raise AssertionError(f"{type(operand).__name__} has no kernel for {config}")
         return replace(found, stats=found.stats.index_select(2, self.panels.columns))
 
+    def _offer(self, scores: Scores, start: int) -> None:
+        self.top.offer(scores, start, self.panels, self.spans)
+
     def _weigh(self, scores: Scores, block: BlockOperand, reference: Reference) -> BlockSums:
         config, wanted, panels = self.config, self.work.wanted, self.panels
         weights = weights_of(
@@ -67,8 +71,7 @@ class SegmentScan(TwoPhaseScan):
 def segments_state(work: SegmentWork, *, limits: ScanLimits = DEFAULT_LIMITS) -> PosteriorState:
     """Return the states of the queries of `work` over their spans together, [B]; the host waits once or twice.
 
-    limits: of the logits held at once: longer spans, and all where the heaviest samples are wanted, are scanned one
-    after the other.
+    limits: of the logits held at once: longer spans are scanned one after the other.
 
     Raises InputError where the kernels cannot run. Costs as :func:`segment_states`.
     """
@@ -76,21 +79,27 @@ def segments_state(work: SegmentWork, *, limits: ScanLimits = DEFAULT_LIMITS) ->
         return work.nothing()
     every = Work(work.rows, work.query, Span(0, len(work.rows)), work.wanted)
     checked_config(every)
+    if work.one_each:
+        return _pair_states(work, every, int((work.spans[:, 1] - work.spans[:, 0]).max()), limits)
     place = torch.arange(len(work.pairs), device=work.pairs.device)
     # pairs come in the order of their queries
     rank = place - torch.searchsorted(work.pairs, work.pairs)
     lengths = work.spans[:, 1] - work.spans[:, 0]
     longest, most = torch.stack([lengths.max(), rank.max()]).tolist()
-    together = segments_height(every, len(place), limits)
-    if longest <= together:
-        found = segment_states(every, work.pairs, work.spans, longest)
-    else:
-        found = _two_ways(work, every, lengths > together, together)
+    found = _pair_states(work, every, longest, limits)
     # one more state for the places of queries with fewer spans than others have
     states = concatenate([found, replace(work, query=work.query.take(place[:1])).nothing()])
     table = torch.full((len(work.query), most + 1), len(place), device=place.device)
     table[work.pairs, rank] = place
     return reduce(merge, [states.take(column) for column in table.unbind(1)])
+
+
+def _pair_states(work: SegmentWork, every: Work, longest: int, limits: ScanLimits) -> PosteriorState:
+    # of each pair, whose spans have at most `longest` rows
+    together = segments_height(every, len(work.pairs), limits)
+    if longest <= together:
+        return segment_states(every, work.pairs, work.spans, longest)
+    return _two_ways(work, every, work.spans[:, 1] - work.spans[:, 0] > together, together)
 
 
 def _two_ways(work: SegmentWork, every: Work, alone: Bool[Tensor, "P"], together: int) -> PosteriorState:
@@ -112,7 +121,7 @@ def segments_height(work: Work, pairs: int, limits: ScanLimits = DEFAULT_LIMITS)
     pairs: of a query and a segment. limits: of the logits held at once.
     """
     score = _config(work, EXACT).score
-    if work.rows.dim <= NARROW_DIM or work.wanted.top_k > 0 or score.least_slices(work.rows.dim) > 1:
+    if work.rows.dim <= NARROW_DIM or score.least_slices(work.rows.dim) > 1:
         return 0
     return limits.score_bytes // (12 * SEGMENT_BATCH * pairs)
 
@@ -141,7 +150,7 @@ def segment_states(
     config = _config(asked, split)
     with on_device(work.rows.device), ieee_products(work.rows.device.type):
         scan = SegmentScan(asked, config, split)
-        scan.panels = Panels.of(own, config.score.block_b, longest)
+        scan.panels, scan.spans = Panels.of(own, config.score.block_b, longest), own
         scan.add(work.span)
         return scan.state().take(order.argsort())
 

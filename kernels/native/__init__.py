@@ -5,7 +5,7 @@ from __future__ import annotations
 from .covariance import covariance_product
 from .library import NativeLibrary, native_library
 from .means import combined_norms, native_combined
-from .measure import native_prepared
+from .measure import native_measured, native_prepared
 from .pairs import pairs_state
 from .scan import native_memory, native_state
 from .segments import segments_state
@@ -16,6 +16,7 @@ __all__ = [
     "covariance_product",
     "native_combined",
     "native_library",
+    "native_measured",
     "native_memory",
     "native_prepared",
     "native_state",

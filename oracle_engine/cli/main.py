@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
-from ..base.errors import OracleError, lacks_memory
+from ..base.errors import DistributedError, OracleError, lacks_memory
 from ..base.settings import __version__
 from .advise import add_advise
 from .copies import add_copies
@@ -22,12 +22,14 @@ from .index import add_index
 from .info import add_info
 from .job import add_job
 from .options import Commands, Parser, in_options
+from .pack import add_pack
 from .paper import add_paper
 from .plan import add_plan
 from .plot import add_plot
 from .sample import add_sample
 from .serve import add_serve
 from .stages import add_stages
+from .torchrun import one_of_many, reports
 from .train_demo import add_train_demo
 from .velocity import add_velocity
 
@@ -43,6 +45,7 @@ COMMANDS = (
     add_copies,
     add_plan,
     add_index,
+    add_pack,
     add_serve,
     add_export_triton,
     add_train_demo,
@@ -63,13 +66,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         with _plain_words():
             arguments = build_parser().parse_args(argv)
             place = arguments.command
-            arguments.run(arguments)
+            with one_of_many(place):
+                arguments.run(arguments)
             sys.stdout.flush()
     except BrokenPipeError:
         # the reader of the output has closed it, as `head` does
         _drop_output()
     except OracleError as error:
-        return _refuse(str(in_options(error, place)))
+        return _refuse(str(in_options(error, place)), everywhere=isinstance(error, DistributedError))
     except OSError as error:
         try:
             sys.stdout.flush()
@@ -120,8 +124,10 @@ def _drop_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _refuse(message: str) -> int:
-    print(f"oracle-engine: error: {' '.join(message.split())}", file=sys.stderr)
+def _refuse(message: str, everywhere: bool = False) -> int:
+    # of several processes, which refuse the same, one says so
+    if reports() or everywhere:
+        print(f"oracle-engine: error: {' '.join(message.split())}", file=sys.stderr)
     return 2
 
 

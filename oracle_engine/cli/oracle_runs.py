@@ -22,6 +22,7 @@ from ..science.sample_plots import samples_figure
 from ..science.transition import draw_rows
 from .query_files import check_result, result_file
 from .shared import check_memory, check_output, engine_of
+from .torchrun import reports
 
 FIGURES = (".png", ".pdf", ".svg")
 # samples of the data from which colours and the plane of the picture are taken
@@ -153,6 +154,7 @@ def write_run(arguments: Namespace, engine: OracleEngine, run: Run) -> list[str]
         Path(arguments.out).parent.mkdir(parents=True, exist_ok=True)
         rows = draw_rows(engine.data, min(CONTEXT, len(engine.data)), arguments.seed)
         context = engine.data.sample_values(rows)
-        samples_figure(run.x.float().cpu(), context.float().cpu(), arguments.out)
+        if reports():
+            samples_figure(run.x.float().cpu(), context.float().cpu(), arguments.out)
         files.append(arguments.out)
     return files

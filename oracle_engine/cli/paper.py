@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..base.errors import OracleError, invalid
-from .options import Commands, add_command, add_data, in_options, refuse_key
+from ..base.names import PATH_NAMES
+from .options import Commands, add_command, add_source, in_options, refuse_key
 
 if TYPE_CHECKING:
     from ..data.dataset import OracleDataset
@@ -22,7 +23,8 @@ def add_paper(commands: Commands) -> None:
     summary = "figures and tables of arXiv 2512.02826 for your data: a table, FIG.json and FIG.png each"
     parser = add_command(commands, "paper", summary, run_paper)
     parser.add_argument("name", metavar="FIG", choices=(*NAMES, "all"), help=f"{', '.join(NAMES)}, or all")
-    add_data(parser, default="digits")
+    add_source(parser, None, note="; fashion-mnist unless given, or digits where that is not found", required=False)
+    parser.add_argument("--path", choices=PATH_NAMES, default="rectified_flow", help="(rectified_flow)")
     parser.add_argument("--also", nargs="+", default=[], metavar="DATA", help="further data sets in fig2")
     parser.add_argument("--per-class", action="store_true", help="fig2: compare each query with its own class alone")
     parser.add_argument("--as-published", action="store_true", help="fig3: log-weights rounded to bfloat16")
@@ -35,6 +37,7 @@ def add_paper(commands: Commands) -> None:
         metavar="NAME",
         help="how the models are called: sit, repa, diffusers, edm, ... (sit)",
     )
+    parser.add_argument("--metric", metavar="OBJECT", help="tables: package.module:function of samples and data")
     parser.add_argument("--held-out", metavar="FILE", help="fig6: samples that the models did not see")
     parser.add_argument("--quick", action="store_true", help="fewer queries, runs and steps; minutes on two cores")
     parser.add_argument("--out", default=".", metavar="DIR", help="where to write the files (.)")
@@ -53,9 +56,10 @@ def run_paper(arguments: Namespace) -> None:
     names = NAMES if arguments.name == "all" else (arguments.name,)
     _check(arguments, names)
     files: list[str] = []
-    texts, facts = [], {}
+    texts: list[str] = []
+    facts: dict[str, Any] = {}
     with progress_bars() as progress:
-        inputs = _inputs(arguments, progress)
+        inputs = _inputs(arguments, progress, texts)
         for place, name in enumerate(names):
             progress("paper", place, len(names))
             skipped = _skipped(name, inputs) if arguments.name == "all" else None
@@ -85,18 +89,23 @@ def _check(arguments: Namespace, names: tuple[str, ...]) -> None:
         raise invalid("--held-out", requirement, "none", "name samples that the models did not see")
 
 
-def _inputs(arguments: Namespace, progress: Any) -> Inputs:
-    from ..science.paper import QUICK, Effort, Inputs
+def _inputs(arguments: Namespace, progress: Any, texts: list[str]) -> Inputs:
+    from ..science.paper import QUICK, Effort, Inputs, energy_distance
+    from .fallback import load_or_digits
     from .held_out import held_out_of
-    from .shared import load_there
+    from .shared import device_named
 
-    data = load_there(arguments)
+    device = device_named(arguments.device)
+    data, notes = load_or_digits(arguments)
+    data = data if device is None else data.to(device)
+    texts += [f"note: {note}" for note in notes]
     return Inputs(
         data,
         arguments.path,
         also=_also(arguments),
         models=_models(arguments, data),
         held_out=held_out_of(arguments, data)[0],
+        metric=energy_distance if arguments.metric is None else _metric(arguments.metric),
         effort=QUICK if arguments.quick else Effort(),
         seed=arguments.seed,
         as_published=arguments.as_published,
@@ -126,6 +135,15 @@ def _models(arguments: Namespace, data: OracleDataset) -> dict[str, Any]:
         return {}
     engine = OracleEngine(data, arguments.path)
     return {Path(name).stem: as_velocity(load_model(name), engine, arguments.convention) for name in arguments.model}
+
+
+def _metric(name: str) -> Any:
+    from ..science.paper import load_model
+
+    try:
+        return load_model(name)
+    except OracleError as error:
+        raise error.about("--metric", "name package.module:function") from error
 
 
 def _skipped(name: str, inputs: Inputs) -> str | None:

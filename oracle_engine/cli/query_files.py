@@ -19,6 +19,7 @@ from ..base.files import replacing
 from ..base.mapped import open_safetensors
 from ..data.formats import read_path, reading
 from .options import in_options
+from .torchrun import reports
 
 SUFFIXES = (".npy", ".npz", ".safetensors")
 
@@ -89,9 +90,12 @@ def result_file(
     dtype: of the tensor, floating; blocks are cast to it.
 
     Memory is that of one block. The file gets its name when the `with` block ends without an error, and is removed
-    otherwise. Raises InputError as :func:`check_result` does.
+    otherwise. Of several processes the first one writes. Raises InputError as :func:`check_result` does.
     """
     check_result("OUT", path, dtype)
+    if not reports():
+        yield lambda block: None
+        return
     with replacing(path) as partial, ExitStack() as stack:
         stream = _open_stream(stack, partial, path.suffix, name)
         _write_header(stream, path.suffix, name=name, shape=list(shape), dtype=dtype)

@@ -21,6 +21,7 @@ from ..engine.engine import OracleEngine
 from ..science.plot_style import require_matplotlib
 from ..search.index import SearchIndex
 from .options import in_options
+from .torchrun import engine_over, reports, together
 
 
 def say(arguments: Namespace, text: str, facts: dict[str, Any]) -> None:
@@ -68,7 +69,11 @@ def engine_of(arguments: Namespace, **options: Any) -> OracleEngine:
     if index is not None and not index.screened and not index.search.certified:
         found = f"{arguments.index}, an index {index.spec!r}"
         raise invalid("--index", "must certify its answers", found, "build it with --index screen or flat")
-    engine = OracleEngine(load_there(arguments), arguments.path, **options)
+    if index is not None and together():
+        raise invalid(
+            "--index", "must be left out under torchrun", arguments.index, "leave it out: every sample counts"
+        )
+    engine = engine_over(load_there(arguments), arguments.path, **options)
     return engine if index is None else engine.use(index, arguments.index)
 
 
@@ -140,11 +145,13 @@ def write_report(arguments: Namespace, name: str, facts: dict[str, Any], draw: C
     Raises OSError where a file cannot be written.
     """
     files = [Path(arguments.out) / f"{name}.json"]
-    with replacing(files[0]) as partial:
-        partial.write_text(json_text(facts) + "\n", "utf-8")
     if not arguments.no_figure:
         files.append(Path(arguments.out) / f"{name}{_figure_suffix(arguments)}")
-        draw(files[-1])
+    if reports():
+        with replacing(files[0]) as partial:
+            partial.write_text(json_text(facts) + "\n", "utf-8")
+        for file in files[1:]:
+            draw(file)
     return [str(file) for file in files]
 
 

@@ -6,7 +6,6 @@ from argparse import Namespace
 from dataclasses import fields
 from typing import TYPE_CHECKING
 
-from ..base.errors import DataFileError
 from ..science.train_settings import TrainSettings
 from .options import Commands, add_command, add_figure, add_source, refuse_key, whole
 
@@ -35,13 +34,14 @@ def run_train_demo(arguments: Namespace) -> None:
     from ..base.progress import progress_bar
     from ..science.train_demo import train
     from ..science.train_plots import train_figure
+    from .fallback import load_or_digits
     from .shared import check_report, device_named, say, write_report
 
     settings = TrainSettings(**{field.name: getattr(arguments, field.name) for field in fields(TrainSettings)})
     check_report(arguments, "train")
     device = device_named(arguments.device)
     with progress_bar("training on three targets") as progress:
-        data, notes = _load_or_digits(arguments)
+        data, notes = load_or_digits(arguments)
         _check_sizes(arguments, data)
         report = train(data if device is None else data.to(device), settings, progress=progress, notes=notes)
     files = write_report(arguments, "train", report.to_json(), lambda path: train_figure(report, path))
@@ -57,18 +57,3 @@ def _check_sizes(arguments: Namespace, data: OracleDataset) -> None:
     check_memory("--batch", arguments.batch, 16 * (data.dim + arguments.width))
     check_memory("--bins", arguments.bins, 2000)
     check_memory("--references", arguments.references, 8 * max(arguments.batch, 1))
-
-
-def _load_or_digits(arguments: Namespace) -> tuple[OracleDataset, list[str]]:
-    """Return the data set, and a note where digits replace the files of the default, which were not found."""
-    from .shared import load
-
-    if arguments.data is not None:
-        return load(arguments), []
-    try:
-        arguments.data = "fashion-mnist"
-        return load(arguments), []
-    except DataFileError as error:
-        arguments.data, arguments.folder = "digits", None
-        note = f"fashion-mnist was not found, so these are scikit-learn's digits, a much smaller set ({error})"
-        return load(arguments), [note]

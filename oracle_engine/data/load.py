@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -18,12 +18,14 @@ from ..base.arrays import Float64, Int64, Tensor, exact
 from ..base.errors import InputError, OracleError, invalid
 from ..base.seeds import seeded
 from .builtin import BUILTINS, load_builtin
-from .checks import first_non_finite
+from .checks import checked_weights, first_non_finite
 from .dataset import OracleDataset
 from .formats import read_iterable, read_path
 from .labels import by_label
 from .latent_files import latent_format
 from .latents import load_as_stored
+from .manifest import Manifest
+from .packed import PackedFolder
 from .samples import Samples, labels_of, problem, samples_of
 from .values import ValueMap, float_map
 
@@ -74,7 +76,8 @@ def load_dataset(
     that is absent, damaged or of another kind, and MissingDependencyError where a built-in set needs scikit-learn.
     Mapped files and arrays in memory are shared, not copied, unless `count` or `storage` makes new ones. Shards, and a
     file whose labels are in any order, stay in their files too where they are large (256 MiB): they may be larger than
-    memory, a pass reads each byte once, and the files must stay as they are meanwhile.
+    memory, a pass reads each byte once, and the files must stay as they are meanwhile. Of a folder that
+    oracle_engine.pack has packed less than a hundredth is read, and a shard that is missing, new or changed is refused.
 
     >>> import torch
     >>> from oracle_engine import load_dataset
@@ -87,6 +90,14 @@ def load_dataset(
         given = {"labels": labels, "weights": weights, "value_map": value_map, "storage": storage, "count": count}
         _refuse({"key": key, "folder": folder, **given}, "a file that OracleDataset.save wrote")
         return OracleDataset.load(Path(source).expanduser())
+    packed = _packed(source, options, storage)
+    if packed is not None:
+        size = len(packed.rows)
+        labels = None if labels is None else labels_of(labels, size, "labels")
+        weights = None if weights is None else checked_weights(_weights_of(weights, size), size)
+        ends = packed.manifest.low, packed.manifest.high
+        chosen = None if value_map is None else _value_map(value_map, packed.rows.dtype, lambda: ends, None)
+        return packed.dataset(labels, weights, chosen)
     samples, name, own_map = _read(source, options)
     size = len(samples.points)
     points, device = samples.points, samples.points.device
@@ -97,11 +108,24 @@ def load_dataset(
         points, labels, weights = points[rows], _rows_of(labels, rows), _rows_of(weights, rows)
     elif by_label(labels)[0] is not None:
         points = samples.in_files()
-    chosen = own_map if value_map is None else _value_map(value_map, points, own_map)
+    if value_map is not None:
+        own_map = _value_map(value_map, points.dtype, lambda: (float(points.min()), float(points.max())), own_map)
     try:
-        return OracleDataset(points, labels, weights, storage=storage, value_map=chosen, name=name)
+        return OracleDataset(points, labels, weights, storage=storage, value_map=own_map, name=name)
     except InputError as error:
         raise _about_source(error, samples.points, source) from error
+
+
+def _packed(source: Any, options: _ReadOptions, storage: torch.dtype | None) -> PackedFolder | None:
+    """Return the packed folder that `source` is, or None where it is none, or where its samples have to be copied."""
+    if not isinstance(source, str | os.PathLike) or source in BUILTINS or options.count is not None:
+        return None
+    folder = Path(source).expanduser()
+    manifest = Manifest.read(folder)
+    if manifest is None or manifest.key != options.key or storage not in (None, manifest.dtype):
+        return None
+    _refuse({"folder": options.folder}, "a path")
+    return PackedFolder(folder, manifest)
 
 
 def choose_rows(size: int, count: int, seed: int) -> Int64[Tensor, "n"]:
@@ -115,8 +139,10 @@ def choose_rows(size: int, count: int, seed: int) -> Int64[Tensor, "n"]:
     return torch.randperm(size, generator=seeded(seed))[: index(count)].sort().values
 
 
-def _value_map(given: Any, points: Tensor, own: ValueMap | None) -> ValueMap:
-    """Return the map that the caller named, as such or by the range of the values."""
+def _value_map(
+    given: Any, dtype: torch.dtype, ends: Callable[[], tuple[float, float]], own: ValueMap | None
+) -> ValueMap:
+    """Return the map that the caller named, as such or by the range of the values; `ends` are those of the stored."""
     if isinstance(given, ValueMap):
         return given
     try:
@@ -124,9 +150,9 @@ def _value_map(given: Any, points: Tensor, own: ValueMap | None) -> ValueMap:
     except (TypeError, ValueError):
         requirement = "must be a ValueMap or a pair of numbers (low, high)"
         raise invalid("value_map", requirement, repr(given), "pass (-1, 1) or ValueMap(2 / 255, -1)") from None
-    if own is None and points.is_floating_point():
-        own = float_map(float(points.min()), float(points.max()))
-    return (own or ValueMap.default(points.dtype)).onto(low, high)
+    if own is None and dtype.is_floating_point:
+        own = float_map(*ends())
+    return (own or ValueMap.default(dtype)).onto(low, high)
 
 
 def _about_source(error: InputError, points: Tensor, source: Any) -> OracleError:

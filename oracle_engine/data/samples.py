@@ -49,9 +49,14 @@ class Samples:
 
     def in_files(self) -> Tensor:
         """Return the points as rows that stay in their file, where they are mapped from one, and large."""
-        if self.part is None or self.points.nbytes <= READ_BYTES:
+        if self.part is None or not stays_in_files(self.points.nbytes):
             return self.points
         return FileRows.of([self.part], self.points.dtype, self.points.shape[1:])
+
+
+def stays_in_files(nbytes: int) -> bool:
+    """Return whether samples of so many bytes stay in their files where a copy would be needed otherwise."""
+    return nbytes > READ_BYTES
 
 
 def joined(shards: Sequence[Samples]) -> Tensor:
@@ -61,7 +66,7 @@ def joined(shards: Sequence[Samples]) -> Tensor:
     copied.
     """
     parts = [shard.part for shard in shards if shard.part is not None]
-    if len(parts) < len(shards) or sum(shard.points.nbytes for shard in shards) <= READ_BYTES:
+    if len(parts) < len(shards) or not stays_in_files(sum(shard.points.nbytes for shard in shards)):
         return torch.cat([shard.points for shard in shards])
     return FileRows.of(parts, shards[0].points.dtype, shards[0].points.shape[1:])
 

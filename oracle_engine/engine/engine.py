@@ -156,8 +156,9 @@ class OracleEngine(Oracle, torch.nn.Module):
         conditions = Conditions(labels, None, exclude, source)
         self._check_capture("posterior", conditions)
         refuse_transforms("posterior", x, t)
-        request = self.request_builder.request(x, t, conditions)
-        return self.responder.posterior(request, int(top_k), x.shape, x.dtype)
+        with checked_together(self._checks_together):
+            request = self.request_builder.request(x, t, conditions)
+            return self.responder.posterior(request, int(top_k), x.shape, x.dtype)
 
     def prepare(
         self,
@@ -280,12 +281,15 @@ class OracleEngine(Oracle, torch.nn.Module):
         Raises InputError as :meth:`velocity` does.
         """
         self._check_capture(name, conditions)
-        # one wait where no search, which reads values, could meet what is refused
-        together = BACKENDS[self.backend].waits_once and self.index is None
-        with torch.no_grad(), checked_together(together):
+        with torch.no_grad(), checked_together(self._checks_together):
             request = self.request_builder.request(x, t, conditions)
             values = self.responder.values(name, request, x.dtype)
             return values if name == "log_density" else rounded_answer(values, name, x.dtype, x.shape)
+
+    @property
+    def _checks_together(self) -> bool:
+        # one wait where no search, which reads values, could meet what is refused
+        return BACKENDS[self.backend].waits_once and self.index is None
 
     def function(self, name: str, dtype: torch.dtype, conditions: Conditions) -> AnswerFunction:
         """Return the answer called `name` as a function with derivatives.

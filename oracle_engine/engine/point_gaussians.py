@@ -140,6 +140,8 @@ class PointGaussians:
     def _answer(self, x: Tensor, t: Numbers, labels: Numbers | None) -> tuple[Coefficients, _Answer]:
         check_floating("x", x)
         check_shape("x", x, self.sample_shape)
+        if x.device != self._means.device:
+            raise invalid("x", f"must be on {self._means.device}, like the samples", x.device, "move x there")
         points = x.detach().double().reshape(len(x), -1)
         at = coefficients(self.path, resolve_times(t, len(x), None, x.device))
         least = at.alpha_t.square() * self._variances.min() + at.sigma_t.square()

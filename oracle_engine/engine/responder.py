@@ -128,7 +128,7 @@ class Responder:
     ) -> list[Term]:
         """Return the terms of :meth:`terms` where the `state` given the labels is known, [B]."""
         terms = [Term(None, request.scale, state)]
-        if request.labels is None or capturing():
+        if request.labels is None or capturing() or (guided is None and not request.guided):
             return terms
         index = (request.scale != 1.0 if guided is None else guided).nonzero()[:, 0]
         if self.router.exact.on_any_rank(len(index) > 0):
@@ -153,26 +153,46 @@ class Responder:
     def described(self, request: Request, answer: Answer, shape: Sequence[int], dtype: torch.dtype) -> Posterior:
         """Return the posteriors of `request` from their `answer`, which has moments and heaviest samples."""
         state = answer.state
-        # a sample of width p keeps sigma^2 / s^2 of its distance to the others, and adds its own spread
-        kept = request.at.sigma_t.square() / request.variance
-        own = self.data.dim * self.point_std**2 * kept
         prediction = self.prediction(request, state.mean)
-        omitted, scale = omitted_mass(state, answer.log_omitted), Scale.of(self.data, request, state, self.point_std)
+        omitted, error, confidence, standard_error = self._missed(request, answer)
         return Posterior(
             mean=rounded_answer(prediction.denoiser, "mean", dtype, shape),
             log_density=self.log_density(request, state),
             ess=1.0 / state.concentration,
             entropy=state.entropy,
-            variance=(self.data.value_map.scale * kept).square() * state.variance + own,
+            variance=self._variance(request, state),
             top_weights=((state.top_logits - state.lse[:, None]) + (state.top_rest - state.lse_rest[:, None])).exp(),
             top_indices=self.data.index_of(state.top_rows),
             omitted_mass=omitted,
-            # the exact mean is (1 - e) E_S + e E_T: off by e |E_T - E_S|, e at most the omitted mass
-            velocity_error=scale.relative_error(omitted * scale.distance),
-            confidence=1.0 - BOUND_FAILURE * answer.likely.double(),
-            standard_error=scale.relative_error(self.data.value_map.scale * answer.standard_error),
+            velocity_error=error,
+            confidence=confidence,
+            standard_error=standard_error,
             survivors=answer.survivors,
             route=answer.routes,
+        )
+
+    def _variance(self, request: Request, state: PosteriorState) -> Float64[Tensor, "B"]:
+        """Return the traces of the posterior covariances in squared values, [B]."""
+        scale = self.data.value_map.scale
+        if self.point_std == 0.0:
+            return scale**2 * state.variance
+        # a sample of width p keeps sigma^2 / s^2 of its distance to the others, and adds its own spread
+        kept = request.at.sigma_t.square() / request.variance
+        return (scale * kept).square() * state.variance + self.data.dim * self.point_std**2 * kept
+
+    def _missed(self, request: Request, answer: Answer) -> tuple[Float64[Tensor, "B"], ...]:
+        """Return omitted mass, bound on the velocity error, confidence in both, and standard error, [B] each."""
+        state = answer.state
+        if answer.scanned:
+            omitted, error, confidence, standard_error = state.lse.new_zeros(4, len(state.lse)).unbind(0)
+            return omitted, error, confidence.fill_(1.0), standard_error
+        omitted, scale = omitted_mass(state, answer.log_omitted), Scale.of(self.data, request, state, self.point_std)
+        return (
+            omitted,
+            # the exact mean is (1 - e) E_S + e E_T: off by e |E_T - E_S|, e at most the omitted mass
+            scale.relative_error(omitted * scale.distance),
+            1.0 - BOUND_FAILURE * answer.likely.double(),
+            scale.relative_error(self.data.value_map.scale * answer.standard_error),
         )
 
     def log_density(self, request: Request, state: Partition) -> Float64[Tensor, "B"]:

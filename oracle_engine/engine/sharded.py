@@ -25,8 +25,8 @@ def sharded(
 ) -> OracleEngine:
     """Return an engine whose answers are those of the whole data, of which each process holds a part.
 
-    data: the same OracleDataset on every rank, or what `load_dataset` takes. A file that `OracleDataset.save` wrote is
-        mapped, so that a rank reads only its part. path: as in OracleEngine.
+    data: the same OracleDataset on every rank, or what `load_dataset` takes. Of a file of `OracleDataset.save` a rank
+        reads only its part where it passes `OracleDataset.load(file, verify=False)`. path: as in OracleEngine.
     mesh: a DeviceMesh of one dimension, whose ranks share the data; None for all ranks. The process group must be
         initialised, as under torchrun; the engine makes a gloo group of its own.
     queries: "same": every rank passes the same queries and gets all answers. "own": each passes queries of its own, any

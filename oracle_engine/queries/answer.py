@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from enum import IntEnum
+from typing import Any
 
 import torch
 
@@ -40,6 +41,7 @@ class Answer:
     survivors: samples that were scored. route: values of Route.
     likely: the bound holds with high probability over the noise of the query, not for every noise.
     standard_error: of the mean of a sampled answer, its norm in row units; zero elsewhere.
+    scanned: whether it is known without a look at these values that all are exact, scored over every sample.
     """
 
     state: PosteriorState
@@ -48,17 +50,19 @@ class Answer:
     route: Int64[Tensor, "B"]
     likely: Bool[Tensor, "B"]
     standard_error: Float64[Tensor, "B"]
+    scanned: bool = False
 
     @classmethod
     def exact(cls, state: PosteriorState, survivors: Int64[Tensor, "B"]) -> Answer:
         """Return the answer of a full scan over `survivors` samples."""
-        return cls.bounded(state, torch.full_like(state.lse, -torch.inf), survivors, Route.EXACT)
+        answer = cls.bounded(state, torch.full_like(state.lse, -torch.inf), survivors, Route.EXACT)
+        return replace(answer, scanned=True)
 
     @classmethod
     def unknown(cls, batch: int, dim: int, top_k: int, device: torch.device) -> Answer:
         """Return `batch` answers that are still to be filled in, of `dim` values and `top_k` samples, on `device`."""
         state = PosteriorState.empty(batch, dim, top_k, device)
-        return cls.exact(state, torch.zeros(batch, dtype=torch.int64, device=device))
+        return replace(cls.exact(state, torch.zeros(batch, dtype=torch.int64, device=device)), scanned=False)
 
     @classmethod
     def listed(cls, shortlist: Shortlist, route: Route, likely: Bool[Tensor, "B"]) -> Answer:
@@ -88,19 +92,20 @@ class Answer:
     @property
     def routes(self) -> tuple[str, ...]:
         """The way each query took, by the names that users see."""
+        if self.scanned:
+            return (Route.EXACT.label,) * len(self.route)
         return tuple(Route(code).label for code in self.route.tolist())
 
     def put(self, index: Int64[Tensor, "b"], part: Answer) -> Answer:
         """Return these answers with those of the queries in `index` replaced by `part`."""
-        rest = [field.name for field in fields(self)[1:]]
-        pairs = [(getattr(self, name), getattr(part, name)) for name in rest]
-        return Answer(self.state.put(index, part.state), *(old.index_copy(0, index, new) for old, new in pairs))
+        facts: dict[str, Any] = {name: getattr(self, name).index_copy(0, index, getattr(part, name)) for name in FACTS}
+        return replace(self, state=self.state.put(index, part.state), scanned=self.scanned and part.scanned, **facts)
 
     def take(self, index: Int64[Tensor, "b"]) -> Answer:
         """Return the answers of the queries in `index`."""
-        return Answer(
-            *(
-                getattr(self, field.name).take(index) if field.name == "state" else getattr(self, field.name)[index]
-                for field in fields(self)
-            )
-        )
+        facts: dict[str, Any] = {name: getattr(self, name)[index] for name in FACTS}
+        return replace(self, state=self.state.take(index), **facts)
+
+
+# what is known of each query beside its state
+FACTS = ("log_omitted", "survivors", "route", "likely", "standard_error")

@@ -8,10 +8,10 @@ import torch
 
 from ..base.arrays import Bool, Float64, Int64, Numbers, Tensor, check_floating, check_shape, integers, reals
 from ..base.checked import check
-from ..base.cuda_graphs import capturing, holds
+from ..base.cuda_graphs import capturing
 from ..base.errors import InputError, invalid
 from ..data.dataset import OracleDataset
-from ..data.sharded import refused_together
+from ..data.sharded import ShardedDataset, refused_together
 from ..kernels import Pairs, Wanted, pairs_state
 from ..paths.paths import Path, coefficients, marginal_variance, resolve_times
 from .classes import class_ranges
@@ -77,6 +77,7 @@ class RequestBuilder:
             source=source,
             scale=_guidance_scale(conditions.guidance, times, labels),
             rounding=0.5 * torch.finfo(x.dtype).eps,
+            guided=conditions.guidance is not None,
         )
         if conditions.source is not None:
             self._check_source(request)
@@ -87,16 +88,7 @@ class RequestBuilder:
         if capturing():
             return
         known = (request.source >= 0).nonzero()[:, 0]
-        if len(known) == 0:
-            return
-        rows = self.data.rows
-        pairs = Pairs(known, request.source[known], torch.zeros_like(request.times[known]))
-        # the logit of a sample is its squared distance over the variance
-        logit = pairs_state(rows, request.query(self.data), pairs, Wanted(mean=False)).lse[known]
-        if rows.log_weights is not None:
-            logit = logit - rows.log_weights[pairs.row]
-        deviation = request.variance[known].sqrt()
-        noise = deviation * (-2.0 * logit).clamp_min(0.0).sqrt()
+        noise, deviation = self._noise(request, known), request.variance[known].sqrt()
         usual = deviation * (self.data.dim**0.5 + 8.0) * NOT_NOISE + 4.0 * request.blur()[known]
         if bool((noise > usual).any()):
             first = int((noise > usual).nonzero()[0])
@@ -107,6 +99,25 @@ class RequestBuilder:
                 f"{self.data.dim**0.5:.3g} is usual",
                 "pass the index in the order of the data set's points, -1 where it is not known",
             )
+
+    def _noise(self, request: Request, known: Int64[Tensor, "b"]) -> Float64[Tensor, "b"]:
+        """Return the distance of the queries `known` to their sources times alpha, in value space."""
+        if isinstance(self.data, ShardedDataset):
+            # a collective, also for a rank that knows no source
+            part = request.take(known)
+            samples = self.data.sample_values(part.source).reshape(len(known), self.data.dim).double()
+            distance: Tensor = torch.linalg.vector_norm(part.x - part.at.alpha_t[:, None] * samples, dim=1)
+            return distance
+        if len(known) == 0:
+            return request.times[known]
+        rows = self.data.rows
+        pairs = Pairs(known, request.source[known], torch.zeros_like(request.times[known]))
+        # the logit of a sample is its squared distance over the variance
+        logit = pairs_state(rows, request.query(self.data), pairs, Wanted(mean=False)).lse[known]
+        if rows.log_weights is not None:
+            logit = logit - rows.log_weights[pairs.row]
+        scaled: Tensor = request.variance[known].sqrt() * (-2.0 * logit).clamp_min(0.0).sqrt()
+        return scaled
 
     def _check_points(self, x: Tensor) -> None:
         check_floating("x", x)
@@ -141,23 +152,28 @@ def _named_rows(name: str, index: Numbers | None, batch: int, data: OracleDatase
     given = integers(name, index, data.device, "pass the indices of samples")
     if given.shape not in ((), (batch,)):
         raise invalid(name, f"must be one number or [{batch}]", list(given.shape), "pass one index a query")
-    if not holds((given >= -1) & (given < len(data))):
-        bad = given[(given < -1) | (given >= len(data))].reshape(-1)[0].item()
-        raise invalid(name, f"must be indices of samples, 0 .. {len(data) - 1}, or -1", bad, "check the indices")
+    held = (given >= -1) & (given < len(data))
+    needs = f"must be indices of samples, 0 .. {len(data) - 1}, or -1"
+    check(lambda: held, lambda: invalid(name, needs, given[~held].reshape(-1)[0].item(), "check the indices"))
     chosen = given.expand(batch)
-    return torch.where(chosen < 0, -1, data.row_of(chosen.clamp_min(0)))
+    # what is refused later does no harm before
+    return torch.where(chosen < 0, -1, data.row_of(chosen.clamp(0, len(data) - 1)))
 
 
 def _check_nonempty(labels: Int64[Tensor, "B U"] | None, exclude: Int64[Tensor, "B"], data: OracleDataset) -> None:
     # only a set of one sample can become empty by leaving one out
+    if labels is None and len(data) > 1:
+        return
     alone = (exclude >= 0) if len(data) == 1 else torch.zeros_like(exclude, dtype=torch.bool)
     if labels is not None and data.sorted_labels is not None:
         start, stop = class_ranges(labels, data.sorted_labels).unbind(2)
         own = ((start <= exclude[:, None]) & (exclude[:, None] < stop)).any(1)
         alone = alone | (own & ((stop - start).sum(1) == 1))
-    if not holds(~alone):
-        first = int(alone.nonzero()[0])
-        raise invalid("exclude", "must leave a sample to each query", f"none left for query {first}", "pass -1 for it")
+    check(lambda: ~alone, lambda: _none_left(int(alone.nonzero()[0])))
+
+
+def _none_left(query: int) -> InputError:
+    return invalid("exclude", "must leave a sample to each query", f"none left for query {query}", "pass -1 for it")
 
 
 def _guidance_scale(
@@ -169,8 +185,10 @@ def _guidance_scale(
         raise invalid("guidance", "needs labels to guide towards", "no labels", "pass labels=")
     chosen = guidance if isinstance(guidance, Guidance) else Guidance(guidance)
     scale = reals("guidance", chosen.scale, times.device).detach()
-    if scale.shape not in ((), times.shape) or not holds(scale.isfinite()):
-        raise invalid("guidance", f"must be a finite number or [{len(times)}]", chosen.scale, "pass one scale a query")
+    needs, remedy = f"must be a finite number or [{len(times)}]", "pass one scale a query"
+    if scale.shape not in ((), times.shape):
+        raise invalid("guidance", needs, chosen.scale, remedy)
+    check(scale.isfinite, lambda: invalid("guidance", needs, chosen.scale, remedy))
     inside: Bool[Tensor, "B"] = (times >= chosen.t_min) & (times <= chosen.t_max)
     # a query without a class has nothing to be guided towards
     return torch.where(inside & (labels >= 0).any(1), scale, 1.0)

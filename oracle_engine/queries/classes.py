@@ -79,16 +79,19 @@ def range_sums(
 
 
 def class_pairs(
-    labels: Int64[Tensor, "B U"], sorted_labels: Int64[Tensor, "N"]
+    labels: Int64[Tensor, "B U"], sorted_labels: Int64[Tensor, "N"], *, one_each: bool = False
 ) -> tuple[Int64[Tensor, "P"], Int64[Tensor, "P 2"]]:
     """Return the pairs of a query, [P], and the rows of a class that it uses, [P, 2].
 
     labels: classes of each query, -1 for none; a query with nothing but -1 is unconditional and uses all rows.
-    sorted_labels: those of the rows.
+    sorted_labels: those of the rows. one_each: whether there is one column and every class has rows, so that the pairs
+    are those of the queries one after the other, and the host need not wait to learn how many there are.
     """
     ranges = class_ranges(labels, sorted_labels)
     everything = ranges.new_tensor([0, len(sorted_labels)])
     ranges[:, 0] = torch.where((labels < 0).all(1)[:, None], everything, ranges[:, 0])
+    if one_each:
+        return torch.arange(len(labels), device=labels.device), ranges[:, 0]
     query, column = (ranges[:, :, 1] > ranges[:, :, 0]).nonzero().unbind(1)
     return query, ranges[query, column]
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from ..base.arrays import Int64, Shaped, Tensor, integers, on_device
+from ..base.checked import check
 from ..base.cuda_graphs import capturing
 from ..base.errors import InputError, invalid
 from ..kernels import Span
@@ -133,11 +134,18 @@ def _union(classes: Int64[Tensor, "B U"], width: int) -> Int64[Tensor, "B V"]:
 
 
 def _check_known(classes: Int64[Tensor, "B U"], segments: Mapping[int, Span]) -> None:
-    unknown = [] if capturing() else sorted(set(classes.unique().tolist()) - set(segments) - {-1})
-    if unknown:
-        known = f"{min(segments)} .. {max(segments)} ({len(segments)} classes)"
-        remedy = "list them with data.segments"
-        raise invalid("labels", f"must be classes of the data, {known}, or -1", unknown[0], remedy)
+    first, last = min(segments), max(segments)
+    known = (classes >= -1) & (classes <= last)
+    if first > 0 or len(segments) <= last - first:
+        # some numbers between are no class
+        known = torch.isin(classes, torch.tensor([-1, *segments], device=classes.device))
+    check(lambda: known, lambda: _unknown(classes[~known], segments))
+
+
+def _unknown(classes: Int64[Tensor, "n"], segments: Mapping[int, Span]) -> InputError:
+    known = f"{min(segments)} .. {max(segments)} ({len(segments)} classes)"
+    remedy = "list them with data.segments"
+    return invalid("labels", f"must be classes of the data, {known}, or -1", int(classes.min()), remedy)
 
 
 def _neither(given: Tensor, width: int) -> InputError:

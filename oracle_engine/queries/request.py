@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 
@@ -26,7 +27,7 @@ class Request:
         nothing was excluded.
     source: row that a query was made from, -1 for unknown, [B].
     scale: guidance scale, 1 where there is none, [B].
-    rounding: unit roundoff of the dtype of x.
+    rounding: unit roundoff of the dtype of x. guided: whether a guidance was passed, so that scales may differ from 1.
     """
 
     x: Float64[Tensor, "B D"]
@@ -39,6 +40,7 @@ class Request:
     source: Int64[Tensor, "B"]
     scale: Float64[Tensor, "B"]
     rounding: float
+    guided: bool = True
 
     def __len__(self) -> int:
         return len(self.x)
@@ -101,6 +103,8 @@ class Request:
     def usable(self, data: OracleDataset) -> Int64[Tensor, "B"]:
         """Return how many samples of `data` each query may use, [B]."""
         count = torch.full_like(self.exclude, len(data))
+        if self._uses_all:
+            return count
         own = self.exclude >= 0
         if self.labels is not None and data.sorted_labels is not None:
             ranges = class_ranges(self.labels, data.sorted_labels)
@@ -110,11 +114,18 @@ class Request:
             own = own & (~conditional | ((row >= start) & (row < stop)).any(1))
         return count - own.long()
 
+    @property
+    def _uses_all(self) -> bool:
+        # nothing was excluded, and no class was asked for
+        return self.labels is None and self.excluded.shape[1] == 0
+
     def log_mass(self, data: OracleDataset) -> Float64[Tensor, "B"]:
         """Return the log of the weight of the samples of `data` each query may use, [B]; unweighted ones count one.
 
         Costs a few passes over the weights.
         """
+        if data.rows.log_weights is None and self._uses_all:
+            return torch.full_like(self.times, math.log(len(data)))
         if data.rows.log_weights is None:
             return self.usable(data).double().log()
         weights = data.rows.log_weights.exp()

@@ -46,12 +46,16 @@ class WholeScan(Protocol):
 
 @dataclass(frozen=True)
 class ExactScan:
-    """Scans of `data` by one backend: functions from work to states, of one span and of several, and to products."""
+    """Scans of `data` by one backend: functions from work to states, of one span and of several, and to products.
+
+    whole: whether every class that may be asked for has rows here, as in a data set that is no part of another.
+    """
 
     data: OracleDataset
     backend: ScanState
     segments: SegmentState
     product: CovarianceProduct
+    whole: bool = True
 
     def state(self, request: Request, wanted: Wanted) -> PosteriorState:
         """Return the states over the samples each query of `request` may use, [B]; `wanted` of the posteriors.
@@ -113,8 +117,9 @@ class ExactScan:
         work = request.work(self.data, replace(wanted, mergeable=True))
         if capturing():
             return self._scan_without(work, rows_between(self._ranges(request), len(self.data)))
-        pairs, spans = class_pairs(request.labels, self._sorted_labels())
-        return self.segments(SegmentWork(work.rows, work.query, pairs, spans, work.wanted))
+        one_each = self.whole and request.labels.shape[1] == 1
+        pairs, spans = class_pairs(request.labels, self._sorted_labels(), one_each=one_each)
+        return self.segments(SegmentWork(work.rows, work.query, pairs, spans, work.wanted, one_each))
 
     def _scan_rest(self, request: Request, wanted: Wanted) -> PosteriorState:
         work = request.work(self.data, replace(wanted, mergeable=True))

@@ -15,6 +15,9 @@ from .tree import Node, cover, merged
 
 T = TypeVar("T")
 
+# ranks that merge all queries each, where both hold one node of the tree
+FEW = 2
+
 
 @runtime_checkable
 class Codec(Protocol[T]):
@@ -69,9 +72,21 @@ class Exchange(Generic[T]):
     def _whole(self, operation: str, nodes: Mapping[Node, T], batch: int) -> T:
         if self.ranks.size == 1:
             return merged(nodes, (0, self.shards), self.codec.merge)
+        if self.ranks.size == FEW:
+            return self._by_all(operation, nodes)
         owned = [range(*_span(batch, rank, self.ranks.size)) for rank in range(self.ranks.size)]
         own = self.codec.pack(self.owned(operation, nodes, owned))
         return self.codec.unpack(torch.cat(self.ranks.share(operation, own, [len(one) for one in owned])))
+
+    def _by_all(self, operation: str, nodes: Mapping[Node, T]) -> T:
+        """Return what :meth:`_whole` does, merged on each rank: as many bytes for two of them, and one meeting less."""
+        parts = dict(nodes)
+        ((own, value),) = nodes.items()
+        for rank, rows in enumerate(self.ranks.gather(operation, self.codec.pack(value))):
+            (node,) = self._cover(rank)
+            if node != own:
+                parts[node] = self.codec.unpack(rows)
+        return merged(parts, (0, self.shards), self.codec.merge)
 
     def owned(self, operation: str, nodes: Mapping[Node, T], owned: Sequence[range]) -> T:
         """Return the values over all shards of the queries that are this rank's; a collective.

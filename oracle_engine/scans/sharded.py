@@ -141,7 +141,7 @@ def whole_scan(data: OracleDataset, backend: Backend, precision: str) -> WholeSc
     state, segments, product = backend.run(precision), backend.run_segments(precision), backend.run_product()
     if not isinstance(data, ShardedDataset):
         return ExactScan(data, state, segments, product)
-    scans = {number: ExactScan(shard, state, segments, product) for number, shard in data.shards.items()}
+    scans = {number: ExactScan(shard, state, segments, product, whole=False) for number, shard in data.shards.items()}
     return ShardedScan(data, scans)
 
 

@@ -161,6 +161,7 @@ class _Sheet:
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.set_yticks(range(len(rows)), [row[0] for row in rows])
         axes.tick_params(axis="y", length=0)
+        self._side(axes, 0.5, "bars: ± 2\nstandard errors", GREY)
         for row, (name, t, error, colour) in enumerate(rows):
             axes.get_yticklabels()[row].set_color(colour)
             if t is not None and self._visible([t]):

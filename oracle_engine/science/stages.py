@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import platform
 import time
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -92,6 +93,10 @@ def analyse(
         raise invalid("times", f"must be given where t_max is at most {EARLIEST_TIME}", None, "pass times=[t_max]")
     scope = Scope(engine.data, None if labels is None else tuple(int(label) for label in labels), per_class)
     plan = _Plan(engine, scope, seed, size, progress)
+    if held_out is not None and precision is not None:
+        raise invalid(
+            "precision", "needs training queries, of which more can be drawn", precision, "leave held_out out"
+        )
     unseen = None if held_out is None else _unseen(scope, held_out, held_out_labels, queries)
     predicted = scope.predict(engine.path, engine.point_std, seed)
     run = plan.run(grid or plan.times(predicted), queries, unseen, _checked_precision(precision))
@@ -130,11 +135,16 @@ class _Plan:
     def run(self, times: list[float], count: int, unseen: Queries | None, precision: float | None) -> StageRun:
         """Return the queries at these times, more of them until the precision is reached."""
         run = self._round(times, count, unseen, 0)
-        for number in range(1, MOST_ROUNDS if precision is not None and unseen is None else 1):
+        if precision is None:
+            return run
+        for number in range(1, MOST_ROUNDS):
             error = self.errors(run).ess_2
-            if error is not None and precision is not None and error < precision:
-                break
+            if error is not None and error < precision:
+                return run
             run = run.join(self._round(times, count, None, number))
+        warnings.warn(
+            f"after {len(run.queries):,} queries the transition is not yet known to {precision:g}", stacklevel=4
+        )
         return run
 
     def measured(self, run: StageRun) -> TransitionTimes:
@@ -167,7 +177,7 @@ def _unseen(scope: Scope, samples: Tensor, labels: Numbers | None, count: int) -
     if scope.per_class and (classes is None or not set(classes.tolist()) <= set(scope.classes)):
         requirement = "must give the class of every held-out sample where queries are compared with their own class"
         raise invalid("held_out_labels", requirement, labels, "pass a class of the data for each")
-    return Queries(scope, None, samples[:count], classes if data.segments else None)
+    return Queries(scope, None, samples[:count].to(data.device), classes if data.segments else None)
 
 
 def _counted(name: str, count: int) -> int:

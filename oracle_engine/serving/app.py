@@ -21,7 +21,7 @@ from ..base.errors import InputError, OracleError, invalid
 from ..base.settings import __version__
 from ..engine.engine import OracleEngine
 from .batcher import Batcher, Job, Values
-from .body import Bodies, Parting
+from .body import Answer, Bodies, Parting
 from .limits import Limits, RefusedError
 from .models import Model, check_name
 from .protocol import HEADER_LENGTH, Inference, answer, json_length, parse, text_of
@@ -31,6 +31,8 @@ log = logging.getLogger("oracle_engine.serving")
 
 # JSON beyond this many bytes, or numbers, is read and written by a thread, so that others are served meanwhile
 LARGE = 2**16
+# about what a number has in JSON, at least
+NUMBER_BYTES = 8
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -177,18 +179,22 @@ class InferenceServer:
         question, names = model.question(inference), model.outputs(inference)
         if self._batcher is None:
             raise RefusedError(503, "the server has not started. Remedy: run the lifespan of the application.")
+        texts = [name for name in names if not inference.outputs.get(name, inference.binary)]
+        numbers = sum(question.numbers(name) for name in texts)
+        if numbers > self.limits.json // NUMBER_BYTES:
+            words = f"JSON may have {self.limits.json // NUMBER_BYTES} numbers; this answer has {numbers}"
+            raise RefusedError(413, f"{words}. Remedy: ask for binary outputs, by binary_data_output.")
         job = self._batcher.submit(model, question, self._seconds(inference))
         values = await _answer_unless_gone(request, job)
         asked = {name: values[name] for name in names}
-        texts = [name for name in names if not inference.outputs.get(name, inference.binary)]
         write = partial(answer, model.name, inference, asked)
-        large = sum(len(asked[name]) * question.x[0].numel() for name in texts) > LARGE
-        parts, header = await asyncio.to_thread(write) if large else write()
+        parts, header = await asyncio.to_thread(write) if numbers > LARGE else write()
         times = job.times(began, time.perf_counter_ns())
         model.statistics.succeeded(times, values["route"], values["omitted_mass"])
         log.debug("model=%s status=200 rows=%d %s", model.name, len(question), _in_microseconds(times))
         headers = {} if header is None else {HEADER_LENGTH: str(header)}
-        return Response(
+        return Answer(
+            self._bodies,
             b"".join(parts),
             headers=headers,
             media_type="application/json" if header is None else "application/octet-stream",

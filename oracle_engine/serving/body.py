@@ -1,4 +1,4 @@
-"""Bodies of requests, read within limits, and the parting from those who send too much."""
+"""Bodies of requests and of answers within limits, and the parting from those who send too much."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import zlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -19,7 +20,10 @@ LINGER_BYTES = 2**22
 
 
 class Bodies:
-    """Reads the bodies of all requests of a server. limits: of each, and of all together."""
+    """Reads the bodies of all requests of a server.
+
+    limits: of each, and of all together. held: bytes of these, and of answers on their way. count: of requests.
+    """
 
     def __init__(self, limits: Limits) -> None:
         self.limits, self.held, self.count = limits, 0, 0
@@ -73,6 +77,22 @@ def _unpacking(encoding: str) -> zlib._Decompress | None:
     if encoding not in ("gzip", "deflate"):
         raise RefusedError(415, f"there is no Content-Encoding {encoding[:40]!a}. Remedy: use gzip, deflate, or none.")
     return zlib.decompressobj(wbits=47)
+
+
+class Answer(Response):
+    """A response whose memory counts until it is sent. bodies: of the server. content: of the response."""
+
+    def __init__(self, bodies: Bodies, content: bytes, **options: Any) -> None:
+        super().__init__(content, **options)
+        self._bodies, self._size = bodies, len(content)
+        bodies.held += self._size
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the response."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._bodies.held -= self._size
 
 
 class Parting(Response):

@@ -60,6 +60,11 @@ class Question:
     def __len__(self) -> int:
         return len(self.x)
 
+    def numbers(self, name: str) -> int:
+        """Return how many numbers the answer called `name` has."""
+        each = self.x[0].numel() if name in PREDICTIONS else self.top_k if name.startswith("top_") else 1
+        return len(self) * each
+
     @property
     def kind(self) -> tuple[object, ...]:
         """What questions have in common that can be answered together."""

@@ -18,6 +18,8 @@ from starlette.applications import Starlette
 
 # a connection has this long for the head of its first request
 HEAD_SECONDS = 10.0
+# and a client may read nothing of its answer for so long
+STUCK_SECONDS = 30.0
 CLOSE = (b"connection", b"close")
 TICK = 0.05
 
@@ -54,7 +56,7 @@ class Process(uvicorn.Server):
         self.app, self.ending, self._tell_started = app, ending or Ending(), started
         self._ends_at: float | None = None
         self._gentle = False
-        self._seen: dict[Any, float] = {}
+        self._seen: dict[Any, tuple[int, float]] = {}
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen at `sockets`, and say so."""
@@ -99,13 +101,19 @@ class Process(uvicorn.Server):
         await super().shutdown(sockets)
 
     def _drop_silent(self) -> None:
-        """Close connections whose first request has not begun in time: uvicorn waits for it for ever."""
-        now = time.monotonic()
-        silent = {held for held in self.server_state.connections if getattr(held, "cycle", None) is None}
-        self._seen = {held: self._seen.get(held, now) for held in silent}
-        for held, since in self._seen.items():
-            if now - since > HEAD_SECONDS and held.transport is not None:
-                held.transport.close()
+        """Close connections that have not begun to ask, or do not read their answer: uvicorn waits for ever."""
+        now, seen = time.monotonic(), {}
+        for held in list(self.server_state.connections):
+            unread = held.transport.get_write_buffer_size()
+            if unread == 0 and getattr(held, "cycle", None) is not None:
+                continue
+            # since when nothing has changed
+            size, since = self._seen.get(held, (unread, now))
+            seen[held] = (unread, since if size == unread else now)
+            if now - seen[held][1] > (STUCK_SECONDS if unread else HEAD_SECONDS):
+                # closing would wait until everything is read
+                held.transport.abort()
+        self._seen = seen
 
 
 def listener(host: str, port: int) -> socket.socket:

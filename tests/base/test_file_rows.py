@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from shard_cases import leave_in_files, write_shards
+from shard_cases import bytes_read, leave_in_files, write_shards
 from torch import Tensor
 
 from oracle_engine import DataFileError, InputError, load_dataset
@@ -116,13 +116,6 @@ def test_blocks_hold_every_row_that_is_asked_for_once(
         wanted[start:stop] = True
     assert torch.equal(met, wanted.long())
     assert torch.equal(found[wanted], points[wanted])
-
-
-def bytes_read() -> int:
-    file = Path("/proc/self/io")
-    if not file.exists():
-        pytest.skip("only Linux counts what a process reads")
-    return int(file.read_text().split("rchar: ")[1].split()[0])
 
 
 def test_a_pass_reads_each_byte_once(

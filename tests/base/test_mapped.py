@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from shard_cases import bytes_read
 
 from oracle_engine import DataFileError
 from oracle_engine.base.mapped import mapped, open_safetensors
@@ -39,13 +40,6 @@ def large_safetensors(path: Path) -> Path:
     text = json.dumps({"points": {"dtype": "BF16", "shape": [SAMPLES, DIM], "data_offsets": [0, size]}}).encode()
     text += b" " * (-len(text) % 8)
     return sparse(path, struct.pack("<Q", len(text)) + text)
-
-
-def bytes_read() -> int:
-    file = Path("/proc/self/io")
-    if not file.exists():
-        pytest.skip("only Linux counts what a process reads")
-    return int(file.read_text().split("rchar: ")[1].split()[0])
 
 
 @pytest.mark.parametrize(("write", "name"), [(large_npy, "a.npy"), (large_safetensors, "a.safetensors")])

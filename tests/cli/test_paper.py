@@ -43,6 +43,17 @@ def test_a_figure_of_a_model_of_ones_own(here: Path, capsys: pytest.CaptureFixtu
     assert sorted(path.name for path in here.glob("fig*")) == ["fig7.json", "fig7.svg"]
 
 
+def test_checkpoints_by_their_numbers_and_a_metric_of_ones_own(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "other.py").write_text("def step_20(x, t):\n    return x\ndef mean(x, data):\n    return float(x.mean())\n")
+    data = ("--quick", "--data", "data.safetensors", "--no-figure")
+    models = ("--model", "other:step_20", "mine:model")
+    facts = run_json(capsys, "paper", "fig8", *data, *models, "--held-out", "unseen.npy")
+    assert [row["step"] for row in facts["fig8"]["rows"]] == [1, 20]
+    facts = run_json(capsys, "paper", "table3", *data, "--metric", "other:mean")
+    assert facts["table3"]["rows"][0]["+-"] is None
+    assert_refused(capsys, "`--metric` must", "paper", "table3", *data, "--metric", "other:none")
+
+
 def test_copies_are_counted_and_shown(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("matplotlib")
     facts = run_json(capsys, "copies", "drawn.npy", "--data", "data.safetensors", "--out", "out")

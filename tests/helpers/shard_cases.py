@@ -30,3 +30,11 @@ def leave_in_files(monkeypatch: pytest.MonkeyPatch, block_bytes: int = 1000) -> 
     monkeypatch.setattr(samples, "READ_BYTES", 0)
     monkeypatch.setattr(file_blocks, "BLOCK_BYTES", block_bytes)
     monkeypatch.setattr(file_rows, "BLOCK_BYTES", block_bytes)
+
+
+def bytes_read() -> int:
+    """Return how many bytes this process has read, but for those of mapped files."""
+    file = Path("/proc/self/io")
+    if not file.exists():
+        pytest.skip("only Linux counts what a process reads")
+    return int(file.read_text().split("rchar: ")[1].split()[0])

@@ -95,8 +95,8 @@ def test_held_out_queries_have_no_own_sample_and_a_wider_gap(generator: torch.Ge
 
 def test_errors_of_the_transition_are_its_spread_over_seeds(generator: torch.Generator) -> None:
     engine = OracleEngine(OracleDataset(torch.randn(100, 16, generator=generator)))
-    times = torch.linspace(0.1, 0.9, 9).tolist()
-    reports = [analyse(engine, times=times, queries=48, seed=seed, strip=1, strip_times=1) for seed in range(8)]
+    times = torch.linspace(0.2, 0.8, 7).tolist()
+    reports = [analyse(engine, times=times, queries=32, seed=seed, strip=1, strip_times=1) for seed in range(6)]
     found = torch.tensor([report.measured.top_weight_50 or math.nan for report in reports])
     told = torch.tensor([report.errors.top_weight_50 or math.nan for report in reports]).mean()
     assert 0.4 < float(told / found.std()) < 2.5
@@ -111,6 +111,10 @@ def test_queries_are_added_until_the_transition_is_known(generator: torch.Genera
     assert report.errors.ess_2 < 0.008
     with pytest.raises(InputError, match="precision"):
         analyse(engine, precision=0.0)
+    with pytest.raises(InputError, match="precision"):
+        analyse(engine, precision=0.1, held_out=torch.zeros(2, 16))
+    with pytest.warns(UserWarning, match="after 64 queries the transition is not yet known"):
+        analyse(engine, times=[0.2], queries=1, precision=0.1)
 
 
 def test_most_times_lie_where_the_posterior_narrows() -> None:

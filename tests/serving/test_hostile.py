@@ -10,7 +10,9 @@ import pytest
 import torch
 from servers import Server, question, served, small_engine, until
 
+from oracle_engine import OracleDataset, OracleEngine
 from oracle_engine.serving import Limits, create_app, process
+from oracle_engine.serving.asking import Ask
 
 ENGINE = small_engine(torch.Generator().manual_seed(8))
 BODY = json.dumps(question(torch.zeros(2, 2, 3))).encode()
@@ -78,6 +80,26 @@ def test_bodies_beyond_the_memory_are_refused() -> None:
         refused = server.post(question(torch.zeros(2, 2, 3)))
         assert refused.status_code == 503
         assert "hold all memory" in refused.json()["error"]
+
+
+def test_an_answer_that_is_not_read_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = OracleEngine(OracleDataset(torch.randn(9, 4000, dtype=torch.float64)))
+    asked = Ask(["velocity", "score", "noise"], {"x": torch.zeros(200, 4000), "t": torch.full((1,), 0.5)})
+    body, headers = asked.encoded()
+    lines = [f"{name}: {value}" for name, value in (headers | {"Content-Length": str(len(body))}).items()]
+    head = "\r\n".join(["POST /v2/models/oracle/infer HTTP/1.1", "Host: here", *lines, "", ""])
+    with served(create_app(engine)) as server, socket.socket() as held:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**12)
+        held.settimeout(60)
+        held.connect(("127.0.0.1", server.port))
+        held.sendall(head.encode() + body)
+        statistics, bodies = server.app.state.server.models["oracle"].statistics, server.app.state.server._bodies
+        until(lambda: statistics.requests["success"])
+        # on its way, and counted
+        assert bodies.held > 0
+        monkeypatch.setattr(process, "STUCK_SECONDS", 0.2)
+        until(lambda: bodies.held == 0)
+        until(lambda: not server.process.server_state.connections)
 
 
 def test_requests_beyond_the_limit_are_refused() -> None:

@@ -14,6 +14,7 @@ from servers import Server, question, served, small_engine, tensor
 
 from oracle_engine import InputError, OracleEngine
 from oracle_engine.serving import Limits, create_app
+from oracle_engine.serving.asking import Ask
 
 GENERATOR = torch.Generator().manual_seed(4)
 ENGINE = small_engine(GENERATOR)
@@ -196,9 +197,25 @@ def test_large_json_and_many_rows_are_refused_with_what_to_do(server: Server) ->
     response = server.post(question(torch.zeros(9, 2, 3)))
     assert response.status_code == 413
     assert "may have 8 rows; received 9. Remedy: send several requests." in response.json()["error"]
+    response = server.post(changed(outputs=[]) | {"parameters": {"top_k": 5}})
+    assert response.status_code == 200
     response = server.post(changed(id="a" * 2**14))
     assert response.status_code == 413
     assert "send tensors as binary data" in response.json()["error"]
+
+
+def test_large_answers_in_json_are_refused_and_binary_ones_are_not() -> None:
+    with served(create_app(ENGINE, Limits(json=400, rows=8, queue_rows=8))) as server, server.client() as client:
+        held = Ask(["velocity"], {"x": torch.zeros(9, 2, 3)[:8], "t": torch.full((1,), 0.5)})
+        body, headers = held.encoded()
+        assert client.post("/v2/models/oracle/infer", content=body, headers=headers).status_code == 200
+        text = body.replace(b'"binary_data_output": true', b'"binary_data_output":false')
+        response = client.post("/v2/models/oracle/infer", content=text, headers=headers)
+        assert response.status_code == 200
+        text = text.replace(b'"outputs": [{"name": "velocity"}]', b'"outputs": [                    ]')
+        response = client.post("/v2/models/oracle/infer", content=text, headers=headers)
+        assert response.status_code == 413
+        assert "JSON may have 50 numbers" in response.json()["error"]
 
 
 def test_a_compressed_body_counts_as_what_it_becomes(server: Server) -> None:

@@ -10,6 +10,7 @@ import torch
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from ..candidates import candidates_kernel
 from ..combine import COMBINE_BLOCK, combine_kernel
 from ..devices import Device
 from ..finish import SHARE_BLOCK, STATE_BLOCK, state_kernel
@@ -19,6 +20,7 @@ from ..logits import finish_kernel, score_kernel
 from ..logits_int8 import digits_kernel
 from ..one_read import ONE_READ_ARCHITECTURES, ONE_READ_DIM, one_read_kernel, one_read_tile
 from ..operands import EXACT, HALF, operand_dtype, part_slots
+from ..panels import PANEL_BLOCK, panels_kernel
 from ..partition import PARTITION_QUERIES, TILE_BLOCK, Law, partition_kernel
 from ..query_operand import QUERY_BLOCK, QUERY_WARPS, query_digits_kernel, query_parts_kernel, shift_kernel
 from ..rescore import RESCORE_TILE, rescore_kernel, spread_kernel
@@ -27,6 +29,7 @@ from ..rescore_top import distance_kernel
 from ..running_sums import MOST_PARTS, SUM_QUERIES, SUM_TILES, TOTAL_BLOCK, add_kernel
 from ..tables import TABLES, table_name
 from ..tiles import AnyConfig, DigitConfig, FusedConfig, ScoreConfig, Tile, WeighConfig
+from ..variance import VARIANCE_BLOCK, variance_kernel
 from ..weighted_sum import dense_kernel, listed_kernel
 from ..weights import weights_kernel, weights_rows
 from .machine_code import FLOATING
@@ -71,7 +74,12 @@ TYPES = {
     "p_first": "*i64",
     "p_listed": "*i32",
     "p_count": "*i32",
-    "p_used": "*i32",
+    "p_tile": "*i64",
+    "p_columns": "*i32",
+    "p_spans": "*i64",
+    "p_table": "*i32",
+    "p_candidate": "*i64",
+    "p_row_out": "*i64",
     "p_counts": "*i32",
     "first_row": "i64",
     "row_stride": "i64",
@@ -83,7 +91,10 @@ SCORES = ("score", "digits")
 PRODUCTS = (*SCORES, "dense", "listed", "fused")
 
 # kernels that compute in float64
-DOUBLE = ("distance", "rescore", "spread", "one read", "partition", "add", "state", "parts", "split digits", "combine")
+DOUBLE = (
+    *("distance", "rescore", "spread", "one read"),
+    *("partition", "add", "state", "variance", "parts", "split digits", "combine"),
+)
 
 # their arguments that are no float64 pointers, where another kernel has one of that name
 SINGLE = {
@@ -203,7 +214,7 @@ def _rescoring(target: str) -> Iterator[Job]:
         yield Job(target, "combine", stored, RESCORE_TILE)
     yield Job(target, "split digits", torch.uint8, QUERY_TILE)
     yield Job(target, "prefix", torch.float32, RESCORE_TILE)
-    for kernel in ("shift", "partition", "add", "state", "order"):
+    for kernel in ("shift", "partition", "add", "state", "variance", "candidates", "panels", "order"):
         yield Job(target, kernel, torch.float32, RESCORE_TILE)
 
 
@@ -326,6 +337,9 @@ def _kernel_of(job: Job) -> tuple[Any, dict[str, Any]]:
                 "BLOCK_D": STATE_BLOCK,
             },
         ),
+        "variance": (variance_kernel, {"CENTRED": True, "BLOCK": VARIANCE_BLOCK}),
+        "candidates": (candidates_kernel, {"SEGMENTED": True, "BLOCK": 256}),
+        "panels": (panels_kernel, {"BLOCK_B": 16, "BLOCK": PANEL_BLOCK}),
         "combine": (combine_kernel, {"BLOCK": COMBINE_BLOCK}),
         "order": (order_kernel, {"EVERY": EVERY, "BLOCK": ORDER_BLOCK}),
         "fused": (fused_kernel, {**summed, "QUERY_PARTS": queries, "WEIGHTED": True, "MEAN": True, "RANGES": 1}),

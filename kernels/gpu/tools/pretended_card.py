@@ -122,6 +122,14 @@ class PretendedCard:
             function()
         return self.calls
 
+    def _reading(self, tolist: Callable[..., Any]) -> Callable[..., Any]:
+        def reading(values: torch.Tensor) -> Any:
+            # torch reads memory of the host by itself
+            self.calls.operations["_local_scalar_dense"] += 1
+            return tolist(values)
+
+        return reading
+
     def _run(self, run: Callable[..., Any]) -> Callable[..., Any]:
         def counting(
             kernel: JITFunction[Any], *args: Any, grid: Any = None, warmup: bool = False, **options: Any
@@ -170,6 +178,7 @@ def pretended_card() -> Iterator[PretendedCard]:
     with (
         patch.object(JITFunction, "run", card._run(run)),
         patch.object(JITFunction, "_do_compile", card._compiling()),
+        patch.object(torch.Tensor, "tolist", card._reading(torch.Tensor.tolist)),
         patch.object(torch.Tensor, "new_empty", _zeros(torch.Tensor.new_empty)),
         patch.object(torch, "empty", _zeros(torch.empty)),
         patch.object(scan, "device_of", lambda device: H100),

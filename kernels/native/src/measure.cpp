@@ -29,11 +29,6 @@ struct Ends {
     Wide low, high;
 };
 
-template <class T>
-ORACLE_INLINE Wide next(const T* at, int64_t left) {
-    return left >= kLanes ? wide(at) : wide_some(at, left);
-}
-
 // Takes in the next values of a row, of which those beyond the last are zero, less the centre.
 ORACLE_INLINE void take_in(Wide value, Wide rest, const Wide* directions, OneRow& sums) {
     sums.square = fused(value, value, sums.square);
@@ -41,33 +36,52 @@ ORACLE_INLINE void take_in(Wide value, Wide rest, const Wide* directions, OneRow
     for (int k = 0; k < kDirections; ++k) sums.along[k] = fused(rest, directions[k], sums.along[k]);
 }
 
-// Meets the first `left` values.
-ORACLE_INLINE void meet(Wide value, int64_t left, Ends& ends) {
-    for (int64_t lane = left; lane < kLanes; ++lane) value[lane] = value[0];
+ORACLE_INLINE void meet(Wide value, Ends& ends) {
     ends.low = select<double>(value < ends.low, value, ends.low);
     ends.high = select<double>(value > ends.high, value, ends.high);
 }
+
+// kLanes coordinates of `Count` rows from `d` on, or the `left` last ones.
+template <class T, int Count>
+struct Step {
+    const RowsView& rows;
+    const MeasuresView& out;
+    int64_t row;
+    double* total;
+
+    template <class V>
+    ORACLE_MEMBER Wide next(const V* at, int64_t left) const {
+        return left >= kLanes ? wide(at) : wide_some(at, left);
+    }
+
+    ORACLE_MEMBER void take(int64_t d, int64_t left, OneRow* sums, Ends& ends) const {
+        const Wide centre = next(rows.centre + d, left);
+        Wide directions[kDirections], added = next(total + d, left);
+        for (int k = 0; k < kDirections; ++k) directions[k] = next(out.directions + k * rows.dim + d, left);
+        for (int i = 0; i < Count; ++i) {
+            Wide value = next(row_of<T>(rows, row + i) + d, left);
+            const Wide rest = value - centre;
+            take_in(value, rest, directions, sums[i]);
+            added += rest;
+            for (int64_t lane = left; lane < kLanes; ++lane) value[lane] = value[0];
+            meet(value, ends);
+        }
+        if (left >= kLanes) return store(total + d, added);
+        store_some(total + d, added, left);
+    }
+};
 
 // Measures `Count` rows side by side, so that centre, directions and total are read once for them.
 template <class T, int Count>
 ORACLE_APART void measure_rows(const RowsView& rows, const MeasuresView& out, int64_t row, double* total, Ends& ends,
                                double& largest) {
-    const int64_t dim = rows.dim;
+    const Step<T, Count> step = {rows, out, row, total};
+    const int64_t whole = rows.dim / kLanes * kLanes;
     OneRow sums[Count];
     Ends met = ends;
-    for (int64_t d = 0; d < dim; d += kLanes) {
-        const int64_t left = dim - d;
-        const Wide centre = next(rows.centre + d, left);
-        Wide directions[kDirections], added = next(total + d, left);
-        for (int k = 0; k < kDirections; ++k) directions[k] = next(out.directions + k * dim + d, left);
-        for (int i = 0; i < Count; ++i) {
-            const Wide value = next(row_of<T>(rows, row + i) + d, left), rest = value - centre;
-            take_in(value, rest, directions, sums[i]);
-            meet(value, left, met);
-            added += rest;
-        }
-        store_some(total + d, added, std::min<int64_t>(left, kLanes));
-    }
+    // a constant as the number of lanes: nothing is asked in the loop
+    for (int64_t d = 0; d < whole; d += kLanes) step.take(d, kLanes, sums, met);
+    if (whole < rows.dim) step.take(whole, rows.dim - whole, sums, met);
     ends = met;
     for (int i = 0; i < Count; ++i) {
         largest = std::max(largest, lane_sum(sums[i].square));

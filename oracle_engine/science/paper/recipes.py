@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -22,6 +23,7 @@ from .fig3 import COUNTS, DIMS, TIMES, fig3
 from .fig4 import fig4
 from .fig5 import fig5, fig6
 from .fig7 import Checkpoint, fig7, fig8
+from .quality import Metric, energy_distance
 from .result import PaperResult
 from .small import trained
 from .tables import table1, table2, table3
@@ -53,7 +55,8 @@ class Inputs:
     data: the data set. path: the path, by its name. also: further data sets for fig2, by name. models: velocities
     v(x, t) by name, in the order in which they are compared; small ones are trained where there are none.
     held_out: samples that the models did not see, [K, *shape] in value space; a part of the data is kept back from the
-    small models where there are none. effort, seed, as_published: of the work. progress: told of what takes long.
+    small models where there are none. metric: quality of samples in the tables, smaller is better.
+    effort, seed, as_published, per_class: of the work. progress: told of what takes long.
     """
 
     data: OracleDataset
@@ -61,6 +64,7 @@ class Inputs:
     also: Mapping[str, OracleDataset] = field(default_factory=dict)
     models: Mapping[str, Velocity] = field(default_factory=dict)
     held_out: Float[Tensor, "K ..."] | None = None
+    metric: Metric = energy_distance
     effort: Effort = QUICK
     seed: int = 0
     as_published: bool = False
@@ -148,12 +152,18 @@ def _fig7(inputs: Inputs) -> PaperResult:
 
 
 def _fig8(inputs: Inputs) -> PaperResult:
-    return fig8(inputs.trained_on, inputs.runs, queries=inputs.effort.queries, seed=inputs.seed)
+    runs: Mapping[str, list[Checkpoint]] = inputs.runs
+    if inputs.models:
+        # checkpoints of one training, in the order of the numbers in their names
+        named = [Checkpoint(_step_of(name, place), model) for place, (name, model) in enumerate(inputs.models.items())]
+        runs = {"models": sorted(named, key=lambda part: part.step)}
+    return fig8(inputs.trained_on, runs, queries=inputs.effort.queries, seed=inputs.seed)
 
 
 def _table1(inputs: Inputs) -> PaperResult:
     effort = inputs.effort
-    return table1(inputs.trained_on, inputs.last, count=effort.runs, steps=effort.steps, seed=inputs.seed)
+    options = {"count": effort.runs, "steps": effort.steps, "metric": inputs.metric, "seed": inputs.seed}
+    return table1(inputs.trained_on, inputs.last, **options)  # type: ignore[arg-type]
 
 
 def _table2(inputs: Inputs) -> PaperResult:
@@ -163,7 +173,14 @@ def _table2(inputs: Inputs) -> PaperResult:
 
 
 def _table3(inputs: Inputs) -> PaperResult:
-    return table3(inputs.engine, count=inputs.effort.runs, steps=inputs.effort.steps, seed=inputs.seed)
+    effort = inputs.effort
+    return table3(inputs.engine, count=effort.runs, steps=effort.steps, metric=inputs.metric, seed=inputs.seed)
+
+
+def _step_of(name: str, place: int) -> int:
+    """Return the last number in the name of a checkpoint, or its place among the others."""
+    numbers = re.findall(r"\d+", name)
+    return int(numbers[-1]) if numbers else place
 
 
 # what makes each figure and table, by name, in the order of the paper

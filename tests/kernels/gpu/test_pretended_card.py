@@ -56,6 +56,30 @@ def test_an_answer_takes_few_calls_and_one_wait(dtype: torch.dtype, name: str, c
     assert calls.compilations.total() == 0, calls
 
 
+def test_statistics_and_heaviest_samples_take_one_wait(card: PretendedCard) -> None:
+    engine = engine_of(torch.float16, 700, 784)
+    x, t, own = torch.randn(64, 784), torch.full((64,), 0.3), torch.arange(64)
+    for answer in (lambda: engine.posterior(x, t, top_k=8), lambda: engine.posterior(x, t, exclude=own)):
+        card.count(answer)
+        calls = card.count(answer)
+        # no more by far than a velocity
+        assert calls.total <= 2 * ANSWER, calls
+        assert calls.waits == 1, calls
+
+
+def test_posteriors_of_classes_cost_the_same_however_many_there_are(card: PretendedCard) -> None:
+    points, x = torch.randn(720, 784).half(), torch.randn(48, 784)
+    found = []
+    for classes in (3, 24):
+        engine = OracleEngine(OracleDataset(points, labels=torch.arange(720) % classes), backend="triton")
+        labels = torch.arange(48) % classes
+        answer = partial(engine.posterior, x, 0.3, labels=labels)
+        card.count(answer)
+        found.append(card.count(answer))
+    assert found[0].total == found[1].total, found
+    assert found[1].waits == 2, found[1]
+
+
 def test_a_graph_records_no_check(card: PretendedCard, monkeypatch: pytest.MonkeyPatch) -> None:
     engine, x = engine_of(torch.float16, 700, 784), torch.randn(64, 784)
     checked = card.count(lambda: engine.velocity(x, 0.3))

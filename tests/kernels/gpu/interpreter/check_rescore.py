@@ -38,7 +38,7 @@ def state_of(work: Work, rescore_list: RescoreList, limits: ScanLimits) -> Poste
     sums = RunningSums(zeros, zeros[None, :4], zeros[0], zeros.new_zeros(batch, work.rows.dim))
     state = Finish(work, measured, sums, Rescored.of(work, rescore_list)).state()
     top = rescored_top(work, rescore_list, reads_values=True, limits=limits)
-    return replace(state, top_logits=top.top_logits, top_rows=top.top_rows, top_rest=top.top_rest)
+    return replace(state, top_logits=top.logits, top_rows=top.rows, top_rest=torch.zeros_like(top.logits))
 
 
 def compare(work: Work, rescore_list: RescoreList, chosen: Tensor, limits: ScanLimits = DEFAULT_LIMITS) -> None:

@@ -70,11 +70,10 @@ def test_segments_wait_for_nothing_and_keep_their_limits(generator: torch.Genera
         segment_states(work, which, spans, 110)
     assert waiting.found == []
     assert segments_height(work, 3, ScanLimits(score_bytes=576 * 50)) == 50
-    assert segments_height(Work(rows, work.query, work.span, Wanted(top_k=1)), 3) == 0
 
 
 @pytest.mark.parametrize("room", [1 << 30, 50, 0])
-@pytest.mark.parametrize("wanted", [Wanted(), Wanted(top_k=3)])
+@pytest.mark.parametrize("wanted", [Wanted(), Wanted(moments=True, top_k=3)])
 def test_unions_are_those_of_the_spans_one_by_one(room: int, wanted: Wanted, generator: torch.Generator) -> None:
     rows = make_rows(torch.float16, 300, 48, generator)
     query = make_query(rows, all_times(4), generator)
@@ -88,3 +87,20 @@ def test_unions_are_those_of_the_spans_one_by_one(room: int, wanted: Wanted, gen
     some = torch.arange(3)
     assert_within(velocity_error(rows, query.take(some), found.take(some), true.take(some)), "bar")
     assert torch.equal(found.top_rows, true.top_rows)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.uint8], ids=str)
+@pytest.mark.parametrize("room", [1 << 30, 120])
+def test_the_heaviest_of_a_segment_each_come_from_one_launch(
+    dtype: torch.dtype, room: int, generator: torch.Generator
+) -> None:
+    rows = make_rows(dtype, 300, 48, generator, weighted=True)
+    query = make_query(rows, all_times(9), generator, excluded=1)
+    # the last query uses all rows, which leaves it behind in less room
+    spans = torch.cat([spans_of((0, 2, 2, 4, 1, 3, 0, 2)), torch.tensor([[0, 300]])])
+    work = SegmentWork(rows, query, torch.arange(9), spans, Wanted(moments=True, top_k=4), one_each=True)
+    found = segments_state(work, limits=ScanLimits(score_bytes=12 * 16 * 9 * room))
+    true = span_by_span(work, reference_state)
+    assert_within(velocity_error(rows, query, found, true), "bar")
+    assert torch.equal(found.top_rows, true.top_rows)
+    torch.testing.assert_close(found.top_logits, true.top_logits, rtol=1e-9, atol=1e-7)
