@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 # commands whose data may be shared by processes
 TOGETHER = ("stages", "velocity", "sample")
+# commands whose processes need no group: each opens the data and takes what the others leave
+APART = ("job",)
 
 
 def together() -> bool:
@@ -34,12 +36,12 @@ def one_of_many(command: str) -> Iterator[None]:
 
     All but the first process print nothing inside. Raises InputError for a command that one process runs.
     """
-    if not together():
+    if not together() or command in APART:
         yield
         return
     if command not in TOGETHER:
         remedy = f"run {command} without torchrun"
-        raise invalid("torchrun", f"must run one of {', '.join(TOGETHER)}", command, remedy)
+        raise invalid("torchrun", f"must run one of {', '.join((*TOGETHER, *APART))}", command, remedy)
     import torch
     import torch.distributed as dist
 
