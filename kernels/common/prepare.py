@@ -25,12 +25,12 @@ CENTRE_ROWS = 4096
 class Measures:
     """What is known of some rows r_j = stored_j - centre.
 
-    half_norms: |r_j|^2 / 2, [n]. projected: the rows along the directions, [n, 4]. total: the sum of the rows, [D].
+    half_norms: |r_j|^2 / 2, [n]. projected: along the directions, [n, 4], or none. total: the sum of the rows, [D].
     largest_square: of |stored_j|^2. low, high: the ends of the stored values.
     """
 
     half_norms: Float64[Tensor, "n"]
-    projected: Float[Tensor, "n 4"]
+    projected: Float[Tensor, "m 4"]
     total: Float64[Tensor, "D"]
     largest_square: float
     low: float

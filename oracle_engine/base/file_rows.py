@@ -99,8 +99,14 @@ class FileRows(torch.Tensor):
 
     def __getitem__(self, index: Any) -> Any:
         """Return what an index names as an ordinary tensor, also where it names all rows."""
-        if isinstance(index, slice) and index.indices(len(self)) == (0, len(self), 1):
-            return self.clone()
+        # torch would import hundreds of modules to index a class of its own
+        if isinstance(index, Tensor) and index.ndim > 0:
+            return _indexed(self, [index])
+        if isinstance(index, tuple) and index and all(isinstance(part, Tensor) for part in index):
+            return _indexed(self, index)
+        if isinstance(index, slice):
+            whole = index.indices(len(self)) == (0, len(self), 1)
+            return self.clone() if whole else _sliced(self, 0, index.start, index.stop, index.step or 1)
         return super().__getitem__(index)
 
     def data_ptr(self) -> int:
@@ -139,7 +145,7 @@ class FileRows(torch.Tensor):
         out = torch.empty(len(place), *self.shape[1:], dtype=self.dtype)
         for number in part.unique().tolist():
             chosen = (part == number).nonzero()[:, 0]
-            out[chosen] = self.map(number)[place[chosen] - self.starts[number]]
+            out[chosen] = self.map(number, scattered=True)[place[chosen] - self.starts[number]]
         return out
 
     def between(self, start: int, stop: int) -> Shaped[Tensor, "n ..."]:
@@ -149,16 +155,19 @@ class FileRows(torch.Tensor):
             return self.rows(torch.arange(start, stop))
         return self.map(first)[start - self.starts[first] : stop - self.starts[first]]
 
-    def map(self, number: int) -> Shaped[Tensor, "n ..."]:
-        """Return the rows of one part, mapped. Raises DataFileError where its file is not what it was."""
-        if number not in self._maps:
-            part = self.parts[number]
+    def map(self, number: int, *, scattered: bool = False) -> Shaped[Tensor, "n ..."]:
+        """Return the rows of one part, mapped, to be read one after the other or here and there.
+
+        Raises DataFileError where its file is not what it was.
+        """
+        if (number, scattered) not in self._maps:
+            part, shape = self.parts[number], (self.parts[number].count, *self.shape[1:])
             part.check()
-            self._maps[number] = mapped(part.path, self.dtype, (part.count, *self.shape[1:]), part.start)
-        return self._maps[number]
+            self._maps[number, scattered] = mapped(part.path, self.dtype, shape, part.start, scattered=scattered)
+        return self._maps[number, scattered]
 
     @cached_property
-    def _maps(self) -> dict[int, Tensor]:
+    def _maps(self) -> dict[tuple[int, bool], Tensor]:
         return {}
 
     def slices(self) -> Iterator[tuple[int, Tensor]]:
@@ -169,7 +178,7 @@ class FileRows(torch.Tensor):
 
     def _like(self, shape: Sequence[int], order: Int64[Tensor, "N"] | None) -> FileRows:
         made = FileRows.of(self.parts, self.dtype, shape, order)
-        made._maps.update({number: one.reshape(len(one), *shape) for number, one in self._maps.items()})
+        made._maps.update({which: one.reshape(len(one), *shape) for which, one in self._maps.items()})
         return made
 
     @classmethod

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import torch
 from .arrays import Tensor
 from .errors import bad_file, invalid
 from .file_rows import FileRows, in_memory
-from .mapped import open_safetensors
+from .mapped import TensorFile, open_safetensors
 
 # bytes hashed at once
 HASH_BYTES = 64 << 20
@@ -67,12 +67,36 @@ def read_tensors(path: Path, kind: str, *, verify: bool) -> tuple[dict[str, Tens
     Raises FileNotFoundError where there is no file, and DataFileError where the file is damaged, of another kind or,
     with `verify`, does not match its checksum.
     """
+    tensors, metadata = _opened(path, kind, lambda file: dict(file.tensors()))
+    content = [tensors[name] for name in sorted(tensors)]
+    if verify and hash_tensors(kind + metadata["facts"], content) != metadata["checksum"]:
+        raise bad_file(path, f"checksum {metadata['checksum']}", "other content", "write it again; it is damaged")
+    return tensors, json.loads(metadata["facts"])
+
+
+def read_some(path: Path, kind: str, left_out: Collection[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return tensors of a file that write_tensors wrote, read into memory, and its facts, without a look at a checksum.
+
+    path, kind: as in read_tensors. left_out: names of tensors of which no byte is read.
+
+    Raises FileNotFoundError where there is no file, and DataFileError where it is damaged or of another kind.
+    """
+    read, metadata = _opened(
+        path, kind, lambda file: {name: file.read(name) for name in file.keys() if name not in left_out}
+    )
+    return read, json.loads(metadata["facts"])
+
+
+def _opened(
+    path: Path, kind: str, read: Callable[[TensorFile], dict[str, Tensor]]
+) -> tuple[dict[str, Tensor], Mapping[str, str]]:
+    """Return what `read` returns of a file of `kind`, and what its writer said about it."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file. Remedy: check the path.")
     try:
         with open_safetensors(path) as file:
             metadata = file.metadata
-            tensors = dict(file.tensors()) if metadata.get("kind") == kind else {}
+            tensors = read(file) if metadata.get("kind") == kind else {}
     except ValueError as error:
         raise bad_file(path, f"a {kind} file", f"{error}", "write it again; it is damaged or incomplete") from None
     if metadata.get("kind") != kind:
@@ -80,10 +104,7 @@ def read_tensors(path: Path, kind: str, *, verify: bool) -> tuple[dict[str, Tens
         raise bad_file(path, f"a {kind} file", f"kind {metadata.get('kind')!r}", remedy)
     if not {"facts", "checksum"} <= metadata.keys():
         raise bad_file(path, "facts and a checksum", f"{sorted(metadata)}", "write it again; it is damaged")
-    content = [tensors[name] for name in sorted(tensors)]
-    if verify and hash_tensors(kind + metadata["facts"], content) != metadata["checksum"]:
-        raise bad_file(path, f"checksum {metadata['checksum']}", "other content", "write it again; it is damaged")
-    return tensors, json.loads(metadata["facts"])
+    return tensors, metadata
 
 
 def is_kind(path: Path, kind: str) -> bool:

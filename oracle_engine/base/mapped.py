@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -38,10 +39,13 @@ DTYPES = {
 NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)
 
 
-def mapped(path: Path, dtype: torch.dtype, shape: Sequence[int], start: int = 0) -> Shaped[Tensor, "..."]:
+def mapped(
+    path: Path, dtype: torch.dtype, shape: Sequence[int], start: int = 0, *, scattered: bool = False
+) -> Shaped[Tensor, "..."]:
     """Return numbers of a file as a tensor of `shape`, memory-mapped; the file is never written to.
 
     path: the file. dtype: of the numbers. shape: of the tensor. start: the byte at which they begin.
+    scattered: whether a few numbers here and there will be looked at, around which nothing else should be read.
 
     Pages come from the file when they are looked at, and go back when memory is short. A change of the tensor in place
     stays in memory, and where the system has no room for such pages they can only be read. Numbers that are not aligned
@@ -55,6 +59,8 @@ def mapped(path: Path, dtype: torch.dtype, shape: Sequence[int], start: int = 0)
         return torch.empty(*shape, dtype=dtype)
     skipped = start % mmap.ALLOCATIONGRANULARITY
     held = _map(path, start - skipped, skipped + size)
+    if scattered and hasattr(mmap, "MADV_RANDOM"):
+        held.madvise(mmap.MADV_RANDOM)
     with warnings.catch_warnings():
         # where even the flag does not help, the pages can only be read
         warnings.filterwarnings("ignore", "The given buffer is not writable")
@@ -103,6 +109,22 @@ class TensorFile:
     def tensor(self, name: str) -> Shaped[Tensor, "..."]:
         """Return the tensor `name`, memory-mapped as :func:`mapped` does. Raises ValueError for dtypes torch lacks."""
         return mapped(self.path, self._dtype(name), self._shapes[name], self._starts[name])
+
+    def read(self, name: str) -> Shaped[Tensor, "..."]:
+        """Return the tensor `name`, read into memory, and nothing of the file around it."""
+        shape, dtype = self._shapes[name], self._dtype(name)
+        found = torch.empty(torch.Size(shape).numel() * dtype.itemsize, dtype=torch.uint8)
+        with self.path.open("rb", buffering=0) as stream:
+            if hasattr(os, "posix_fadvise"):
+                os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
+            stream.seek(self._starts[name])
+            content = found.numpy().data
+            while content:
+                count = stream.readinto(content)
+                if not count:
+                    raise ValueError(f"{name} ends before its last number")
+                content = content[count:]
+        return found.view(dtype).reshape(tuple(shape))
 
     def tensors(self) -> Mapping[str, Shaped[Tensor, "..."]]:
         """Return all tensors by their names, memory-mapped."""

@@ -68,6 +68,10 @@ def limits_of(arguments: Namespace) -> Limits:
     for option, value in {"--lame-duck": arguments.lame_duck, "--grace": arguments.grace}.items():
         if not 0 <= value < 1e6:
             raise invalid(option, "must be seconds, at least 0", value, "leave it out")
+    if not 0 <= arguments.port < 2**16:
+        raise invalid(
+            "--port", "must be a port, 0 to 65535", arguments.port, "leave it out for 8000, or pass 0 for any"
+        )
     if arguments.max_queue < arguments.max_rows:
         raise invalid(
             "--max-queue", f"must be at least --max-rows, {arguments.max_rows}", arguments.max_queue, "raise it"

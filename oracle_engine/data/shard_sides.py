@@ -13,7 +13,7 @@ from ..base.arrays import Float64, Int64, Tensor
 from ..base.errors import DataFileError, bad_file
 from ..base.file_blocks import blocks
 from ..base.file_rows import BLOCK_BYTES, FilePart, FileRows
-from ..base.files import hash_tensors, read_tensors, write_tensors
+from ..base.files import hash_tensors, read_some, write_tensors
 from ..kernels import Measures, native_measured, random_directions
 from .samples import Samples
 
@@ -74,22 +74,24 @@ class ShardSide:
     def read(cls, part: FilePart, *, whole: bool) -> ShardSide:
         """Return what is kept about the shard that `part` is, whose size and time it must agree with.
 
-        whole: whether projections are compared with their checksum too; they tell copies of samples apart, and no
-        answer needs them. Raises DataFileError where there is none, or where it is damaged or about another file.
+        whole: whether to read the projections, too, without which the measures have none: they tell copies of samples
+        apart, and no answer needs them. Raises DataFileError where there is no such file, or a damaged one, or where
+        the shard is another.
         """
         path = side_path(part.path)
         try:
-            tensors, facts = read_tensors(path, SIDE_KIND, verify=False)
+            tensors, facts = read_some(path, SIDE_KIND, () if whole else ("projected",))
         except FileNotFoundError as error:
             raise bad_file(path, "what is kept about the shard beside it", "no file", _REMEDY) from error
         found = [facts["start"], facts["count"], facts["size"], facts["modified"]]
         if found != [part.start, part.count, *part.stamp[2:]]:
             raise bad_file(part.path, "the shard that was packed", "one that was changed or replaced since", _REMEDY)
         for name, tensor in tensors.items():
-            if (whole or name != "projected") and hash_tensors(name, [tensor]) != facts["tensors"][name]:
+            if hash_tensors(name, [tensor]) != facts["tensors"][name]:
                 raise bad_file(path, f"the checksum of {name}", "other content", f"remove it, and {_REMEDY}")
         largest, low, high = (facts[name] for name in ("largest_square", "low", "high"))
-        measures = Measures(tensors["half_norms"], tensors["projected"], tensors["total"], largest, low, high)
+        projected = tensors.get("projected", torch.empty(0, 4))
+        measures = Measures(tensors["half_norms"], projected, tensors["total"], largest, low, high)
         labels = tensors["labels"].long() if "labels" in tensors else None
         return cls(part, labels, measures, tensors["sums"], facts["frame"], facts["centre"])
 
@@ -182,7 +184,7 @@ def check_sample(side: ShardSide, rows: FileRows) -> None:
     side: what is kept about it. rows: its samples. Raises DataFileError that names the file.
     """
     size, number = _checked_rows(rows), len(side.sums) // 2
-    some = rows.between(number * size, min((number + 1) * size, len(rows)))
+    some = rows.at_places(torch.arange(number * size, min((number + 1) * size, len(rows))))
     if not torch.equal(_sums(some), side.sums[number : number + 1]):
         raise changed_since(side.part)
 

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 _PLAIN = ("data", "path", "scope", "population", "held_out", "queries", "seed", "device", "versions", "elapsed")
 
+# what tables and figures name of the data
+DESCRIBED = {"name", "samples", "dim", "sample_shape", "storage", "values", "value_range", "note"}
+
 
 @dataclass(frozen=True)
 class StageReport:
@@ -119,11 +122,13 @@ class StageReport:
 
 def _from_facts(cls: type[StageReport], facts: Mapping[str, Any]) -> StageReport:
     plain = {name: facts[name] for name in _PLAIN}
+    if not plain["data"].keys() >= DESCRIBED:
+        raise KeyError(min(DESCRIBED - plain["data"].keys()))
     found, names = facts["transition"], {part.name for part in fields(StagePoint)}
     points = []
     for point in facts["points"]:
         held: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in point.items()}
-        points.append(StagePoint(**{name: held[name] for name in names}))
+        points.append(StagePoint(**{name: _number(held[name]) for name in names}))
     if not points:
         raise KeyError("points")
     return cls(
@@ -134,6 +139,14 @@ def _from_facts(cls: type[StageReport], facts: Mapping[str, Any]) -> StageReport
         predicted=Predictor(**found["predicted"]),
         neighbour_ratio=facts["neighbour_ratio"],
     )
+
+
+def _number(value: Any) -> Any:
+    """Return a number, numbers or None. Raises TypeError for anything else."""
+    parts = value if isinstance(value, tuple) else (value,)
+    if not all(part is None or (isinstance(part, int | float) and not isinstance(part, bool)) for part in parts):
+        raise TypeError(f"one with {value!r} in place of a number")
+    return value
 
 
 def _why(error: Exception) -> str:

@@ -49,7 +49,7 @@ class Bodies:
     async def _fill(self, body: bytearray, request: Request) -> None:
         told = request.headers.get("content-length", "")
         self._check(int(told) if told.isdigit() and len(told) < 19 else 0)
-        unpack = _unpacking(request.headers.get("content-encoding", "identity"))
+        unpack = _unpacking(request.headers.get("content-encoding", "identity").lower())
         try:
             async with asyncio.timeout(self.limits.read_seconds):
                 async for chunk in request.stream():

@@ -91,6 +91,7 @@ def test_files_that_cannot_be_understood_are_refused(
         (["--host", "0.0.0.0"], "`--host` must be this machine's own without a token in ORACLE_TOKEN"),
         (["--host", "example.org"], "`--host` must be this machine's own"),
         (["--name", "a/b"], "`--name` must be letters, digits"),
+        (["--port", "70000"], "`--port` must be a port, 0 to 65535"),
         (["--max-body", "0"], "`--max-body` must be above 0"),
         (["--timeout", "nan"], "`--timeout` must be above 0"),
         (["--max-queue", "10"], "`--max-queue` must be at least --max-rows, 4096"),

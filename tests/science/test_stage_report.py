@@ -30,7 +30,8 @@ def test_a_report_is_read_back_from_its_json(report: StageReport, tmp_path: Path
 
 
 def test_what_is_no_report_is_refused(report: StageReport, tmp_path: Path) -> None:
-    for number, text in enumerate(("{", "{}", "[1]", json.dumps(report.to_json() | {"points": []}))):
+    wrong = json.dumps(report.to_json()).replace('"t": 0.3', '"t": "0.3"')
+    for number, text in enumerate(("{", "{}", "[1]", json.dumps(report.to_json() | {"points": []}), wrong)):
         path = tmp_path / f"{number}.json"
         path.write_text(text)
         with pytest.raises(DataFileError, match="a report of `oracle-engine stages`"):

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 import torch
 
 from ...base.arrays import Float, Float64, Tensor
+from ...base.errors import invalid
 from ...base.seeds import seeded
 from ...data.dataset import OracleDataset
 from ...engine.engine import OracleEngine
-from .result import Curve, Panel, PaperResult
+from .result import Curve, Panel, PaperResult, check_count
 
 TIMES = (0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.08, 0.09, 0.1, 0.12)
 DIMS, COUNTS = (512, 1024, 2048, 4096), (350, 700, 1400, 2800)
@@ -39,6 +40,9 @@ def fig3(
     seed: of the draws. as_published: round log-weights to bfloat16.
     Costs a pass over each set for every time.
     """
+    check_count("queries", queries, 1)
+    if not all(0.0 < t < 1.0 for t in times):
+        raise invalid("times", "must lie strictly between 0 and 1", list(times), "pass times such as 0.02, 0.05")
     curves: dict[tuple[int, int], Curve] = {}
     for count, dim in [*((COUNT, dim) for dim in dims), *((count, DIM) for count in counts)]:
         if (count, dim) not in curves:

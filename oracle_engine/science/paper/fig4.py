@@ -11,7 +11,7 @@ from ...data.values import is_picture
 from ...engine.engine import OracleEngine
 from ...samplers.runs import noised
 from ..transition import draw_rows, predict_transition
-from .result import Curve, Panel, PaperResult, Sheet, data_facts
+from .result import Curve, Panel, PaperResult, Sheet, check_count, data_facts
 
 SHARES = (0.2, 0.5, 0.8, 1.0, 1.2, 1.5)
 LATEST = 0.95
@@ -30,6 +30,7 @@ def fig4(
     engine: over the data. times: in (0, 1); None takes multiples of the predicted transition. queries: of which the
     means are taken. shown: how many are drawn. seed: of their samples and noise. Costs a posterior for each time.
     """
+    check_count("queries", queries, 1)
     boundary = predict_transition(engine.data, engine.path, engine.point_std, seed).anisotropic
     grid = tuple(times) if times is not None else _grid(boundary)
     rows = draw_rows(engine.data, queries, seed)

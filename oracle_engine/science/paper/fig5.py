@@ -19,7 +19,7 @@ from ..memorisation import COPY_RATIO, CopyRate, copy_rate, distance_to, nearest
 from ..transition import predict_transition
 from .fig4 import context_of
 from .quality import mean_distance
-from .result import Curve, Panel, PaperResult, Sheet, data_facts
+from .result import Curve, Panel, PaperResult, Sheet, check_count, data_facts
 
 SWITCHES = (0.0, 0.5, 0.8, 1.0, 1.3, 1.8)
 LATEST = 0.95
@@ -66,6 +66,7 @@ def fig5(
     Copy rate, distance to the nearest sample, and diversity: the mean distance of two samples relative to that of the
     data. Costs steps of the oracle up to s and of the model after it, for each s, and two searches.
     """
+    check_count("count", count, 2)
     boundary = predict_transition(engine.data, engine.path, engine.point_std, seed).anisotropic
     grid = _grid(boundary) if switches is None else tuple(sorted(switches))
     noise = initial_noise(engine, count, generator=seeded(seed, engine.data.device))
@@ -105,7 +106,7 @@ def fig6(
     engine, model, steps, threshold, seed: as in :func:`fig5`. held_out: samples that the model did not see,
     [K, *sample_shape] in value space. times: in [0, 1); None takes multiples of the predicted transition.
     """
-    if tuple(held_out.shape[1:]) != engine.data.sample_shape:
+    if tuple(held_out.shape[1:]) != engine.data.sample_shape or len(held_out) < 1:
         found = list(held_out.shape)
         raise invalid("held_out", "must be samples like those of the data", found, "pass samples in value space")
     boundary = predict_transition(engine.data, engine.path, engine.point_std, seed).anisotropic

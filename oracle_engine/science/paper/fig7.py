@@ -15,7 +15,7 @@ from ...engine.engine import OracleEngine
 from ...paths.paths import coefficients
 from ...samplers.fields import Field, Velocity
 from ..transition import draw_rows, predict_transition
-from .result import Curve, Panel, PaperResult, data_facts
+from .result import Curve, Panel, PaperResult, check_count, data_facts
 
 EARLIEST, LATEST = 0.005, 0.95
 BATCH = 256
@@ -140,6 +140,7 @@ class _Queries:
     """The same queries for every model, with conditional and oracle velocities."""
 
     def __init__(self, engine: OracleEngine, times: Sequence[float], count: int, seed: int) -> None:
+        check_count("queries", count, 1)
         data, self.times, self.engine = engine.data, times, engine
         samples = data.sample_values(draw_rows(data, count, seed)).double()
         noise = torch.randn(samples.shape, generator=seeded(seed), dtype=torch.float64).to(data.device)

@@ -80,6 +80,9 @@ class Inputs:
                 raise invalid("held_out", "must be given with models of one's own", None, remedy)
             return self.data, self.held_out
         data, count = self.data, min(HELD_OUT, len(self.data) // 5)
+        if count < 2:
+            requirement = "must have at least 10 samples, of which some are held out from small models"
+            raise invalid("data", requirement, len(data), "name more samples")
         order = torch.randperm(len(data), generator=seeded(self.seed)).to(data.device)
         stored = data.rows.stored[data.row_of(order[count:])].reshape(-1, *data.sample_shape)
         labels = None if data.labels is None else data.labels[order[count:]]

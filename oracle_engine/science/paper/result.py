@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ...base.arrays import Float, Tensor
+from ...base.errors import invalid
 from ...engine.engine import OracleEngine
 
 if TYPE_CHECKING:
@@ -95,6 +96,12 @@ def data_facts(engine: OracleEngine) -> dict[str, Any]:
     data, (low, high) = engine.data, engine.data.value_range
     path = repr(engine.path).removesuffix("()")
     return {"data": data.name, "N": len(data), "D": data.dim, "values": f"{low:.3g} .. {high:.3g}", "path": path}
+
+
+def check_count(name: str, count: int, least: int) -> None:
+    """Raise InputError where `count`, the argument called `name`, is below `least`."""
+    if count < least:
+        raise invalid(name, f"must be at least {least}", count, "leave it out for the default")
 
 
 def spread(values: Sequence[float]) -> str:

@@ -17,7 +17,7 @@ from ..memorisation import copy_rate, nearest_samples
 from ..transition import predict_transition
 from .fig4 import context_of
 from .quality import Metric, energy_distance, mean_distance, measured
-from .result import PaperResult, data_facts
+from .result import PaperResult, check_count, data_facts
 
 SHIFTS = (1.0, 0.7, 0.5, 0.3, 0.1)
 WISHED = (0.25, 0.5)
@@ -56,6 +56,7 @@ def table1(
     velocities v(x, t) along its path. boundary: in (0, 1); None takes the predicted transition. count: samples of each
     pair, from the same noise. steps: of Euler. metric: of samples and data, smaller is better. seed: of the noise.
     """
+    check_count("count", count, 2)
     boundary = _boundary(engine, seed) if boundary is None else boundary
     noise = initial_noise(engine, count, generator=seeded(seed, engine.data.device))
     data, times = context_of(engine, REFERENCES), sampling_times(steps)
@@ -127,6 +128,7 @@ def table3(
 
     Agreement is the share of samples whose nearest sample has the class asked for. Raises InputError without labels.
     """
+    check_count("count", count, 2)
     data = engine.data
     if not data.segments or data.labels is None:
         raise invalid("engine", "must be over labelled data", f"{data.name!r} without labels", "name data with labels")

@@ -98,6 +98,12 @@ def test_tables_compare_pairs_of_models_and_intervals(generator: torch.Generator
     assert [row[4] for row in pairs.rows] == [0.0, 1.0, 0.0, 1.0]
     with pytest.raises(InputError, match="labels"):
         table3(engine)
+    with pytest.raises(InputError, match="must be at least 2"):
+        fig5(engine, general, count=1)
+    with pytest.raises(InputError, match="must be at least 1"):
+        fig3(queries=0)
+    with pytest.raises(InputError, match="at least 10 samples"):
+        RECIPES["fig6"](Inputs(OracleDataset(torch.zeros(4, 2))))
     data = OracleDataset(torch.randn(40, 8, generator=generator), torch.arange(40) % 4)
     guided = table3(OracleEngine(data), count=8, steps=6)
     assert [row[0] for row in guided.rows] == ["none", "navigation", "refinement", "everywhere"]
