@@ -11,7 +11,7 @@ from oracle_engine import OracleEngine
 from oracle_engine.kernels import PosteriorState, Work, native_library, native_memory, posterior_state, scan_memory
 from oracle_engine.kernels.common.matmul import ieee_products
 from oracle_engine.kernels.common.rounding import Windows
-from oracle_engine.kernels.native.scan import NATIVE_LIMITS, NativeScan, Rounding
+from oracle_engine.kernels.native.scan import NATIVE_LIMITS, NativeScan, Rounding, product_dtype
 from oracle_engine.kernels.portable.blocks import BLOCK_LIMITS
 from oracle_engine.kernels.portable.scan import score_dtype
 from oracle_engine.kernels.portable.single import SingleScan
@@ -44,7 +44,7 @@ class CoarseNativeScan(NativeScan):
 
     def rounding(self) -> Rounding:
         """Return a law by which errors of any size are allowed."""
-        return Rounding(score_dtype(self.work.rows), math.inf, (math.inf, math.inf))
+        return Rounding(product_dtype(self.work.rows), math.inf, (math.inf, math.inf))
 
 
 def coarse_native_state(work: Work) -> PosteriorState:

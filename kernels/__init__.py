@@ -8,7 +8,7 @@ from .common.combine import Combination, combined
 from .common.copies import most_copies, random_directions
 from .common.prepare import Measures, centre_of, counted_copies, prepare_rows, recentred, stored_range, total_variance
 from .common.rescore import Pairs
-from .common.rows import GivenPoints, Query, Rows, Span
+from .common.rows import GivenPoints, Query, Rows, Span, ValueQuery
 from .common.segments import SegmentWork, span_by_span
 from .common.state import PosteriorState, Wanted, concatenate, merge
 from .common.work import Work
@@ -17,6 +17,7 @@ from .native import (
     NativeLibrary,
     combined_norms,
     covariance_product,
+    float64_values,
     native_combined,
     native_library,
     native_measured,
@@ -42,6 +43,7 @@ __all__ = [
     "Rows",
     "SegmentWork",
     "Span",
+    "ValueQuery",
     "Wanted",
     "Work",
     "centre_of",
@@ -50,6 +52,7 @@ __all__ = [
     "concatenate",
     "counted_copies",
     "covariance_product",
+    "float64_values",
     "gpu_combined",
     "gpu_memory",
     "gpu_proven",

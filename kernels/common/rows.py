@@ -170,6 +170,56 @@ class Query:
         given = None if self.given is None else self.given.take(index)
         return Query(self.point[index], self.alpha[index], self.inverse_variance[index], self.excluded[index], given)
 
+    def excluding(self, excluded: Int64[Tensor, "B H 2"]) -> Query:
+        """Return the queries with other row ranges that do not count, [B, H, 2]."""
+        return replace(self, excluded=excluded)
+
+
+class ValueQuery(Query):
+    """Queries in the space of values, brought to the coordinates of the rows where these are asked for."""
+
+    variance: Float64[Tensor, "B"]
+    base: Float64[Tensor, "D"]
+    given: GivenPoints
+
+    def __init__(
+        self,
+        given: GivenPoints,
+        alpha: Float64[Tensor, "B"],
+        variance: Float64[Tensor, "B"],
+        excluded: Int64[Tensor, "B H 2"],
+        base: Float64[Tensor, "D"],
+    ) -> None:
+        """Hold the queries `given`.
+
+        variance: of x around alpha X_j in value space, [B]. base: the centre of the rows there, [D]. alpha, excluded:
+        as in Query.
+        """
+        vars(self).update(given=given, alpha=alpha, variance=variance, excluded=excluded, base=base)
+
+    def __len__(self) -> int:
+        return self.alpha.shape[0]
+
+    @cached_property
+    def point(self) -> Float64[Tensor, "B D"]:
+        """The queries in the coordinates of the rows, [B, D]."""
+        moved = torch.addcmul(self.given.x, self.alpha[:, None], self.base, value=-1.0)
+        return moved if self.given.scale == 1.0 else moved / self.given.scale
+
+    @cached_property
+    def inverse_variance(self) -> Float64[Tensor, "B"]:
+        """1 / sigma^2 in row units, [B]."""
+        return self.variance.reciprocal() * self.given.scale**2
+
+    def take(self, index: Int64[Tensor, "b"]) -> ValueQuery:
+        """Return the queries in `index`."""
+        parts = self.alpha[index], self.variance[index], self.excluded[index]
+        return ValueQuery(self.given.take(index), *parts, self.base)
+
+    def excluding(self, excluded: Int64[Tensor, "B H 2"]) -> ValueQuery:
+        """Return the queries with other row ranges that do not count, [B, H, 2]."""
+        return ValueQuery(self.given, self.alpha, self.variance, excluded, self.base)
+
 
 @dataclass(frozen=True)
 class Span:

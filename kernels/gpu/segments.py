@@ -146,7 +146,7 @@ def segment_states(
     query = work.query.take(which[order])
     none = torch.zeros_like(own[:, 0])
     outside = torch.stack([none, own[:, 0], own[:, 1], none + count], dim=1).unflatten(1, (2, 2))
-    asked = replace(work, query=replace(query, excluded=torch.cat([query.excluded, outside], dim=1)))
+    asked = replace(work, query=query.excluding(torch.cat([query.excluded, outside], dim=1)))
     config = _config(asked, split)
     with on_device(work.rows.device), ieee_products(work.rows.device.type):
         scan = SegmentScan(asked, config, split)

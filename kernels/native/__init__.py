@@ -9,11 +9,13 @@ from .measure import native_measured, native_prepared
 from .pairs import pairs_state
 from .scan import native_memory, native_state
 from .segments import segments_state
+from .values import float64_values
 
 __all__ = [
     "NativeLibrary",
     "combined_norms",
     "covariance_product",
+    "float64_values",
     "native_combined",
     "native_library",
     "native_measured",

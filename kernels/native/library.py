@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from ...base.errors import invalid
-from ...base.settings import native_choice
+from ...base.settings import native_choice, native_setting
 from .build import FAILURE, LIBRARIES, sources_digest, targets
 
 # what /proc/cpuinfo must list for a target; aarch64 has all that it needs
@@ -35,11 +35,12 @@ def native_library() -> NativeLibrary:
 
     Raises InputError where ORACLE_NATIVE is no known choice, or names one that this machine cannot run.
     """
-    return _chosen(native_choice())
+    return _chosen(native_setting())
 
 
 @cache
-def _chosen(choice: str) -> NativeLibrary:
+def _chosen(setting: str | None) -> NativeLibrary:
+    choice = native_choice(setting)
     if choice == "off":
         return NativeLibrary(None, None, "native kernels are switched off by ORACLE_NATIVE")
     usable = usable_targets()

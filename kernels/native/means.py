@@ -30,9 +30,8 @@ class CombinationView(View):
 
     def __init__(self, of: Combination, mean: Float64[Tensor, "B D"]) -> None:
         """Look at `of` and `mean`."""
-        self.held = []
-        before = (self.hold(part.contiguous()) for part in (of.x, mean, of.alpha, of.direct, of.gap))
-        super().__init__(*before, of.scale, self.hold(of.base.contiguous()), *of.x.shape)
+        *before, base = self.hold_all((of.x, mean, of.alpha, of.direct, of.gap, of.base))
+        super().__init__(*before, of.scale, base, *of.x.shape)
 
 
 def native_combined(combination: Combination, mean: Float64[Tensor, "B D"], dtype: torch.dtype) -> Float[Tensor, "B D"]:
@@ -44,9 +43,8 @@ def native_combined(combination: Combination, mean: Float64[Tensor, "B D"], dtyp
     if dtype not in ROUNDED or not _applies(combination, mean):
         return combine.combined(combination, mean, dtype)
     out = torch.empty(combination.x.shape, dtype=dtype)
-    threads = c_int64(torch.get_num_threads())
-    single = c_int64(dtype == torch.float32)
-    called("oracle_combine", CombinationView(combination, mean), single, threads, c_void_p(out.data_ptr()))
+    options = c_int64(dtype == torch.float32), c_int64(torch.get_num_threads())
+    called("oracle_combine", CombinationView(combination, mean), *options, c_void_p(out.data_ptr()))
     return out
 
 
@@ -67,10 +65,15 @@ def combined_norms(
 
 def _applies(combination: Combination, mean: Float64[Tensor, "B D"]) -> bool:
     parts = combination.x, mean, combination.alpha, combination.direct, combination.gap, combination.base
-    return native_library().library is not None and all(_readable(part) for part in parts)
+    # nothing else can be asked of what is traced
+    return _readable(*parts) and native_library().library is not None
 
 
-def _readable(part: Tensor) -> bool:
-    differentiable = torch.is_grad_enabled() and part.requires_grad
-    plain = part.device.type == "cpu" and part.dtype == torch.float64
-    return plain and not differentiable and not unreadable(part)
+def _readable(*parts: Tensor) -> bool:
+    if unreadable(*parts):
+        return False
+    with_graph = torch.is_grad_enabled()
+    for part in parts:
+        if not part.is_cpu or part.dtype != torch.float64 or (with_graph and part.requires_grad):
+            return False
+    return True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from ctypes import CDLL, POINTER, Structure, byref, c_double, c_int64, c_void_p, pointer
+from ctypes import CDLL, Structure, addressof, byref, c_double, c_int64, c_void_p
 from dataclasses import dataclass
 from functools import cache
 
@@ -34,6 +34,9 @@ from .views import Digits, OwnStates, QueriesView, RowsView, StatesView
 
 # up to here rows are read as they are stored, without a copy in panels
 FEW_QUERIES = 2
+
+# values of rows up to which products in float64 cost no more than in float32
+NARROW_DIM = 16
 
 # operations of a scan below which a second thread costs more than it saves
 THREAD_OPERATIONS = 4e6
@@ -82,9 +85,7 @@ class ScanAsked(Structure):
     """What a scan is asked, as in asked.hpp."""
 
     _fields_ = (
-        ("rows", POINTER(RowsView)),
-        ("rounding", POINTER(Rounding)),
-        ("digits", POINTER(Digits)),
+        *((name, c_void_p) for name in ("rows", "rounding", "digits")),
         ("queries", QueriesView),
         ("start", c_int64),
         ("stop", c_int64),
@@ -92,7 +93,6 @@ class ScanAsked(Structure):
         ("excluded", c_void_p),
         *((name, c_int64) for name in ("ranges", "threads", "listed", "margin", "block", "few")),
         ("out", StatesView),
-        ("overflowed", c_void_p),
         ("overflows", c_int64),
         ("begun", c_void_p),
     )
@@ -135,7 +135,7 @@ def native_memory(rows: Rows, batch: int) -> int:
     """Return the most bytes that a native scan of all `rows` for `batch` queries needs beyond the data."""
     if native_library().library is None or not applies(rows):
         return scan_memory(rows, batch)
-    size = 4 if score_dtype(rows) == torch.float32 else 8
+    size = 4 if product_dtype(rows) == torch.float32 else 8
     width = rows.dim + 48
     lanes = -(-batch // 16) * 16
     block = block_rows(rows, batch, NATIVE_LIMITS)
@@ -143,11 +143,16 @@ def native_memory(rows: Rows, batch: int) -> int:
     return torch.get_num_threads() * own + lanes * width * (size + 5 * 8) + scan_memory(rows, batch)
 
 
+def product_dtype(rows: Rows) -> torch.dtype:
+    """Return the dtype of the products of a scan of `rows`, float32 or float64."""
+    return score_dtype(rows, NARROW_DIM)
+
+
 def applies(rows: Rows) -> bool:
     """Return whether native kernels can read `rows`."""
     stored = rows.stored
     plain = stored.is_contiguous() and in_one_piece(stored)
-    return rows.device.type == "cpu" and stored.dtype in STORAGE_DTYPES and plain
+    return stored.is_cpu and stored.dtype in STORAGE_DTYPES and plain
 
 
 def block_rows(rows: Rows, batch: int, limits: NativeLimits) -> int:
@@ -178,17 +183,22 @@ class NativeScan:
         count, (least, most), excluded = self._count(), limits.rescored, query.excluded.contiguous()
         # what the library reads must stay where it is while it runs
         self.out, self.queries, self.excluded = OwnStates(work), QueriesView(query), excluded
+        self.views = views = RowsView.of(rows), self.rounding(), DIGITS[work.wanted.mergeable]
+        self.operations = self._operations()
         self.asked = ScanAsked(
-            pointer(RowsView.of(rows)),
-            pointer(self.rounding()),
-            pointer(DIGITS[work.wanted.mergeable]),
+            *map(addressof, views),
             self.queries,
-            *(span.start, span.stop, count),
-            *(excluded.data_ptr(), excluded.shape[1]),
-            *(self._threads(), min(max(least, count // 32), most, count), MARGIN),
-            *(block_rows(rows, len(query), limits), len(query) <= FEW_QUERIES),
+            span.start,
+            span.stop,
+            count,
+            excluded.data_ptr(),
+            excluded.shape[1],
+            self._threads(),
+            min(max(least, count // 32), most, count),
+            MARGIN,
+            block_rows(rows, len(query), limits),
+            len(query) <= FEW_QUERIES,
             self.out.view,
-            self.out.overflowed.data_ptr(),
         )
 
     def state(self) -> PosteriorState:
@@ -201,7 +211,7 @@ class NativeScan:
         state = self.out.state
         if self.asked.overflows == 0:
             return state
-        overflowed = self.out.overflowed.nonzero()[:, 0]
+        overflowed = state.lse_rest.isnan().nonzero()[:, 0]
         return state.put(overflowed, self._in_double(overflowed))
 
     def windows(self, partition: Float64[Tensor, "B"]) -> Windows:
@@ -212,7 +222,7 @@ class NativeScan:
 
     def rounding(self) -> Rounding:
         """Return the constants of the rounding law of this scan."""
-        return ROUNDING[score_dtype(self.work.rows)]
+        return ROUNDING[product_dtype(self.work.rows)]
 
     def _count(self) -> int:
         """Return how many rows a query may use at most."""
@@ -223,7 +233,7 @@ class NativeScan:
 
     def _scan(self) -> None:
         span = self.work.span
-        rows = max(1024, int(self.limits.step_operations * len(span) / self._operations()))
+        rows = max(1024, int(self.limits.step_operations * len(span) / self.operations))
         for start in range(span.start, span.stop, rows):
             self._call("oracle_scan", c_int64(start), c_int64(min(start + rows, span.stop)))
 
@@ -232,7 +242,7 @@ class NativeScan:
 
     def _threads(self) -> int:
         most = self.limits.threads or torch.get_num_threads()
-        return max(1, min(most, int(self._operations() / THREAD_OPERATIONS)))
+        return max(1, min(most, int(self.operations / THREAD_OPERATIONS)))
 
     def _call(self, name: str, *arguments: object) -> None:
         if getattr(self.library, name)(byref(self.asked), *arguments):

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from ctypes import Structure, byref, c_double, c_int64, c_void_p
+from functools import lru_cache
 from typing import Any
 
 import torch
 
-from ...base.arrays import STORAGE_DTYPES, Int64, Tensor
+from ...base.arrays import STORAGE_DTYPES, Float64, Int64, Tensor
 from ...base.file_rows import in_one_piece
 from ...base.transforms import unreadable
 from ..common.rescore import COMPENSATED_WINDOW, GAP_LIMIT, LOGIT_SHARE
 from ..common.rounding import UNIT_ROUNDOFF, WALK
-from ..common.rows import Query, Rows
+from ..common.rows import Query, Rows, ValueQuery
 from ..common.state import FIELDS, PosteriorState, Wanted
 from ..common.work import Work
 from .library import native_library
@@ -21,14 +23,20 @@ from .library import native_library
 class View(Structure):
     """Addresses inside tensors, which stay alive as long as the view does."""
 
-    held: list[Tensor]
+    held: list[Any]
+
+    def hold_all(self, tensors: Iterable[Tensor | None]) -> list[int | None]:
+        """Return the addresses of tensors, made contiguous where they are not, and keep these; None for none."""
+        dense = [None if one is None else one.contiguous() for one in tensors]
+        self.held = [one for one in dense if one is not None]
+        return [None if one is None else one.data_ptr() for one in dense]
 
     def hold(self, tensor: Tensor | None) -> int | None:
         """Return the address of a tensor that is contiguous, and keep it; None for none."""
         if tensor is None:
             return None
         self.held.append(tensor)
-        return tensor.data_ptr()
+        return int(tensor.data_ptr())
 
 
 class RowsView(View):
@@ -77,30 +85,26 @@ class RowsView(View):
 
 
 class QueriesView(View):
-    """Queries of some rows: without the centre of the rows, and as they were given."""
+    """Queries of some rows: in their coordinates, or in the space of values."""
 
     _fields_ = (
         ("count", c_int64),
-        ("point", c_void_p),
-        ("given", c_void_p),
+        *((name, c_void_p) for name in ("point", "inverse_variance", "alpha", "given", "variance", "base")),
         ("scale", c_double),
         ("offset", c_double),
-        ("alpha", c_void_p),
-        ("inverse_variance", c_void_p),
     )
 
     def __init__(self, query: Query) -> None:
         """Look at the queries `query`."""
         self.held, given = [], query.given
-        super().__init__(
-            len(query),
-            self.hold(query.point.contiguous()),
-            self.hold(None if given is None else given.x.contiguous()),
-            1.0 if given is None else given.scale,
-            0.0 if given is None else given.offset,
-            self.hold(query.alpha.contiguous()),
-            self.hold(query.inverse_variance.contiguous()),
-        )
+        scale, offset = (1.0, 0.0) if given is None else (given.scale, given.offset)
+        x = None if given is None else given.x
+        parts: tuple[Tensor | None, ...]
+        if isinstance(query, ValueQuery):
+            parts = None, None, query.alpha, x, query.variance, query.base
+        else:
+            parts = query.point, query.inverse_variance, query.alpha, x, None, None
+        super().__init__(len(query), *self.hold_all(parts), scale, offset)
 
 
 class ListsView(View):
@@ -131,37 +135,50 @@ class StatesView(View):
     )
 
     def __init__(self, state: PosteriorState, wanted: Wanted) -> None:
-        """Look at what is wanted of `state`."""
-        self.held = []
+        """Look at what is wanted of `state`, whose parts are contiguous."""
+        self.held = [state]
         moments, mean = wanted.moments, wanted.mean
         super().__init__(
-            self.hold(state.lse),
-            self.hold(state.lse_rest),
-            self.hold(state.mean if mean else None),
-            self.hold(state.concentration if moments else None),
-            self.hold(state.entropy if moments else None),
-            self.hold(state.variance if moments and mean else None),
-            self.hold(state.top_logits),
-            self.hold(state.top_rest),
-            self.hold(state.top_rows),
+            state.lse.data_ptr(),
+            state.lse_rest.data_ptr(),
+            state.mean.data_ptr() if mean else None,
+            state.concentration.data_ptr() if moments else None,
+            state.entropy.data_ptr() if moments else None,
+            state.variance.data_ptr() if moments and mean else None,
+            state.top_logits.data_ptr(),
+            state.top_rest.data_ptr(),
+            state.top_rows.data_ptr(),
             wanted.top_k,
         )
 
 
+def named(batch: int, count: int) -> tuple[Float64[Tensor, "B K"], Float64[Tensor, "B K"], Int64[Tensor, "B K"]]:
+    """Return room for the logits, their rest, which is zero, and the rows of `count` samples of each of B queries."""
+    logits = torch.empty(batch, count, dtype=torch.float64)
+    return logits, torch.zeros_like(logits), torch.empty(batch, count, dtype=torch.int64)
+
+
+@lru_cache(64)
+def unnamed(batch: int, count: int) -> tuple[Float64[Tensor, "B 0"], Float64[Tensor, "B 0"], Int64[Tensor, "B 0"]]:
+    """Return what :func:`named` does for no sample: tensors without a value, which many states share."""
+    with torch.inference_mode(False):
+        return named(batch, count)
+
+
 class OwnStates:
-    """States that a scan writes, and which queries it left out: `overflowed`, [B] float64, 1 for these, else 0."""
+    """States that a scan writes, and the view that it writes them by."""
 
     def __init__(self, work: Work) -> None:
         """Make room for what is wanted by `work`; the rest is zero."""
         batch, dim, wanted = len(work.query), work.rows.dim, work.wanted
-        numbers = torch.zeros(6, batch, dtype=torch.float64).unbind(0)
+        numbers = torch.zeros(5 if wanted.moments else 3, batch, dtype=torch.float64)
+        lse, lse_rest, *moments = numbers.unbind(0)
+        concentration, entropy, variance = moments if wanted.moments else 3 * moments
         mean = (torch.empty if wanted.mean else torch.zeros)(batch, dim, dtype=torch.float64)
-        top_logits, top_rest = torch.zeros(2, batch, wanted.top_k, dtype=torch.float64).unbind(0)
-        top_rows = torch.empty(batch, wanted.top_k, dtype=torch.int64)
+        top_logits, top_rest, top_rows = (named if wanted.top_k else unnamed)(batch, wanted.top_k)
         self.state = PosteriorState(
-            numbers[0], mean, numbers[1], numbers[2], numbers[3], top_logits, top_rows, numbers[4], top_rest
+            lse, mean, concentration, entropy, variance, top_logits, top_rows, lse_rest, top_rest
         )
-        self.overflowed = numbers[5]
         self.view = StatesView(self.state, wanted)
 
 

@@ -35,9 +35,12 @@ def posterior_state(work: Work, *, limits: BlockLimits = BLOCK_LIMITS) -> Poster
         return single_state(work, limits)
 
 
-def score_dtype(rows: Rows) -> torch.dtype:
-    """Return the dtype of the matrix products over these rows: float32, or float64 where these are not enough."""
-    wide = rows.stored.dtype != torch.float64 and rows.dim > NARROW_DIM
+def score_dtype(rows: Rows, narrow: int = NARROW_DIM) -> torch.dtype:
+    """Return the dtype of the matrix products over these rows: float32, or float64 where these are not enough.
+
+    narrow: values of rows that products in float64 are taken of in any case.
+    """
+    wide = rows.stored.dtype != torch.float64 and rows.dim > narrow
     squares = rows.radius == 0.0 or LEAST_RADIUS < rows.radius < MOST_RADIUS
     return torch.float32 if wide and squares else torch.float64
 

@@ -101,6 +101,10 @@ def reals(name: str, value: Any, device: torch.device | None = None) -> Float64[
         default where a tensor is, else on the CPU.
     Raises InputError for complex numbers, of which a cast would keep a part without a word.
     """
+    if isinstance(value, Tensor):
+        plain = value.dtype == torch.float64 and value.layout == torch.strided and not value.is_nested
+        if plain and (device is None or value.device == device):
+            return value
     here = value.device if isinstance(value, Tensor) else torch.device("cpu")
     given = on_device(value, here if device is None else device, name)
     if given.is_complex():

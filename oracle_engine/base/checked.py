@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -9,10 +10,13 @@ from typing import Any
 
 import torch
 
-from .arrays import Bool, Shaped, Tensor
+from .arrays import Bool, Float, Shaped, Tensor
 from .cuda_graphs import capturing, holds
 from .errors import InputError, invalid
-from .transforms import traced, unreadable
+from .transforms import batched, traced, unreadable
+
+# numbers that are read one by one
+FEW = 16
 
 # a condition, and what finds the error where it does not hold, or None where there is none after all
 Check = tuple[Bool[Tensor, "..."], Callable[[], InputError | None]]
@@ -20,32 +24,55 @@ Check = tuple[Bool[Tensor, "..."], Callable[[], InputError | None]]
 _PENDING: ContextVar[list[Check] | None] = ContextVar("pending", default=None)
 
 
-def check(condition: Callable[[], Bool[Tensor, "..."]], error: Callable[[], InputError | None]) -> None:
+def check(condition: Callable[[], Bool[Tensor, "..."] | bool], error: Callable[[], InputError | None]) -> None:
     """Check that all of what `condition` returns is true, at once or at the end of :func:`checked_together`.
 
-    condition: returns bool, any shape and device; it is not called while a CUDA graph is captured or code traced, where
-    nothing can be read. error: returns what to raise where one is false; it may find that nothing is wrong.
+    condition: returns bool, any shape and device, or one that the host has read; it is not called while a CUDA graph is
+    captured or code traced, where nothing can be read. error: returns what to raise where one is false; it may find
+    that nothing is wrong.
     Raises that. The host reads what it gets as :func:`.cuda_graphs.holds` does.
     """
     if traced() or capturing():
         return
-    pending, asked = _PENDING.get(), condition()
+    asked = condition()
+    if isinstance(asked, bool):
+        if not asked:
+            _raise(error)
+        return
+    pending = _PENDING.get()
     if pending is not None and not unreadable(asked):
         pending.append((asked, error))
     elif not holds(asked):
         _raise(error)
 
 
+def finite(values: Float[Tensor, "..."]) -> Bool[Tensor, ""] | bool:
+    """Return whether `values`, any shape, hold neither a NaN nor an infinity, as :func:`check` takes it.
+
+    It is read here on the CPU: an infinity or a NaN stays in a sum. Numbers so large that their sum is no number of
+    their dtype are taken for infinite: what finds the error has to look again.
+    """
+    if values.is_cpu and not batched(values):
+        return math.isfinite(values.sum().item())
+    return values.abs().amax() < torch.inf if values.numel() else torch.ones((), dtype=torch.bool, device=values.device)
+
+
+def above(values: Float[Tensor, "B"], floor: float) -> Bool[Tensor, "B"] | bool:
+    """Return whether all of `values`, [B], are above `floor`, as :func:`check` takes it; it is read here on the CPU."""
+    if values.is_cpu and not batched(values):
+        # a handful of numbers is read sooner than reduced
+        few = values.shape[0] <= FEW
+        return all(value > floor for value in values.tolist()) if few else values.min().item() > floor
+    return values > floor
+
+
 @contextmanager
-def checked_together(together: bool = True) -> Iterator[None]:
+def checked_together() -> Iterator[None]:
     """Read the conditions of every :func:`check` in this context at its end, so that the host waits once.
 
-    together: False leaves each where it is. What comes after a check must be harmless for values that fail it; an error
+    What comes after a check must be harmless for values that fail it; an error
     there gives way to that of the check. Raises the first of the errors.
     """
-    if not together:
-        yield
-        return
     pending: list[Check] = []
     token = _PENDING.set(pending)
     try:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from .arrays import Float, Tensor
-from .checked import check
+from .checked import check, finite
 from .errors import InputError, invalid
 
 
@@ -19,12 +19,11 @@ def rounded_answer(values: Float[Tensor, "B ..."], name: str, dtype: torch.dtype
     Raises InputError where a value is too large for the dtype. The host reads one number; for a CUDA device only in
     float16, which ends at 65504, since reading makes it wait for the device.
     """
-    result = values.to(dtype)
-    read = dtype == torch.float16 or not result.is_cuda
-    # one pass: an infinity or a NaN stays in a sum, and a sum that overflows is looked at once more
-    if read:
-        wide = torch.promote_types(dtype, torch.float32)
-        check(lambda: result.detach().sum(dtype=wide).abs() < torch.inf, lambda: _beyond(result.detach(), name))
+    result = values if values.dtype == dtype else values.to(dtype)
+    if dtype == torch.float16 or not result.is_cuda:
+        read = result.detach() if result.requires_grad else result
+        # the sum of many numbers of 16 bits may be none
+        check(lambda: finite(read.float() if dtype.itemsize < 4 else read), lambda: _beyond(read, name))
     return result.reshape(shape)
 
 

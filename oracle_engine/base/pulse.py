@@ -70,8 +70,8 @@ class Pulse:
         self._notes: list[Note] = []
         ended, woken = threading.Event(), threading.Event()
         self._woken = woken
-        others = [other for other in range(size) if other != rank]
-        beater = _Beater(store, rank, others, self, ended)
+        self.others = [other for other in range(size) if other != rank]
+        beater = _Beater(store, rank, self.others, self, ended)
         thread = threading.Thread(target=beater.run, name=f"oracle-engine pulse {rank}", daemon=True)
         thread.start()
         self.end = weakref.finalize(self, _end, ended, woken, thread)

@@ -75,11 +75,14 @@ class Ranks:
         members = _members(mesh)
         everyone = list(range(dist.get_world_size())) if members is None else members
         self.timeout, self.size, self.rank = float(timeout), len(everyone), everyone.index(dist.get_rank())
-        name = f"oracle-engine/{'-'.join(map(str, everyone)) if members else 'world'}/{next(_numbers)}"
-        local = members is not None
         limit = timedelta(seconds=self.timeout)
+        local = members is not None
         self._group: Any = dist.new_group(everyone, limit, "gloo", use_local_synchronization=local)
+        # that of the first rank counts: ranks may have been in different groups before
+        numbers = [torch.zeros(1, dtype=torch.int64) for _ in everyone]
+        dist.all_gather(numbers, torch.tensor([next(_numbers)]), group=self._group)
         dist.distributed_c10d._set_pg_timeout(FOREVER, self._group)
+        name = f"oracle-engine/{everyone[0]}/{int(numbers[0])}"
         store = torch._C._distributed_c10d.PrefixStore(name, dist.distributed_c10d._get_default_store())
         # a connection of its own: a call that waits for the store holds up no other
         beats: Any = store

@@ -63,12 +63,17 @@ def block_megabytes() -> float:
     return _positive("ORACLE_BLOCK_MB", value or None) or 0.0
 
 
-def native_choice() -> NativeName:
-    """Return ORACLE_NATIVE, or auto where it is unset; every scan calls this function.
+def native_setting() -> str | None:
+    """Return ORACLE_NATIVE as it is set, or None; every scan calls this function."""
+    return os.environ.get("ORACLE_NATIVE")
+
+
+def native_choice(setting: str | None) -> NativeName:
+    """Return the version that `setting`, ORACLE_NATIVE, names, or auto where it is None or empty.
 
     Raises InputError where the value is no known version.
     """
-    return _native("ORACLE_NATIVE", os.environ.get("ORACLE_NATIVE", "").strip() or None)
+    return _native("ORACLE_NATIVE", (setting or "").strip() or None)
 
 
 def _raw_settings(environ: Mapping[str, str] | None) -> dict[str, str | None]:

@@ -31,14 +31,21 @@ def traced() -> bool:
     """Return whether the call is compiled, or traced by make_fx or with fake tensors: no value can be read then."""
     if torch.compiler.is_compiling():
         return True
+    if torch._C._len_torch_dispatch_stack() == 0:
+        return False
     modes, mode_of = torch._C._TorchDispatchModeKey, torch._C._get_dispatch_mode
     return mode_of(modes.PROXY) is not None or mode_of(modes.FAKE) is not None
 
 
 def unreadable(*values: Any) -> bool:
     """Return whether the values of a tensor cannot be read: the call is traced, or vmap has batched one of `values`."""
-    if traced():
-        return True
+    return traced() or batched(*values)
+
+
+def batched(*values: Any) -> bool:
+    """Return whether vmap has batched one of `values`."""
+    if torch._C._functorch.peek_interpreter_stack() is None:
+        return False
     for value in values:
         while isinstance(value, torch.Tensor) and torch._C._functorch.is_functorch_wrapped_tensor(value):
             if torch._C._functorch.is_batchedtensor(value):

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from .errors import DistributedError, lost
-from .pulse import Note, Pulse, Sightings, Sign
+from .pulse import Note, Pulse, Sign
 
 AGAIN = "start the ranks again"
 
@@ -28,20 +28,23 @@ def verdict(pulse: Pulse, waiting: Waiting, patience: float, *, gone: bool = Fal
     gone: whether one of them is known to have ended, so that silence means this.
     """
     now = time.monotonic()
-    for note in _findings(pulse.seen, waiting, now, patience, gone):
+    for note in _findings(pulse, waiting, now, patience, gone):
         return lost(waiting.operation, note.found, now - waiting.began, note.remedy, rank=note.rank)
     return None
 
 
-def _findings(seen: Sightings, waiting: Waiting, now: float, patience: float, gone: bool) -> Iterator[Note]:
+def _findings(pulse: Pulse, waiting: Waiting, now: float, patience: float, gone: bool) -> Iterator[Note]:
+    seen = pulse.seen
     if seen.note is not None:
         yield seen.note
-    for rank, sign in sorted(seen.signs.items()):
-        silence = now - sign.changed
-        if silence >= patience:
+    for rank in pulse.others:
+        sign = seen.signs.get(rank)
+        silence = now - (waiting.began if sign is None else sign.changed)
+        # who was never seen is not lost where the store was not either
+        if silence >= patience and (sign is not None or seen.answered is not None):
             what = "has ended, or its connection broke" if gone else f"gave no sign of life for {silence:.1f} s"
             yield Note(f"rank {rank} {what}", rank, f"{AGAIN}, and look for what ended or stopped it")
-        elif _is_elsewhere(sign, waiting) and now - max(sign.moved, waiting.began) >= patience:
+        elif sign is not None and _is_elsewhere(sign, waiting) and now - max(sign.moved, waiting.began) >= patience:
             what = f"rank {rank} is alive and did not come for {patience:.1f} s"
             yield Note(what, rank, "make the same calls on every rank, or pass a longer timeout")
     since = waiting.began if seen.answered is None else seen.answered

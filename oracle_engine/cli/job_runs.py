@@ -28,9 +28,8 @@ from ..jobs.work import Worker
 from ..queries.labels import resolve_labels
 from ..queries.stored import Queries
 from .query_answers import check_finite, check_times, queries_of
-from .query_files import new_file
+from .query_files import result_file
 from .shared import load_there, say
-from .torchrun import reports
 
 # what the parts of a job come from, where that is not the option of their name
 OPTION_OF = {
@@ -63,7 +62,7 @@ def run(arguments: Namespace) -> None:
             while not folder.result.exists():
                 _work(arguments, folder, units, progress)
                 _write_result(folder)
-    if reports():
+    if os.environ.get("RANK", "0") == "0":
         _say_done(arguments, folder, time.perf_counter() - began)
 
 
@@ -260,7 +259,7 @@ def _write_result(folder: JobFolder) -> bool:
             if folder.pending():
                 return False
             try:
-                with new_file(folder.result, spec.what, spec.shape, spec.torch_dtype) as write:
+                with result_file(folder.result, spec.what, spec.shape, spec.torch_dtype) as write:
                     for block in range(spec.blocks):
                         answer = folder.answer(block)
                         if answer is None:

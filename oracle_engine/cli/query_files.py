@@ -83,22 +83,6 @@ def check_result(name: str, path: Path, dtype: torch.dtype) -> None:
 def result_file(
     path: Path, name: str, shape: Sequence[int], dtype: torch.dtype
 ) -> Iterator[Callable[[Float[Tensor, "..."]], None]]:
-    """Yield what :func:`new_file` does in the first of several processes, and in the others what writes nothing.
-
-    path, name, shape, dtype, errors: as there.
-    """
-    check_result("OUT", path, dtype)
-    if not reports():
-        yield lambda block: None
-        return
-    with new_file(path, name, shape, dtype) as write:
-        yield write
-
-
-@contextmanager
-def new_file(
-    path: Path, name: str, shape: Sequence[int], dtype: torch.dtype
-) -> Iterator[Callable[[Float[Tensor, "..."]], None]]:
     """Yield a function that appends a block of rows to a tensor in a file that is created.
 
     path: the file; its suffix chooses the format, and its folder is created. name: of the tensor in the file.
@@ -106,9 +90,12 @@ def new_file(
     dtype: of the tensor, floating; blocks are cast to it.
 
     Memory is that of one block. The file gets its name when the `with` block ends without an error, and is removed
-    otherwise. Raises InputError as :func:`check_result` does.
+    otherwise. Of several processes the first one writes. Raises InputError as :func:`check_result` does.
     """
     check_result("OUT", path, dtype)
+    if not reports():
+        yield lambda block: None
+        return
     with replacing(path) as partial, ExitStack() as stack:
         stream = _open_stream(stack, partial, path.suffix, name)
         _write_header(stream, path.suffix, name=name, shape=list(shape), dtype=dtype)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,15 +15,17 @@ if TYPE_CHECKING:
     from ..data.dataset import OracleDataset
     from ..engine.engine import OracleEngine
 
-# commands whose data may be shared by processes
+# commands whose data may be shared by processes, and those that every process runs by itself
 TOGETHER = ("stages", "velocity", "sample")
-# commands whose processes need no group: each opens the data and takes what the others leave
 APART = ("job",)
+
+# whether the command that runs does so together with other processes
+_runs_together: ContextVar[bool] = ContextVar("runs together", default=False)
 
 
 def together() -> bool:
-    """Return whether torchrun started this process as one of several."""
-    return "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
+    """Return whether this process runs a command together with others."""
+    return _runs_together.get()
 
 
 def reports() -> bool:
@@ -36,12 +39,15 @@ def one_of_many(command: str) -> Iterator[None]:
 
     All but the first process print nothing inside. Raises InputError for a command that one process runs.
     """
-    if not together() or command in APART:
+    several = "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
+    alone = not several or command in APART
+    _runs_together.set(not alone)
+    if alone:
         yield
         return
     if command not in TOGETHER:
         remedy = f"run {command} without torchrun"
-        raise invalid("torchrun", f"must run one of {', '.join((*TOGETHER, *APART))}", command, remedy)
+        raise invalid("torchrun", f"must run one of {', '.join(TOGETHER + APART)}", command, remedy)
     import torch
     import torch.distributed as dist
 
@@ -56,6 +62,7 @@ def one_of_many(command: str) -> Iterator[None]:
             yield
     # after an error the others may be gone, and the end of the process is the end of its group
     dist.destroy_process_group()
+    _runs_together.set(False)
 
 
 def engine_over(data: OracleDataset, path: str, **options: Any) -> OracleEngine:

@@ -33,6 +33,8 @@ def forward_mode() -> bool:
 
 def has_tangent(*values: Any) -> bool:
     """Return whether one of `values`, those of them that are tensors, is differentiated forward."""
+    if forward_ad._current_level < 0:
+        return False
     for value in values:
         dual = isinstance(value, Tensor) and value.is_floating_point()
         if dual and forward_ad.unpack_dual(value).tangent is not None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
+from functools import cached_property
 from os import PathLike
 from typing import Any
 
@@ -37,6 +39,9 @@ from .plan import Plan, make_plan
 from .responder import Responder, mixed
 from .router import Router
 from .widths import check_point_std
+
+# what is made of the attributes of an engine, and kept beside them until one of them is set
+MADE = ("request_builder", "responder")
 
 
 class OracleEngine(Oracle, torch.nn.Module):
@@ -105,7 +110,7 @@ class OracleEngine(Oracle, torch.nn.Module):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore a copy, which compiled code must tell from its original."""
-        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        super().__setstate__({name: part for name, part in state.items() if name not in MADE})  # type: ignore[no-untyped-call]
         self._handle = compiled.register(self)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> OracleEngine:
@@ -156,7 +161,7 @@ class OracleEngine(Oracle, torch.nn.Module):
         conditions = Conditions(labels, None, exclude, source)
         self._check_capture("posterior", conditions)
         refuse_transforms("posterior", x, t)
-        with checked_together(self._checks_together):
+        with checked_together() if self._checks_together else nullcontext():
             request = self.request_builder.request(x, t, conditions)
             return self.responder.posterior(request, int(top_k), x.shape, x.dtype)
 
@@ -243,12 +248,18 @@ class OracleEngine(Oracle, torch.nn.Module):
             raise invalid("batch", "must be a whole number of at least 1", batch, "pass the batch you will ask for")
         return make_plan(self, batch)
 
-    @property
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute, and forget what was made of the attributes."""
+        super().__setattr__(name, value)
+        for made in MADE:
+            self.__dict__.pop(made, None)
+
+    @cached_property
     def request_builder(self) -> RequestBuilder:
         """What checks arguments and turns them into requests."""
         return RequestBuilder(self.data, self.path, self.point_std, self.t_max)
 
-    @property
+    @cached_property
     def responder(self) -> Responder:
         """What answers requests."""
         backend = BACKENDS[self.backend]
@@ -281,7 +292,7 @@ class OracleEngine(Oracle, torch.nn.Module):
         Raises InputError as :meth:`velocity` does.
         """
         self._check_capture(name, conditions)
-        with torch.no_grad(), checked_together(self._checks_together):
+        with torch.no_grad(), checked_together() if self._checks_together else nullcontext():
             request = self.request_builder.request(x, t, conditions)
             values = self.responder.values(name, request, x.dtype)
             return values if name == "log_density" else rounded_answer(values, name, x.dtype, x.shape)

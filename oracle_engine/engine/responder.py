@@ -45,12 +45,13 @@ class Partition(Protocol):
 class Term:
     """A posterior mean that an answer is linear in, for some queries of its batch.
 
-    index: the numbers of these queries, [b], or None for all of them. factor: what their mean is multiplied with, [b].
+    index: the numbers of these queries, [b], or None for all of them. factor: what their mean is multiplied with, [b],
+    or None for one.
     state: log-partition and mean of their posteriors.
     """
 
     index: Int64[Tensor, "b"] | None
-    factor: Float64[Tensor, "b"]
+    factor: Float64[Tensor, "b"] | None
     state: PosteriorState
 
 
@@ -62,11 +63,15 @@ def mixed(terms: Sequence[Term]) -> Float64[Tensor, "B D"]:
     whole, *others = terms
     if not others:
         return whole.state.mean
-    mean = whole.factor[:, None] * whole.state.mean
+    mean = _times_factor(whole)
     for term in others:
-        part = term.factor[:, None] * term.state.mean
+        part = _times_factor(term)
         mean = mean + part if term.index is None else mean.index_add(0, term.index, part)
     return mean
+
+
+def _times_factor(term: Term) -> Float64[Tensor, "b D"]:
+    return term.state.mean if term.factor is None else term.factor[:, None] * term.state.mean
 
 
 @dataclass(frozen=True)
@@ -127,9 +132,9 @@ class Responder:
         guided: Bool[Tensor, "B"] | None = None,
     ) -> list[Term]:
         """Return the terms of :meth:`terms` where the `state` given the labels is known, [B]."""
-        terms = [Term(None, request.scale, state)]
         if request.labels is None or capturing() or (guided is None and not request.guided):
-            return terms
+            return [Term(None, None, state)]
+        terms = [Term(None, request.scale, state)]
         index = (request.scale != 1.0 if guided is None else guided).nonzero()[:, 0]
         if self.router.exact.on_any_rank(len(index) > 0):
             part = request.take(index)

@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 
-from ..base.arrays import Float64, Numbers, Tensor, reals
+from ..base.arrays import Float64, Int64, Numbers, Tensor, reals
 from ..base.checked import required
 from ..base.cuda_graphs import capturing
 from ..base.errors import invalid
@@ -32,6 +32,11 @@ class Coefficients:
     sigma_t: Float64[Tensor, "B"]
     d_alpha_t: Float64[Tensor, "B"]
     d_sigma_t: Float64[Tensor, "B"]
+
+    def take(self, index: slice | Int64[Tensor, "b"]) -> Coefficients:
+        """Return the coefficients at the times at `index`, a slice or [b]."""
+        parts = self.alpha_t, self.sigma_t, self.d_alpha_t, self.d_sigma_t
+        return Coefficients(*[part[index] for part in parts])
 
 
 @runtime_checkable
@@ -69,7 +74,7 @@ class RectifiedFlow:
     def __call__(self, t: Float64[Tensor, "B"]) -> Coefficients:
         """Return the coefficients at the times `t`, [B] float64 in [0, 1]."""
         one = torch.ones_like(t)
-        return Coefficients(t, 1 - t, one, -one)
+        return Coefficients(t, one - t, one, -one)
 
 
 @dataclass(frozen=True)
@@ -209,6 +214,10 @@ def resolve_times(t: Numbers, batch: int, t_max: float | None, device: torch.dev
     Raises InputError for other shapes, for what is no number and for times outside [0, 1]. The values are read by the
     host, except while a CUDA graph is captured, when they are not checked.
     """
+    if isinstance(t, int | float) and 0 <= t <= 1:
+        # nothing of such a number has to be read anywhere
+        times = torch.full((batch,), t, dtype=torch.float64, device=device)
+        return times if t_max is None else times.clamp_max(t_max)
     # all digits of Python numbers are kept, of which float32 would lose half
     times = one_per_query(reals("t", t, device).detach(), batch)
     remedy = "rescale the times; integer steps are t = 1 - step / 1000"
@@ -248,7 +257,8 @@ def coefficients(path: Path, t: Float64[Tensor, "B"]) -> Coefficients:
             f"no {missing[0]}",
             "see oracle_engine.paths.paths.Path",
         )
-    return Coefficients(*[reals(name, getattr(result, name), t.device).expand_as(t) for name in names])
+    parts = (reals(name, getattr(result, name), t.device) for name in names)
+    return Coefficients(*[part if part.shape == t.shape else part.expand_as(t) for part in parts])
 
 
 @dataclass(frozen=True)

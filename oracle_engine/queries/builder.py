@@ -7,20 +7,25 @@ from dataclasses import dataclass
 import torch
 
 from ..base.arrays import Bool, Float64, Int64, Numbers, Tensor, check_floating, check_shape, integers, reals
-from ..base.checked import check
+from ..base.checked import above, check, finite
 from ..base.cuda_graphs import capturing
 from ..base.errors import InputError, invalid
 from ..data.dataset import OracleDataset
 from ..data.sharded import ShardedDataset, refused_together
-from ..kernels import Pairs, Wanted, pairs_state
+from ..kernels import Pairs, Wanted, float64_values, pairs_state
 from ..paths.paths import Path, coefficients, marginal_variance, resolve_times
 from .classes import class_ranges
 from .conditions import UNCONDITIONAL, Conditions, Guidance
 from .labels import resolve_labels
-from .request import Request
+from .request import PlainRequest, Request
 
 # noise this many times longer than Gaussian noise is not noise: the index belongs to another sample
 NOT_NOISE = 1.5
+
+# unit roundoffs of the dtypes that queries may have
+ROUNDING = {
+    dtype: 0.5 * torch.finfo(dtype).eps for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+}
 
 # variances up to here are none: paths whose d_sigma diverges end at a standard deviation of 1e-150 instead of zero
 NO_NOISE = 1e-290
@@ -51,12 +56,14 @@ class RequestBuilder:
 
     def _checked(self, x: Tensor, t: Numbers, conditions: Conditions) -> Request:
         self.data.check_unchanged()
-        self._check_points(x)
-        batch, device = len(x), x.device
+        flat = self._points(x)
+        batch, device = len(flat), flat.device
         times = resolve_times(t, batch, self.t_max, device)
         at = coefficients(self.path, times)
         variance = marginal_variance(at, self.point_std)
         _check_noise(times, variance)
+        if conditions.are_none:
+            return PlainRequest(flat, times, at, variance, rounding=ROUNDING[x.dtype])
         labels = resolve_labels(conditions.labels, batch, self.data.segments, device)
         exclude = _named_rows("exclude", conditions.exclude, batch, self.data)
         nobody = conditions.exclude is None and conditions.source is None
@@ -67,7 +74,7 @@ class RequestBuilder:
             _check_nonempty(labels, exclude, self.data)
             excluded = torch.stack([exclude, exclude + (exclude >= 0)], dim=1)[:, None]
         request = Request(
-            x=x.detach().double().reshape(batch, self.data.dim),
+            x=flat,
             times=times,
             at=at,
             variance=variance,
@@ -76,7 +83,7 @@ class RequestBuilder:
             excluded=excluded,
             source=source,
             scale=_guidance_scale(conditions.guidance, times, labels),
-            rounding=0.5 * torch.finfo(x.dtype).eps,
+            rounding=ROUNDING[x.dtype],
             guided=conditions.guidance is not None,
         )
         if conditions.source is not None:
@@ -119,20 +126,22 @@ class RequestBuilder:
         scaled: Tensor = request.variance[known].sqrt() * (-2.0 * logit).clamp_min(0.0).sqrt()
         return scaled
 
-    def _check_points(self, x: Tensor) -> None:
+    def _points(self, x: Tensor) -> Float64[Tensor, "B D"]:
         check_floating("x", x)
         check_shape("x", x, self.data.sample_shape)
         device = self.data.device
         if x.device != device:
             raise invalid("x", f"must be on the device of the data, {device}", x.device, "move one of them")
-        # the largest of each query, in one pass that keeps a NaN
-        flat = x.detach().reshape(len(x), self.data.dim)
-        check(lambda: flat.abs().amax(1) < torch.inf, lambda: _not_finite(x))
+        flat, known = float64_values(x, self.data.dim)
+        check(lambda: finite(flat) if known is None else known, lambda: _not_finite(flat))
+        return flat
 
 
-def _not_finite(x: Tensor) -> InputError:
-    bad = int((~x.isfinite().reshape(len(x), -1).all(1)).nonzero()[0])
-    found = f"a NaN or an infinity in query {bad}"
+def _not_finite(x: Float64[Tensor, "B D"]) -> InputError | None:
+    bad = (~x.isfinite().all(1)).nonzero()[:, 0].tolist()
+    if not bad:
+        return None
+    found = f"a NaN or an infinity in query {bad[0]}"
     return invalid("x", "must be finite", found, "look at the model or sampler that made it")
 
 
@@ -140,7 +149,7 @@ def _check_noise(times: Float64[Tensor, "B"], variance: Float64[Tensor, "B"]) ->
     remedy = "stop before the end point, clamp with OracleEngine(t_max=0.999), or give samples a point_std"
     needs = "must leave some noise: sigma(t) > 0"
     check(
-        lambda: variance > NO_NOISE,
+        lambda: above(variance, NO_NOISE),
         lambda: invalid("t", needs, f"t = {times[~(variance > NO_NOISE)][0].item()}", remedy),
     )
 

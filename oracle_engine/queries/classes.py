@@ -29,8 +29,13 @@ def batch_slices(batch: int, dim: int, most: int | None = None) -> Sequence[slic
     batch: number of queries. dim: values of a sample. most: queries of a slice at most; None for MAX_BATCH, fewer where
     their values would take more than half a gigabyte.
     """
-    size = max(1, min(most or MAX_BATCH, MAX_BATCH_VALUES // dim))
+    size = scanned_together(dim, most)
     return [slice(start, min(start + size, batch)) for start in range(0, batch, size)]
+
+
+def scanned_together(dim: int, most: int | None = None) -> int:
+    """Return how many queries are scanned together at most; dim, most: as in :func:`batch_slices`."""
+    return max(1, min(most or MAX_BATCH, MAX_BATCH_VALUES // dim))
 
 
 def scan_tasks(

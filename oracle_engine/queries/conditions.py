@@ -47,5 +47,11 @@ class Conditions(NamedTuple):
     exclude: Numbers | None = None
     source: Numbers | None = None
 
+    @property
+    def are_none(self) -> bool:
+        """Whether there is no condition at all."""
+        some = self.labels is not None or self.guidance is not None
+        return not (some or self.exclude is not None or self.source is not None)
+
 
 UNCONDITIONAL = Conditions()

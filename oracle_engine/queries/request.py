@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 
 from ..base.arrays import Bool, Float64, Int64, Tensor
 from ..base.errors import InputError, invalid
 from ..data.dataset import OracleDataset
-from ..kernels import GivenPoints, Query, Span, Wanted, Work
+from ..kernels import GivenPoints, Query, Span, ValueQuery, Wanted, Work
 from ..kernels.screens import BOUND_FAILURE, Source
 from ..paths.paths import Coefficients
 from .classes import class_ranges, range_sums
@@ -47,10 +48,14 @@ class Request:
 
     def take(self, index: slice | Int64[Tensor, "b"]) -> Request:
         """Return the queries at `index`, a slice or [b]."""
-        at = Coefficients(*(getattr(self.at, field.name)[index] for field in fields(self.at)))
+        at = self.at.take(index)
         labels = None if self.labels is None else self.labels[index]
         names = ("x", "times", "variance", "exclude", "excluded", "source", "scale")
         return replace(self, at=at, labels=labels, **{name: getattr(self, name)[index] for name in names})
+
+    def changed(self, **changes: Any) -> Request:
+        """Return the request with other values of the fields that `changes` names."""
+        return Request(**{field.name: getattr(self, field.name) for field in fields(Request)} | changes)
 
     @property
     def unconditional(self) -> Request:
@@ -88,13 +93,9 @@ class Request:
         return {}
 
     def _query(self, data: OracleDataset) -> Query:
-        scale = data.value_map.scale
-        point = torch.addcmul(self.x, self.at.alpha_t[:, None], data.base, value=-1.0)
-        precision = self.variance.reciprocal()
-        if scale != 1.0:
-            point, precision = point / scale, scale**2 * precision
-        given = GivenPoints(self.x, scale, data.value_map.offset)
-        return Query(point, self.at.alpha_t.contiguous(), precision, self.excluded, given)
+        values = data.value_map
+        given = GivenPoints(self.x, values.scale, values.offset)
+        return ValueQuery(given, self.at.alpha_t.contiguous(), self.variance, self.excluded, data.base)
 
     def work(self, data: OracleDataset, wanted: Wanted) -> Work:
         """Return the scan of all rows of `data` for this batch; `wanted` of their posteriors."""
@@ -149,6 +150,55 @@ class Request:
         names = [] if self.labels is None else self.labels[query].unique().tolist()
         spans = [data.segments[name] for name in names if name >= 0] or [Span(0, len(data))]
         return torch.stack([others[span.start : span.stop].sum() for span in spans]).sum()
+
+
+class PlainRequest(Request):
+    """Queries without conditions, of all samples; what says so for each of them is made where it is asked for."""
+
+    labels = None
+    guided = False
+
+    def __init__(
+        self,
+        x: Float64[Tensor, "B D"],
+        times: Float64[Tensor, "B"],
+        at: Coefficients,
+        variance: Float64[Tensor, "B"],
+        *,
+        rounding: float,
+    ) -> None:
+        """Hold the queries; the arguments are those of Request."""
+        vars(self).update(x=x, times=times, at=at, variance=variance, rounding=rounding)
+
+    @cached_property
+    def exclude(self) -> Int64[Tensor, "B"]:
+        """-1 for each query, [B]."""
+        return torch.full(self.times.shape, -1, dtype=torch.int64, device=self.times.device)
+
+    @cached_property
+    def excluded(self) -> Int64[Tensor, "B 0 2"]:
+        """No ranges, [B, 0, 2]."""
+        return torch.empty(len(self), 0, 2, dtype=torch.int64, device=self.times.device)
+
+    @property
+    def source(self) -> Int64[Tensor, "B"]:
+        """-1 for each query, [B]."""
+        return self.exclude
+
+    @cached_property
+    def scale(self) -> Float64[Tensor, "B"]:
+        """1 for each query, [B]."""
+        return torch.ones_like(self.times)
+
+    @property
+    def unconditional(self) -> PlainRequest:
+        """The queries themselves."""
+        return self
+
+    def take(self, index: slice | Int64[Tensor, "b"]) -> PlainRequest:
+        """Return the queries at `index`, a slice or [b]."""
+        parts = self.x[index], self.times[index], self.at.take(index), self.variance[index]
+        return PlainRequest(*parts, rounding=self.rounding)
 
 
 def nothing_scored(request: Request, data: OracleDataset, scored: Bool[Tensor, "B"]) -> InputError:

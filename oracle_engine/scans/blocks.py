@@ -43,7 +43,7 @@ class RowBlock:
 
     def query(self, query: Query) -> Query:
         """Return queries of all rows as queries of these."""
-        return replace(query, excluded=self.ranges(query.excluded))
+        return query.excluding(self.ranges(query.excluded))
 
     def state(self, state: PosteriorState) -> PosteriorState:
         """Return a state over these rows as one over some of all: its heaviest samples are named as there."""

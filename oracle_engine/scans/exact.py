@@ -9,11 +9,11 @@ from typing import Protocol, runtime_checkable
 import torch
 
 from ..base.arrays import Float64, Int64, Tensor
-from ..base.checked import check
+from ..base.checked import above, check
 from ..base.cuda_graphs import capturing
 from ..data.dataset import OracleDataset
 from ..kernels import Directions, PosteriorState, SegmentWork, Wanted, Work, concatenate
-from ..queries.classes import batch_slices, class_pairs, class_ranges, rows_between, scan_tasks
+from ..queries.classes import batch_slices, class_pairs, class_ranges, rows_between, scan_tasks, scanned_together
 from ..queries.request import Request, nothing_scored
 from .blocks import CovarianceProduct, ScanState, SegmentState
 
@@ -64,7 +64,7 @@ class ExactScan:
         Costs one pass over the rows in question.
         """
         state = self.part(request, wanted)
-        check(lambda: state.lse > -torch.inf, lambda: nothing_scored(request, self.data, state.lse > -torch.inf))
+        check(lambda: above(state.lse, -torch.inf), lambda: nothing_scored(request, self.data, state.lse > -torch.inf))
         return state
 
     def part(self, request: Request, wanted: Wanted) -> PosteriorState:
@@ -99,7 +99,7 @@ class ExactScan:
         return asked
 
     def _is_one_scan(self, request: Request) -> bool:
-        return len(batch_slices(len(request), self.data.dim)) == 1
+        return 0 < len(request) <= scanned_together(self.data.dim)
 
     def _by_slices(
         self, request: Request, wanted: Wanted, scan: Callable[[Request, Wanted], PosteriorState]
@@ -128,7 +128,7 @@ class ExactScan:
     def _scan_without(self, work: Work, ranges: Int64[Tensor, "B V 2"]) -> PosteriorState:
         """Scan all samples, of which each query leaves out some ranges of rows."""
         excluded = torch.cat([work.query.excluded, ranges], dim=1)
-        return self.backend(replace(work, query=replace(work.query, excluded=excluded)))
+        return self.backend(replace(work, query=work.query.excluding(excluded)))
 
     def _ranges(self, request: Request) -> Int64[Tensor, "B U 2"]:
         if request.labels is None:

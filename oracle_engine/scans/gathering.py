@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -52,8 +52,8 @@ def gathered_request(
     at = Coefficients(*(found.pop(name).contiguous() for name in coefficients))
     classes = found.pop("labels")
     held: dict[str, Any] = {name: part.contiguous() for name, part in found.items()}
-    whole = replace(request, **held, at=at, excluded=_ranges(held["exclude"]))
-    return replace(whole, labels=classes if classes.shape[1] else None), counts
+    whole = request.changed(**held, at=at, excluded=_ranges(held["exclude"]))
+    return whole.changed(labels=classes if classes.shape[1] else None), counts
 
 
 def gathered_directions(

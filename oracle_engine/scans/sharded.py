@@ -63,7 +63,7 @@ class ShardedScan:
         def product(number: int) -> Tensor:
             if number not in self.scans:
                 return torch.zeros_like(whole.mean)
-            held = replace(whole.query, excluded=_ranges(self.places(number, whole.query.excluded[..., 0])))
+            held = whole.query.excluding(_ranges(self.places(number, whole.query.excluded[..., 0])))
             return self.scans[number].covariance(replace(whole, query=held), classes)
 
         return self._over_shards("a derivative", exchange, product, counts)
@@ -128,7 +128,7 @@ class ShardedScan:
         """Return `request` to a shard, in which a row is known by its place."""
         excluded = _ranges(self.places(number, request.excluded[..., 0]))
         exclude, source = (self.places(number, row) for row in (request.exclude, request.source))
-        return replace(request, exclude=exclude, excluded=excluded, source=source)
+        return request.changed(exclude=exclude, excluded=excluded, source=source)
 
     def places(self, number: int, row: Int64[Tensor, "..."]) -> Int64[Tensor, "..."]:
         """Return the places of rows in a shard, in any shape, -1 for those that it does not hold."""

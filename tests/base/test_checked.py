@@ -17,7 +17,7 @@ def error(name: str) -> InputError:
 
 
 def test_checks_are_read_at_once_or_together() -> None:
-    with Waiting() as waiting, checked_together(False):
+    with Waiting() as waiting:
         for _ in range(3):
             check(lambda: passes(True, True).clone(), lambda: error("a"))
     assert waiting.found.count("_local_scalar_dense") == 3
@@ -63,9 +63,9 @@ def test_an_error_on_the_way_gives_way_to_that_of_a_check() -> None:
 
 
 def test_a_second_look_may_find_nothing() -> None:
-    for together in (False, True):
-        with checked_together(together):
-            check(lambda: passes(False), lambda: None)
+    check(lambda: passes(False), lambda: None)
+    with checked_together():
+        check(lambda: passes(False), lambda: None)
 
 
 def test_no_condition_is_computed_while_a_graph_is_captured(monkeypatch: pytest.MonkeyPatch) -> None:

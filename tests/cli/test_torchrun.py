@@ -70,11 +70,20 @@ def test_one_of_the_ranks_says_what_all_refuse(data: OracleDataset, tmp_path: Pa
     source = ["--data", str(tmp_path / "data.safetensors")]
     found = run_ranks(tmp_path, ["index", "build", *source, "--out", str(tmp_path / "index")])
     assert [status for status, _, _ in found] == [2, 2]
-    assert "must run one of stages, velocity, sample" in found[0][2]
+    assert "must run one of stages, velocity, sample, job" in found[0][2]
     assert found[1][2] == ""
     files = [str(tmp_path / name) for name in ("in.safetensors", "out.safetensors")]
     found = run_ranks(tmp_path, ["velocity", *files, *source, "--t", "1.0"])
     assert [(status, bool(said)) for status, _, said in found] == [(2, True), (2, False)]
+
+
+def test_every_rank_is_a_worker_of_a_job(data: OracleDataset, tmp_path: Path) -> None:
+    source = ["--data", str(tmp_path / "data.safetensors")]
+    command = ["job", str(tmp_path / "in.safetensors"), str(tmp_path / "out.d"), *source, "--shards", "2"]
+    assert [status for status, _, _ in run_ranks(tmp_path, command)] == [0, 0]
+    asked, found = load_file(tmp_path / "in.safetensors"), load_file(tmp_path / "out.d" / "velocity.safetensors")
+    true = OracleEngine(data).velocity(asked["x"], asked["t"], labels=asked["labels"])
+    torch.testing.assert_close(found["velocity"], true, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.slow

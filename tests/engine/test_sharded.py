@@ -11,6 +11,7 @@ from closed_form import clusters, normal
 from rank_cases import on_ranks
 from tolerances import assert_close, assert_rows_close
 from torch import Tensor
+from torch.distributed.device_mesh import init_device_mesh
 
 import oracle_engine as oe
 from oracle_engine import InputError, OracleDataset, OracleEngine
@@ -202,6 +203,21 @@ def test_ranks_with_different_data_are_told_so(tmp_path: Path) -> None:
 
     for words in on_ranks(tmp_path, 2, work):
         assert words.startswith("`data` must be the same on all ranks")
+
+
+def test_replicas_of_shards_answer_apart(data: OracleDataset, tmp_path: Path) -> None:
+    def work(rank: int) -> Tensor:
+        mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("replica", "shard"))
+        if rank < 2:
+            # the first replica has made another engine before
+            oe.sharded(data, mesh=mesh["shard"])
+        with pytest.raises(InputError, match="must be a DeviceMesh of one dimension"):
+            oe.sharded(data, mesh=mesh)
+        return oe.sharded(data, mesh=mesh["shard"]).velocity(torch.full((1, DIM), rank // 2 + 0.5), 0.5)
+
+    alone = OracleEngine(data, backend="reference")
+    for rank, answered in enumerate(on_ranks(tmp_path, 4, work)):
+        assert_rows_close(answered, alone.velocity(torch.full((1, DIM), rank // 2 + 0.5), 0.5), "bar")
 
 
 def test_a_process_group_is_needed(data: OracleDataset) -> None:

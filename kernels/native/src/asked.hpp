@@ -18,41 +18,40 @@ struct ScanAsked {
     int64_t start, stop, count;  // the span, and how many rows a query may use at most
     const int64_t* excluded;     // [B, ranges, 2]
     int64_t ranges, threads, listed, margin, block, few;
-    StatesView out;      // zeros, apart from what is here written in any case
-    double* overflowed;  // [B], zeros: becomes 1 for queries that list too many rows
-    int64_t overflows;   // how many these are
-    void* begun;         // the scan between two calls
+    StatesView out;     // zeros, apart from what is here written in any case
+    int64_t overflows;  // how many queries list too many rows: of these out.lse_rest becomes NaN
+    void* begun;        // the scan between two calls
 };
 
 // A problem and all that it points to, apart from the memory of threads.
 class Problem {
   public:
-    std::vector<double> squares;  // [B], |q|^2
+    Queries queries;
 
     // tops: how many lists of heaviest rows a query gets
     Problem(const ScanAsked& asked, int64_t tops)
-        : squares(asked.queries.count),
+        : queries(*asked.rows, asked.queries),
           gain_(asked.queries.count),
           bias_(asked.queries.count),
           sums_(6 * asked.queries.count),
           law_(asked.queries.count),
           kept_(asked.queries.count) {
         const RowsView& rows = *asked.rows;
-        const AskedQueries& queries = asked.queries;
-        const int64_t batch = queries.count, top = asked.out.top_k > 0 ? asked.out.top_k + asked.margin : 0;
+        const AskedQueries& given = queries.asked();
+        const int64_t batch = given.count, top = asked.out.top_k > 0 ? asked.out.top_k + asked.margin : 0;
         const ScanLaw law = scan_law(*asked.rounding, rows, asked.count);
         for (int64_t b = 0; b < batch; ++b) {
-            const double alpha = queries.alpha[b], precision = queries.inverse_variance[b];
-            squares[b] = squared_norm(queries.point + b * rows.dim, rows.dim);
+            const double alpha = given.alpha[b], precision = given.inverse_variance[b];
             gain_[b] = alpha * precision, bias_[b] = -alpha * gain_[b];
-            law_[b] = query_law(*asked.rounding, law, rows, asked.count, std::sqrt(squares[b]), alpha, precision);
+            law_[b] =
+                query_law(*asked.rounding, law, rows, asked.count, std::sqrt(queries.squares[b]), alpha, precision);
         }
         top_logits_.resize(tops * batch * top), top_rows_.resize(tops * batch * top);
         problem_ = {rows.stored,
                     rows.half_norms,
                     rows.log_weights,
                     rows.centre,
-                    queries.point,
+                    given.point,
                     gain_.data(),
                     bias_.data(),
                     law_.data(),

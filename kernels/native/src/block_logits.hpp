@@ -44,8 +44,9 @@ int with_question(const RowsView& rows, const AskedQueries& asked, const Digits&
                   const Work& work) {
     scan.threads = usable_threads(scan.threads);
     try {
-        const Queries queries(rows, asked);
-        return work(Question{rows, queries.view(), digits, scan});
+        Queries queries(rows, asked);
+        const QueriesView stored = queries.in_stored_coordinates();
+        return work(Question{rows, stored, digits, scan});
     } catch (const std::bad_alloc&) {
         return 1;
     }

@@ -11,9 +11,9 @@ constexpr double kLargest = 127.0 * 65536 + 127.0 * 256 + 127.0;
 // coordinates of a vector of digits
 constexpr int64_t kDigitLanes = 64;
 
-// Whether sums of D products with a digit fit into 32 bits.
+// Whether digits pay for rows of D values, what is made of their sums considered, and these sums fit into 32 bits.
 constexpr bool fits_digits(int64_t dim) {
-    return dim <= 1 << 16;
+    return 128 <= dim && dim <= 1 << 16;
 }
 
 // Writes gain * point, [D], in digits; rows are larger by `shift` than the values that they stand for.
@@ -22,10 +22,11 @@ ORACLE_APART void write_digits(const double* point, double gain, const double* c
     double largest = 0.0;
     for (int64_t d = 0; d < dim; ++d) largest = std::max(largest, std::fabs(gain * point[d]));
     query.unit = largest > 0.0 ? largest / kLargest : 1.0;
+    const double each = 1.0 / query.unit;
     query.offset = 0;
     for (int64_t d = 0; d < query.width; ++d) {
-        int64_t rest = d < dim ? std::llround(gain * point[d] / query.unit) : 0;
-        if (d < dim) query.offset += rest * (std::llround(centre[d]) + shift);
+        int64_t rest = d < dim ? std::lrint(gain * point[d] * each) : 0;
+        if (d < dim) query.offset += rest * (std::lrint(centre[d]) + shift);
         for (int digit = 0; digit < kDigits; ++digit) {
             const int8_t low = static_cast<int8_t>(rest & 255);
             query.digits[digit * query.width + d] = low;
@@ -48,10 +49,9 @@ ORACLE_INLINE __m512i unsigned_bytes(const Stored* row, int64_t count) {
     return std::is_same<Stored, int8_t>::value ? _mm512_xor_si512(bytes, _mm512_set1_epi8(-128)) : bytes;
 }
 
-// Writes <x_r - c, q> of the rows of a block for one query, to every `step`-th logit.
+// Writes <x_r - c, q> of the rows of a block for one query.
 template <class Stored>
-ORACLE_APART void score_digits(const Stored* rows, int64_t count, int64_t dim, const DigitQuery& query, float* logits,
-                               int64_t step) {
+ORACLE_APART void score_digits(const Stored* rows, int64_t count, int64_t dim, const DigitQuery& query, float* logits) {
     for (int64_t r = 0; r < count; ++r) {
         __m512i sums[2][kDigits] = {};
         for (int64_t d = 0; d < dim; d += 2 * kDigitLanes)
@@ -72,7 +72,7 @@ ORACLE_APART void score_digits(const Stored* rows, int64_t count, int64_t dim, c
             const __m512i both = _mm512_add_epi32(sums[0][digit], sums[1][digit]);
             total += _mm512_reduce_add_epi32(both) * (int64_t{1} << (8 * digit));
         }
-        logits[r * step] = static_cast<float>(query.unit * static_cast<double>(total));
+        logits[r] = static_cast<float>(query.unit * static_cast<double>(total));
     }
 }
 #endif

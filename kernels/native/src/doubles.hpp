@@ -109,9 +109,7 @@ ORACLE_INLINE V rounded(V product) {
 }
 
 ORACLE_INLINE double lane_sum(Wide value) {
-    double found = 0.0;
-    for (int lane = 0; lane < kLanes / 2; ++lane) found += value[lane] + value[lane + kLanes / 2];
-    return found;
+    return lane_sum<double>(value);
 }
 
 }  // namespace oracle

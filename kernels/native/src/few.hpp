@@ -1,32 +1,10 @@
 // Both products for few queries, straight from the rows as they are stored: one read of the memory decides their time.
 #pragma once
-#include "scan.hpp"
+#include "rows.hpp"
 
 namespace oracle {
 
-// A vector of a row's coordinates without the centre.
-template <class Real, class Stored>
-ORACLE_INLINE Vector<Real> row_vector(const Stored* row, int64_t d, const Real* centre) {
-    return load_widened<Real>(row + d) - load(centre + d);
-}
-
-// The same where the row ends before the vector does: zero beyond.
-template <class Real, class Stored>
-ORACLE_APART Vector<Real> last_vector(const Stored* row, int64_t d, int64_t dim, const Real* centre) {
-    Stored part[Tile<Real>::lanes] = {};
-    std::memcpy(part, row + d, (dim - d) * sizeof(Stored));
-    return load_widened<Real>(part) - load(centre + d);
-}
-
-// The sum of a vector's lanes.
-template <class Real>
-ORACLE_INLINE Real lane_sum(Vector<Real> value) {
-    Real total = 0;
-    for (int lane = 0; lane < Tile<Real>::lanes; ++lane) total += value[lane];
-    return total;
-}
-
-// Writes <x_r, q_b> of ROWS rows to logits, [lanes] each, of queries of one vector. queries: [BATCH][width].
+// Writes <x_r, q_b> of ROWS rows to logits, [BATCH][shape.rows()]. queries: [BATCH][width].
 template <class Real, class Stored, int BATCH, int ROWS>
 ORACLE_INLINE void score_rows(const Stored* rows, const Shape<Real>& shape, const Real* centre, const Real* queries,
                               Real* logits) {
@@ -54,58 +32,58 @@ ORACLE_INLINE void score_rows(const Stored* rows, const Shape<Real>& shape, cons
     for (int r = 0; r < ROWS; ++r)
         for (int b = 0; b < BATCH; ++b) {
             for (int part = 1; part < PARTS; ++part) sums[r][b][0] += sums[r][b][part];
-            logits[r * W + b] = lane_sum<Real>(sums[r][b][0]);
+            logits[b * shape.rows() + r] = lane_sum<Real>(sums[r][b][0]);
         }
 }
 
-// Writes the products of a block, [block][lanes].
+// Writes the products of a block, [BATCH][shape.rows()].
 template <class Real, class Stored, int BATCH>
 ORACLE_APART void score_few(const Stored* rows, int64_t count, const Shape<Real>& shape, const Real* centre,
                             const Real* queries, Real* logits) {
-    constexpr int64_t W = Tile<Real>::lanes;
     int64_t r = 0;
     for (; r + 2 <= count; r += 2)
-        score_rows<Real, Stored, BATCH, 2>(rows + r * shape.dim, shape, centre, queries, logits + r * W);
-    if (r < count) score_rows<Real, Stored, BATCH, 1>(rows + r * shape.dim, shape, centre, queries, logits + r * W);
+        score_rows<Real, Stored, BATCH, 2>(rows + r * shape.dim, shape, centre, queries, logits + r);
+    if (r < count) score_rows<Real, Stored, BATCH, 1>(rows + r * shape.dim, shape, centre, queries, logits + r);
 }
 
-// Adds the weighted sums of the rows that a tile of queries lists. weights: [count][Q]. sums: [BATCH][width].
-template <class Real, class Stored, int BATCH>
+// vectors of a sum that stay in registers while rows pass by
+constexpr int kWideSum = 8;
+
+// Adds the weighted sum of rows over WIDE vectors of coordinates from d on.
+template <class Real, class Stored, int WIDE>
+ORACLE_INLINE void weigh_vectors(const Stored* rows, const int32_t* index, const Real* weights, int64_t count,
+                                 const Shape<Real>& shape, const Real* centre, Real* sums, int64_t d) {
+    constexpr int64_t W = Tile<Real>::lanes;
+    Vector<Real> total[WIDE];
+#pragma GCC unroll 8
+    for (int v = 0; v < WIDE; ++v) total[v] = load(sums + d + v * W);
+    for (int64_t i = 0; i < count; ++i) {
+        const Stored* row = rows + index[i] * shape.dim;
+        const Vector<Real> weight = broadcast(weights[i]);
+#pragma GCC unroll 8
+        for (int v = 0; v < WIDE; ++v) total[v] += row_vector(row, d + v * W, centre) * weight;
+    }
+#pragma GCC unroll 8
+    for (int v = 0; v < WIDE; ++v) store(sums + d + v * W, total[v]);
+}
+
+// Adds the weighted sum of the rows that a query lists to `sums`, [width]. index, weights: [count].
+template <class Real, class Stored>
 ORACLE_APART void weigh_few(const Stored* rows, const int32_t* index, const Real* weights, int64_t count,
                             const Shape<Real>& shape, const Real* centre, Real* sums) {
-    constexpr int64_t W = Tile<Real>::lanes, Q = Tile<Real>::queries;
-    constexpr int WIDE = BATCH == 1 ? 8 : BATCH == 2 ? 4 : 3;
+    constexpr int64_t W = Tile<Real>::lanes;
     int64_t d = 0;
-    for (; d + W * WIDE <= shape.dim; d += W * WIDE) {
-        Vector<Real> total[BATCH][WIDE];
-#pragma GCC unroll 4
-        for (int b = 0; b < BATCH; ++b)
-#pragma GCC unroll 8
-            for (int v = 0; v < WIDE; ++v) total[b][v] = load(sums + b * shape.width + d + v * W);
-        for (int64_t i = 0; i < count; ++i) {
-            const Stored* row = rows + index[i] * shape.dim;
-#pragma GCC unroll 8
-            for (int v = 0; v < WIDE; ++v) {
-                const Vector<Real> x = row_vector(row, d + v * W, centre);
-#pragma GCC unroll 4
-                for (int b = 0; b < BATCH; ++b) total[b][v] += x * broadcast(weights[i * Q + b]);
-            }
-        }
-#pragma GCC unroll 4
-        for (int b = 0; b < BATCH; ++b)
-#pragma GCC unroll 8
-            for (int v = 0; v < WIDE; ++v) store(sums + b * shape.width + d + v * W, total[b][v]);
-    }
-    for (; d < shape.dim; d += W)
-        for (int64_t i = 0; i < count; ++i) {
-            const Stored* row = rows + index[i] * shape.dim;
-            const bool whole = d + W <= shape.dim;
-            const Vector<Real> x = whole ? row_vector(row, d, centre) : last_vector(row, d, shape.dim, centre);
-            for (int b = 0; b < BATCH; ++b) {
-                Real* at = sums + b * shape.width + d;
-                store(at, load(at) + x * broadcast(weights[i * Q + b]));
-            }
-        }
+    for (; d + W * kWideSum <= shape.dim; d += W * kWideSum)
+        weigh_vectors<Real, Stored, kWideSum>(rows, index, weights, count, shape, centre, sums, d);
+    for (; d + W * 4 <= shape.dim; d += W * 4)
+        weigh_vectors<Real, Stored, 4>(rows, index, weights, count, shape, centre, sums, d);
+    for (; d + W <= shape.dim; d += W)
+        weigh_vectors<Real, Stored, 1>(rows, index, weights, count, shape, centre, sums, d);
+    if (d == shape.dim) return;
+    Vector<Real> total = load(sums + d);
+    for (int64_t i = 0; i < count; ++i)
+        total += last_vector(rows + index[i] * shape.dim, d, shape.dim, centre) * broadcast(weights[i]);
+    store(sums + d, total);
 }
 
 }  // namespace oracle

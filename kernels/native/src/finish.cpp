@@ -8,13 +8,14 @@ namespace oracle {
 namespace {
 
 // The state of a query over the rows that were summed.
-void write_coarse(const ScanAsked& asked, const ScanProblem& found, double square, int64_t b) {
-    const StatesView& out = asked.out;
+void write_coarse(const StatesView& out, Problem& problem, int64_t b) {
+    const ScanProblem& found = problem.view();
+    const double square = problem.queries.squares[b], precision = problem.queries.asked().inverse_variance[b];
     const auto sum = [&](int64_t which) { return found.sums[which * found.batch + b]; };
     const double mass = sum(2);
     out.lse[b] = kNothing;
     if (!(mass > 0.0)) return;
-    out.lse[b] = sum(0) + std::log(mass) - 0.5 * asked.queries.inverse_variance[b] * square;
+    out.lse[b] = sum(0) + std::log(mass) - 0.5 * precision * square;
     if (out.entropy == nullptr) return;
     out.concentration[b] = sum(3) / mass / mass;
     out.entropy[b] = std::log(mass) - sum(4) / mass;
@@ -123,24 +124,24 @@ void name_heaviest(const ScanAsked& asked, const QueriesView& queries, const Sca
 
 }  // namespace
 
-void finish_states(ScanAsked& asked, const Problem& problem, const ScanProblem& found, const Listed& listed,
-                   int64_t tops) {
+void finish_states(ScanAsked& asked, Problem& problem, const Listed& listed, int64_t tops) {
+    const ScanProblem& found = problem.view();
     const int64_t batch = found.batch;
     asked.overflows = 0;
     for (int64_t b = 0; b < batch; ++b) {
-        if (found.kept[b] < 0) asked.overflowed[b] = 1.0, ++asked.overflows;
-        write_coarse(asked, found, problem.squares[b], b);
+        write_coarse(asked.out, problem, b);
+        if (found.kept[b] < 0) asked.out.lse_rest[b] = std::nan(""), ++asked.overflows;
     }
     if (listed.row.empty() && asked.out.top_k == 0) return;
-    const Queries queries(*asked.rows, asked.queries);
-    if (listed.row.empty()) return name_heaviest(asked, queries.view(), found, nullptr, tops);
+    const QueriesView queries = problem.queries.in_stored_coordinates();
+    if (listed.row.empty()) return name_heaviest(asked, queries, found, nullptr, tops);
     const OwnStates rescored(asked.out, batch, found.dim);
-    const ListsView lists = {listed.first.data(), listed.row.data(), usable_threads(asked.threads)};
-    weigh_lists(*asked.rows, queries.view(), *asked.digits, lists, rescored.view);
     const int threads = usable_threads(asked.threads);
+    const ListsView lists = {listed.first.data(), listed.row.data(), threads};
+    weigh_lists(*asked.rows, queries, *asked.digits, lists, rescored.view);
 #pragma omp parallel for num_threads(threads) schedule(static) if (batch * found.dim > kWorthSharing)
     for (int64_t b = 0; b < batch; ++b) merge_state(asked.out, rescored.view, found.dim, b);
-    if (asked.out.top_k > 0) name_heaviest(asked, queries.view(), found, &rescored.view, tops);
+    if (asked.out.top_k > 0) name_heaviest(asked, queries, found, &rescored.view, tops);
 }
 
 }  // namespace oracle

@@ -11,7 +11,6 @@ struct Listed {
 
 // Writes the states of all queries: from their sums, from the rows they list, which are scored again, and from the
 // candidates for their heaviest samples, of which each has `tops` lists. Queries with too many rows are marked only.
-void finish_states(ScanAsked& asked, const Problem& problem, const ScanProblem& found, const Listed& listed,
-                   int64_t tops);
+void finish_states(ScanAsked& asked, Problem& problem, const Listed& listed, int64_t tops);
 
 }  // namespace oracle

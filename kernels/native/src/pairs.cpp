@@ -141,9 +141,9 @@ using namespace oracle;
 ORACLE_EXPORT int oracle_weigh_pairs(const RowsView* rows, const AskedQueries* asked, const Digits* digits,
                                      const ListsView* pairs, const StatesView* out) {
     try {
-        const Queries queries(*rows, *asked);
+        Queries queries(*rows, *asked);
         const ListsView lists = {pairs->first, pairs->row, usable_threads(pairs->threads)};
-        weigh_lists(*rows, queries.view(), *digits, lists, *out);
+        weigh_lists(*rows, queries.in_stored_coordinates(), *digits, lists, *out);
     } catch (const std::bad_alloc&) {
         return 1;
     }

@@ -4,6 +4,27 @@
 
 namespace oracle {
 
+// A vector of a row's coordinates without the centre.
+template <class Real, class Stored>
+ORACLE_INLINE Vector<Real> row_vector(const Stored* row, int64_t d, const Real* centre) {
+    return load_widened<Real>(row + d) - load(centre + d);
+}
+
+// The same where the row ends before the vector does: zero beyond.
+template <class Real, class Stored>
+ORACLE_APART Vector<Real> last_vector(const Stored* row, int64_t d, int64_t dim, const Real* centre) {
+    Stored part[Tile<Real>::lanes] = {};
+    std::memcpy(part, row + d, (dim - d) * sizeof(Stored));
+    return load_widened<Real>(part) - load(centre + d);
+}
+
+// Any vector of a row of `dim` coordinates.
+template <class Real, class Stored>
+ORACLE_INLINE Vector<Real> vector_from(const Stored* row, int64_t d, int64_t dim, const Real* centre) {
+    if (d + Tile<Real>::lanes <= dim) return row_vector(row, d, centre);
+    return d < dim ? last_vector(row, d, dim, centre) : Vector<Real>{};
+}
+
 // Widens `count` rows into panels, [D / P][block][P], and takes `centre`, [D], off each. Rows up to a multiple
 // of a tile's, and coordinates up to a multiple of a panel's, are zero.
 template <class Real, class Stored>
@@ -18,8 +39,8 @@ ORACLE_APART void pack_rows(const Stored* rows, int64_t count, const Shape<Real>
 #pragma GCC unroll 3
             for (int64_t d = 0; d < P; d += W)
                 store(to + p * stride + d, load_widened<Real>(x + p * P + d) - load(centre + p * P + d));
-        for (int64_t d = whole * P; d < shape.panels * P; ++d)
-            to[whole * stride + d - whole * P] = d < shape.dim ? static_cast<Real>(widened(x[d])) - centre[d] : Real(0);
+        for (int64_t d = whole * P; d < shape.panels * P; d += W)
+            store(to + whole * stride + d - whole * P, vector_from(x, d, shape.dim, centre));
     }
     const int64_t filled = padded(count, Tile<Real>::rows);
     for (int64_t p = 0; p < shape.panels; ++p)

@@ -32,7 +32,7 @@ class Scan : public Steps {
           shape(problem),
           memory_(static_cast<char*>(std::aligned_alloc(64, padded(bytes(), 64))), std::free),
           arena(problem.memory = memory_.get()),
-          shared(shape, problem.few != 0, problem.stored <= kInt8, arena) {
+          shared(shape, problem.few != 0, digits(), arena) {
         if (!memory_) throw std::bad_alloc();
         for (int64_t t = 0; t < problem.threads; ++t) memories.emplace_back(shape, problem.few != 0, arena);
         begin();
@@ -59,7 +59,7 @@ class Scan : public Steps {
                 for (int64_t i = 0; i < problem.threads; ++i) copy_top(i, b);
             }
         });
-        finish_states(asked, all_, problem, listed(), problem.threads);
+        finish_states(asked, all_, listed(), problem.threads);
     }
 
   private:
@@ -71,9 +71,11 @@ class Scan : public Steps {
     Shared<Real> shared;
     std::vector<Memory<Real>> memories;
 
+    bool digits() const { return problem.stored <= kInt8 && fits_digits(problem.dim); }
+
     int64_t bytes() const {
         Arena empty(nullptr);
-        const Shared<Real> needed(shape, problem.few != 0, problem.stored <= kInt8, empty);
+        const Shared<Real> needed(shape, problem.few != 0, digits(), empty);
         for (int64_t t = 0; t < problem.threads; ++t) Memory<Real>(shape, problem.few != 0, empty);
         return empty.used();
     }

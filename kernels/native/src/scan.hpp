@@ -68,7 +68,7 @@ class Arena {
 template <class Real>
 struct Shape {
     static constexpr int64_t W = Tile<Real>::lanes, P = Tile<Real>::panel, Q = Tile<Real>::queries;
-    int64_t batch, vectors, dim, panels, width, block, tiles, top, listed;
+    int64_t batch, vectors, dim, panels, width, block, tiles, of_tile, top, listed;
 
     explicit Shape(const ScanProblem& problem)
         : batch(problem.batch),
@@ -78,12 +78,15 @@ struct Shape {
           // coordinates of a panel of sums; few queries have theirs in one piece
           width(problem.few ? padded(problem.dim, P) : P),
           block(problem.block),
-          tiles(vectors * W / Q),
+          tiles(problem.few ? problem.batch : vectors * W / Q),
+          of_tile(problem.few ? 1 : Q),
           top(problem.top),
           listed(problem.listed) {}
 
     // queries and sums: those of few queries are not padded to vectors
     int64_t lanes() const { return vectors * W; }
+    // rows of a block up to a whole vector
+    int64_t rows() const { return padded(block, W); }
     int64_t offset(int64_t panel, int64_t query) const { return (panel * lanes() + query) * width; }
 };
 
@@ -132,8 +135,8 @@ template <class Real>
 struct Memory {
     Real *rows, *logits, *half_norms, *log_weights, *sums, *reference, *floor;
     double *total, *met, *mass, *squares, *first_logit, *half_norm;
-    Real* weights;                   // [block][W]: of the vector of queries at hand
-    Real* packed;                    // [tiles][block][Q]: weights of the rows that have any for a tile of queries
+    Real* weights;                   // [block][W]: of the vector of queries at hand; of few queries [block], of one
+    Real* packed;                    // [tiles][block][of_tile]: weights of the rows that have any for a tile of queries
     int32_t *index, *count;          // [tiles][block], [tiles]: these rows
     int32_t* pending;                // [tiles]: rows summed in Real since the sums were emptied into `total`
     Real* top_logits;                // [B][top], in falling order
@@ -144,9 +147,10 @@ struct Memory {
     Memory(const Shape<Real>& shape, bool few, Arena& arena) {
         const int64_t lanes = shape.lanes(), block = shape.block, values = shape.panels * shape.width;
         rows = few ? nullptr : arena.take<Real>(values * block);
-        logits = arena.take<Real>(lanes * block);
-        weights = arena.take<Real>(Shape<Real>::W * block), packed = arena.take<Real>(lanes * block);
-        half_norms = arena.take<Real>(block), log_weights = arena.take<Real>(block);
+        logits = arena.take<Real>(few ? shape.batch * shape.rows() : lanes * block);
+        weights = arena.take<Real>(few ? shape.rows() : Shape<Real>::W * block),
+        packed = arena.take<Real>(lanes * block);
+        half_norms = arena.take<Real>(shape.rows()), log_weights = arena.take<Real>(shape.rows());
         sums = arena.take<Real>(lanes * values);
         total = std::is_same<Real, double>::value ? nullptr : arena.take<double>(lanes * values);
         reference = arena.take<Real>(lanes), floor = arena.take<Real>(lanes);

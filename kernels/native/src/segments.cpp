@@ -109,7 +109,8 @@ class SegmentScan {
     template <class Stored>
     void scan(const Task& task, Arena arena) {
         const int64_t batch = task.behind - task.first;
-        const bool digits = problem_.stored <= kInt8 && task.stop - task.start >= kWorthDigits;
+        const bool digits =
+            problem_.stored <= kInt8 && fits_digits(problem_.dim) && task.stop - task.start >= kWorthDigits;
         Room<Real> room(of_thread(problem_, batch, segments_.few), digits, arena);
         for (int64_t b = 0; b < batch; ++b) room.take_query(problem_, tasks_.query[task.first + b], b);
         pack_queries(room.problem, room.shape, room.shared.queries, 0);
@@ -228,7 +229,7 @@ bool scan_segments(ScanAsked& asked, const Segments& segments) {
     const ScanProblem& problem = all.view();
     SegmentScan<Real> scan(problem, segments);
     if (!scan.run()) return false;
-    finish_states(asked, all, problem, scan.listed(), 1);
+    finish_states(asked, all, scan.listed(), 1);
     return true;
 }
 

@@ -83,6 +83,45 @@ ORACLE_INLINE bool any(typename Simd<Real>::Mask mask) {
     return found != 0;
 }
 
+// A bit for each lane of a mask.
+template <class Real>
+ORACLE_INLINE uint32_t lanes_of(typename Simd<Real>::Mask mask) {
+#if defined(__AVX512F__)
+    const __m512i bits = (__m512i)mask;
+    return sizeof(Real) == 4 ? uint32_t{_mm512_cmplt_epi32_mask(bits, _mm512_setzero_si512())}
+                             : uint32_t{_mm512_cmplt_epi64_mask(bits, _mm512_setzero_si512())};
+#elif defined(__AVX2__)
+    return static_cast<uint32_t>(sizeof(Real) == 4 ? _mm256_movemask_ps((__m256)mask)
+                                                   : _mm256_movemask_pd((__m256d)mask));
+#else
+    uint32_t found = 0;
+    for (int lane = 0; lane < Simd<Real>::lanes; ++lane) found |= (mask[lane] ? 1u : 0u) << lane;
+    return found;
+#endif
+}
+
+// The sum of a vector's lanes.
+template <class Real>
+ORACLE_INLINE Real lane_sum(Vector<Real> value) {
+    Real part[Simd<Real>::lanes];
+    store(part, value);
+#pragma GCC unroll 4
+    for (int half = Simd<Real>::lanes / 2; half > 0; half /= 2)
+#pragma GCC unroll 8
+        for (int lane = 0; lane < half; ++lane) part[lane] += part[lane + half];
+    return part[0];
+}
+#if defined(__AVX512F__)
+template <>
+inline __attribute__((always_inline)) float lane_sum<float>(FloatVector value) {
+    return _mm512_reduce_add_ps((__m512)value);
+}
+template <>
+inline __attribute__((always_inline)) double lane_sum<double>(DoubleVector value) {
+    return _mm512_reduce_add_pd((__m512d)value);
+}
+#endif
+
 // 16-bit floats are kept as their bits
 struct Half {
     uint16_t bits;

@@ -10,8 +10,8 @@ ORACLE_APART void empty_sums(const Shape<Real>& shape, Memory<Real>& memory, int
     memory.pending[tile] = 0;
     if (memory.total == nullptr) return;
     for (int64_t p = 0; p < shape.panels; ++p) {
-        const int64_t first = tile * Tile<Real>::queries, at = shape.offset(p, first);
-        for (int64_t d = 0; d < std::min<int64_t>(Tile<Real>::queries, shape.batch - first) * shape.width; ++d) {
+        const int64_t first = tile * shape.of_tile, at = shape.offset(p, first);
+        for (int64_t d = 0; d < std::min<int64_t>(shape.of_tile, shape.batch - first) * shape.width; ++d) {
             memory.total[at + d] += static_cast<double>(memory.sums[at + d]);
             memory.sums[at + d] = 0;
         }

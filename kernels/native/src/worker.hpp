@@ -153,7 +153,8 @@ class Worker {
         if constexpr (std::is_same<Real, float>::value && sizeof(Stored) == 1) {
             if (shared_.digits != nullptr && fits_digits(shape_.dim)) {
                 for (int b = 0; b < BATCH; ++b)
-                    score_digits(rows, block.count, shape_.dim, shared_.in_digits[b], memory_.logits + b, W);
+                    score_digits(rows, block.count, shape_.dim, shared_.in_digits[b],
+                                 memory_.logits + b * shape_.rows());
                 return;
             }
         }
@@ -164,13 +165,14 @@ class Worker {
     template <int BATCH>
     void few_of(const Stored* rows, const Block& block) {
         score_few_of<BATCH>(rows, block);
-        soften(block);
-        if (!problem_.wants_mean) return;
-        static_assert(BATCH <= Q, "few queries are those of one tile");
-        if (memory_.count[0] == 0) return;
-        weigh_few<Real, Stored, BATCH>(rows, memory_.index, memory_.packed, memory_.count[0], shape_, centre_,
-                                       memory_.sums);
-        count_pending(0);
+        for (int64_t b = 0; b < BATCH; ++b) {
+            RowSoftmax<Real>(problem_, shape_, memory_, b).add(block);
+            const int64_t count = memory_.count[b], list = b * shape_.block;
+            if (!problem_.wants_mean || count == 0) continue;
+            weigh_few(rows, memory_.index + list, memory_.packed + list, count, shape_, centre_,
+                      memory_.sums + shape_.offset(0, b));
+            count_pending(b);
+        }
     }
 };
 
