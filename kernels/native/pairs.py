@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from ...base.arrays import Int64, Tensor
+from ...base.file_rows import FileRows
 from ..common import rescore
 from ..common.rescore import Pairs
 from ..common.rows import Query, Rows
 from ..common.state import PosteriorState, Wanted
 from .views import Digits, ListsView, QueriesView, RowsView, StatesView, called, readable, writable
+
+# bytes of rows in files that are read for one list; longer ones are read bit by bit
+GATHERED_BYTES = 256 << 20
 
 
 def pairs_state(rows: Rows, query: Query, pairs: Pairs, wanted: Wanted) -> PosteriorState:
@@ -18,6 +24,8 @@ def pairs_state(rows: Rows, query: Query, pairs: Pairs, wanted: Wanted) -> Poste
     rows, query: the samples and B queries. wanted: of the states. Logits are in twice the digits where the gaps
     between them ask for it. Costs one read of P rows, a second of those with weight for the mean, 32 bytes a pair.
     """
+    if isinstance(rows.stored, FileRows) and len(pairs):
+        return _gathered(rows, query, pairs, wanted)
     if not readable(rows):
         return rescore.pairs_state(rows, query, pairs, wanted)
     state = writable(PosteriorState.empty(len(query), rows.dim, wanted.top_k, rows.device))
@@ -26,6 +34,18 @@ def pairs_state(rows: Rows, query: Query, pairs: Pairs, wanted: Wanted) -> Poste
         views = RowsView.of(rows), QueriesView(query), Digits(wanted.mergeable), ListsView(first, row)
         called("oracle_weigh_pairs", *views, StatesView(state, wanted))
     return state
+
+
+def _gathered(rows: Rows, query: Query, pairs: Pairs, wanted: Wanted) -> PosteriorState:
+    """Return what :func:`pairs_state` does of rows that stay in files: those that are named are read once."""
+    chosen, place = pairs.row.unique(return_inverse=True)
+    if len(chosen) * rows.dim * rows.stored.element_size() > GATHERED_BYTES:
+        return rescore.pairs_state(rows, query, pairs, wanted)
+    weights = None if rows.log_weights is None else rows.log_weights[chosen]
+    stored, half_norms = rows.stored.index_select(0, chosen), rows.half_norms[chosen]
+    some = replace(rows, stored=stored, half_norms=half_norms, log_weights=weights)
+    state = pairs_state(some, query, replace(pairs, row=place), wanted)
+    return replace(state, top_rows=torch.where(state.top_rows < 0, -1, chosen[state.top_rows.clamp_min(0)]))
 
 
 def lists_of(pairs: Pairs, batch: int) -> tuple[Int64[Tensor, "C"], Int64[Tensor, "P"]]:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from oracle_engine import Guidance, OracleDataset, OracleEngine, TopK, load_dataset, path_sample, posterior_draw
 from oracle_engine.base.file_rows import FileRows
+from oracle_engine.kernels import Pairs, Wanted, pairs_state
 
 COUNT, DIM, BATCH, CLASSES = 400, 64, 8, 5
 TIMES = torch.tensor([0.02, 0.3, 0.6, 0.9], dtype=torch.float64).repeat(BATCH // 4)
@@ -99,6 +100,17 @@ def test_derivatives_draws_and_other_routes_answer_too(
     assert bool((few.omitted_mass < 1).all())
     draws = [posterior_draw(OracleEngine(data), x, TIMES, generator=torch.Generator().manual_seed(1)) for data in pair]
     assert torch.equal(draws[0], draws[1])
+
+
+def test_named_samples_are_scored_as_in_memory(
+    pair: tuple[OracleDataset, OracleDataset], generator: torch.Generator
+) -> None:
+    x, wanted = queries(pair[1], generator), Wanted(moments=True, top_k=5)
+    request = OracleEngine(pair[1]).request_builder.request(x, TIMES)
+    row = torch.randint(COUNT, (90,), generator=generator).unique()
+    pairs = Pairs((torch.arange(len(row)) % BATCH).sort().values, row, torch.zeros(len(row), dtype=torch.float64))
+    found = [pairs_state(data.rows, request.query(data), pairs, wanted) for data in pair]
+    assert all(torch.equal(getattr(found[0], name), getattr(found[1], name)) for name in ("lse", "mean", "top_rows"))
 
 
 def test_a_data_set_in_files_is_saved_and_moved_as_any_other(
