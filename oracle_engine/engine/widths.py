@@ -12,7 +12,7 @@ from ..base.errors import invalid
 def check_point_std(point_std: float | Tensor) -> None:
     """Check that `point_std` is one width, in value space, for all samples; raises InputError for anything else."""
     if isinstance(point_std, Tensor) and point_std.numel() != 1:
-        remedy = "pass the root of its mean square, or draw a few latents of each posterior and store those"
+        remedy = "use oracle_engine.PointGaussians, or pass the root of its mean square"
         found = f"a tensor of shape {list(point_std.shape)}, which gives every sample a kernel of its own"
         raise invalid("point_std", "must be one width for all samples", found, remedy)
     if not 0.0 <= point_std < math.inf:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -117,12 +117,11 @@ class RequestBuilder:
             return distance
         if len(known) == 0:
             return request.times[known]
-        rows = self.data.rows
+        # a sample that weighs nothing can be a source too, and a wrong one
+        rows = replace(self.data.rows, log_weights=None)
         pairs = Pairs(known, request.source[known], torch.zeros_like(request.times[known]))
         # the logit of a sample is its squared distance over the variance
         logit = pairs_state(rows, request.query(self.data), pairs, Wanted(mean=False)).lse[known]
-        if rows.log_weights is not None:
-            logit = logit - rows.log_weights[pairs.row]
         scaled: Tensor = request.variance[known].sqrt() * (-2.0 * logit).clamp_min(0.0).sqrt()
         return scaled
 

@@ -95,6 +95,17 @@ def test_a_weightless_source_is_not_the_answer(generator: torch.Generator) -> No
     assert_rows_close(p.mean, OracleEngine(data, mode="exact").denoiser(x, 0.98), "tolerance of a search")
 
 
+def test_a_wrong_source_without_weight_is_refused(generator: torch.Generator) -> None:
+    made = make_data(generator, family=normal)
+    weights = torch.ones(len(made)).double()
+    weights[1] = 0.0
+    engine = OracleEngine(OracleDataset(made[:], weights=weights))
+    x = late_queries(made, torch.arange(2), 0.98, generator)
+    assert bool(engine.velocity(x, 0.98, source=torch.arange(2)).isfinite().all())
+    with pytest.raises(InputError, match=r"^`source` must be the index of the sample .* in query 0, "):
+        engine.velocity(x, 0.98, source=torch.tensor([1, 1]))
+
+
 @pytest.mark.parametrize("mode", ["auto", "exact", "top_k"])
 def test_a_wrong_source_is_refused(generator: torch.Generator, mode: str) -> None:
     data = make_data(generator, family=normal)
