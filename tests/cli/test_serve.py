@@ -106,7 +106,7 @@ def test_what_cannot_be_served_is_refused(capsys: pytest.CaptureFixture[str], op
 @pytest.mark.parametrize(
     ("module", "again", "package"),
     [
-        ("starlette", "app", "starlette"),
+        ("starlette.applications", "app", "starlette"),
         ("prometheus_client", "metrics", "prometheus-client"),
         ("uvicorn", "process", "uvicorn"),
     ],
