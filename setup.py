@@ -95,6 +95,7 @@ DEMO = ["scikit-learn>=1.4", "pillow>=10", *CLI, *PLOT]
 # starlette before 1.0.1 is open to CVE-2026-48710
 SERVE = ["starlette>=1.0.1", "uvicorn>=0.30", "prometheus-client>=0.20", "httpx>=0.27"]
 SERVE_FAST = ["uvloop>=0.19; platform_system != 'Windows'", "httptools>=0.6"]
+RAY = ["ray>=2.40"]
 BENCH = ["pytest>=8.2", "pytest-benchmark>=4", "pykeops>=2.2; platform_system != 'Windows'"]
 # libraries that the adapters are tested with; flow_matching needs tqdm but does not declare it
 PEERS = ["flow_matching>=1.0.10", "torchdiffeq>=0.2.5", "tqdm>=4.60"]
@@ -150,6 +151,8 @@ setup(
         "plot": PLOT,
         "serve": SERVE,
         "serve-fast": [*SERVE, *SERVE_FAST],
+        # jobs on a cluster; not among what the tests need, it is as large as all of that
+        "ray": RAY,
         "bench": BENCH,
         "test": TEST,
         "demo": DEMO,

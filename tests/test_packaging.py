@@ -15,7 +15,7 @@ import oracle_engine.kernels
 ROOT = Path(__file__).resolve().parent.parent
 
 OPTIONAL = ["triton", "faiss", "matplotlib", "sklearn", "PIL", "rich", "safetensors", "starlette", "uvicorn"]
-OPTIONAL += ["prometheus_client", "httpx"]
+OPTIONAL += ["prometheus_client", "httpx", "ray"]
 SERVED = ["torchcfm", "flow_matching", "torchdiffeq", "diffusers", "smalldiffusion", "accelerate", "tqdm"]
 
 # what torch brings is not ours; what remains is this package, jaxtyping and a little of the standard library

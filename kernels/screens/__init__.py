@@ -1,7 +1,7 @@
 """Screens: short copies of rows whose products bound every logit from above, so that few rows need to be rescored.
 
-A :class:`.screen.Screen` has kinds (:mod:`.pca`, :mod:`.int8`, :mod:`.exact8`), of which :mod:`.choose` takes the one
-that saves most, and measures from which SNR on. What is known of the queries narrows their coefficients
+A :class:`.screen.Screen` has kinds (:mod:`.pca`, :mod:`.pca8`, :mod:`.int8`, :mod:`.exact8`), of which :mod:`.choose`
+takes the one that saves most, and measures from which SNR on. What is known of the queries narrows their coefficients
 (:mod:`.query_bounds`, :mod:`.shared_products`) and so the :mod:`.upper_bounds`; a :mod:`.cascade` over the levels of a
 screen finds the :mod:`.shortlist` of rows that matter. :mod:`.nearest` bounds distances, and :mod:`.importance` draws
 from a screen what a budget cannot rescore.
@@ -15,6 +15,7 @@ from .importance import Sampled, sampled_state
 from .int8 import CodeScreen
 from .nearest import DistanceVectors, extended_distances, nearest_distances, source_log_omitted
 from .pca import PrincipalScreen, default_widths
+from .pca8 import LeadingCodeScreen
 from .query_bounds import BOUND_FAILURE, Knowledge, SideInformation, Source
 from .screen import Screen
 from .shared_products import SharedProducts
@@ -30,6 +31,7 @@ __all__ = [
     "DistanceVectors",
     "FixedAllowance",
     "Knowledge",
+    "LeadingCodeScreen",
     "PrincipalScreen",
     "Sampled",
     "Screen",

@@ -24,7 +24,7 @@ from .tiles import Remaining, TileBounds, tile_bounds
 from .upper_bounds import UpperLogits
 
 # rows with the largest upper logits, rescored first: they bound the partition function from below
-FIRST_ROWS = 8
+FIRST_ROWS = 4
 
 # floor of queries without a row that counts: finite, so that differences of infinities do not arise
 LOWEST_FLOOR = -1e38
@@ -47,7 +47,7 @@ def screened(
     """
     search = _Search(upper, allowance, limit)
     if entry is None:
-        entry = torch.zeros_like(upper.query_bound.knowledge)
+        entry = torch.zeros(len(upper), dtype=torch.int64, device=upper.work.rows.device)
     parts: list[tuple[Int64[Tensor, "b"], Shortlist]] = []
     with ieee_products(upper.work.rows.device.type):
         for level in range(len(upper.screen.widths)):
@@ -118,17 +118,17 @@ class _Search:
         """Return how many tiles and how many rows of a query may be looked at: the limit, where there is one.
 
         Else as many as cost less than the next level, or half of a dense scan. count: tiles that may matter to each
-        query. A scan left for few queries costs more for each of them.
+        query. Either costs more for each query where it is left for few of them.
         """
         if self.limit is not None:
             return self.limit, self.limit
         costs, rows = self.upper.screen.costs, len(self.upper.work.span)
         if level + 1 < len(costs.levels):
-            budget = rows * costs.levels[level + 1]
+            each, start = costs.queries[level + 1] + rows * costs.levels[level + 1], costs.call
         else:
-            base = 0.5 * rows * costs.scan
-            left = max(1, int((count > max(FIRST_ROWS, base / costs.tile)).sum()))
-            budget = base + 0.5 * rows * costs.scan_start / left
+            each, start = 0.5 * rows * costs.scan, 0.5 * rows * costs.scan_start
+        left = max(1, int((count > max(FIRST_ROWS, each / costs.tile)).sum()))
+        budget = each + start / left
         return max(FIRST_ROWS, int(budget / costs.tile)), max(FIRST_ROWS, int(budget / costs.row))
 
 
@@ -196,7 +196,7 @@ def _cascade(search: _Search, level: int) -> Shortlist:
 def _evaluate_level(search: _Search, level: int, remaining: Remaining) -> _Level:
     """Return what this level tells of the queries of `search` from the rows in `remaining`."""
     work = search.upper.work
-    bounds = tile_bounds(search.upper, level, remaining)
+    bounds = tile_bounds(search.upper.for_level(level), level, remaining)
     first = pairs_state(work.rows, work.query, bounds.promising(FIRST_ROWS), Wanted())
     log_partition = first.lse - query_term(work.query)
     floor = log_partition + (search.allowance(first).clamp_min(1e-300) / len(work.span)).log()

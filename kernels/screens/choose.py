@@ -17,12 +17,13 @@ from .exact8 import STORED_DTYPES, stored_screen
 from .int8 import code_screen
 from .int8_products import given_or_timed, relative_cost
 from .pca import default_widths, principal_screen
+from .pca8 import FEWEST_CODES, LEADING, SHARES, code_widths, leading_code_screen
 from .query_bounds import Knowledge
 from .screen import Screen
 from .timed_costs import timed_costs
 from .trials import TRIALS, Trials
 
-SCREEN_KINDS = ("pca", "int8", "exact8")
+SCREEN_KINDS = ("pca", "pca8", "int8", "exact8")
 
 # rows that the kinds compete on, in values, and at least: 256 MB in float32
 SAMPLE_VALUES, LEAST_SAMPLE = 1 << 26, 2048
@@ -57,6 +58,8 @@ def refusal(kind: str, rows: Rows) -> str | None:
     """Return why `rows` cannot have a screen of this `kind`, one of SCREEN_KINDS, in words, or None."""
     if kind == "pca" and not default_widths(rows):
         return "needs at least 48 values a sample and a few dozen samples"
+    if kind == "pca8" and not code_widths(rows):
+        return f"needs at least {SHARES[-1] * (LEADING + FEWEST_CODES)} values a sample and a few dozen samples"
     if kind == "exact8" and rows.stored.dtype not in STORED_DTYPES:
         return f"needs 8-bit storage, not {str(rows.stored.dtype).removeprefix('torch.')}"
     return None
@@ -74,6 +77,8 @@ def build_kind(
     progress = _part(steps, "projecting")
     if kind == "pca":
         screen: Screen = principal_screen(rows, default_widths(rows), progress=progress)
+    elif kind == "pca8":
+        screen = leading_code_screen(rows, code_widths(rows), progress=progress, product_cost=product_cost)
     elif kind == "int8":
         screen = code_screen(rows, progress, product_cost=product_cost)
     else:
@@ -127,12 +132,13 @@ def measured(rows: Rows, screen: Screen, seed: int = 0, progress: Progress | Non
 
 def _idle(kind: str, rows: Rows, product_cost: float | None) -> str | None:
     """Return why a kind need not be tried, or None."""
-    if kind == "pca":
+    if kind == "pca" or (kind == "pca8" and refusal(kind, rows) is not None):
         return refusal(kind, rows)
     eight = rows.stored.dtype in STORED_DTYPES
-    if eight != (kind == "exact8"):
+    if kind != "pca8" and eight != (kind == "exact8"):
         return "is for 8-bit storage" if kind == "exact8" else "would copy what is 8-bit already"
-    cost = relative_cost(given_or_timed(product_cost, rows.device, 1 if eight else 2), rows.dim)
+    width = code_widths(rows)[0] - LEADING if kind == "pca8" else rows.dim
+    cost = relative_cost(given_or_timed(product_cost, rows.device, 2 if kind == "int8" else 1), width)
     return None if cost < WORTHWHILE_COST else "costs what a scan does: no quicker 8-bit products here"
 
 

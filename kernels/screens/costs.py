@@ -13,16 +13,16 @@ ROW_OPERATIONS, TILE_OPERATIONS = 10.0, 7.0
 class SearchCosts:
     """Nanoseconds, or whatever unit all of them share.
 
-    A scan of b queries over n rows costs n (scan_start + b scan). A search of them costs call + b query beside its
-    rows, n b levels[l] at each level it takes, `tile` for each tile that turns out to be open, and `row` for each row
-    that is scored again.
+    A scan of b queries over n rows costs n (scan_start + b scan). A search of them costs at each level l that it takes
+    call + b queries[l] beside its rows, n b levels[l] for these, `tile` for each tile that turns out to be open, and
+    `row` for each row that is scored again.
     """
 
     scan_start: float
     scan: float
     levels: tuple[float, ...]
     call: float
-    query: float
+    queries: tuple[float, ...]
     tile: float
     row: float
 
@@ -32,7 +32,8 @@ class SearchCosts:
 
         dim: values of a row. levels: coordinates that cost as much as the product with each level.
         """
-        return cls(0.0, float(dim), tuple(map(float, levels)), 0.0, 0.0, TILE_OPERATIONS * dim, ROW_OPERATIONS * dim)
+        free = (0.0,) * len(levels)
+        return cls(0.0, float(dim), tuple(map(float, levels)), 0.0, free, TILE_OPERATIONS * dim, ROW_OPERATIONS * dim)
 
     def saved(self, entering: Sequence[int], rows: int, *, everyone: bool) -> float:
         """Return what a search saves of a scan where its queries are certified at the level that they enter at.
@@ -40,9 +41,12 @@ class SearchCosts:
         entering: how many queries enter at each level. rows: how many are searched. everyone: whether no query is left
         for a scan.
         """
-        products = sum(count * (self.scan - level) for count, level in zip(entering, self.levels, strict=True))
-        start = self.scan_start if everyone else 0.0
-        return rows * (products + start) - sum(entering) * self.query - self.call
+        scans = rows * (sum(entering) * self.scan + (self.scan_start if everyone else 0.0))
+        return scans - sum(self.searched(level, rows, count) for level, count in enumerate(entering) if count)
+
+    def searched(self, level: int, rows: int, batch: int) -> float:
+        """Return what a level costs for `batch` queries over so many `rows`, but for open tiles and what follows."""
+        return self.call + batch * (self.queries[level] + rows * self.levels[level])
 
     def share(self, level: int, rows: int, beside: float, batch: int) -> float:
         """Return what a search of `batch` queries costs at a level, relative to a scan of them.
@@ -50,12 +54,11 @@ class SearchCosts:
         level: of the screen, the cheapest is 0. rows: how many are searched. beside: what open tiles and rows cost, for
         each query and row.
         """
-        whole = self.query + self.call / batch
-        return (self.levels[level] + beside + whole / rows) / (self.scan + self.scan_start / batch)
+        return (self.searched(level, rows, batch) / (rows * batch) + beside) / (self.scan + self.scan_start / batch)
 
     def __str__(self) -> str:
-        levels = ", ".join(f"{level:.3g}" for level in self.levels)
+        levels, queries = (", ".join(f"{one:.3g}" for one in part) for part in (self.levels, self.queries))
         return (
-            f"{self.scan:.3g} ns a row and query to scan, {levels} at the levels, {self.row:.3g} to score a row again; "
-            f"{self.query / 1e3:.3g} us a query and {self.call / 1e3:.3g} us a call beside"
+            f"{self.scan:.3g} ns a row and query to scan, {levels} at the levels; beside that {queries} ns a query, "
+            f"{self.call:.3g} ns a call, {self.row:.3g} ns to score a row again"
         )

@@ -55,7 +55,7 @@ class StoredScreen(EightBitScreen):
         """
         return replace(self, count=len(rows))
 
-    def _projected(self, rows: Rows, query: Query, point: Float64[Tensor, "B D"]) -> Projected:
+    def _projected(self, rows: Rows, query: Query, point: Float64[Tensor, "B D"], level: int) -> Projected:
         # an operand is a stored row, less 128 where uint8 is read as int8: its centred part and its centre
         origin = rows.centre - (BASE if rows.stored.dtype == torch.uint8 else 0)
         operand = rows.radius + max(float(origin.norm()), float(rows.centre.norm()))

@@ -115,14 +115,14 @@ class CodeScreen(EightBitScreen):
                 progress(done, len(rows) - len(kept))
         return replace(self, codes=codes, features=features, radius=radius)
 
-    def _projected(self, rows: Rows, query: Query, point: Float64[Tensor, "B D"]) -> Projected:
+    def _projected(self, rows: Rows, query: Query, point: Float64[Tensor, "B D"], level: int) -> Projected:
         terms = self.dim + self.features.shape[1]
         # a decoded row is at most twice as long as the row, and its bounds add once more
         rounding = product_rounding(rows, query, point, terms=terms, radius=3.0 * rows.radius)
         projection, rounding = self._factors(point * self.scale, rounding, self.radius)
         return Projected(projection, _block_norms(point), rounding)
 
-    def _source_residual(self, rows: Rows, query: Query, source: Source) -> SourceResidual:
+    def _source_residual(self, rows: Rows, query: Query, source: Source, level: int) -> SourceResidual:
         # residuals of other rows are not orthogonal to the source: all of it counts
         whole = rows.gather(source.row.clamp_min(0)) - rows.centre
         typical = self.features[:TYPICAL_ROWS].double().mean(0)

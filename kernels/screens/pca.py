@@ -86,15 +86,15 @@ class PrincipalScreen(Screen):
                 progress(done, len(rows) - len(kept))
         return replace(self, features=features)
 
-    def _projected(self, rows: Rows, query: Query, point: Float64[Tensor, "B D"]) -> Projected:
+    def _projected(self, rows: Rows, query: Query, point: Float64[Tensor, "B D"], level: int) -> Projected:
         # sums in float32 are a walk like those of the products with rows, which they add to
         projection = (point.float() @ self._narrow_basis).double()
-        rest = _residual_norm(point, projection, projection_error(rows.dim))
+        rest = residual_norm(point, projection, projection_error(rows.dim))
         norms = torch.cat([block_norms(projection, block_edges(self.widths)), rest[:, None]], dim=1)
         terms = max(part.shape[1] for part in self.features) + 4 * self.widths[-1] + 4 * rows.dim
         return Projected(projection, norms, product_rounding(rows, query, point, terms=terms, radius=2.0 * rows.radius))
 
-    def _source_residual(self, rows: Rows, query: Query, source: Source) -> SourceResidual:
+    def _source_residual(self, rows: Rows, query: Query, source: Source, level: int) -> SourceResidual:
         # the first level has the norms of all blocks: they stand between the coordinates and the norm of all of it
         first, count = self.widths[0], len(block_edges(self.widths))
         own = self.features[0].index_select(0, source.row.clamp_min(0))[:, first : first + count].double()
@@ -259,25 +259,34 @@ def _features(
     """Return the features of a level of this width, less the logs of weights, as columns."""
     beyond = edges[edges.index(width) :]
     error = projection_error(edges[-1])
-    rest = _norm_beyond(half_norms, coordinates, error)
+    rest = norm_beyond(half_norms, coordinates, error)
     return [
         coordinates[:, :width],
         block_norms(coordinates, beyond) * UPWARD,
         rest[:, None],
-        _norm_beyond(half_norms, coordinates[:, :width], error)[:, None],
+        norm_beyond(half_norms, coordinates[:, :width], error)[:, None],
         half_norms.float()[:, None],
     ]
 
 
-def _norm_beyond(half_norms: Float64[Tensor, "n"], kept: Float[Tensor, "n m"], error: float) -> Float[Tensor, "n"]:
+def norm_beyond(half_norms: Float64[Tensor, "n"], kept: Float[Tensor, "n m"], error: float) -> Float[Tensor, "n"]:
+    """Return the norms of rows beyond the coordinates `kept` of them, [n], rounded up.
+
+    half_norms: |z|^2 / 2 of the rows. error: of coordinates relative to |z|, see :func:`projection_error`.
+    """
     # |z|^2 - |c|^2, and what rounding of c may hide
     square = 2.0 * half_norms * (1.0 + 4.0 * error) - kept.double().square().sum(1)
     return (square.clamp_min(0.0).sqrt() * UPWARD).float()
 
 
-def _residual_norm(
+def residual_norm(
     point: Float64[Tensor, "B D"], projection: Float64[Tensor, "B M"], error: float
 ) -> Float64[Tensor, "B"]:
+    """Return the norms of queries beyond their coordinates, [B].
+
+    point: [B, D] float64. projection: its coordinates, [B, M]. error: of these, relative to |y|.
+    """
     # what cancels here is lost below the rounding of the projection, relative to |y|^2, which is added
-    square: Tensor = point.square().sum(1) * (1.0 + 2.0 * error) - projection.square().sum(1)
+    norm: Tensor = torch.linalg.vector_norm(point, dim=1)
+    square = norm.square() * (1.0 + 2.0 * error) - projection.square().sum(1)
     return square.clamp_min(0.0).sqrt()

@@ -52,6 +52,8 @@ class Screen(ABC):
     # whether the shared products of a trajectory, and known sources, narrow its bounds
     uses_shared_products: ClassVar[bool] = True
     uses_sources: ClassVar[bool] = True
+    # whether the coefficients of queries are those of one level, rather than of all
+    bounds_by_level: ClassVar[bool] = False
     thresholds: Thresholds
     dim: int
     widths: tuple[int, ...]
@@ -99,28 +101,29 @@ class Screen(ABC):
             return nothing
         return nothing.masked_fill_(side.source.row >= 0, Knowledge.SOURCE)
 
-    def query_bound(self, rows: Rows, query: Query, side: SideInformation) -> QueryBound:
+    def query_bound(self, rows: Rows, query: Query, side: SideInformation, level: int = 0) -> QueryBound:
         """Return the coefficients of a batch of queries.
 
         rows: the data. query: the batch. side: what is known of it; what cannot narrow the bounds of this screen is
-        ignored. Costs a product of the batch with the basis of the screen.
+        ignored. level: of the screen, which counts where it `bounds_by_level`. Costs a product of the batch with the
+        basis of the screen.
         """
         shared_products, source = side.shared_products, side.source
         if shared_products is not None and self.uses_shared_products:
             share, point = shared_products.split(query.point)
-            projected = self._projected(rows, query, point)
+            projected = self._projected(rows, query, point, level)
             rounding = projected.rounding + shared_rounding(rows, shared_products, share)
             return make_query_bound(rows, query, replace(projected, rounding=rounding), share)
-        query_bound = make_query_bound(rows, query, self._projected(rows, query, query.point))
-        residual = None if source is None else self._source_residual(rows, query, source)
+        query_bound = make_query_bound(rows, query, self._projected(rows, query, query.point, level))
+        residual = None if source is None else self._source_residual(rows, query, source, level)
         return query_bound if source is None or residual is None else with_source(query_bound, query, source, residual)
 
     @abstractmethod
-    def _projected(self, rows: Rows, query: Query, point: Float64[Tensor, "B D"]) -> Projected:
-        """Return what the screen sees of `point`, the points of `query` or what is left of them."""
+    def _projected(self, rows: Rows, query: Query, point: Float64[Tensor, "B D"], level: int) -> Projected:
+        """Return what a level of the screen sees of `point`, the points of `query` or what is left of them."""
 
-    def _source_residual(self, rows: Rows, query: Query, source: Source) -> SourceResidual | None:
-        """Return what bounds products with the residuals of rows; None where rows have none."""
+    def _source_residual(self, rows: Rows, query: Query, source: Source, level: int) -> SourceResidual | None:
+        """Return what bounds products with the residuals of rows at a level; None where rows have none."""
         return None
 
     @abstractmethod

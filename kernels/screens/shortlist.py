@@ -117,6 +117,7 @@ def strongest(upper: UpperLogits, count: int) -> Shortlist:
     upper: upper logits of the batch. count: how many rows of each query.
     Costs one product at the widest level; memory as in :func:`screened`.
     """
+    upper = upper.for_level(len(upper.screen.widths) - 1)
     with ieee_products(upper.work.rows.device.type):
         chunks = torch.arange(len(upper), device=upper.work.rows.device).split(upper.chunk)
         parts = [(index, _strongest(upper, index, count)) for index in chunks]

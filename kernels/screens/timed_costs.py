@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -14,6 +14,7 @@ from ..common.matmul import ieee_products
 from ..common.rescore import Pairs
 from ..common.rows import Rows, Span
 from ..common.state import Wanted
+from ..common.work import Work
 from ..native.pairs import pairs_state
 from ..native.scan import native_state
 from .cascade import FIRST_ROWS, LOWEST_FLOOR, screened
@@ -34,8 +35,8 @@ RUNS = 5
 # values of the rows that are timed, and how many rows at least: 128 MB in float32
 TIMED_VALUES, LEAST_ROWS = 1 << 25, 2048
 
-# queries of a small batch, beside which a large one tells what each query costs
-FEW = 16
+# queries of a small batch, beside which a large one tells what each query costs: a query alone reads all rows
+FEW = 1
 
 # alpha^2 / sigma^2 of the queries in units of the variance: late, where few rows have weight
 LATE = 100.0
@@ -72,14 +73,14 @@ def timed_costs(rows: Rows, screen: Screen, watch: Stopwatch | None = None) -> S
     with ieee_products(rows.device.type):
         count = len(bench.upper.work.span)
         scan_start, scan = bench.line(bench.scan)
-        call, query = bench.line(bench.search)
-        levels = [bench.watch(partial(bench.level, level)) for level in range(len(screen.widths))]
+        searches = [bench.line(partial(bench.search, level)) for level in range(len(screen.widths))]
+        levels = [bench.level(level) for level in range(len(screen.widths))]
         return SearchCosts(
             scan_start=scan_start / count,
             scan=max(scan / count, LEAST_COST),
-            levels=tuple(max(level / (TRIALS * count), LEAST_COST) for level in levels),
-            call=call,
-            query=query,
+            levels=tuple(max(level, LEAST_COST) for level in levels),
+            call=min(call for call, _ in searches),
+            queries=tuple(query for _, query in searches),
             tile=max(bench.tile(), LEAST_COST),
             row=max(bench.row(), LEAST_COST),
         )
@@ -111,26 +112,37 @@ class _Bench:
         """Scan the rows for the queries of `upper`."""
         return native_state(upper.work)
 
-    def search(self, upper: UpperLogits) -> object:
-        """Search so few rows for the queries of `upper` that only what they cost beside their rows counts."""
-        work = upper.work
-        start, stop = work.span.start, min(work.span.stop, work.span.start + FIRST_ROWS)
-        part = UpperLogits.of(type(work)(work.rows, work.query, Span(start, stop)), upper.screen, SideInformation())
-        return screened(part, FixedAllowance(1e-6), limit=FIRST_ROWS)
+    @property
+    def short(self) -> Work:
+        """The queries and so few rows that only what they cost beside their rows counts."""
+        work = self.upper.work
+        return Work(work.rows, work.query, Span(work.span.start, min(work.span.stop, work.span.start + FIRST_ROWS)))
 
-    def level(self, level: int) -> object:
-        """Bound all rows by this level."""
-        device = self.upper.work.rows.device
-        return tile_bounds(self.upper, level, Remaining.everything(len(self.upper), device))
+    def search(self, level: int, upper: UpperLogits) -> object:
+        """Search a few rows for the queries of `upper` from this level on."""
+        work = Work(upper.work.rows, upper.work.query, self.short.span)
+        entry = torch.full_like(work.query.alpha, level, dtype=torch.int64)
+        part = UpperLogits.of(work, upper.screen, SideInformation(), level)
+        return screened(part, FixedAllowance(1e-6), entry=entry, limit=FIRST_ROWS)
+
+    def level(self, level: int) -> float:
+        """Return what it costs to bound a row by this level for a query, whose coefficients are known before."""
+        upper = self.upper.for_level(level)
+        bound, everything = upper.query_bound, Remaining.everything(len(upper), upper.work.rows.device)
+        taken = []
+        for work in (upper.work, self.short):
+            part = replace(upper, work=work)
+            vars(part)["query_bound"] = bound
+            taken.append(self.watch(partial(tile_bounds, part, level, everything)))
+        return (taken[0] - taken[1]) / (TRIALS * max(1, len(upper.work.span) - len(self.short.span)))
 
     def tile(self) -> float:
-        """Return what it costs to look into a tile that is open."""
-        one = self.upper.take(torch.zeros(1, dtype=torch.int64, device=self.upper.work.rows.device))
-        values = one.at(0)[: len(one.work.span), 0]
-        tiles = tile_bounds(one, 0, Remaining.everything(1, values.device))
-        floor = values.topk(max(1, int(OPEN_SHARE * len(values)))).values[-1:]
-        floor, none = floor.clamp_min(LOWEST_FLOOR), torch.full_like(floor, torch.inf)
-        index = torch.zeros(1, dtype=torch.int64, device=values.device)
+        """Return what it costs to look into a tile that is open, where many queries have some."""
+        upper, device = self.upper.for_level(0), self.upper.work.rows.device
+        values = upper.at(0)[: len(upper.work.span)]
+        tiles = tile_bounds(upper, 0, Remaining.everything(len(upper), device))
+        floor = values.topk(max(1, int(OPEN_SHARE * len(values))), dim=0).values[-1].clamp_min(LOWEST_FLOOR)
+        none, index = torch.full_like(floor, torch.inf), torch.arange(len(upper), device=device)
         count = max(1, int(tiles.open_tiles(floor).sum()))
         some, least = (self.watch(partial(_looked, tiles, at, index)) for at in (floor, none))
         return (some - least) / count
@@ -153,7 +165,7 @@ class _Bench:
         return pairs_state(work.rows, work.query, pairs, Wanted())
 
 
-def _looked(tiles: TileBounds, floor: Float[Tensor, "1"], index: Int64[Tensor, "1"]) -> object:
-    """Look into the tiles of one query that reach a floor."""
+def _looked(tiles: TileBounds, floor: Float[Tensor, "B"], index: Int64[Tensor, "B"]) -> object:
+    """Look into the tiles of queries that reach their floors."""
     tiles.open_tiles(floor)
     return tiles.above(floor, index)

@@ -17,7 +17,7 @@ from .shared_products import SharedProducts
 from .upper_bounds import UpperLogits
 
 # queries of a trial: a multiple of the lanes that products are taken in
-TRIALS = 48
+TRIALS = 64
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 
@@ -30,31 +31,49 @@ CHUNK_QUERIES = 32
 class UpperLogits:
     """Upper logits of a batch of queries over a span, up to -|q|^2 / 2 sigma^2, which all rows of a query share.
 
-    work: the queries, the rows and their span. screen: of the rows. query_bound: coefficients of the queries.
-    shared_products: of the trajectories of the queries, or None.
+    work: the queries, the rows and their span. screen: of the rows. side: what is known of the queries.
+    level: that the coefficients of the queries are of, where the screen has others for each.
     """
 
     work: Work
     screen: Screen
-    query_bound: QueryBound
-    shared_products: SharedProducts | None
+    side: SideInformation
+    level: int = 0
 
     @classmethod
-    def of(cls, work: Work, screen: Screen, side: SideInformation) -> UpperLogits:
+    def of(cls, work: Work, screen: Screen, side: SideInformation, level: int = 0) -> UpperLogits:
         """Return what gives the upper logits of the queries of `work`.
 
         work: queries, rows and their span. screen: of the rows. side: what is known of the queries, which narrows the
-        bounds. Costs a product of the queries with the basis of the screen.
+        bounds. level: that is asked for first.
         """
-        return cls(work, screen, screen.query_bound(work.rows, work.query, side), side.shared_products)
+        return cls(work, screen, side, level)
 
     def __len__(self) -> int:
         return len(self.work.query)
 
+    @cached_property
+    def query_bound(self) -> QueryBound:
+        """Coefficients of the queries; they cost a product of the queries with the basis of the screen."""
+        return self.screen.query_bound(self.work.rows, self.work.query, self.side, self.level)
+
+    @property
+    def shared_products(self) -> SharedProducts | None:
+        """Those of the trajectories of the queries, or None."""
+        return self.side.shared_products
+
     def take(self, index: Int64[Tensor, "b"]) -> UpperLogits:
         """Return the upper logits of the queries in `index`, [b] int64."""
-        shared_products = None if self.shared_products is None else self.shared_products.take(index)
-        return UpperLogits(self.work.take(index), self.screen, self.query_bound.take(index), shared_products)
+        part = UpperLogits(self.work.take(index), self.screen, self.side.take(index), self.level)
+        if "query_bound" in vars(self):
+            vars(part)["query_bound"] = self.query_bound.take(index)
+        return part
+
+    def for_level(self, level: int) -> UpperLogits:
+        """Return the upper logits with coefficients of a level, the cheapest is 0."""
+        if level == self.level or not self.screen.bounds_by_level:
+            return self
+        return replace(self, level=level)
 
     def terms(self, level: int) -> Terms | None:
         """Return what native kernels add up for a level, the cheapest is 0; None where they do not apply."""
@@ -93,7 +112,7 @@ class UpperLogits:
     @property
     def chunk(self) -> int:
         """How many queries to ask for at once."""
-        values = len(self.work.span) if self.terms(0) is None else len(self.work.span) // TILE
+        values = len(self.work.span) if self.terms(self.level) is None else len(self.work.span) // TILE
         fitting = CHUNK_VALUES // max(1, values)
         return max(CHUNK_QUERIES, fitting - fitting % CHUNK_QUERIES)
 

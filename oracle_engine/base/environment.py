@@ -46,6 +46,7 @@ _FEATURES = (
         {"starlette": "starlette", "uvicorn": "uvicorn", "prometheus_client": "prometheus-client", "httpx": "httpx"},
         "serve",
     ),
+    ("jobs on a cluster", {"ray": "ray"}, "ray"),
     ("built-in images", {"sklearn": "scikit-learn", "PIL": "pillow"}, "demo"),
 )
 

@@ -33,8 +33,8 @@ def _add_build(actions: Commands) -> None:
     build.add_argument(
         "--index",
         metavar="KIND",
-        help="screen, the kind that saves most, if any; pca, int8 or exact8 by name; flat, pca searched by FAISS; or a "
-        "FAISS factory string, not certified (screen)",
+        help="screen, the kind that saves most, if any; pca, pca8, int8 or exact8 by name; flat, pca searched by "
+        "FAISS; or a FAISS factory string, not certified (screen)",
     )
     build.add_argument("--append", metavar="FILE", help="extend this index, of the first of the samples, by the others")
     build.add_argument(

@@ -11,7 +11,12 @@ from ..kernels.screens import SCREEN_KINDS
 from ..paths.paths import RectifiedFlow
 from ..search.index import SearchIndex
 
-_KINDS = {"none": "no screen", "pca": "screen of leading coordinates", "int8": "screen of 8-bit codes"}
+_KINDS = {
+    "none": "no screen",
+    "pca": "screen of leading coordinates",
+    "pca8": "screen of leading coordinates in 8 bits",
+    "int8": "screen of 8-bit codes",
+}
 
 
 def index_facts(index: SearchIndex, file: Path) -> dict[str, Any]:

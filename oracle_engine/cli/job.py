@@ -41,10 +41,14 @@ def _add_run(actions: Commands) -> None:
 
 def _add_units(run: ArgumentParser) -> None:
     run.add_argument("--batch", type=whole, default=1024, help="queries of a unit (1024)")
-    run.add_argument("--shards", type=whole, default=16, help="parts of the data, each a unit of every batch (16)")
+    run.add_argument(
+        "--shards",
+        type=whole,
+        help="parts of the data, each a unit of every batch (as many as leave 32,768 samples to each, 16 at most)",
+    )
     run.add_argument("--threads", type=whole, help="of each worker; answers depend on them in their last bits")
     run.add_argument(
-        "--engine", choices=("local", "torchrun"), help="where workers run (torchrun under it, else local)"
+        "--engine", choices=("local", "torchrun", "ray"), help="where workers run (torchrun under it, else local)"
     )
     run.add_argument("--workers", type=whole, metavar="N", help="processes, each of which opens the data (1)")
 

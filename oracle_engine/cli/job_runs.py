@@ -14,12 +14,14 @@ import torch
 
 from ..base.errors import invalid
 from ..base.files import hash_tensors
+from ..base.names import BUILTIN_NAMES
 from ..base.progress import progress_bar
 from ..base.settings import __version__
 from ..engine.engine import OracleEngine
 from ..jobs.folder import WHOLE, JobFolder, check_free, read_spec
 from ..jobs.processes import on_processes
-from ..jobs.spec import Spec
+from ..jobs.ray_tasks import on_ray, require_ray
+from ..jobs.spec import Spec, shards_of
 from ..jobs.status import Status
 from ..jobs.units import Units
 from ..jobs.work import Worker
@@ -80,14 +82,18 @@ def finish(arguments: Namespace) -> None:
 
 
 def run_worker(arguments: Namespace, number: int, goes_on: Callable[[], bool]) -> None:
-    """Do units of a job that was begun, as one of --workers processes; the data are taken for those of the job.
+    """Do units of a job that was begun, as one of --workers processes.
 
-    arguments: of `oracle-engine job`. number: of the process. goes_on: asked before each unit.
+    arguments: of `oracle-engine job`. number: of the process. goes_on: asked before each unit. Raises InputError where
+    another machine, of Ray, has other files under the same names; on this one they were compared just now.
     """
     folder = JobFolder.open(Path(arguments.job))
     torch.set_num_threads(folder.spec.threads)
     engine = _engine(arguments)
-    units = Units(engine, _resolved(queries_of(arguments), engine), folder.spec)
+    queries = _resolved(queries_of(arguments), engine)
+    if arguments.engine == "ray":
+        _check_same(folder.spec, _spec(arguments, engine, queries))
+    units = Units(engine, queries, folder.spec)
     first = number * folder.spec.shards // arguments.workers
     Worker(folder, units, first=first, goes_on=goes_on).work()
 
@@ -100,6 +106,8 @@ def _check(arguments: Namespace) -> None:
             raise invalid("--engine", "can be torchrun for processes that it started", "none", remedy)
         if arguments.workers is not None:
             raise invalid("--workers", "is the number of ranks under torchrun", arguments.workers, "leave it out")
+    if arguments.engine == "ray":
+        require_ray()
     arguments.workers = 1 if arguments.workers is None else arguments.workers
     for name, most in (("workers", 1 << 16), ("shards", MOST_SHARDS), ("batch", 1 << 30), ("threads", 1 << 16)):
         number = getattr(arguments, name)
@@ -186,7 +194,7 @@ def _spec(arguments: Namespace, engine: OracleEngine, queries: Queries) -> Spec:
         backend=engine.backend,
         device=engine.data.device.type,
         batch=arguments.batch,
-        shards=arguments.shards,
+        shards=arguments.shards or shards_of(len(engine.data)),
         threads=torch.get_num_threads(),
         version=__version__,
         shape=list(queries.x.shape[:1] if alone else queries.x.shape),
@@ -206,11 +214,29 @@ def _work(arguments: Namespace, folder: JobFolder, units: Units, progress: Calla
         progress(found, total)
         return found
 
-    if arguments.workers > 1:
+    if arguments.engine == "ray":
+        cards = int(folder.spec.device == "cuda")
+        task = partial(run_worker, _anywhere(arguments))
+        on_ray(arguments.workers, task, done, threads=folder.spec.threads, cards=cards)
+    elif arguments.workers > 1:
         on_processes(arguments.workers, partial(run_worker, arguments), done)
-        return
+    else:
+        _work_here(folder, units, done)
+
+
+def _work_here(folder: JobFolder, units: Units, done: Callable[[], int]) -> None:
     rank, size = (int(os.environ.get(name, given)) for name, given in (("RANK", "0"), ("WORLD_SIZE", "1")))
     Worker(folder, units, first=rank * folder.spec.shards // size, progress=_seldom(done)).work()
+
+
+def _anywhere(arguments: Namespace) -> Namespace:
+    """Return arguments whose files are named as they are from any folder."""
+    found = Namespace(**vars(arguments))
+    for name in ("input", "job", "data", "folder"):
+        given = getattr(found, name)
+        if given is not None and given not in BUILTIN_NAMES:
+            setattr(found, name, str(Path(given).expanduser().resolve()))
+    return found
 
 
 def _seldom(call: Callable[[], object]) -> Callable[[], None]:

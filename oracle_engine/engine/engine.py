@@ -176,9 +176,10 @@ class OracleEngine(Oracle, torch.nn.Module):
         """Build, or load, what late queries search with, and return the engine.
 
         index: "screen": certified bounds of every logit, of the kind that saves most, or none where none does, and
-            "pca" in mode "budget"; a kind by name: "pca", short copies of the samples, "int8", 8-bit codes of them,
-            "exact8", samples in 8 bits as they are; "flat": those of "pca" searched by FAISS; or a FAISS factory string
-            such as "IVF1024,Flat", for mode "top_k" only, since it cannot certify its answers.
+            "pca" in mode "budget"; a kind by name: "pca", short copies of the samples, "pca8", 8-bit codes of those,
+            "int8", 8-bit codes of the samples, "exact8", samples in 8 bits as they are; "flat": those of "pca" searched
+            by FAISS; or a FAISS factory string such as "IVF1024,Flat", for mode "top_k" only, since it cannot certify
+            its answers.
         path: a file to load the index from; where there is none it is built and saved there. The index of data whose
             samples are the first of these is extended by the others, and saved.
         neighbours: also bound the distances to nearest neighbours, so that late training queries with `source` read

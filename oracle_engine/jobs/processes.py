@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Callable
 from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection
 
 from ..base.errors import invalid
@@ -18,7 +20,7 @@ ATTEMPTS = 3
 # what a process does: called with its number and what it asks whether to go on
 Task = Callable[[int, Callable[[], bool]], None]
 
-# the end of a pipe of this process, which can be read once the one that started it is gone or wants no more
+# the end of a pipe of this process, which can be read once the one that started it wants no more
 _stopped: list[Connection] = []
 
 
@@ -61,6 +63,15 @@ def _once(count: int, task: Task, done: Callable[[], int]) -> None:
 
 def _begin(reader: Connection) -> None:
     _stopped.append(reader)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """End this process where the one that started it is killed: it would wait for more to do for ever."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _run(task: Task, number: int) -> None:

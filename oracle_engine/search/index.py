@@ -22,6 +22,7 @@ from ..kernels.screens import (
     SCREEN_KINDS,
     CodeScreen,
     DistanceVectors,
+    LeadingCodeScreen,
     PrincipalScreen,
     Screen,
     SearchCosts,
@@ -42,7 +43,12 @@ INDEX_KIND = "oracle-index-4"
 
 # how a screen of each kind is read back
 RESTORED: Mapping[str, Callable[..., Screen]] = MappingProxyType(
-    {"pca": PrincipalScreen.restored, "int8": CodeScreen.restored, "exact8": StoredScreen.restored}
+    {
+        "pca": PrincipalScreen.restored,
+        "pca8": LeadingCodeScreen.restored,
+        "int8": CodeScreen.restored,
+        "exact8": StoredScreen.restored,
+    }
 )
 
 
@@ -88,7 +94,7 @@ class SearchIndex:
 
     @property
     def kind(self) -> str:
-        """The kind of screen: pca, int8, exact8, or none."""
+        """The kind of screen: pca, pca8, int8, exact8, or none."""
         return "none" if self.screen is None else self.screen.kind
 
     @property
@@ -178,7 +184,9 @@ class SearchIndex:
         screen, kept = None, facts.get("screen")
         if kept is not None:
             screen = RESTORED[kept["kind"]](tensors, kept, tuple(tuple(row) for row in kept["thresholds"]))
-            costs = {**kept["costs"], "levels": tuple(kept["costs"]["levels"])}
+            costs: dict[str, Any] = {
+                name: tuple(one) if isinstance(one, list) else one for name, one in kept["costs"].items()
+            }
             screen = replace(screen, measured_costs=SearchCosts(**costs))
         origin = Origin(**facts["origin"])
         return cls(facts["spec"], facts["reason"], origin, tensors["centre"], screen, tensors.get("distances"))
@@ -220,9 +228,9 @@ def build_index(
 
     data: what late queries search.
     spec: "screen": the kind that saves most of a scan, measured, or none where none does; a kind by name, "pca"
-        (leading coordinates), "int8" (8-bit codes) or "exact8" (samples stored in 8 bits, as they are); "flat" (FAISS
-        inner product on the rows of "pca"); or a FAISS factory string such as "IVF1024,Flat", which cannot certify
-        its answers and is trained on first use.
+        (leading coordinates), "pca8" (8-bit codes of them), "int8" (8-bit codes of all coordinates) or "exact8"
+        (samples stored in 8 bits, as they are); "flat" (FAISS inner product on the rows of "pca"); or a FAISS factory
+        string such as "IVF1024,Flat", which cannot certify its answers and is trained on first use.
     neighbours: whether to bound the distance of every sample to its nearest neighbour, N^2 products: what lets late
         training queries skip the search.
     progress: hears of "projecting", "measuring" and "neighbours".

@@ -60,12 +60,13 @@ class ScreenSearch:
         """
         entry = entry_levels(self.screen, work.query, self.screen.knowledge(work.query, side), len(work.span))
         index = (entry < len(self.screen.widths)).nonzero()[:, 0]
+        least = int(entry.min()) if len(entry) else 0
         if len(index) == len(entry):
-            return screened(UpperLogits.of(work, self.screen, side), allowance, entry=entry)
+            return screened(UpperLogits.of(work, self.screen, side, least), allowance, entry=entry)
         found = Shortlist.pending(work)
         if len(index) == 0:
             return found
-        upper = UpperLogits.of(work.take(index), self.screen, side.take(index))
+        upper = UpperLogits.of(work.take(index), self.screen, side.take(index), least)
         return found.put(index, screened(upper, allowance.take(index), entry=entry[index]))
 
     def top(self, work: Work, side: SideInformation, count: int) -> Shortlist:

@@ -21,6 +21,8 @@ HEADER_LENGTH = "Inference-Header-Content-Length"
 PARAMETERS = ("binary_data_output", "priority", "timeout", "top_k")
 # sizes of a tensor; torch takes no more dimensions than this
 DIMENSIONS = 64
+# numbers that are written to JSON at once, a few milliseconds
+WRITTEN = 2**13
 
 
 @dataclass(frozen=True)
@@ -83,20 +85,25 @@ def answer(
     model: its name. inference: what was asked, whose outputs decide the form of each value. values: by name, in the
     order in which they are sent.
     """
-    described: list[dict[str, Any]] = []
+    described: list[bytes] = []
     tail: list[bytes] = []
     for name, value in values.items():
         shape = list(value.shape) if isinstance(value, Tensor) else [len(value)]
         entry: dict[str, Any] = {"name": name, "datatype": named(value), "shape": shape}
         if inference.outputs.get(name, inference.binary):
             tail.append(to_bytes(value))
-            entry["parameters"] = {"binary_data_size": len(tail[-1])}
+            described.append(text_of(entry | {"parameters": {"binary_data_size": len(tail[-1])}}))
         else:
-            entry["data"] = to_json(value)
-        described.append(entry)
-    held = {"model_name": model, "model_version": "1", "outputs": described}
-    head = text_of(held | ({"id": inference.id} if inference.id else {}))
+            described.append(b'%s,"data":[%s]}' % (text_of(entry)[:-1], _numbers(to_json(value))))
+    held = {"model_name": model, "model_version": "1"} | ({"id": inference.id} if inference.id else {})
+    head = b'%s,"outputs":[%s]}' % (text_of(held)[:-1], b",".join(described))
     return [head, *tail], len(head) if tail else None
+
+
+def _numbers(values: Sequence[Any]) -> bytes:
+    """Return the values of a list in JSON, in parts: while one is written no other thread of Python runs."""
+    parts = (values[start : start + WRITTEN] for start in range(0, len(values), WRITTEN))
+    return b",".join(text_of(part)[1:-1] for part in parts)
 
 
 def text_of(held: Any) -> bytes:

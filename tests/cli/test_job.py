@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -175,15 +176,35 @@ def test_queries_that_are_not_finite_are_found_by_their_row(capsys: pytest.Captu
 
 def test_ranks_of_torchrun_share_the_units(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(*JOB[:2], "alone.d", *JOB[3:]) == 0
-    for name, value in {"TORCHELASTIC_RUN_ID": "1", "RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}.items():
+    for name, value in {"TORCHELASTIC_RUN_ID": "1", "RANK": "0", "WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
     assert_refused(capsys, "`--workers` is the number of ranks under torchrun", *JOB, "--workers", 2)
+    monkeypatch.setenv("RANK", "1")
     begun = interrupt_units(monkeypatch, call=2)
     assert run(*JOB) == 130
     assert (begun[0].block, begun[0].shard) == (0, 2)
     monkeypatch.setenv("RANK", "0")
+    with pytest.MonkeyPatch.context() as patch:
+        again = interrupt_units(patch, call=2)
+        assert run(*JOB) == 130
+    assert (again[0].block, again[0].shard) == (0, 0)
+    # whichever comes last writes the file
+    monkeypatch.setenv("RANK", "1")
     assert run(*JOB) == 0
-    assert (begun[2].block, begun[2].shard) == (0, 0)
+    assert RESULT.read_bytes() == Path("alone.d/velocity.safetensors").read_bytes()
+
+
+def test_ray_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert_refused(capsys, 'pip install ray (or, in a checkout: pip install -e ".[ray]")', *JOB, "--engine", "ray")
+    assert not Path("out.d").exists()
+
+
+@pytest.mark.slow
+def test_tasks_of_ray_find_the_same_bytes(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("ray", reason='needs pip install -e ".[ray]"')
+    assert run(*JOB[:2], "alone.d", *JOB[3:]) == 0
+    assert run(*JOB, "--workers", 2, "--engine", "ray") == 0
     assert RESULT.read_bytes() == Path("alone.d/velocity.safetensors").read_bytes()
 
 

@@ -37,7 +37,7 @@ def slack(
     logits = whole_logits(rows, query)[span.start : span.stop]
     upper, found = UpperLogits.of(Work(rows, query, span), screen, side), []
     for level in range(len(screen.widths)):
-        values = upper.at(level).double()
+        values = upper.for_level(level).at(level).double()
         assert len(values) % ROW_TILE == 0
         assert bool((values[len(span) :] == -torch.inf).all())
         values = values[: len(span)]

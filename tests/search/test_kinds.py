@@ -38,6 +38,43 @@ def test_auto_is_within_its_tolerance_of_exact(
         assert engine.posterior(x, TIMES).route.count("screen") >= 4
 
 
+@pytest.mark.parametrize("options", ["plain", "unions", "exclude", "source"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.uint8])
+def test_codes_of_leading_coordinates_answer_as_a_scan_does(
+    generator: torch.Generator, dtype: torch.dtype, options: str
+) -> None:
+    data = make_data(generator, dtype, dim=128)
+    x = queries(data, generator)
+    exact = OracleEngine(data, mode="exact").velocity(x, TIMES, **OPTIONS[options])
+    engine = eager(OracleEngine(data, tolerance=1e-4).prepare("pca8"))
+    error = (engine.velocity(x, TIMES, **OPTIONS[options]) - exact).norm(dim=1) / exact.norm(dim=1)
+    assert bool((error <= 1e-4 + TOLERANCES["bar"].value).all())
+    if options == "plain":
+        assert engine.posterior(x, TIMES).route.count("screen") >= 3
+    run_along, state = engine.trajectory(x[:4]), x[:4]
+    for step in range(4):
+        v = run_along.velocity(state, step / 4)
+        truth = OracleEngine(data, mode="exact").velocity(state, step / 4)
+        assert_rows_close(v, truth, "tolerance of a search")
+        state = state + 0.25 * v
+
+
+def test_an_index_of_leading_codes_is_kept_and_grows(generator: torch.Generator, tmp_path: Path) -> None:
+    data = make_data(generator, dim=128)
+    points, labels = data[:].clone(), data.labels
+    assert labels is not None
+    made = OracleEngine(OracleDataset(points[:200], labels[:200])).prepare("pca8", path=tmp_path / "index")
+    grown = OracleEngine(OracleDataset(points, labels), tolerance=1e-4).prepare(path=tmp_path / "index")
+    for engine in (made, grown):
+        assert engine.index is not None
+        assert engine.index.kind == "pca8"
+        assert len(engine.index.screen or ()) == len(engine.data)
+    x = queries(data, generator)
+    exact = OracleEngine(data, mode="exact").velocity(x, TIMES)
+    error = (eager(grown).velocity(x, TIMES) - exact).norm(dim=1) / exact.norm(dim=1)
+    assert bool((error <= 1e-4 + TOLERANCES["bar"].value).all())
+
+
 @pytest.mark.parametrize(("storage", "kind"), [("float64", "int8"), ("duplicates", "int8"), ("uint8", "exact8")])
 def test_top_k_of_every_kind_is_honest(generator: torch.Generator, storage: str, kind: str) -> None:
     data = the_data(storage)
@@ -131,7 +168,8 @@ def test_the_measured_costs_are_kept_and_said(generator: torch.Generator, tmp_pa
     assert engine.index is not None
     screen = engine.index.screen
     assert screen is not None
-    costs = SearchCosts(1.0, 5.0, tuple(0.5 for _ in screen.widths), 2e6, 3e4, 20.0, 30.0)
+    each = tuple(0.5 for _ in screen.widths)
+    costs = SearchCosts(1.0, 5.0, each, 2e6, each, 20.0, 30.0)
     replace(engine.index, screen=replace(screen, measured_costs=costs)).save(tmp_path / "timed")
     again = OracleEngine(data).prepare(path=tmp_path / "timed")
     assert again.index is not None

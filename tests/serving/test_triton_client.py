@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import Tensor
 from tritonclient.utils import InferenceServerException
 
 from oracle_engine import OracleEngine
-from oracle_engine.serving import create_app
+from oracle_engine.serving import create_app, protocol
 
 GENERATOR = torch.Generator().manual_seed(3)
 ENGINE = small_engine(GENERATOR)
@@ -70,6 +71,15 @@ def test_tensors_travel_in_every_form(
     assert_close(torch.tensor(answer.as_numpy("log_density")), posterior.log_density, "moment")
     assert answer.as_numpy("top_indices").tolist() == posterior.top_indices.tolist()
     assert [np.asarray(name).item() for name in answer.as_numpy("route")] in (["exact"] * 4, [b"exact"] * 4)
+
+
+def test_long_answers_in_json_are_written_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "WRITTEN", 5)
+    asked = protocol.Inference("", {}, {}, False, {})
+    (text,), length = protocol.answer("oracle", asked, {"velocity": X, "ess": T[:0], "route": ("exact",) * 7})
+    outputs = [item["data"] for item in json.loads(text)["outputs"]]
+    assert outputs == [X.reshape(-1).tolist(), [], ["exact"] * 7]
+    assert length is None
 
 
 def test_no_outputs_means_all_of_them(client: triton.InferenceServerClient) -> None:

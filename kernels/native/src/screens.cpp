@@ -264,6 +264,41 @@ bool gather(const std::vector<RowsAbove>& shares, int64_t count, int64_t room, i
     return true;
 }
 
+// sums that are taken side by side, so that they fit vectors
+constexpr int kSums = 8;
+
+double total(const double (&sums)[kSums]) {
+    double sum = 0.0;
+    for (const double one : sums) sum += one;
+    return sum;
+}
+
+double largest_of(const double* values, int64_t count) {
+    double largest[kSums] = {};
+    int64_t d = 0;
+    for (; d + kSums <= count; d += kSums)
+        for (int k = 0; k < kSums; ++k) largest[k] = std::max(largest[k], std::fabs(values[d + k]));
+    for (; d < count; ++d) largest[0] = std::max(largest[0], std::fabs(values[d]));
+    return *std::max_element(largest, largest + kSums);
+}
+
+// What two digits of values leave of them, squared, and their products with a centre, of each digit.
+struct DigitSums {
+    double worth, inverse;
+    double centres[2][kSums] = {}, squares[2][kSums] = {};
+
+    explicit DigitSums(double step) : worth(step), inverse(1.0 / step) {}
+
+    void add(double value, double centre, int8_t& high, int8_t& low, int k) {
+        // adding and subtracting 1.5 * 2^52 rounds to a whole number
+        const double whole = (value * inverse + kRounding) - kRounding, left = value - whole * worth;
+        const int32_t both = static_cast<int32_t>(whole), first = (both + 64) >> 7, second = both - first * 128;
+        high = static_cast<int8_t>(first), low = static_cast<int8_t>(second);
+        centres[0][k] += first * centre, centres[1][k] += second * centre;
+        squares[0][k] += (left + second * worth) * (left + second * worth), squares[1][k] += left * left;
+    }
+};
+
 }  // namespace
 }  // namespace oracle
 
@@ -350,24 +385,19 @@ ORACLE_EXPORT int oracle_screen_rows(const ScreenView* screen, const BoundView* 
 ORACLE_EXPORT int oracle_screen_digits(const double* point, const double* factor, const double* centre, int64_t count,
                                        int64_t dim, int8_t* digits, int32_t* origin, float* step, double* rest) {
     for (int64_t query = 0; query < count; ++query) {
-        const double* values = point + query * dim;
-        int8_t *high = digits + 2 * query * dim, *low = high + dim;
-        double largest = 0.0, sums[2] = {}, squares[2] = {};
-        for (int64_t d = 0; d < dim; ++d) largest = std::max(largest, std::fabs(values[d]));
-        const double worth = std::max(largest, 1e-300) / kLargest, inverse = 1.0 / worth;
-        for (int64_t d = 0; d < dim; ++d) {
-            // adding and subtracting 1.5 * 2^52 rounds to a whole number
-            const double whole = (values[d] * inverse + kRounding) - kRounding, left = values[d] - whole * worth;
-            const int32_t both = static_cast<int32_t>(whole), first = (both + 64) >> 7, second = both - (first * 128);
-            high[d] = static_cast<int8_t>(first), low[d] = static_cast<int8_t>(second);
-            sums[0] += first * centre[d], sums[1] += second * centre[d];
-            squares[0] += (left + second * worth) * (left + second * worth), squares[1] += left * left;
+        int8_t* high = digits + 2 * query * dim;
+        const double *values = point + query * dim, worth = std::max(largest_of(values, dim), 1e-300) / kLargest;
+        DigitSums sums(worth);
+        int64_t d = 0;
+        for (; d + kSums <= dim; d += kSums)
+            for (int k = 0; k < kSums; ++k) sums.add(values[d + k], centre[d + k], high[d + k], high[dim + d + k], k);
+        for (; d < dim; ++d) sums.add(values[d], centre[d], high[d], high[dim + d], 0);
+        const double unit = factor[query];
+        for (int digit = 0; digit < 2; ++digit) {
+            origin[2 * query + digit] = static_cast<int32_t>(-total(sums.centres[digit]));
+            step[2 * query + digit] = static_cast<float>((digit == 0 ? 128.0 : 1.0) * worth * unit);
+            rest[2 * query + digit] = std::fabs(unit) * std::sqrt(total(sums.squares[digit]));
         }
-        for (int digit = 0; digit < 2; ++digit) origin[2 * query + digit] = static_cast<int32_t>(-sums[digit]);
-        const double unit = std::fabs(factor[query]);
-        step[2 * query] = static_cast<float>(128.0 * worth * factor[query]);
-        step[2 * query + 1] = static_cast<float>(worth * factor[query]);
-        for (int digit = 0; digit < 2; ++digit) rest[2 * query + digit] = unit * std::sqrt(squares[digit]);
     }
     return 0;
 }

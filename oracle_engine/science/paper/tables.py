@@ -36,7 +36,7 @@ NOTE_2 = (
 )
 NOTE_3 = (
     "Published: guidance of a trained model in an interval of t. Here the guidance is the oracle's: after the "
-    "transition it changes nothing, since one sample has all weight with and without the class."
+    "transition it changes little, since one sample has nearly all weight with and without the class."
 )
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import multiprocessing
+import pickle
 import warnings
 from dataclasses import replace
 from typing import Any
@@ -147,6 +149,18 @@ def test_the_windows_are_those_of_the_law(generator: torch.Generator, dtype: tor
     else:
         coarse = logit_error(rows, query, dtype) > DOUBLE_LIMIT
         assert bool(((found.rescore > -torch.inf) == coarse).all())
+
+
+def test_rows_may_move_and_be_copied_after_a_scan(generator: torch.Generator) -> None:
+    rows = prepare_rows(normal(200, 30, generator).float(), None)
+    work = Work(rows, make_query(rows, generator), whole(rows), EVERYTHING)
+    true = native_state(work)
+    copied = replace(work, rows=pickle.loads(pickle.dumps(rows)))
+    # as torch does where it sends tensors to another process
+    rows.stored.share_memory_()
+    rows.half_norms.share_memory_()
+    for one in (work, copied, replace(work, rows=copy.deepcopy(rows))):
+        assert_identical(native_state(one), true)
 
 
 def _answer(queue: Any, work: Work) -> None:

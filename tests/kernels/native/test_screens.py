@@ -25,15 +25,18 @@ from oracle_engine.kernels.screens import (
 from oracle_engine.kernels.screens.exact8 import stored_screen
 from oracle_engine.kernels.screens.int8 import code_screen
 from oracle_engine.kernels.screens.pca import principal_screen
+from oracle_engine.kernels.screens.pca8 import leading_code_screen
 from oracle_engine.kernels.screens.tiles import NativeTiles, PortableTiles, Remaining, tile_bounds
 
 TIMES = (0.0, 0.05, 0.3, 0.6, 0.9, 0.99, 1 - 1e-4)
-KINDS = ("pca", "int8", "exact8")
+KINDS = ("pca", "pca8", "int8", "exact8")
 
 
 def made(kind: str, rows: Rows) -> Screen:
     """Return a screen of this kind; of codes where the rows cannot be their own."""
-    if kind == "pca":
+    if kind == "pca8" and min(len(rows), rows.dim) >= 40:
+        return leading_code_screen(rows, (24, 40), product_cost=0.5)
+    if kind.startswith("pca"):
         most = min(len(rows), rows.dim, 16)
         return principal_screen(rows, sorted({max(1, most // 4), most}))
     eight = rows.stored.dtype in (torch.uint8, torch.int8)
@@ -42,7 +45,9 @@ def made(kind: str, rows: Rows) -> Screen:
 
 
 def native_tiles(upper: UpperLogits, level: int, remaining: Remaining | None = None) -> NativeTiles:
-    found = tile_bounds(upper, level, remaining or Remaining.everything(len(upper), torch.device("cpu")))
+    found = tile_bounds(
+        upper.for_level(level), level, remaining or Remaining.everything(len(upper), torch.device("cpu"))
+    )
     assert isinstance(found, NativeTiles)
     return found
 
@@ -108,18 +113,19 @@ def test_maxima_are_those_of_the_portable_upper_logits(target: str, generator: t
     query = make_query(rows, generator, 21, (0.3, 0.6), excluded=1)
     upper = UpperLogits.of(Work(rows, query, whole(rows)), made(kind, rows), SideInformation())
     for level in range(len(upper.screen.widths)):
-        portable = upper.at(level)[:132].unflatten(0, (-1, TILE)).amax(1)
+        portable = upper.for_level(level).at(level)[:132].unflatten(0, (-1, TILE)).amax(1)
         native = native_tiles(upper, level).native.largest[:, :21]
         assert_close(native[portable > -torch.inf], portable[portable > -torch.inf], "rounded upper logits")
         assert torch.equal(native == -torch.inf, portable == -torch.inf)
 
 
-def test_shared_products_narrow_the_bounds(target: str, generator: torch.Generator) -> None:
+@pytest.mark.parametrize("kind", ["pca", "pca8"])
+def test_shared_products_narrow_the_bounds(target: str, generator: torch.Generator, kind: str) -> None:
     rows = prepare_rows(normal(130, 48, generator).float(), None)
     query = make_query(rows, generator, 20, (0.3, 0.6, 0.9))
     start = 0.9 * query.point + 0.1 * normal(20, 48, generator)
     side = SideInformation(None, SharedProducts.of(rows, start))
-    upper = UpperLogits.of(Work(rows, query, whole(rows)), made("pca", rows), side)
+    upper = UpperLogits.of(Work(rows, query, whole(rows)), made(kind, rows), side)
     best = whole_logits(rows, query).amax(0)
     # queries that are no neighbours in the products
     for part in (upper, upper.take(torch.tensor([1, 2, 7, 19]))):

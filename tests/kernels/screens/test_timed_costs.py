@@ -9,6 +9,7 @@ import torch
 from closed_form import normal, stored_as
 
 from oracle_engine.kernels import Rows, prepare_rows
+from oracle_engine.kernels.screens.cascade import FIRST_ROWS
 from oracle_engine.kernels.screens.exact8 import stored_screen
 from oracle_engine.kernels.screens.pca import principal_screen
 from oracle_engine.kernels.screens.screen import Screen
@@ -26,19 +27,20 @@ def screens(generator: torch.Generator) -> list[tuple[Rows, Screen]]:
 
 def test_what_is_timed_becomes_costs_of_its_unit(generator: torch.Generator) -> None:
     rows, screen = screens(generator)[0]
-    # a scan of the large and the small batch, a search of both, two levels, open tiles and none, many rows and few
-    taken = iter([9000.0 + 5.0 * TRIALS, 9000.0 + 5.0 * FEW, 70.0 + TRIALS, 70.0 + FEW, 4800.0, 9600.0, 50.0, 30.0])
+    # a scan of the large and the small batch, a search of both at two levels, these over all rows and few, open tiles
+    scans, searches = [9000.0 + 5.0 * batch for batch in (TRIALS, FEW)], [70.0 + batch for batch in (TRIALS, FEW)]
+    taken = iter([*scans, *searches, *searches, 4800.0, 0.0, 9600.0, 0.0, 50.0, 30.0])
 
     def watch(run: Callable[[], object]) -> float:
         run()
         return next(taken, 0.0)
 
-    costs = timed_costs(rows, screen, watch)
+    costs, rows_timed = timed_costs(rows, screen, watch), TRIALS * (COUNT - FIRST_ROWS)
     assert costs.scan_start == pytest.approx(9000.0 / COUNT)
     assert costs.scan == pytest.approx(5.0 / COUNT)
     assert costs.call == pytest.approx(70.0)
-    assert costs.query == pytest.approx(1.0)
-    assert costs.levels == pytest.approx((4800.0 / (TRIALS * COUNT), 9600.0 / (TRIALS * COUNT)))
+    assert costs.queries == pytest.approx((1.0, 1.0))
+    assert costs.levels == pytest.approx((4800.0 / rows_timed, 9600.0 / rows_timed))
     # a difference that a busy machine turns around is no cost
     assert 0.0 < costs.row < costs.tile <= 20.0
 
@@ -48,7 +50,7 @@ def test_costs_are_positive_however_few_rows_there_are(generator: torch.Generato
     rows = prepare_rows(normal(count, 64, generator).float(), None)
     costs = timed_costs(rows, principal_screen(rows, (1,)))
     assert min(costs.scan, *costs.levels, costs.tile, costs.row) > 0.0
-    assert min(costs.scan_start, costs.call, costs.query) >= 0.0
+    assert min(costs.scan_start, costs.call, *costs.queries) >= 0.0
 
 
 @pytest.mark.parametrize("portable", [False, True])
