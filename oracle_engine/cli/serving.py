@@ -7,7 +7,7 @@ import os
 from argparse import Namespace
 from collections.abc import Mapping
 
-from ..base.errors import invalid
+from ..base.errors import invalid, missing
 from ..serving.limits import MIB, Limits
 from ..serving.models import Model
 from .serve_models import named_engines
@@ -23,7 +23,11 @@ def serve(arguments: Namespace) -> None:
     address cannot be listened at.
     """
     from ..serving import create_app
-    from ..serving.process import Ending, listener, run
+
+    try:
+        from ..serving.process import Ending, listener, run
+    except ModuleNotFoundError:
+        raise missing("uvicorn", "`oracle-engine serve`", "serve") from None
 
     token = os.environ.get(TOKEN) or None
     check_address(arguments.host, arguments.open, token)

@@ -23,9 +23,9 @@ from ..engine.engine import OracleEngine
 from .batcher import Batcher, Job, Values
 from .body import Answer, Bodies, Parting
 from .limits import Limits, RefusedError
+from .metrics import metrics
 from .models import Model, check_name
 from .protocol import HEADER_LENGTH, Inference, answer, json_length, parse, text_of
-from .statistics import metrics
 
 log = logging.getLogger("oracle_engine.serving")
 

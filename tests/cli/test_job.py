@@ -194,6 +194,19 @@ def test_ranks_of_torchrun_share_the_units(monkeypatch: pytest.MonkeyPatch, caps
     assert RESULT.read_bytes() == Path("alone.d/velocity.safetensors").read_bytes()
 
 
+def test_the_samples_may_be_a_packed_folder(capsys: pytest.CaptureFixture[str]) -> None:
+    held = load_file("data.safetensors")
+    for name, part in {"a": slice(20), "b": slice(20, 50)}.items():
+        shard = {key: tensor[part].clone() for key, tensor in held.items()}
+        Path("folder").mkdir(exist_ok=True)
+        save_file(shard, f"folder/{name}.safetensors")
+    assert run("pack", "folder") == 0
+    assert run("velocity", "in.safetensors", "exact.safetensors", "--data", "data.safetensors") == 0
+    assert run(*JOB[:4], "folder", *JOB[5:]) == 0
+    exact = load_file("exact.safetensors")["velocity"]
+    assert_rows_close(load_file(RESULT)["velocity"], exact, "bar")
+
+
 def test_ray_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     assert_refused(capsys, 'pip install ray (or, in a checkout: pip install -e ".[ray]")', *JOB, "--engine", "ray")

@@ -103,6 +103,23 @@ def test_what_cannot_be_served_is_refused(capsys: pytest.CaptureFixture[str], op
     assert_refused(capsys, words, *DIGITS, "--port", "0", *options)
 
 
+@pytest.mark.parametrize(
+    ("module", "again", "package"),
+    [
+        ("starlette.applications", "app", "starlette"),
+        ("prometheus_client", "metrics", "prometheus-client"),
+        ("uvicorn", "process", "uvicorn"),
+    ],
+)
+def test_a_missing_library_is_named(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, module: str, again: str, package: str
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    for name in {again, "app", "process"}:
+        monkeypatch.delitem(sys.modules, f"oracle_engine.serving.{name}", raising=False)
+    assert_refused(capsys, f"needs the package `{package}`", *DIGITS, "--port", "0")
+
+
 def test_a_port_in_use_is_refused_in_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     import socket
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from closed_form import clusters, normal
 from row_cases import make_query, whole
-from tolerances import assert_close, assert_rows_close
+from tolerances import TOLERANCES, assert_close, assert_rows_close
 from torch import Tensor
 
 from oracle_engine import InputError, OracleDataset, OracleEngine
@@ -72,7 +72,9 @@ def test_faiss_and_the_screen_name_the_same_rows(generator: torch.Generator, row
 def test_the_bound_of_the_last_row_found_holds(generator: torch.Generator, rows: Rows, count: int) -> None:
     work = work_on(rows, make_query(rows, generator, 24, TIMES, excluded=2), top_k=300)
     found = FlatSearch(principal_screen(rows, (4, 16))).top(work, NOTHING, count)
-    assert bool((left_out(work, found.state.top_rows) <= found.log_omitted).all())
+    # a bound that one row alone attains may be rounded the other way
+    slack = TOLERANCES["float64"].value
+    assert bool((left_out(work, found.state.top_rows) <= found.log_omitted + slack).all())
     if count >= 300:
         assert bool((found.log_omitted == -torch.inf).all())
 
