@@ -20,7 +20,8 @@ from ..base.seeds import seeded
 from .builtin import BUILTINS, load_builtin
 from .checks import checked_weights, first_non_finite
 from .dataset import OracleDataset
-from .formats import read_iterable, read_path
+from .formats import read_path
+from .iterables import read_iterable
 from .labels import by_label
 from .latent_files import latent_format
 from .latents import load_as_stored

@@ -12,7 +12,8 @@ from safetensors.torch import save_file
 from written_files import WRITERS, small_array, write_idx, write_npy
 
 from oracle_engine.base.errors import DataFileError, InputError
-from oracle_engine.data.formats import read_idx, read_iterable, read_npy, read_npz, read_path, read_shards
+from oracle_engine.data.formats import read_idx, read_npy, read_npz, read_path, read_shards
+from oracle_engine.data.iterables import read_iterable
 from oracle_engine.data.samples import samples_of
 
 

@@ -17,13 +17,13 @@ from written_files import WRITERS, assert_holds, small_array, write_cifar10, wri
 
 from oracle_engine.data.formats import (
     read_idx,
-    read_iterable,
     read_npy,
     read_npz,
     read_path,
     read_safetensors,
     read_shards,
 )
+from oracle_engine.data.iterables import read_iterable
 from oracle_engine.data.samples import samples_of
 
 dtypes = st.sampled_from(["uint8", "int8", "<f2", "<f4", "<f8", ">f2", ">f4", ">f8"])
