@@ -108,9 +108,13 @@ class OracleEngine(Oracle, torch.nn.Module):
         self._make_ready()
         self._handle = compiled.register(self)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy or a file keeps: not what is made of it."""
+        return {name: part for name, part in self.__dict__.items() if name not in MADE}
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore a copy, which compiled code must tell from its original."""
-        super().__setstate__({name: part for name, part in state.items() if name not in MADE})  # type: ignore[no-untyped-call]
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
         self._handle = compiled.register(self)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> OracleEngine:
