@@ -38,7 +38,7 @@ def require_matplotlib() -> None:
         raise missing("matplotlib", "A figure", "plot") from error
 
 
-def save_figure(figure: Figure, path: str | Path, dots: float = DOTS) -> None:
+def save_figure(figure: Figure, path: str | Path, dots: int = DOTS) -> None:
     """Write a figure to `path`, in the format its suffix names (.png, .pdf, .svg), whole or not at all.
 
     figure: what is written. path: the file; its folder is created. dots: per inch, of pictures.
