@@ -11,7 +11,7 @@ import torch
 from .arrays import Shaped, Tensor
 from .cuda_graphs import capturing
 from .file_rows import in_one_piece
-from .transforms import traced
+from .transforms import traced, untransformed
 
 # values that are compared beside the versions: some of them change with any change of the whole
 PROBES = 32
@@ -73,6 +73,7 @@ def _probed(first: Shaped[Tensor, "N D"], place: Place) -> bytes:
     if not first.is_cpu or not in_one_piece(first):
         rows, columns = (torch.from_numpy(part).to(first.device) for part in place)
         return _probed(first[rows, columns][None].cpu(), (np.zeros_like(place[0]), np.arange(len(place[0]))))
-    plain = first.view(torch.int16) if first.dtype == torch.bfloat16 else first
-    read: bytes = plain.numpy()[place].tobytes()
+    with untransformed():
+        plain = first.view(torch.int16) if first.dtype == torch.bfloat16 else first
+        read: bytes = plain.numpy()[place].tobytes()
     return read

@@ -46,20 +46,25 @@ def check(condition: Callable[[], Bool[Tensor, "..."] | bool], error: Callable[[
         _raise(error)
 
 
+def on_host(values: Shaped[Tensor, "..."]) -> bool:
+    """Return whether the host reads `values`, any shape, without a wait for a device."""
+    return values.is_cpu and not batched(values)
+
+
 def finite(values: Float[Tensor, "..."]) -> Bool[Tensor, ""] | bool:
     """Return whether `values`, any shape, hold neither a NaN nor an infinity, as :func:`check` takes it.
 
     It is read here on the CPU: an infinity or a NaN stays in a sum. Numbers so large that their sum is no number of
     their dtype are taken for infinite: what finds the error has to look again.
     """
-    if values.is_cpu and not batched(values):
+    if on_host(values):
         return math.isfinite(values.sum().item())
     return values.abs().amax() < torch.inf if values.numel() else torch.ones((), dtype=torch.bool, device=values.device)
 
 
 def above(values: Float[Tensor, "B"], floor: float) -> Bool[Tensor, "B"] | bool:
     """Return whether all of `values`, [B], are above `floor`, as :func:`check` takes it; it is read here on the CPU."""
-    if values.is_cpu and not batched(values):
+    if on_host(values):
         # a handful of numbers is read sooner than reduced
         few = values.shape[0] <= FEW
         return all(value > floor for value in values.tolist()) if few else values.min().item() > floor

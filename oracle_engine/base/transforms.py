@@ -66,6 +66,19 @@ def recorded() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def untransformed() -> Iterator[None]:
+    """Compute with plain tensors inside, whatever transform of torch.func surrounds the call."""
+    if not transformed():
+        yield
+        return
+    # imported here, because it imports the compiler
+    from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
+
+    with temporarily_clear_interpreter_stack():
+        yield
+
+
 if TYPE_CHECKING:
     cached_tensor = cached_property
 else:
@@ -79,11 +92,8 @@ else:
 
         def __get__(self, instance: Any, owner: type[Any] | None = None) -> Any:
             """Return the value for `instance`, computed at the first access, or the property itself without one."""
-            plain = torch._C._functorch.peek_interpreter_stack() is None and not torch.is_inference_mode_enabled()
+            plain = not transformed() and not torch.is_inference_mode_enabled()
             if instance is None or plain or self.attrname in instance.__dict__:
                 return super().__get__(instance, owner)
-            # imported here, because it imports the compiler
-            from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
-
-            with temporarily_clear_interpreter_stack(), torch.inference_mode(False), torch.no_grad():
+            with untransformed(), torch.inference_mode(False), torch.no_grad():
                 return super().__get__(instance, owner)

@@ -19,6 +19,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
+from ....base import checked
 from ....base.changes import Snapshot
 from .. import scan
 from ..devices import Device
@@ -183,7 +184,8 @@ def pretended_card() -> Iterator[PretendedCard]:
         patch.object(torch, "empty", _zeros(torch.empty)),
         patch.object(scan, "device_of", lambda device: H100),
         patch.object(scan, "INTERPRET", True),
-        # samples on a card have no probes
+        # what is on a card is not read at once, and its samples have no probes
+        patch.object(checked, "on_host", lambda values: False),
         patch.object(Snapshot, "differs", lambda *values: False),
     ):
         driver._active = _Driver()
