@@ -38,7 +38,7 @@ FEW_QUERIES = 2
 # values of rows up to which products in float64 cost no more than in float32
 NARROW_DIM = 16
 
-# operations that a thread is worth waking for: one that sleeps takes a virtual machine 6 ms, and does these in about one
+# operations that a thread is worth waking for: one that sleeps takes a virtual machine 6 ms, and does these in one
 THREAD_OPERATIONS = 6e7
 
 # operations between two looks at whether the user has asked to stop: about a tenth of a second
