@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 # beats in the time after which a silent rank is lost, and seconds between two beats at most
 BEATS, LONGEST_PERIOD = 8, 1.0
+# seconds that a rank which gives up waits for its note to be written
+LEAVING = 0.5
 
 
 @dataclass
@@ -87,9 +89,12 @@ class Pulse:
         self.watching.clear()
 
     def leave(self, note: Note) -> None:
-        """Let the other ranks know that one is lost."""
+        """Let the other ranks know that one is lost, before this one ends; waits for the store for LEAVING seconds."""
         self._notes.append(note)
         self._woken.set()
+        until = time.monotonic() + LEAVING
+        while self._notes and time.monotonic() < until:
+            time.sleep(0.005)
 
 
 class _Beater:
@@ -117,7 +122,10 @@ class _Beater:
         try:
             self.store.set(f"beat/{self.rank}", f"{self.beat} {place.meeting} {int(place.busy)}")
             while pulse._notes:
-                self.store.set("note", json.dumps(pulse._notes.pop()))
+                # the first that was lost is why others are
+                if not self.store.check(["note"]):
+                    self.store.set("note", json.dumps(pulse._notes[-1]))
+                pulse._notes.pop()
             if pulse.watching.is_set():
                 self._look(seen)
         except (RuntimeError, OSError) as error:

@@ -37,14 +37,18 @@ def _findings(pulse: Pulse, waiting: Waiting, now: float, patience: float, gone:
     seen = pulse.seen
     if seen.note is not None:
         yield seen.note
-    for rank in pulse.others:
-        sign = seen.signs.get(rank)
-        silence = now - (waiting.began if sign is None else sign.changed)
+    # one that gave up because of the lost one may be silent too, but not for as long
+    silences = [
+        (now - (sign.changed if (sign := seen.signs.get(rank)) else waiting.began), rank) for rank in pulse.others
+    ]
+    for silence, rank in sorted(silences, reverse=True):
         # who was never seen is not lost where the store was not either
-        if silence >= patience and (sign is not None or seen.answered is not None):
+        if silence >= patience and (rank in seen.signs or seen.answered is not None):
             what = "has ended, or its connection broke" if gone else f"gave no sign of life for {silence:.1f} s"
             yield Note(f"rank {rank} {what}", rank, f"{AGAIN}, and look for what ended or stopped it")
-        elif sign is not None and _is_elsewhere(sign, waiting) and now - max(sign.moved, waiting.began) >= patience:
+    # where one is known to have ended, those that are alive have not
+    for rank, sign in () if gone else seen.signs.items():
+        if _is_elsewhere(sign, waiting) and now - max(sign.moved, waiting.began) >= patience:
             what = f"rank {rank} is alive and did not come for {patience:.1f} s"
             yield Note(what, rank, "make the same calls on every rank, or pass a longer timeout")
     since = waiting.began if seen.answered is None else seen.answered
