@@ -18,7 +18,8 @@ from ..base.files import hash_tensors, is_kind, read_tensors, write_tensors
 from ..base.transforms import cached_tensor
 from ..kernels import Rows, Span, counted_copies, recentred, stored_range, total_variance
 from .checks import check_fits, checked_points, checked_weights, in_order, prepared_rows
-from .labels import NO_CLASS, by_label, checked_labels, class_spans
+from .labels import by_label, checked_labels, class_spans
+from .samples import NO_CLASS
 from .values import ValueMap, picture_range
 
 # values hashed at once where samples may have to be gathered in another order

@@ -126,8 +126,11 @@ def test_shards_unlike_the_first_are_named(tmp_path: Path, array: np.ndarray) ->
 def test_a_folder_without_shards_says_what_is_in_it(tmp_path: Path) -> None:
     with pytest.raises(DataFileError, match=r"found an empty folder"):
         read_path(tmp_path)
+    (tmp_path / "notes.md").touch()
+    with pytest.raises(DataFileError, match=r"files ending in \.npy, \.npz, \.safetensors; found notes\.md"):
+        read_path(tmp_path)
     (tmp_path / "photo.jpg").touch()
-    with pytest.raises(DataFileError, match=r"files ending in \.npy, \.npz, \.safetensors; found photo\.jpg"):
+    with pytest.raises(DataFileError, match="expected arrays of numbers; found a folder of pictures"):
         read_path(tmp_path)
 
 
