@@ -38,7 +38,7 @@ def read_cifar10(path: Path) -> Samples:
 
 
 def read_cifar_python(path: Path) -> Samples:
-    """Return the samples of CIFAR's Python version, uint8 [N, 3, 32, 32], and their labels (of CIFAR-100 the fine ones).
+    """Return the samples of CIFAR's Python version, uint8 [N, 3, 32, 32], and their labels (CIFAR-100: the fine).
 
     path: one batch, or the folder cifar-10-batches-py or cifar-100-python, of which the train split is read.
     The files are pickles. Of these only bytes, text, numbers, lists, dicts and one array of bytes are understood;

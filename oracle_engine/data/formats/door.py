@@ -171,9 +171,7 @@ FILES = (
 
 FOLDERS = (
     Format(_CIFAR, _holds(BINARY_BATCHES[0]), bool, _unkeyed(read_cifar10)),
-    Format(
-        _CIFAR_PYTHON, lambda path, start: _is_cifar_python(path), bool, _unkeyed(read_cifar_python)
-    ),
+    Format(_CIFAR_PYTHON, lambda path, start: _is_cifar_python(path), bool, _unkeyed(read_cifar_python)),
     Format(
         "IDX files",
         lambda path, start: find_idx(path, "train-images", 3) is not None,
@@ -206,8 +204,8 @@ FOLDERS = (
 )
 
 _KNOWN = (
-    "a name that ends in .npy, .npz, .safetensors, .pt, .h5, .parquet, .zip or .tar (pictures), .bin (CIFAR-10), .idx or "
-    "idx*-ubyte (.gz or not)"
+    "a name that ends in .npy, .npz, .safetensors, .pt, .h5, .parquet, .zip or .tar (pictures), .bin (CIFAR-10), .idx "
+    "or idx*-ubyte (.gz or not)"
 )
 
 

@@ -33,8 +33,8 @@ class Pictures:
 
     where: the folder or the file, for errors. names: of the pictures, with / between folders, in the order of the
     samples. contents: returns what opens each picture, in this order. files: those whose content decides the pictures.
-    listed: labels by the names that a dataset.json has, or None. own: the label of each picture, or None. plain: whether
-    names have no folders.
+    listed: labels by the names that a dataset.json has, or None. own: the label of each picture, or None.
+    plain: whether names have no folders.
     """
 
     where: Path
@@ -70,7 +70,7 @@ def picture_folder(folder: Path) -> Pictures:
     listed = folder / LABELS_FILE
     labels = by_name(listed, listed.read_text("utf-8-sig")) if listed.is_file() else None
     files = [folder / name for name in names]
-    return Pictures(folder, names, lambda: (partial(file.open, "rb") for file in files), files, labels)
+    return Pictures(folder, names, lambda: (partial(_opened, file) for file in files), files, labels)
 
 
 def has_pictures(folder: Path) -> bool:
@@ -99,6 +99,10 @@ def pictures_among(where: Path, names: Sequence[str]) -> list[str]:
     return kept
 
 
+def _opened(file: Path) -> IO[bytes]:
+    return file.open("rb")
+
+
 def _inside(folder: Path) -> Iterator[str]:
     for place, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
@@ -115,7 +119,7 @@ def _by_folder(where: Path, names: Sequence[str]) -> Int64[Tensor, "N"] | None:
     if kinds == [""]:
         return None
     if kinds[0] == "":
-        remedy = "put every picture into the folder of its class, or pass labels="
+        remedy = "put every picture into the folder of its class, or give the labels in a file"
         beside = names[classes.index("")]
         raise bad_file(where, "all pictures in folders of classes, or none", f"{beside} beside folders", remedy)
     if {kind.lower() for kind in kinds} <= _SPLITS:
