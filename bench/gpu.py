@@ -20,16 +20,17 @@ import torch
 
 from oracle_engine.base.environment import environment_report
 from oracle_engine.base.errors import invalid
+from oracle_engine.compare.floors import Floor, Need, Rates
+from oracle_engine.compare.record import OURS, OURS_RECORDED, Row
+from oracle_engine.compare.workloads import Workload
 from oracle_engine.kernels.gpu.configs import choose, scored_with
 from oracle_engine.kernels.gpu.devices import device_of
 from oracle_engine.kernels.gpu.one_read import reading_once
 
 from .__main__ import RESULTS, say
-from .compare import Comparison
-from .floors import Floor, Need, Rates
+from .comparison import Comparison
 from .gpu_cases import CASES, Case, draw, warm, warm_together
-from .record import OURS, OURS_RECORDED, Row, document_of, machine_name, rows_of, write_json
-from .workloads import Workload
+from .record import document_of, machine_name, rows_of, write_json
 
 # time of the products of an exact answer for each pair of a row and a query, in units of D at the 16-bit rate: two
 # parts of the query for the logit, or three digits at twice that rate, and two parts of the weight for the mean
@@ -113,7 +114,7 @@ def operand_used(case: Case, batch: int, device: torch.device) -> str:
 def against_floor(row: Row, floor: Floor) -> dict[str, Any]:
     """Return the floor, and its share in the time of the engine."""
     ours = row.sides[OURS]
-    return {**asdict(floor), "reached": floor.reached(ours.median_ms), "exact": ours.exact}
+    return {**asdict(floor), "reached": floor.reached(ours.median_ms), "exact": ours.within}
 
 
 def _seconds(call: Any, rounds: int = 20) -> float:

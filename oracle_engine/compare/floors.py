@@ -15,8 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from oracle_engine import OracleDataset
-
+from ..data.dataset import OracleDataset
 from .timing import settle
 from .workloads import Batch
 

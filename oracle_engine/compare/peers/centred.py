@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from oracle_engine import OracleDataset
-
+from ...data.dataset import OracleDataset
 from ..truth import mean_value, value_blocks
 
 # the velocity [B, *shape] of queries x [B, *shape] at t, a float or [B]; labels=[B] where the batch has them

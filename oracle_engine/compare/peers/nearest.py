@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..peers import Centred
 from ..workloads import Batch
+from .centred import Centred
 
 # neighbours of each query
 NEIGHBOURS = 100
