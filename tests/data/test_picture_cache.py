@@ -145,7 +145,7 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: py
     with pytest.raises(InputError, match="`ORACLE_CACHE` must name a folder that can hold decoded pictures; received"):
         oe.load_dataset(folder)
     monkeypatch.setenv("ORACLE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(picture_cache.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 10}))
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 10}))
     with pytest.raises(InputError, match=r"0\.0 GiB free, where the decoded pictures take"):
         oe.load_dataset(folder)
 
