@@ -161,7 +161,7 @@ def test_kernels_that_run_late_find_their_blocks(
     rows: FileRows, points: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps, found = pretend_lane(monkeypatch), torch.full((COUNT, DIM), torch.nan)
-    steps.computing = PretendedStream()
+    steps.computing, steps.delay = PretendedStream(), 0.001
 
     def kernel(index: Tensor, values: Tensor) -> None:
         sleep(0.005)

@@ -86,10 +86,14 @@ class PretendedCuda:
 
 
 class Steps:
-    """What happens to the blocks of all lanes, in order: ("send", number). computing: the stream of the kernels."""
+    """What happens to the blocks of all lanes, in order: ("send", number).
+
+    computing: the stream of the kernels. delay: seconds that a copy takes.
+    """
 
     def __init__(self) -> None:
         self.computing: PretendedStream | Here = Here()
+        self.delay = 0.0
         self.found: list[tuple[str, int]] = []
         self._more = Condition()
 
@@ -129,7 +133,11 @@ class PretendedLane(CudaLane):
         return torch.full((size,), 255, dtype=torch.uint8)
 
     def _copy(self, there: Tensor, here: Tensor) -> None:
-        self.stream.queue.put(lambda: (sleep(0.001), there.copy_(here)))
+        def late() -> None:
+            sleep(self.steps.delay)
+            there.copy_(here)
+
+        self.stream.queue.put(late)
 
     def _keep(self, memory: Tensor, stream: Any) -> None:
         assert memory.numel() > 0
