@@ -29,14 +29,15 @@ class Watch:
     """How sides are watched.
 
     budget: seconds of interleaved timing. rates: of this machine, for floors; None without. always: sides that run in
-    every round. slow: seconds from which on a call is timed once, alone. density: the answers are log-densities.
-    tick: called with the name of what begins.
+    every round; None: all. slow: seconds from which on a call is timed once, alone. usable: sides above their tolerance
+    are not timed. density: the answers are log-densities. tick: called with the name of what begins.
     """
 
     budget: float
     rates: Rates | None = None
-    always: Container[str] = (OURS,)
+    always: Container[str] | None = None
     slow: float = math.inf
+    usable: bool = False
     density: bool = False
     tick: Callable[[str], None] = field(default=lambda what: None)
 
@@ -57,12 +58,18 @@ def measured_row(data: OracleDataset, sides: Mapping[str, Contender], work: Work
         watch.tick(name)
         errors[name] = relative_error(side.answer(batch)[:ERROR_QUERIES], truth)
     stated = {name: None if side.stated is None else side.stated(batch) for name, side in sides.items()}
-    calls = {name: partial(side.answer, batch) for name, side in sides.items()}
+    timed = {name for name, side in sides.items() if not watch.usable or errors[name] <= side.tolerance}
+    calls = {name: partial(side.answer, batch) for name, side in sides.items() if name in timed}
     watch.tick("timing")
     measured, busy = _timed(calls, errors, data.device, watch)
     found = {
-        name: replace(one, tolerance=sides[name].tolerance, stated=stated[name], missed=missed[name])
-        for name, one in measured.items()
+        name: replace(
+            measured.get(name, Side.untimed(errors[name])),
+            tolerance=side.tolerance,
+            stated=stated[name],
+            missed=missed[name],
+        )
+        for name, side in sides.items()
     }
     return Row(*sizes_of(data), work.batch, work.time_label, busy, found, work.kind, floor)
 
@@ -77,9 +84,9 @@ def _missed(side: Contender, batch: Batch, weights: Tensor) -> float | None:
     if side.candidates is None:
         return None
     place = side.candidates(batch)
-    held = torch.zeros_like(weights, dtype=torch.bool)
-    held.scatter_(1, place.clamp_min(0), place >= 0)
-    return float((1 - (weights * held).sum(1)).max().clamp_min(0))
+    # a row may be named twice, and unused places name none
+    named = torch.zeros_like(weights).scatter_add_(1, place.clamp_min(0), (place >= 0).double())
+    return float((1 - (weights * (named > 0)).sum(1)).max().clamp_min(0))
 
 
 def _timed(
@@ -94,7 +101,8 @@ def _timed(
     others = watch_others()
     quick = {name: call for name, call in calls.items() if once[name] < watch.slow}
     timings = {name: Timing({0: seconds}) for name, seconds in once.items() if name not in quick}
-    timings |= interleave(quick, watch.budget, device, always=watch.always) if quick else {}
+    always = quick if watch.always is None else watch.always
+    timings |= interleave(quick, watch.budget, device, always=always) if quick else {}
     busy = others()
     ours = timings.get(OURS)
     return {name: _side(timings[name], ours, errors[name], peaks[name]) for name in calls}, busy

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -39,6 +40,11 @@ class Side:
     tolerance: float = BAR
     stated: float | None = None
     missed: float | None = None
+
+    @classmethod
+    def untimed(cls, error: float) -> Side:
+        """Return a side of which only the error is known: its times are NaN, and it ran in no round."""
+        return cls(math.nan, math.nan, math.nan, math.nan, rounds=0, error=error, peak_mib=None, paired=None)
 
     @property
     def within(self) -> bool:
