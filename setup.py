@@ -91,7 +91,11 @@ PLOT = ["matplotlib>=3.8"]
 FAISS = ["faiss-cpu>=1.8"]
 # the kernels are compiled on Linux only; elsewhere the extra is empty and the torch backend answers
 TRITON = ["triton>=3.6; platform_system == 'Linux'"]
-DEMO = ["scikit-learn>=1.4", "pillow>=10", *CLI, *PLOT]
+PICTURES = ["pillow>=10"]
+# small libraries of the formats, and the one of parquet
+STORES = ["h5py>=3.10", "zarr>=3", "lmdb>=1.4"]
+FORMATS = [*PICTURES, *STORES, "pyarrow>=15"]
+DEMO = ["scikit-learn>=1.4", *PICTURES, *CLI, *PLOT]
 # starlette before 1.0.1 is open to CVE-2026-48710
 SERVE = ["starlette>=1.0.1", "uvicorn>=0.30", "prometheus-client>=0.20", "httpx>=0.27"]
 SERVE_FAST = ["uvloop>=0.19; platform_system != 'Windows'", "httptools>=0.6"]
@@ -110,6 +114,7 @@ TEST = [
     # the server is tested with the client of Triton, which speaks its protocol, exports with its messages
     "tritonclient[http]>=2.50",
     "protobuf>=5",
+    *STORES,
     *DEMO,
     *PEERS,
     *SERVE,
@@ -156,6 +161,8 @@ setup(
         "bench": BENCH,
         "test": TEST,
         "demo": DEMO,
+        "pictures": PICTURES,
+        "formats": FORMATS,
         "docs": DOCS,
         "dev": ["ruff>=0.6", "mypy>=1.11", "clang-format>=18", "import-linter>=2.7", *TEST, *FAISS, *TRITON, *DOCS],
     },

@@ -37,14 +37,8 @@ from ..kernels import (
     segments_state,
     span_by_span,
 )
-from .blocks import (
-    CovarianceProduct,
-    ScanState,
-    SegmentState,
-    block_by_block,
-    product_block_by_block,
-    segments_block_by_block,
-)
+from .blocks import CovarianceProduct, ScanState, SegmentState
+from .scanner import Scanner
 
 # what computes an answer from a posterior mean, in a dtype
 Combine = Callable[[Combination, Float64[Tensor, "B D"], torch.dtype], Float[Tensor, "B D"]]
@@ -74,22 +68,12 @@ class Backend:
     ready: Callable[[Rows], None] = lambda rows: None
     waits_once: bool = False
 
-    def run(self, precision: str) -> ScanState:
-        """Return what computes states in `precision`, also over rows that stay in files."""
-        return block_by_block(self._run(precision))
-
-    def run_segments(self, precision: str) -> SegmentState:
-        """Return what computes states over several spans in `precision`, also over rows that stay in files."""
-        if self.segments is None or precision == "half":
-            return segments_block_by_block(partial(span_by_span, state=self._run(precision)))
-        return segments_block_by_block(self.segments)
-
-    def run_product(self) -> CovarianceProduct:
-        """Return what multiplies changes of logits with rows, also with rows that stay in files."""
-        return product_block_by_block(self.product)
-
-    def _run(self, precision: str) -> ScanState:
-        return self.half if precision == "half" and self.half is not None else self.state
+    def scanner(self, precision: str) -> Scanner:
+        """Return what scans rows in `precision`, wherever they are."""
+        state, segments = self.state, self.segments
+        if precision == "half" and self.half is not None:
+            state, segments = self.half, None
+        return Scanner(state, segments or partial(span_by_span, state=state), self.product)
 
 
 BACKENDS = {

@@ -9,7 +9,7 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from oracle_engine import OracleDataset
+from ..data.dataset import OracleDataset
 
 BATCHES = (1, 16, 64, 256)
 TIMES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 0.9)

@@ -15,8 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from oracle_engine import OracleDataset
-
+from ..data.dataset import OracleDataset
 from .timing import settle
 from .workloads import Batch
 
@@ -88,6 +87,19 @@ class Rates:
         return Floor(1e3 * need.read / self.read, 1e3 * need.operations / self.product)
 
 
+def rates_of(device: torch.device) -> Rates:
+    """Return the rates of a device: on CUDA of a copy and of a bf16 product, on operands far larger than a cache."""
+    if device.type != "cuda":
+        return Rates.measured()
+    source = torch.ones(1 << 29, dtype=torch.float16, device=device)
+    target = torch.empty_like(source)
+    seconds = _cuda_seconds(lambda: target.copy_(source))
+    side = 8192
+    factor = torch.randn(side, side, device=device).bfloat16()
+    product = 2 * side**3 / _cuda_seconds(lambda: factor @ factor)
+    return Rates(2 * source.numel() * source.itemsize / seconds, product, "copy", f"bf16 {side} x {side}")
+
+
 def heavy_rows(weights: Tensor) -> Tensor:
     """Return how few samples hold all but OMITTED of each posterior [b, N], as [b] int64."""
     held = weights.sort(dim=1, descending=True).values.cumsum(1)
@@ -130,3 +142,15 @@ def _seconds(call: Callable[[], object]) -> float:
         call()
         rounds.append(time.perf_counter() - began)
     return min(rounds)
+
+
+def _cuda_seconds(call: Callable[[], object], rounds: int = 20) -> float:
+    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    for _ in range(3):
+        call()
+    begin.record()
+    for _ in range(rounds):
+        call()
+    end.record()
+    end.synchronize()
+    return float(begin.elapsed_time(end)) / 1e3 / rounds

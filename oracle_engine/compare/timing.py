@@ -78,6 +78,15 @@ def interleave(
     return {name: Timing(values) for name, values in seconds.items()}
 
 
+def timed_once(call: Call, device: torch.device) -> float:
+    """Return the seconds of one call, from when the device is idle to when it is idle again."""
+    if device.type == "cuda":
+        return _cuda_seconds(call)
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began
+
+
 def settle() -> None:
     """Wait until the threads of this process sleep.
 

@@ -1,7 +1,7 @@
 """The velocity with NumPy, whose products are those of OpenBLAS.
 
 The threads of OpenBLAS spin for a tenth of a second after a product, so that whatever runs next must wait until they
-sleep: `bench.timing` does.
+sleep: `compare.timing` does.
 """
 
 from __future__ import annotations

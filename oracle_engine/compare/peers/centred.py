@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from oracle_engine import OracleDataset
-
+from ...data.dataset import OracleDataset
 from ..truth import mean_value, value_blocks
 
 # the velocity [B, *shape] of queries x [B, *shape] at t, a float or [B]; labels=[B] where the batch has them
@@ -30,13 +29,14 @@ class Centred:
     """Samples z_j = X_j - mu in value space, in the order of the rows.
 
     samples: [N, D]; mean: mu [D]; half_norms: |z_j|^2 / 2 [N]; all of one floating dtype. segments: the rows of each
-    class, by label; empty without labels.
+    class, by label; empty without labels. row_of: the rows of samples by their numbers.
     """
 
     samples: Tensor
     mean: Tensor
     half_norms: Tensor
     segments: Mapping[int, slice] = field(default_factory=dict)
+    row_of: Callable[[Tensor], Tensor] = lambda index: index
 
     @classmethod
     def of(cls, data: OracleDataset, dtype: torch.dtype = torch.float32) -> Centred:
@@ -51,7 +51,7 @@ class Centred:
             samples[start:stop], half_norms[start:stop] = block, 0.5 * block.square().sum(1)
             start = stop
         segments = {label: slice(span.start, span.stop) for label, span in data.segments.items()}
-        return cls(samples, mean.to(dtype), half_norms, segments)
+        return cls(samples, mean.to(dtype), half_norms, segments, data.row_of)
 
 
 def times_of(t: Tensor | float, like: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,8 +8,8 @@ import time
 import pytest
 import torch
 
-from bench import timing
-from bench.timing import LEAST_ROUNDS, interleave, settle
+from oracle_engine.compare import timing
+from oracle_engine.compare.timing import LEAST_ROUNDS, interleave, settle
 
 
 def test_a_short_side_is_asked_again_within_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,10 +5,19 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bench.peers import CLASSES, NUMPY, TORCH, Centred, UnavailableError, build_peer, default_peers, numpy_peers
-from bench.truth import BAR, exact_velocity, relative_error
-from bench.workloads import LABELLED, Workload
 from oracle_engine import OracleDataset, OracleEngine, load_dataset
+from oracle_engine.compare.peers import (
+    CLASSES,
+    NUMPY,
+    TORCH,
+    Centred,
+    UnavailableError,
+    build_peer,
+    default_peers,
+    numpy_peers,
+)
+from oracle_engine.compare.truth import BAR, exact_velocity, relative_error
+from oracle_engine.compare.workloads import LABELLED, Workload
 
 CPU = torch.device("cpu")
 

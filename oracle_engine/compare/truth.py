@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-from oracle_engine import OracleDataset
-
+from ..data.dataset import OracleDataset
 from .workloads import Batch
 
 # relative velocity error that an exact answer must stay below
@@ -21,8 +21,10 @@ BLOCK = 4096
 def value_blocks(data: OracleDataset) -> Iterator[Tensor]:
     """Yield the samples in value space, [n, D] float64, in the order they are stored in."""
     scale, offset = data.value_map.scale, data.value_map.offset
-    for block in data.rows.stored.split(BLOCK):
-        yield block.double().mul_(scale).add_(offset)
+    for start in range(0, len(data), BLOCK):
+        # rows that stay in files are read block by block
+        block = data.rows.stored[start : start + BLOCK]
+        yield block.double().reshape(len(block), -1).mul_(scale).add_(offset)
 
 
 def mean_value(data: OracleDataset) -> Tensor:
@@ -35,6 +37,19 @@ def posterior_weights(data: OracleDataset, batch: Batch) -> Tensor:
 
     Samples have equal weights. Costs a pass over the data and N B values of memory.
     """
+    return _logits(data, batch).softmax(1)
+
+
+def log_density_of(data: OracleDataset, batch: Batch) -> Tensor:
+    """Return the log-density of the queries in nats, [B] float64; costs as :func:`posterior_weights` does."""
+    sigma = 1 - batch.times
+    offset = batch.x.double().reshape(len(batch.x), -1) - batch.times[:, None] * mean_value(data)
+    around = 0.5 * offset.square().sum(1) / sigma.square() + 0.5 * data.dim * (2 * math.pi * sigma.square()).log()
+    return _logits(data, batch).logsumexp(1) - math.log(len(data)) - around
+
+
+def _logits(data: OracleDataset, batch: Batch) -> Tensor:
+    # without the term that all rows of a query share
     alpha, centre = batch.times[:, None], mean_value(data)
     offset = batch.x.double().reshape(len(batch.x), -1) - alpha * centre
     gain = alpha / (1 - alpha).square()
@@ -47,7 +62,7 @@ def posterior_weights(data: OracleDataset, batch: Batch) -> Tensor:
     )
     if batch.labels is not None and data.sorted_labels is not None:
         logits.masked_fill_(batch.labels[:, None] != data.sorted_labels, -torch.inf)
-    return logits.softmax(1)
+    return logits
 
 
 def velocity_of(data: OracleDataset, batch: Batch, weights: Tensor) -> Tensor:
@@ -65,6 +80,6 @@ def exact_velocity(data: OracleDataset, batch: Batch) -> Tensor:
 
 
 def relative_error(velocity: Tensor, truth: Tensor) -> float:
-    """Return the largest |v - truth| / |truth| over the queries, for a velocity [B, *shape] and a truth [B, D]."""
+    """Return the largest |v - truth| / |truth| over the queries, of an answer [B, *shape] and a truth [B, D]."""
     difference = velocity.double().reshape(truth.shape) - truth
     return float((difference.norm(dim=1) / truth.norm(dim=1)).max())

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bench import floors
-from bench.floors import Floor, Need, Rates, heavy_rows
-from bench.truth import posterior_weights
-from bench.workloads import LABELLED, Batch, Workload
 from oracle_engine import OracleDataset
+from oracle_engine.compare import floors
+from oracle_engine.compare.floors import Floor, Need, Rates, heavy_rows
+from oracle_engine.compare.truth import posterior_weights
+from oracle_engine.compare.workloads import LABELLED, Batch, Workload
 
 
 def test_the_fewest_rows_that_hold_a_posterior() -> None:

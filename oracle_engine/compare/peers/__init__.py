@@ -9,8 +9,7 @@ from collections.abc import Callable, Mapping
 
 import torch
 
-from oracle_engine.base.environment import environment_report
-
+from ...base.environment import environment_report
 from .centred import Centred, UnavailableError, Velocity
 from .class_peers import CLASSES
 from .numpy_peers import NUMPY
