@@ -103,6 +103,9 @@ RAY = ["ray>=2.40"]
 BENCH = ["pytest>=8.2", "pytest-benchmark>=4", "pykeops>=2.2; platform_system != 'Windows'"]
 # libraries that the adapters are tested with; flow_matching needs tqdm but does not declare it
 PEERS = ["flow_matching>=1.0.10", "torchdiffeq>=0.2.5", "tqdm>=4.60"]
+CHECK = ["ruff>=0.6", "mypy>=1.11", "clang-format>=18", "import-linter>=2.7"]
+# holds each notebook and its script together
+NOTEBOOKS = ["jupytext>=1.16"]
 DOCS = ["sphinx>=8", "furo>=2024.8.6", "myst-parser>=4", "sphinx-copybutton>=0.5"]
 TEST = [
     "pytest>=8.2",
@@ -164,7 +167,7 @@ setup(
         "pictures": PICTURES,
         "formats": FORMATS,
         "docs": DOCS,
-        "dev": ["ruff>=0.6", "mypy>=1.11", "clang-format>=18", "import-linter>=2.7", *TEST, *FAISS, *TRITON, *DOCS],
+        "dev": [*CHECK, *TEST, *FAISS, *TRITON, *DOCS, *NOTEBOOKS],
     },
     entry_points={"console_scripts": ["oracle-engine = oracle_engine.cli.main:main"]},
 )
