@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from ..base.arrays import Float64, Int64, Numbers, Shaped, Tensor
-from ..base.changes import Snapshot
+from ..base.changes import Probes, Snapshot
 from ..base.devices import usable_device
 from ..base.errors import bad_file, invalid
 from ..base.file_rows import FileRows
@@ -134,6 +134,16 @@ class OracleDataset:
                 "samples that were changed in place since, here or through a view of the same memory",
                 "make the data set anew, from a copy of the samples where they will change again",
             )
+
+    @property
+    def is_counted_changed(self) -> bool:
+        """Whether torch has counted a change of the samples in place; other changes show in :attr:`probes`."""
+        return self._snapshot.counted(*self._watched)
+
+    @property
+    def probes(self) -> Probes | None:
+        """Bytes of the stored rows that :meth:`check_unchanged` compares, or None."""
+        return self._snapshot.probes(self.rows.stored)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy or a pickle holds. Raises InputError where the samples were changed in place."""
