@@ -15,7 +15,7 @@ from .rescore import UNSEEN, RescoreConfig, add_rows, distances, listed_share, n
 from .softmax import softmax_step
 
 # float64 sums in two numbers, and what is left of every operation on the way, take many registers
-COMPENSATED_TILE = RescoreConfig(block_n=8, block_b=1, block_d=128, warps=4, stages=1)
+COMPENSATED_TILE = RescoreConfig(block_n=8, block_b=1, block_d=64, warps=4, stages=1)
 
 _UNSEEN = tl.constexpr(UNSEEN)
 

@@ -52,7 +52,9 @@ def digits_lost(best, alpha, precision, reach):
     from the nearest row than that logit says.
     """
     depth = tl.maximum(-best, 0.5)
-    error = _ROUNDING * (tl.abs(alpha) * reach * tl.sqrt(2.0 * depth * precision) + 5.0 * depth)
+    # in float32: a root in float64 is a call
+    root = tl.sqrt((2.0 * depth * precision).to(tl.float32)).to(tl.float64)
+    error = _ROUNDING * (tl.abs(alpha) * reach * root + 5.0 * depth)
     return error, (best > float("-inf")) & (error > _GAP_LIMIT)
 
 
