@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,6 +19,18 @@ PROBES = 32
 
 # rows and columns, [P] each
 Place = tuple[np.ndarray[Any, np.dtype[np.int64]], np.ndarray[Any, np.dtype[np.int64]]]
+
+
+class Probes(NamedTuple):
+    """Values of a tensor that some changes in place show in.
+
+    at: where they are, in bytes from the first value, [P] int64. size: bytes of each. values: what they were, P * size
+    bytes.
+    """
+
+    at: np.ndarray[Any, np.dtype[np.int64]]
+    size: int
+    values: bytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,12 +72,28 @@ class Snapshot:
         """
         if traced():
             return False
-        for part, version in zip((first, *others), self.versions, strict=True):
-            if version is not None and part._version != version:
-                return True
+        if self.counted(first, *others):
+            return True
         if self.place is None or self.values is None or capturing():
             return False
         return _probed(first, self.place) != self.values
+
+    def counted(self, *parts: Tensor) -> bool:
+        """Return whether torch has counted a change of one of the tensors, which no value is read for.
+
+        parts: the tensors, in the order of :meth:`of`.
+        """
+        for part, version in zip(parts, self.versions, strict=True):
+            if version is not None and part._version != version:
+                return True
+        return False
+
+    def probes(self, first: Shaped[Tensor, "N D"]) -> Probes | None:
+        """Return what to look at in `first` beside what is counted, or None where nothing is."""
+        if self.place is None or self.values is None:
+            return None
+        (rows, columns), (down, across), size = self.place, first.stride(), first.element_size()
+        return Probes((rows * down + columns * across) * size, size, self.values)
 
 
 def _probed(first: Shaped[Tensor, "N D"], place: Place) -> bytes:

@@ -47,6 +47,8 @@ _FEATURES = (
         "serve",
     ),
     ("jobs on a cluster", {"ray": "ray"}, "ray"),
+    ("pictures", {"PIL": "pillow"}, "pictures"),
+    ("HDF5, zarr, parquet, LMDB", {"h5py": "h5py", "zarr": "zarr", "pyarrow": "pyarrow", "lmdb": "lmdb"}, "formats"),
     ("built-in images", {"sklearn": "scikit-learn", "PIL": "pillow"}, "demo"),
 )
 

@@ -38,10 +38,11 @@ from .oracle import Oracle
 from .plan import Plan, make_plan
 from .responder import Responder, mixed
 from .router import Router
+from .straight import StraightWay
 from .widths import check_point_std
 
 # what is made of the attributes of an engine, and kept beside them until one of them is set
-MADE = ("request_builder", "responder")
+MADE = ("request_builder", "responder", "straight")
 
 
 class OracleEngine(Oracle, torch.nn.Module):
@@ -272,6 +273,13 @@ class OracleEngine(Oracle, torch.nn.Module):
         router = Router(self.mode, self.tolerance, exact, self.point_std, self.index)
         return Responder(self.data, self.point_std, router, backend.combine)
 
+    @cached_property
+    def straight(self) -> StraightWay | None:
+        """What answers queries without conditions in one call, where there is no other route than the scan."""
+        if not self.responder.router.only_scans:
+            return None
+        return StraightWay.of(self.data, self.path, BACKENDS[self.backend], self.point_std, self.t_max)
+
     def _respond(self, name: str, x: Tensor, t: Numbers, conditions: Conditions) -> Tensor:
         if compiled.inside_transform() and compiled.cut_out():
             return compiled.untraced(self, name, x, t, conditions)
@@ -297,6 +305,10 @@ class OracleEngine(Oracle, torch.nn.Module):
         Raises InputError as :meth:`velocity` does.
         """
         self._check_capture(name, conditions)
+        if self.straight is not None and conditions.are_none:
+            found = self.straight.answer(name, x, t)
+            if found is not None:
+                return found
         with torch.no_grad(), checked_together() if self._checks_together else nullcontext():
             request = self.request_builder.request(x, t, conditions)
             values = self.responder.values(name, request, x.dtype)

@@ -100,8 +100,7 @@ class Units:
         held = cut(self.engine.data, self._deal, shard)
         if held is None:
             return None
-        backend, precision = BACKENDS[self.engine.backend], self.engine.precision
-        return ExactScan(held, backend.run(precision), backend.run_segments(precision), backend.product)
+        return ExactScan(held, BACKENDS[self.engine.backend].scanner(self.engine.precision))
 
 
 @dataclass(frozen=True)

@@ -245,6 +245,7 @@ COMMANDS = [
     ["index", "build", "--data", "data.npz", "--out", "data.index"],
     ["index", "info", "data.index"],
     ["train-demo"],
+    ["bench"],
     ["pack", "folder"],
 ]
 

@@ -13,8 +13,8 @@ from engine_cases import X, twenty
 from refusals import refused
 from tolerances import assert_close
 
-from bench.memory import peak_extra_bytes
 from oracle_engine import OracleDataset, OracleEngine, load_dataset
+from oracle_engine.compare.memory import peak_extra_bytes
 from oracle_engine.kernels import native_library
 from oracle_engine.scans.backends import BACKENDS, Backend
 
