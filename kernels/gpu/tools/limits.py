@@ -64,7 +64,7 @@ LIMITS = (
     Limit("spills", 32, "the tile that was fastest on an H100", ("sm_90",), ("dense",), BYTES),
     Limit("spills", 4, "outside of the loop", ("sm_100",), ("finish", "score")),
     Limit("spills", 36, DOUBLE, kernels=("one read",)),
-    Limit("spills", 4, "few, for one more program on a multiprocessor; of rare queries", ("sm_80", "sm_90"), COMPENSATED),
+    Limit("spills", 4, "few, for one more program a multiprocessor", ("sm_80", "sm_90"), COMPENSATED),
     Limit("spills", 0, "registers in memory take its time"),
     Limit("unguarded", 0, "another warp group may still read what is written"),
     Limit("outside", 0, "sums of whole numbers are exact", kernels=("digits",)),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,8 +13,9 @@ from tolerances import assert_close, assert_rows_close
 from torch import Tensor
 
 from oracle_engine import OracleDataset, OracleEngine
-from oracle_engine.kernels.gpu import rescored
+from oracle_engine.kernels.gpu import scan
 from oracle_engine.kernels.gpu.given import float32_parts
+from oracle_engine.kernels.gpu.rescored import Rescored
 from oracle_engine.scans import backends
 
 
@@ -102,14 +102,13 @@ def test_moments_and_heaviest_samples_have_the_same_digits(generator: torch.Gene
 def test_only_queries_whose_gaps_float64_lacks_are_weighed_again(
     monkeypatch: pytest.MonkeyPatch, generator: torch.Generator
 ) -> None:
-    bases, of = [], rescored.Rescored.compensated.__func__
+    bases: list[Tensor] = []
 
-    def kept(cls: type, *values: Any) -> Any:
-        found = of(cls, *values)
-        bases.append(found.base.clone())
-        return found
+    class Kept(Rescored):
+        def __post_init__(self) -> None:
+            bases.append(self.base.clone())
 
-    monkeypatch.setattr(rescored.Rescored, "compensated", classmethod(kept))
+    monkeypatch.setattr(scan, "Rescored", Kept)
     engine = engine_of(torch.float16, 300, generator)
     t = torch.tensor([0.1, 0.5, 1 - EDGE], dtype=torch.float64)
     engine.velocity(between(engine, t, generator), t)
