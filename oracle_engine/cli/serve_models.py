@@ -26,6 +26,8 @@ KEYS: dict[str, tuple[type, ...]] = {
     "path": (str,),
     "index": (str,),
     "device": (str,),
+    "resident": (str,),
+    "memory": (str, int),
     "guidance": (int, float),
 }
 

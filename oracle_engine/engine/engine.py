@@ -14,6 +14,7 @@ from ..base.arrays import Float, Numbers, Tensor, check_floating, is_number, is_
 from ..base.checked import checked_together
 from ..base.cuda_graphs import capturing
 from ..base.errors import invalid
+from ..base.file_rows import FileRows
 from ..base.outputs import rounded_answer
 from ..base.progress import PartProgress
 from ..base.transforms import traced, transformed
@@ -36,6 +37,7 @@ from .derivatives import AnswerFunction, options_of
 from .graphs import obstacle, unrecordable
 from .oracle import Oracle
 from .plan import Plan, make_plan
+from .residency import Wish
 from .responder import Responder, mixed
 from .router import Router
 from .straight import StraightWay
@@ -58,6 +60,10 @@ class OracleEngine(Oracle, torch.nn.Module):
         scans. "top_k" and "budget", or TopK(count), Budget(rows), score that many samples and say what they may miss.
     tolerance: largest relative velocity error that leaving samples out may cause, in (0, 1); of guided answers
         relative to the larger of the velocities with and without the class.
+    resident: "all": the samples are on the device. "stream": they stay in their files, or on the host, from where
+        blocks of them come to the device while the ones before are scanned; calls that wait at the same time share a
+        read. "auto" streams what the device has no room for. `plan` says what was decided, and why.
+    memory: bytes of the device that samples may take, a number or a text such as "8GiB"; None for what a card has free.
     point_std: every sample is a Gaussian of this width in value space instead of a point, e.g. a VAE posterior.
     t_max: clamp times here, for paths that end at sigma = 0; None refuses such times.
 
@@ -86,6 +92,8 @@ class OracleEngine(Oracle, torch.nn.Module):
         precision: str = "full",
         mode: str | Mode = "auto",
         tolerance: float = 1e-4,
+        resident: str = "auto",
+        memory: int | str | None = None,
         point_std: float = 0.0,
         t_max: float | None = None,
     ) -> None:
@@ -98,7 +106,8 @@ class OracleEngine(Oracle, torch.nn.Module):
             raise invalid("tolerance", "must lie in (0, 1)", tolerance, "pass 1e-4, or mode='exact' for none at all")
         if t_max is not None and not (is_number(t_max) and 0.0 <= t_max <= 1.0):
             raise invalid("t_max", "must lie in [0, 1]", t_max, "pass 0.999, or None to refuse such times")
-        self.data = data if device is None else data.to(device)
+        self._wished_residency = Wish.of(resident, memory)
+        self.data, self.residency = self._wished_residency.granted(data, device)
         self.path = resolve_path(path)
         self._wished_backend = backend
         self.backend, self.backend_reason = self._resolved(backend)
@@ -120,7 +129,8 @@ class OracleEngine(Oracle, torch.nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> OracleEngine:
         # torch sends .to(), .cuda() and .half() through here: follow the device, never the dtype
-        self.data = self.data.to(fn(torch.empty(0, device=self.data.device)).device)
+        there = fn(torch.empty(0, device=self.data.device)).device
+        self.data, self.residency = self._wished_residency.granted(self.data, there)
         self.index = None if self.index is None else self.index.to(self.data.device)
         self.backend, self.backend_reason = self._resolved(self._wished_backend)
         self._make_ready()
@@ -134,7 +144,8 @@ class OracleEngine(Oracle, torch.nn.Module):
         # what is kept must not be made by a first call that is recorded in a graph
         _ = self.data.base
         for rows in rows_here(self.data):
-            BACKENDS[self.backend].ready(rows)
+            if not isinstance(rows.stored, FileRows):
+                BACKENDS[self.backend].ready(rows)
 
     def extra_repr(self) -> str:
         """Return what printing the module shows."""
@@ -316,8 +327,8 @@ class OracleEngine(Oracle, torch.nn.Module):
 
     @property
     def _checks_together(self) -> bool:
-        # one wait where no search, which reads values, could meet what is refused
-        return BACKENDS[self.backend].waits_once and self.index is None
+        # one wait where no search, which reads values, and no long pass could meet what is refused
+        return BACKENDS[self.backend].waits_once and self.index is None and not self.residency.streams
 
     def function(self, name: str, dtype: torch.dtype, conditions: Conditions) -> AnswerFunction:
         """Return the answer called `name` as a function with derivatives.
@@ -332,7 +343,8 @@ class OracleEngine(Oracle, torch.nn.Module):
 
     def _obstacle(self, name: str, conditions: Conditions) -> str | None:
         weighted = self.data.rows.log_weights is not None
-        return obstacle(name, conditions, backend=self.backend, mode=self.mode, weighted=weighted)
+        streams = self.residency.streams
+        return obstacle(name, conditions, backend=self.backend, mode=self.mode, weighted=weighted, streams=streams)
 
     def _check_capture(self, name: str, conditions: Conditions, derivative: bool = False) -> None:
         found = (self._obstacle(name, conditions) or ("x" if derivative else None)) if capturing() else None
