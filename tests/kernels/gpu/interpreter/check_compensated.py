@@ -13,8 +13,10 @@ from tolerances import assert_close, assert_rows_close
 from torch import Tensor
 
 from oracle_engine import OracleDataset, OracleEngine
+from oracle_engine.kernels.common.work import Work
 from oracle_engine.kernels.gpu import scan
 from oracle_engine.kernels.gpu.given import float32_parts
+from oracle_engine.kernels.gpu.rescore_list import RescoreList
 from oracle_engine.kernels.gpu.rescored import Rescored
 from oracle_engine.scans import backends
 
@@ -105,8 +107,11 @@ def test_only_queries_whose_gaps_float64_lacks_are_weighed_again(
     bases: list[Tensor] = []
 
     class Kept(Rescored):
-        def __post_init__(self) -> None:
-            bases.append(self.base.clone())
+        @classmethod
+        def compensated(cls, work: Work, rescore_list: RescoreList, sums: Tensor, means: Tensor) -> Rescored:
+            found = super().compensated(work, rescore_list, sums, means)
+            bases.append(found.base)
+            return found
 
     monkeypatch.setattr(scan, "Rescored", Kept)
     engine = engine_of(torch.float16, 300, generator)
