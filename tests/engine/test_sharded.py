@@ -19,7 +19,7 @@ from oracle_engine import InputError, OracleDataset, OracleEngine
 # what was asked and which part of the answer, and the answer
 Answers = dict[tuple[str, str], Tensor]
 
-COUNT, DIM, CLASSES, BATCH = 200, 12, 9, 14
+COUNT, DIM, CLASSES, BATCH = 200, 12, 9, 36
 
 STATISTICS = ("log_density", "ess", "entropy", "variance", "top_weights")
 
