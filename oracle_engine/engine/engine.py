@@ -13,12 +13,14 @@ import torch
 from ..base.arrays import Float, Numbers, Tensor, check_floating, is_number, is_whole
 from ..base.checked import checked_together
 from ..base.cuda_graphs import capturing
-from ..base.errors import invalid
+from ..base.errors import InputError, invalid
 from ..base.file_rows import FileRows
+from ..base.foreign import is_foreign, lent
 from ..base.outputs import rounded_answer
 from ..base.progress import PartProgress
 from ..base.transforms import traced, transformed
 from ..data.dataset import OracleDataset
+from ..data.load import load_dataset
 from ..data.sharded import rows_here
 from ..kernels.screens import SharedProducts
 from ..paths.paths import Path as ProbabilityPath
@@ -50,7 +52,8 @@ MADE = ("request_builder", "responder", "straight")
 class OracleEngine(Oracle, torch.nn.Module):
     """Closed-form flow-matching targets over `data`, exact for every query (arXiv 2512.02826).
 
-    data: an OracleDataset. path: a name from oracle_engine.paths.PATHS, or an object like one.
+    data: an OracleDataset, or what load_dataset takes: a name, a path, an array, an iterable. path: a name from
+        oracle_engine.paths.PATHS, or an object like one.
     device: where to compute; the data are moved there. None keeps them where they are.
     backend: "native" (C++, on the CPU), "torch", "reference" (float64, slow), "triton" (CUDA), or "auto", the fastest
         that is proved on the device: on an H100 "triton". The variable ORACLE_BACKEND can settle it.
@@ -84,7 +87,7 @@ class OracleEngine(Oracle, torch.nn.Module):
 
     def __init__(
         self,
-        data: OracleDataset,
+        data: Any,
         path: str | ProbabilityPath = "rectified_flow",
         *,
         device: torch.device | str | None = None,
@@ -98,9 +101,7 @@ class OracleEngine(Oracle, torch.nn.Module):
         t_max: float | None = None,
     ) -> None:
         super().__init__()
-        if not isinstance(data, OracleDataset):
-            found, remedy = type(data).__name__, "use oracle_engine.load_dataset(data)"
-            raise invalid("data", "must be an OracleDataset", found, remedy)
+        data = _data_of(data)
         check_point_std(point_std)
         if not is_number(tolerance) or not 0.0 < tolerance < 1.0:
             raise invalid("tolerance", "must lie in (0, 1)", tolerance, "pass 1e-4, or mode='exact' for none at all")
@@ -153,7 +154,7 @@ class OracleEngine(Oracle, torch.nn.Module):
 
     def posterior(
         self,
-        x: Float[Tensor, "B ..."],
+        x: Any,
         t: Numbers,
         *,
         labels: Numbers | None = None,
@@ -163,8 +164,9 @@ class OracleEngine(Oracle, torch.nn.Module):
     ) -> Posterior:
         """Return the posterior over the samples with its statistics, for each of B queries.
 
-        x, t, labels, exclude, source: as in :meth:`velocity`. top_k: how many of the heaviest samples to name, at least
-        0. Raises InputError as :meth:`velocity` does, and for a negative top_k. Costs little more than a velocity.
+        x, t, labels, exclude, source: as in :meth:`velocity`; the posterior of any array is one of tensors. top_k: how
+        many of the heaviest samples to name, at least 0. Raises InputError as :meth:`velocity` does, and for a negative
+        top_k. Costs little more than a velocity.
 
         >>> import torch, oracle_engine as oe
         >>> engine = oe.OracleEngine(oe.OracleDataset(torch.tensor([[-1.0], [1.0]])))
@@ -176,10 +178,11 @@ class OracleEngine(Oracle, torch.nn.Module):
             raise invalid("top_k", "must be a whole number >= 0", top_k, "pass 0 to name no samples")
         conditions = Conditions(labels, None, exclude, source)
         self._check_capture("posterior", conditions)
-        refuse_transforms("posterior", x, t)
+        points: Any = lent(x, self.data.device) if is_foreign(x) else x
+        refuse_transforms("posterior", points, t)
         with checked_together() if self._checks_together else nullcontext():
-            request = self.request_builder.request(x, t, conditions)
-            return self.responder.posterior(request, int(top_k), x.shape, x.dtype)
+            request = self.request_builder.request(points, t, conditions)
+            return self.responder.posterior(request, int(top_k), points.shape, points.dtype)
 
     def prepare(
         self,
@@ -350,3 +353,15 @@ class OracleEngine(Oracle, torch.nn.Module):
         found = (self._obstacle(name, conditions) or ("x" if derivative else None)) if capturing() else None
         if found is not None:
             raise unrecordable(found)
+
+
+def _data_of(data: Any) -> OracleDataset:
+    """Return a data set as it is, or the one that load_dataset makes of anything else."""
+    if isinstance(data, OracleDataset):
+        return data
+    try:
+        return load_dataset(data)
+    except InputError as error:
+        if error.parameter != "source" or error.remedy is None:
+            raise
+        raise error.about("data", error.remedy) from error
