@@ -2,7 +2,7 @@
 
 Every listed configuration is compiled ahead of time for every target and what came out is counted; so are launches,
 device calls and waits of the engine on a card that is not there. Limits hold for what is counted, and the figures kept
-in figures.json may only improve. `--host` counts only what answers on the CPU ask of the host.
+in figures.json may only improve.
 """
 
 from __future__ import annotations
@@ -21,11 +21,10 @@ from oracle_engine.kernels.gpu.tools.compilation import Compilation, compile_job
 from oracle_engine.kernels.gpu.tools.jobs import TARGETS, Job, jobs, subset
 
 from . import calls
-from .host import host
 from .kept import PATH, Change, Kept, Section, changes, read, updated
 from .table import HEADER, line, share_lines, verdict
 
-CONFIGURATIONS, WAVES, CALLS, HOST = "configurations", "waves", "calls", "host"
+CONFIGURATIONS, WAVES, CALLS = "configurations", "waves", "calls"
 
 
 def compiled(chosen: Sequence[Job], workers: int) -> Iterator[Compilation]:
@@ -57,8 +56,7 @@ def counted(chosen: Sequence[Job], workers: int, kept: Kept) -> tuple[dict[str, 
         complaints.append(f"the waves need figures of {error}: compile sm_90 too")
     sections[CALLS] = calls.calls()
     complaints += calls.costly(sections[CALLS])
-    sections[HOST] = host()
-    for name in (WAVES, CALLS, HOST):
+    for name in (WAVES, CALLS):
         print("\n".join(share_lines(name, sections.get(name, {}))), flush=True)
     return sections, complaints
 
@@ -73,9 +71,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = [*dict.fromkeys((*(() if options.subset else jobs(targets)), *subset()))]
     chosen = [job for job in chosen if job.target in targets]
     kept = read()
-    sections, complaints = ({HOST: host()}, []) if options.host else counted(chosen, options.workers, kept)
+    sections, complaints = counted(chosen, options.workers, kept)
     if options.write or options.accept:
-        whole = not (options.subset or options.host) and set(targets) == set(TARGETS)
+        whole = not options.subset and set(targets) == set(TARGETS)
         rewrite(kept, sections, whole=whole, reason=options.accept)
         kept = read()
     found = against(kept, sections)
@@ -118,7 +116,6 @@ def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.gate", description=__doc__)
     add = parser.add_argument
     add("--subset", action="store_true", help="a few configurations that cover every kernel and target")
-    add("--host", action="store_true", help="only what answers on the CPU ask of the host: nothing is compiled")
     add("--targets", default=",".join(TARGETS), help=f"some of {','.join(TARGETS)}")
     add("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes that compile at once")
     add("--write", action="store_true", help=f"keep what is new or better in {PATH.name}")

@@ -1,11 +1,12 @@
-"""What answers ask of the host: calls of Python functions of the package, and operations of torch.
+"""What answers ask of the host: `python -m bench.gate.host` counts functions of the package and operations of torch.
 
-`python -m bench.gate.host` counts in this process and prints JSON; :func:`host` does so in a fresh one, without the
-hooks of a test. Counts, unlike times, are the same on a busy machine.
+The counts are held to those in host.json, which may only become smaller: a busy machine does not change them, as it
+does times. They are taken in a fresh process, without the hooks of a test.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
@@ -22,7 +23,11 @@ from oracle_engine import OracleDataset, OracleEngine
 from oracle_engine.kernels import native_library
 from oracle_engine.kernels.gpu.tools.figures import Number
 
+from .kept import Kept, changes, read, updated
+
 ROOT = Path(__file__).resolve().parents[2]
+PATH = Path(__file__).parent / "host.json"
+SECTION = "host"
 
 # small enough that the work around a scan is most of it
 COUNT, DIM, BATCH, CLASSES = 500, 64, 8, 5
@@ -33,7 +38,7 @@ WARM = 3
 
 def host() -> dict[str, dict[str, Number]]:
     """Return the counts of every question on every backend that serves here, from a fresh process."""
-    command = [sys.executable, "-m", "bench.gate.host"]
+    command = [sys.executable, "-m", "bench.gate.host", "--json"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     found: dict[str, dict[str, Number]] = json.loads(done.stdout)
     return found
@@ -105,5 +110,25 @@ def _engine(backend: str) -> OracleEngine:
     return OracleEngine(OracleDataset(points, torch.arange(COUNT) % CLASSES), backend=backend)
 
 
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Count, print what is not as it is kept, and return 1 where something is worse, else 0."""
+    parser = argparse.ArgumentParser(prog="python -m bench.gate.host", description=__doc__)
+    parser.add_argument("--json", action="store_true", help="only print the counts, those of this process")
+    parser.add_argument("--write", action="store_true", help=f"keep what is new or smaller in {PATH.name}")
+    parser.add_argument("--accept", metavar="REASON", help="keep what is larger too, and the reason beside it")
+    options = parser.parse_args(arguments)
+    if options.json:
+        print(json.dumps(counts()))
+        return 0
+    kept, found = read(PATH), host()
+    told = changes(kept.sections.get(SECTION, {}), found)
+    print("\n".join(map(str, told)) or "as it is kept")
+    if options.write or options.accept:
+        section = updated(kept.sections.get(SECTION, {}), found, whole=False, worse_too=bool(options.accept))
+        reasons = {str(change): options.accept for change in told if change.worse and options.accept}
+        Kept(kept.compiler, {SECTION: section}, {**kept.accepted, **reasons}).write(PATH)
+    return int(any(change.worse for change in told) and not options.accept)
+
+
 if __name__ == "__main__":
-    print(json.dumps(counts()))
+    sys.exit(main())

@@ -9,11 +9,14 @@ from functools import partial
 import torch
 
 from ..base.arrays import Float, Float64, Tensor
+from ..base.changes import Probes
 from ..base.errors import invalid
 from ..base.settings import Settings
 from ..kernels import (
     Combination,
+    NativeAnswers,
     Rows,
+    ValueSpace,
     combined,
     covariance_product,
     gpu_combined,
@@ -40,15 +43,19 @@ from .scanner import Scanner
 # what computes an answer from a posterior mean, in a dtype
 Combine = Callable[[Combination, Float64[Tensor, "B D"], torch.dtype], Float[Tensor, "B D"]]
 
+# what answers queries of all rows, without a look at states, or None where it cannot read the rows
+Answers = Callable[[Rows, ValueSpace, Probes | None], NativeAnswers | None]
+
 
 @dataclass(frozen=True)
 class Backend:
     """What computes states in full precision, what memory that needs for a batch, and what computes them in half.
 
     segments: computes states over several spans at once in full precision, or None where one is scanned after the
-    other. product: multiplies changes of logits with rows. combine: computes answers from posterior means. ready: makes
-    what scans of some rows read beside them, so that no graph has to hold it. waits_once: whether a scan reads no value
-    on the host, and does no harm for queries that are refused later.
+    other. product: multiplies changes of logits with rows. combine: computes answers from posterior means. answers:
+    answers queries that ask for nothing but x and t, or None. ready: makes what scans of some rows read beside them, so
+    that no graph has to hold it. waits_once: whether a scan reads no value on the host, and does no harm for queries
+    that are refused later.
     """
 
     state: ScanState
@@ -57,6 +64,7 @@ class Backend:
     segments: SegmentState | None = None
     product: CovarianceProduct = covariance_product
     combine: Combine = combined
+    answers: Answers | None = None
     ready: Callable[[Rows], None] = lambda rows: None
     waits_once: bool = False
 
@@ -69,7 +77,9 @@ class Backend:
 
 
 BACKENDS = {
-    "native": Backend(native_state, native_memory, segments=segments_state, combine=native_combined),
+    "native": Backend(
+        native_state, native_memory, segments=segments_state, combine=native_combined, answers=NativeAnswers.of
+    ),
     "torch": Backend(posterior_state, scan_memory),
     "reference": Backend(reference_state, reference_memory, product=reference_covariance_product),
     "triton": Backend(
