@@ -53,7 +53,7 @@ def test_calls_ask_no_more_of_a_card_than_they_did() -> None:
 
 def test_answers_ask_no_more_of_the_host_than_they_did() -> None:
     found = host.host()
-    assert all(figures["python_calls"] > 50 for figures in found.values())
+    assert all(min(figures.values()) > 0 for figures in found.values())
     # python -m bench.gate.host --write keeps fewer; --accept REASON in its place keeps more
     before = kept.read(host.PATH).sections[host.SECTION]
     assert [str(change) for change in kept.changes(before, found) if change.worse] == []
