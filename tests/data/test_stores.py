@@ -200,6 +200,33 @@ def test_damaged_parquet_files_are_named(tmp_path: Path) -> None:
         oe.load_dataset(tmp_path / "a.parquet")
 
 
+def test_the_arrays_of_hugging_face_are_extensions_of_lists(tmp_path: Path) -> None:
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+
+    class Array2D(arrow.ExtensionType):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            super().__init__(arrow.list_(arrow.list_(arrow.float32())), "array2d of a test")
+
+        def __arrow_ext_serialize__(self) -> bytes:
+            return b""
+
+        @classmethod
+        def __arrow_ext_deserialize__(cls, storage: Any, serialized: bytes) -> Any:
+            return cls()
+
+    kind = Array2D()
+    arrow.register_extension_type(kind)
+    try:
+        rows = arrow.array(POINTS.tolist(), kind.storage_type)
+        parquet.write_table(
+            arrow.table({"x": arrow.ExtensionArray.from_storage(kind, rows), "label": LABELS}), tmp_path / "a.parquet"
+        )
+        wanted = oe.load_dataset(POINTS, labels=LABELS).fingerprint
+        assert oe.load_dataset(tmp_path / "a.parquet").fingerprint == wanted
+    finally:
+        arrow.unregister_extension_type("array2d of a test")
+
+
 def test_lists_of_different_lengths_are_refused(tmp_path: Path) -> None:
     arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     parquet.write_table(arrow.table({"x": [[1.0, 2.0], [1.0]]}), tmp_path / "a.parquet")
