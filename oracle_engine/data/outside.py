@@ -17,10 +17,10 @@ def streamed(data: OracleDataset, device: torch.device, block_bytes: int | None)
     device: where they come to. block_bytes: of a block, or None, which leaves the choice to who reads. Nothing is read
     or copied. Raises InputError where the samples are on a device already, and where they were changed in place.
     """
-    data.check_unchanged()
     stored = data.rows.stored
     if isinstance(stored, FileRows) and (stored.device, stored.block_bytes) == (device, block_bytes):
         return data
+    data.check_unchanged()
     if not isinstance(stored, FileRows) and stored.device.type != "cpu":
         found, remedy = f"samples on {stored.device}", "load them on the CPU, and name the device to the engine"
         raise invalid("data", "must be in files or on the CPU to be streamed from there", found, remedy)
