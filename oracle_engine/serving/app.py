@@ -216,7 +216,7 @@ class InferenceServer:
 
 
 async def _answer_unless_gone(request: Request, ticket: Ticket) -> Values:
-    """Return the answer of a ticket, which is given up where the client leaves; raises its refusal or ClientDisconnect."""
+    """Return the answer of a ticket, given up where the client leaves; raises its refusal or ClientDisconnect."""
     gone = asyncio.ensure_future(request.receive())
     try:
         await asyncio.wait((ticket.answer, gone), return_when=asyncio.FIRST_COMPLETED)
