@@ -118,6 +118,15 @@ def test_the_key_of_a_large_set_notices_new_times_and_sizes(tmp_path: Path, monk
     assert picture_key(picture_folder(folder), PictureForm()) != key
 
 
+def test_folders_that_are_linked_are_read(tmp_path: Path) -> None:
+    named, labels = by_class(pixels())
+    folder = write_folder(tmp_path / "photos", named)
+    (tmp_path / "links").mkdir()
+    for inner in folder.iterdir():
+        (tmp_path / "links" / inner.name).symlink_to(inner)
+    assert oe.load_dataset(tmp_path / "links").fingerprint == oe.load_dataset(pixels(), labels=labels).fingerprint
+
+
 def test_a_damaged_cache_is_written_anew(tmp_path: Path, cache: Path) -> None:
     folder = write_folder(tmp_path / "photos", by_class(pixels())[0])
     first = oe.load_dataset(folder).fingerprint

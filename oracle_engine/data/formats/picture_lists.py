@@ -104,7 +104,7 @@ def _opened(file: Path) -> IO[bytes]:
 
 
 def _inside(folder: Path) -> Iterator[str]:
-    for place, folders, files in os.walk(folder):
+    for place, folders, files in os.walk(folder, followlinks=True):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         inner = PurePosixPath(Path(place).relative_to(folder).as_posix())
         yield from (str(inner / name) for name in sorted(files) if not name.startswith("."))
