@@ -25,7 +25,7 @@ from .scan import (
     block_rows,
     most_listed,
     product_dtype,
-    threads_for,
+    shares_of,
 )
 from .views import RowsView
 
@@ -109,7 +109,7 @@ class NativeAnswers:
             numbers = FourNumbers(*coefficients)
             each, address = 0, addressof(numbers)
         batch, asked = x.shape[0], self._asked()
-        threads = threads_for(self.operations(batch), torch.get_num_threads())
+        threads = shares_of(self.operations(batch), torch.get_num_threads())
         arguments = x.data_ptr(), STORAGE[x.dtype], batch, address, each, threads, out.data_ptr()
         return not _answer_of(library)(asked, *arguments)
 
