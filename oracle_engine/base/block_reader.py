@@ -47,14 +47,15 @@ class BlockReader:
         self.rows, self.spans = rows, spans
         self.row_bytes = max(1, rows.nbytes // len(rows))
         wished = block_bytes or rows.block_bytes or BLOCK_BYTES
-        self.size = max(1, min(len(rows), wished // self.row_bytes))
+        self.size = max(1, min(rows.starts[-1], wished // self.row_bytes))
         self._file: tuple[FilePart, int] | None = None
         self._unsorted: Tensor | None = None
 
     def asked(self) -> Iterator[Asked]:
         """Yield what is asked for of the blocks that hold something of it, in the order of the files."""
-        for start in range(0, len(self.rows), self.size):
-            found = self._asked(start, min(start + self.size, len(self.rows)))
+        places = self.rows.starts[-1]
+        for start in range(0, places, self.size):
+            found = self._asked(start, min(start + self.size, places))
             if len(found):
                 yield found
 
@@ -91,9 +92,11 @@ class BlockReader:
 
     def _asked(self, start: int, stop: int) -> Asked:
         index = place = torch.arange(start, stop)
-        if self.rows.position is not None:
-            index, order = self.rows.position[start:stop].sort()
-            place = order + start
+        if self.rows.places is not None:
+            places, rows = self.rows.places
+            here = slice(*torch.searchsorted(places, torch.tensor([start, stop])).tolist())
+            index, order = rows[here].sort()
+            place = places[here][order]
         if self.spans is None:
             return Asked(start, stop, index, place)
         asked = _inside(index, self.spans)
@@ -121,7 +124,7 @@ class BlockReader:
         _read_into(content, self._open(part), part, part.start + first * self.row_bytes)
 
     def _open(self, part: FilePart) -> int:
-        if self._file is not None and self._file[0] is part:
+        if self._file is not None and (self._file[0].path, self._file[0].stamp) == (part.path, part.stamp):
             return self._file[1]
         self.close()
         part.check()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import accumulate
 from pathlib import Path
@@ -18,6 +18,9 @@ from .mapped import mapped
 
 # bytes of a block of rows that is read at once
 BLOCK_BYTES = 32 << 20
+
+# ranges of rows that are parts of their own; more are an order
+MOST_PIECES = 64
 
 # what a file was when it was opened: device, inode, size and time of the last change
 Stamp = tuple[int, int, int, int]
@@ -74,7 +77,8 @@ def stamp_of(path: Path) -> Stamp:
 class FileRows(torch.Tensor):
     """Samples [N, *shape] that stay in files or on the host, in their order or in another; a read-only tensor.
 
-    parts: where they lie. order: the place in the files of each row, [N] int64, or None where they agree. device: where
+    parts: where they lie. order: the place in the files of each row, [N] int64, of all or some of the places, or None
+    where they agree. device: where
     rows that are asked for come. block_bytes: of the blocks they are streamed in, or None. kept: what belongs to a
     process, by its number.
 
@@ -101,8 +105,8 @@ class FileRows(torch.Tensor):
         device: torch.device | None = None,
         block_bytes: int | None = None,
     ) -> FileRows:
-        """Return the rows of `parts`, each of `shape` in `dtype`, in `order`; nothing is read."""
-        size = (sum(part.count for part in parts), *shape)
+        """Return the rows of `parts`, each of `shape` in `dtype`, or those in `order`; nothing is read."""
+        size = (sum(part.count for part in parts) if order is None else len(order), *shape)
         self: FileRows = torch.Tensor._make_wrapper_subclass(FileRows, size, dtype=dtype, device=device)
         self.parts, self.order, self.block_bytes, self.kept = tuple(parts), order, block_bytes, {}
         return self
@@ -157,17 +161,37 @@ class FileRows(torch.Tensor):
         order = order.cpu()
         return self._like(self.shape[1:], order if self.order is None else self.order[order])
 
+    def within(self, runs: Sequence[tuple[int, int]]) -> FileRows:
+        """Return the rows in the ranges [start, stop), rising, where they are."""
+        if self.order is None and len(runs) <= MOST_PIECES:
+            parts = [piece for run in runs for piece in self._pieces(*run)]
+            return FileRows.of(parts, self.dtype, self.shape[1:], device=self.device, block_bytes=self.block_bytes)
+        order = [torch.arange(*run) if self.order is None else self.order[slice(*run)] for run in runs]
+        return self._like(self.shape[1:], torch.cat(order))
+
+    def _pieces(self, start: int, stop: int) -> Iterator[Part]:
+        row_bytes = self.nbytes // len(self)
+        for part, first in zip(self.parts, self.starts, strict=False):
+            begin, end = max(start - first, 0), min(stop - first, part.count)
+            if begin >= end:
+                continue
+            if isinstance(part, MemoryPart):
+                yield MemoryPart(part.rows[begin:end])
+            else:
+                yield replace(part, start=part.start + begin * row_bytes, count=end - begin)
+
     @cached_property
     def starts(self) -> list[int]:
-        """The place in the files of the first row of each part, and N at the end."""
+        """The place in the files of the first row of each part, and the number of places at the end."""
         return [0, *accumulate(part.count for part in self.parts)]
 
     @cached_property
-    def position(self) -> Int64[Tensor, "N"] | None:
-        """The row at each place of the files, [N] int64, or None where they agree."""
+    def places(self) -> tuple[Int64[Tensor, "N"], Int64[Tensor, "N"]] | None:
+        """The places in the files of all rows, rising, and the row at each, [N] int64, or None where they agree."""
         if self.order is None:
             return None
-        return torch.empty_like(self.order).index_copy_(0, self.order, torch.arange(len(self.order)))
+        places, rows = self.order.sort()
+        return places, rows
 
     def rows(self, index: Int64[Tensor, "n"]) -> Shaped[Tensor, "n ..."]:
         """Return some rows as an ordinary tensor, [n, *shape], a copy, on `device`.
@@ -201,11 +225,11 @@ class FileRows(torch.Tensor):
 
         Raises DataFileError where its file is not what it was.
         """
+        part, shape = self.parts[number], (self.parts[number].count, *self.shape[1:])
+        if isinstance(part, MemoryPart):
+            return part.rows.reshape(shape)
+        part.check()
         if (number, scattered) not in self._maps:
-            part, shape = self.parts[number], (self.parts[number].count, *self.shape[1:])
-            if isinstance(part, MemoryPart):
-                return part.rows.reshape(shape)
-            part.check()
             self._maps[number, scattered] = mapped(part.path, self.dtype, shape, part.start, scattered=scattered)
         return self._maps[number, scattered]
 

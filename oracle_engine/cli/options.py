@@ -146,12 +146,24 @@ def add_source(
 
 
 def add_data(parser: argparse.ArgumentParser, default: str | None) -> None:
-    """Add the options of :func:`add_source` and --path.
+    """Add the options of :func:`add_source` and :func:`add_place`, and --path.
 
     parser: of the command. default: of --data, named in its help text; None requires --data.
     """
     add_source(parser, default, note="" if default is None else f"; {default} unless given")
+    add_place(parser)
     parser.add_argument("--path", choices=PATH_NAMES, default="rectified_flow", help="(rectified_flow)")
+
+
+def add_place(parser: argparse.ArgumentParser) -> None:
+    """Add --resident and --memory, which say where samples are while they are scanned."""
+    parser.add_argument(
+        "--resident",
+        choices=("auto", "all", "stream"),
+        default="auto",
+        help="all samples on the device, or streamed from files or the host; auto streams what does not fit (auto)",
+    )
+    parser.add_argument("--memory", metavar="SIZE", help="of the device that samples may take, such as 8GiB")
 
 
 def add_search(parser: argparse.ArgumentParser) -> None:
@@ -214,6 +226,8 @@ OPTIONS: Mapping[Key, str] = {
     "size": "--size",
     "gray": "--gray",
     "device": "--device",
+    "resident": "--resident",
+    "memory": "--memory",
     "backend": "ORACLE_BACKEND",
     "t_max": "--t-max",
     "tolerance": "--tolerance",

@@ -26,6 +26,8 @@ KEYS: dict[str, tuple[type, ...]] = {
     "path": (str,),
     "index": (str,),
     "device": (str,),
+    "resident": (str,),
+    "memory": (str, int),
     "guidance": (int, float),
 }
 
@@ -77,6 +79,7 @@ def _engine(file: Path, name: str, table: Any, arguments: Namespace) -> tuple[Or
     known = {"path": "rectified_flow", "gray": False, "seed": arguments.seed}
     given: dict[str, Any] = dict.fromkeys(KEYS) | known | table
     given |= {} if pair is None else {"range": (float(pair[0]), float(pair[1]))}
+    given |= {"size": tuple(given["size"])} if isinstance(given["size"], list) else {}
     # names of files are those beside the file
     for key in ("data", "folder", "index", "labels_file"):
         if given[key] is not None and (file.parent / given[key]).exists():

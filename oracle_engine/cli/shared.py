@@ -64,7 +64,7 @@ def load_there(arguments: Namespace) -> OracleDataset:
 
 
 def engine_of(arguments: Namespace, **options: Any) -> OracleEngine:
-    """Return the engine over the data of :func:`load` along --path on --device, with the index that --index names.
+    """Return the engine over the data of :func:`load` along --path, :func:`placed`, with the index of --index.
 
     arguments: of a command with all of these options. options: further keyword arguments of OracleEngine.
 
@@ -79,8 +79,15 @@ def engine_of(arguments: Namespace, **options: Any) -> OracleEngine:
         raise invalid(
             "--index", "must be left out under torchrun", arguments.index, "leave it out: every sample counts"
         )
-    engine = engine_over(load_there(arguments), arguments.path, **options)
+    place = placed(arguments)
+    engine = engine_over(load(arguments), arguments.path, **place, **options)
     return engine if index is None else engine.use(index, arguments.index)
+
+
+def placed(arguments: Namespace) -> dict[str, Any]:
+    """Return the arguments of an engine that --device, --resident and --memory name; raises as `device_named` does."""
+    device = device_named(arguments.device)
+    return {"device": device, "resident": arguments.resident or "auto", "memory": arguments.memory}
 
 
 def device_named(name: str | None) -> torch.device | None:

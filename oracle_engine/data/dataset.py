@@ -14,6 +14,7 @@ from ..base.arrays import Float64, Int64, Numbers, Shaped, Tensor
 from ..base.changes import Probes, Snapshot
 from ..base.devices import usable_device
 from ..base.errors import bad_file, invalid
+from ..base.file_rows import FileRows
 from ..base.files import hash_tensors, is_kind, read_tensors, write_tensors
 from ..base.transforms import cached_tensor
 from ..kernels import Rows, Span, counted_copies, recentred, stored_range, total_variance
@@ -111,10 +112,13 @@ class OracleDataset:
 
     @cached_property
     def _watched(self) -> tuple[Tensor, ...]:
+        stored = self.rows.stored
+        if isinstance(stored, FileRows) and stored.in_memory:
+            stored = stored.in_memory[0]
         if self.sorted_labels is None:
-            return (self.rows.stored,)
+            return (stored,)
         order = () if self.order is None else (self.order,)
-        return (self.rows.stored, *order, self.sorted_labels)
+        return (stored, *order, self.sorted_labels)
 
     def check_unchanged(self) -> None:
         """Raise InputError where the samples were changed in place after they were prepared.
@@ -344,9 +348,16 @@ class OracleDataset:
             return self
         if target.type == "cuda":
             check_fits(self.rows.stored.nbytes, *torch.cuda.mem_get_info(target))
-        rows = self.rows.to(target)
-        rest = {"order": _moved(self.order, target), "sorted_labels": _moved(self.sorted_labels, target)}
-        return self._with_rows(rows, rest)
+        return self.with_rows(self.rows.to(target))
+
+    def with_rows(self, rows: Rows) -> OracleDataset:
+        """Return the data set with the same `rows` in another place."""
+        device = rows.stored.device
+        rest = {"order": _on(self.order, device), "sorted_labels": _on(self.sorted_labels, device)}
+        moved = self._with_rows(rows, rest)
+        if "fingerprint" in self.__dict__:
+            moved.__dict__["fingerprint"] = self.fingerprint
+        return moved
 
     def centred_at(self, centre: Float64[Tensor, "D"]) -> OracleDataset:
         """Return the data set with its rows prepared around another centre, or itself where they are; answers agree.
@@ -414,5 +425,5 @@ class OracleDataset:
         return is_kind(Path(path), DATASET_KIND)
 
 
-def _moved(tensor: Tensor | None, device: torch.device) -> Tensor | None:
+def _on(tensor: Tensor | None, device: torch.device) -> Tensor | None:
     return None if tensor is None else tensor.to(device)

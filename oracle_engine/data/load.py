@@ -28,7 +28,7 @@ from .latents import load_as_stored
 from .manifest import Manifest
 from .packed import PackedFolder
 from .picture_cache import POINTS, cached_pictures
-from .pictures import PictureForm, is_picture_item
+from .pictures import PictureForm
 from .samples import Samples, labels_of, problem, samples_of
 from .values import ValueMap, float_map
 
@@ -208,7 +208,7 @@ def _from_memory(source: Any, form: PictureForm) -> Samples:
     indexed = hasattr(source, "__len__") and hasattr(source, "__getitem__")
     if isinstance(source, OracleDataset | Mapping) or not (indexed or isinstance(source, Iterable)):
         raise invalid("source", f"must be {_KINDS}", type(source).__name__, "wrap the samples as one of these")
-    return read_iterable([source] if is_picture_item(source) else source, form)
+    return read_iterable(source, form)
 
 
 def _of_folder(found: _Found, asked: _Asked) -> OracleDataset:

@@ -9,14 +9,16 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pretended_lane import pretend_lane
+from pretended_lane import PretendedStream, pretend_lane
 from shard_cases import leave_in_files, write_shards
 from torch import Tensor
 
@@ -153,6 +155,24 @@ def test_the_next_block_is_on_its_way_while_one_is_scanned(rows: FileRows, monke
             assert number == last or steps.wait("send", number + 1, 30)
             # and there is no room for the one after
             assert not steps.wait("send", number + 2, 0.01)
+
+
+def test_kernels_that_run_late_find_their_blocks(
+    rows: FileRows, points: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps, found = pretend_lane(monkeypatch), torch.full((COUNT, DIM), torch.nan)
+    steps.computing, steps.delay = PretendedStream(), 0.001
+
+    def kernel(index: Tensor, values: Tensor) -> None:
+        sleep(0.005)
+        found[index] = values
+
+    with shared_blocks(rows.streamed(rows.device, 3 * ROW_BYTES), EVERYTHING) as parts:
+        for part in parts:
+            # the host is done with a block long before the kernels are
+            steps.computing.queue.put(partial(kernel, part.index, part.values))
+        steps.computing.synchronize()
+    assert torch.equal(found, points)
 
 
 def test_one_who_gives_up_does_not_stop_the_others(rows: FileRows, points: Tensor, place: str) -> None:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
 pytest.importorskip("PIL")
 
 from command_line import assert_refused, run, run_json
 from picture_files import by_class, encoded, pixels, write_folder
 
+import oracle_engine as oe
+from oracle_engine.cli.serve_models import named_engines
 from oracle_engine.data import picture_cache
 
 
@@ -81,3 +86,49 @@ def test_sizes_that_are_none(text: str, photos: Path, capsys: pytest.CaptureFixt
     with pytest.raises(SystemExit):
         run("plan", "--data", photos, f"--size={text}")
     assert "argument --size: must be a whole number, or HEIGHTxWIDTH" in capsys.readouterr().err
+
+
+def test_gaussians_of_latents_are_answered_by_a_flag(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], generator: torch.Generator
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("latents").mkdir()
+    moments = torch.rand(4, 2, 3, 3, generator=generator)
+    for number, part in enumerate(moments):
+        np.save(f"latents/img-mean-std-{number:08d}.npy", part.numpy())
+    x = torch.randn(5, 1, 3, 3, generator=generator)
+    np.save("x.npy", x.numpy())
+    command = ["velocity", "x.npy", "v.npy", "--data", "latents", "--t", 0.5, "--gaussians"]
+    assert "PointGaussians(4 x [1, 3, 3]" in run_json(capsys, *command)["data"]
+    wanted = oe.PointGaussians.from_moments(moments).velocity(x, 0.5)
+    assert np.array_equal(np.load("v.npy"), wanted.numpy())
+    assert_refused(capsys, "`--count` has no meaning with --gaussians", *command, "--count", 2)
+    assert_refused(capsys, "x.npy: expected latents with means and widths", *command[:4], "x.npy", *command[5:])
+
+
+def test_the_models_of_a_server_name_size_and_labels(photos: Path, unchecked: None) -> None:
+    np.save("labels.npy", np.arange(12) % 2)
+    text = '[models.a]\ndata = "photos"\nsize = [4, 4]\ngray = true\nlabels_file = "labels.npy"\n'
+    Path("models.toml").write_text(text)
+    arguments = Namespace(config="models.toml", seed=0)
+    engine = named_engines(arguments)["a"][0]
+    assert engine.data.sample_shape == (1, 4, 4)
+    assert sorted(engine.data.segments) == [0, 1]
+    for wrong, found in (("gray = 1", "gray = 1"), ("size = true", "size = True"), ("size = [1, 2, 3]", "size")):
+        Path("models.toml").write_text(f'[models.a]\ndata = "photos"\n{wrong}\n')
+        with pytest.raises(oe.OracleError, match=found):
+            named_engines(arguments)
+
+
+def test_a_job_answers_over_pictures(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.save("x.npy", np.zeros((3, 3, 4, 4), np.float32))
+    options = ("--data", photos, "--size", 4, "--t", 0.5, "--shards", 2)
+    assert run("job", "x.npy", "out.d", *options) == 0
+    answers = next(path for path in Path("out.d").iterdir() if path.suffix in (".npy", ".safetensors"))
+    found = np.load(answers) if answers.suffix == ".npy" else load_file(answers)["velocity"].numpy()
+    wanted = oe.OracleEngine(oe.load_dataset(photos, size=4)).velocity(torch.zeros(3, 3, 4, 4), 0.5)
+    assert np.abs(found - wanted.numpy()).max() < 1e-5
+
+
+def test_pictures_need_no_packing(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert_refused(capsys, "Remedy: leave pictures as they are: they are packed below ORACLE_CACHE", "pack", photos)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from queue import SimpleQueue
 from threading import Condition, Event, Thread, local
+from time import sleep
 from typing import Any
 
 import pytest
@@ -68,14 +69,14 @@ class PretendedCuda:
 
     Stream, Event = PretendedStream, PretendedEvent
 
-    def __init__(self) -> None:
-        self.current = local()
+    def __init__(self, computing: PretendedStream | Here) -> None:
+        self.current, self.computing = local(), computing
 
     def device(self, device: object) -> Any:
         return nullcontext()
 
-    def current_stream(self, device: object) -> Here:
-        return Here()
+    def current_stream(self, device: object) -> PretendedStream | Here:
+        return self.computing
 
     @contextmanager
     def stream(self, stream: PretendedStream) -> Iterator[None]:
@@ -85,9 +86,14 @@ class PretendedCuda:
 
 
 class Steps:
-    """What happens to the blocks of all lanes, in order: ("send" or "arrive", number)."""
+    """What happens to the blocks of all lanes, in order: ("send", number).
+
+    computing: the stream of the kernels. delay: seconds that a copy takes.
+    """
 
     def __init__(self) -> None:
+        self.computing: PretendedStream | Here = Here()
+        self.delay = 0.0
         self.found: list[tuple[str, int]] = []
         self._more = Condition()
 
@@ -107,7 +113,7 @@ class PretendedLane(CudaLane):
 
     def __init__(self, block_bytes: int, device: torch.device, steps: Steps) -> None:
         self.steps = steps
-        super().__init__(block_bytes, device, cuda=PretendedCuda())
+        super().__init__(block_bytes, device, cuda=PretendedCuda(steps.computing))
 
     def send(self, number: int, index: Tensor, values: Tensor, after: Sequence[Any]) -> FileBlock:
         self.steps.add("send", number)
@@ -127,7 +133,11 @@ class PretendedLane(CudaLane):
         return torch.full((size,), 255, dtype=torch.uint8)
 
     def _copy(self, there: Tensor, here: Tensor) -> None:
-        self.stream.queue.put(lambda: there.copy_(here))
+        def late() -> None:
+            sleep(self.steps.delay)
+            there.copy_(here)
+
+        self.stream.queue.put(late)
 
     def _keep(self, memory: Tensor, stream: Any) -> None:
         assert memory.numel() > 0

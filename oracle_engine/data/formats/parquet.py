@@ -41,7 +41,7 @@ def read_parquet(path: Path, key: str | None = None) -> Samples | Pictures:
         kinds = {field.name: _kind(arrow, field.type) for field in schema}
         name = choose(path, list(kinds), [name for name, kind in kinds.items() if kind], key)[0]
         label = next((column for column in LABEL_COLUMNS if column in kinds and column != name), None)
-        labels = None if label is None else _column(arrow, parquet, files, label).to_numpy()
+        labels = None if label is None else _column(arrow, parquet, files, label).to_pylist()
         if kinds[name] in ("pictures", "bytes"):
             count = sum(parquet.read_metadata(file).num_rows for file in files)
             names = [f"row {number}" for number in range(count)]

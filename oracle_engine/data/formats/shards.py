@@ -11,6 +11,7 @@ from ..samples import Samples, joined
 from .naming import check_unkeyed
 from .npy import read_npy
 from .npz import read_npz
+from .pictures import has_pictures
 from .reading import reading
 from .tensors import read_safetensors
 
@@ -42,7 +43,10 @@ def shard_files(folder: Path) -> list[Path]:
     files = [file for file in present if file.suffix in SHARD_SUFFIXES]
     if not files:
         found = ", ".join(file.name for file in present[:8]) or "an empty folder"
-        raise bad_file(folder, f"files ending in {', '.join(SHARD_SUFFIXES)}", found, "pass the folder that has them")
+        remedy = "pass the folder that has them"
+        if has_pictures(folder):
+            remedy = "leave pictures as they are: they are packed below ORACLE_CACHE when they are first used as data"
+        raise bad_file(folder, f"files ending in {', '.join(SHARD_SUFFIXES)}", found, remedy)
     return files
 
 
