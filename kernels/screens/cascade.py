@@ -17,7 +17,7 @@ from ..common.rescore import Pairs, product_error, product_logits
 from ..common.rows import Query
 from ..common.state import Wanted
 from ..common.work import Work
-from ..native.pairs import pairs_state
+from ..pairs import pairs_state
 from .screen import Screen
 from .shortlist import Allowance, FixedAllowance, Shortlist, query_term
 from .tiles import Remaining, TileBounds, tile_bounds

@@ -15,8 +15,8 @@ from ..common.rescore import Pairs
 from ..common.rows import Rows, Span
 from ..common.state import Wanted
 from ..common.work import Work
-from ..native.pairs import pairs_state
 from ..native.scan import native_state
+from ..pairs import pairs_state
 from .cascade import FIRST_ROWS, LOWEST_FLOOR, screened
 from .costs import SearchCosts
 from .query_bounds import Knowledge, SideInformation

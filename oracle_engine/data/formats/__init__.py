@@ -7,7 +7,7 @@ from .idx import find_idx, read_idx
 from .label_files import read_labels
 from .npy import read_npy
 from .npz import member, read_npz
-from .pictures import Opener, Pictures, has_pictures, picture_folder
+from .picture_lists import Opener, Pictures, has_pictures, picture_folder
 from .reading import FRESH_COPY, library, reading
 from .shards import SHARD_SUFFIXES, open_shards, read_shards, shard_files
 from .tensors import read_pt, read_safetensors

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from ...base.errors import bad_file
 from .label_files import LABELS_FILE, by_name
-from .pictures import Opener, Pictures, is_picture_name, pictures_among
+from .picture_lists import Opener, Pictures, is_picture_name, pictures_among
 from .reading import reading
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
@@ -30,7 +30,7 @@ def _zip_names(path: Path, size: int, modified: int) -> tuple[str, ...]:
     try:
         with zipfile.ZipFile(path) as archive:
             return tuple(archive.namelist())
-    except (zipfile.BadZipFile, OSError, ValueError):
+    except (zipfile.BadZipFile, OSError, ValueError, RuntimeError):
         return ()
 
 

@@ -17,7 +17,7 @@ from .npy import MAGIC as NPY_MAGIC
 from .npy import read_npy
 from .npz import read_npz
 from .parquet import PARQUET_MAGIC, parquet_files, read_parquet
-from .pictures import Pictures, has_pictures, is_picture_name, picture_folder
+from .picture_lists import Pictures, has_pictures, is_picture_name, picture_folder
 from .reading import ZIP_MAGIC, start_of
 from .shards import SHARD_SUFFIXES, read_shards
 from .stores import HDF5_MAGIC, ZARR_FILES, read_hdf5, read_zarr
