@@ -34,10 +34,12 @@ def proved(wheel: Path, folder: Path, python: str) -> str:
 
     Raises FailedError where it cannot be installed, a command of it fails, or a test does.
     """
+    # at once: the checkout may change meanwhile
+    place = folder_of_tests(folder)
     environment = Environment.made(folder / "venv", python)
     environment.install(f"{wheel}[test,faiss]", constraints=[ROOT / "constraints.txt"])
     run([environment.python, *DEMO], folder)
-    return quick(environment, folder_of_tests(folder))
+    return quick(environment, place)
 
 
 if __name__ == "__main__":

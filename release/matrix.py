@@ -111,10 +111,11 @@ def tried(cell: Cell, wheel: Path, *, only_look: bool) -> Outcome:
         if only_look:
             return Outcome(cell, UNTRIED, "can be had")
         try:
+            place = folder_of_tests(folder)
             environment = Environment.made(folder / "venv", python)
             environment.install(str(wheel), *cell.requirements, *TOOLS)
             versions = f"torch {environment.version('torch')}, NumPy {environment.version('numpy')}"
-            return Outcome(cell, PASSED, f"{versions}: {quick(environment, folder_of_tests(folder))}")
+            return Outcome(cell, PASSED, f"{versions}: {quick(environment, place)}")
         except FailedError as error:
             return Outcome(cell, FAILED, str(error))
 

@@ -56,7 +56,9 @@ def test_answers_ask_no_more_of_the_host_than_they_did() -> None:
     assert all(min(figures.values()) > 0 for figures in found.values())
     # python -m bench.gate.host --write keeps fewer; --accept REASON in its place keeps more
     before = kept.read(host.PATH).sections[host.SECTION]
-    assert [str(change) for change in kept.changes(before, found) if change.worse] == []
+    assert host.larger(kept.changes(before, found)) == []
+    more = {name: {"python_calls": 2.0 * figures["python_calls"]} for name, figures in before.items()}
+    assert len(host.larger(kept.changes(before, more))) == 2 * len(before)
 
 
 def test_calls_and_operations_are_counted_once_caches_are_full() -> None:
