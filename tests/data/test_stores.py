@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 from collections.abc import Callable
 from importlib import import_module
@@ -193,7 +194,7 @@ def test_code_in_a_file_of_torch_is_not_run(tmp_path: Path) -> None:
     [
         ("a.h5", b"\x89HDF\r\n\x1a\n and no more", "an HDF5 file; found damaged or incomplete content"),
         ("a.h5", b"nothing", "an HDF5 file; found damaged or incomplete content"),
-        ("a.tar", b"no tar", "a tar of pictures; found damaged or incomplete content"),
+        ("a.tar", b"no tar", "a tar of pictures or arrays; found damaged or incomplete content"),
         ("a.zip", b"no zip", "a zip archive; found damaged or incomplete content"),
         ("a.mdb", b"no store", "an LMDB environment of encoded pictures; found damaged or incomplete content"),
     ],
@@ -287,6 +288,26 @@ def test_lists_of_different_lengths_are_refused(tmp_path: Path) -> None:
     parquet.write_table(arrow.table({"x": [[1.0, 2.0], [1.0]]}), tmp_path / "a.parquet")
     with pytest.raises(DataFileError, match="expected lists of one length"):
         oe.load_dataset(tmp_path / "a.parquet")
+
+
+def test_arrays_of_webdataset_are_samples(tmp_path: Path) -> None:
+    parts = []
+    for number, point in enumerate(POINTS):
+        stream = io.BytesIO()
+        np.save(stream, point)
+        parts += [(f"{number:03d}.latent.npy", stream.getvalue()), (f"{number:03d}.cls", str(LABELS[number]).encode())]
+    (tmp_path / "shards").mkdir()
+    write_tar(tmp_path / "shards" / "0.tar", parts[:8])
+    write_tar(tmp_path / "shards" / "1.tar.gz", parts[8:])
+    assert oe.load_dataset(tmp_path / "shards").fingerprint == oe.load_dataset(POINTS, labels=LABELS).fingerprint
+    stream = io.BytesIO()
+    np.save(stream, POINTS[0, 0])
+    write_tar(tmp_path / "odd.tar", [parts[0], ("odd.npy", stream.getvalue())])
+    with pytest.raises(DataFileError, match=r"odd\.tar/odd\.npy: expected float32 \[2, 3\] as in 000"):
+        oe.load_dataset(tmp_path / "odd.tar")
+    write_tar(tmp_path / "bad.tar", [("bad.npy", stream.getvalue()[:-4])])
+    with pytest.raises(DataFileError, match=r"bad\.tar/bad\.npy: expected a NumPy \.npy file; found damaged"):
+        oe.load_dataset(tmp_path / "bad.tar")
 
 
 def test_archives_without_pictures_say_what_they_hold(tmp_path: Path) -> None:

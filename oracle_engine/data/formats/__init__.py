@@ -1,6 +1,6 @@
 """Readers of files and folders: each returns samples as they are stored, or raises an error about the file."""
 
-from .archives import tarred_pictures, zipped_pictures
+from .archives import read_tar, zipped_pictures
 from .cifar import read_cifar10, read_cifar_python
 from .door import FILES, FOLDERS, Format, format_of, open_path, read_path
 from .idx import find_idx, read_idx
@@ -38,8 +38,8 @@ __all__ = [
     "read_pt",
     "read_safetensors",
     "read_shards",
+    "read_tar",
     "reading",
     "shard_files",
-    "tarred_pictures",
     "zipped_pictures",
 ]
