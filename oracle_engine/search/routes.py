@@ -9,8 +9,9 @@ import torch
 from ..base.arrays import Bool, Float, Float64, Int64, Tensor
 from ..base.seeds import seeded
 from ..data.dataset import OracleDataset
-from ..kernels import Pairs, PosteriorState, Query, Wanted, Work, merge, pairs_state
+from ..kernels import Combination, Pairs, PosteriorState, Query, Wanted, Work, merge, pairs_state
 from ..kernels.screens import (
+    Mass,
     PrincipalScreen,
     Sampled,
     SharedProducts,
@@ -19,6 +20,7 @@ from ..kernels.screens import (
     sampled_state,
     source_log_omitted,
 )
+from ..paths.paths import factors, velocity_gain
 from ..queries.answer import Answer, Route
 from ..queries.classes import scan_tasks
 from ..queries.modes import Budget
@@ -47,6 +49,13 @@ class VelocityAllowance:
     def __call__(self, state: PosteriorState) -> Float64[Tensor, "B"]:
         """Return the mass in [0, 1], [B] float64, given the posterior `state` over the samples known so far."""
         return self._scale(state).allowance(self.tolerance)
+
+    def allowed(self, batch: int) -> Mass:
+        """Return what the tolerance allows of each query, for kernels that find the states of `batch` queries."""
+        data, request, at = self.data, self.request, self.request.at
+        direct, gap = factors("velocity", at, request.variance, self.point_std)
+        answer = Combination(request.x, at.alpha_t, direct, gap, data.value_map.scale, data.base)
+        return Mass(largest_allowance(self.tolerance), answer, velocity_gain(at, request.variance))
 
     def met_by(self, state: PosteriorState, log_omitted: Float64[Tensor, "B"]) -> Bool[Tensor, "B"]:
         """Return whether the velocity error of `state` is within the tolerance, [B].
