@@ -91,7 +91,11 @@ PLOT = ["matplotlib>=3.8"]
 FAISS = ["faiss-cpu>=1.8"]
 # the kernels are compiled on Linux only; elsewhere the extra is empty and the torch backend answers
 TRITON = ["triton>=3.6; platform_system == 'Linux'"]
-DEMO = ["scikit-learn>=1.4", "pillow>=10", *CLI, *PLOT]
+PICTURES = ["pillow>=10"]
+# small libraries of the formats, and the one of parquet
+STORES = ["h5py>=3.10", "zarr>=3", "lmdb>=1.4"]
+FORMATS = [*PICTURES, *STORES, "pyarrow>=15"]
+DEMO = ["scikit-learn>=1.4", *PICTURES, *CLI, *PLOT]
 # starlette before 1.0.1 is open to CVE-2026-48710
 SERVE = ["starlette>=1.0.1", "uvicorn>=0.30", "prometheus-client>=0.20", "httpx>=0.27"]
 SERVE_FAST = ["uvloop>=0.19; platform_system != 'Windows'", "httptools>=0.6"]
@@ -99,6 +103,9 @@ RAY = ["ray>=2.40"]
 BENCH = ["pytest>=8.2", "pytest-benchmark>=4", "pykeops>=2.2; platform_system != 'Windows'"]
 # libraries that the adapters are tested with; flow_matching needs tqdm but does not declare it
 PEERS = ["flow_matching>=1.0.10", "torchdiffeq>=0.2.5", "tqdm>=4.60"]
+CHECK = ["ruff>=0.6", "mypy>=1.11", "clang-format>=18", "import-linter>=2.7"]
+# holds each notebook and its script together
+NOTEBOOKS = ["jupytext>=1.16"]
 DOCS = ["sphinx>=8", "furo>=2024.8.6", "myst-parser>=4", "sphinx-copybutton>=0.5"]
 TEST = [
     "pytest>=8.2",
@@ -110,6 +117,7 @@ TEST = [
     # the server is tested with the client of Triton, which speaks its protocol, exports with its messages
     "tritonclient[http]>=2.50",
     "protobuf>=5",
+    *STORES,
     *DEMO,
     *PEERS,
     *SERVE,
@@ -156,8 +164,10 @@ setup(
         "bench": BENCH,
         "test": TEST,
         "demo": DEMO,
+        "pictures": PICTURES,
+        "formats": FORMATS,
         "docs": DOCS,
-        "dev": ["ruff>=0.6", "mypy>=1.11", "clang-format>=18", "import-linter>=2.7", *TEST, *FAISS, *TRITON, *DOCS],
+        "dev": [*CHECK, *TEST, *FAISS, *TRITON, *DOCS, *NOTEBOOKS],
     },
     entry_points={"console_scripts": ["oracle-engine = oracle_engine.cli.main:main"]},
 )

@@ -10,13 +10,16 @@ from typing import TypeVar
 
 import torch
 
-from .compare import Comparison
+from oracle_engine.compare.floors import Rates
+from oracle_engine.compare.peers import CLASSES, PEERS, default_peers
+from oracle_engine.compare.record import OURS, OURS_COARSE, OURS_RECORDED, Row
+from oracle_engine.compare.tables import as_markdown, as_text
+from oracle_engine.compare.workloads import BATCHES, LABELLED, TIMES, TRAINING, workloads
+
+from .comparison import Comparison
 from .data import CLASSES_DATA, DATA, KNOWN, is_known, load_data
-from .floors import Rates
-from .peers import CLASSES, PEERS, default_peers
-from .record import OURS, OURS_COARSE, OURS_RECORDED, Row, document_of, machine_name, write_json
-from .report import SIDE_COLUMNS, SUMMARY_COLUMNS, as_markdown, as_text, side_lines, summary_lines
-from .workloads import BATCHES, LABELLED, TIMES, TRAINING, workloads
+from .record import document_of, machine_name, write_json
+from .report import SIDE_COLUMNS, SUMMARY_COLUMNS, side_lines, summary_lines
 
 T = TypeVar("T")
 

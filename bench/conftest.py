@@ -7,11 +7,13 @@ from functools import cache
 
 import pytest
 
-from .compare import Comparison
+from oracle_engine.compare.record import OURS, Row
+from oracle_engine.compare.tables import as_text
+from oracle_engine.compare.workloads import Workload
+
+from .comparison import Comparison
 from .data import load_data
-from .record import OURS, Row
-from .report import SUMMARY_COLUMNS, as_text, summary_lines
-from .workloads import Workload
+from .report import SUMMARY_COLUMNS, summary_lines
 
 SIDES = (OURS, "eager", "eager-columns", "compiled", "sdpa")
 

@@ -9,9 +9,7 @@ from torch import Tensor
 
 from oracle_engine import OracleDataset, load_dataset
 from oracle_engine.base.errors import DataFileError
-
-# ends the name of a data set that is stored as float32
-FLOAT32 = "-fp32"
+from oracle_engine.compare.record import FLOAT32
 
 DATA = ("fashion-mnist", "fashion-mnist-fp32", "patches", "patches-fp32")
 

@@ -20,31 +20,21 @@ import torch
 
 from oracle_engine.base.environment import environment_report
 from oracle_engine.base.errors import invalid
+from oracle_engine.compare.floors import Floor, Need, Rates, rates_of
+from oracle_engine.compare.record import OURS, OURS_RECORDED, Row
+from oracle_engine.compare.workloads import Workload
 from oracle_engine.kernels.gpu.configs import choose, scored_with
 from oracle_engine.kernels.gpu.devices import device_of
 from oracle_engine.kernels.gpu.one_read import reading_once
 
 from .__main__ import RESULTS, say
-from .compare import Comparison
-from .floors import Floor, Need, Rates
+from .comparison import Comparison
 from .gpu_cases import CASES, Case, draw, warm, warm_together
-from .record import OURS, OURS_RECORDED, Row, document_of, machine_name, rows_of, write_json
-from .workloads import Workload
+from .record import document_of, machine_name, rows_of, write_json
 
 # time of the products of an exact answer for each pair of a row and a query, in units of D at the 16-bit rate: two
 # parts of the query for the logit, or three digits at twice that rate, and two parts of the weight for the mean
 PRODUCTS = {"parts": 4.0, "digits": 3.5}
-
-
-def rates_of(device: torch.device) -> Rates:
-    """Return the rates of a copy and of a bf16 product, on operands far larger than a cache."""
-    source = torch.ones(1 << 29, dtype=torch.float16, device=device)
-    target = torch.empty_like(source)
-    seconds = _seconds(lambda: target.copy_(source))
-    side = 8192
-    factor = torch.randn(side, side, device=device).bfloat16()
-    product = 2 * side**3 / _seconds(lambda: factor @ factor)
-    return Rates(2 * source.numel() * source.itemsize / seconds, product, "copy", f"bf16 {side} x {side}")
 
 
 def need_of(case: Case, batch: int, operand: str) -> Need:
@@ -113,19 +103,7 @@ def operand_used(case: Case, batch: int, device: torch.device) -> str:
 def against_floor(row: Row, floor: Floor) -> dict[str, Any]:
     """Return the floor, and its share in the time of the engine."""
     ours = row.sides[OURS]
-    return {**asdict(floor), "reached": floor.reached(ours.median_ms), "exact": ours.exact}
-
-
-def _seconds(call: Any, rounds: int = 20) -> float:
-    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    for _ in range(3):
-        call()
-    begin.record()
-    for _ in range(rounds):
-        call()
-    end.record()
-    end.synchronize()
-    return float(begin.elapsed_time(end)) / 1e3 / rounds
+    return {**asdict(floor), "reached": floor.reached(ours.median_ms), "exact": ours.within}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -12,9 +12,8 @@ from itertools import product
 import torch
 
 from oracle_engine import OracleDataset, OracleEngine
+from oracle_engine.compare.workloads import Workload
 from oracle_engine.kernels.gpu.configs import scored_with
-
-from .workloads import Workload
 
 # values of random data that are drawn at once
 DRAWN = 1 << 26

@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .floors import Rates
+from oracle_engine.compare.floors import Rates
+from oracle_engine.compare.record import OURS, OURS_RECORDED, Row
+from oracle_engine.compare.tables import NOTHING, Lines, as_markdown, milliseconds, percent
+
 from .passages import grouped, machine_words, span, time_words, wrapped
-from .record import OURS, OURS_RECORDED, Row, rows_of
-from .report import NOTHING, Lines, as_markdown, milliseconds, percent
+from .record import rows_of
 
 # the largest batches and data say what kernels do, the smallest what a call costs
 SHOWN = (1, 64, 256)

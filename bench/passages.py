@@ -8,10 +8,12 @@ from statistics import median
 from textwrap import fill
 from typing import Any
 
-from .floors import Rates
-from .record import OURS_COARSE, OURS_RECORDED, Row, Side, rows_of
-from .report import NOTHING, Lines, as_markdown, milliseconds, percent
-from .workloads import LABELLED
+from oracle_engine.compare.floors import Rates
+from oracle_engine.compare.record import OURS_COARSE, OURS_RECORDED, Row, Side
+from oracle_engine.compare.tables import NOTHING, Lines, as_markdown, milliseconds, percent
+from oracle_engine.compare.workloads import LABELLED
+
+from .record import rows_of
 
 # processors that other programs kept busy, from which on a row is said to be disturbed
 BUSY = 0.5
@@ -89,7 +91,7 @@ def _cell(row: Row | None) -> str:
     words = [f"{milliseconds(row.ours.median_ms)} ms", "no peer meets the bar" if ratio is None else f"{ratio:.2f}x"]
     if row.floor is not None:
         words.append(percent(row.floor.reached(row.ours.median_ms)))
-    return ", ".join(words) + ("" if row.ours.exact else " (misses the bar)")
+    return ", ".join(words) + ("" if row.ours.within else " (misses the bar)")
 
 
 def _ratio(row: Row) -> float | None:
@@ -134,5 +136,5 @@ def _peers(rows: Sequence[Row]) -> str:
 
 
 def _add(times: dict[str, list[float]], name: str, side: Side, ours: Side) -> None:
-    if side.exact:
+    if side.within:
         times.setdefault(name, []).append(side.median_ms / ours.median_ms)

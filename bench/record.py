@@ -6,100 +6,24 @@ import json
 import re
 import subprocess
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-from oracle_engine import OracleDataset
 from oracle_engine.base.environment import environment_report
 from oracle_engine.base.files import replacing
-
-from .data import FLOAT32
-from .floors import Floor, Rates
-from .truth import BAR
-from .workloads import TRAINING
+from oracle_engine.compare.floors import Floor, Rates
+from oracle_engine.compare.record import Row, Side
+from oracle_engine.compare.truth import BAR
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-# the engine, the engine without rescoring, and the engine replayed from a CUDA graph
-OURS, OURS_COARSE, OURS_RECORDED = "ours", "ours-coarse", "ours-recorded"
-
-
-@dataclass(frozen=True)
-class Side:
-    """The measurements of one side.
-
-    *_ms: over the rounds, milliseconds for the whole batch; error: largest relative velocity error against float64;
-    peak_mib: peak of extra memory during a call; paired: median over rounds of its time / ours.
-    """
-
-    median_ms: float
-    fastest_ms: float
-    first_quartile_ms: float
-    third_quartile_ms: float
-    rounds: int
-    error: float
-    peak_mib: float | None
-    paired: float | None
-
-    @property
-    def exact(self) -> bool:
-        """Whether the error meets the bar; false for NaN."""
-        return self.error <= BAR
-
-
 S = TypeVar("S", bound="DataclassInstance")
-
-
-@dataclass(frozen=True)
-class Measured(Generic[S]):
-    """One workload and the sides that ran on it.
-
-    t: the time, "mixed", or the number of steps of a run. others: number of processors that other programs kept busy.
-    queries: what they were made from, see `Workload`, or "ode" for a run from noise. floor: of an exact answer, where
-    the rates of the machine were measured.
-    """
-
-    data: str
-    count: int
-    dim: int
-    storage: str
-    batch: int
-    t: str
-    others: float | None
-    sides: Mapping[str, S]
-    queries: str = TRAINING
-    floor: Floor | None = None
-
-    @property
-    def label(self) -> str:
-        """The data set and its size, as tables write it."""
-        return f"{self.data.removesuffix(FLOAT32)}, {self.count:,} x {self.dim:,} {self.storage}"
-
-
-class Row(Measured[Side]):
-    """A workload of the engine and its peers."""
-
-    @property
-    def ours(self) -> Side | None:
-        """The engine, if it ran."""
-        return self.sides.get(OURS)
-
-    def best_peer(self, *, exact: bool) -> str | None:
-        """Return the name of the fastest peer; with `exact`, of those that meet the bar."""
-        own = (OURS, OURS_COARSE, OURS_RECORDED)
-        peers = {name: side for name, side in self.sides.items() if name not in own and (side.exact or not exact)}
-        return min(peers, key=lambda name: peers[name].median_ms, default=None)
-
-
-def sizes_of(data: OracleDataset) -> tuple[str, int, int, str]:
-    """Return the first fields of a row: name, samples, values of a sample, storage dtype."""
-    return data.name, len(data), data.dim, str(data.storage).removeprefix("torch.")
 
 
 def document_of(

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from oracle_engine import OracleEngine
-
-from .peers import UnavailableError, Velocity
+from oracle_engine.compare.peers import UnavailableError, Velocity
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
-from .record import Row, Side
-
-Lines = list[list[str]]
+from oracle_engine.compare.record import Row, Side
+from oracle_engine.compare.tables import NOTHING, Lines, milliseconds, percent
 
 SIDE_COLUMNS = ["data", "B", "t", "side", "median ms", "fastest", "quartiles", "rounds", "paired", "error", "peak MiB"]
 SUMMARY_COLUMNS = [
@@ -27,7 +26,6 @@ SUMMARY_COLUMNS = [
 
 # marks an error above the bar
 MISSED = "!"
-NOTHING = "-"
 
 
 def side_lines(rows: Iterable[Row]) -> Lines:
@@ -44,20 +42,6 @@ def summary_lines(rows: Iterable[Row]) -> Lines:
     return [_summary_line(row, row.ours) for row in rows if row.ours is not None]
 
 
-def as_text(columns: Sequence[str], lines: Lines) -> str:
-    """Return an aligned table for a terminal."""
-    widths = [max(map(len, cells)) for cells in zip(columns, *lines, strict=True)]
-    return "\n".join(
-        "  ".join(_aligned(cell, width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in [list(columns), *lines]
-    )
-
-
-def as_markdown(columns: Sequence[str], lines: Lines) -> str:
-    """Return a markdown table."""
-    return "\n".join("| " + " | ".join(line) + " |" for line in [list(columns), ["---"] * len(columns), *lines])
-
-
 def _side_line(row: Row, name: str, side: Side) -> list[str]:
     quartiles = f"{milliseconds(side.first_quartile_ms)} .. {milliseconds(side.third_quartile_ms)}"
     paired = NOTHING if side.paired is None else _ratio(side.paired)
@@ -67,7 +51,7 @@ def _side_line(row: Row, name: str, side: Side) -> list[str]:
 
 def _summary_line(row: Row, ours: Side) -> list[str]:
     best, fastest = row.best_peer(exact=True), row.best_peer(exact=False)
-    cells = [row.data, str(row.batch), row.t, f"{milliseconds(ours.median_ms)}{'' if ours.exact else MISSED}"]
+    cells = [row.data, str(row.batch), row.t, f"{milliseconds(ours.median_ms)}{'' if ours.within else MISSED}"]
     cells.append(NOTHING if row.floor is None else percent(row.floor.reached(ours.median_ms)))
     if best is None:
         cells += [NOTHING] * 4
@@ -87,27 +71,13 @@ def _summary_line(row: Row, ours: Side) -> list[str]:
     return [*cells, NOTHING if row.others is None else f"{row.others:.2f}"]
 
 
-def milliseconds(value: float) -> str:
-    """Return a time with three digits."""
-    return f"{value:.0f}" if value >= 1000 else f"{value:.3g}"
-
-
-def percent(share: float) -> str:
-    """Return a share in whole percents."""
-    return f"{100 * share:.0f} %"
-
-
 def _ratio(value: float) -> str:
     return f"{value:.2f}"
 
 
 def _error(side: Side) -> str:
-    return f"{side.error:.1e}{'' if side.exact else MISSED}"
+    return f"{side.error:.1e}{'' if side.within else MISSED}"
 
 
 def _mib(side: Side) -> str:
     return NOTHING if side.peak_mib is None else f"{side.peak_mib:.1f}"
-
-
-def _aligned(cell: str, width: int) -> str:
-    return cell.rjust(width) if cell[:1].isdigit() or cell == NOTHING else cell.ljust(width)

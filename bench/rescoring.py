@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 
 from oracle_engine import OracleEngine
+from oracle_engine.compare.peers import UnavailableError, Velocity
 from oracle_engine.kernels import PosteriorState, Work, native_library, native_memory, posterior_state, scan_memory
 from oracle_engine.kernels.common.matmul import ieee_products
 from oracle_engine.kernels.common.rounding import Windows
@@ -16,8 +17,6 @@ from oracle_engine.kernels.portable.blocks import BLOCK_LIMITS
 from oracle_engine.kernels.portable.scan import score_dtype
 from oracle_engine.kernels.portable.single import SingleScan
 from oracle_engine.scans.backends import BACKENDS, Backend
-
-from .peers import UnavailableError, Velocity
 
 
 class CoarseScan(SingleScan):

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from oracle_engine.compare.workloads import Workload
+
 from .conftest import SIDES, Measure
-from .workloads import Workload
 
 
 @pytest.mark.parametrize("side", SIDES)

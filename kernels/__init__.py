@@ -14,7 +14,9 @@ from .common.state import PosteriorState, Wanted, concatenate, merge
 from .common.work import Work
 from .gpu import gpu_combined, gpu_memory, gpu_proven, gpu_ready, gpu_segments, gpu_state
 from .native import (
+    NativeAnswers,
     NativeLibrary,
+    ValueSpace,
     combined_norms,
     covariance_product,
     float64_values,
@@ -36,6 +38,7 @@ __all__ = [
     "Directions",
     "GivenPoints",
     "Measures",
+    "NativeAnswers",
     "NativeLibrary",
     "Pairs",
     "PosteriorState",
@@ -44,6 +47,7 @@ __all__ = [
     "SegmentWork",
     "Span",
     "ValueQuery",
+    "ValueSpace",
     "Wanted",
     "Work",
     "centre_of",

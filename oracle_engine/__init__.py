@@ -128,8 +128,10 @@ _MODULES = {
 _SUBPACKAGES = (
     "adapters",
     "cli",
+    "compare",
     "data",
     "engine",
+    "jobs",
     "kernels",
     "paths",
     "queries",

@@ -173,17 +173,21 @@ def _assert_right(asked: Asked, answer: Any) -> None:
         _assert_right_posterior(asked, answer, expected)
         return
     wanted = torch.as_tensor(expected[asked.name].astype(np.float64))
+    assert isinstance(answer, type(asked.x.value)) or isinstance(asked.x.value, torch.nn.Parameter)
+    answer = torch.as_tensor(answer)
     if asked.name == "log_density":
         assert_close(answer, wanted, "moment")
         return
-    assert answer.dtype == asked.x.value.dtype
+    native = isinstance(asked.x.value, np.ndarray)
+    assert answer.dtype == (torch.float64 if native else asked.x.value.dtype)
     assert answer.shape == asked.x.value.shape
     _assert_prediction(asked, answer, wanted, _units(asked, expected))
 
 
 def _assert_prediction(asked: Asked, answer: Tensor, wanted: Tensor, units: np.ndarray) -> None:
+    given = torch.float64 if isinstance(asked.x.value, np.ndarray) else asked.x.value.dtype
     bar = "tolerance of a search" if asked.engine.index is not None else "bar of the terms"
-    rounding = TOLERANCES[ROUNDING.get(asked.x.value.dtype, "float32 output")].value
+    rounding = TOLERANCES[ROUNDING.get(given, "float32 output")].value
     error = (answer.detach().double().reshape(wanted.shape) - wanted).norm(dim=1)
     assert_within((error - rounding * wanted.norm(dim=1)).clamp_min(0.0) / torch.as_tensor(units), bar)
 

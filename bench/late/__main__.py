@@ -13,16 +13,16 @@ from statistics import median, quantiles
 import torch
 
 from oracle_engine.base.errors import OracleError
+from oracle_engine.compare.floors import Rates
+from oracle_engine.compare.load import watch_others
+from oracle_engine.compare.tables import as_text
+from oracle_engine.compare.timing import Timing, interleave
+from oracle_engine.compare.truth import relative_error
+from oracle_engine.compare.workloads import HELD, TRAINING
 
 from ..__main__ import RESULTS, list_of, names_of, say
 from ..data import KNOWN, is_known
-from ..floors import Rates
-from ..load import watch_others
 from ..record import document_of, machine_name, read_json, write_json
-from ..report import as_text
-from ..timing import Timing, interleave
-from ..truth import relative_error
-from ..workloads import HELD, TRAINING
 from .figure import late_figure
 from .ode import ode_row
 from .record import EXACT, LateRow, LateSide, late_rows

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from oracle_engine.compare.peers.nearest import peer_names
+from oracle_engine.compare.workloads import HELD, TRAINING
 from oracle_engine.science.plot_style import BLUE, BODY, GREEN, GREY, INK, ORANGE, SMALL, require_matplotlib
 
-from ..workloads import HELD, TRAINING
-from .peers import peer_names
 from .record import EXACT, LateRow, LateSide
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..load import watch_others
+from oracle_engine.compare.load import watch_others
+
 from .record import EXACT, LateRow, LateSide
 from .sides import Sides
 

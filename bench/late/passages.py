@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..floors import Rates
+from oracle_engine.compare.floors import Rates
+from oracle_engine.compare.peers.nearest import peer_names
+from oracle_engine.compare.tables import NOTHING, Lines, as_markdown, milliseconds, percent
+from oracle_engine.compare.workloads import HELD, TRAINING
+
 from ..passages import factor, grouped, machine_words, rate_words, span, wrapped
-from ..report import NOTHING, Lines, as_markdown, milliseconds, percent
-from ..workloads import HELD, TRAINING
 from .ode import ODE
-from .peers import peer_names
 from .record import EXACT, LateRow, LateSide, late_rows
 
 

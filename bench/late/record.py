@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..record import Measured, measured_fields
+from oracle_engine.compare.record import Measured
+
+from ..record import measured_fields
 
 # the side that the others are compared with
 EXACT = "exact"

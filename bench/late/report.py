@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ..report import NOTHING, Lines, percent
+from oracle_engine.compare.tables import NOTHING, Lines, percent
+
 from .record import EXACT, LateRow, LateSide
 
 COLUMNS = [

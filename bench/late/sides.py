@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from oracle_engine import OracleEngine
+from oracle_engine.compare.floors import Floor, Need, Rates
+from oracle_engine.compare.memory import peak_extra_bytes
+from oracle_engine.compare.peers import Centred
+from oracle_engine.compare.peers.nearest import NearestPeer, faiss_peers
+from oracle_engine.compare.record import sizes_of
+from oracle_engine.compare.truth import posterior_weights
+from oracle_engine.compare.workloads import HELD, Batch
 
-from ..floors import Floor, Need, Rates
-from ..memory import peak_extra_bytes
-from ..peers import Centred
-from ..record import sizes_of
-from ..truth import posterior_weights
-from ..workloads import HELD, Batch
-from .peers import NearestPeer, faiss_peers
 from .record import EXACT, LateRow, LateSide
 from .split import Split
 

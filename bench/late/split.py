@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from oracle_engine import OracleDataset
+from oracle_engine.compare.workloads import HELD, Workload
 
 from ..data import load_data
-from ..workloads import HELD, Workload
 
 # samples that queries are made from and that the data set does not hold
 HELD_OUT = 512

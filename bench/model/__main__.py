@@ -14,6 +14,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from oracle_engine.compare.record import OURS_RECORDED
+from oracle_engine.compare.tables import NOTHING, Lines, as_text, milliseconds, percent
 from oracle_engine.kernels.gpu.configs import choose
 from oracle_engine.kernels.gpu.tools.machines import MACHINES
 from oracle_engine.kernels.gpu.tools.pretended_card import H100
@@ -21,8 +23,7 @@ from oracle_engine.kernels.gpu.tools.pretended_card import H100
 from ..__main__ import RESULTS
 from ..gate.kept import Kept, read
 from ..gpu_cases import CASES, Case
-from ..record import OURS_RECORDED, read_json, rows_of
-from ..report import NOTHING, Lines, as_text, milliseconds, percent
+from ..record import read_json, rows_of
 from .launches import Card
 from .prediction import Prediction, predicted, predicted_once
 

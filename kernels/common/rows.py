@@ -11,6 +11,7 @@ import torch
 
 from ...base.arrays import Float, Float64, Int64, Shaped, Tensor
 from ...base.cuda_graphs import capturing
+from ...base.file_rows import FileRows
 from ...base.transforms import cached_tensor
 
 # a raw operand costs no pass over the data; one whose radius is this much larger loses too many digits
@@ -54,9 +55,25 @@ class Rows:
         return self.stored.device
 
     def to(self, device: torch.device) -> Rows:
-        """Return the rows on `device`."""
+        """Return the rows in the memory of `device`; on the CPU those that stay outside stay there."""
+        if isinstance(self.stored, FileRows) and device.type == "cpu":
+            return self.streamed(device, None)
+        return self._with(self.stored.to(device), device)
+
+    def streamed(self, device: torch.device, block_bytes: int | None) -> Rows:
+        """Return the rows in their files, or on the host, from where they come to `device` in blocks of so many bytes.
+
+        block_bytes: None leaves the choice to who reads. Nothing is read.
+        """
+        held = self.stored if isinstance(self.stored, FileRows) else FileRows.held(self.stored)
+        made = self._with(held.streamed(device, block_bytes), device)
+        # what would cost a read of everything
+        made._derived.update({name: self._derived[name] for name in ("range", "total") if name in self._derived})
+        return made
+
+    def _with(self, stored: Tensor, device: torch.device) -> Rows:
         log_weights = None if self.log_weights is None else self.log_weights.to(device)
-        stored, centre, half_norms = (part.to(device) for part in (self.stored, self.centre, self.half_norms))
+        centre, half_norms = self.centre.to(device), self.half_norms.to(device)
         return replace(self, stored=stored, centre=centre, half_norms=half_norms, log_weights=log_weights)
 
     @cached_property

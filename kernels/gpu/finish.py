@@ -10,9 +10,11 @@ import triton.language as tl
 
 from ..common.state import PosteriorState
 from ..common.work import Work
+from .compensated import twice_sum
 from .jit import where_positive
 from .query_operand import Measured
-from .rescore import RESCORE_TILE, Rescored, listed_share
+from .rescore import RESCORE_TILE, listed_share
+from .rescored import Rescored
 from .running_sums import MOST_PARTS, RunningSums, added_partials
 from .variance import variance_of
 
@@ -94,6 +96,7 @@ def state_kernel(
     p_centre,
     p_count,
     p_rescored,
+    p_base,
     p_means,
     p_stats,
     p_mean,
@@ -112,9 +115,10 @@ def state_kernel(
     """The state of a query over what was added and what was rescored, for a slice of D.
 
     p_scalars: [6, B], p_partials: [parts, 4, B] and p_total: [B, D] as in RunningSums, which count for nothing where
-    the list in p_count [B] overflowed. p_facts: [3, B]. p_rescored: [4, shares, B] and p_means: [shares, B, D] as in
-    Rescored, whose lists have runs of `run` rows in a span of `span`. p_centre: [D], what is left in the total.
-    p_stats: [6, B], log-partition, concentration, entropy, and of what was added share, mean |r|^2 and mass.
+    the list in p_count [B] overflowed. p_facts: [3, B]. p_rescored: [4, shares, B], p_base: [B] and p_means: [shares,
+    B, D] as in Rescored, whose lists have runs of `run` rows in a span of `span`. p_centre: [D], what is left in the
+    total. p_stats: [7, B], log-partition, concentration, entropy, of what was added share, mean |r|^2 and mass, and
+    what float64 cut off the log-partition.
     """
     i_b = tl.program_id(0).to(tl.int64)
     listed, _, width = listed_share(p_count, i_b, 0, shares, run, span, BLOCK_N)
@@ -122,12 +126,15 @@ def state_kernel(
     # all shares but the last are as long as the first
     used_shares = tl.cdiv(tl.where(listed, count * run, span), tl.maximum(width, 1))
     origin, mass, squares, first_logit = rescored_sums(p_rescored, i_b, used_shares, shares, batch, BLOCK_S)
+    # relative to the base of the query, as the logits of its list are
     fine = log_mass(origin, mass)
     scale = tl.where(mass > 0.0, mass, 1.0)
 
     coarse, some, added, own_squares, own_first, half_norm = added_sums(
         p_scalars, p_partials, p_facts, p_alpha, p_precision, i_b, parts, batch, count, PARTS
     )
+    list_base = tl.load(p_base + i_b)
+    coarse -= list_base
 
     # shares from the difference of the logs, however large these are
     top = tl.maximum(coarse, fine)
@@ -135,7 +142,8 @@ def state_kernel(
     own = tl.exp(coarse - base)
     other = tl.exp(fine - base)
     both = own + other
-    lse = log_mass(base, both)
+    some_mass = both > 0.0
+    lse, rest = twice_sum(list_base, tl.where(some_mass, base + tl.log(tl.where(some_mass, both, 1.0)), 0.0))
     both = tl.where(both > 0.0, both, 1.0)
     own = own / both
     other = other / both
@@ -143,12 +151,13 @@ def state_kernel(
         p_stat = p_stats + i_b
         entropy = own * (tl.log(added) - own_first / added) + other * (tl.log(scale) - first_logit / scale)
         concentration = own * own * own_squares / added / added + other * other * squares / scale / scale
-        tl.store(p_stat, lse)
+        tl.store(p_stat, tl.where(some_mass, lse, float("-inf")))
         tl.store(p_stat + batch, concentration)
         tl.store(p_stat + 2 * batch, entropy + share_entropy(own) + share_entropy(other))
         tl.store(p_stat + 3 * batch, own)
         tl.store(p_stat + 4 * batch, tl.where(some, 2.0 * half_norm / added, 0.0))
         tl.store(p_stat + 5 * batch, added)
+        tl.store(p_stat + 6 * batch, tl.where(some_mass, rest, 0.0))
 
     o_d = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
     m_d = o_d < dim
@@ -187,22 +196,22 @@ class Finish:
         """
         wanted, query, rows = self.work.wanted, self.work.query, self.work.rows
         (batch, dim), rescored = self.sums.total.shape, self.rescored
-        stats, mean = self.sums.total.new_empty(6, batch), self.sums.total.new_empty(batch, dim)
+        stats, mean = self.sums.total.new_empty(7, batch), self.sums.total.new_empty(batch, dim)
         state_kernel[(batch, max(1, triton.cdiv(dim, STATE_BLOCK)))](
             self.sums.scalars, self.sums.partials, self.sums.total, self.measured.facts, query.alpha.contiguous(),
             query.inverse_variance.contiguous(), rows.operand_centre, rescored.rescore_list.count, rescored.sums,
-            rescored.means, stats, mean, batch, self.sums.parts, rescored.sums.shape[1], rescored.rescore_list.run,
-            len(self.work.span), dim, PARTS=MOST_PARTS, CENTRED=rows.raw_operand, BLOCK_N=RESCORE_TILE.block_n,
-            BLOCK_S=SHARE_BLOCK, BLOCK_D=STATE_BLOCK, num_warps=4, enable_fp_fusion=True,
+            rescored.base, rescored.means, stats, mean, batch, self.sums.parts, rescored.sums.shape[1],
+            rescored.rescore_list.run, len(self.work.span), dim, PARTS=MOST_PARTS, CENTRED=rows.raw_operand,
+            BLOCK_N=RESCORE_TILE.block_n, BLOCK_S=SHARE_BLOCK, BLOCK_D=STATE_BLOCK, num_warps=4, enable_fp_fusion=True,
         )  # fmt: skip
         # what was not wanted is zero
         mean = mean if wanted.mean else stats.new_zeros(batch, rows.dim)
         zeros, none = stats.new_zeros(batch), stats.new_empty(batch, 0)
-        state = PosteriorState(stats[0], mean, zeros, zeros, zeros, none, none.long(), zeros, none)
+        state = PosteriorState(stats[0], mean, zeros, zeros, zeros, none, none.long(), stats[6], none)
         if wanted.moments:
             state = replace(state, concentration=stats[1], entropy=stats[2])
         if wanted.moments and wanted.mean:
-            spread, centred = rescored.spread(state.lse, mean), rows.raw_operand
+            spread, centred = rescored.spread(state.lse, state.lse_rest, mean), rows.raw_operand
             variance = variance_of(stats, self.sums.total, rows.operand_centre, mean, spread, centred=centred)
             state = replace(state, variance=variance)
         return state

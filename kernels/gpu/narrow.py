@@ -21,10 +21,12 @@ from .finish import Finish
 from .jit import share_of
 from .limits import ScanLimits
 from .query_operand import Measured
-from .rescore import RESCORE_TILE, Rescored, slice_width
+from .rescore import RESCORE_TILE, slice_width
 from .rescore_list import RESCORE_PROGRAMS, RescoreList
 from .rescore_top import rescored_top, top_memory
+from .rescored import Rescored
 from .running_sums import RunningSums
+from .softmax import softmax_step
 
 # the largest D that is scanned in float64: of more values none is small by chance
 NARROW_DIM = 16
@@ -114,22 +116,13 @@ def narrow_kernel(
             high = tl.load(p_range + 1, mask=m_b, other=0)
             m_keep = m_keep & ((o_n[:, None] < low[None, :]) | (o_n[:, None] >= high[None, :]))
         b_logits = tl.where(m_keep, b_logits, float("-inf"))
-        raised = tl.maximum(top, tl.max(b_logits, axis=0))
-        origin = tl.where(raised == float("-inf"), 0.0, raised)
-        step = tl.where(mass > 0.0, top - origin, 0.0)
-        factor = tl.exp(step)
-        b_gap = tl.where(b_logits > float("-inf"), b_logits - origin[None, :], 0.0)
-        b_weights = tl.where(b_logits > float("-inf"), tl.exp(b_gap), 0.0)
+        b_weights, factor, top, mass, squares, first_logit = softmax_step(top, mass, squares, first_logit, b_logits)
         if MEAN:
             b_total *= factor[None, :]
             for i_d in range(dim):
                 row = narrow_values(p_rows, p_centre, o_n, m_n, i_d, row_stride)
                 product = tl.sum(b_weights * row[:, None], axis=0)
                 b_total += tl.where((o_d == i_d)[:, None], product[None, :], 0.0)
-        first_logit = factor * (first_logit + step * mass) + tl.sum(b_weights * b_gap, axis=0)
-        squares = factor * factor * squares + tl.sum(b_weights * b_weights, axis=0)
-        mass = factor * mass + tl.sum(b_weights, axis=0)
-        top = raised
     p_stat = p_sums + tl.program_id(1) * batch + o_b
     stride = tl.num_programs(1) * batch
     tl.store(p_stat, top, mask=m_b)
@@ -162,7 +155,7 @@ def narrow_sums(work: Work, every: RescoreList) -> Rescored:
         MEAN=mean, UNIT=unit, BLOCK_N=NARROW_ROWS, BLOCK_B=NARROW_QUERIES, BLOCK_D=slice_width(rows.dim),
         num_warps=NARROW_WARPS, enable_fp_fusion=True,
     )  # fmt: skip
-    return Rescored(sums, means, every, work)
+    return Rescored.compensated(work, every, sums, means)
 
 
 def narrow_shares(batch: int, count: int) -> int:
@@ -183,11 +176,12 @@ def narrow_state(work: Work, limits: ScanLimits) -> PosteriorState:
     every = RescoreList.everything(batch, device)
     # nothing is added in another way: what is measured of the queries for that, and summed, is not read
     nothing = RunningSums.empty(batch, work.rows.dim if wanted.mean else 0, device)
-    state = Finish(work, Measured.empty(work.query), nothing, narrow_sums(work, every)).state()
+    rescored = narrow_sums(work, every)
+    state = Finish(work, Measured.empty(work.query), nothing, rescored).state()
     if not wanted.top_k:
         return state
-    top = rescored_top(work, every, reads_values=not capturing(), limits=limits)
-    return replace(state, top_logits=top.logits, top_rows=top.rows, top_rest=torch.zeros_like(top.logits))
+    top = rescored_top(rescored, reads_values=not capturing(), limits=limits)
+    return replace(state, top_logits=top.logits, top_rows=top.rows, top_rest=top.rest)
 
 
 def narrow_memory(rows: Rows, batch: int, limits: ScanLimits) -> int:

@@ -22,9 +22,11 @@ from .devices import device_of
 from .finish import Finish
 from .jit import share_of
 from .query_operand import Measured
-from .rescore import RESCORE_TILE, Rescored
+from .rescore import RESCORE_TILE
 from .rescore_list import RescoreList
+from .rescored import Rescored
 from .running_sums import RunningSums
+from .softmax import softmax_step
 from .tiles import Tile
 
 # the most values of a row, and of the rows that a program holds at once
@@ -98,18 +100,9 @@ def one_read_kernel(
             p_range = p_excluded + (i_b * RANGES + i_h) * 2
             m_keep = m_keep & ((o_n < tl.load(p_range)) | (o_n >= tl.load(p_range + 1)))
         b_logits = tl.where(m_keep, b_logits, float("-inf"))
-        raised = tl.maximum(top, tl.max(b_logits, axis=0))
-        origin = tl.where(raised == float("-inf"), 0.0, raised)
-        step = tl.where(mass > 0.0, top - origin, 0.0)
-        factor = tl.exp(step)
-        b_step = tl.where(b_logits > float("-inf"), b_logits - origin, 0.0)
-        b_weights = tl.where(b_logits > float("-inf"), tl.exp(b_step), 0.0)
+        b_weights, factor, top, mass, squares, first_logit = softmax_step(top, mass, squares, first_logit, b_logits)
         if MEAN:
             b_total = factor * b_total + tl.sum(b_weights[:, None] * b_rows, axis=0)
-        first_logit = factor * (first_logit + step * mass) + tl.sum(b_weights * b_step, axis=0)
-        squares = factor * factor * squares + tl.sum(b_weights * b_weights, axis=0)
-        mass = factor * mass + tl.sum(b_weights, axis=0)
-        top = raised
     p_stat = p_sums + tl.program_id(1) * batch + i_b + tl.arange(0, 1)
     stride = tl.num_programs(1) * batch
     tl.store(p_stat, top)
@@ -172,7 +165,7 @@ def one_read_state(work: Work) -> PosteriorState:
     # nothing is added in another way
     nothing = RunningSums.empty(1, rows.dim if work.wanted.mean else 0, rows.device)
     every = RescoreList.everything(1, rows.device)
-    return Finish(work, Measured.empty(query), nothing, Rescored(sums, means, every, work)).state()
+    return Finish(work, Measured.empty(query), nothing, Rescored.compensated(work, every, sums, means)).state()
 
 
 def one_read_shares(work: Work, least: int) -> int:

@@ -8,22 +8,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import no_type_check
 
-import torch
 import triton
 import triton.language as tl
 
-from ...base.arrays import Float64, Tensor
-from ..common.rows import Rows
-from ..common.work import Work
 from .jit import share_of, where_positive
-from .rescore_list import RescoreList, programs
+from .softmax import softmax_step
 from .tiles import Tile
 
 # samples this many nats below the heaviest of their share add nothing to a mean in float64
 UNSEEN = 80.0
-
-# bytes that the sums of the shares of a query may take together, where there is more than one
-SHARE_BYTES = 64 << 20
 
 _UNSEEN = tl.constexpr(UNSEEN)
 
@@ -169,22 +162,11 @@ def rescore_kernel(
         if WEIGHTED:
             b_logits += tl.load(p_log_weight + row, mask=m_s, other=0.0)
         b_logits = tl.where(m_s, b_logits, float("-inf"))
-        largest = tl.max(b_logits, axis=0)
-        raised = tl.maximum(top, largest)
-        origin = tl.where(raised == float("-inf"), 0.0, raised)
-        step = tl.where(mass > 0.0, top - origin, 0.0)
-        factor = tl.exp(step)
-        b_gap = tl.where(b_logits > float("-inf"), b_logits - origin, 0.0)
-        b_weights = tl.where(b_logits > float("-inf"), tl.exp(b_gap), 0.0)
+        seen, had = tl.max(b_logits, axis=0) > top - _UNSEEN, mass
+        b_weights, factor, top, mass, squares, first_logit = softmax_step(top, mass, squares, first_logit, b_logits)
         if MEAN:  # noqa: SIM102  a constant, which a number cannot be joined to
-            if largest > top - _UNSEEN:
-                add_rows(
-                    p_rows, p_centre, p_sum, row, m_s, b_weights, factor, mass, dim, row_stride, BLOCK_N, BLOCK_D
-                )  # fmt: skip
-        first_logit = factor * (first_logit + step * mass) + tl.sum(b_weights * b_gap, axis=0)
-        squares = factor * factor * squares + tl.sum(b_weights * b_weights, axis=0)
-        mass = factor * mass + tl.sum(b_weights, axis=0)
-        top = raised
+            if seen:
+                add_rows(p_rows, p_centre, p_sum, row, m_s, b_weights, factor, had, dim, row_stride, BLOCK_N, BLOCK_D)
     p_stat = p_sums + i_share * batch + i_b
     stride = tl.num_programs(1) * batch
     tl.store(p_stat, top)
@@ -247,97 +229,6 @@ def spread_kernel(
     tl.store(p_out + tl.program_id(1) * batch + i_b, tl.sum(total, axis=0))
 
 
-@dataclass(frozen=True)
-class Rescored:
-    """Sums over the samples to rescore, a part of them in each share; what no sample of a share reaches is unspecified.
-
-    sums: [4, S, B] float64: the largest logit l of a share, -inf where it has no sample, and the sums of w, w^2 and
-    w (l - largest) with w = exp(l - largest). means: [S, B, D] float64, of w times the rows less the centre, or
-    [S, B, 0]. rescore_list: whose samples these are. work: what they are rescored for.
-    """
-
-    sums: Float64[Tensor, "4 S B"]
-    means: Float64[Tensor, "S B E"]
-    rescore_list: RescoreList
-    work: Work
-
-    @classmethod
-    def of(cls, work: Work, rescore_list: RescoreList) -> Rescored:
-        """Return the sums over the samples on a rescore list; no synchronisation.
-
-        work: rows, queries, the span that the samples lie in, and what is wanted. rescore_list: for every query.
-        Costs a float64 pass over the rows of each query, twice with the mean. Memory is 8 D bytes for each program.
-        """
-        batch, mean = len(work.query), work.wanted.mean
-        shares = share_count(batch, rescore_list.width, work.rows.dim)
-        sums = torch.empty(0, dtype=torch.float64, device=work.rows.device).new_empty(4, shares, batch)
-        means = sums.new_empty(shares, batch, work.rows.dim if mean else 0)
-        rescore_kernel[(batch, shares)](
-            *_before(work, rescore_list), sums, means, *_after(work, rescore_list), MEAN=mean, **_constants(work)
-        )
-        return cls(sums, means, rescore_list, work)
-
-    def spread(self, lse: Float64[Tensor, "B"], mean: Float64[Tensor, "B D"]) -> Float64[Tensor, "S B"]:
-        """Return the sums of exp(l - lse) |r - mean|^2 over the samples of each share, [S, B]; no synchronisation.
-
-        lse: [B] float64. mean: [B, D] float64. Costs a float64 pass over the rows of each query, twice.
-        """
-        _, shares, batch = self.sums.shape
-        out = self.sums.new_empty(shares, batch)
-        spread_kernel[(batch, shares)](
-            *_before(self.work, self.rescore_list), lse, mean, out, *_after(self.work, self.rescore_list),
-            **_constants(self.work),
-        )  # fmt: skip
-        return out
-
-
-def _before(work: Work, rescore_list: RescoreList) -> tuple[Tensor, ...]:
-    rows, query = work.rows, work.query
-    log_weights = rows.half_norms if rows.log_weights is None else rows.log_weights
-    return (
-        rows.stored, query.point.contiguous(), rows.centre, query.alpha.contiguous(),
-        query.inverse_variance.contiguous(), log_weights, rescore_list.first, rescore_list.count,
-        query.excluded.contiguous(),
-    )  # fmt: skip
-
-
-def _after(work: Work, rescore_list: RescoreList) -> tuple[int, ...]:
-    span, rows = work.span, work.rows
-    return (
-        len(work.query), span.start, span.stop, rescore_list.first.shape[1], rescore_list.run, rows.dim,
-        rows.stored.stride(0), work.query.excluded.shape[1],
-    )  # fmt: skip
-
-
-def _constants(work: Work) -> dict[str, int | bool]:
-    weighted, width = work.rows.log_weights is not None, slice_width(work.rows.dim)
-    tile, warps = RESCORE_TILE, RESCORE_TILE.warps
-    return {
-        "WEIGHTED": weighted,
-        "BLOCK_N": tile.block_n,
-        "BLOCK_D": width,
-        "num_warps": warps,
-        "enable_fp_fusion": True,
-    }
-
-
 def slice_width(dim: int) -> int:
     """Return how many values of D a tile holds, a power of two, for rows of `dim` values."""
     return max(16, min(RESCORE_TILE.block_d, 1 << (dim - 1).bit_length()))
-
-
-def share_count(batch: int, listed: int, dim: int) -> int:
-    """Return how many programs share the rows to rescore of each of `batch` queries.
-
-    listed: room of a list. dim: D.
-    """
-    return min(programs(batch, listed, RESCORE_TILE.block_n), max(1, SHARE_BYTES // (8 * batch * dim)))
-
-
-def rescore_memory(rows: Rows, batch: int, listed: int) -> int:
-    """Return the most bytes that rescoring needs.
-
-    rows: of the data set. batch: number of queries. listed: room of the list of a query.
-    """
-    shares = share_count(batch, listed, rows.dim)
-    return 8 * batch * (listed + shares * (rows.dim + 4))

@@ -11,11 +11,14 @@ import triton
 import triton.language as tl
 
 from ...base.arrays import Float64, Int64, Tensor
-from ..common.rows import Span
-from ..common.work import Work
+from .compensate import based_kernel
 from .limits import DEFAULT_LIMITS, ScanLimits
 from .rescore import RESCORE_TILE, distances, named_rows, not_excluded, slice_width
-from .rescore_list import RescoreList, programs
+from .rescore_list import programs
+from .rescored import Rescored
+
+# heaviest samples that a program looks at together
+TOP_BLOCK = 64
 
 
 @triton.jit
@@ -105,7 +108,7 @@ def distance_kernel(
 
 
 class Heaviest(NamedTuple):
-    """The heaviest samples of each query in falling order: logits and rows, [B, k]; -inf and -1 for none."""
+    """The heaviest samples of each query in falling order: rows and logits less the base, [B, k]; -1, -inf: none."""
 
     logits: Float64[Tensor, "B k"]
     rows: Int64[Tensor, "B k"]
@@ -117,27 +120,43 @@ class Heaviest(NamedTuple):
         return cls(top.values, rows.gather(1, top.indices))
 
 
+class NamedSamples(NamedTuple):
+    """The heaviest samples of each query: logits, what float64 cut off them, and rows, [B, k]; -inf and -1 for none."""
+
+    logits: Float64[Tensor, "B k"]
+    rest: Float64[Tensor, "B k"]
+    rows: Int64[Tensor, "B k"]
+
+    @classmethod
+    def of(cls, top: Heaviest, base: Float64[Tensor, "B"]) -> NamedSamples:
+        """Return the samples of `top`, whose logits lack the `base` of their query, [B]; no synchronisation."""
+        batch, count = top.rows.shape
+        logits, rest = base.new_empty(batch, count), base.new_empty(batch, count)
+        grid = (batch, triton.cdiv(count, TOP_BLOCK))
+        based_kernel[grid](
+            top.logits.contiguous(), base, logits, rest, count, BLOCK=TOP_BLOCK, num_warps=1, enable_fp_fusion=False
+        )
+        return cls(logits, rest, top.rows)
+
+
 @dataclass(frozen=True)
 class Slots:
     """Slots for the logits of every query, each of which may stand for a row.
 
-    rescore_list: whose rows the slots of a query stand for, one after the other; those of a query whose list
-    overflowed stand for the rows of the span from `begin` on. width: slots of each query for these. candidates: rows of
-    further slots, [B, C], -1 for none.
+    rescored: whose rows the slots of a query stand for, one after the other; those of a query whose list overflowed
+    stand for the rows of the span from `begin` on. width: slots of each query for these. candidates: rows of further
+    slots, [B, C], -1 for none.
     """
 
-    rescore_list: RescoreList
-    span: Span
+    rescored: Rescored
     begin: int
     width: int
     candidates: Int64[Tensor, "B C"]
 
-    def heaviest(self, work: Work) -> Heaviest:
-        """Return the heaviest of the rows in the slots, as many as are wanted; no synchronisation.
-
-        work: rows, [B] queries, and what is wanted.
-        """
-        rows, query, listed = work.rows, work.query, self.rescore_list
+    def heaviest(self) -> Heaviest:
+        """Return the heaviest of the rows in the slots, as many as are wanted; no synchronisation."""
+        work, listed = self.rescored.work, self.rescored.rescore_list
+        rows, query, span = work.rows, work.query, work.span
         (batch, further), dim = self.candidates.shape, rows.dim
         room = self.width + further
         logits = torch.empty(0, dtype=torch.float64, device=rows.device).new_empty(batch, room)
@@ -146,17 +165,17 @@ class Slots:
         distance_kernel[(batch, programs(batch, room, RESCORE_TILE.block_n))](
             rows.stored, query.point.contiguous(), rows.centre, query.alpha.contiguous(),
             query.inverse_variance.contiguous(), log_weights, listed.first, listed.count, self.candidates,
-            query.excluded.contiguous(), logits, found, self.begin, self.span.stop, self.span.start, self.width,
+            query.excluded.contiguous(), logits, found, self.begin, span.stop, span.start, self.width,
             listed.first.shape[1], further, listed.run, dim, rows.stored.stride(0), query.excluded.shape[1],
             WEIGHTED=rows.log_weights is not None, BLOCK_N=RESCORE_TILE.block_n, BLOCK_D=slice_width(dim),
             num_warps=RESCORE_TILE.warps, enable_fp_fusion=True,
         )  # fmt: skip
+        self.rescored.sharpen(logits, found)
         return Heaviest.among(logits, found, work.wanted.top_k)
 
 
 def slots_of(
-    work: Work,
-    rescore_list: RescoreList,
+    rescored: Rescored,
     candidates: Int64[Tensor, "B C"] | None,
     *,
     limits: ScanLimits,
@@ -164,47 +183,45 @@ def slots_of(
 ) -> Iterator[Slots]:
     """Yield the slots for the rows of a span a part at a time; the first has those of the lists and the candidates.
 
-    work, rescore_list, candidates: as in :func:`rescored_top`. limits: `logit_bytes` bounds a part. reads_values:
+    rescored, candidates: as in :func:`rescored_top`. limits: `logit_bytes` bounds a part. reads_values:
     whether the host may wait for the device to read whether any list overflowed, and leave out the other parts where
     none did.
     """
-    span, batch, none = work.span, len(work.query), rescore_list.first[:, :0]
+    rescore_list, span = rescored.rescore_list, rescored.work.span
+    batch, none = len(rescore_list.count), rescore_list.first[:, :0]
     width = limits.logit_slots(batch, rescore_list.width, len(span))
     short = reads_values and len(span) > width and not bool(rescore_list.overflowed.any())
     for begin in range(span.start, span.start + 1 if short else span.stop, width):
         further = none if candidates is None or begin > span.start else candidates
-        yield Slots(rescore_list, span, begin, width, further)
+        yield Slots(rescored, begin, width, further)
 
 
 def rescored_top(
-    work: Work,
-    rescore_list: RescoreList,
+    rescored: Rescored,
     candidates: Int64[Tensor, "B C"] | None = None,
     *,
     reads_values: bool,
     limits: ScanLimits = DEFAULT_LIMITS,
-) -> Heaviest:
-    """Return the heaviest samples on a rescore list and among some candidates, as many as are wanted.
+) -> NamedSamples:
+    """Return the heaviest samples that were rescored, or are among some candidates, as many as are wanted.
 
-    work: rows, queries, the span that the samples lie in, and how many of them are wanted. rescore_list: samples of
-    every query. candidates: rows that may be heavy too, [B, C], -1 for none; they do not count where a list overflowed,
-    which stands for all rows. reads_values: whether the host may wait for the device, which spares launches where lists
-    are short beside the span.
+    rescored: samples of every query. candidates: rows that may be heavy too, [B, C], -1 for none; they do not count
+    where a list overflowed, which stands for all rows. reads_values: whether the host may wait for the device, which
+    spares launches where lists are short beside the span.
 
     Costs a float64 pass over the rows of each query. Memory is 16 bytes for each pair of a query and a row, at most
     twice `logit_bytes` or the whole list.
     """
-    parts = slots_of(work, rescore_list, candidates, limits=limits, reads_values=reads_values)
-    found = [part.heaviest(work) for part in parts]
-    count = work.wanted.top_k
+    found = [part.heaviest() for part in slots_of(rescored, candidates, limits=limits, reads_values=reads_values)]
+    count = rescored.work.wanted.top_k
     if len(found) > 1:
         logits, rows = (torch.cat(part, dim=1) for part in zip(*found, strict=True))
         found = [Heaviest.among(logits, rows, count)]
     (top,), missing = found, count - found[0].rows.shape[1]
-    if missing == 0:
-        return top
-    pad = torch.nn.functional.pad
-    return Heaviest(pad(top.logits, (0, missing), value=-torch.inf), pad(top.rows, (0, missing), value=-1))
+    if missing:
+        pad = torch.nn.functional.pad
+        top = Heaviest(pad(top.logits, (0, missing), value=-torch.inf), pad(top.rows, (0, missing), value=-1))
+    return NamedSamples.of(top, rescored.base)
 
 
 def top_memory(batch: int, listed: int, count: int, limits: ScanLimits = DEFAULT_LIMITS) -> int:

@@ -43,9 +43,9 @@ from .operands import (
     unit_rounding,
 )
 from .partition import Law, Meeting
-from .rescore import Rescored, rescore_memory
 from .rescore_list import RescoreList
 from .rescore_top import rescored_top, top_memory
+from .rescored import Rescored, rescore_memory
 from .running_sums import RunningSums
 from .tiles import AnyConfig, DigitConfig, FusedConfig, ScoreConfig
 from .weighted_sum import weigh
@@ -150,12 +150,11 @@ class TritonScan(Generic[Operand]):
         rescore_list = RescoreList.of_list(self.list, self.meeting.reference[1], self.meeting.counts[1])
         rescored = Rescored.of(self.work, rescore_list)
         state = Finish(self.work, self.operand.measured, self.sums, rescored).state()
-        return self._with_top(state, rescore_list) if self.work.wanted.top_k else state
+        return self._with_top(state, rescored) if self.work.wanted.top_k else state
 
-    def _with_top(self, state: PosteriorState, rescore_list: RescoreList) -> PosteriorState:
-        reads = not capturing()
-        top = rescored_top(self.work, rescore_list, self.top.rows, reads_values=reads, limits=self.limits)
-        return replace(state, top_logits=top.logits, top_rows=top.rows, top_rest=torch.zeros_like(top.logits))
+    def _with_top(self, state: PosteriorState, rescored: Rescored) -> PosteriorState:
+        top = rescored_top(rescored, self.top.rows, reads_values=not capturing(), limits=self.limits)
+        return replace(state, top_logits=top.logits, top_rows=top.rows, top_rest=top.rest)
 
     def _offer(self, scores: Scores, start: int) -> None:
         """Take the candidates for the heaviest samples from the `scores` of a block whose first row is `start`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .answer import NativeAnswers, ValueSpace
 from .covariance import covariance_product
 from .library import NativeLibrary, native_library
 from .means import combined_norms, native_combined
@@ -12,7 +13,9 @@ from .segments import segments_state
 from .values import float64_values
 
 __all__ = [
+    "NativeAnswers",
     "NativeLibrary",
+    "ValueSpace",
     "combined_norms",
     "covariance_product",
     "float64_values",

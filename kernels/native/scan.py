@@ -164,6 +164,17 @@ def block_rows(rows: Rows, batch: int, limits: NativeLimits) -> int:
     return max(ROW_UNIT, min(fitting // ROW_UNIT * ROW_UNIT, MOST_ROWS))
 
 
+def threads_for(operations: float, most: int) -> int:
+    """Return into how many shares a scan of so many operations is cut; most: of the threads."""
+    return max(1, min(most, int(operations / THREAD_OPERATIONS)))
+
+
+def most_listed(count: int, limits: NativeLimits) -> int:
+    """Return how many of `count` rows a query may list to be scored again."""
+    least, most = limits.rescored
+    return min(max(least, count // 32), most, count)
+
+
 @cache
 def cache_bytes() -> int:
     """Return the bytes of a core's second cache."""
@@ -180,7 +191,7 @@ class NativeScan:
         """Prepare the scan of `work` by `library`; no row is read yet."""
         self.work, self.library, self.limits = work, library, limits
         rows, query, span = work.rows, work.query, work.span
-        count, (least, most), excluded = self._count(), limits.rescored, query.excluded.contiguous()
+        count, excluded = self._count(), query.excluded.contiguous()
         # what the library reads must stay where it is while it runs
         self.out, self.queries, self.excluded = OwnStates(work), QueriesView(query), excluded
         self.views = views = RowsView.of(rows), self.rounding(), DIGITS[work.wanted.mergeable]
@@ -194,7 +205,7 @@ class NativeScan:
             excluded.data_ptr(),
             excluded.shape[1],
             self._threads(),
-            min(max(least, count // 32), most, count),
+            most_listed(count, limits),
             MARGIN,
             block_rows(rows, len(query), limits),
             len(query) <= FEW_QUERIES,
@@ -241,8 +252,7 @@ class NativeScan:
         return double_state(self.work.take(index))
 
     def _threads(self) -> int:
-        most = self.limits.threads or torch.get_num_threads()
-        return max(1, min(most, int(self.operations / THREAD_OPERATIONS)))
+        return threads_for(self.operations, self.limits.threads or torch.get_num_threads())
 
     def _call(self, name: str, *arguments: object) -> None:
         if getattr(self.library, name)(byref(self.asked), *arguments):

@@ -24,7 +24,8 @@ def float64_values(x: Float[Tensor, "B ..."], dim: int) -> tuple[Float64[Tensor,
     library = native_library().library if plain else None
     if library is None:
         return x.detach().double().reshape(x.shape[0], dim), None
-    given = x.contiguous()
+    # of a view that stands for other signs the memory has the wrong ones
+    given = x.resolve_neg().contiguous()
     out = torch.empty(x.shape[0], dim, dtype=torch.float64)
     addresses = c_void_p(given.data_ptr()), c_void_p(out.data_ptr())
     return out, not library.oracle_widen(addresses[0], STORAGE[x.dtype], c_int64(out.numel()), addresses[1])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,6 +19,18 @@ PROBES = 32
 
 # rows and columns, [P] each
 Place = tuple[np.ndarray[Any, np.dtype[np.int64]], np.ndarray[Any, np.dtype[np.int64]]]
+
+
+class Probes(NamedTuple):
+    """Values of a tensor that some changes in place show in.
+
+    at: where they are, in bytes from the first value, [P] int64. size: bytes of each. values: what they were, P * size
+    bytes.
+    """
+
+    at: np.ndarray[Any, np.dtype[np.int64]]
+    size: int
+    values: bytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +55,9 @@ class Snapshot:
         first: [N, D], with at least one value. others: of any shape; only their versions are kept.
         """
         versions = tuple(None if part.is_inference() else part._version for part in (first, *others))
-        if first.device.type != "cpu" and (versions[0] is not None or first.device.type == "meta"):
+        counted = first.device.type != "cpu" and (versions[0] is not None or first.device.type == "meta")
+        # rows that stay outside are compared with what their files were each time they are read
+        if counted or not in_one_piece(first):
             return cls(versions, None, None)
         # the same places for every tensor of this size, spread over rows and columns
         drawn = torch.rand(2, PROBES, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -60,17 +74,33 @@ class Snapshot:
         """
         if traced():
             return False
-        for part, version in zip((first, *others), self.versions, strict=True):
-            if version is not None and part._version != version:
-                return True
+        if self.counted(first, *others):
+            return True
         if self.place is None or self.values is None or capturing():
             return False
         return _probed(first, self.place) != self.values
 
+    def counted(self, *parts: Tensor) -> bool:
+        """Return whether torch has counted a change of one of the tensors, which no value is read for.
+
+        parts: the tensors, in the order of :meth:`of`.
+        """
+        for part, version in zip(parts, self.versions, strict=True):
+            if version is not None and part._version != version:
+                return True
+        return False
+
+    def probes(self, first: Shaped[Tensor, "N D"]) -> Probes | None:
+        """Return what to look at in `first` beside what is counted, or None where nothing is."""
+        if self.place is None or self.values is None:
+            return None
+        (rows, columns), (down, across), size = self.place, first.stride(), first.element_size()
+        return Probes((rows * down + columns * across) * size, size, self.values)
+
 
 def _probed(first: Shaped[Tensor, "N D"], place: Place) -> bytes:
     # NumPy reads a few values in half the time, and knows no bfloat16
-    if not first.is_cpu or not in_one_piece(first):
+    if not first.is_cpu:
         rows, columns = (torch.from_numpy(part).to(first.device) for part in place)
         return _probed(first[rows, columns][None].cpu(), (np.zeros_like(place[0]), np.arange(len(place[0]))))
     with untransformed():

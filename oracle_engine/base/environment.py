@@ -47,6 +47,8 @@ _FEATURES = (
         "serve",
     ),
     ("jobs on a cluster", {"ray": "ray"}, "ray"),
+    ("pictures", {"PIL": "pillow"}, "pictures"),
+    ("HDF5, zarr, parquet, LMDB", {"h5py": "h5py", "zarr": "zarr", "pyarrow": "pyarrow", "lmdb": "lmdb"}, "formats"),
     ("built-in images", {"sklearn": "scikit-learn", "PIL": "pillow"}, "demo"),
 )
 
@@ -78,8 +80,8 @@ def environment_report(environ: Mapping[str, str] | None = None, *, cpu_info: Pa
 def format_report(report: Mapping[str, Any]) -> str:
     """Return a report as aligned lines of text, one fact a line.
 
-    report: a mapping with the keys that :func:`environment_report` returns, and perhaps native: which kernels of the
-        CPU serve, in words.
+    report: a mapping with the keys that :func:`environment_report` returns, and perhaps native and streaming: which
+        kernels of the CPU serve, and which samples are streamed, in words.
     """
     cpu = report["cpu"]
     rows = [
@@ -90,6 +92,7 @@ def format_report(report: Mapping[str, Any]) -> str:
         ("vector units", ", ".join([cpu["capability"], *cpu["matrix_units"]])),
         ("memory", "unknown" if report["memory_gib"] is None else f"{report['memory_gib']} GiB"),
         *([("native kernels", report["native"])] if "native" in report else []),
+        *([("streamed samples", report["streaming"])] if "streaming" in report else []),
         *_device_rows(report["cuda"]),
         *((name, value or "not set") for name, value in report["settings"].items()),
         *((name, _feature_line(feature)) for name, feature in report["features"].items()),

@@ -1,11 +1,11 @@
-"""A tensor whose rows stay in files: in several of them, in any order, and too large for memory together."""
+"""A tensor whose rows stay outside of the memory that is computed in: in files, in any order, or on the host."""
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,9 @@ from .mapped import mapped
 
 # bytes of a block of rows that is read at once
 BLOCK_BYTES = 32 << 20
+
+# ranges of rows that are parts of their own; more are an order
+MOST_PIECES = 64
 
 # what a file was when it was opened: device, inode, size and time of the last change
 Stamp = tuple[int, int, int, int]
@@ -47,6 +50,21 @@ class FilePart:
             raise bad_file(self.path, "the file that was opened", "one that has been changed or replaced", remedy)
 
 
+@dataclass(frozen=True, eq=False)
+class MemoryPart:
+    """Rows that lie in the memory of the host, [count, ...], contiguous."""
+
+    rows: Shaped[Tensor, "count ..."]
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return len(self.rows)
+
+
+Part = FilePart | MemoryPart
+
+
 def stamp_of(path: Path) -> Stamp:
     """Return what tells whether the file at `path` was changed or replaced. Raises DataFileError where it is gone."""
     try:
@@ -57,41 +75,66 @@ def stamp_of(path: Path) -> Stamp:
 
 
 class FileRows(torch.Tensor):
-    """Samples [N, *shape] that stay in files, in the order of these or in another; a read-only tensor.
+    """Samples [N, *shape] that stay in files or on the host, in their order or in another; a read-only tensor.
 
-    parts: where they lie. order: the place in the files of each row, [N] int64, or None where they agree.
+    parts: where they lie. order: the place in the files of each row, [N] int64, of all or some of the places, or None
+    where they agree. device: where
+    rows that are asked for come. block_bytes: of the blocks they are streamed in, or None. kept: what belongs to a
+    process, by its number.
 
     Rows that are asked for, by a slice or an index, are read into an ordinary tensor. Operations that need the numbers
     of all rows at once are refused, but for copies and extremes, which go block by block. What reads the whole of the
     rows reads :func:`~oracle_engine.base.file_blocks.blocks` instead, in the order of the files.
     """
 
-    parts: tuple[FilePart, ...]
+    parts: tuple[Part, ...]
     order: Int64[Tensor, "N"] | None
+    block_bytes: int | None
+    kept: dict[int, Any]
 
     # without this torch wraps results in this class
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @staticmethod
     def of(
-        parts: Sequence[FilePart],
+        parts: Sequence[Part],
         dtype: torch.dtype,
         shape: Sequence[int],
         order: Int64[Tensor, "N"] | None = None,
+        *,
+        device: torch.device | None = None,
+        block_bytes: int | None = None,
     ) -> FileRows:
-        """Return the rows of `parts`, each of `shape` in `dtype`, in `order`; nothing is read."""
-        size = (sum(part.count for part in parts), *shape)
-        self: FileRows = torch.Tensor._make_wrapper_subclass(FileRows, size, dtype=dtype)
-        self.parts, self.order = tuple(parts), order
+        """Return the rows of `parts`, each of `shape` in `dtype`, or those in `order`; nothing is read."""
+        size = (sum(part.count for part in parts) if order is None else len(order), *shape)
+        self: FileRows = torch.Tensor._make_wrapper_subclass(FileRows, size, dtype=dtype, device=device)
+        self.parts, self.order, self.block_bytes, self.kept = tuple(parts), order, block_bytes, {}
         return self
+
+    @staticmethod
+    def held(rows: Shaped[Tensor, "N ..."]) -> FileRows:
+        """Return rows in the memory of the host, [N, *shape], as rows that stay there; nothing is copied."""
+        return FileRows.of([MemoryPart(rows.contiguous())], rows.dtype, rows.shape[1:])
+
+    def streamed(self, device: torch.device, block_bytes: int | None) -> FileRows:
+        """Return the same rows where those that are asked for come to `device`, in blocks of so many bytes, or None."""
+        made = FileRows.of(self.parts, self.dtype, self.shape[1:], self.order, device=device, block_bytes=block_bytes)
+        made._maps.update(self._maps)
+        return made
+
+    @property
+    def in_memory(self) -> tuple[Tensor, ...]:
+        """What of the rows lies in the memory of the host."""
+        return tuple(part.rows for part in self.parts if isinstance(part, MemoryPart))
 
     def __repr__(self) -> str:  # type: ignore[override]
         """Return the size, without the numbers."""
-        return f"FileRows({list(self.shape)}, {self.dtype}, {len(self.parts)} files)"
+        return f"FileRows({list(self.shape)}, {self.dtype}, {len(self.parts)} parts)"
 
     def __reduce_ex__(self, protocol: object) -> Any:
         """Return what makes a copy in another process, which reads the same files."""
-        return FileRows.of, (self.parts, self.dtype, tuple(self.shape[1:]), self.order)
+        made = partial(FileRows.of, device=self.device, block_bytes=self.block_bytes)
+        return made, (self.parts, self.dtype, tuple(self.shape[1:]), self.order)
 
     def __deepcopy__(self, memo: object) -> FileRows:
         """Return the tensor itself: nothing can change it."""
@@ -115,32 +158,54 @@ class FileRows(torch.Tensor):
 
     def ordered(self, order: Int64[Tensor, "N"]) -> FileRows:
         """Return the same rows in another order; order: the row here of each row there, [N] int64."""
+        order = order.cpu()
         return self._like(self.shape[1:], order if self.order is None else self.order[order])
+
+    def within(self, runs: Sequence[tuple[int, int]]) -> FileRows:
+        """Return the rows in the ranges [start, stop), rising, where they are."""
+        if self.order is None and len(runs) <= MOST_PIECES:
+            parts = [piece for run in runs for piece in self._pieces(*run)]
+            return FileRows.of(parts, self.dtype, self.shape[1:], device=self.device, block_bytes=self.block_bytes)
+        order = [torch.arange(*run) if self.order is None else self.order[slice(*run)] for run in runs]
+        return self._like(self.shape[1:], torch.cat(order))
+
+    def _pieces(self, start: int, stop: int) -> Iterator[Part]:
+        row_bytes = self.nbytes // len(self)
+        for part, first in zip(self.parts, self.starts, strict=False):
+            begin, end = max(start - first, 0), min(stop - first, part.count)
+            if begin >= end:
+                continue
+            if isinstance(part, MemoryPart):
+                yield MemoryPart(part.rows[begin:end])
+            else:
+                yield replace(part, start=part.start + begin * row_bytes, count=end - begin)
 
     @cached_property
     def starts(self) -> list[int]:
-        """The place in the files of the first row of each part, and N at the end."""
+        """The place in the files of the first row of each part, and the number of places at the end."""
         return [0, *accumulate(part.count for part in self.parts)]
 
     @cached_property
-    def position(self) -> Int64[Tensor, "N"] | None:
-        """The row at each place of the files, [N] int64, or None where they agree."""
+    def places(self) -> tuple[Int64[Tensor, "N"], Int64[Tensor, "N"]] | None:
+        """The places in the files of all rows, rising, and the row at each, [N] int64, or None where they agree."""
         if self.order is None:
             return None
-        return torch.empty_like(self.order).index_copy_(0, self.order, torch.arange(len(self.order)))
+        places, rows = self.order.sort()
+        return places, rows
 
     def rows(self, index: Int64[Tensor, "n"]) -> Shaped[Tensor, "n ..."]:
-        """Return some rows as an ordinary tensor, [n, *shape], a copy.
+        """Return some rows as an ordinary tensor, [n, *shape], a copy, on `device`.
 
         index: rows in 0..N - 1, negative ones count from the end.
         """
+        index = index.cpu()
         index = torch.where(index < 0, index + len(self), index)
         if bool(((index < 0) | (index >= len(self))).any()):
             raise IndexError(f"index out of range for {len(self):,} rows")
-        return self.at_places(index if self.order is None else self.order[index])
+        return self.at_places(index if self.order is None else self.order[index]).to(self.device)
 
     def at_places(self, place: Int64[Tensor, "n"]) -> Shaped[Tensor, "n ..."]:
-        """Return the rows at some places of the files, [n, *shape], a copy; place: [n] int64 in 0..N - 1."""
+        """Return the rows at some places of the files, [n, *shape], a copy on the host; place: [n] in 0..N - 1."""
         part = torch.bucketize(place, torch.tensor(self.starts[1:-1]), right=True)
         out = torch.empty(len(place), *self.shape[1:], dtype=self.dtype)
         for number in part.unique().tolist():
@@ -149,20 +214,22 @@ class FileRows(torch.Tensor):
         return out
 
     def between(self, start: int, stop: int) -> Shaped[Tensor, "n ..."]:
-        """Return the rows [start, stop) as an ordinary tensor, a view of the mapped file where they lie in one."""
+        """Return the rows [start, stop) as an ordinary tensor on `device`, where it can be a view of the file."""
         first = bisect_right(self.starts, start) - 1
         if self.order is not None or start >= stop or stop > self.starts[first + 1]:
             return self.rows(torch.arange(start, stop))
-        return self.map(first)[start - self.starts[first] : stop - self.starts[first]]
+        return self.map(first)[start - self.starts[first] : stop - self.starts[first]].to(self.device)
 
     def map(self, number: int, *, scattered: bool = False) -> Shaped[Tensor, "n ..."]:
         """Return the rows of one part, mapped, to be read one after the other or here and there.
 
         Raises DataFileError where its file is not what it was.
         """
+        part, shape = self.parts[number], (self.parts[number].count, *self.shape[1:])
+        if isinstance(part, MemoryPart):
+            return part.rows.reshape(shape)
+        part.check()
         if (number, scattered) not in self._maps:
-            part, shape = self.parts[number], (self.parts[number].count, *self.shape[1:])
-            part.check()
             self._maps[number, scattered] = mapped(part.path, self.dtype, shape, part.start, scattered=scattered)
         return self._maps[number, scattered]
 
@@ -177,7 +244,7 @@ class FileRows(torch.Tensor):
             yield start, self.between(start, min(start + size, len(self)))
 
     def _like(self, shape: Sequence[int], order: Int64[Tensor, "N"] | None) -> FileRows:
-        made = FileRows.of(self.parts, self.dtype, shape, order)
+        made = FileRows.of(self.parts, self.dtype, shape, order, device=self.device, block_bytes=self.block_bytes)
         made._maps.update({which: one.reshape(len(one), *shape) for which, one in self._maps.items()})
         return made
 
@@ -196,8 +263,11 @@ def _first(args: Sequence[Any]) -> FileRows:
 
 
 def _not_in_memory(asked: str, rows: FileRows) -> InputError:
-    received = f"{asked} of samples that stay in {len(rows.parts):,} files"
+    held = len(rows.in_memory)
+    received = f"{asked} of samples that stay {'on the host' if held else f'in {len(rows.parts):,} files'}"
     remedy = "take some of the samples by `count`, or merge the files into one, sorted by label"
+    if held:
+        remedy = "make the engine with resident='all'"
     return invalid("data", "must lie in memory as one tensor for this", received, remedy)
 
 
@@ -207,7 +277,7 @@ def in_one_piece(tensor: Tensor) -> bool:
 
 
 def in_memory(tensor: Tensor) -> Tensor:
-    """Return a tensor as an ordinary one: a copy of rows that stay in files, others as they are."""
+    """Return a tensor as an ordinary one: a copy of rows that stay outside, others as they are."""
     return tensor.clone() if isinstance(tensor, FileRows) else tensor
 
 
@@ -272,7 +342,7 @@ def _or_all(indices: Sequence[Tensor | None]) -> list[Any]:
 def _copied(
     rows: FileRows, *, dtype: torch.dtype | None = None, device: torch.device | None = None, **_: object
 ) -> Tensor:
-    out = torch.empty(tuple(rows.shape), dtype=dtype or rows.dtype, device=device)
+    out = torch.empty(tuple(rows.shape), dtype=dtype or rows.dtype, device=device or rows.device)
     return _copied_into(out, rows)
 
 

@@ -6,9 +6,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import Any
 
 # called with the number of steps done and the number of all steps
 Progress = Callable[[int, int], None]
+
+# bars of rich that are drawn now, the outermost first; a terminal has room for one of them
+_DRAWN: list[Any] = []
 
 # called with the name of a part of the work, then as Progress
 PartProgress = Callable[[str, int, int], None]
@@ -85,7 +89,8 @@ def _rich_bar(what: str) -> Iterator[Progress]:
         rich_progress.TimeRemainingColumn(),
         rich_progress.TextColumn("{task.fields[rate]}"),
     )
-    with rich_progress.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with _alone(), rich_progress.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        _DRAWN.append(bar)
         task, began = bar.add_task(what, total=None, rate=""), time.monotonic()
 
         def report(done: int, total: int) -> None:
@@ -94,3 +99,18 @@ def _rich_bar(what: str) -> Iterator[Progress]:
             bar.update(task, completed=done, total=total, rate=rate)
 
         yield report
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Take the bar around this one from the screen while the block lasts."""
+    outer = _DRAWN[-1] if _DRAWN else None
+    count = len(_DRAWN)
+    if outer is not None:
+        outer.stop()
+    try:
+        yield
+    finally:
+        del _DRAWN[count:]
+        if outer is not None:
+            outer.start()

@@ -16,7 +16,7 @@ __version__ = "0.1.0"
 BackendName = Literal["auto", "native", "torch", "reference", "triton"]
 NativeName = Literal["auto", "off", "v3", "v4", "aarch64"]
 
-_VARIABLES = ("ORACLE_DATA", "ORACLE_BLOCK_MB", "ORACLE_BACKEND", "ORACLE_NATIVE")
+_VARIABLES = ("ORACLE_DATA", "ORACLE_CACHE", "ORACLE_BLOCK_MB", "ORACLE_BACKEND", "ORACLE_NATIVE")
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class Settings:
     """The ORACLE_* variables, read at each call of :meth:`read` and never at import.
 
     data: ORACLE_DATA, an existing folder in which data sets are looked for, or None.
+    cache: ORACLE_CACHE, a folder for what can be made anew, such as decoded pictures, or None; it need not exist.
     block_mb: ORACLE_BLOCK_MB, the size in megabytes of a block of rows held in cache, above 0; None leaves the choice
         to the engine.
     backend: ORACLE_BACKEND, which implementation answers where the caller names none.
@@ -31,6 +32,7 @@ class Settings:
     """
 
     data: Path | None = None
+    cache: Path | None = None
     block_mb: float | None = None
     backend: BackendName = "auto"
     native: NativeName = "auto"
@@ -47,10 +49,19 @@ class Settings:
         raw = _raw_settings(environ)
         return cls(
             data=_folder("ORACLE_DATA", raw["ORACLE_DATA"]),
+            cache=None if raw["ORACLE_CACHE"] is None else Path(raw["ORACLE_CACHE"]).expanduser(),
             block_mb=_positive("ORACLE_BLOCK_MB", raw["ORACLE_BLOCK_MB"]),
             backend=_backend("ORACLE_BACKEND", raw["ORACLE_BACKEND"]),
             native=_native("ORACLE_NATIVE", raw["ORACLE_NATIVE"]),
         )
+
+
+def cache_folder() -> Path:
+    """Return the folder for what can be made anew: ORACLE_CACHE, or oracle-engine in XDG_CACHE_HOME or ~/.cache."""
+    named = Settings.read().cache
+    if named is not None:
+        return named
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "oracle-engine"
 
 
 def block_megabytes() -> float:

@@ -26,12 +26,13 @@ def run_advise(arguments: Namespace) -> None:
     from ..base.progress import progress_bar
     from ..engine.engine import OracleEngine
     from ..science.advice import advise
-    from .shared import check_memory, load_there, say
+    from .shared import check_memory, load, placed, say
     from .stages import QUERY_BYTES
 
     check_memory("--queries", arguments.queries, QUERY_BYTES)
     with progress_bar(f"advice for {arguments.data}") as progress:
-        engine = OracleEngine(load_there(arguments), arguments.path)
+        place = placed(arguments)
+        engine = OracleEngine(load(arguments), arguments.path, **place)
         check_memory("--batch", arguments.batch, 16 * engine.data.dim)
         report = advise(
             engine,

@@ -11,6 +11,7 @@ from ..base.errors import OracleError, invalid
 from ..data.dataset import OracleDataset
 from ..data.load import load_dataset
 from .options import in_options
+from .shared import read_alike
 
 
 def held_out_of(
@@ -25,7 +26,7 @@ def held_out_of(
     if arguments.held_out is None:
         return None, None
     try:
-        unseen = load_dataset(arguments.held_out, value_map=arguments.range, seed=arguments.seed)
+        unseen = load_dataset(arguments.held_out, **read_alike(arguments))
     except OracleError as error:
         raise in_options(error, "--held-out") from error
     if unseen.sample_shape != data.sample_shape:

@@ -16,6 +16,7 @@ def run_info(arguments: Namespace) -> None:
     """Print the environment report."""
     from ..base.environment import environment_report, format_report
     from ..base.errors import InputError
+    from ..engine.residency import streaming_in_words
     from ..kernels import native_library
     from .shared import say
 
@@ -24,4 +25,5 @@ def run_info(arguments: Namespace) -> None:
         report["native"] = native_library().reason
     except InputError as error:
         report["native"] = str(error)
+    report["streaming"] = streaming_in_words()
     say(arguments, format_report(report), report)

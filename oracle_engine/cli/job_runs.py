@@ -29,7 +29,7 @@ from ..queries.labels import resolve_labels
 from ..queries.stored import Queries
 from .query_answers import check_finite, check_times, queries_of
 from .query_files import result_file
-from .shared import load_there, say
+from .shared import load, placed, say
 
 # what the parts of a job come from, where that is not the option of their name
 OPTION_OF = {
@@ -170,7 +170,8 @@ def _check_same(begun: Spec, wished: Spec) -> None:
 def _engine(arguments: Namespace) -> OracleEngine:
     if arguments.device == "cuda" and arguments.engine == "torchrun":
         arguments.device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
-    return OracleEngine(load_there(arguments), arguments.path, mode="exact", t_max=arguments.t_max)
+    place = placed(arguments)
+    return OracleEngine(load(arguments), arguments.path, mode="exact", t_max=arguments.t_max, **place)
 
 
 def _resolved(queries: Queries, engine: OracleEngine) -> Queries:

@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from ..base.errors import DistributedError, OracleError, lacks_memory
 from ..base.settings import __version__
 from .advise import add_advise
+from .bench import add_bench
 from .copies import add_copies
 from .export_triton import add_export_triton
 from .index import add_index
@@ -39,6 +40,7 @@ COMMANDS = (
     add_plot,
     add_paper,
     add_advise,
+    add_bench,
     add_velocity,
     add_job,
     add_sample,

@@ -79,6 +79,20 @@ def two_numbers(text: str) -> tuple[float, float]:
     return low, high
 
 
+def sides(text: str) -> int | tuple[int, int]:
+    """Return the side of a square written "64", or height and width of a text "48x64".
+
+    Raises ArgumentTypeError, of which argparse makes its error, for other texts.
+    """
+    try:
+        found = tuple(int(part) for part in text.lower().split("x"))
+    except ValueError:
+        found = ()
+    if len(found) not in (1, 2) or min(found) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number, or HEIGHTxWIDTH, not {text!r}")
+    return found[0] if len(found) == 1 else (found[0], found[1])
+
+
 def add_command(
     commands: Commands, name: str, summary: str, run: Callable[[argparse.Namespace], None]
 ) -> argparse.ArgumentParser:
@@ -98,14 +112,16 @@ def add_source(
 ) -> None:
     """Add the options that name a data set: --data, --data-key, --folder, --range, --count, --seed and --device.
 
+    In a group of their own: --size, --gray and --labels-file, which say how pictures and labels are read.
+
     parser: of the command. default: of --data. note: added to the help text of --data.
     required: whether --data has to be given; None requires it where there is no default.
     """
-    known = f"a built-in set ({', '.join(BUILTIN_NAMES)}) or the path of a file or folder"
+    known = f"a built-in set ({', '.join(BUILTIN_NAMES)}) or the path of a file, or of a folder of pictures or shards"
     needed = default is None if required is None else required
     parser.add_argument("--data", default=default, required=needed, help=f"{known}{note}")
     parser.add_argument(
-        "--data-key", metavar="KEY", help="which array of an .npz or .safetensors file holds the samples"
+        "--data-key", metavar="KEY", help="which array of an .npz, .safetensors, .h5 or .parquet file holds the samples"
     )
     parser.add_argument("--folder", help="where the files of a built-in set are")
     parser.add_argument(
@@ -117,15 +133,37 @@ def add_source(
     parser.add_argument("--count", type=whole, metavar="N", help="use N samples only")
     parser.add_argument("--seed", type=whole, default=0, help="of the samples drawn and of the queries (0)")
     parser.add_argument("--device", help="where to compute, such as cuda (cpu)")
+    pictures = parser.add_argument_group("pictures and labels of --data")
+    pictures.add_argument(
+        "--size", type=sides, metavar="N", help="crop pictures about their centre and scale them to N x N, or HxW"
+    )
+    pictures.add_argument("--gray", action="store_true", help="one channel for pictures in colour")
+    pictures.add_argument(
+        "--labels-file",
+        metavar="FILE",
+        help="labels by sample or by name of a picture: .npy, .txt, .csv, .json",
+    )
 
 
 def add_data(parser: argparse.ArgumentParser, default: str | None) -> None:
-    """Add the options of :func:`add_source` and --path.
+    """Add the options of :func:`add_source` and :func:`add_place`, and --path.
 
     parser: of the command. default: of --data, named in its help text; None requires --data.
     """
     add_source(parser, default, note="" if default is None else f"; {default} unless given")
+    add_place(parser)
     parser.add_argument("--path", choices=PATH_NAMES, default="rectified_flow", help="(rectified_flow)")
+
+
+def add_place(parser: argparse.ArgumentParser) -> None:
+    """Add --resident and --memory, which say where samples are while they are scanned."""
+    parser.add_argument(
+        "--resident",
+        choices=("auto", "all", "stream"),
+        default="auto",
+        help="all samples on the device, or streamed from files or the host; auto streams what does not fit (auto)",
+    )
+    parser.add_argument("--memory", metavar="SIZE", help="of the device that samples may take, such as 8GiB")
 
 
 def add_search(parser: argparse.ArgumentParser) -> None:
@@ -185,7 +223,11 @@ OPTIONS: Mapping[Key, str] = {
     "count": "--count",
     "seed": "--seed",
     "value_map": "--range",
+    "size": "--size",
+    "gray": "--gray",
     "device": "--device",
+    "resident": "--resident",
+    "memory": "--memory",
     "backend": "ORACLE_BACKEND",
     "t_max": "--t-max",
     "tolerance": "--tolerance",
@@ -211,6 +253,8 @@ OPTIONS: Mapping[Key, str] = {
     "draws": "--draws",
     "index": "--index",
     ("pack", "workers"): "--workers",
+    ("bench", "t"): "--t",
+    ("bench", "budget"): "--budget",
     ("plan", "samples"): "--samples",
     ("plan", "dim"): "--dim",
     ("plan", "storage"): "--storage",
@@ -253,6 +297,8 @@ REMEDIES: Mapping[Key, str] = {
     "value_map": "pass two numbers such as -1,1, or leave --range out",
     "flips": "encode that shard again",
     "points": "repair the samples of --data",
+    ("bench", "t"): "pass times such as .1,.5,.9",
+    ("bench", "tolerance"): "leave it out for 1e-3",
     ("plan", "queries"): "pass --queries 1e6, or leave it out",
     ("build", "data"): "leave the index out: a scan is cheap here",
     ("--data", "labels"): "number the classes from 0, with -1 for samples without one",

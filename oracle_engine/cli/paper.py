@@ -116,11 +116,12 @@ def _inputs(arguments: Namespace, progress: Any, texts: list[str]) -> Inputs:
 
 def _also(arguments: Namespace) -> dict[str, OracleDataset]:
     from ..data.load import load_dataset
+    from .shared import read_alike
 
     found = {}
     for name in arguments.also:
         try:
-            data = load_dataset(name, value_map=arguments.range, count=arguments.count, seed=arguments.seed)
+            data = load_dataset(name, **read_alike(arguments), count=arguments.count)
         except OracleError as error:
             raise in_options(error, "--also") from error
         found[data.name if data.name not in found else str(name)] = data

@@ -9,12 +9,14 @@ from typing import Any
 import torch
 
 from ..base.arrays import Float64, Tensor
-from ..base.errors import bad_file, invalid
+from ..base.errors import OracleError, bad_file, invalid
 from ..base.progress import progress_bar
 from ..data.checks import first_non_finite
 from ..engine.engine import OracleEngine
+from ..engine.point_gaussians import PointGaussians
 from ..paths.paths import coefficients, resolve_times
 from ..queries.stored import Queries
+from .options import in_options
 from .query_files import QueryFile, check_result, read_queries, result_file
 from .shared import check_output, engine_of
 
@@ -49,8 +51,9 @@ def write_answers(arguments: Namespace, queries: Queries) -> dict[str, Any]:
     check_result("OUT", target, dtype)
     check_output(arguments, "OUT", target)
     with progress_bar(f"{what} of {Path(arguments.input).name}") as progress:
-        engine = engine_of(arguments, t_max=arguments.t_max, tolerance=arguments.tolerance)
-        check_times(engine, queries.t)
+        engine = _oracle_of(arguments)
+        if isinstance(engine, OracleEngine):
+            check_times(engine, queries.t)
         with result_file(target, what, shape, dtype) as write:
             done = 0
             for block in queries.blocks(arguments.batch):
@@ -64,12 +67,29 @@ def write_answers(arguments: Namespace, queries: Queries) -> dict[str, Any]:
         "out": str(target),
         "shape": shape,
         "dtype": str(dtype).removeprefix("torch."),
-        "data": repr(engine.data),
+        "data": repr(engine.data if isinstance(engine, OracleEngine) else engine),
         "path": repr(engine.path),
         "index": arguments.index,
-        "tolerance": engine.tolerance,
+        "tolerance": arguments.tolerance,
         "conditional": queries.labels is not None,
     }
+
+
+def _oracle_of(arguments: Namespace) -> OracleEngine | PointGaussians:
+    """Return the engine over --data or, with --gaussians, the oracle of the Gaussians that it holds.
+
+    Raises InputError for an option that Gaussians have not, DataFileError for other data.
+    """
+    if not arguments.gaussians:
+        return engine_of(arguments, t_max=arguments.t_max, tolerance=arguments.tolerance)
+    for name in ("index", "t_max", "data_key", "folder", "range", "count", "size", "gray", "labels_file", "device"):
+        if getattr(arguments, name) not in (None, False):
+            option = f"--{name.replace('_', '-')}"
+            raise invalid(option, "has no meaning with --gaussians", getattr(arguments, name), "leave it out")
+    try:
+        return PointGaussians.from_files(arguments.data, None, path=arguments.path)
+    except OracleError as error:
+        raise in_options(error, "--data") from error
 
 
 def _times(file: QueryFile, arguments: Namespace) -> Float64[Tensor, "B"]:
@@ -114,8 +134,8 @@ def check_finite(source: str, block: Queries, done: int) -> None:
         raise bad_file(source, "finite queries", found, "look at the model or sampler that made it")
 
 
-def _answer(engine: OracleEngine, what: str, block: Queries) -> Tensor:
-    device = engine.data.device
+def _answer(engine: OracleEngine | PointGaussians, what: str, block: Queries) -> Tensor:
+    device = engine.data.device if isinstance(engine, OracleEngine) else torch.device("cpu")
     labels = None if block.labels is None else block.labels.to(device)
     values: Tensor = getattr(engine, what)(block.x.to(device), block.t.to(device), labels=labels)
     return values

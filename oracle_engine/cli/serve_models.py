@@ -20,9 +20,14 @@ KEYS: dict[str, tuple[type, ...]] = {
     "folder": (str,),
     "range": (list,),
     "count": (int,),
+    "size": (int, list),
+    "gray": (bool,),
+    "labels_file": (str,),
     "path": (str,),
     "index": (str,),
     "device": (str,),
+    "resident": (str,),
+    "memory": (str, int),
     "guidance": (int, float),
 }
 
@@ -64,17 +69,19 @@ def _engine(file: Path, name: str, table: Any, arguments: Namespace) -> tuple[Or
         raise _wrong(file, f"a table [models.{name}] with data", "none")
     for key, value in table.items():
         # in TOML true is no number
-        if key not in KEYS or not isinstance(value, KEYS[key]) or isinstance(value, bool):
+        if key not in KEYS or not isinstance(value, KEYS[key]) or (isinstance(value, bool) and bool not in KEYS[key]):
             raise _wrong(file, f"in [models.{name}] the keys {', '.join(KEYS)}", f"{key} = {value!r}")
     if table.get("path", "rectified_flow") not in PATH_NAMES:
         raise _wrong(file, f"in [models.{name}] a path among {', '.join(PATH_NAMES)}", table["path"])
     pair = table.get("range")
     if pair is not None and not (len(pair) == 2 and all(type(end) in (int, float) for end in pair)):
         raise _wrong(file, f"in [models.{name}] a range of two numbers", str(pair))
-    given: dict[str, Any] = dict.fromkeys(KEYS) | {"path": "rectified_flow", "seed": arguments.seed} | table
+    known = {"path": "rectified_flow", "gray": False, "seed": arguments.seed}
+    given: dict[str, Any] = dict.fromkeys(KEYS) | known | table
     given |= {} if pair is None else {"range": (float(pair[0]), float(pair[1]))}
+    given |= {"size": tuple(given["size"])} if isinstance(given["size"], list) else {}
     # names of files are those beside the file
-    for key in ("data", "folder", "index"):
+    for key in ("data", "folder", "index", "labels_file"):
         if given[key] is not None and (file.parent / given[key]).exists():
             given[key] = str(file.parent / given[key])
     scale = given["guidance"]

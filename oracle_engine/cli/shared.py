@@ -39,15 +39,21 @@ def json_text(facts: dict[str, Any]) -> str:
 
 
 def load(arguments: Namespace) -> OracleDataset:
-    """Return the data set that --data, --data-key, --folder, --range, --count and --seed name.
+    """Return the data set that --data names, as the other options of :func:`.options.add_source` say.
 
     Raises OracleError, in the words of these options, as `load_dataset` does.
     """
-    names = {"key": arguments.data_key, "folder": arguments.folder, "value_map": arguments.range}
+    names = {"key": arguments.data_key, "folder": arguments.folder, "labels": arguments.labels_file}
     try:
-        return load_dataset(arguments.data, **names, count=arguments.count, seed=arguments.seed)
+        return load_dataset(arguments.data, **names, **read_alike(arguments), count=arguments.count)
     except OracleError as error:
         raise in_options(error, "--data") from error
+
+
+def read_alike(arguments: Namespace) -> dict[str, Any]:
+    """Return the arguments of `load_dataset` that all data sets of a command share, from --range to --seed."""
+    names = {"size": arguments.size, "gray": arguments.gray, "seed": arguments.seed}
+    return {"value_map": arguments.range, **names}
 
 
 def load_there(arguments: Namespace) -> OracleDataset:
@@ -58,7 +64,7 @@ def load_there(arguments: Namespace) -> OracleDataset:
 
 
 def engine_of(arguments: Namespace, **options: Any) -> OracleEngine:
-    """Return the engine over the data of :func:`load` along --path on --device, with the index that --index names.
+    """Return the engine over the data of :func:`load` along --path, :func:`placed`, with the index of --index.
 
     arguments: of a command with all of these options. options: further keyword arguments of OracleEngine.
 
@@ -73,8 +79,15 @@ def engine_of(arguments: Namespace, **options: Any) -> OracleEngine:
         raise invalid(
             "--index", "must be left out under torchrun", arguments.index, "leave it out: every sample counts"
         )
-    engine = engine_over(load_there(arguments), arguments.path, **options)
+    place = placed(arguments)
+    engine = engine_over(load(arguments), arguments.path, **place, **options)
     return engine if index is None else engine.use(index, arguments.index)
+
+
+def placed(arguments: Namespace) -> dict[str, Any]:
+    """Return the arguments of an engine that --device, --resident and --memory name; raises as `device_named` does."""
+    device = device_named(arguments.device)
+    return {"device": device, "resident": arguments.resident or "auto", "memory": arguments.memory}
 
 
 def device_named(name: str | None) -> torch.device | None:
@@ -100,7 +113,14 @@ def check_output(arguments: Namespace, name: str, path: Path) -> None:
 
     Raises InputError where the file is one that the command reads, and as `check_writable` does.
     """
-    read = {"IN": "input", "--data": "data", "--index": "index", "--append": "append", "--held-out": "held_out"}
+    read = {
+        "IN": "input",
+        "--data": "data",
+        "--labels-file": "labels_file",
+        "--index": "index",
+        "--append": "append",
+        "--held-out": "held_out",
+    }
     for option, held in read.items():
         given = getattr(arguments, held, None)
         if given is not None and option != name and path.resolve() == Path(given).resolve():

@@ -37,14 +37,15 @@ def run_stages(arguments: Namespace) -> None:
     from ..science.plot_style import save_figure
     from ..science.stages import analyse
     from .held_out import held_out_of
-    from .shared import check_memory, check_report, load_there, say, write_report
+    from .shared import check_memory, check_report, load, placed, say, write_report
     from .torchrun import engine_over
 
     check_report(arguments, "stages")
     check_memory("--queries", arguments.queries, QUERY_BYTES)
     began = time.perf_counter()
     with progress_bar(f"stages of {arguments.data}") as progress:
-        engine = engine_over(load_there(arguments), arguments.path)
+        place = placed(arguments)
+        engine = engine_over(load(arguments), arguments.path, **place)
         held_out, held_out_labels = held_out_of(arguments, engine.data)
         report = analyse(
             engine,

@@ -23,6 +23,9 @@ def add_velocity(commands: Commands) -> None:
     parser.add_argument(
         "--tolerance", type=float, default=1e-4, help="relative velocity error that --index may cause (1e-4)"
     )
+    parser.add_argument(
+        "--gaussians", action="store_true", help="of latents with mean and std in --data: all of each Gaussian counts"
+    )
     parser.add_argument("--what", choices=WHAT, default="velocity", help="what to compute (velocity)")
     add_queries(parser)
     parser.add_argument("--batch", type=whole, default=256, help="queries computed and written at once (256)")

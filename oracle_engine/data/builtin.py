@@ -16,7 +16,7 @@ from ..base.arrays import Int64, Tensor
 from ..base.errors import bad_file, invalid, missing
 from ..base.names import BUILTIN_NAMES
 from ..base.seeds import seeded
-from ..base.settings import Settings
+from ..base.settings import Settings, cache_folder
 from .formats import find_idx, read_cifar10, read_idx
 from .samples import Samples, samples_of, tensor_of
 from .values import ValueMap
@@ -104,7 +104,7 @@ def draw_patches(count: int | None = None, seed: int = 0) -> Samples:
 def load_images(name: str, *, remedy: str, extra: Sequence[Path] = (), folder: Path | None = None) -> Samples:
     """Return the train split of a set in the file format of MNIST, uint8 [N, 1, 28, 28], with labels.
 
-    name: of the set, and of its subfolder of ORACLE_DATA and of ~/.cache/oracle-engine, which are searched.
+    name: of the set, and of its subfolder of ORACLE_DATA and of the cache (ORACLE_CACHE), which are searched.
     remedy: what an error recommends. extra: further folders to search. folder: the only one to search, where given.
 
     Raises DataFileError where no folder has the images, where the labels are not beside them, and for other shapes.
@@ -155,7 +155,7 @@ def _folders(name: str, folder: Path | None, extra: Sequence[Path] = ()) -> list
     if folder is not None:
         return [folder]
     data = Settings.read().data
-    own = Path("~/.cache/oracle-engine").expanduser() / name
+    own = cache_folder() / name
     return [*([] if data is None else [data / name]), own, *extra]
 
 

@@ -11,15 +11,17 @@ from typing import Any
 import torch
 
 from ..base.arrays import Float64, Int64, Numbers, Shaped, Tensor
-from ..base.changes import Snapshot
+from ..base.changes import Probes, Snapshot
 from ..base.devices import usable_device
 from ..base.errors import bad_file, invalid
+from ..base.file_rows import FileRows
 from ..base.files import hash_tensors, is_kind, read_tensors, write_tensors
 from ..base.transforms import cached_tensor
 from ..kernels import Rows, Span, counted_copies, recentred, stored_range, total_variance
 from .checks import check_fits, checked_points, checked_weights, in_order, prepared_rows
-from .labels import NO_CLASS, by_label, checked_labels, class_spans
-from .values import ValueMap, picture_range
+from .labels import by_label, checked_labels, class_spans
+from .samples import NO_CLASS
+from .values import ValueMap, picture_layout, picture_range
 
 # values hashed at once where samples may have to be gathered in another order
 HASH_VALUES = 1 << 23
@@ -44,8 +46,9 @@ class OracleDataset:
     value_map: from stored numbers to values; the default maps uint8 to [-1, 1], divides int8 by 127 and leaves floats.
     name: names the data set in reports.
 
-    Attributes: name; sample_shape, a tuple; value_map; rows, the prepared rows; order, [N] int64, the index in `points`
-    of each row, or None where they agree; sorted_labels, [N] int64, the label of each row, or None.
+    Attributes: name; origin, what load_dataset took its source for, in words, or ""; sample_shape, a tuple; value_map;
+    rows, the prepared rows; order, [N] int64, the index in `points` of each row, or None where they agree;
+    sorted_labels, [N] int64, the label of each row, or None.
 
     Raises InputError for empty or non-finite data, unknown dtypes, wrong label counts, labels below -1 and negative
     weights.
@@ -61,6 +64,8 @@ class OracleDataset:
     >>> data.segments[1]
     Span(start=1, stop=3)
     """
+
+    origin = ""
 
     def __init__(
         self,
@@ -101,14 +106,19 @@ class OracleDataset:
 
     def _with_rows(self, rows: Rows, rest: Mapping[str, Any]) -> OracleDataset:
         shape, value_map = self.sample_shape, self.value_map
-        return self._of_rows(rows, name=self.name, sample_shape=shape, value_map=value_map, rest=rest)
+        moved = self._of_rows(rows, name=self.name, sample_shape=shape, value_map=value_map, rest=rest)
+        moved.origin = self.origin
+        return moved
 
     @property
     def _watched(self) -> tuple[Tensor, ...]:
+        stored = self.rows.stored
+        if isinstance(stored, FileRows) and stored.in_memory:
+            stored = stored.in_memory[0]
         if self.sorted_labels is None:
-            return (self.rows.stored,)
+            return (stored,)
         order = () if self.order is None else (self.order,)
-        return (self.rows.stored, *order, self.sorted_labels)
+        return (stored, *order, self.sorted_labels)
 
     def check_unchanged(self) -> None:
         """Raise InputError where the samples were changed in place after they were prepared.
@@ -124,6 +134,16 @@ class OracleDataset:
                 "samples that were changed in place since, here or through a view of the same memory",
                 "make the data set anew, from a copy of the samples where they will change again",
             )
+
+    @property
+    def is_counted_changed(self) -> bool:
+        """Whether torch has counted a change of the samples in place; other changes show in :attr:`probes`."""
+        return self._snapshot.counted(*self._watched)
+
+    @property
+    def probes(self) -> Probes | None:
+        """Bytes of the stored rows that :meth:`check_unchanged` compares, or None."""
+        return self._snapshot.probes(self.rows.stored)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy or a pickle holds. Raises InputError where the samples were changed in place."""
@@ -145,8 +165,9 @@ class OracleDataset:
         # numbers on this device are shapes only
         if self.device.type != "meta":
             words = f"{words} in [{self.value_range[0]:.4g}, {self.value_range[1]:.4g}]"
+        origin = f", {self.origin}" if self.origin else ""
         what = f"{len(self):,} x {list(self.sample_shape)} {words}{classes}"
-        return f"OracleDataset({self.name!r}, {what}, {size:,.1f} MiB on {self.device})"
+        return f"OracleDataset({self.name!r}{origin}, {what}, {size:,.1f} MiB on {self.device})"
 
     def __getitem__(self, index: int | slice | Tensor) -> Shaped[Tensor, "..."]:
         """Return samples in value space, [*shape] for an int and [n, *shape] for a slice or an index tensor.
@@ -251,10 +272,11 @@ class OracleDataset:
     def value_facts(self) -> dict[str, Any]:
         """Return what :meth:`describe_values` says and more, as plain values that json can write.
 
-        The keys are values, value_map (scale and offset), value_range, variance_per_dim and note, which is None or
-        :attr:`value_note`.
+        The keys are origin, values, value_map (scale and offset), value_range, variance_per_dim and note, which is None
+        or :attr:`value_note`.
         """
         return {
+            "origin": self.origin,
             "values": self.describe_values(),
             "value_map": [self.value_map.scale, self.value_map.offset],
             "value_range": list(self.value_range),
@@ -264,7 +286,17 @@ class OracleDataset:
 
     @property
     def value_note(self) -> str | None:
-        """What to look at where floats look like pictures that nobody scaled to [-1, 1], else None."""
+        """What to look at: floats that look like pictures that nobody scaled to [-1, 1], channels that come last."""
+        notes = (self._range_note(), self._layout_note())
+        return "; ".join(note for note in notes if note is not None) or None
+
+    def _layout_note(self) -> str | None:
+        if picture_layout(self.sample_shape) != "HWC":
+            return None
+        height, width, channels = self.sample_shape
+        return f"pictures [H, W, C] of {height} x {width} with {channels} channels: queries have this layout too"
+
+    def _range_note(self) -> str | None:
         found = picture_range(self.sample_shape, *self.value_range) if self.value_map == ValueMap() else None
         if found is None or not self.storage.is_floating_point:
             return None
@@ -316,9 +348,16 @@ class OracleDataset:
             return self
         if target.type == "cuda":
             check_fits(self.rows.stored.nbytes, *torch.cuda.mem_get_info(target))
-        rows = self.rows.to(target)
-        rest = {"order": _moved(self.order, target), "sorted_labels": _moved(self.sorted_labels, target)}
-        return self._with_rows(rows, rest)
+        return self.with_rows(self.rows.to(target))
+
+    def with_rows(self, rows: Rows) -> OracleDataset:
+        """Return the data set with the same `rows` in another place."""
+        device = rows.stored.device
+        rest = {"order": _on(self.order, device), "sorted_labels": _on(self.sorted_labels, device)}
+        moved = self._with_rows(rows, rest)
+        if "fingerprint" in self.__dict__:
+            moved.__dict__["fingerprint"] = self.fingerprint
+        return moved
 
     def centred_at(self, centre: Float64[Tensor, "D"]) -> OracleDataset:
         """Return the data set with its rows prepared around another centre, or itself where they are; answers agree.
@@ -386,5 +425,5 @@ class OracleDataset:
         return is_kind(Path(path), DATASET_KIND)
 
 
-def _moved(tensor: Tensor | None, device: torch.device) -> Tensor | None:
+def _on(tensor: Tensor | None, device: torch.device) -> Tensor | None:
     return None if tensor is None else tensor.to(device)

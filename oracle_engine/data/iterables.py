@@ -2,63 +2,167 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from operator import index, length_hint
 from typing import Any
 
+import numpy as np
+import torch
+
 from ..base.arrays import Tensor
 from ..base.errors import invalid
+from ..base.progress import progress_bar
+from .pictures import PictureForm, is_picture_item, picture_array
 from .samples import Samples, problem, samples_of, tensor_of
 
+# names under which rows hold the sample, and its label, in the order in which they are looked for
+SAMPLE_NAMES = ("image", "img", "pixel_values", "x", "sample", "latent", "latents", "jpg", "png", "webp", "jpeg", "npy")
+LABEL_NAMES = ("label", "labels", "y", "cls", "fine_label", "class_label", "target")
+# items between two moves of the progress bar
+REPORTED = 256
 
-def read_iterable(source: Any) -> Samples:
-    """Return the samples of a finite iterable of `x` or `(x, label)`, each item one sample, copied into one tensor.
 
-    source: an iterable, or an object with a length that is indexed from 0, as data sets of torch are. x is a tensor or
-        a NumPy array [*shape] of a storage dtype, label an integer.
+def read_iterable(source: Any, form: PictureForm | None = None) -> Samples:
+    """Return the samples of a finite iterable, copied into one tensor.
+
+    source: an iterable, or an object with a length that is indexed from 0, as data sets of torch are. Each item is one
+        sample x, (x,), (x, label) or a dict of these by a name of SAMPLE_NAMES and of LABEL_NAMES; x is a tensor or a
+        NumPy array [*shape] of a storage dtype or a picture of Pillow, label an integer. Items of a DataLoader with a
+        batch size, and (x, labels) of [n, *shape] and [n], are n samples; a DataLoader that shuffles is read in the
+        order of its data set.
+    form: how pictures are made alike.
 
     Raises InputError for an empty source and for the first item whose shape, dtype or label differs from item 0.
     """
-    points: Tensor | None = None
-    labels: list[int | None] = []
-    items = source if isinstance(source, Iterable) else (source[number] for number in range(len(source)))
-    hint = length_hint(source)
-    for number, item in enumerate(items):
-        value, label = _sample_and_label(item, f"source[{number}]")
-        points = _room_for(value, points, number, hint)
-        points[number] = value
-        labels.append(label)
-        if (label is None) != (labels[0] is None):
+    loader = _loader(source)
+    items: Any = source if loader is None else loader
+    if not isinstance(items, Iterable):
+        items = (source[number] for number in range(len(source)))
+    table = _Table(form or PictureForm(), 0 if loader is not None else length_hint(source))
+    batched = loader is not None and loader.batch_sampler is not None
+    with progress_bar("reading samples") as progress:
+        for number, item in enumerate(items):
+            table.add(item, f"source[{number}]", number, batched)
+            if number % REPORTED == 0 and table.hint:
+                progress(number, table.hint)
+    return table.samples()
+
+
+class _Table:
+    """Samples as they come, in one tensor that grows."""
+
+    def __init__(self, form: PictureForm, hint: int) -> None:
+        self.form, self.hint = form, hint
+        self.points: Tensor | None = None
+        self.labels: list[int | None] = []
+
+    def add(self, item: Any, where: str, number: int, batched: bool) -> None:
+        """Add item `number`, which errors call `where`: a sample, or several of them where it is a batch."""
+        sample, label = _parts(item, where)
+        if is_picture_item(sample):
+            sample = self._pixels(sample, where)
+        elif any(self.form.given.values()):
+            name = next(name for name, value in self.form.given.items() if value is not None)
+            raise invalid(name, "is for pictures", f"{type(sample).__name__} in {where}", f"leave {name} out")
+        several = batched or _is_batch(sample, label)
+        value = tensor_of(sample, where)
+        for one, its in _rows(value, label, where) if several else ((value, _label(label, where)),):
+            self._put(one, its, where, number)
+
+    def samples(self) -> Samples:
+        """Return what was added. Raises InputError where that is nothing."""
+        if self.points is None:
+            raise invalid("source", "must give at least one sample", "none", "check that it is not used up already")
+        labels = None if self.labels[0] is None else self.labels
+        return samples_of(self.points[: len(self.labels)], labels, "source")
+
+    def _pixels(self, picture: Any, where: str) -> np.ndarray:
+        channels = None if self.points is None or self.points.ndim != 4 or len(self.points[0]) != 3 else 3
+        try:
+            return picture_array(picture, self.form, channels)
+        except (OSError, ValueError, SyntaxError) as error:
+            raise problem(where, "a picture that can be decoded", str(error), "replace or remove it") from error
+
+    def _put(self, value: Tensor, label: int | None, where: str, number: int) -> None:
+        place = len(self.labels)
+        self.points = _room_for(value, self.points, place, self.hint, where)
+        self.points[place] = value
+        self.labels.append(label)
+        if (label is None) != (self.labels[0] is None):
             found = f"{'no label' if label is None else 'a label'} in item {number}, unlike item 0"
             raise invalid("source", "must give a label with every item or with none", found, "give all of them")
-    if points is None:
-        raise invalid("source", "must give at least one sample", "none", "check that it is not used up already")
-    return samples_of(points[: len(labels)], None if labels[0] is None else labels, "source")
 
 
-def _sample_and_label(item: Any, where: str) -> tuple[Tensor, int | None]:
-    sample, label = item if isinstance(item, tuple | list) and len(item) == 2 else (item, None)
-    value = tensor_of(sample, where)
+def _loader(source: Any) -> Any:
+    """Return a DataLoader that gives every sample once, in the order of the data set; None for other sources."""
+    from torch.utils.data import DataLoader, RandomSampler
+
+    if not isinstance(source, DataLoader) or not isinstance(source.sampler, RandomSampler):
+        return source if isinstance(source, DataLoader) else None
+    options: dict[str, Any] = {
+        "collate_fn": source.collate_fn,
+        "num_workers": source.num_workers,
+        "batch_size": source.batch_size,
+    }
+    return DataLoader(source.dataset, **options)
+
+
+def _parts(item: Any, where: str) -> tuple[Any, Any]:
+    """Return the sample and the label, or None, of an item."""
+    if isinstance(item, Mapping):
+        return _of_row(item, where)
+    if isinstance(item, tuple | list) and len(item) in (1, 2):
+        return item[0], item[1] if len(item) == 2 else None
+    return item, None
+
+
+def _of_row(row: Mapping[Any, Any], where: str) -> tuple[Any, Any]:
+    names = [name for name in SAMPLE_NAMES if name in row]
+    if len(names) != 1:
+        found = f"a dict with {', '.join(map(str, list(row)[:8])) or 'nothing'}"
+        remedy = "pass ((row['image'], row['label']) for row in source)"
+        raise problem(where, f"one sample, called {', '.join(SAMPLE_NAMES)}", found, remedy)
+    return row[names[0]], next((row[name] for name in LABEL_NAMES if name in row), None)
+
+
+def _is_batch(sample: Any, label: Any) -> bool:
+    """Return whether an item is a batch: labels [n] beside samples [n, *shape]."""
+    both = isinstance(sample, Tensor | np.ndarray) and isinstance(label, Tensor | np.ndarray)
+    return both and label.ndim == 1 and sample.ndim > 0 and len(label) == len(sample)
+
+
+def _rows(value: Tensor, labels: Any, where: str) -> Iterator[tuple[Tensor, int | None]]:
+    """Yield the samples of a batch with their labels."""
+    count = len(value) if value.ndim else 0
+    held = [None] * count if labels is None else torch.as_tensor(labels).reshape(-1)
+    if len(held) != count:
+        raise problem(where, f"{count} labels, one a sample", f"{len(held)}", "give every sample its label")
+    for number in range(count):
+        label = held[number]
+        yield value[number], None if label is None else _label(label, where)
+
+
+def _label(label: Any, where: str) -> int | None:
     if label is None:
-        return value, None
+        return None
     try:
-        return value, index(label)
+        return index(label)
     except TypeError as error:
         found = f"a label of type {type(label).__name__}"
         raise problem(where, "x or (x, integer label), one sample an item", found, "do not batch the items") from error
 
 
-def _room_for(value: Tensor, points: Tensor | None, number: int, hint: int) -> Tensor:
-    """Return a tensor with room for sample `number`, the samples before it in place."""
+def _room_for(value: Tensor, points: Tensor | None, place: int, hint: int, where: str) -> Tensor:
+    """Return a tensor with room for the sample at `place`, the samples before it in place."""
     if points is None:
         return value.new_empty(max(hint, 64), *value.shape)
     if (value.shape, value.dtype) != (points.shape[1:], points.dtype):
         wanted = f"samples of shape {list(points.shape[1:])} and {points.dtype}, as in item 0"
         found = f"{list(value.shape)} and {value.dtype}"
-        raise problem(f"source[{number}]", wanted, found, "give every sample one shape and dtype, unbatched")
-    if number < len(points):
+        raise problem(where, wanted, found, "give every sample one shape and dtype; of pictures, pass size=64")
+    if place < len(points):
         return points
     # doubling; pages that stay empty cost no memory
-    grown = points.new_empty(2 * number, *value.shape)
-    grown[:number] = points
+    grown = points.new_empty(2 * place, *value.shape)
+    grown[:place] = points
     return grown

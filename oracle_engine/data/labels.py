@@ -10,9 +10,7 @@ import torch
 from ..base.arrays import Int64, Tensor, integers, on_device
 from ..base.errors import InputError, invalid
 from ..kernels import Span
-
-# the label of a sample without a class
-NO_CLASS = -1
+from .samples import NO_CLASS
 
 
 def checked_labels(labels: Any, count: int, device: torch.device) -> Int64[Tensor, "N"] | None:

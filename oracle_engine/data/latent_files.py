@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
@@ -117,25 +118,58 @@ def _read_lightningdit(path: Path, flips: bool, storage: torch.dtype | None) -> 
     return LatentFiles("lightningdit", points, labels, both, stats=_stats(path if path.is_dir() else path.parent))
 
 
+def read_moments(path: str | os.PathLike[str]) -> tuple[Float[Tensor, "N C2 H W"], Int64[Tensor, "N"] | None]:
+    """Return the means and standard deviations of the Gaussians of latents, [N, 2 C, H, W], and their labels or None.
+
+    path: an EDM2 or REPA folder or zip (img-mean-std-*.npy, dataset.json); means are the first half of the channels.
+    Raises DataFileError for other paths, damaged files, and widths below 0. All latents are read into one tensor.
+    """
+    folder = Path(path).expanduser()
+    if not folder.exists() or latent_format(folder) != "mean-std":
+        remedy = "name the folder or the zip that the project wrote"
+        raise bad_file(folder, f"latents with means and widths, {MEAN_STD}", "none of these", remedy)
+
+    def moments(part: Tensor) -> Tensor:
+        if bool((part[len(part) // 2 :] < 0).any()):
+            raise ValueError("a standard deviation below 0")
+        return part[None]
+
+    return _each_moments(folder, moments, None)
+
+
 def _read_mean_std(path: Path, storage: torch.dtype | None) -> LatentFiles:
+    squares = []
+
+    def mean(moments: Tensor) -> Tensor:
+        # the mean of a latent, [1, C, H, W]; the mean square of its widths is noted
+        center, width = moments.chunk(2)
+        squares.append(float(width.double().square().mean()))
+        return center[None]
+
+    points, labels = _each_moments(path, mean, storage)
+    return LatentFiles("mean-std", points, labels, point_std=float(np.mean(squares)) ** 0.5)
+
+
+def _each_moments(
+    path: Path, part: Callable[[Tensor], Tensor], storage: torch.dtype | None
+) -> tuple[Float[Tensor, "N ..."], Int64[Tensor, "N"] | None]:
+    """Return what `part` makes of the mean and std, [2 C, H, W], of each latent, in one tensor, and their labels."""
     with _archive(path) as (names, load):
         listed = listed_latents(path, names, load)
-        files, squares = list(listed), []
+        files = list(listed)
 
-        def mean(index: int) -> Tensor:
-            # the mean of a latent, [1, C, H, W]; the mean square of its widths is noted
-            moments = tensor_of(load(files[index]), path / files[index])
+        def made(index: int) -> Tensor:
+            file = path / files[index]
+            moments = tensor_of(load(files[index]), file)
             if moments.ndim != 3 or len(moments) % 2 or not moments.numel() or not moments.is_floating_point():
                 found = f"{moments.dtype} {list(moments.shape)}"
-                raise bad_file(path / files[index], "mean and std, [2 C, H, W], floating", found, FRESH_COPY)
-            center, width = moments.chunk(2)
-            squares.append(float(width.double().square().mean()))
-            return center[None]
+                raise bad_file(file, "mean and std, [2 C, H, W], floating", found, FRESH_COPY)
+            with reading(file, "mean and std, [2 C, H, W], floating"):
+                return part(moments)
 
-        points = _stacked([1] * len(files), mean, lambda i: path / files[i], storage)
+        points = _stacked([1] * len(files), made, lambda i: path / files[i], storage)
     given = [label for label in listed.values() if label is not None]
-    labels = labels_of(given, len(files), path / LABELS_FILE) if given else None
-    return LatentFiles("mean-std", points, labels, point_std=float(np.mean(squares)) ** 0.5)
+    return points, labels_of(given, len(files), path / LABELS_FILE) if given else None
 
 
 def _read_fast_dit(path: Path, storage: torch.dtype | None) -> LatentFiles:

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..base.errors import bad_file
 from .formats import reading
-from .labels import NO_CLASS
+from .samples import NO_CLASS
 
 MEAN_STD = "img-mean-std-*.npy"
 LABELS_FILE = "dataset.json"

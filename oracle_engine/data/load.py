@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -20,13 +20,15 @@ from ..base.seeds import seeded
 from .builtin import BUILTINS, load_builtin
 from .checks import checked_weights, first_non_finite
 from .dataset import OracleDataset
-from .formats import read_path
+from .formats import Pictures, open_path, read_labels, read_npy
 from .iterables import read_iterable
 from .labels import by_label
 from .latent_files import latent_format
 from .latents import load_as_stored
 from .manifest import Manifest
 from .packed import PackedFolder
+from .picture_cache import POINTS, cached_pictures
+from .pictures import PictureForm
 from .samples import Samples, labels_of, problem, samples_of
 from .values import ValueMap, float_map
 
@@ -34,14 +36,34 @@ _KINDS = "the name of a built-in set, a path, a tensor, an array or an iterable 
 
 
 @dataclass(frozen=True)
-class _ReadOptions:
-    """The arguments of load_dataset that decide how a source is read."""
+class _Asked:
+    """The arguments of load_dataset beside the source."""
 
     key: str | None
-    folder: str | os.PathLike[str] | None
+    labels: Any
+    weights: Any
     value_map: ValueMap | tuple[int | float, int | float] | None
+    storage: torch.dtype | None
+    folder: str | os.PathLike[str] | None
     count: int | None
     seed: int
+    form: PictureForm
+
+
+@dataclass(frozen=True, eq=False)
+class _Found:
+    """What a source holds: samples or a packed folder, the name of the set, and what else is known of it.
+
+    labels: returns those that come with the samples, or None. origin: what the source was taken for, in words, or "".
+    names: of the samples, or None. own_map: from the stored numbers to values, or None.
+    """
+
+    held: Samples | PackedFolder
+    name: str
+    labels: Callable[[], Int64[Tensor, "N"] | None]
+    origin: str = ""
+    names: Sequence[str] | None = None
+    own_map: ValueMap | None = None
 
 
 def load_dataset(
@@ -55,15 +77,20 @@ def load_dataset(
     folder: str | os.PathLike[str] | None = None,
     count: int | None = None,
     seed: int = 0,
+    size: int | tuple[int, int] | None = None,
+    gray: bool = False,
 ) -> OracleDataset:
     """Return the data set that a name, a path, an array or an iterable stands for.
 
-    source: the name of a built-in set (a key of BUILTINS; "./digits" is a path); the path of an .npy, .npz,
-        .safetensors, IDX or CIFAR-10 binary file, of a .safetensors file that OracleDataset.save wrote, of a folder of
-        shards, or of latents as load_latents reads them; a tensor or array [N, *shape]; or a finite iterable
-        of `x` or `(x, label)`, each item one sample.
-    key: which array of an .npz or .safetensors file holds the samples, where there are several.
-    labels: [N] integers, which replace those of the source. weights: [N] non-negative, not all zero.
+    source: the name of a built-in set (a key of BUILTINS; "./digits" is a path); the path of a folder, a zip or a tar
+        of pictures (folders inside are classes), of an .npy, .npz, .safetensors, .pt, IDX, CIFAR, HDF5, zarr, parquet
+        or LMDB file, of a file that OracleDataset.save wrote, of a folder of shards, or of latents as load_latents
+        reads them; a tensor or array [N, *shape]; or a finite iterable or data set of samples, pictures of Pillow,
+        pairs, dicts or batches, as :func:`.iterables.read_iterable` takes them. A file is taken for what its content
+        says, then for what its name says.
+    key: which array or column of a file holds the samples, where there are several.
+    labels: [N] integers, which replace those of the source, or the path of a file of them (.npy, .txt, .csv, .json), of
+        pictures also by their names. weights: [N] non-negative, not all zero.
     value_map: from stored numbers to values, as in OracleDataset; or a pair (low, high), the values that the ends of
         the stored range get. That range is 0..255 for uint8, -127..127 for int8, that of a built-in set, and for floats
         the first of [0, 1], [-1, 1] and [0, 255] that holds all of them.
@@ -72,13 +99,16 @@ def load_dataset(
     count: how many samples to use, 1..N. "patches" draws that many; of anything else a random subset without
         replacement is taken, in the order of the source, and its labels and weights with it.
     seed: of that choice, an integer.
+    size: height and width, one number or two, to which pictures are cropped about their centre and scaled; None keeps
+        theirs, which have to be equal. gray: whether pictures get one channel.
 
     Raises InputError for an argument that cannot be used or has no meaning for the source, DataFileError for a file
-    that is absent, damaged or of another kind, and MissingDependencyError where a built-in set needs scikit-learn.
+    that is absent, damaged or of another kind, and MissingDependencyError where a library is needed that is absent.
     Mapped files and arrays in memory are shared, not copied, unless `count` or `storage` makes new ones. Shards, and a
     file whose labels are in any order, stay in their files too where they are large (256 MiB): they may be larger than
     memory, a pass reads each byte once, and the files must stay as they are meanwhile. Of a folder that
     oracle_engine.pack has packed less than a hundredth is read, and a shard that is missing, new or changed is refused.
+    Pictures are decoded once, into a packed set below ORACLE_CACHE that the next call finds.
 
     >>> import torch
     >>> from oracle_engine import load_dataset
@@ -86,47 +116,13 @@ def load_dataset(
     >>> len(data), data.sample_shape, data.storage
     (2, (2,), torch.float32)
     """
-    options = _ReadOptions(key, folder, value_map, count, seed)
+    asked = _Asked(key, labels, weights, value_map, storage, folder, count, seed, PictureForm.of(size, gray))
     if _is_saved(source):
-        given = {"labels": labels, "weights": weights, "value_map": value_map, "storage": storage, "count": count}
-        _refuse({"key": key, "folder": folder, **given}, "a file that OracleDataset.save wrote")
-        return OracleDataset.load(Path(source).expanduser())
-    packed = _packed(source, options, storage)
-    if packed is not None:
-        size = len(packed.rows)
-        labels = None if labels is None else labels_of(labels, size, "labels")
-        weights = None if weights is None else checked_weights(_weights_of(weights, size), size)
-        ends = packed.manifest.low, packed.manifest.high
-        chosen = None if value_map is None else _value_map(value_map, packed.rows.dtype, lambda: ends, None)
-        return packed.dataset(labels, weights, chosen)
-    samples, name, own_map = _read(source, options)
-    size = len(samples.points)
-    points, device = samples.points, samples.points.device
-    labels = samples.labels if labels is None else labels_of(labels, size, "labels").to(device)
-    weights = None if weights is None else _weights_of(weights, size).to(device)
-    if count is not None and count != size:
-        rows = choose_rows(size, count, seed).to(device)
-        points, labels, weights = points[rows], _rows_of(labels, rows), _rows_of(weights, rows)
-    elif by_label(labels)[0] is not None:
-        points = samples.in_files()
-    if value_map is not None:
-        own_map = _value_map(value_map, points.dtype, lambda: (float(points.min()), float(points.max())), own_map)
-    try:
-        return OracleDataset(points, labels, weights, storage=storage, value_map=own_map, name=name)
-    except InputError as error:
-        raise _about_source(error, samples.points, source) from error
-
-
-def _packed(source: Any, options: _ReadOptions, storage: torch.dtype | None) -> PackedFolder | None:
-    """Return the packed folder that `source` is, or None where it is none, or where its samples have to be copied."""
-    if not isinstance(source, str | os.PathLike) or source in BUILTINS or options.count is not None:
-        return None
-    folder = Path(source).expanduser()
-    manifest = Manifest.read(folder)
-    if manifest is None or manifest.key != options.key or storage not in (None, manifest.dtype):
-        return None
-    _refuse({"folder": options.folder}, "a path")
-    return PackedFolder(folder, manifest)
+        return _saved(Path(source).expanduser(), asked)
+    found = _packed(source, asked) or _read(source, asked)
+    data = _of_folder(found, asked) if isinstance(found.held, PackedFolder) else _of_samples(found, asked, source)
+    data.name, data.origin = found.name, found.origin
+    return data
 
 
 def choose_rows(size: int, count: int, seed: int) -> Int64[Tensor, "n"]:
@@ -138,6 +134,128 @@ def choose_rows(size: int, count: int, seed: int) -> Int64[Tensor, "n"]:
     if not (isinstance(count, SupportsIndex) and 1 <= index(count) <= size):
         raise invalid("count", f"must lie in 1..{size:,}, the samples there are", count, "leave it out to use all")
     return torch.randperm(size, generator=seeded(seed))[: index(count)].sort().values
+
+
+def _is_saved(source: Any) -> bool:
+    if not isinstance(source, str | os.PathLike) or Path(source).suffix != ".safetensors":
+        return False
+    # the reader raises the error about a file that cannot be opened
+    with suppress(OSError):
+        return OracleDataset.is_saved(Path(source).expanduser())
+    return False
+
+
+def _saved(path: Path, asked: _Asked) -> OracleDataset:
+    given = {"labels": asked.labels, "weights": asked.weights, "value_map": asked.value_map, "storage": asked.storage}
+    others = {"key": asked.key, "folder": asked.folder, "count": asked.count, **asked.form.given}
+    _refuse({**given, **others}, "a file that OracleDataset.save wrote")
+    return OracleDataset.load(path)
+
+
+def _packed(source: Any, asked: _Asked) -> _Found | None:
+    """Return the packed folder that `source` is, or None where it is none, or where its samples have to be copied."""
+    if not isinstance(source, str | os.PathLike) or source in BUILTINS or asked.count is not None:
+        return None
+    folder = Path(source).expanduser()
+    manifest = Manifest.read(folder)
+    if manifest is None or manifest.key != asked.key or asked.storage not in (None, manifest.dtype):
+        return None
+    _refuse({"folder": asked.folder, **asked.form.given}, "a packed folder of shards")
+    return _Found(PackedFolder(folder, manifest), folder.resolve().stem, lambda: None, "a folder of shards")
+
+
+def _read(source: Any, asked: _Asked) -> _Found:
+    if isinstance(source, str) and source in BUILTINS:
+        return _read_builtin(source, asked)
+    if isinstance(source, str | os.PathLike):
+        return _read_path(source, asked)
+    _refuse({"key": asked.key, "folder": asked.folder}, "samples in memory")
+    samples = _from_memory(source, asked.form)
+    return _Found(samples, "data", lambda: samples.labels)
+
+
+def _read_builtin(name: str, asked: _Asked) -> _Found:
+    _refuse({"key": asked.key, **asked.form.given}, f"the built-in set {name!r}")
+    folder = None if asked.folder is None else Path(asked.folder).expanduser()
+    samples = load_builtin(name, folder=folder, count=asked.count, seed=asked.seed)
+    return _Found(samples, name, lambda: samples.labels, own_map=BUILTINS[name].value_map)
+
+
+def _read_path(source: str | os.PathLike[str], asked: _Asked) -> _Found:
+    _refuse({"folder": asked.folder}, "a path")
+    path = Path(source).expanduser()
+    if not str(source) or not path.exists():
+        raise _unknown(str(source))
+    name, kind = path.resolve().stem, None if asked.key is not None else latent_format(path)
+    if kind is not None:
+        _refuse(asked.form.given, "latents")
+        latents = load_as_stored(path, asked.value_map, stacklevel=5)
+        return _Found(Samples(latents.points), name, lambda: latents.labels, f"latents ({kind})")
+    words, held = open_path(path, asked.key)
+    if not isinstance(held, Pictures):
+        _refuse(asked.form.given, words)
+        return _Found(held, name, lambda: held.labels, words)
+    folder = cached_pictures(held, asked.form)
+    copied = asked.count is not None or asked.storage is not None
+    points = read_npy(folder.folder / POINTS) if copied else folder
+    return _Found(points, name, held.labels, words, held.names)
+
+
+def _from_memory(source: Any, form: PictureForm) -> Samples:
+    if isinstance(source, Tensor | np.ndarray):
+        _refuse(form.given, "an array")
+        return samples_of(source, None, "source")
+    indexed = hasattr(source, "__len__") and hasattr(source, "__getitem__")
+    if isinstance(source, OracleDataset | Mapping) or not (indexed or isinstance(source, Iterable)):
+        raise invalid("source", f"must be {_KINDS}", type(source).__name__, "wrap the samples as one of these")
+    return read_iterable(source, form)
+
+
+def _of_folder(found: _Found, asked: _Asked) -> OracleDataset:
+    """Return the data set of a packed folder, of which next to nothing is read."""
+    packed = found.held
+    assert isinstance(packed, PackedFolder)
+    size = len(packed.rows)
+    labels = _labels(found, asked, size)
+    weights = None if asked.weights is None else checked_weights(_weights_of(asked.weights, size), size)
+    ends = packed.manifest.low, packed.manifest.high
+    own = None if asked.value_map is None else _value_map(asked.value_map, packed.rows.dtype, lambda: ends, None)
+    data = packed.dataset(labels, weights, own)
+    if found.names is not None:
+        # of pictures it is that of the same numbers from any other source
+        data.__dict__.pop("fingerprint", None)
+    return data
+
+
+def _of_samples(found: _Found, asked: _Asked, source: Any) -> OracleDataset:
+    """Return the data set of samples, or of some of them."""
+    samples = found.held
+    assert isinstance(samples, Samples)
+    size, points, device = len(samples.points), samples.points, samples.points.device
+    labels = _labels(found, asked, size)
+    labels = None if labels is None else labels.to(device)
+    weights = None if asked.weights is None else _weights_of(asked.weights, size).to(device)
+    if asked.count is not None and asked.count != size:
+        rows = choose_rows(size, asked.count, asked.seed).to(device)
+        points, labels, weights = points[rows], _rows_of(labels, rows), _rows_of(weights, rows)
+    elif by_label(labels)[0] is not None:
+        points = samples.in_files()
+    own = found.own_map
+    if asked.value_map is not None:
+        own = _value_map(asked.value_map, points.dtype, lambda: (float(points.min()), float(points.max())), own)
+    try:
+        return OracleDataset(points, labels, weights, storage=asked.storage, value_map=own)
+    except InputError as error:
+        raise _about_source(error, samples.points, source) from error
+
+
+def _labels(found: _Found, asked: _Asked, size: int) -> Int64[Tensor, "N"] | None:
+    """Return the labels that the caller gave, in memory or in a file, or those of the source."""
+    if asked.labels is None:
+        return found.labels()
+    if isinstance(asked.labels, str | os.PathLike):
+        return read_labels(Path(asked.labels).expanduser(), found.names, size)
+    return labels_of(asked.labels, size, "labels")
 
 
 def _value_map(
@@ -164,48 +282,6 @@ def _about_source(error: InputError, points: Tensor, source: Any) -> OracleError
     found = received if bad is None else f"a NaN or an infinity in sample {bad}"
     expected = "numbers that can be squared" if bad is None else "finite numbers"
     return problem(Path(source), expected, found, error.remedy or "repair the file")
-
-
-def _read(source: Any, options: _ReadOptions) -> tuple[Samples, str, ValueMap | None]:
-    """Return samples, the name of the set, and its own value map if it has one."""
-    if isinstance(source, str) and source in BUILTINS:
-        _refuse({"key": options.key}, f"the built-in set {source!r}")
-        folder = None if options.folder is None else Path(options.folder).expanduser()
-        samples = load_builtin(source, folder=folder, count=options.count, seed=options.seed)
-        return samples, source, BUILTINS[source].value_map
-    if isinstance(source, str | os.PathLike):
-        _refuse({"folder": options.folder}, "a path")
-        return _from_path(source, options), Path(source).expanduser().resolve().stem, None
-    _refuse({"key": options.key, "folder": options.folder}, "samples in memory")
-    return _from_memory(source), "data", None
-
-
-def _from_path(source: str | os.PathLike[str], options: _ReadOptions) -> Samples:
-    path = Path(source).expanduser()
-    if not str(source) or not path.exists():
-        raise _unknown(str(source))
-    if options.key is not None or latent_format(path) is None:
-        return read_path(path, options.key)
-    latents = load_as_stored(path, options.value_map, stacklevel=5)
-    return Samples(latents.points, latents.labels)
-
-
-def _from_memory(source: Any) -> Samples:
-    if isinstance(source, Tensor | np.ndarray):
-        return samples_of(source, None, "source")
-    indexed = hasattr(source, "__len__") and hasattr(source, "__getitem__")
-    if isinstance(source, OracleDataset) or not (indexed or isinstance(source, Iterable)):
-        raise invalid("source", f"must be {_KINDS}", type(source).__name__, "wrap the samples as one of these")
-    return read_iterable(source)
-
-
-def _is_saved(source: Any) -> bool:
-    if not isinstance(source, str | os.PathLike) or Path(source).suffix != ".safetensors":
-        return False
-    # the reader raises the error about a file that cannot be opened
-    with suppress(OSError):
-        return OracleDataset.is_saved(Path(source).expanduser())
-    return False
 
 
 def _rows_of(tensor: Tensor | None, rows: Int64[Tensor, "n"]) -> Tensor | None:

@@ -18,10 +18,13 @@ from ..base.file_rows import FilePart, FileRows
 # bytes up to which samples of files are copied where they would have to be gathered
 READ_BYTES = 256 << 20
 
+# the label of a sample without a class
+NO_CLASS = -1
+
 # the file or the parameter that held the samples
 Where = Path | str
 
-_STORAGE_NAMES = tuple(str(dtype).removeprefix("torch.") for dtype in STORAGE_DTYPES)
+STORAGE_NAMES = tuple(str(dtype).removeprefix("torch.") for dtype in STORAGE_DTYPES)
 # the beginning of the name of a dtype that is not stored, and the remedy
 DTYPE_REMEDIES = (
     ("bool", "convert to uint8, 0 and 1"),
@@ -95,9 +98,9 @@ def tensor_of(array: Any, where: Where) -> Tensor:
     if not isinstance(array, Tensor | np.ndarray):
         raise problem(where, "tensors or NumPy arrays", type(array).__name__, "convert with torch.as_tensor")
     name = dtype_name(array)
-    if name not in _STORAGE_NAMES:
+    if name not in STORAGE_NAMES:
         remedy = next(remedy for start, remedy in DTYPE_REMEDIES if name.removeprefix("u").startswith(start))
-        raise problem(where, f"dtype {', '.join(_STORAGE_NAMES)}", f"dtype {name}", remedy)
+        raise problem(where, f"dtype {', '.join(STORAGE_NAMES)}", f"dtype {name}", remedy)
     if isinstance(array, Tensor):
         return array.detach()
     native = np.require(array, array.dtype.newbyteorder("="), ["C", "A"])

@@ -14,6 +14,7 @@ import torch
 
 from ..base.arrays import Float64, Int64, Shaped, Tensor
 from ..base.errors import InputError, OracleError, invalid
+from ..base.file_rows import FileRows
 from ..base.files import hash_tensors
 from ..base.ranks import Asked, Ranks, number_of
 from ..kernels import Rows
@@ -182,7 +183,7 @@ def cut(whole: OracleDataset, deal: Deal, number: int) -> OracleDataset | None:
     """Return a shard of `whole` as a data set, or None where it is empty.
 
     deal: which rows each shard holds. number: of the shard. The rows keep the centre of the whole, so that states of
-    shards merge; those of one run are shared with it, those of several are copied.
+    shards merge; those of one run are shared with it, those of several are copied, unless they stay in files.
     """
     runs = deal.runs(number)
     if not runs:
@@ -195,7 +196,8 @@ def cut(whole: OracleDataset, deal: Deal, number: int) -> OracleDataset | None:
     rows, labels = whole.rows, whole.sorted_labels
     weights = None if rows.log_weights is None else part(rows.log_weights)
     # radii and copies of the whole bound those of its parts
-    held = replace(rows, stored=part(rows.stored), half_norms=part(rows.half_norms), log_weights=weights)
+    stored = rows.stored.within(runs) if isinstance(rows.stored, FileRows) else part(rows.stored)
+    held = replace(rows, stored=stored, half_norms=part(rows.half_norms), log_weights=weights)
     rest = {} if labels is None else {"sorted_labels": part(labels)}
     return OracleDataset._of_rows(
         held, name=whole.name, sample_shape=whole.sample_shape, value_map=whole.value_map, rest=rest
@@ -264,8 +266,9 @@ def _moments(rows: Rows) -> Float64[Tensor, "M"]:
     """Return the sums over rows of their weights, of these times |r|^2 / 2, and of these times r, [D + 2]."""
     uniform = torch.ones_like(rows.half_norms) if rows.log_weights is None else rows.log_weights.exp()
     mean, size = torch.zeros_like(rows.centre), max(1, BLOCK_VALUES // rows.dim)
-    for weights, stored in zip(uniform.split(size), rows.stored.split(size), strict=True):
-        mean += weights @ (stored.double() - rows.centre)
+    for start in range(0, len(rows), size):
+        part = slice(start, start + size)
+        mean += uniform[part] @ (rows.stored[part].double() - rows.centre)
     return torch.cat([uniform.sum()[None], (uniform @ rows.half_norms)[None], mean])
 
 

@@ -14,6 +14,8 @@ from ..base.errors import invalid
 LARGEST_DENOMINATOR = 65_535
 # grids with smaller sides are no pictures
 SMALLEST_SIDE = 4
+# channels of pictures that have them in the last place
+CHANNELS = (1, 3, 4)
 
 
 @dataclass(frozen=True)
@@ -62,9 +64,20 @@ class ValueMap:
         return f"{name} -> {_times_x(self.scale)}{offset}"
 
 
+def picture_layout(shape: Sequence[int]) -> str | None:
+    """Return how samples of `shape` are shown as images, "HW", "CHW" or "HWC", or None where they are not.
+
+    shape: of one sample. Sides are of 4 and more. Channels come last where there are 1, 3 or 4 of them in the last
+    place and another number in the first, as in arrays of TensorFlow, JAX and ADM.
+    """
+    if len(shape) == 3 and shape[2] in CHANNELS and shape[0] not in CHANNELS and min(shape[:2]) >= SMALLEST_SIDE:
+        return "HWC"
+    return "CHW"[3 - len(shape) :] if len(shape) in (2, 3) and min(shape[-2:]) >= SMALLEST_SIDE else None
+
+
 def is_picture(shape: Sequence[int]) -> bool:
-    """Return whether samples of `shape` are shown as images: [H, W] or [C, H, W] with sides of 4 and more."""
-    return len(shape) in (2, 3) and min(shape[-2:]) >= SMALLEST_SIDE
+    """Return whether samples of `shape` are shown as images, in one of the layouts of :func:`picture_layout`."""
+    return picture_layout(shape) is not None
 
 
 def picture_range(shape: Sequence[int], low: float, high: float) -> tuple[int, int] | None:

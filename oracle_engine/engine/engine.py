@@ -13,11 +13,14 @@ import torch
 from ..base.arrays import Float, Numbers, Tensor, check_floating, is_number, is_whole
 from ..base.checked import checked_together
 from ..base.cuda_graphs import capturing
-from ..base.errors import invalid
+from ..base.errors import InputError, invalid
+from ..base.file_rows import FileRows
+from ..base.foreign import is_foreign, lent
 from ..base.outputs import rounded_answer
 from ..base.progress import PartProgress
 from ..base.transforms import traced, transformed
 from ..data.dataset import OracleDataset
+from ..data.load import load_dataset
 from ..data.sharded import rows_here
 from ..kernels.screens import SharedProducts
 from ..paths.paths import Path as ProbabilityPath
@@ -36,18 +39,21 @@ from .derivatives import AnswerFunction, options_of
 from .graphs import obstacle, unrecordable
 from .oracle import Oracle
 from .plan import Plan, make_plan
+from .residency import Wish
 from .responder import Responder, mixed
 from .router import Router
+from .straight import StraightWay
 from .widths import check_point_std
 
 # what is made of the attributes of an engine, and kept beside them until one of them is set
-MADE = ("request_builder", "responder")
+MADE = ("request_builder", "responder", "straight")
 
 
 class OracleEngine(Oracle, torch.nn.Module):
     """Closed-form flow-matching targets over `data`, exact for every query (arXiv 2512.02826).
 
-    data: an OracleDataset. path: a name from oracle_engine.paths.PATHS, or an object like one.
+    data: an OracleDataset, or what load_dataset takes: a name, a path, an array, an iterable. path: a name from
+        oracle_engine.paths.PATHS, or an object like one.
     device: where to compute; the data are moved there. None keeps them where they are.
     backend: "native" (C++, on the CPU), "torch", "reference" (float64, slow), "triton" (CUDA), or "auto", the fastest
         that is proved on the device: on an H100 "triton". The variable ORACLE_BACKEND can settle it.
@@ -57,6 +63,10 @@ class OracleEngine(Oracle, torch.nn.Module):
         scans. "top_k" and "budget", or TopK(count), Budget(rows), score that many samples and say what they may miss.
     tolerance: largest relative velocity error that leaving samples out may cause, in (0, 1); of guided answers
         relative to the larger of the velocities with and without the class.
+    resident: "all": the samples are on the device. "stream": they stay in their files, or on the host, from where
+        blocks of them come to the device while the ones before are scanned; calls that wait at the same time share a
+        read. "auto" streams what the device has no room for. `plan` says what was decided, and why.
+    memory: bytes of the device that samples may take, a number or a text such as "8GiB"; None for what a card has free.
     point_std: every sample is a Gaussian of this width in value space instead of a point, e.g. a VAE posterior.
     t_max: clamp times here, for paths that end at sigma = 0; None refuses such times.
 
@@ -77,7 +87,7 @@ class OracleEngine(Oracle, torch.nn.Module):
 
     def __init__(
         self,
-        data: OracleDataset,
+        data: Any,
         path: str | ProbabilityPath = "rectified_flow",
         *,
         device: torch.device | str | None = None,
@@ -85,19 +95,20 @@ class OracleEngine(Oracle, torch.nn.Module):
         precision: str = "full",
         mode: str | Mode = "auto",
         tolerance: float = 1e-4,
+        resident: str = "auto",
+        memory: int | str | None = None,
         point_std: float = 0.0,
         t_max: float | None = None,
     ) -> None:
         super().__init__()
-        if not isinstance(data, OracleDataset):
-            found, remedy = type(data).__name__, "use oracle_engine.load_dataset(data)"
-            raise invalid("data", "must be an OracleDataset", found, remedy)
+        data = _data_of(data)
         check_point_std(point_std)
         if not is_number(tolerance) or not 0.0 < tolerance < 1.0:
             raise invalid("tolerance", "must lie in (0, 1)", tolerance, "pass 1e-4, or mode='exact' for none at all")
         if t_max is not None and not (is_number(t_max) and 0.0 <= t_max <= 1.0):
             raise invalid("t_max", "must lie in [0, 1]", t_max, "pass 0.999, or None to refuse such times")
-        self.data = data if device is None else data.to(device)
+        self._wished_residency = Wish.of(resident, memory)
+        self.data, self.residency = self._wished_residency.granted(data, device)
         self.path = resolve_path(path)
         self._wished_backend = backend
         self.backend, self.backend_reason = self._resolved(backend)
@@ -119,7 +130,8 @@ class OracleEngine(Oracle, torch.nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> OracleEngine:
         # torch sends .to(), .cuda() and .half() through here: follow the device, never the dtype
-        self.data = self.data.to(fn(torch.empty(0, device=self.data.device)).device)
+        there = fn(torch.empty(0, device=self.data.device)).device
+        self.data, self.residency = self._wished_residency.granted(self.data, there)
         self.index = None if self.index is None else self.index.to(self.data.device)
         self.backend, self.backend_reason = self._resolved(self._wished_backend)
         self._make_ready()
@@ -133,7 +145,8 @@ class OracleEngine(Oracle, torch.nn.Module):
         # what is kept must not be made by a first call that is recorded in a graph
         _ = self.data.base
         for rows in rows_here(self.data):
-            BACKENDS[self.backend].ready(rows)
+            if not isinstance(rows.stored, FileRows):
+                BACKENDS[self.backend].ready(rows)
 
     def extra_repr(self) -> str:
         """Return what printing the module shows."""
@@ -141,7 +154,7 @@ class OracleEngine(Oracle, torch.nn.Module):
 
     def posterior(
         self,
-        x: Float[Tensor, "B ..."],
+        x: Any,
         t: Numbers,
         *,
         labels: Numbers | None = None,
@@ -151,8 +164,9 @@ class OracleEngine(Oracle, torch.nn.Module):
     ) -> Posterior:
         """Return the posterior over the samples with its statistics, for each of B queries.
 
-        x, t, labels, exclude, source: as in :meth:`velocity`. top_k: how many of the heaviest samples to name, at least
-        0. Raises InputError as :meth:`velocity` does, and for a negative top_k. Costs little more than a velocity.
+        x, t, labels, exclude, source: as in :meth:`velocity`; the posterior of any array is one of tensors. top_k: how
+        many of the heaviest samples to name, at least 0. Raises InputError as :meth:`velocity` does, and for a negative
+        top_k. Costs little more than a velocity.
 
         >>> import torch, oracle_engine as oe
         >>> engine = oe.OracleEngine(oe.OracleDataset(torch.tensor([[-1.0], [1.0]])))
@@ -164,10 +178,11 @@ class OracleEngine(Oracle, torch.nn.Module):
             raise invalid("top_k", "must be a whole number >= 0", top_k, "pass 0 to name no samples")
         conditions = Conditions(labels, None, exclude, source)
         self._check_capture("posterior", conditions)
-        refuse_transforms("posterior", x, t)
+        points: Any = lent(x, self.data.device) if is_foreign(x) else x
+        refuse_transforms("posterior", points, t)
         with checked_together() if self._checks_together else nullcontext():
-            request = self.request_builder.request(x, t, conditions)
-            return self.responder.posterior(request, int(top_k), x.shape, x.dtype)
+            request = self.request_builder.request(points, t, conditions)
+            return self.responder.posterior(request, int(top_k), points.shape, points.dtype)
 
     def prepare(
         self,
@@ -272,6 +287,13 @@ class OracleEngine(Oracle, torch.nn.Module):
         router = Router(self.mode, self.tolerance, exact, self.point_std, self.index)
         return Responder(self.data, self.point_std, router, backend.combine)
 
+    @cached_property
+    def straight(self) -> StraightWay | None:
+        """What answers queries without conditions in one call, where there is no other route than the scan."""
+        if not self.responder.router.only_scans:
+            return None
+        return StraightWay.of(self.data, self.path, BACKENDS[self.backend], self.point_std, self.t_max)
+
     def _respond(self, name: str, x: Tensor, t: Numbers, conditions: Conditions) -> Tensor:
         if compiled.inside_transform() and compiled.cut_out():
             return compiled.untraced(self, name, x, t, conditions)
@@ -297,6 +319,10 @@ class OracleEngine(Oracle, torch.nn.Module):
         Raises InputError as :meth:`velocity` does.
         """
         self._check_capture(name, conditions)
+        if self.straight is not None and conditions.are_none:
+            found = self.straight.answer(name, x, t)
+            if found is not None:
+                return found
         with torch.no_grad(), checked_together() if self._checks_together else nullcontext():
             request = self.request_builder.request(x, t, conditions)
             values = self.responder.values(name, request, x.dtype)
@@ -304,8 +330,8 @@ class OracleEngine(Oracle, torch.nn.Module):
 
     @property
     def _checks_together(self) -> bool:
-        # one wait where no search, which reads values, could meet what is refused
-        return BACKENDS[self.backend].waits_once and self.index is None
+        # one wait where no search, which reads values, and no long pass could meet what is refused
+        return BACKENDS[self.backend].waits_once and self.index is None and not self.residency.streams
 
     def function(self, name: str, dtype: torch.dtype, conditions: Conditions) -> AnswerFunction:
         """Return the answer called `name` as a function with derivatives.
@@ -320,9 +346,22 @@ class OracleEngine(Oracle, torch.nn.Module):
 
     def _obstacle(self, name: str, conditions: Conditions) -> str | None:
         weighted = self.data.rows.log_weights is not None
-        return obstacle(name, conditions, backend=self.backend, mode=self.mode, weighted=weighted)
+        streams = self.residency.streams
+        return obstacle(name, conditions, backend=self.backend, mode=self.mode, weighted=weighted, streams=streams)
 
     def _check_capture(self, name: str, conditions: Conditions, derivative: bool = False) -> None:
         found = (self._obstacle(name, conditions) or ("x" if derivative else None)) if capturing() else None
         if found is not None:
             raise unrecordable(found)
+
+
+def _data_of(data: Any) -> OracleDataset:
+    """Return a data set as it is, or the one that load_dataset makes of anything else."""
+    if isinstance(data, OracleDataset):
+        return data
+    try:
+        return load_dataset(data)
+    except InputError as error:
+        if error.parameter != "source" or error.remedy is None:
+            raise
+        raise error.about("data", error.remedy) from error

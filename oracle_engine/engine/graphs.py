@@ -13,6 +13,7 @@ OBSTACLES = {
     "trajectory": ("a trajectory", OUTSIDE),
     "x": ("queries that want a gradient", "pass x.detach(), or call under torch.no_grad()"),
     "backend": ("one that does", "pass backend='triton'"),
+    "resident": ("samples that are streamed", "pass resident='all'"),
     "mode": ("a mode that searches or draws", "pass mode='exact'"),
     "estimate": ("draws, or mirrored samples", "use Exact() without an augmentation"),
     "guidance": ("guidance", "record velocities with and without labels, and mix them"),
@@ -20,17 +21,21 @@ OBSTACLES = {
 }
 
 
-def obstacle(name: str, conditions: Conditions, *, backend: str, mode: Mode, weighted: bool) -> str | None:
+def obstacle(
+    name: str, conditions: Conditions, *, backend: str, mode: Mode, weighted: bool, streams: bool
+) -> str | None:
     """Return what keeps a graph from recording an answer, a key of OBSTACLES, or None.
 
     name: of the answer. conditions: of its queries. backend, mode: of the engine. weighted: whether samples have
-    weights.
+    weights. streams: whether they come to the device block by block.
     """
     some = conditions.labels is not None or conditions.exclude is not None
     if name in ("posterior", "trajectory"):
         return name
     if backend != "triton":
         return "backend"
+    if streams:
+        return "resident"
     if not isinstance(mode, FullScan | Auto):
         return "mode"
     if conditions.guidance is not None:

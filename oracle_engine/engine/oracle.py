@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
-from ..base.arrays import Float, Float64, Numbers, Tensor
+from ..base.arrays import Numbers, Tensor
+from ..base.foreign import Queries, answered_alike, is_foreign
 from ..paths.paths import Path
 from ..queries.conditions import Conditions, Guidance
 from ..queries.posterior import Posterior
@@ -26,9 +27,18 @@ class Oracle:
         """Return the answer called `name`, like x or, of a log density, [B] float64."""
         raise NotImplementedError
 
+    def _asked(self, name: str, x: Queries, t: Numbers, conditions: Conditions) -> Queries:
+        """Return :meth:`_respond` of x, which may be an array of another library, as an array like x."""
+        asked: Any = x
+        if is_foreign(x):
+            answer = answered_alike(x, self.data.device, lambda points: self._respond(name, points, t, conditions))
+        else:
+            answer = self._respond(name, asked, t, conditions)
+        return cast(Queries, answer)
+
     def posterior(
         self,
-        x: Float[Tensor, "B ..."],
+        x: Any,
         t: Numbers,
         *,
         labels: Numbers | None = None,
@@ -39,23 +49,24 @@ class Oracle:
         """Return the posterior over the samples with its statistics; see :meth:`OracleEngine.posterior`."""
         raise NotImplementedError
 
-    def forward(self, x: Float[Tensor, "B ..."], t: Numbers, **conditions: Any) -> Float[Tensor, "B ..."]:
+    def forward(self, x: Queries, t: Numbers, **conditions: Any) -> Queries:
         """Return :meth:`velocity` of x at t under `conditions`, its keywords."""
         return self.velocity(x, t, **conditions)
 
     def velocity(
         self,
-        x: Float[Tensor, "B ..."],
+        x: Queries,
         t: Numbers,
         *,
         labels: Numbers | None = None,
         guidance: Numbers | Guidance | None = None,
         exclude: Numbers | None = None,
         source: Numbers | None = None,
-    ) -> Float[Tensor, "B ..."]:
+    ) -> Queries:
         """Return the oracle velocity E[d_alpha X + d_sigma eps | x_t = x], like x.
 
-        x: [B, *sample_shape], any floating dtype, on the device of the data.
+        x: [B, *sample_shape], any floating dtype, on the device of the data. A NumPy array, or one that speaks DLPack
+            (JAX, CuPy), is taken from where it is, and the answer is one too.
         t: a number, [], [B] or [B, 1, ...] in [0, 1], 0 noise and 1 data.
         labels: condition on a class: an integer, [B], or [B, U] for the union of U different classes; -1 stands for
             none. One-hot rows [B, K] of any dtype are understood where K - 1 is the largest class of the data; two
@@ -74,69 +85,69 @@ class Oracle:
         >>> engine.velocity(torch.zeros(3, 1, 8, 8), 0.3, labels=torch.tensor([0, 1, -1])).shape
         torch.Size([3, 1, 8, 8])
         """
-        return self._respond("velocity", x, t, Conditions(labels, guidance, exclude, source))
+        return self._asked("velocity", x, t, Conditions(labels, guidance, exclude, source))
 
     def denoiser(
         self,
-        x: Float[Tensor, "B ..."],
+        x: Queries,
         t: Numbers,
         *,
         labels: Numbers | None = None,
         guidance: Numbers | Guidance | None = None,
         exclude: Numbers | None = None,
         source: Numbers | None = None,
-    ) -> Float[Tensor, "B ..."]:
+    ) -> Queries:
         """Return the posterior mean E[X | x_t = x], like x.
 
         x, t, labels, guidance, exclude, source, errors and cost: as in :meth:`velocity`.
         """
-        return self._respond("denoiser", x, t, Conditions(labels, guidance, exclude, source))
+        return self._asked("denoiser", x, t, Conditions(labels, guidance, exclude, source))
 
     def score(
         self,
-        x: Float[Tensor, "B ..."],
+        x: Queries,
         t: Numbers,
         *,
         labels: Numbers | None = None,
         guidance: Numbers | Guidance | None = None,
         exclude: Numbers | None = None,
         source: Numbers | None = None,
-    ) -> Float[Tensor, "B ..."]:
+    ) -> Queries:
         """Return the gradient of log p_t at x, (alpha m - x) / sigma^2 with m the denoiser, like x.
 
         x, t, labels, guidance, exclude, source, errors and cost: as in :meth:`velocity`.
         """
-        return self._respond("score", x, t, Conditions(labels, guidance, exclude, source))
+        return self._asked("score", x, t, Conditions(labels, guidance, exclude, source))
 
     def noise(
         self,
-        x: Float[Tensor, "B ..."],
+        x: Queries,
         t: Numbers,
         *,
         labels: Numbers | None = None,
         guidance: Numbers | Guidance | None = None,
         exclude: Numbers | None = None,
         source: Numbers | None = None,
-    ) -> Float[Tensor, "B ..."]:
+    ) -> Queries:
         """Return the posterior mean E[eps | x_t = x], (x - alpha m) / sigma with m the denoiser, like x.
 
         x, t, labels, guidance, exclude, source, errors and cost: as in :meth:`velocity`.
         """
-        return self._respond("noise", x, t, Conditions(labels, guidance, exclude, source))
+        return self._asked("noise", x, t, Conditions(labels, guidance, exclude, source))
 
     def log_density(
         self,
-        x: Float[Tensor, "B ..."],
+        x: Queries,
         t: Numbers,
         *,
         labels: Numbers | None = None,
         exclude: Numbers | None = None,
         source: Numbers | None = None,
-    ) -> Float64[Tensor, "B"]:
+    ) -> Queries:
         """Return log p_t(x) in nats, float64 [B], of the class where labels are given.
 
         x, t, labels, exclude, source and errors: as in :meth:`velocity`.
         log p_t(x) = lse_j(log w_j - |x - alpha X_j|^2 / 2 s^2) - lse_j(log w_j) - (D/2) log(2 pi s^2).
         Costs half of a velocity: no weighted mean is taken.
         """
-        return self._respond("log_density", x, t, Conditions(labels, None, exclude, source))
+        return self._asked("log_density", x, t, Conditions(labels, None, exclude, source))

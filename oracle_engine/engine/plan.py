@@ -14,6 +14,7 @@ from ..data.sharded import check_here
 from ..queries.classes import MAX_BATCH, batch_slices
 from ..scans.backends import BACKENDS
 from .forecast import RouteForecast, forecast
+from .pass_forecast import PassForecast, forecast_pass
 
 if TYPE_CHECKING:
     from .engine import OracleEngine
@@ -42,6 +43,8 @@ class Plan:
     route: str
     reason: str
     late: RouteForecast
+    resident: str
+    streams: PassForecast | None
     memory: int
     operations: int
     read: int
@@ -58,17 +61,19 @@ class Plan:
             "route": self.route,
             "reason": self.reason,
             "late": f"{self.late}",
+            "resident": self.resident,
+            "pass": "" if self.streams is None else f"{self.streams}",
             "memory": f"{self.memory / 2**20:,.1f} MiB beyond the data",
             "cost": f"at most {self.operations / 1e9:,.2f} GFLOP, {self.read / 2**20:,.1f} MiB read",
             "expected": f"at most {self.seconds * 1e3:,.1f} ms, {self.fixed * 1e3:,.1f} of them in any call; timed now",
         }
-        return "\n".join(f"{name:<9} {text}" for name, text in lines.items() if text or name != "note")
+        return "\n".join(f"{name:<9} {text}" for name, text in lines.items() if text or name not in ("note", "pass"))
 
 
 def make_plan(engine: OracleEngine, batch: int) -> Plan:
     """Return what a call of `engine` with `batch` queries, at least 1, will do and cost.
 
-    Costs a few small products and a few calls over FEW_SAMPLES samples.
+    Costs a few small products and a few calls over FEW_SAMPLES samples, and what :func:`forecast_pass` does.
     """
     check_here(engine.data, "a plan")
     rows = engine.data.rows
@@ -76,7 +81,8 @@ def make_plan(engine: OracleEngine, batch: int) -> Plan:
     size = slices[0].stop
     operations = 4 * batch * len(rows) * rows.dim
     late = forecast(engine.mode, engine.index, engine.data, path=engine.path, point_std=engine.point_std)
-    fixed = fixed_seconds(engine)
+    fixed, streams = fixed_seconds(engine), forecast_pass(engine, batch)
+    once = operations / product_rate(rows.device, size, rows.dim) if streams is None else streams.seconds
     return Plan(
         data=repr(engine.data),
         values=engine.data.describe_values(),
@@ -86,10 +92,12 @@ def make_plan(engine: OracleEngine, batch: int) -> Plan:
         route=", ".join(late.routes),
         reason=engine.backend_reason + (", velocities off by about 1e-3" if engine.precision == "half" else ""),
         late=late,
+        resident=str(engine.residency),
+        streams=streams,
         memory=BACKENDS[engine.backend].memory(rows, size),
         operations=operations,
-        read=rows.stored.nbytes * len(slices),
-        seconds=fixed * len(slices) + operations / product_rate(rows.device, size, rows.dim),
+        read=rows.stored.nbytes * (len(slices) if streams is None else 1),
+        seconds=fixed * len(slices) + once,
         fixed=fixed,
     )
 

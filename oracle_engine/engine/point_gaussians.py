@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from os import PathLike
 
 import torch
 
 from ..base.arrays import Float, Float64, Int64, Numbers, Tensor, check_floating, check_shape, integers
 from ..base.errors import invalid
+from ..data.latent_files import read_moments
+from ..data.latents import Normalisation
 from ..paths.paths import Coefficients, Path, coefficients, resolve_path, resolve_times
 
 # values of a block of queries and samples, and the queries of a block
@@ -86,6 +89,25 @@ class PointGaussians:
             requirement = "must be [N, 2 C, H, W], means and then standard deviations"
             raise invalid("moments", requirement, list(moments.shape), "concatenate them along the channels")
         means, stds = (scale * moments.double()).chunk(2, 1)
+        return cls(means, stds, labels, path=path)
+
+    @classmethod
+    def from_files(
+        cls, source: str | PathLike[str], normalisation: Normalisation | None, *, path: str | Path = "rectified_flow"
+    ) -> PointGaussians:
+        """Return the oracle of the Gaussians in an EDM2 or REPA folder or zip of latents, with the labels there.
+
+        source: the folder or zip (img-mean-std-*.npy, dataset.json). normalisation: what the training loop does to
+        what it draws, as in load_latents, which moves the means and scales the widths; None for the numbers as they
+        are. path: as for the class.
+        Raises DataFileError for other folders and damaged files, and InputError for a normalisation that does not fit.
+        """
+        moments, labels = read_moments(source)
+        means, stds = moments.double().chunk(2, 1)
+        if normalisation is not None:
+            # widths are scaled and not moved
+            means = normalisation.apply(means, torch.float64)
+            stds = replace(normalisation, mean=0.0).apply(stds, torch.float64)
         return cls(means, stds, labels, path=path)
 
     def __len__(self) -> int:

@@ -71,10 +71,14 @@ class Router:
             return merge(own, self.exact.rest(request, Wanted()))
         return self.state(request.unconditional, Wanted(), shared_products)
 
+    @property
+    def only_scans(self) -> bool:
+        """Whether there is no other route than the scan of everything."""
+        return isinstance(self.mode, FullScan) or (isinstance(self.mode, Auto) and self.index is None)
+
     def _scans_everything(self, request: Request) -> bool:
         # what a search finds depends on values, so a CUDA graph records the scan, which is right at every t
-        nothing_to_search = self.index is None or len(request) == 0 or capturing()
-        return isinstance(self.mode, FullScan) or (isinstance(self.mode, Auto) and nothing_to_search)
+        return self.only_scans or (isinstance(self.mode, Auto) and (len(request) == 0 or capturing()))
 
     def _prepared(self) -> SearchIndex:
         if self.index is None:

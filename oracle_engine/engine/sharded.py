@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Literal
 
 from ..base.errors import invalid
@@ -11,6 +12,7 @@ from ..data.load import load_dataset
 from ..data.sharded import ShardedDataset
 from ..queries.modes import Auto, FullScan, resolve_mode
 from .engine import OracleEngine
+from .residency import Wish
 
 
 def sharded(
@@ -36,7 +38,8 @@ def sharded(
     deterministic: whether samples are scanned in 16 shards and merged in one order, so that up to 16 ranks with the
         same number of threads give the same bits, whatever their number; False scans all of a rank at once, which is
         sooner for few samples.
-    options: device, backend, precision, mode "auto" or "exact", point_std and t_max of OracleEngine.
+    options: device, resident, memory (of each rank), backend, precision, mode "auto" or "exact", point_std and t_max of
+        OracleEngine.
 
     Every method of the engine is a collective: all ranks call the same ones in the same order. Raises InputError on
     every rank where one passes other arguments or cannot use them, and DistributedError on all others within
@@ -49,7 +52,9 @@ def sharded(
         raise invalid("mode", "must be auto or exact for a sharded engine", options["mode"], "leave it out")
     ranks = Ranks(mesh, timeout)
     whole = data if isinstance(data, OracleDataset) else load_dataset(data)
-    device = options.pop("device", None)
-    whole = whole if device is None else whole.to(device)
+    wish = Wish.of(options.pop("resident", "auto"), options.pop("memory", None))
+    whole, residency = replace(wish, share=ranks.size).granted(whole, options.pop("device", None))
     held = ShardedDataset.deal_out(whole, ranks, own_queries=queries == "own", deterministic=deterministic)
-    return OracleEngine(held, path, **options)
+    engine = OracleEngine(held, path, **options)
+    engine.residency = residency
+    return engine

@@ -10,6 +10,7 @@ import torch
 
 from ..base.arrays import Float64, Int64, Tensor
 from ..base.checked import check
+from ..base.file_rows import FileRows
 from ..base.outputs import rounded_answer
 from ..data.dataset import OracleDataset
 from ..data.deal import Deal
@@ -100,8 +101,10 @@ class Units:
         held = cut(self.engine.data, self._deal, shard)
         if held is None:
             return None
-        backend, precision = BACKENDS[self.engine.backend], self.engine.precision
-        return ExactScan(held, backend.run(precision), backend.run_segments(precision), backend.product)
+        if isinstance(held.rows.stored, FileRows):
+            # bits of an answer must not depend on the blocks in which samples would be streamed
+            held = held.with_rows(replace(held.rows, stored=held.rows.stored.between(0, len(held))))
+        return ExactScan(held, BACKENDS[self.engine.backend].scanner(self.engine.precision))
 
 
 @dataclass(frozen=True)

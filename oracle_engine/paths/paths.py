@@ -261,6 +261,19 @@ def coefficients(path: Path, t: Float64[Tensor, "B"]) -> Coefficients:
     return Coefficients(*[part if part.shape == t.shape else part.expand_as(t) for part in parts])
 
 
+def numbers_at(path: Path, t: float) -> tuple[float, float, float, float]:
+    """Return alpha, sigma and their derivatives at one time t in [0, 1]: what :func:`coefficients` has, in numbers.
+
+    path: as there. Raises InputError as there.
+    """
+    if type(path) is RectifiedFlow:
+        # the path of most calls, without a tensor
+        return t, 1.0 - t, 1.0, -1.0
+    with torch.no_grad():
+        at = coefficients(path, torch.full((1,), t, dtype=torch.float64, device="cpu"))
+        return at.alpha_t.item(), at.sigma_t.item(), at.d_alpha_t.item(), at.d_sigma_t.item()
+
+
 @dataclass(frozen=True)
 class Prediction:
     """The prediction for a batch of queries in every parametrisation, all float64 [B, D].

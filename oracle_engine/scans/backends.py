@@ -9,11 +9,14 @@ from functools import partial
 import torch
 
 from ..base.arrays import Float, Float64, Tensor
+from ..base.changes import Probes
 from ..base.errors import invalid
 from ..base.settings import Settings
 from ..kernels import (
     Combination,
+    NativeAnswers,
     Rows,
+    ValueSpace,
     combined,
     covariance_product,
     gpu_combined,
@@ -34,17 +37,14 @@ from ..kernels import (
     segments_state,
     span_by_span,
 )
-from .blocks import (
-    CovarianceProduct,
-    ScanState,
-    SegmentState,
-    block_by_block,
-    product_block_by_block,
-    segments_block_by_block,
-)
+from .blocks import CovarianceProduct, ScanState, SegmentState
+from .scanner import Scanner
 
 # what computes an answer from a posterior mean, in a dtype
 Combine = Callable[[Combination, Float64[Tensor, "B D"], torch.dtype], Float[Tensor, "B D"]]
+
+# what answers queries of all rows, without a look at states, or None where it cannot read the rows
+Answers = Callable[[Rows, ValueSpace, Probes | None], NativeAnswers | None]
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,10 @@ class Backend:
     """What computes states in full precision, what memory that needs for a batch, and what computes them in half.
 
     segments: computes states over several spans at once in full precision, or None where one is scanned after the
-    other. product: multiplies changes of logits with rows. combine: computes answers from posterior means. ready: makes
-    what scans of some rows read beside them, so that no graph has to hold it. waits_once: whether a scan reads no value
-    on the host, and does no harm for queries that are refused later.
+    other. product: multiplies changes of logits with rows. combine: computes answers from posterior means. answers:
+    answers queries that ask for nothing but x and t, or None. ready: makes what scans of some rows read beside them, so
+    that no graph has to hold it. waits_once: whether a scan reads no value on the host, and does no harm for queries
+    that are refused later.
     """
 
     state: ScanState
@@ -63,29 +64,22 @@ class Backend:
     segments: SegmentState | None = None
     product: CovarianceProduct = covariance_product
     combine: Combine = combined
+    answers: Answers | None = None
     ready: Callable[[Rows], None] = lambda rows: None
     waits_once: bool = False
 
-    def run(self, precision: str) -> ScanState:
-        """Return what computes states in `precision`, also over rows that stay in files."""
-        return block_by_block(self._run(precision))
-
-    def run_segments(self, precision: str) -> SegmentState:
-        """Return what computes states over several spans in `precision`, also over rows that stay in files."""
-        if self.segments is None or precision == "half":
-            return segments_block_by_block(partial(span_by_span, state=self._run(precision)))
-        return segments_block_by_block(self.segments)
-
-    def run_product(self) -> CovarianceProduct:
-        """Return what multiplies changes of logits with rows, also with rows that stay in files."""
-        return product_block_by_block(self.product)
-
-    def _run(self, precision: str) -> ScanState:
-        return self.half if precision == "half" and self.half is not None else self.state
+    def scanner(self, precision: str) -> Scanner:
+        """Return what scans rows in `precision`, wherever they are."""
+        state, segments = self.state, self.segments
+        if precision == "half" and self.half is not None:
+            state, segments = self.half, None
+        return Scanner(state, segments or partial(span_by_span, state=state), self.product)
 
 
 BACKENDS = {
-    "native": Backend(native_state, native_memory, segments=segments_state, combine=native_combined),
+    "native": Backend(
+        native_state, native_memory, segments=segments_state, combine=native_combined, answers=NativeAnswers.of
+    ),
     "torch": Backend(posterior_state, scan_memory),
     "reference": Backend(reference_state, reference_memory, product=reference_covariance_product),
     "triton": Backend(

@@ -15,7 +15,7 @@ from ..data.dataset import OracleDataset
 from ..kernels import Directions, PosteriorState, SegmentWork, Wanted, Work, concatenate
 from ..queries.classes import batch_slices, class_pairs, class_ranges, rows_between, scan_tasks, scanned_together
 from ..queries.request import Request, nothing_scored
-from .blocks import CovarianceProduct, ScanState, SegmentState
+from .scanner import Scanner
 
 
 @runtime_checkable
@@ -46,15 +46,13 @@ class WholeScan(Protocol):
 
 @dataclass(frozen=True)
 class ExactScan:
-    """Scans of `data` by one backend: functions from work to states, of one span and of several, and to products.
+    """Scans of `data` by one backend.
 
     whole: whether every class that may be asked for has rows here, as in a data set that is no part of another.
     """
 
     data: OracleDataset
-    backend: ScanState
-    segments: SegmentState
-    product: CovarianceProduct
+    scanner: Scanner
     whole: bool = True
 
     def state(self, request: Request, wanted: Wanted) -> PosteriorState:
@@ -70,15 +68,15 @@ class ExactScan:
     def part(self, request: Request, wanted: Wanted) -> PosteriorState:
         """Return what :meth:`state` does, empty where a query may use no sample: others may be elsewhere."""
         if request.labels is None and self._is_one_scan(request):
-            return self.backend(request.work(self.data, wanted))
-        return self._by_slices(request, wanted, self._scan)
+            return self.scanner.state(request.work(self.data, wanted))
+        return self._by_slices(request, wanted, self._work)
 
     def rest(self, request: Request, wanted: Wanted) -> PosteriorState:
         """Return the states over all samples outside the classes of each query of `request`, [B]; `wanted` of them.
 
         Empty where there are none. Costs one pass over the data.
         """
-        return self._by_slices(request, wanted, self._scan_rest)
+        return self._by_slices(request, wanted, self._rest_work)
 
     def covariance(self, directions: Directions, labels: Int64[Tensor, "B U"] | None) -> Float64[Tensor, "B D"]:
         """Return the products of posterior covariances with `directions` over the classes of each query, [B, D].
@@ -88,10 +86,16 @@ class ExactScan:
         """
         total = torch.zeros_like(directions.mean)
         everyone = torch.arange(len(directions), device=total.device)
-        for part in batch_slices(len(directions), self.data.dim):
-            chosen = None if labels is None else labels[part]
-            for task in scan_tasks(chosen, self.data.segments, len(self.data), everyone[part]):
-                total[task.query] += self.product(self.data.rows, directions.take(task.query), task.span)
+        tasks = [
+            task
+            for part in batch_slices(len(directions), self.data.dim)
+            for task in scan_tasks(
+                None if labels is None else labels[part], self.data.segments, len(self.data), everyone[part]
+            )
+        ]
+        works = [(directions.take(task.query), task.span) for task in tasks]
+        for task, product in zip(tasks, self.scanner.products(self.data.rows, works), strict=True):
+            total[task.query] += product
         return total
 
     def on_any_rank(self, asked: bool) -> bool:
@@ -102,33 +106,34 @@ class ExactScan:
         return 0 < len(request) <= scanned_together(self.data.dim)
 
     def _by_slices(
-        self, request: Request, wanted: Wanted, scan: Callable[[Request, Wanted], PosteriorState]
+        self, request: Request, wanted: Wanted, work: Callable[[Request, Wanted], Work | SegmentWork]
     ) -> PosteriorState:
         if len(request) == 0:
             return request.work(self.data, wanted).nothing()
         if self._is_one_scan(request):
-            return scan(request, wanted)
-        return concatenate([scan(request.take(part), wanted) for part in batch_slices(len(request), self.data.dim)])
+            return self.scanner.state(work(request, wanted))
+        slices = batch_slices(len(request), self.data.dim)
+        return concatenate(self.scanner.states(self.data.rows, (work(request.take(part), wanted) for part in slices)))
 
-    def _scan(self, request: Request, wanted: Wanted) -> PosteriorState:
+    def _work(self, request: Request, wanted: Wanted) -> Work | SegmentWork:
         if request.labels is None:
-            return self.backend(request.work(self.data, wanted))
+            return request.work(self.data, wanted)
         # states of classes merge with each other, and with that of the rest of the data
         work = request.work(self.data, replace(wanted, mergeable=True))
         if capturing():
-            return self._scan_without(work, rows_between(self._ranges(request), len(self.data)))
+            return self._without(work, rows_between(self._ranges(request), len(self.data)))
         one_each = self.whole and request.labels.shape[1] == 1
         pairs, spans = class_pairs(request.labels, self._sorted_labels(), one_each=one_each)
-        return self.segments(SegmentWork(work.rows, work.query, pairs, spans, work.wanted, one_each))
+        return SegmentWork(work.rows, work.query, pairs, spans, work.wanted, one_each)
 
-    def _scan_rest(self, request: Request, wanted: Wanted) -> PosteriorState:
+    def _rest_work(self, request: Request, wanted: Wanted) -> Work:
         work = request.work(self.data, replace(wanted, mergeable=True))
-        return self._scan_without(work, self._ranges(request))
+        return self._without(work, self._ranges(request))
 
-    def _scan_without(self, work: Work, ranges: Int64[Tensor, "B V 2"]) -> PosteriorState:
-        """Scan all samples, of which each query leaves out some ranges of rows."""
+    def _without(self, work: Work, ranges: Int64[Tensor, "B V 2"]) -> Work:
+        """Return the work over all samples, of which each query leaves out some ranges of rows."""
         excluded = torch.cat([work.query.excluded, ranges], dim=1)
-        return self.backend(replace(work, query=work.query.excluding(excluded)))
+        return replace(work, query=work.query.excluding(excluded))
 
     def _ranges(self, request: Request) -> Int64[Tensor, "B U 2"]:
         if request.labels is None:

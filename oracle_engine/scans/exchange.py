@@ -18,6 +18,10 @@ T = TypeVar("T")
 # ranks that merge all queries each, where both hold one node of the tree
 FEW = 2
 
+# torch computes exponentials of so many numbers at once, and those that are left over with another rounding: a rank
+# merges whole groups, so that a query is rounded alike wherever it is merged
+GROUP = 16
+
 
 @runtime_checkable
 class Codec(Protocol[T]):
@@ -74,7 +78,9 @@ class Exchange(Generic[T]):
             return merged(nodes, (0, self.shards), self.codec.merge)
         if self.ranks.size == FEW:
             return self._by_all(operation, nodes)
-        owned = [range(*_span(batch, rank, self.ranks.size)) for rank in range(self.ranks.size)]
+        groups = -(-batch // GROUP)
+        spans = [_span(groups, rank, self.ranks.size) for rank in range(self.ranks.size)]
+        owned = [range(GROUP * first, min(GROUP * last, batch)) for first, last in spans]
         own = self.codec.pack(self.owned(operation, nodes, owned))
         return self.codec.unpack(torch.cat(self.ranks.share(operation, own, [len(one) for one in owned])))
 

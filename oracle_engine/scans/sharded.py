@@ -138,10 +138,10 @@ class ShardedScan:
 
 def whole_scan(data: OracleDataset, backend: Backend, precision: str) -> WholeScan:
     """Return what scans all samples of `data`, in one process or several, by `backend` in `precision`."""
-    state, segments, product = backend.run(precision), backend.run_segments(precision), backend.run_product()
+    scanner = backend.scanner(precision)
     if not isinstance(data, ShardedDataset):
-        return ExactScan(data, state, segments, product)
-    scans = {number: ExactScan(shard, state, segments, product, whole=False) for number, shard in data.shards.items()}
+        return ExactScan(data, scanner)
+    scans = {number: ExactScan(shard, scanner, whole=False) for number, shard in data.shards.items()}
     return ShardedScan(data, scans)
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from ..base.arrays import Float, Tensor
+from ..data.values import picture_layout
 from .stage_strip import Strip
 
 # the range of colours leaves out this share of the values of the data at either end
@@ -32,14 +33,13 @@ class Frames:
 def picture_frames(strip: Strip) -> Frames:
     """Return a strip of images as RGB in [0, 1].
 
-    strip: with samples [H, W] or [C, H, W]. One channel is shown in grey, three as they are, any other number (latents)
-    by the three principal directions of the channels. Colours span the range of the data; noise beyond it widens the
-    range of its own picture.
+    strip: with samples [H, W], [C, H, W] or [H, W, C]. One channel is shown in grey, three as they are, any other
+    number (latents) by the three principal directions of the channels. Colours span the range of the data; noise beyond
+    it widens the range of its own picture.
     """
-    colours = _channel_colours(strip.context)
+    layout, colours = _layout(strip.context), _channel_colours(strip.context)
     noisy, denoised, samples, context = (
-        _coloured(part, colours, strip.context.ndim)
-        for part in (strip.noisy, strip.denoised, strip.samples, strip.context)
+        _coloured(part, colours, layout) for part in (strip.noisy, strip.denoised, strip.samples, strip.context)
     )
     low, high = context.reshape(-1).quantile(torch.tensor([TAIL, 1 - TAIL])).tolist()
     ends = noisy.flatten(2).quantile(torch.tensor([TAIL, 1 - TAIL]), dim=2)
@@ -59,8 +59,8 @@ def sheet_of(samples: Float[Tensor, "K ..."], context: Float[Tensor, "M ..."]) -
     samples: the pictures, [K, *shape] float32. context: samples of the data, [M, *shape] float32, which give the
     colours and their range, as in :func:`picture_frames`.
     """
-    colours = _channel_colours(context)
-    known, images = (_coloured(part, colours, context.ndim) for part in (context, samples))
+    layout, colours = _layout(context), _channel_colours(context)
+    known, images = (_coloured(part, colours, layout) for part in (context, samples))
     low, high = known.reshape(-1).quantile(torch.tensor([TAIL, 1 - TAIL])).tolist()
     images = ((images - low) / max(high - low, 1e-12)).clamp(0, 1)
     columns = math.ceil(math.sqrt(len(images)))
@@ -78,11 +78,11 @@ def colour_function(context: Float[Tensor, "M ..."]) -> Callable[[Float[Tensor, 
 
     context: samples of the data, [M, *shape] float32, pictures.
     """
-    colours = _channel_colours(context)
-    low, high = _coloured(context, colours, context.ndim).reshape(-1).quantile(torch.tensor([TAIL, 1 - TAIL])).tolist()
+    layout, colours = _layout(context), _channel_colours(context)
+    low, high = _coloured(context, colours, layout).reshape(-1).quantile(torch.tensor([TAIL, 1 - TAIL])).tolist()
 
     def shown(samples: Tensor) -> Tensor:
-        values = (_coloured(samples, colours, context.ndim) - low) / max(high - low, 1e-12)
+        values = (_coloured(samples, colours, layout) - low) / max(high - low, 1e-12)
         clamped: Tensor = values.clamp(0, 1)
         return clamped
 
@@ -116,16 +116,26 @@ def plane_of(context: Float[Tensor, "M ..."]) -> Callable[[Tensor, int], Tensor]
 
 def _channel_colours(context: Float[Tensor, "M ..."]) -> Tensor | None:
     """Return the directions [C, 3] that channels are shown by, or None where they are grey or RGB already."""
-    channels = context.shape[1] if context.ndim == 4 else 1
+    image = _channels_last(context, _layout(context))
+    channels = image.shape[-1]
     if channels in (1, 3):
         return None
-    values = context.movedim(1, -1).reshape(-1, channels)
+    values = image.reshape(-1, channels)
     directions = torch.linalg.svd(torch.cov(values.T)).U[:, :3]
     return torch.nn.functional.pad(directions, (0, 3 - directions.shape[1]))
 
 
-def _coloured(part: Tensor, colours: Tensor | None, ndim: int) -> Tensor:
-    image = part.unsqueeze(-1) if ndim == 3 else part.movedim(-3, -1)
+def _layout(context: Float[Tensor, "M ..."]) -> str:
+    return picture_layout(tuple(context.shape[1:])) or "CHW"[4 - context.ndim :]
+
+
+def _channels_last(part: Tensor, layout: str) -> Tensor:
+    """Return pictures with the axes [..., H, W, C]."""
+    return {"HW": part.unsqueeze(-1), "HWC": part}[layout] if layout != "CHW" else part.movedim(-3, -1)
+
+
+def _coloured(part: Tensor, colours: Tensor | None, layout: str) -> Tensor:
+    image = _channels_last(part, layout)
     if colours is not None:
         return image @ colours
     return image if image.shape[-1] == 3 else image.expand(*image.shape[:-1], 3)

@@ -29,8 +29,9 @@ def stage_table(report: StageReport) -> str:
     data = report.data
     kind = "held-out" if report.held_out else "training"
     shape = " x ".join(map(str, data["sample_shape"])) or "scalar"
+    origin = f", from {data['origin']}" if data.get("origin") else ""
     lines = [
-        f"{data['name']}: N = {data['samples']:,} samples, D = {data['dim']:,} ({shape}, {data['storage']})",
+        f"{data['name']}: N = {data['samples']:,} samples, D = {data['dim']:,} ({shape}, {data['storage']}){origin}",
         data["values"],
         *([f"note: {data['note']}"] if data["note"] else []),
         f"{report.path}, {report.queries} {kind} queries, seed {report.seed}; {report.scope}",

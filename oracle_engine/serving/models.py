@@ -223,6 +223,7 @@ class Model:
             "classes": sorted(engine.data.segments),
             "values": engine.data.describe_values(),
             "device": str(engine.data.device),
+            "resident": str(engine.residency),
             "t_max": engine.t_max,
             "point_std": engine.point_std,
             "guidance": self.guidance,

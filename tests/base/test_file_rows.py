@@ -14,6 +14,7 @@ from shard_cases import bytes_read, leave_in_files, write_shards
 from torch import Tensor
 
 from oracle_engine import DataFileError, InputError, load_dataset
+from oracle_engine.base import file_rows
 from oracle_engine.base.file_blocks import blocks
 from oracle_engine.base.file_rows import FileRows
 from oracle_engine.data.formats import read_path
@@ -150,3 +151,23 @@ def test_a_file_that_changed_is_refused_by_name(
         path.write_bytes(content)
     with pytest.raises(DataFileError, match=r"shard1.safetensors: expected .*Remedy: "):
         list(blocks(rows))
+
+
+@pytest.mark.parametrize("pieces", [64, 1], ids=["as parts of their own", "in an order"])
+@pytest.mark.parametrize("runs", [[(0, 5)], [(3, 9), (12, 40)], [(7, 8), (20, 21), (60, 61)]])
+def test_rows_within_ranges_stay_where_they_are(
+    pair: tuple[FileRows, Tensor], runs: list[tuple[int, int]], pieces: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file_rows, "MOST_PIECES", pieces)
+    rows, points = pair
+    some, true = rows.within(runs), torch.cat([points[start:stop] for start, stop in runs])
+    assert isinstance(some, FileRows)
+    assert some.shape == true.shape
+    assert torch.equal(some[:], true)
+    assert torch.equal(some[1:], true[1:])
+    assert torch.equal(some[torch.tensor([0, -1])], true[[0, -1]])
+    whole = some.within([(0, len(some))])
+    found = torch.full_like(true, torch.nan)
+    for block in blocks(whole):
+        found[block.index] = block.values
+    assert torch.equal(found, true)

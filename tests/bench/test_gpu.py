@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from bench import gpu, gpu_cases
-from bench.compare import Comparison
-from bench.floors import Rates
-from bench.record import OURS
+from bench.comparison import Comparison
+from oracle_engine.compare.floors import Rates
+from oracle_engine.compare.record import OURS
 from oracle_engine.kernels.gpu.configs import scored_with
 
 ROWS = gpu_cases.Case(1000, 784, torch.uint8, (64,))

@@ -6,17 +6,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.floors import Rates
 from bench.late import __main__ as late
 from bench.late.passages import late_passage
-from bench.late.peers import FLAT, faiss_peers
 from bench.late.record import EXACT, LateRow, late_rows
 from bench.late.split import HELD_OUT, Split
-from bench.peers import Centred
 from bench.record import read_json
-from bench.truth import BAR, exact_velocity, relative_error
-from bench.workloads import HELD, TRAINING
 from oracle_engine import load_dataset
+from oracle_engine.compare.floors import Rates
+from oracle_engine.compare.peers import Centred
+from oracle_engine.compare.peers.nearest import FLAT, faiss_peers
+from oracle_engine.compare.truth import BAR, exact_velocity, relative_error
+from oracle_engine.compare.workloads import HELD, TRAINING
 
 
 @pytest.fixture(scope="module")

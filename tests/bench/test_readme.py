@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from bench import __main__ as bench
-from bench import floors, readme
+from bench import readme
 from bench.record import read_json, rows_of
-from bench.workloads import LABELLED
 from oracle_engine.base.errors import InputError
+from oracle_engine.compare import floors
+from oracle_engine.compare.workloads import LABELLED
 
 
 def test_the_readme_agrees_with_the_results() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench.record import Row, Side
+from oracle_engine.compare.record import Row, Side
 
 
 def side(median_ms: float, error: float) -> Side:

@@ -3,13 +3,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bench.compare import Comparison
-from bench.peers import UnavailableError
-from bench.record import OURS, OURS_COARSE
+from bench.comparison import Comparison
 from bench.rescoring import without_rescoring
-from bench.truth import BAR, exact_velocity, relative_error
-from bench.workloads import Workload
 from oracle_engine import OracleDataset, OracleEngine
+from oracle_engine.compare.peers import UnavailableError
+from oracle_engine.compare.record import OURS, OURS_COARSE
+from oracle_engine.compare.truth import BAR, exact_velocity, relative_error
+from oracle_engine.compare.workloads import Workload
 
 
 @pytest.fixture

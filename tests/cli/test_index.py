@@ -196,7 +196,8 @@ def test_velocity_uses_the_index_within_the_tolerance(
 
     def spy(self: OracleEngine, *arguments: Any, **options: Any) -> torch.Tensor:
         used.append(self.index)
-        return velocity(self, *arguments, **options)
+        found: torch.Tensor = velocity(self, *arguments, **options)
+        return found
 
     monkeypatch.setattr(OracleEngine, "velocity", spy)
     generator = torch.Generator().manual_seed(0)

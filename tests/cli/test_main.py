@@ -164,7 +164,8 @@ def test_an_interrupted_velocity_leaves_nothing(
         calls.append(len(list((tmp_path / "out").iterdir())))
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return exact(self, *arguments, **options)
+        found: torch.Tensor = exact(self, *arguments, **options)
+        return found
 
     monkeypatch.setattr(OracleEngine, "velocity", velocity)
     source = write(tmp_path / "in.npz", queries)
@@ -245,6 +246,7 @@ COMMANDS = [
     ["index", "build", "--data", "data.npz", "--out", "data.index"],
     ["index", "info", "data.index"],
     ["train-demo"],
+    ["bench"],
     ["pack", "folder"],
 ]
 

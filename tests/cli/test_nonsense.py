@@ -47,7 +47,9 @@ def tensors(draw: st.DrawFn, shapes: st.SearchStrategy[tuple[int, ...]] = SHAPES
 @st.composite
 def files(draw: st.DrawFn) -> tuple[str, Any]:
     """Return a suffix and what a file of it holds: bytes, one array, or several of them by name."""
-    suffix = draw(st.sampled_from([".npy", ".npz", ".safetensors", ".idx", ".bin", ".zip", ".txt", ""]))
+    suffix = draw(
+        st.sampled_from([".npy", ".npz", ".safetensors", ".idx", ".bin", ".zip", ".pt", ".tar", ".h5", ".txt", ""])
+    )
     if suffix == ".npy" and draw(st.booleans()):
         return suffix, draw(arrays())
     if suffix in (".npz", ".safetensors") and draw(st.integers(0, 3)):
@@ -63,6 +65,9 @@ def files(draw: st.DrawFn) -> tuple[str, Any]:
         ".npz": b"PK\3\4",
         ".idx": b"\0\0\10\1",
         ".safetensors": b"\2" + bytes(7) + b"{}",
+        ".pt": b"\x80\2",
+        ".zip": b"PK\3\4",
+        ".h5": b"\x89HDF\r\n\x1a\n",
     }
     return suffix, draw(st.sampled_from([b"", starts.get(suffix, b"")])) + draw(st.binary(max_size=64))
 
@@ -135,7 +140,7 @@ COMMANDS: dict[str, tuple[list[object], list[str]]] = {
     "stages": (
         ["stages", "--data", "data.safetensors", "--queries", 2, "--times", 0.5, "--no-figure"],
         ["--queries", "--times", "--out", "--seed", "--count", "--range", "--device", "--data", "--data-key",
-         "--labels", "--held-out", "--precision", "--layout", "--format", "--per-class"],
+         "--labels", "--held-out", "--size", "--labels-file", "--precision", "--layout", "--format", "--per-class"],
     ),
     "velocity": (
         ["velocity", "in.npz", "out.npy", "--data", "data.safetensors"],

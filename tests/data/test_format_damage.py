@@ -68,7 +68,8 @@ def test_bytes_after_the_array_are_refused(tmp_path: Path) -> None:
     [
         ("a.npy", b"", "an empty file"),
         ("a.npy", b"PK\3\4 in the wrong place", r"a file that begins with b'PK"),
-        ("a.npz", b"\x93NUMPY", r"which begins with b'PK'; found a file that begins with b'\\x93N'"),
+        ("a.npz", b"\x93NUMPY", r"a NumPy \.npy file; found damaged or incomplete content"),
+        ("a.npz", b"\x93NUM", r"which begins with b'PK'; found a file that begins with b'\\x93N'"),
         ("a.safetensors", b"", "damaged or incomplete content"),
         ("a.safetensors", b"x" * 64, "damaged or incomplete content"),
         ("a.idx", b"", "damaged or incomplete content"),
@@ -80,7 +81,8 @@ def test_bytes_after_the_array_are_refused(tmp_path: Path) -> None:
         ("a.bin", b"x" * 3072, "expected a multiple of 3073 bytes .* found 3072 bytes"),
         ("a.bin", b"\12" + b"x" * 3072, r"expected labels 0\.\.9 .* found label 10"),
         ("a.bin", b"", "damaged or incomplete content"),
-        ("a.pt", b"\x80\2", r"ends in \.npy, .* found \.pt\. Remedy: save the samples as"),
+        ("a.pt", b"\x80\2", r"a file of tensors that torch\.save wrote; found"),
+        ("a.xyz", b"\x80\2", r"ends in \.npy, .* found \.xyz\. Remedy: save the samples as"),
         ("a", b"", "found no suffix"),
     ],
 )

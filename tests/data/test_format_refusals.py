@@ -126,8 +126,11 @@ def test_shards_unlike_the_first_are_named(tmp_path: Path, array: np.ndarray) ->
 def test_a_folder_without_shards_says_what_is_in_it(tmp_path: Path) -> None:
     with pytest.raises(DataFileError, match=r"found an empty folder"):
         read_path(tmp_path)
+    (tmp_path / "notes.md").touch()
+    with pytest.raises(DataFileError, match=r"files ending in \.npy, \.npz, \.safetensors; found notes\.md"):
+        read_path(tmp_path)
     (tmp_path / "photo.jpg").touch()
-    with pytest.raises(DataFileError, match=r"files ending in \.npy, \.npz, \.safetensors; found photo\.jpg"):
+    with pytest.raises(DataFileError, match="expected arrays of numbers; found a folder of pictures"):
         read_path(tmp_path)
 
 
@@ -138,10 +141,12 @@ def test_a_folder_without_shards_says_what_is_in_it(tmp_path: Path) -> None:
         ([torch.zeros(3), torch.zeros(2)], r"`source\[1\]` must hold samples of shape \[3\] .* received \[2\]"),
         ([torch.zeros(3), torch.zeros(3).double()], r"received \[3\] and torch.float64"),
         ([(torch.zeros(3), 1), torch.zeros(3)], "received no label in item 1, unlike item 0"),
-        ([(torch.zeros(5, 3), torch.arange(5))], r"`source\[0\]` must hold x or \(x, integer label\)"),
+        ([(torch.zeros(5, 3), torch.rand(5))], r"`source\[0\]` must hold x or \(x, integer label\)"),
+        ([(torch.zeros(5, 3), torch.arange(4))], r"`source\[0\]` must hold x or \(x, integer label\)"),
         ([(torch.zeros(3), 0.5)], "received a label of type float"),
         ([0.1, 0.2], r"`source\[0\]` must hold tensors or NumPy arrays; received float"),
-        ([{"x": torch.zeros(3)}], "received dict"),
+        ([{"a": torch.zeros(3)}], "received a dict with a"),
+        ([{"x": torch.zeros(3), "image": torch.zeros(3)}], "must hold one sample, called image, img"),
         ([np.zeros(3, np.int32)], "received dtype int32"),
     ],
 )

@@ -12,7 +12,7 @@ import torch
 from refusals import refused
 
 from oracle_engine import DataFileError, OracleDataset, OracleEngine, ValueMap, analyse, load_dataset, stage_boundary
-from oracle_engine.data.values import float_map, picture_range
+from oracle_engine.data.values import float_map, picture_layout, picture_range
 
 
 @pytest.mark.parametrize(
@@ -152,3 +152,39 @@ def test_seeds_that_torch_does_not_take_are_refused(seed: Any, unchecked: None) 
 def test_devices_that_torch_cannot_use_are_refused(device: str) -> None:
     with refused("`device` must name a device torch can compute on here; received '"):
         OracleDataset(torch.zeros(3, 2)).to(device)
+
+
+@pytest.mark.parametrize(
+    ("shape", "layout"),
+    [
+        ((28, 28), "HW"),
+        ((3, 32, 32), "CHW"),
+        ((1, 8, 8), "CHW"),
+        ((4, 32, 32), "CHW"),
+        ((4, 4, 4), "CHW"),
+        ((16, 16, 16), "CHW"),
+        ((32, 32, 3), "HWC"),
+        ((28, 28, 1), "HWC"),
+        ((16, 24, 4), "HWC"),
+        ((3, 3, 3), None),
+        ((12,), None),
+        ((2, 3, 8, 8), None),
+    ],
+)
+def test_the_layout_of_pictures_is_recognised(shape: tuple[int, ...], layout: str | None) -> None:
+    assert picture_layout(shape) == layout
+
+
+def test_channels_that_come_last_are_told_and_kept() -> None:
+    points = torch.arange(5 * 8 * 8 * 3, dtype=torch.float64).reshape(5, 8, 8, 3).remainder(256).to(torch.uint8)
+    data = load_dataset(points.numpy())
+    assert data.sample_shape == (8, 8, 3)
+    words = "pictures [H, W, C] of 8 x 8 with 3 channels: queries have this layout too"
+    assert data.value_note == words
+    report = analyse(OracleEngine(data), times=[0.5], queries=4)
+    assert f"note: {words}" in report.format_table().splitlines()
+    assert OracleDataset(points.movedim(3, 1)).value_note is None
+    both = load_dataset(points.float() / 255).value_note
+    assert both is not None
+    assert both.startswith("the values look like pictures in [0, 1]")
+    assert both.endswith(words)

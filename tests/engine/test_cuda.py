@@ -352,4 +352,4 @@ def test_data_that_do_not_fit_are_refused_before_they_move(card: Side) -> None:
     # a view that repeats one row takes no memory where it is
     data.rows = replace(data.rows, stored=torch.zeros(1, 1 << 20, dtype=torch.uint8).expand(free // (1 << 20) + 9, -1))
     with pytest.raises(InputError, match=r"`device` must have .* GiB free for the data; received"):
-        OracleEngine(data, device="cuda")
+        OracleEngine(data, device="cuda", resident="all")

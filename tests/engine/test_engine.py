@@ -13,8 +13,8 @@ from engine_cases import X, twenty
 from refusals import refused
 from tolerances import assert_close
 
-from bench.memory import peak_extra_bytes
 from oracle_engine import OracleDataset, OracleEngine, load_dataset
+from oracle_engine.compare.memory import peak_extra_bytes
 from oracle_engine.kernels import native_library
 from oracle_engine.scans.backends import BACKENDS, Backend
 
@@ -86,7 +86,7 @@ def test_the_plan_can_be_read_before_any_work(engine: OracleEngine) -> None:
     assert plan.seconds > 0
     text = str(plan)
     assert [line.split()[0] for line in text.splitlines()] == [
-        *("data", "values", "batch", "backend", "route", "reason", "late", "memory", "cost", "expected"),
+        *("data", "values", "batch", "backend", "route", "reason", "late", "resident", "memory", "cost", "expected"),
     ]
     assert "OracleDataset('twenty', 20 x [4]" in text
     assert engine.backend_reason in text

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 from tolerances import assert_close
 
-from oracle_engine import InputError, OracleDataset, OracleEngine, PointGaussians, samplers
+from oracle_engine import (
+    DataFileError,
+    InputError,
+    Normalisation,
+    OracleDataset,
+    OracleEngine,
+    PointGaussians,
+    samplers,
+)
 from oracle_engine.engine import point_gaussians
 from oracle_engine.paths.paths import PATHS, coefficients, resolve_path
 
@@ -101,3 +112,40 @@ def test_what_cannot_be_used_is_refused(generator: torch.Generator, unchecked: N
         PointGaussians(means, stds, torch.arange(30) % 3).velocity(x, T, labels=5)
     with pytest.raises(InputError, match="noise or width"):
         PointGaussians(means, 0.0 * stds).velocity(x, 1.0)
+
+
+def save_moments(folder: Path, generator: torch.Generator) -> torch.Tensor:
+    """Write five latents as EDM2 does, and return their means and widths."""
+    moments = torch.randn(5, 8, 2, 2, generator=generator).abs()
+    (folder / "00000").mkdir()
+    for number, part in enumerate(moments):
+        np.save(folder / "00000" / f"img-mean-std-{number:08d}.npy", part.numpy())
+    listed = [[f"00000/img-mean-std-{number:08d}.npy", number % 2] for number in range(5)]
+    (folder / "dataset.json").write_text(str({"labels": listed}).replace("'", '"'))
+    return moments
+
+
+def test_a_folder_of_moments_is_read_with_its_labels_and_normalised(tmp_path: Path, generator: torch.Generator) -> None:
+    moments = save_moments(tmp_path, generator)
+    x = torch.randn(3, 4, 2, 2, generator=generator, dtype=torch.float64)
+    labels, t = torch.arange(5) % 2, torch.tensor([0.1, 0.4, 0.8])
+    plain = PointGaussians.from_moments(moments, labels)
+    found = PointGaussians.from_files(tmp_path, None)
+    assert torch.equal(found.velocity(x, t, labels=1), plain.velocity(x, t, labels=1))
+    # (mu, s) of (latent - mean) / std * multiplier
+    mean, std = torch.tensor([0.1, 0.2, 0.3, 0.4]), torch.tensor([1.0, 2.0, 3.0, 4.0])
+    scaled = PointGaussians.from_files(tmp_path, Normalisation(mean, std, 0.5))
+    means, stds = moments.double().chunk(2, 1)
+    scale = (0.5 / std.double())[:, None, None]
+    wanted = PointGaussians((means - mean.double()[:, None, None]) * scale, stds * scale, labels)
+    assert_close(scaled.denoiser(x, t), wanted.denoiser(x, t), "float64")
+
+
+def test_other_folders_and_widths_below_zero_are_refused(tmp_path: Path, generator: torch.Generator) -> None:
+    with pytest.raises(DataFileError, match="expected latents with means and widths, img-mean-std"):
+        PointGaussians.from_files(tmp_path, None)
+    save_moments(tmp_path, generator)
+    file = tmp_path / "00000" / "img-mean-std-00000002.npy"
+    np.save(file, -np.load(file))
+    with pytest.raises(DataFileError, match=r"img-mean-std-00000002\.npy: .*a standard deviation below 0"):
+        PointGaussians.from_files(tmp_path, None)

@@ -210,9 +210,10 @@ def test_precisions_that_a_backend_has_not_are_refused(options: dict[str, Any], 
 
 @pytest.mark.usefixtures("unchecked")
 def test_an_engine_needs_a_data_set() -> None:
-    points: Any = torch.zeros(3, 4)
-    with refused(r"`data` must be an OracleDataset; received Tensor. Remedy: use oracle_engine.load_dataset"):
-        OracleEngine(points)
+    with refused("`data` must be the name of a built-in set, a path, a tensor, an array or an iterable of samples"):
+        OracleEngine(3)
+    with refused(r"`data` must be a path that exists or a built-in set .* received 'nowhere'"):
+        OracleEngine("nowhere")
 
 
 @pytest.mark.usefixtures("unchecked")

@@ -9,17 +9,20 @@ import pytest
 import torch
 from closed_form import clusters, normal
 from rank_cases import on_ranks
+from shard_cases import leave_in_files, write_shards
 from tolerances import assert_close, assert_rows_close
 from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 
 import oracle_engine as oe
 from oracle_engine import InputError, OracleDataset, OracleEngine
+from oracle_engine.base.file_rows import FileRows
+from oracle_engine.data.sharded import rows_here
 
 # what was asked and which part of the answer, and the answer
 Answers = dict[tuple[str, str], Tensor]
 
-COUNT, DIM, CLASSES, BATCH = 200, 12, 9, 14
+COUNT, DIM, CLASSES, BATCH = 200, 12, 9, 36
 
 STATISTICS = ("log_density", "ess", "entropy", "variance", "top_weights")
 
@@ -88,6 +91,28 @@ def found(data: OracleDataset, tmp_path_factory: pytest.TempPathFactory) -> dict
     """The answers of every rank, for each number of ranks."""
     folder = tmp_path_factory.mktemp("ranks")
     return {count: on_ranks(folder, count, lambda rank: answers(oe.sharded(data), data)) for count in WORLDS}
+
+
+@pytest.mark.parametrize("labelled", [False, True])
+def test_shards_of_files_stay_in_them(
+    data: OracleDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, labelled: bool
+) -> None:
+    leave_in_files(monkeypatch, 20 * 8 * DIM)
+    files = write_shards(tmp_path / "files", data[:], data.labels if labelled else None)
+    oe.pack(files)
+    x, t = make_queries(data)
+    asked = {"labels": torch.arange(BATCH) % CLASSES} if labelled else {}
+
+    def work(rank: int) -> tuple[Tensor, bool]:
+        engine = oe.sharded(files)
+        held = rows_here(engine.data)
+        answer = engine.velocity(x, t, **asked)
+        return answer, all(isinstance(rows.stored, FileRows) for rows in held)
+
+    first, others = (on_ranks(tmp_path, count, work) for count in (1, 3))
+    assert all(stayed for _, stayed in first + others)
+    assert all(torch.equal(answer, first[0][0]) for answer, _ in others)
+    assert_rows_close(first[0][0], OracleEngine(oe.load_dataset(files)).velocity(x, t, **asked), "bar")
 
 
 def test_answers_are_those_of_one_process(data: OracleDataset, found: dict[int, list[Answers]]) -> None:

@@ -9,7 +9,7 @@ import pytest
 from safetensors.torch import save_file
 from torch import Tensor
 
-from oracle_engine.base import file_blocks, file_rows
+from oracle_engine.base import block_reader, file_rows
 from oracle_engine.data import samples
 
 
@@ -28,7 +28,7 @@ def write_shards(folder: Path, points: Tensor, labels: Tensor | None = None, cou
 def leave_in_files(monkeypatch: pytest.MonkeyPatch, block_bytes: int = 1000) -> None:
     """Leave samples in their files, and read them in blocks of so many bytes."""
     monkeypatch.setattr(samples, "READ_BYTES", 0)
-    monkeypatch.setattr(file_blocks, "BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(block_reader, "BLOCK_BYTES", block_bytes)
     monkeypatch.setattr(file_rows, "BLOCK_BYTES", block_bytes)
 
 

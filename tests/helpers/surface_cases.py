@@ -138,10 +138,11 @@ def points_of(shape: tuple[int, ...]) -> SearchStrategy[Callable[[Tensor], Form]
         kept(lambda x: x.movedim(0, -1).contiguous().movedim(-1, 0)),
         kept(lambda x: x.clone().requires_grad_()),
         kept(lambda x: torch.nn.Parameter(x.clone())),
+        kept(lambda x: x.numpy()),
+        kept(lambda x: x.numpy().astype(">f8")),
         kept(lambda x: x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x),
     ]
     wrong = [
-        kept(lambda x: x.numpy(), usual=False),
         kept(lambda x: x.tolist(), usual=False),
         refused(lambda x: torch.where(torch.arange(x.numel()).reshape(x.shape) == 1, torch.nan, x)),
         refused(lambda x: torch.where(torch.arange(x.numel()).reshape(x.shape) == 0, torch.inf, x)),

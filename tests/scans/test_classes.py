@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from inspect import unwrap
 from typing import Any
 
 import pytest
@@ -13,7 +12,7 @@ from tolerances import assert_close, assert_rows_close
 from torch import Tensor
 
 from oracle_engine import Guidance, OracleDataset, OracleEngine, path_sample
-from oracle_engine.kernels import native_library, segments_state
+from oracle_engine.kernels import native_library, posterior_state, segments_state
 from oracle_engine.kernels.native.scan import NativeScan
 from oracle_engine.scans.backends import BACKENDS
 
@@ -94,9 +93,9 @@ def test_one_native_scan_answers_all_classes(
 
 def test_half_precision_and_other_backends_go_span_by_span() -> None:
     backend = BACKENDS["native"]
-    assert unwrap(backend.run_segments("full")) is unwrap(segments_state)
-    assert unwrap(backend.run_segments("half")) is not unwrap(segments_state)
-    assert unwrap(replace(backend, segments=None).run_segments("full")) is not unwrap(segments_state)
+    assert backend.scanner("full").segments is segments_state
+    assert replace(backend, half=posterior_state).scanner("half").segments is not segments_state
+    assert replace(backend, segments=None).scanner("full").segments is not segments_state
 
 
 @pytest.mark.parametrize("labelled", [False, True])

@@ -9,7 +9,7 @@ from interruptions import interrupt_figures
 
 from oracle_engine import MissingDependencyError, OracleDataset, OracleEngine
 from oracle_engine.data.values import is_picture
-from oracle_engine.science.pictures import picture_frames, plane_frames
+from oracle_engine.science.pictures import colour_function, picture_frames, plane_frames, sheet_of
 from oracle_engine.science.stage_plots import stages_figure
 from oracle_engine.science.stage_report import StageReport
 from oracle_engine.science.stages import analyse
@@ -23,7 +23,15 @@ def report_of(shape: tuple[int, ...], generator: torch.Generator, times: list[fl
 
 @pytest.mark.parametrize(
     ("shape", "picture"),
-    [((8, 8), True), ((1, 8, 8), True), ((3, 8, 8), True), ((4, 8, 8), True), ((2,), False), ((), False)],
+    [
+        ((8, 8), True),
+        ((1, 8, 8), True),
+        ((3, 8, 8), True),
+        ((4, 8, 8), True),
+        ((8, 8, 3), True),
+        ((2,), False),
+        ((), False),
+    ],
 )
 def test_a_figure_of_every_kind_of_sample(
     shape: tuple[int, ...], picture: bool, generator: torch.Generator, tmp_path: Path
@@ -51,6 +59,17 @@ def test_pictures_fill_the_range_of_the_data(generator: torch.Generator) -> None
         assert bool(((part >= 0) & (part <= 1)).all())
     assert float(frames.samples.min()) < 0.05
     assert float(frames.samples.max()) > 0.95
+
+
+def test_pictures_with_channels_last_are_the_same_pictures(generator: torch.Generator) -> None:
+    points = torch.rand(12, 3, 8, 6, generator=generator)
+    sheets = [sheet_of(part[:4], part) for part in (points, points.movedim(1, 3))]
+    assert torch.equal(sheets[0], sheets[1])
+    shown = [colour_function(part)(part[:4]) for part in (points, points.movedim(1, 3))]
+    assert torch.equal(shown[0], shown[1])
+    strip = report_of((8, 6, 3), generator).strip
+    assert strip is not None
+    assert picture_frames(strip).denoised.shape == (6, len(strip.times), 8, 6, 3)
 
 
 def test_planes_show_the_directions_that_vary_most(generator: torch.Generator) -> None:

@@ -13,7 +13,7 @@ from ..operands import shared_bound
 from ..tiles import DigitConfig, FusedConfig, ScoreConfig, WeighConfig
 from ..weights import WEIGHTS_WARPS
 from .figures import Number, Step, operand_kilobytes
-from .jobs import TARGETS, Job, source_of
+from .jobs import COMPENSATED, TARGETS, Job, source_of
 from .machine_code import COPIES, MATRIX, amd_code, nvidia_code
 from .machines import MACHINES
 
@@ -91,7 +91,9 @@ def warps_of(job: Job) -> int:
 
 def compile_job(job: Job) -> Compilation:
     """Compile `job` and count in its machine code; errors of the compiler are passed on."""
-    options = {"num_warps": warps_of(job), "num_stages": job.config.stages, "enable_fp_fusion": True}
+    # what rounding leaves over is found by operations that must not be joined
+    fused = job.kernel not in COMPENSATED
+    options = {"num_warps": warps_of(job), "num_stages": job.config.stages, "enable_fp_fusion": fused}
     compiled = triton.compile(source_of(job), target=TARGETS[job.target][0], options=options)
     shared, races = compiled.metadata.shared, len(re.findall(r"\batomic_rmw f", compiled.asm["ttir"]))
     if "cubin" in compiled.asm:

@@ -12,6 +12,13 @@ from triton.compiler import ASTSource
 
 from ..candidates import candidates_kernel
 from ..combine import COMBINE_BLOCK, combine_kernel
+from ..compensate import (
+    COMPENSATED_TILE,
+    based_kernel,
+    compensate_kernel,
+    compensated_slots_kernel,
+    compensated_spread_kernel,
+)
 from ..devices import Device
 from ..finish import SHARE_BLOCK, STATE_BLOCK, state_kernel
 from ..fused import fused_kernel
@@ -25,7 +32,7 @@ from ..partition import PARTITION_QUERIES, TILE_BLOCK, Law, partition_kernel
 from ..query_operand import QUERY_BLOCK, QUERY_WARPS, query_digits_kernel, query_parts_kernel, shift_kernel
 from ..rescore import RESCORE_TILE, rescore_kernel, spread_kernel
 from ..rescore_list import EVERY, ORDER_BLOCK, order_kernel
-from ..rescore_top import distance_kernel
+from ..rescore_top import TOP_BLOCK, distance_kernel
 from ..running_sums import MOST_PARTS, SUM_QUERIES, SUM_TILES, TOTAL_BLOCK, add_kernel
 from ..tables import TABLES, table_name
 from ..tiles import AnyConfig, DigitConfig, FusedConfig, ScoreConfig, Tile, WeighConfig
@@ -79,6 +86,7 @@ TYPES = {
     "p_spans": "*i64",
     "p_table": "*i32",
     "p_candidate": "*i64",
+    "p_named": "*i64",
     "p_row_out": "*i64",
     "p_counts": "*i32",
     "first_row": "i64",
@@ -90,9 +98,10 @@ TYPES = {
 SCORES = ("score", "digits")
 PRODUCTS = (*SCORES, "dense", "listed", "fused")
 
-# kernels that compute in float64
+# kernels that compute in twice the digits of float64, and all that compute in float64
+COMPENSATED = ("compensate", "compensated spread", "compensated slots", "based")
 DOUBLE = (
-    *("distance", "rescore", "spread", "one read"),
+    *("distance", "rescore", "spread", "one read", *COMPENSATED),
     *("partition", "add", "state", "variance", "parts", "split digits", "combine"),
 )
 
@@ -105,6 +114,9 @@ SINGLE = {
     "p_slope": "",
     "p_shares": "",
 }
+
+# arguments that are numbers with a fraction
+NUMBERS = ("reach", "scale", "scale_rest", "scale_last", "offset", "offset_rest", "offset_last")
 
 # matrix instructions of each target on whole numbers
 INTEGER = {"sm_80": ("IMMA",), "sm_90": ("IGMMA", "IMMA"), "sm_100": ("UTCIMMA",), "gfx942": ("MFMA_I8",)}
@@ -206,6 +218,8 @@ def _rescoring(target: str) -> Iterator[Job]:
     for stored in dict.fromkeys(dtype for dtypes in STORED.values() for dtype in dtypes):
         for kernel in ("distance", "rescore", "spread"):
             yield Job(target, kernel, stored, RESCORE_TILE)
+        for kernel in ("compensate", "compensated spread", "compensated slots"):
+            yield Job(target, kernel, stored, COMPENSATED_TILE)
         if target in ONE_READ_ARCHITECTURES and stored.itemsize > 1:
             yield Job(target, "one read", stored, one_read_tile(ONE_READ_DIM))
     for stored in (torch.float16, torch.bfloat16):
@@ -214,6 +228,7 @@ def _rescoring(target: str) -> Iterator[Job]:
         yield Job(target, "combine", stored, RESCORE_TILE)
     yield Job(target, "split digits", torch.uint8, QUERY_TILE)
     yield Job(target, "prefix", torch.float32, RESCORE_TILE)
+    yield Job(target, "based", torch.float32, replace(COMPENSATED_TILE, warps=1))
     for kernel in ("shift", "partition", "add", "state", "variance", "candidates", "panels", "order"):
         yield Job(target, kernel, torch.float32, RESCORE_TILE)
 
@@ -240,6 +255,7 @@ def subset() -> list[Job]:
     rescoring = [
         chosen[key] for key in (("distance", "fp32"), ("rescore", "u8"), ("spread", "fp16"), ("order", "fp32"))
     ]
+    rescoring += [chosen[key] for key in (("compensate", "fp16"), ("compensated slots", "u8"), ("based", "fp32"))]
     rescoring += [chosen[key] for key in (("parts", "bf16"), ("combine", "fp16"), ("split digits", "u8"))]
     rescoring += [chosen[key, "fp32"] for key in ("shift", "partition", "add", "state")]
     return [*few, chosen["digits", "u8"], fused, *rescoring, *firsts.values()]
@@ -275,7 +291,7 @@ def _type_of(name: str, job: Job) -> str:
         return "*fp32"
     if name.startswith("p_") and job.kernel in DOUBLE:
         return TYPES.get(name, "*fp64")
-    if (job.kernel == "partition" and name in Law._fields) or name in ("scale", "scale_rest"):
+    if (job.kernel == "partition" and name in Law._fields) or name in NUMBERS:
         return "fp32"
     return TYPES.get(name, "*fp32" if name.startswith("p_") else "i32")
 
@@ -295,6 +311,7 @@ def _kernel_of(job: Job) -> tuple[Any, dict[str, Any]]:
     tile = {"BLOCK_N": config.block_n, "BLOCK_B": config.block_b}
     every = {"EVERY": config.every, "DESCRIBED": job.described} if isinstance(config, Tile) else {}
     rescored = {"BLOCK_N": config.block_n, "BLOCK_D": config.block_d}
+    given = {"WEIGHTED": True, "CENTRED": False, **rescored}
     read = {"RANGES": 1, "UNIT": RESCORE_TILE.block_n, "STAGES": config.stages}
     # one label per query is the usual number of excluded ranges; weights add a load
     segmented = {"SEGMENTED": job.segmented}
@@ -318,6 +335,10 @@ def _kernel_of(job: Job) -> tuple[Any, dict[str, Any]]:
         "distance": (distance_kernel, {"WEIGHTED": True, **rescored}),
         "rescore": (rescore_kernel, {"WEIGHTED": True, "MEAN": True, **rescored}),
         "spread": (spread_kernel, {"WEIGHTED": True, **rescored}),
+        "compensate": (compensate_kernel, {**given, "MEAN": True}),
+        "compensated spread": (compensated_spread_kernel, given),
+        "compensated slots": (compensated_slots_kernel, given),
+        "based": (based_kernel, {"BLOCK": TOP_BLOCK}),
         "one read": (one_read_kernel, {**read, "WEIGHTED": True, "MEAN": True, **rescored}),
         "parts": (
             query_parts_kernel,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ..tables import KINDS, TABLES, table_name
 from ..tiles import WeighConfig
 from .figures import FEW_QUERIES, Number
-from .jobs import KERNEL_NAMES, Job
+from .jobs import COMPENSATED, KERNEL_NAMES, Job
 
 # queries of a batch from which on the matrix unit sets the pace, and operands must not crowd the cache
 MANY_QUERIES = 128
@@ -64,6 +64,7 @@ LIMITS = (
     Limit("spills", 32, "the tile that was fastest on an H100", ("sm_90",), ("dense",), BYTES),
     Limit("spills", 4, "outside of the loop", ("sm_100",), ("finish", "score")),
     Limit("spills", 36, DOUBLE, kernels=("one read",)),
+    Limit("spills", 4, "few, for one more program a multiprocessor", ("sm_80", "sm_90"), COMPENSATED),
     Limit("spills", 0, "registers in memory take its time"),
     Limit("unguarded", 0, "another warp group may still read what is written"),
     Limit("outside", 0, "sums of whole numbers are exact", kernels=("digits",)),

@@ -1,29 +1,11 @@
 // One pass over posterior means: what answers are made of them, and how long both are.
 #include <cmath>
 
-#include "mix.hpp"
+#include "combine.hpp"
 #include "threads.hpp"
 
 namespace oracle {
 namespace {
-
-struct CombinationView {
-    const double *x, *mean;              // [B, D]
-    const double *alpha, *direct, *gap;  // [B]
-    double scale;
-    const double* base;  // [D]
-    int64_t batch, dim;
-};
-
-template <class Out>
-void combine(const CombinationView& of, int64_t b, Out* out) {
-    const double alpha = of.alpha[b], direct = of.direct[b], gap = of.gap[b];
-    const double *x = of.x + b * of.dim, *mean = of.mean + b * of.dim;
-    for (int64_t d = 0; d < of.dim; ++d) {
-        const double value = of.scale * mean[d] + of.base[d];
-        out[d] = static_cast<Out>(direct * value + gap * (x[d] - alpha * value));
-    }
-}
 
 // sums that are taken side by side, so that they fit vectors
 constexpr int kSums = 8;
@@ -47,12 +29,6 @@ Norms norms_of(const CombinationView& of, int64_t b) {
     for (; d < of.dim; ++d) add(d, 0);
     for (int k = 1; k < kSums; ++k) answers[0] += answers[k], means[0] += means[k];
     return {std::sqrt(answers[0]), std::sqrt(means[0])};
-}
-
-template <class Out>
-void combine_all(const CombinationView& of, Out* out, int threads) {
-#pragma omp parallel for num_threads(threads) schedule(static) if (of.batch * of.dim > kWorthSharing)
-    for (int64_t b = 0; b < of.batch; ++b) combine(of, b, out + b * of.dim);
 }
 
 }  // namespace

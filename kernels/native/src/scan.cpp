@@ -1,10 +1,10 @@
 // The exact scan: begun once, fed spans of rows, and finished; every step is one parallel region at most.
 #include <cstdlib>
-#include <memory>
 #include <new>
 #include <vector>
 
 #include "finish.hpp"
+#include "steps.hpp"
 #include "sums.hpp"
 #include "worker.hpp"
 
@@ -14,14 +14,6 @@ namespace {
 // values of queries from which on their preparation and their merge are shared: on a busy machine every parallel region
 // waits for a core
 constexpr int64_t kWorthThreads = 1 << 18;
-
-// What is kept from call to call.
-class Steps {
-  public:
-    virtual ~Steps() = default;
-    virtual void add(int64_t start, int64_t stop) = 0;
-    virtual void finish(ScanAsked& asked) = 0;
-};
 
 template <class Real>
 class Scan : public Steps {
@@ -130,12 +122,13 @@ class Scan : public Steps {
     }
 };
 
+}  // namespace
+
 std::unique_ptr<Steps> begun(const ScanAsked& asked) {
     if (asked.rounding->wide) return std::make_unique<Scan<double>>(asked);
     return std::make_unique<Scan<float>>(asked);
 }
 
-}  // namespace
 }  // namespace oracle
 
 using oracle::ScanAsked;

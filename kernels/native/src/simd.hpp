@@ -160,6 +160,32 @@ ORACLE_INLINE float widened(Half value) {
 #endif
 }
 
+// A float64 number in another dtype; numbers of 16 bits by way of float32, as torch has them.
+template <class T>
+ORACLE_INLINE T narrowed(double value) {
+    return static_cast<T>(value);
+}
+template <>
+inline __attribute__((always_inline)) Brain narrowed<Brain>(double value) {
+    const float single = static_cast<float>(value);
+    uint32_t bits;
+    std::memcpy(&bits, &single, sizeof bits);
+    // to the nearest, to the even one of two; what is no number stays none
+    const uint32_t rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+    return {static_cast<uint16_t>(single == single ? rounded : 0x7fc0)};
+}
+template <>
+inline __attribute__((always_inline)) Half narrowed<Half>(double value) {
+#if defined(__F16C__)
+    return {static_cast<uint16_t>(_cvtss_sh(static_cast<float>(value), 0))};
+#else
+    const _Float16 half = static_cast<_Float16>(static_cast<float>(value));
+    Half found;
+    std::memcpy(&found.bits, &half, sizeof found);
+    return found;
+#endif
+}
+
 // The next vector of stored values as Real; the compiler turns the loop into its widening loads.
 template <class Real, class Stored>
 ORACLE_INLINE Vector<Real> load_widened(const Stored* at) {

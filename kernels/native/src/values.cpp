@@ -1,26 +1,6 @@
 // Values of any floating dtype in float64, and whether all of them are finite.
-#include "problem.hpp"
 #include "threads.hpp"
-
-namespace oracle {
-namespace {
-
-// Returns whether all values are finite: of one that is not, the difference to itself is no number.
-template <class T>
-bool widen(const T* values, int64_t count, double* out) {
-    double rest = 0.0;
-    for (int64_t i = 0; i < count; ++i) out[i] = static_cast<double>(widened(values[i]));
-    Vector<double> strange = {};
-    constexpr int64_t W = Simd<double>::lanes;
-    int64_t i = 0;
-    for (; i + W <= count; i += W) strange += load(out + i) - load(out + i);
-    for (; i < count; ++i) rest += out[i] - out[i];
-    for (int lane = 0; lane < W; ++lane) rest += strange[lane];
-    return rest == 0.0;
-}
-
-}  // namespace
-}  // namespace oracle
+#include "widen.hpp"
 
 // out, [count], becomes `values` of the dtype `storage`. Returns 0, or 1 where one of them is not finite.
 ORACLE_EXPORT int oracle_widen(const void* values, int64_t storage, int64_t count, double* out) {

@@ -14,9 +14,9 @@ from oracle_engine.kernels.common.work import Work
 from oracle_engine.kernels.gpu.finish import Finish
 from oracle_engine.kernels.gpu.limits import DEFAULT_LIMITS, ScanLimits
 from oracle_engine.kernels.gpu.query_operand import Measured
-from oracle_engine.kernels.gpu.rescore import Rescored
 from oracle_engine.kernels.gpu.rescore_list import EVERY, RescoreList
 from oracle_engine.kernels.gpu.rescore_top import rescored_top
+from oracle_engine.kernels.gpu.rescored import Rescored
 from oracle_engine.kernels.gpu.running_sums import RunningSums
 from oracle_engine.kernels.gpu.weights import ListedPairs
 
@@ -36,9 +36,10 @@ def state_of(work: Work, rescore_list: RescoreList, limits: ScanLimits) -> Poste
     zeros = torch.zeros(6, batch, dtype=torch.float64)
     measured = Measured(torch.zeros(batch), torch.zeros(batch), zeros[:3])
     sums = RunningSums(zeros, zeros[None, :4], zeros[0], zeros.new_zeros(batch, work.rows.dim))
-    state = Finish(work, measured, sums, Rescored.of(work, rescore_list)).state()
-    top = rescored_top(work, rescore_list, reads_values=True, limits=limits)
-    return replace(state, top_logits=top.logits, top_rows=top.rows, top_rest=torch.zeros_like(top.logits))
+    rescored = Rescored.of(work, rescore_list)
+    state = Finish(work, measured, sums, rescored).state()
+    top = rescored_top(rescored, reads_values=True, limits=limits)
+    return replace(state, top_logits=top.logits, top_rows=top.rows, top_rest=top.rest)
 
 
 def compare(work: Work, rescore_list: RescoreList, chosen: Tensor, limits: ScanLimits = DEFAULT_LIMITS) -> None:

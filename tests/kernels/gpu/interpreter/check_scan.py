@@ -17,8 +17,8 @@ from oracle_engine.kernels import Span, Wanted, prepare_rows, reference_state
 from oracle_engine.kernels.common.work import Work
 from oracle_engine.kernels.gpu import configs, scan
 from oracle_engine.kernels.gpu.devices import Device
-from oracle_engine.kernels.gpu.rescore import Rescored
 from oracle_engine.kernels.gpu.rescore_list import RescoreList
+from oracle_engine.kernels.gpu.rescored import Rescored
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -1,0 +1,156 @@
+"""Sums over the samples to rescore of every query, in twice the digits of float64 where their gaps ask for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ...base.arrays import Float64, Int64, Tensor
+from ..common.rows import Rows
+from ..common.work import Work
+from .compensate import COMPENSATED_TILE, compensate_kernel, compensated_slots_kernel, compensated_spread_kernel
+from .given import GivenOperand
+from .rescore import RESCORE_TILE, rescore_kernel, slice_width, spread_kernel
+from .rescore_list import RescoreList, programs
+
+# bytes that the sums of the shares of a query may take together, where there is more than one
+SHARE_BYTES = 64 << 20
+
+
+@dataclass(frozen=True)
+class Rescored:
+    """Sums over the samples to rescore, a part of them in each share; what no sample of a share reaches is unspecified.
+
+    sums: [4, S, B] float64: the largest logit l of a share, less the base, -inf where it has no sample, and the sums of
+    w, w^2 and w (l - largest) with w = exp(l - largest). means: [S, B, D] float64, of w times the rows less the centre,
+    or [S, B, 0]. best: the largest logit of all shares in float64, [B]. base: the same where its gaps to others have
+    digits that float64 lacks, zero elsewhere, [B]. rescore_list: whose samples these are. work: what they are rescored
+    for.
+    """
+
+    sums: Float64[Tensor, "4 S B"]
+    means: Float64[Tensor, "S B E"]
+    best: Float64[Tensor, "B"]
+    base: Float64[Tensor, "B"]
+    rescore_list: RescoreList
+    work: Work
+
+    @classmethod
+    def of(cls, work: Work, rescore_list: RescoreList) -> Rescored:
+        """Return the sums over the samples on a rescore list; no synchronisation.
+
+        work: rows, queries, the span that the samples lie in, and what is wanted. rescore_list: for every query.
+        Costs a float64 pass over the rows of each query, twice with the mean. Memory is 8 D bytes for each program.
+        """
+        batch, mean = len(work.query), work.wanted.mean
+        shares = share_count(batch, rescore_list.width, work.rows.dim)
+        sums = torch.empty(0, dtype=torch.float64, device=work.rows.device).new_empty(4, shares, batch)
+        means = sums.new_empty(shares, batch, work.rows.dim if mean else 0)
+        rescore_kernel[(batch, shares)](
+            *_before(work, rescore_list), sums, means, *_after(work, rescore_list), MEAN=mean, **_constants(work)
+        )
+        return cls.compensated(work, rescore_list, sums, means)
+
+    @classmethod
+    def compensated(
+        cls, work: Work, rescore_list: RescoreList, sums: Float64[Tensor, "4 S B"], means: Float64[Tensor, "S B E"]
+    ) -> Rescored:
+        """Return sums in float64, those of some queries taken once more in twice the digits; no synchronisation.
+
+        work, rescore_list: what was rescored. sums, means: of it, relative to no base; they change in place.
+        Costs nothing for queries whose logits float64 holds, else another pass over their rows.
+        """
+        best, (_, shares, batch) = sums[0].amax(0), sums.shape
+        base = torch.empty_like(best)
+        compensate_kernel[(batch, shares)](
+            *_before(work, rescore_list), *GivenOperand.of(work).pointers(best), base, sums, means,
+            *_after(work, rescore_list), *GivenOperand.of(work).numbers, MEAN=work.wanted.mean, **_twice(work),
+        )  # fmt: skip
+        return cls(sums, means, best, base, rescore_list, work)
+
+    def spread(
+        self, lse: Float64[Tensor, "B"], lse_rest: Float64[Tensor, "B"], mean: Float64[Tensor, "B D"]
+    ) -> Float64[Tensor, "S B"]:
+        """Return the sums of exp(l - lse) |r - mean|^2 over the samples of each share, [S, B]; no synchronisation.
+
+        lse, lse_rest: [B] float64, the log-partition and what float64 cut off it. mean: [B, D] float64.
+        Costs a float64 pass over the rows of each query, twice.
+        """
+        _, shares, batch = self.sums.shape
+        before, after = _before(self.work, self.rescore_list), _after(self.work, self.rescore_list)
+        given, out = GivenOperand.of(self.work), self.sums.new_empty(shares, batch)
+        spread_kernel[(batch, shares)](*before, lse, mean, out, *after, **_constants(self.work))
+        compensated_spread_kernel[(batch, shares)](
+            *before, *given.pointers(self.best), lse, lse_rest, mean, out, *after, *given.numbers, **_twice(self.work)
+        )
+        return out
+
+    def sharpen(self, logits: Float64[Tensor, "B room"], named: Int64[Tensor, "B room"]) -> None:
+        """Take the logits of the rows in `named`, -1 for none, relative to the base; no synchronisation.
+
+        logits: in float64, relative to no base; they change in place. Costs a pass over the rows of the queries whose
+        gaps float64 does not hold.
+        """
+        rows, query, given, (batch, room) = self.work.rows, self.work.query, GivenOperand.of(self.work), named.shape
+        log_weights = rows.half_norms if rows.log_weights is None else rows.log_weights
+        compensated_slots_kernel[(batch, programs(batch, room, COMPENSATED_TILE.block_n))](
+            rows.stored, query.point.contiguous(), rows.centre, query.alpha.contiguous(),
+            query.inverse_variance.contiguous(), log_weights, named, *given.pointers(self.best), logits, room, rows.dim,
+            rows.stored.stride(0), *given.numbers, **_twice(self.work),
+        )  # fmt: skip
+
+
+def _before(work: Work, rescore_list: RescoreList) -> tuple[Tensor, ...]:
+    rows, query = work.rows, work.query
+    log_weights = rows.half_norms if rows.log_weights is None else rows.log_weights
+    return (
+        rows.stored, query.point.contiguous(), rows.centre, query.alpha.contiguous(),
+        query.inverse_variance.contiguous(), log_weights, rescore_list.first, rescore_list.count,
+        query.excluded.contiguous(),
+    )  # fmt: skip
+
+
+def _after(work: Work, rescore_list: RescoreList) -> tuple[int, ...]:
+    span, rows = work.span, work.rows
+    return (
+        len(work.query), span.start, span.stop, rescore_list.first.shape[1], rescore_list.run, rows.dim,
+        rows.stored.stride(0), work.query.excluded.shape[1],
+    )  # fmt: skip
+
+
+def _constants(work: Work) -> dict[str, Any]:
+    return {
+        "WEIGHTED": work.rows.log_weights is not None,
+        "BLOCK_N": RESCORE_TILE.block_n,
+        "BLOCK_D": slice_width(work.rows.dim),
+        "num_warps": RESCORE_TILE.warps,
+        "enable_fp_fusion": True,
+    }
+
+
+def _twice(work: Work) -> dict[str, Any]:
+    twice = {"BLOCK_D": _width(work.rows), "num_warps": COMPENSATED_TILE.warps, "enable_fp_fusion": False}
+    return {**_constants(work), "CENTRED": work.query.given is None, **twice}
+
+
+def _width(rows: Rows) -> int:
+    return min(COMPENSATED_TILE.block_d, slice_width(rows.dim))
+
+
+def share_count(batch: int, listed: int, dim: int) -> int:
+    """Return how many programs share the rows to rescore of each of `batch` queries.
+
+    listed: room of a list. dim: D.
+    """
+    return min(programs(batch, listed, RESCORE_TILE.block_n), max(1, SHARE_BYTES // (8 * batch * dim)))
+
+
+def rescore_memory(rows: Rows, batch: int, listed: int) -> int:
+    """Return the most bytes that rescoring needs.
+
+    rows: of the data set. batch: number of queries. listed: room of the list of a query.
+    """
+    shares = share_count(batch, listed, rows.dim)
+    return 8 * batch * (listed + shares * (rows.dim + 4))

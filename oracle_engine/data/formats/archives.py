@@ -1,0 +1,118 @@
+"""Pictures in zip archives and in tars, those of webdataset among them."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+import zipfile
+from collections.abc import Iterator, Sequence
+from functools import lru_cache, partial
+from pathlib import Path, PurePosixPath
+
+from ...base.errors import bad_file
+from .label_files import LABELS_FILE, by_name
+from .pictures import Opener, Pictures, is_picture_name, pictures_among
+from .reading import reading
+
+TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+# the end of the name of a file of webdataset that holds the class of the picture beside it
+CLASS_SUFFIX = ".cls"
+
+
+def zip_names(path: Path) -> tuple[str, ...]:
+    """Return the names in a zip archive, or none where it is damaged."""
+    found = path.stat()
+    return _zip_names(path.absolute(), found.st_size, found.st_mtime_ns)
+
+
+@lru_cache(maxsize=4)
+def _zip_names(path: Path, size: int, modified: int) -> tuple[str, ...]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return tuple(archive.namelist())
+    except (zipfile.BadZipFile, OSError, ValueError):
+        return ()
+
+
+def zipped_pictures(path: Path) -> Pictures:
+    """Return the pictures of a zip archive, in the order of their names, with the labels of dataset.json, if any.
+
+    path: the archive. Raises DataFileError where it is damaged or holds no picture.
+    """
+    with reading(path, "a zip archive of pictures"), zipfile.ZipFile(path) as archive:
+        found = sorted(archive.namelist(), key=lambda name: PurePosixPath(name).parts)
+        lists = [name for name in found if PurePosixPath(name).name == LABELS_FILE]
+        listed = by_name(path / lists[0], archive.read(lists[0]).decode("utf-8-sig")) if len(lists) == 1 else None
+    names = pictures_among(path, found)
+    return Pictures(path, names, partial(_unzipped, path, names), [path], listed)
+
+
+def _unzipped(path: Path, names: Sequence[str]) -> Iterator[Opener]:
+    with reading(path, "a zip archive of pictures"), zipfile.ZipFile(path) as archive:
+        for name in names:
+            yield partial(io.BytesIO, archive.read(name))
+
+
+def tarred_pictures(path: Path) -> Pictures:
+    """Return the pictures of a tar, or of all tars of a folder, in the order in which they lie there.
+
+    path: a tar, compressed or not, or a folder of tars. A file that is named like a picture but ends in .cls, as
+    webdataset writes them, holds its class, an integer; a dataset.json holds the labels of all.
+    Raises DataFileError where a tar is damaged or holds no picture, and where only some pictures have a class.
+    """
+    files = tar_files(path) if path.is_dir() else [path]
+    names: list[str] = []
+    texts: dict[str, bytes] = {}
+    for file in files:
+        with reading(file, "a tar of pictures"), tarfile.open(file, "r:*") as archive:
+            for part in archive:
+                if part.isfile():
+                    names.append(part.name)
+                    if part.name.endswith(CLASS_SUFFIX) or PurePosixPath(part.name).name == LABELS_FILE:
+                        texts[part.name] = _content(archive, part)
+    kept = pictures_among(path, names)
+    lists = [name for name in texts if not name.endswith(CLASS_SUFFIX)]
+    listed = by_name(path / lists[0], texts[lists[0]].decode("utf-8-sig")) if len(lists) == 1 else None
+    classes = {_stem(name): text for name, text in texts.items() if name.endswith(CLASS_SUFFIX)}
+    own = _classes(path, kept, classes) if classes else None
+    return Pictures(path, kept, partial(_untarred, files), files, listed, own)
+
+
+def tar_files(folder: Path) -> list[Path]:
+    """Return the tars of a folder, in the order of their names."""
+    return sorted(file for file in folder.iterdir() if is_tar_name(file.name) and file.is_file())
+
+
+def is_tar_name(name: str) -> bool:
+    """Return whether a file of this name is taken for a tar."""
+    return name.lower().endswith(TAR_SUFFIXES) and not name.startswith(".")
+
+
+def _untarred(files: Sequence[Path]) -> Iterator[Opener]:
+    for file in files:
+        with reading(file, "a tar of pictures"), tarfile.open(file, "r:*") as archive:
+            for part in archive:
+                if part.isfile() and is_picture_name(part.name) and not part.name.startswith("__MACOSX/"):
+                    yield partial(io.BytesIO, _content(archive, part))
+
+
+def _content(archive: tarfile.TarFile, part: tarfile.TarInfo) -> bytes:
+    stream = archive.extractfile(part)
+    return b"" if stream is None else stream.read()
+
+
+def _classes(path: Path, names: Sequence[str], classes: dict[str, bytes]) -> list[int]:
+    labels = []
+    for name in names:
+        text = classes.get(_stem(name))
+        if text is None or not text.strip().isdigit():
+            found = "none" if text is None else repr(text[:20])
+            raise bad_file(path, f"an integer in {_stem(name)}{CLASS_SUFFIX}", found, "write a class beside every one")
+        labels.append(int(text))
+    return labels
+
+
+def _stem(name: str) -> str:
+    """Return the name up to the first dot of its last part, which the files of a sample share in webdataset."""
+    folder, mark, last = name.rpartition("/")
+    return f"{folder}{mark}{last.partition('.')[0]}"

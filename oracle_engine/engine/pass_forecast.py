@@ -1,0 +1,123 @@
+"""What a pass over samples that are streamed takes, from rates that are measured on the samples themselves."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import torch
+
+from ..base.block_reader import BlockReader
+from ..base.file_rows import BLOCK_BYTES, FileRows
+from ..base.lanes import lane_of
+from ..base.sizes import in_words
+from ..data.dataset import OracleDataset
+
+if TYPE_CHECKING:
+    from .engine import OracleEngine
+
+# blocks that are read to learn the rate, and how often a scan or a copy is timed
+READ_BLOCKS, RUNS = 3, 3
+# the time of the queries that are timed: many samples have weight, which is dear
+TIME = 0.1
+
+
+@dataclass(frozen=True)
+class PassForecast:
+    """What a pass takes for a batch of queries; rates are bytes of samples a second, measured just now.
+
+    size: bytes of a pass. read: at which a thread reads them, from the disk or from what the system keeps of it, or
+    None where they are scanned in place. copy: at which they come to the device, or None where they are scanned on the
+    host. scan: at which they are scanned for the batch, early in t. seconds: of a pass, whose parts overlap but for the
+    first block of each.
+    """
+
+    size: int
+    read: float | None
+    copy: float | None
+    scan: float
+    seconds: float
+
+    def __str__(self) -> str:
+        """Return the seconds and the rates in words."""
+        rates = {"read": self.read, "copied": self.copy, "scanned": self.scan}
+        words = ", ".join(f"{name} at {in_words(rate)}/s" for name, rate in rates.items() if rate is not None)
+        return f"{self.seconds:,.3g} s for {in_words(self.size)}: {words}; timed now"
+
+
+def forecast_pass(engine: OracleEngine, batch: int) -> PassForecast | None:
+    """Return what a pass of `engine` for `batch` queries takes, or None where its samples are not streamed.
+
+    Costs a read of a few blocks, a copy of one, and a few scans of one.
+    """
+    stored = engine.data.rows.stored
+    if not isinstance(stored, FileRows):
+        return None
+    block = min(stored.nbytes, stored.block_bytes or BLOCK_BYTES)
+    read, scan = read_rate(stored), scan_rate(engine, batch)
+    copy = copy_rate(stored.device, block) if stored.device.type == "cuda" else None
+    rates = [rate for rate in (read, copy, scan) if rate is not None]
+    # the slowest part sets the pace once the first block has passed through the others
+    first = sum(block / rate for rate in rates) - block / min(rates)
+    return PassForecast(stored.nbytes, read, copy, scan, stored.nbytes / min(rates) + first)
+
+
+def read_rate(stored: FileRows) -> float | None:
+    """Return the bytes a second at which blocks are read and brought in order, or None where they are used in place.
+
+    Reads the first READ_BLOCKS blocks.
+    """
+    with closing(BlockReader(stored, None)) as reader:
+        memory = torch.empty(reader.size * reader.row_bytes, dtype=torch.uint8)
+        # what the system has to find memory for at first
+        memory.fill_(0)
+        if stored.device.type == "cpu" and reader.in_place(next(reader.asked())) is not None:
+            return None
+        start, count = time.perf_counter(), 0
+        for asked in islice(reader.asked(), READ_BLOCKS):
+            reader.read(asked, memory)
+            count += len(asked) * reader.row_bytes
+        return count / (time.perf_counter() - start)
+
+
+def copy_rate(device: torch.device, block_bytes: int) -> float:
+    """Return the bytes a second at which a block of so many bytes comes from pinned memory to a CUDA device."""
+    with closing(lane_of(block_bytes, device)) as lane:
+        index, values = torch.zeros(1, dtype=torch.int64), lane.memory(0)
+
+        def copy() -> None:
+            lane.send(0, index, values, []).copied.synchronize()
+
+        return block_bytes / _best_seconds(copy)
+
+
+def scan_rate(engine: OracleEngine, batch: int) -> float:
+    """Return the bytes a second at which `engine` scans samples for `batch` queries, those of one block of its rows."""
+    data, stored = engine.data, engine.data.rows.stored
+    count = max(1, min(len(data), BLOCK_BYTES * len(data) // stored.nbytes))
+    some = stored[:count].reshape(count, *data.sample_shape)
+    few = OracleDataset(some, value_map=data.value_map)
+    timed = type(engine)(few, engine.path, backend=engine.backend, precision=engine.precision, mode="exact")
+    own = few[torch.arange(batch) % count]
+    noise = torch.randn(own.shape, generator=torch.Generator().manual_seed(0)).to(own)
+    x = TIME * own + (1.0 - TIME) * noise
+    timed.velocity(x[:1], TIME)
+
+    def scan() -> None:
+        # reading a value waits for the device
+        timed.velocity(x, TIME).reshape(-1)[0].item()
+
+    return some.nbytes / _best_seconds(scan)
+
+
+def _best_seconds(run: Callable[[], object]) -> float:
+    best = float("inf")
+    for _ in range(RUNS):
+        start = time.perf_counter()
+        run()
+        best = min(best, time.perf_counter() - start)
+    return best

@@ -1,0 +1,115 @@
+"""Queries in arrays of other libraries get the answers of tensors, in arrays of the same library."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from refusals import refused
+from torch.utils.dlpack import from_dlpack
+
+import oracle_engine as oe
+
+NAMES = ("velocity", "denoiser", "score", "noise", "log_density")
+
+
+class Space:
+    """A library of arrays that speaks DLPack, as the standard of array libraries asks for it."""
+
+    @staticmethod
+    def from_dlpack(held: Any) -> Array:
+        return Array(from_dlpack(held).clone())
+
+
+class Array:
+    """An array of that library."""
+
+    def __init__(self, held: torch.Tensor) -> None:
+        self.held = held
+
+    def __dlpack__(self, **options: Any) -> Any:
+        return self.held.__dlpack__(**options)
+
+    def __dlpack_device__(self) -> Any:
+        return self.held.__dlpack_device__()
+
+    def __array_namespace__(self) -> type[Space]:
+        return Space
+
+
+class Nameless:
+    """An array of a library that takes none back."""
+
+    def __init__(self, held: torch.Tensor) -> None:
+        self.held = held
+
+    def __dlpack__(self, **options: Any) -> Any:
+        return self.held.__dlpack__(**options)
+
+    def __dlpack_device__(self) -> Any:
+        return self.held.__dlpack_device__()
+
+
+@pytest.fixture
+def engine(generator: torch.Generator) -> oe.OracleEngine:
+    return oe.OracleEngine(torch.randn(40, 2, 3, generator=generator))
+
+
+KINDS: dict[str, tuple[Callable[[torch.Tensor], Any], Callable[[Any], torch.Tensor]]] = {
+    "numpy": (lambda x: x.numpy(), torch.from_numpy),
+    "numpy of another byte order": (lambda x: x.numpy().astype(">f4"), torch.from_numpy),
+    "read-only, reversed": (lambda x: np.flip(np.flip(x.numpy(), 0).copy(), 0), torch.from_numpy),
+    "dlpack": (Array, lambda y: y.held),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", NAMES)
+def test_answers_are_of_the_kind_of_the_queries(
+    engine: oe.OracleEngine, kind: str, name: str, generator: torch.Generator
+) -> None:
+    made, back = KINDS[kind]
+    x = torch.randn(5, 2, 3, generator=generator)
+    wanted, given = getattr(engine, name)(x, 0.4), made(x)
+    found = getattr(engine, name)(given, np.full(5, 0.4))
+    assert type(found) is type(given)
+    assert torch.equal(back(found), wanted)
+    assert torch.equal(back(engine(given, 0.4)), engine(x, 0.4))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_answers_have_the_dtype_of_the_queries(engine: oe.OracleEngine, dtype: str) -> None:
+    assert engine.velocity(np.zeros((3, 2, 3), dtype), 0.5).dtype == dtype
+    assert engine.log_density(np.zeros((3, 2, 3), dtype), 0.5).dtype == "float64"
+
+
+def test_posteriors_take_them_too(engine: oe.OracleEngine, generator: torch.Generator) -> None:
+    x = torch.randn(5, 2, 3, generator=generator)
+    assert torch.equal(engine.posterior(x.numpy(), 0.3).ess, engine.posterior(x, 0.3).ess)
+    assert torch.equal(engine.posterior(Array(x), 0.3).mean, engine.posterior(x, 0.3).mean)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_arrays_that_cannot_be_queries_are_refused(engine: oe.OracleEngine) -> None:
+    with refused("`x` must have a floating dtype; received torch.int64"):
+        engine.velocity(np.zeros((3, 2, 3), np.int64), 0.5)
+    with refused("`x` must be a number, a tensor"):
+        engine.velocity(np.array([["a"]]), 0.5)
+    with refused(r"`x` must have shape \[B, 2, 3\]"):
+        engine.velocity(np.zeros((3, 4), np.float32), 0.5)
+    with refused("`x` must be of a library with from_dlpack; received .*Nameless"):
+        engine.velocity(Nameless(torch.zeros(3, 2, 3)), 0.5)
+    with refused("`x` must be a torch.Tensor; received list"):
+        engine.velocity([[0.0]], 0.5)  # type: ignore[type-var]
+
+
+def test_an_engine_takes_what_load_dataset_takes() -> None:
+    points = np.arange(6, dtype=np.float32).reshape(3, 2)
+    x = torch.zeros(1, 2)
+    wanted = oe.OracleEngine(oe.load_dataset(points)).velocity(x, 0.5)
+    assert torch.equal(oe.OracleEngine(points).velocity(x, 0.5), wanted)
+    assert torch.equal(oe.OracleEngine(list(torch.from_numpy(points))).velocity(x, 0.5), wanted)
+    assert len(oe.OracleEngine("digits").data) == 1797
