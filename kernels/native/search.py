@@ -12,6 +12,7 @@ from ..common.combine import Combination
 from ..common.rows import ValueQuery
 from ..common.state import PosteriorState
 from ..common.work import Work
+from .scan import THREAD_OPERATIONS
 from .views import Digits, QueriesView, RowsView, StatesView, View, called, readable, writable
 
 # the basis is multiplied so many rows at a time
@@ -166,7 +167,7 @@ class NativeSearch:
         asked.rows, asked.digits = addressof(self.views[0]), addressof(self.digits)
         asked.start, asked.stop = work.span.start, work.span.stop
         excluded = query.excluded.contiguous()
-        asked.excluded, asked.ranges, asked.threads = asked.hold(excluded), excluded.shape[1], torch.get_num_threads()
+        asked.excluded, asked.ranges, asked.threads = asked.hold(excluded), excluded.shape[1], self._threads()
         asked.most_tiles, asked.most_rows = limits.tiles, limits.rows
         asked.basis, asked.coordinates = asked.hold(leading.basis), len(leading.basis)
         asked.edges, asked.blocks = asked.hold(leading.edges), len(leading.edges) - 1
@@ -203,6 +204,12 @@ class NativeSearch:
         asked.levels, asked.depth = addressof(self.levels[level]), len(self.leading.widths) - level
         called("oracle_search", asked)
         return Searched(self.state, self.log_omitted, *self.counts)
+
+    def _threads(self) -> int:
+        # products with the basis, and of all rows with the first coordinates
+        basis, first = self.leading.basis, self.leading.features[0].shape[1]
+        operations = 2.0 * len(self.work.query) * (basis.numel() + len(self.work.span) * first)
+        return max(1, min(torch.get_num_threads(), int(operations / THREAD_OPERATIONS)))
 
     def _described(self) -> list[_Level]:
         leading = self.leading

@@ -38,9 +38,9 @@ from .screen import Place, Screen, Thresholds, chosen_rows, gaps, log_weights, n
 # coordinates beyond those of a level are bounded in blocks, each of which ends this many times further out
 BLOCK_GROWTH = 2
 
-# the shares of the dimension that levels have, one that all rows are bounded by and one for those that are left, and
-# the fewest coordinates of a level
-SHARES, LEAST_WIDTH = (48, 6), 8
+# the shares of the dimension that levels have, one that all rows are bounded by and others for those that are
+# left, and the fewest coordinates of a level
+SHARES, LEAST_WIDTH = (48, 6, 3), 8
 
 # bytes of rows that the basis is fitted to and that are projected at once
 FIT_BYTES = 128 << 20
@@ -200,16 +200,18 @@ class PrincipalScreen(Screen):
 
 
 def default_widths(rows: Rows) -> tuple[int, ...]:
-    """Return the widths of the levels for `rows`: a 48th and a 6th of the dimension while they cost less.
+    """Return the widths of the levels for `rows`: a 48th, a 6th and a third of the dimension while they cost less.
 
     Empty where rows are so short that no shorter vector would help.
     """
-    wished = [max(LEAST_WIDTH, 2 ** round(math.log2(max(1.0, rows.dim / share)))) for share in SHARES]
+    # rows as short as that are not worth a first level
+    least = LEAST_WIDTH if rows.dim >= SHARES[0] else 1
+    wished = [max(least, 2 ** round(math.log2(max(1.0, rows.dim / share)))) for share in SHARES]
     budget = rows.dim * rows.stored.dtype.itemsize / 4
     widths: list[int] = []
     for width in wished:
         cost = width + math.log2(max(2.0, rows.dim / width)) + 4
-        if width <= len(rows) // 2 and cost <= max(budget, rows.dim / 5) and width not in widths:
+        if LEAST_WIDTH <= width <= len(rows) // 2 and cost <= max(budget, rows.dim / 5) and width not in widths:
             widths.append(width)
             budget -= cost
     return tuple(widths)

@@ -176,14 +176,21 @@ class SourceRoute:
         query = request.query(self.data)
         log_omitted = self._log_omitted(request, query)
         # one comparison tells for most queries that their source does not hold enough
-        index = (log_omitted <= largest_allowance(tolerance).log()).nonzero()[:, 0]
-        pairs = Pairs(index, request.source[index], torch.zeros_like(request.times[index]))
-        state = pairs_state(self.data.rows, query, pairs, wanted)
-        named = torch.zeros_like(request.source, dtype=torch.bool).index_fill_(0, index, value=True)
+        named = log_omitted <= largest_allowance(tolerance).log()
+        state = self._state(request, wanted, named)
         answer = Answer.bounded(state, state.lse + log_omitted, named.long(), Route.SOURCE)
         allowed = VelocityAllowance(self.data, request, tolerance, self.point_std)
         certified = named & (log_omitted <= allowed(state).log())
         return replace(answer, likely=named), certified
+
+    def _state(self, request: Request, wanted: Wanted, named: Bool[Tensor, "B"]) -> PosteriorState:
+        """Return the states of the sources of at least the queries that are `named`."""
+        rows = self.data.rows
+        if rows.log_weights is None and wanted == Wanted():
+            return request.source_state(self.data)
+        index = named.nonzero()[:, 0]
+        pairs = Pairs(index, request.source[index], torch.zeros_like(request.times[index]))
+        return pairs_state(rows, request.query(self.data), pairs, wanted)
 
     def _log_omitted(self, request: Request, query: Query) -> Float64[Tensor, "B"]:
         """Return the log of what all but the source hold at most, beside it; infinite where it does not count."""
