@@ -14,7 +14,7 @@ ON_CARD = PYTHONPATH=$$(printf '%s:' $(WHEELS)/*.whl)$$PYTHONPATH
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv native sanitize demo quick test check bench docs aot gpu gpu-wheels fmt clean
+.PHONY: help venv native sanitize demo quick test check bench docs wheel matrix aot gpu gpu-wheels fmt clean
 
 help:
 	@echo "make demo    two stages of the built-in image patches: a table, stages.json, stages.png"
@@ -23,6 +23,8 @@ help:
 	@echo "make check   lint, formatting, types, direction of the imports"
 	@echo "make bench   timings against other ways to compute the same"
 	@echo "make docs    the documentation as a site, build/docs/index.html"
+	@echo "make wheel   wheels and a source distribution in dist/, and a fresh environment that passes the quick tests from them"
+	@echo "make matrix  the quick tests on every Python, torch and NumPy that can be had here, and which cannot"
 	@echo "make aot     compile every Triton configuration ahead of time, count what came out, and hold it to what is kept"
 	@echo "make gpu     on a CUDA device, without .venv: timings of the Triton kernels, then tests of all routes; 9 minutes"
 	@echo "make gpu-wheels  fetch what the machine of the CUDA device may lack, when it has no network"
@@ -67,13 +69,19 @@ test: $(VENV)/.stamp native
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
 # what breaks first when something breaks: every room, little of what takes seconds
-QUICK := base paths data kernels/common kernels/portable/test_scan_routing.py kernels/screens/test_shortlist.py \
-	engine/test_engine.py engine/test_conditions.py engine/test_autograd.py engine/test_refusals.py \
-	search/test_routes.py training/test_targets.py samplers adapters/test_conventions.py science/test_stages.py \
-	cli/test_main.py test_public_names.py
+QUICK := $(shell cat tests/quick.txt)
 
 quick: $(VENV)/.stamp native
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist worksteal $(addprefix tests/,$(QUICK))
+
+# dist/: a wheel with native kernels, a pure one and a source distribution; then both ways to build that one, and `quick`
+# from the wheel in a fresh environment, without this folder
+wheel: $(VENV)/.stamp
+	@$(BIN)/python -m release.wheels
+	@$(BIN)/python -m release.fresh
+
+matrix: $(VENV)/.stamp
+	@$(BIN)/python -m release.matrix
 
 check: $(VENV)/.stamp
 	$(BIN)/ruff check

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import re
 import runpy
 from pathlib import Path
 from typing import Any, ClassVar
 
-from setuptools import Command, find_packages, setup
+from setuptools import Command, Distribution, find_packages, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build import build
 
 ROOT = Path(__file__).resolve().parent
 
 NATIVE = "kernels/native"
+
+# ORACLE_BUILD=pure leaves the native kernels out: a wheel for every platform, which the portable kernels serve
+PURE = os.environ.get("ORACLE_BUILD") == "pure"
 
 
 def read_version() -> str:
@@ -64,22 +68,33 @@ class BuildNative(Command):  # type: ignore[misc]  # setuptools is not annotated
         return package / "lib"
 
 
+class Native(Distribution):  # type: ignore[misc]
+    """A distribution with libraries of its platform, which belong beside the modules."""
+
+    def has_ext_modules(self) -> bool:
+        """Return whether there are libraries; none of them is an extension module of Python."""
+        return not PURE
+
+
 class Build(build):  # type: ignore[misc]
     """The build of setuptools, and that of the native kernels."""
 
-    sub_commands = [*build.sub_commands, ("build_native", None)]  # noqa: RUF012  the interface of setuptools
+    sub_commands = [  # noqa: RUF012  the interface of setuptools
+        *build.sub_commands,
+        ("build_native", lambda command: not PURE),
+    ]
 
 
 class Wheel(bdist_wheel):  # type: ignore[misc]
-    """A wheel of one platform, for any Python: the libraries know nothing of Python."""
+    """A wheel of one platform, or a pure one, for any Python: the libraries know nothing of Python."""
 
     def finalize_options(self) -> None:
-        """Say that there is more than Python inside."""
+        """Say whether there is more than Python inside."""
         super().finalize_options()
-        self.root_is_pure = False
+        self.root_is_pure = PURE
 
     def get_tag(self) -> tuple[str, str, str]:
-        """Return the tag of a wheel that any Python 3 of this platform may use."""
+        """Return the tag of a wheel that any Python 3 of this platform, or of any, may use."""
         return "py3", "none", super().get_tag()[2]
 
 
@@ -142,6 +157,7 @@ setup(
         "Typing :: Typed",
     ],
     python_requires=">=3.11",
+    distclass=Native,
     cmdclass={"build": Build, "build_native": BuildNative, "bdist_wheel": Wheel},
     packages=[*OURS, "oracle_engine.kernels", *KERNELS],
     # in a checkout oracle_engine/kernels is a symlink to kernels/; builds name the folder itself and need no symlink

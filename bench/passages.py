@@ -21,6 +21,20 @@ BUSY = 0.5
 # characters of a line of the README
 WIDTH = 128
 
+# batch sizes that the README shows, of those that the page of benchmarks has
+BRIEF = (1, 64)
+
+
+def brief_passage(document: Mapping[str, Any], file: Path) -> str:
+    """Return the table of BRIEF batch sizes, in few words; what it says of all cells it says of those of all sizes."""
+    compared = [row for row in rows_of(document) if row.ours is not None]
+    words = (
+        f"{machine_words(document, file)}: time of the engine, factor over its fastest peer within the accuracy bar,"
+        " share of the floor in it; sides interleaved in one process."
+    )
+    table = as_markdown(*_table([row for row in compared if row.batch in BRIEF]))
+    return "\n\n".join([wrapped(words), table, wrapped(*_headline(compared))])
+
 
 def speed_passage(document: Mapping[str, Any], file: Path) -> str:
     """Return what was measured and where, the table, and what its cells come to."""
@@ -99,14 +113,21 @@ def _ratio(row: Row) -> float | None:
     return None if best is None or row.ours is None else row.sides[best].median_ms / row.ours.median_ms
 
 
-def _summary(rows: Sequence[Row], document: Mapping[str, Any]) -> list[str]:
+def _headline(rows: Sequence[Row]) -> list[str]:
+    """Return in how many of the cells the engine is ahead, and its largest error."""
     ratios = [(ratio, row) for row in rows if (ratio := _ratio(row)) is not None]
+    words = [f"Largest relative error: {max(row.ours.error for row in rows if row.ours is not None):.1e}."]
+    if not ratios:
+        return words
+    ahead, (low, slowest) = sum(ratio >= 1 for ratio, _ in ratios), min(ratios, key=lambda pair: pair[0])
+    where = f"{slowest.data}, B = {slowest.batch}, {time_words(slowest.t)}"
+    return [f"The engine is ahead in {ahead} of {len(ratios)} cells, at the lowest {low:.2f}x ({where}).", *words]
+
+
+def _summary(rows: Sequence[Row], document: Mapping[str, Any]) -> list[str]:
     ours = [row.ours for row in rows if row.ours is not None]
-    words = [f"Largest relative error: {max(side.error for side in ours):.1e}."]
-    if ratios:
-        ahead, (low, slowest) = sum(ratio >= 1 for ratio, _ in ratios), min(ratios, key=lambda pair: pair[0])
-        where = f"{slowest.data}, B = {slowest.batch}, {time_words(slowest.t)}"
-        words.insert(0, f"The engine is ahead in {ahead} of {len(ratios)} cells, at the lowest {low:.2f}x ({where}).")
+    words = _headline(rows)
+    if any(_ratio(row) is not None for row in rows):
         words.append(f"Peers took, in times of the engine: {_peers(rows)}.")
     peaks = [side.peak_mib for side in ours if side.peak_mib is not None]
     words += [f"Extra memory was at most {max(peaks):.0f} MiB."] if peaks else []

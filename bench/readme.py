@@ -20,7 +20,7 @@ from oracle_engine.base.errors import invalid
 from .__main__ import RESULTS
 from .gpu_passage import gpu_passage, gpu_summary
 from .late.passages import late_passage, range_passage
-from .passages import speed_passage
+from .passages import brief_passage, speed_passage
 from .record import read_json
 
 ROOT = Path(__file__).parent.parent
@@ -28,6 +28,7 @@ DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "reference" / "benchmarks.md")
 
 PASSAGES: Mapping[str, Callable[[Mapping[str, Any], Path], str]] = {
     "speed": speed_passage,
+    "speed-brief": brief_passage,
     "gpu": gpu_passage,
     "gpu-summary": gpu_summary,
     "late": late_passage,

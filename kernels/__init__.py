@@ -26,9 +26,9 @@ from .native import (
     native_memory,
     native_prepared,
     native_state,
-    pairs_state,
     segments_state,
 )
+from .pairs import pairs_state
 from .portable.covariance import Directions, reference_covariance_product
 from .portable.scan import posterior_state, scan_memory
 from .reference import reference_logits, reference_memory, reference_state

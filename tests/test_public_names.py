@@ -13,6 +13,8 @@ import pytest
 import oracle_engine
 
 ROOT = Path(__file__).resolve().parent.parent
+# where it is installed
+PACKAGE = Path(str(oracle_engine.__file__)).parent
 
 
 def run_python(code: str) -> str:
@@ -23,7 +25,7 @@ def run_python(code: str) -> str:
 
 def imports_for_type_checkers() -> dict[str, str]:
     """Return the module of each name that the block `if TYPE_CHECKING` of the package imports."""
-    tree = ast.parse((ROOT / "oracle_engine" / "__init__.py").read_text("utf-8"))
+    tree = ast.parse((PACKAGE / "__init__.py").read_text("utf-8"))
     block = next(node for node in tree.body if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test))
     found = [node for node in block.body if isinstance(node, ast.ImportFrom)]
     return {name.name: node.module or "" for node in found for name in node.names}
@@ -43,7 +45,7 @@ def test_subpackages_are_attributes_of_the_package() -> None:
     code = "import oracle_engine as oe; print(oe.samplers.METHODS.keys() and oe.adapters.CONVENTIONS.keys() and 1)"
     assert run_python(code) == "1"
     assert run_python("import oracle_engine; print(*oracle_engine.paths.PATHS)").startswith("rectified_flow gvp ")
-    folders = {path.parent.name for path in (ROOT / "oracle_engine").glob("*/__init__.py")}
+    folders = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
     assert folders <= set(dir(oracle_engine))
     assert all(getattr(oracle_engine, folder).__name__ == f"oracle_engine.{folder}" for folder in folders)
 

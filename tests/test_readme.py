@@ -20,7 +20,9 @@ README = Path(__file__).resolve().parent.parent / "README.md"
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_the_python_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_python_blocks_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     text = README.read_text("utf-8")
@@ -29,6 +31,18 @@ def test_the_python_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         run_blocks(text.replace("127.0.0.1:8000", f"127.0.0.1:{server.port}"), str(README))
         # clients that nobody closes end here, and in no other test
         gc.collect()
+    # the output that the page shows, in the lines under its block
+    assert f"\n    {capsys.readouterr().out.splitlines()[0]}\n" in text
+
+
+def test_it_is_read_in_minutes() -> None:
+    lines = README.read_text("utf-8").splitlines()
+    assert len(lines) <= 150
+    headings = [line.removeprefix("## ") for line in lines if line.startswith("## ")]
+    assert headings == [
+        *("Install", "In 60 seconds", "Which call", "Training, sampling, late times", "Serving, and many machines"),
+        *("Data", "Speed", "More"),
+    ]
 
 
 @pytest.mark.parametrize("command", commands(README.read_text("utf-8")))

@@ -93,17 +93,23 @@ class PosteriorState:
 FIELDS = tuple(field.name for field in fields(PosteriorState))
 
 
-def merge(first: PosteriorState, second: PosteriorState) -> PosteriorState:
+def merge(first: PosteriorState, second: PosteriorState, wanted: Wanted | None = None) -> PosteriorState:
     """Return the states over two disjoint subsets of the samples as one; associative and commutative up to rounding.
 
-    first, second: the states of the same B queries over either subset.
+    first, second: the states of the same B queries over either subset. wanted: what was wanted of both, where that is
+    known, so that nothing else is merged.
     The shares are w_i = exp(lse_i - lse). Means and variances combine as in Chan, Golub and LeVeque (1979),
     entropies by the chain rule H = sum_i w_i (H_i - log w_i). Costs a few float64 passes over [B, D].
     """
-    w1, w2 = _share(first, second), _share(second, first)
-    lse, lse_rest = _joined_lse(first, second)
+    # from the difference of the two, not from their sum: shares add up to one however large the logs are
+    gap = (first.lse - second.lse) + (first.lse_rest - second.lse_rest)
+    w1, w2 = _share(first, gap), _share(second, -gap)
+    lse, lse_rest = _joined_lse(first, second, gap)
     # not first + w2 (second - first): that would leave a rounding of `first` where its share is zero
-    mean, gap = w1[:, None] * first.mean + w2[:, None] * second.mean, (second.mean - first.mean).square().sum(1)
+    mean = w1[:, None] * first.mean + w2[:, None] * second.mean
+    if wanted is not None and not wanted.moments and not wanted.top_k:
+        return replace(first, lse=lse, lse_rest=lse_rest, mean=mean)
+    between = (second.mean - first.mean).square().sum(1)
     logits = torch.cat([first.top_logits, second.top_logits], dim=1)
     rows = torch.cat([first.top_rows, second.top_rows], dim=1)
     rest = torch.cat([first.top_rest, second.top_rest], dim=1)
@@ -113,7 +119,7 @@ def merge(first: PosteriorState, second: PosteriorState) -> PosteriorState:
         mean=mean,
         concentration=w1.square() * first.concentration + w2.square() * second.concentration,
         entropy=w1 * first.entropy + w2 * second.entropy - torch.xlogy(w1, w1) - torch.xlogy(w2, w2),
-        variance=w1 * first.variance + w2 * second.variance + w1 * w2 * gap,
+        variance=w1 * first.variance + w2 * second.variance + w1 * w2 * between,
         top_logits=top.high,
         top_rows=rows.gather(1, column),
         lse_rest=lse_rest,
@@ -136,18 +142,18 @@ def concatenate(states: Sequence[PosteriorState]) -> PosteriorState:
     return PosteriorState(*[torch.cat([getattr(state, name) for state in states]) for name in FIELDS])
 
 
-def _share(own: PosteriorState, other: PosteriorState) -> Float64[Tensor, "B"]:
-    # from the difference of the two, not from their sum: shares add up to one however large the logs are.
+def _share(own: PosteriorState, gap: Float64[Tensor, "B"]) -> Float64[Tensor, "B"]:
     # both are -inf where neither subset has a sample: that share is zero, not NaN
-    gap = (own.lse - other.lse) + (own.lse_rest - other.lse_rest)
     return torch.where(own.lse == -torch.inf, 0.0, torch.sigmoid(gap))
 
 
-def _joined_lse(first: PosteriorState, second: PosteriorState) -> tuple[Float64[Tensor, "B"], Float64[Tensor, "B"]]:
-    """Return the log of the sum of both partitions, and what float64 cuts off it."""
+def _joined_lse(
+    first: PosteriorState, second: PosteriorState, gap: Float64[Tensor, "B"]
+) -> tuple[Float64[Tensor, "B"], Float64[Tensor, "B"]]:
+    """Return the log of the sum of both partitions, and what float64 cuts off it; gap: the difference of both logs."""
     above = first.lse >= second.lse
     high, low = torch.where(above, first.lse, second.lse), torch.where(above, first.lse_rest, second.lse_rest)
-    gap = (first.lse - second.lse).abs() + torch.where(above, 1.0, -1.0) * (first.lse_rest - second.lse_rest)
+    gap = torch.where(above, gap, -gap)
     # NaN where neither has a sample
     more = low + torch.log1p((-gap).exp()).nan_to_num(0.0)
     lse = high + more

@@ -8,9 +8,10 @@ import torch
 
 from ...base.arrays import Float, Float64, Tensor
 from ..common.combine import Combination
-from ..common.rows import Rows
+from ..common.rescore import Pairs
+from ..common.rows import Query, Rows
 from ..common.segments import SegmentWork
-from ..common.state import PosteriorState
+from ..common.state import PosteriorState, Wanted
 from ..common.work import Work
 
 
@@ -38,6 +39,16 @@ def gpu_segments(work: SegmentWork) -> PosteriorState:
     from .segments import segments_state
 
     return segments_state(work)
+
+
+def gpu_pairs_state(rows: Rows, query: Query, pairs: Pairs, wanted: Wanted) -> PosteriorState:
+    """Return the states of named samples of each query, see :func:`.pairs.triton_pairs_state`.
+
+    rows, query: the samples and B queries. pairs: of a query and a row. wanted: of the states.
+    """
+    from .pairs import triton_pairs_state
+
+    return triton_pairs_state(rows, query, pairs, wanted)
 
 
 def gpu_combined(combination: Combination, mean: Float64[Tensor, "B D"], dtype: torch.dtype) -> Float[Tensor, "B D"]:

@@ -70,6 +70,39 @@ def without_excluded(b_logits, o_n, o_b, m_b, p_excluded, RANGES: tl.constexpr):
     return b_logits
 
 
+@triton.jit
+@no_type_check
+def tile_products(b_query, b_second, b_third, b_high, b_rest, QUERY_PARTS: tl.constexpr, SPLIT: tl.constexpr):
+    """Return the products of a tile of queries with one of rows, [BLOCK_B, BLOCK_N], of all parts of both."""
+    b_product = dot_parts(b_query, b_second, b_third, tl.trans(b_high), QUERY_PARTS)
+    if SPLIT:
+        b_product += dot_parts(b_query, b_second, b_third, tl.trans(b_rest), QUERY_PARTS)
+    return b_product
+
+
+@triton.jit
+@no_type_check
+def tile_logits(b_product, o_n, m_n, gain, slope, p_half_norm, p_log_weight, WEIGHTED: tl.constexpr):
+    """Return the logits of products of queries with the rows `o_n`, [BLOCK_B, BLOCK_N]."""
+    half_norm = tl.load(p_half_norm + o_n, mask=m_n, other=0.0)
+    b_logits = gain[:, None] * b_product + slope[:, None] * half_norm[None, :]
+    if WEIGHTED:
+        b_logits += tl.load(p_log_weight + o_n, mask=m_n, other=0.0)[None, :]
+    return b_logits
+
+
+@triton.jit
+@no_type_check
+def tile_sum(first, rest, b_high, b_rest, PARTS: tl.constexpr, SPLIT: tl.constexpr):
+    """Return the sum of the rows of a tile times their weights, [BLOCK_B, BLOCK_D], of all parts of both."""
+    b_sum = dot(first, b_high)
+    if PARTS == 2:
+        b_sum = dot_add(rest, b_high, b_sum)
+    if SPLIT:
+        b_sum = dot_add(first, b_rest, b_sum)
+    return b_sum
+
+
 @triton.jit(
     do_not_specialize=["first_row", "count", "batch", "rescore_limit"],
     do_not_specialize_on_alignment=["p_half_norm", "p_log_weight"],
@@ -140,13 +173,8 @@ def fused_kernel(
         b_rows = row_tile(p_rows, 0, o_n, m_n, 0, dim, row_stride, False, BLOCK_D)
         b_high, b_rest = row_parts(b_rows, centre, row_scale, dtype)
         # [BLOCK_B, BLOCK_N]
-        b_product = dot_parts(b_query, b_second, b_third, tl.trans(b_high), QUERY_PARTS)
-        if split:
-            b_product += dot_parts(b_query, b_second, b_third, tl.trans(b_rest), QUERY_PARTS)
-        half_norm = tl.load(p_half_norm + o_n, mask=m_n, other=0.0)
-        b_logits = gain[:, None] * (b_product / row_scale) + slope[:, None] * half_norm[None, :]
-        if WEIGHTED:
-            b_logits += tl.load(p_log_weight + o_n, mask=m_n, other=0.0)[None, :]
+        b_product = tile_products(b_query, b_second, b_third, b_high, b_rest, QUERY_PARTS, split) / row_scale
+        b_logits = tile_logits(b_product, o_n, m_n, gain, slope, p_half_norm, p_log_weight, WEIGHTED)
         b_logits = without_excluded(b_logits, o_n, o_b, m_b, p_excluded, RANGES)
         b_logits = tl.where(m_b[:, None] & m_n[None, :], b_logits, float("-inf"))
         # a query without any sample has a floor of -inf, which logits of -inf reach
@@ -163,14 +191,8 @@ def fused_kernel(
         first, rest, b_kept = rounded(b_weights, PARTS, dtype)
         mass += tl.sum(b_kept, axis=1)
         if MEAN:
-            b_sum = dot(first, b_high)
-            if PARTS == 2:
-                b_sum = dot_add(rest, b_high, b_sum)
-            if split:
-                b_sum = dot_add(first, b_rest, b_sum)
             # added outside the matrix unit, whose own sums are truncated
-            b_total += b_sum
-
+            b_total += tile_sum(first, rest, b_high, b_rest, PARTS, split)
     tl.store(p_sums + tl.program_id(1) * sum_stride + o_b, mass / WEIGHT_SCALE, mask=m_b)
     if MEAN:
         # [BLOCK_B, BLOCK_D]

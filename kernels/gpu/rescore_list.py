@@ -27,12 +27,13 @@ class RescoreList:
     """Samples of each query to be rescored: runs of neighbouring rows, in rising order.
 
     first: [B, L] int64, the row that each run begins with. count: [B] int32, runs of each query, or EVERY. run: rows
-    of a run.
+    of a run. may_overflow: whether any count may be EVERY.
     """
 
     first: Int64[Tensor, "B L"]
     count: Shaped[Tensor, "B"]
     run: int
+    may_overflow: bool = True
 
     @property
     def overflowed(self) -> Bool[Tensor, "B"]:

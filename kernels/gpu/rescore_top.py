@@ -189,6 +189,9 @@ def slots_of(
     """
     rescore_list, span = rescored.rescore_list, rescored.work.span
     batch, none = len(rescore_list.count), rescore_list.first[:, :0]
+    if not rescore_list.may_overflow:
+        yield Slots(rescored, span.start, rescore_list.width, none if candidates is None else candidates)
+        return
     width = limits.logit_slots(batch, rescore_list.width, len(span))
     short = reads_values and len(span) > width and not bool(rescore_list.overflowed.any())
     for begin in range(span.start, span.start + 1 if short else span.stop, width):

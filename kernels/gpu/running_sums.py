@@ -157,6 +157,13 @@ class RunningSums:
         scalars, partials = double.new_empty(6, batch), double.new_empty(MOST_PARTS, 4, batch)
         return cls(scalars, partials, double.new_empty(batch), double.new_empty(batch, dim))
 
+    @classmethod
+    def nothing(cls, batch: int, dim: int, device: torch.device) -> RunningSums:
+        """Return the sums over no sample at all; arguments as in :meth:`empty`."""
+        room = cls.empty(batch, dim, device)
+        room.scalars.zero_()
+        return room
+
     def add(self, sums: Float[Tensor, "T M P"], shares: Float[Tensor, "S B E"]) -> None:
         """Add a block whose weights have the origin of these sums; no synchronisation.
 

@@ -7,7 +7,7 @@ from .covariance import covariance_product
 from .library import NativeLibrary, native_library
 from .means import combined_norms, native_combined
 from .measure import native_measured, native_prepared
-from .pairs import pairs_state
+from .pairs import native_pairs_state
 from .scan import native_memory, native_state
 from .segments import segments_state
 from .values import float64_values
@@ -23,8 +23,8 @@ __all__ = [
     "native_library",
     "native_measured",
     "native_memory",
+    "native_pairs_state",
     "native_prepared",
     "native_state",
-    "pairs_state",
     "segments_state",
 ]

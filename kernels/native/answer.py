@@ -25,7 +25,7 @@ from .scan import (
     block_rows,
     most_listed,
     product_dtype,
-    threads_for,
+    shares_of,
 )
 from .views import RowsView
 
@@ -59,6 +59,9 @@ class AnswersAsked(Structure):
         ("probe", c_char_p),
     )
 
+    view: RowsView
+    held: Any
+
 
 # coefficients that all queries share
 FourNumbers = c_double * 4
@@ -85,7 +88,7 @@ class NativeAnswers:
         self.rows, self.space, self.probes = rows, space, probes
         # a copy, which nobody else can move to other memory
         self.base = space.base.clone()
-        self._view: RowsView | None = None
+        self._asked = self._made(RowsView.of(rows))
 
     @classmethod
     def of(cls, rows: Rows, space: ValueSpace, probes: Probes | None) -> NativeAnswers | None:
@@ -108,23 +111,19 @@ class NativeAnswers:
         else:
             numbers = FourNumbers(*coefficients)
             each, address = 0, addressof(numbers)
-        batch, asked = x.shape[0], self._asked()
-        threads = threads_for(self.operations(batch), torch.get_num_threads())
+        batch, asked, view = x.shape[0], self._asked, RowsView.of(self.rows)
+        if view is not asked.view:
+            # one assignment: other threads may be at work with what was there before
+            asked = self._asked = self._made(view)
+        threads = shares_of(self.operations(batch), torch.get_num_threads())
         arguments = x.data_ptr(), STORAGE[x.dtype], batch, address, each, threads, out.data_ptr()
-        return not _answer_of(library)(asked, *arguments)
+        return not _answer_of(library)(addressof(asked), *arguments)
 
     def operations(self, batch: int) -> float:
         """Return how many operations answers to `batch` queries take."""
         return 4.0 * batch * self.rows.dim * self.rows.stored.shape[0]
 
-    def _asked(self) -> int:
-        view = RowsView.of(self.rows)
-        if view is not self._view:
-            self._held, self._view = self._made(view), view
-            self._address = addressof(self._held[0])
-        return self._address
-
-    def _made(self, view: RowsView) -> tuple[Any, ...]:
+    def _made(self, view: RowsView) -> AnswersAsked:
         rows, space, few = self.rows, self.space, FEW_QUERIES
         count, rounding, digits = rows.stored.shape[0], ROUNDING[product_dtype(rows)], DIGITS[False]
         listed = most_listed(count, NATIVE_LIMITS)
@@ -135,4 +134,6 @@ class NativeAnswers:
         limits = space.scale, space.offset, space.point_std, space.least_variance, few, few_block, block
         place, size, values = (None, 0, b"") if self.probes is None else self.probes
         probed = 0 if place is None else len(place), size, None if place is None else place.ctypes.data, values
-        return AnswersAsked(scan, self.base.data_ptr(), *limits, *probed), view, place, values
+        asked = AnswersAsked(scan, self.base.data_ptr(), *limits, *probed)
+        asked.view, asked.held = view, (place, values)
+        return asked

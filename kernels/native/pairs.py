@@ -18,7 +18,7 @@ from .views import Digits, ListsView, QueriesView, RowsView, StatesView, called,
 GATHERED_BYTES = 256 << 20
 
 
-def pairs_state(rows: Rows, query: Query, pairs: Pairs, wanted: Wanted) -> PosteriorState:
+def native_pairs_state(rows: Rows, query: Query, pairs: Pairs, wanted: Wanted) -> PosteriorState:
     """Return the states of the samples that `pairs` names, [B], each scored by direct difference in float64.
 
     rows, query: the samples and B queries. wanted: of the states. Logits are in twice the digits where the gaps
@@ -37,14 +37,14 @@ def pairs_state(rows: Rows, query: Query, pairs: Pairs, wanted: Wanted) -> Poste
 
 
 def _gathered(rows: Rows, query: Query, pairs: Pairs, wanted: Wanted) -> PosteriorState:
-    """Return what :func:`pairs_state` does of rows that stay in files: those that are named are read once."""
+    """Return what :func:`native_pairs_state` does of rows that stay in files: those that are named are read once."""
     chosen, place = pairs.row.unique(return_inverse=True)
     if len(chosen) * rows.dim * rows.stored.element_size() > GATHERED_BYTES:
         return rescore.pairs_state(rows, query, pairs, wanted)
     weights = None if rows.log_weights is None else rows.log_weights[chosen]
     stored, half_norms = rows.stored.index_select(0, chosen), rows.half_norms[chosen]
     some = replace(rows, stored=stored, half_norms=half_norms, log_weights=weights)
-    state = pairs_state(some, query, replace(pairs, row=place), wanted)
+    state = native_pairs_state(some, query, replace(pairs, row=place), wanted)
     return replace(state, top_rows=torch.where(state.top_rows < 0, -1, chosen[state.top_rows.clamp_min(0)]))
 
 

@@ -38,8 +38,8 @@ FEW_QUERIES = 2
 # values of rows up to which products in float64 cost no more than in float32
 NARROW_DIM = 16
 
-# operations that a thread is worth waking for: one that sleeps takes a virtual machine 6 ms, and does these in one
-THREAD_OPERATIONS = 6e7
+# operations of a share of a scan: a fifth of a millisecond; crew.cpp says which threads take the shares
+SHARE_OPERATIONS = 1.4e7
 
 # operations between two looks at whether the user has asked to stop: about a tenth of a second
 STEP_OPERATIONS = 3e10
@@ -164,9 +164,9 @@ def block_rows(rows: Rows, batch: int, limits: NativeLimits) -> int:
     return max(ROW_UNIT, min(fitting // ROW_UNIT * ROW_UNIT, MOST_ROWS))
 
 
-def threads_for(operations: float, most: int) -> int:
-    """Return into how many shares a scan of so many operations is cut; most: of the threads."""
-    return max(1, min(most, int(operations / THREAD_OPERATIONS)))
+def shares_of(operations: float, most: int) -> int:
+    """Return into how many shares a scan of so many operations is cut, one for each thread; most: of the threads."""
+    return max(1, min(most, int(operations / SHARE_OPERATIONS)))
 
 
 def most_listed(count: int, limits: NativeLimits) -> int:
@@ -252,7 +252,7 @@ class NativeScan:
         return double_state(self.work.take(index))
 
     def _threads(self) -> int:
-        return threads_for(self.operations, self.limits.threads or torch.get_num_threads())
+        return self.limits.threads or shares_of(self.operations, torch.get_num_threads())
 
     def _call(self, name: str, *arguments: object) -> None:
         if getattr(self.library, name)(byref(self.asked), *arguments):

@@ -23,6 +23,9 @@ MOST_QUERIES = 64
 # tasks that a thread should find: the last ones to end leave little time to wait; no span of fewer rows is cut for it
 TASKS, LEAST_ROWS = 4, 512
 
+# operations that a thread is worth waking for: one that sleeps takes a virtual machine 6 ms, and does these in one
+THREAD_OPERATIONS = 6e7
+
 # values of the sums that one call keeps for spans beyond the first of each query: half a gigabyte
 MOST_SUMS = 1 << 26
 
@@ -85,6 +88,10 @@ class SegmentScan(NativeScan):
 
     def _operations(self) -> float:
         return 4.0 * self.together * self.work.rows.dim
+
+    def _threads(self) -> int:
+        most = self.limits.threads or torch.get_num_threads()
+        return max(1, min(most, int(self.operations / THREAD_OPERATIONS)))
 
     def _scan(self) -> None:
         work = self.segments

@@ -17,9 +17,9 @@ from ..common.rescore import Pairs, product_error, product_logits
 from ..common.rows import Query
 from ..common.state import Wanted
 from ..common.work import Work
-from ..native.pairs import pairs_state
 from ..native.screens import TILE
 from ..native.search import Searched, SearchLimits
+from ..pairs import pairs_state
 from .costs import FIRST_ROWS
 from .one_call import one_call_applies, searched
 from .screen import Screen

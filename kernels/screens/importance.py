@@ -18,7 +18,7 @@ from ..common.rescore import Pairs
 from ..common.rows import Query, Rows, Span
 from ..common.state import PosteriorState, concatenate, merge
 from ..common.work import Work
-from ..native.pairs import pairs_state
+from ..pairs import pairs_state
 from .pca import PrincipalScreen
 from .query_bounds import SideInformation
 from .shortlist import query_term

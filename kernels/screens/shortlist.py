@@ -13,8 +13,8 @@ from ..common.rescore import Pairs
 from ..common.rows import Query
 from ..common.state import PosteriorState, merge
 from ..common.work import Work
-from ..native.pairs import pairs_state
 from ..native.search import Mass
+from ..pairs import pairs_state
 from .upper_bounds import UpperLogits
 
 

@@ -15,9 +15,9 @@ from ..common.rescore import Pairs
 from ..common.rows import Rows, Span
 from ..common.state import Wanted
 from ..common.work import Work
-from ..native.pairs import pairs_state
 from ..native.scan import native_state
 from ..native.search import Searched, SearchLimits
+from ..pairs import pairs_state
 from .cascade import LOWEST_FLOOR, screened
 from .costs import FIRST_ROWS, SearchCosts
 from .one_call import one_call_applies, searched

@@ -127,7 +127,9 @@ class CudaLane:
             self._sent[place].synchronize()
         held = self._here[place]
         if held is None:
-            held = self._here[place] = self._pinned(self.block_bytes)
+            # the thread that reads has no device of its own yet
+            with self.cuda.device(self.device):
+                held = self._here[place] = self._pinned(self.block_bytes)
         return held
 
     def takes(self, values: Tensor) -> bool:
@@ -142,7 +144,8 @@ class CudaLane:
             room = self._there[number % BLOCKS][: values.nbytes].view(values.dtype).reshape(values.shape)
             self._copy(room, values)
             numbers = self._numbers(index)
-            copied = self.cuda.Event()
+            # who waits for it on the host sleeps
+            copied = self.cuda.Event(blocking=True)
             copied.record(self.stream)
         self._sent[number % self.ring] = copied
         return FileBlock(numbers, room, index, copied)

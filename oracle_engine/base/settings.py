@@ -11,7 +11,7 @@ from typing import Literal, cast, get_args
 
 from .errors import invalid
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 BackendName = Literal["auto", "native", "torch", "reference", "triton"]
 NativeName = Literal["auto", "off", "v3", "v4", "aarch64"]

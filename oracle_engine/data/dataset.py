@@ -110,7 +110,7 @@ class OracleDataset:
         moved.origin = self.origin
         return moved
 
-    @property
+    @cached_property
     def _watched(self) -> tuple[Tensor, ...]:
         stored = self.rows.stored
         if isinstance(stored, FileRows) and stored.in_memory:
@@ -148,7 +148,7 @@ class OracleDataset:
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy or a pickle holds. Raises InputError where the samples were changed in place."""
         self.check_unchanged()
-        return {name: value for name, value in vars(self).items() if name != "_snapshot"}
+        return {name: value for name, value in vars(self).items() if name not in ("_snapshot", "_watched")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore a copy, whose tensors count their changes anew."""

@@ -18,6 +18,8 @@ from .samples import Samples, problem, samples_of, tensor_of
 # names under which rows hold the sample, and its label, in the order in which they are looked for
 SAMPLE_NAMES = ("image", "img", "pixel_values", "x", "sample", "latent", "latents", "jpg", "png", "webp", "jpeg", "npy")
 LABEL_NAMES = ("label", "labels", "y", "cls", "fine_label", "class_label", "target")
+# channels of pictures: labels as many as these may be one label of one sample
+CHANNELS = (1, 3, 4)
 # items between two moves of the progress bar
 REPORTED = 256
 
@@ -59,12 +61,12 @@ class _Table:
     def add(self, item: Any, where: str, number: int, batched: bool) -> None:
         """Add item `number`, which errors call `where`: a sample, or several of them where it is a batch."""
         sample, label = _parts(item, where)
+        several = batched or _is_batch(sample, label)
         if is_picture_item(sample):
             sample = self._pixels(sample, where)
         elif any(self.form.given.values()):
             name = next(name for name, value in self.form.given.items() if value is not None)
             raise invalid(name, "is for pictures", f"{type(sample).__name__} in {where}", f"leave {name} out")
-        several = batched or _is_batch(sample, label)
         value = tensor_of(sample, where)
         for one, its in _rows(value, label, where) if several else ((value, _label(label, where)),):
             self._put(one, its, where, number)
@@ -99,12 +101,9 @@ def _loader(source: Any) -> Any:
 
     if not isinstance(source, DataLoader) or not isinstance(source.sampler, RandomSampler):
         return source if isinstance(source, DataLoader) else None
-    options: dict[str, Any] = {
-        "collate_fn": source.collate_fn,
-        "num_workers": source.num_workers,
-        "batch_size": source.batch_size,
-    }
-    return DataLoader(source.dataset, **options)
+    batches = source.batch_size
+    options: dict[str, Any] = {"num_workers": source.num_workers, "worker_init_fn": source.worker_init_fn}
+    return DataLoader(source.dataset, batches, collate_fn=source.collate_fn, **options)
 
 
 def _parts(item: Any, where: str) -> tuple[Any, Any]:
@@ -126,9 +125,11 @@ def _of_row(row: Mapping[Any, Any], where: str) -> tuple[Any, Any]:
 
 
 def _is_batch(sample: Any, label: Any) -> bool:
-    """Return whether an item is a batch: labels [n] beside samples [n, *shape]."""
-    both = isinstance(sample, Tensor | np.ndarray) and isinstance(label, Tensor | np.ndarray)
-    return both and label.ndim == 1 and sample.ndim > 0 and len(label) == len(sample)
+    """Return whether an item is a batch: labels [n] beside samples [n, *shape], which is no picture [C, H, W]."""
+    if not (isinstance(sample, Tensor | np.ndarray) and isinstance(label, Tensor | np.ndarray)):
+        return False
+    picture = sample.ndim == 3 and len(sample) in CHANNELS
+    return label.ndim == 1 and sample.ndim > 0 and len(label) == len(sample) and not picture
 
 
 def _rows(value: Tensor, labels: Any, where: str) -> Iterator[tuple[Tensor, int | None]]:
@@ -149,7 +150,9 @@ def _label(label: Any, where: str) -> int | None:
         return index(label)
     except TypeError as error:
         found = f"a label of type {type(label).__name__}"
-        raise problem(where, "x or (x, integer label), one sample an item", found, "do not batch the items") from error
+        raise problem(
+            where, "x or (x, integer label), one sample an item", found, "do not batch the items, or pass a DataLoader"
+        ) from error
 
 
 def _room_for(value: Tensor, points: Tensor | None, place: int, hint: int, where: str) -> Tensor:

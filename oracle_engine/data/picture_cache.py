@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -24,6 +25,8 @@ from .pictures import PictureForm, decode, shape_of
 POINTS = "points.npy"
 
 _KIND = "oracle-pictures-1"
+# seconds after which what a killed process left is removed
+STALE = 86_400
 # up to these sizes all bytes are hashed
 WHOLE_BYTES, WHOLE_FILES = 256 << 20, 4096
 # of larger sets, the number and the size of the blocks that are
@@ -102,6 +105,9 @@ def _manifest(folder: Path) -> Manifest:
 def _write(pictures: Pictures, form: PictureForm, folder: Path) -> None:
     """Write the packed folder under a temporary name, and rename it."""
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    for left in folder.parent.glob(".*.partial"):
+        if time.time() - left.stat().st_mtime > STALE:
+            shutil.rmtree(left, ignore_errors=True)
     name = pictures.where.name
     try:
         with progress_bar(f"looking at the pictures of {name}") as progress:

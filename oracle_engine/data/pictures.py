@@ -126,6 +126,8 @@ def decode(pictures: Pictures, form: PictureForm, rows: np.ndarray, progress: Pr
 def _each(pictures: Pictures, read: Callable[[Any], _Result], progress: Progress) -> Iterator[_Result]:
     """Yield what `read` makes of every picture, in order; several threads do it."""
     image = library("PIL.Image", "pillow", "A picture")
+    # not by several threads at once
+    image.init()
     named = zip(pictures.names, pictures.contents(), strict=True)
     done = 0
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:

@@ -131,6 +131,8 @@ class OracleEngine(Oracle, torch.nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> OracleEngine:
         # torch sends .to(), .cuda() and .half() through here: follow the device, never the dtype
         there = fn(torch.empty(0, device=self.data.device)).device
+        if there == self.data.device:
+            return self
         self.data, self.residency = self._wished_residency.granted(self.data, there)
         self.index = None if self.index is None else self.index.to(self.data.device)
         self.backend, self.backend_reason = self._resolved(self._wished_backend)

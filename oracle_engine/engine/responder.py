@@ -70,6 +70,13 @@ def mixed(terms: Sequence[Term]) -> Float64[Tensor, "B D"]:
     return mean
 
 
+def _guided(request: Request, guided: Bool[Tensor, "B"] | None) -> Int64[Tensor, "b"] | None:
+    """Return the queries whose unconditional mean is needed, [b], or None where guidance is none; see `terms`."""
+    if request.labels is None or capturing() or (guided is None and not request.guided):
+        return None
+    return (request.scale != 1.0 if guided is None else guided).nonzero()[:, 0]
+
+
 def _times_factor(term: Term) -> Float64[Tensor, "b D"]:
     return term.state.mean if term.factor is None else term.factor[:, None] * term.state.mean
 
@@ -122,7 +129,13 @@ class Responder:
         shared_products: of the trajectory that all queries belong to, or None. guided: queries whose unconditional mean
         is needed, [B], or None for those whose scale is not one. wanted: of the states given the labels.
         """
-        return self.guided_terms(request, self.router.state(request, wanted, shared_products), shared_products, guided)
+        index = _guided(request, guided)
+        both = None if index is None or len(index) == 0 else self.router.both(request, index, wanted)
+        if both is None or index is None:
+            state = self.router.state(request, wanted, shared_products)
+            return self.guided_terms(request, state, shared_products, guided)
+        own, free = both
+        return [Term(None, request.scale, own), Term(index, 1.0 - request.take(index).scale, free)]
 
     def guided_terms(
         self,
@@ -132,10 +145,10 @@ class Responder:
         guided: Bool[Tensor, "B"] | None = None,
     ) -> list[Term]:
         """Return the terms of :meth:`terms` where the `state` given the labels is known, [B]."""
-        if request.labels is None or capturing() or (guided is None and not request.guided):
+        index = _guided(request, guided)
+        if index is None:
             return [Term(None, None, state)]
         terms = [Term(None, request.scale, state)]
-        index = (request.scale != 1.0 if guided is None else guided).nonzero()[:, 0]
         if self.router.exact.on_any_rank(len(index) > 0):
             part = request.take(index)
             shared = None if shared_products is None else shared_products.take(index)

@@ -14,7 +14,7 @@ from ..kernels.screens import PrincipalScreen, SharedProducts
 from ..queries.answer import Answer
 from ..queries.modes import Auto, Budget, FullScan, Mode, TopK
 from ..queries.request import Request
-from ..scans.exact import WholeScan
+from ..scans.exact import ExactScan, WholeScan
 from ..search.index import SearchIndex
 from ..search.routes import LateRoute, SampledRoute, SourceRoute
 
@@ -58,6 +58,19 @@ class Router:
         if isinstance(self.mode, Budget):
             return self._sampled(request, wanted, self.mode)
         return self._automatic(request, wanted, shared_products)
+
+    def both(
+        self, request: Request, index: Int64[Tensor, "b"], wanted: Wanted
+    ) -> tuple[PosteriorState, PosteriorState] | None:
+        """Return the states of `request`, and the unconditional ones of its queries in `index`, from one read.
+
+        wanted: of the former. None where one read does not give both: then ask for one after the other.
+        """
+        exact = self.exact
+        if not (isinstance(exact, ExactScan) and exact.streams and self._scans_everything(request)):
+            return None
+        own, rest = exact.state_and_rest(request, request.take(index), wanted)
+        return own, merge(own.take(index), rest)
 
     def unconditional(
         self, request: Request, own: PosteriorState, shared_products: SharedProducts | None = None

@@ -112,7 +112,7 @@ class _Merged:
         self.nothing = work.nothing
 
     def add(self, state: PosteriorState) -> None:
-        self.total = state if self.total is None else merge(self.total, state)
+        self.total = state if self.total is None else merge(self.total, state, self.wanted)
 
     def found(self) -> PosteriorState:
         return self.nothing() if self.total is None else self.total

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
@@ -11,11 +11,15 @@ import torch
 from ..base.arrays import Float64, Int64, Tensor
 from ..base.checked import above, check
 from ..base.cuda_graphs import capturing
+from ..base.file_rows import FileRows
 from ..data.dataset import OracleDataset
 from ..kernels import Directions, PosteriorState, SegmentWork, Wanted, Work, concatenate
 from ..queries.classes import batch_slices, class_pairs, class_ranges, rows_between, scan_tasks, scanned_together
 from ..queries.request import Request, nothing_scored
 from .scanner import Scanner
+
+# what makes the work of a request, and what is wanted of it
+MakeWork = Callable[[Request, Wanted], Work | SegmentWork]
 
 
 @runtime_checkable
@@ -78,6 +82,21 @@ class ExactScan:
         """
         return self._by_slices(request, wanted, self._rest_work)
 
+    @property
+    def streams(self) -> bool:
+        """Whether samples stay outside, so that scans in one read cost less than one after the other."""
+        return isinstance(self.data.rows.stored, FileRows)
+
+    def state_and_rest(
+        self, request: Request, others: Request, wanted: Wanted
+    ) -> tuple[PosteriorState, PosteriorState]:
+        """Return :meth:`state` of `request` and :meth:`rest` of `others`, of the means, in one read of the samples."""
+        works = [*self._works(request, wanted, self._work), *self._works(others, Wanted(), self._rest_work)]
+        states, own = self.scanner.states(self.data.rows, works), len(self._slices(request))
+        state, rest = concatenate(states[:own]), concatenate(states[own:])
+        check(lambda: above(state.lse, -torch.inf), lambda: nothing_scored(request, self.data, state.lse > -torch.inf))
+        return state, rest
+
     def covariance(self, directions: Directions, labels: Int64[Tensor, "B U"] | None) -> Float64[Tensor, "B D"]:
         """Return the products of posterior covariances with `directions` over the classes of each query, [B, D].
 
@@ -105,15 +124,18 @@ class ExactScan:
     def _is_one_scan(self, request: Request) -> bool:
         return 0 < len(request) <= scanned_together(self.data.dim)
 
-    def _by_slices(
-        self, request: Request, wanted: Wanted, work: Callable[[Request, Wanted], Work | SegmentWork]
-    ) -> PosteriorState:
+    def _slices(self, request: Request) -> Sequence[slice]:
+        return batch_slices(len(request), self.data.dim)
+
+    def _works(self, request: Request, wanted: Wanted, work: MakeWork) -> Iterator[Work | SegmentWork]:
+        return (work(request.take(part), wanted) for part in self._slices(request))
+
+    def _by_slices(self, request: Request, wanted: Wanted, work: MakeWork) -> PosteriorState:
         if len(request) == 0:
             return request.work(self.data, wanted).nothing()
         if self._is_one_scan(request):
             return self.scanner.state(work(request, wanted))
-        slices = batch_slices(len(request), self.data.dim)
-        return concatenate(self.scanner.states(self.data.rows, (work(request.take(part), wanted) for part in slices)))
+        return concatenate(self.scanner.states(self.data.rows, self._works(request, wanted, work)))
 
     def _work(self, request: Request, wanted: Wanted) -> Work | SegmentWork:
         if request.labels is None:

@@ -38,18 +38,20 @@ class Layout:
 
     def unpack(self, rows: Float64[Tensor, "B C"]) -> PosteriorState:
         """Return what :meth:`pack` was given."""
-        nothing = PosteriorState.empty(len(rows), self.dim, self.wanted.top_k, self.device)
+        # a mean that is sent needs no room
+        dim = 0 if self.wanted.mean else self.dim
+        nothing = PosteriorState.empty(len(rows), dim, self.wanted.top_k, self.device)
         widths = [self._width(name) for name in self._names]
         columns = dict(zip(self._names, rows.to(self.device).split(widths, dim=1), strict=True))
         found = {}
         for name, part in columns.items():
             value = part.contiguous().view(torch.int64) if name == "top_rows" else part
-            found[name] = value.reshape(getattr(nothing, name).shape)
+            found[name] = value if name == "mean" else value.reshape(getattr(nothing, name).shape)
         return replace(nothing, **found)
 
     def merge(self, first: PosteriorState, second: PosteriorState) -> PosteriorState:
         """Return the states over two disjoint subsets of the samples as one."""
-        return merge(first, second)
+        return merge(first, second, self.wanted)
 
     def _width(self, name: str) -> int:
         if name == "mean":

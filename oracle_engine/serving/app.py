@@ -20,7 +20,7 @@ from starlette.routing import Route
 from ..base.errors import InputError, OracleError, invalid
 from ..base.settings import __version__
 from ..engine.engine import OracleEngine
-from .batcher import Batcher, Job, Values
+from .batcher import Batcher, Ticket, Values
 from .body import Answer, Bodies, Parting
 from .limits import Limits, RefusedError
 from .metrics import metrics
@@ -184,12 +184,12 @@ class InferenceServer:
         if numbers > self.limits.json // NUMBER_BYTES:
             words = f"JSON may have {self.limits.json // NUMBER_BYTES} numbers; this answer has {numbers}"
             raise RefusedError(413, f"{words}. Remedy: ask for binary outputs, by binary_data_output.")
-        job = self._batcher.submit(model, question, self._seconds(inference))
-        values = await _answer_unless_gone(request, job)
+        ticket = self._batcher.submit(model, question, self._seconds(inference))
+        values = await _answer_unless_gone(request, ticket)
         asked = {name: values[name] for name in names}
         write = partial(answer, model.name, inference, asked)
         parts, header = await asyncio.to_thread(write) if numbers > LARGE else write()
-        times = job.times(began, time.perf_counter_ns())
+        times = ticket.times(began, time.perf_counter_ns())
         model.statistics.succeeded(times, values["route"], values["omitted_mass"])
         log.debug("model=%s status=200 rows=%d %s", model.name, len(question), _in_microseconds(times))
         headers = {} if header is None else {HEADER_LENGTH: str(header)}
@@ -215,16 +215,16 @@ class InferenceServer:
         return self.models[name]
 
 
-async def _answer_unless_gone(request: Request, job: Job) -> Values:
-    """Return the answer of a job, which is given up where the client leaves; raises its refusal or ClientDisconnect."""
+async def _answer_unless_gone(request: Request, ticket: Ticket) -> Values:
+    """Return the answer of a ticket, given up where the client leaves; raises its refusal or ClientDisconnect."""
     gone = asyncio.ensure_future(request.receive())
     try:
-        await asyncio.wait((job.answer, gone), return_when=asyncio.FIRST_COMPLETED)
-        if not job.answer.done():
+        await asyncio.wait((ticket.answer, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not ticket.answer.done():
             raise ClientDisconnect
-        return job.answer.result()
+        return ticket.answer.result()
     finally:
-        job.answer.cancel()
+        ticket.answer.cancel()
         gone.cancel()
 
 

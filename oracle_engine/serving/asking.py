@@ -138,6 +138,7 @@ def ask_of(
     x: Float[Tensor, "B ..."] | np.ndarray,
     t: Numbers,
     conditions: Conditions,
+    *,
     top_k: int | None = None,
 ) -> Ask:
     """Return what is asked, with everything checked that a client can check.

@@ -21,7 +21,7 @@ Values = dict[str, Any]
 
 
 @dataclass(eq=False)
-class Job:
+class Ticket:
     """A question that waits for its answer.
 
     arrived, started, answered: in nanoseconds of time.perf_counter_ns, zero before.
@@ -59,38 +59,38 @@ class Batcher:
     def __init__(self, models: Sequence[Model], limits: Limits) -> None:
         self.limits, self.ready, self.busy, self.rows = limits, False, True, 0
         self._loop = asyncio.get_running_loop()
-        self._waiting: list[Job] = []
+        self._waiting: list[Ticket] = []
         self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         # a daemon: a scan that outlasts the deadline of a shutdown does not keep the process
         threading.Thread(target=self._serve, name="oracle-engine", daemon=True).start()
         self._work.put(lambda: self._warm_up(models))
 
-    def submit(self, model: Model, question: Question, seconds: float) -> Job:
-        """Return the job of a question, whose future is cancelled to give it up.
+    def submit(self, model: Model, question: Question, seconds: float) -> Ticket:
+        """Return the ticket of a question, whose future is cancelled to give it up.
 
         seconds: from now on until it is answered or refused. Raises RefusedError where the queue is full.
         """
         if self.rows + len(question) > self.limits.queue_rows:
             words = f"{self.rows} rows wait, of at most {self.limits.queue_rows}. Remedy: try again later."
             raise RefusedError(503, words)
-        job = Job(model, question, self._loop.create_future())
-        timer = self._loop.call_later(seconds, self._expire, job, seconds)
-        job.answer.add_done_callback(lambda _: timer.cancel())
-        self._waiting.append(job)
+        ticket = Ticket(model, question, self._loop.create_future())
+        timer = self._loop.call_later(seconds, self._expire, ticket, seconds)
+        ticket.answer.add_done_callback(lambda _: timer.cancel())
+        self._waiting.append(ticket)
         self.rows += len(question)
         model.statistics.waiting += 1
         # not at once: what else has arrived is in the same batch
         self._loop.call_soon(self._start)
-        return job
+        return ticket
 
     def close(self) -> None:
         """Let the worker end when it has answered what it has begun."""
         self._work.put(None)
 
-    def _expire(self, job: Job, seconds: float) -> None:
-        if not job.answer.done():
+    def _expire(self, ticket: Ticket, seconds: float) -> None:
+        if not ticket.answer.done():
             words = f"no answer within {seconds:g} s. Remedy: give more time, or send less."
-            job.answer.set_exception(RefusedError(504, words))
+            ticket.answer.set_exception(RefusedError(504, words))
 
     def _start(self) -> None:
         if self.busy:
@@ -100,23 +100,23 @@ class Batcher:
             self.busy = True
             self._work.put(lambda: self._run(batch))
 
-    def _take(self) -> list[Job]:
-        """Return the oldest job that still counts and the others of its kind, as many as a batch may have."""
-        batch: list[Job] = []
-        left: list[Job] = []
+    def _take(self) -> list[Ticket]:
+        """Return the oldest ticket that still counts and the others of its kind, as many as a batch may have."""
+        batch: list[Ticket] = []
+        left: list[Ticket] = []
         rows = 0
-        for job in self._waiting:
-            if not job.answer.done():
-                size = len(job.question)
-                like = not batch or (job.model is batch[0].model and job.question.kind == batch[0].question.kind)
+        for ticket in self._waiting:
+            if not ticket.answer.done():
+                size = len(ticket.question)
+                like = not batch or (ticket.model is batch[0].model and ticket.question.kind == batch[0].question.kind)
                 fits = not batch or rows + size <= self.limits.batch_rows
                 if not (like and fits):
-                    left.append(job)
+                    left.append(ticket)
                     continue
-                batch.append(job)
+                batch.append(ticket)
                 rows += size
-            self.rows -= len(job.question)
-            job.model.statistics.waiting -= 1
+            self.rows -= len(ticket.question)
+            ticket.model.statistics.waiting -= 1
         self._waiting = left
         return batch
 
@@ -132,7 +132,7 @@ class Batcher:
                 log.exception("the model %s cannot answer", model.name)
         self._tell(self._warm)
 
-    def _run(self, batch: Sequence[Job]) -> None:
+    def _run(self, batch: Sequence[Ticket]) -> None:
         started = time.perf_counter_ns()
         results = _answered(batch)
         self._tell(lambda: self._finish(results, started))
@@ -148,22 +148,22 @@ class Batcher:
         self.ready, self.busy = True, False
         self._start()
 
-    def _finish(self, results: Sequence[tuple[Job, Result]], started: int) -> None:
+    def _finish(self, results: Sequence[tuple[Ticket, Result]], started: int) -> None:
         now = time.perf_counter_ns()
-        for job, result in results:
-            job.started, job.answered = started, now
-            if job.answer.done():
+        for ticket, result in results:
+            ticket.started, ticket.answered = started, now
+            if ticket.answer.done():
                 continue
             if isinstance(result, Exception):
-                job.answer.set_exception(result)
+                ticket.answer.set_exception(result)
             else:
-                job.answer.set_result(result)
+                ticket.answer.set_result(result)
         self.busy = False
         self._start()
 
 
-def _answered(batch: Sequence[Job]) -> list[tuple[Job, Result]]:
-    """Return the answer, or the error, of each job that still counts."""
-    jobs = [job for job in batch if not job.answer.done()]
-    found = answers(batch[0].model, [job.question for job in jobs])
-    return list(zip(jobs, found, strict=True))
+def _answered(batch: Sequence[Ticket]) -> list[tuple[Ticket, Result]]:
+    """Return the answer, or the error, of each ticket that still counts."""
+    tickets = [ticket for ticket in batch if not ticket.answer.done()]
+    found = answers(batch[0].model, [ticket.question for ticket in tickets])
+    return list(zip(tickets, found, strict=True))

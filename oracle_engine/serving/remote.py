@@ -115,7 +115,7 @@ class RemoteOracle(Oracle):
         top_k: how many of the heaviest samples to name, None for 8.
         Raises InputError as an engine does, RemoteError where the server does not answer.
         """
-        asked = ask_of(self.facts, names, x, t, Conditions(labels, guidance, exclude, source), top_k)
+        asked = ask_of(self.facts, names, x, t, Conditions(labels, guidance, exclude, source), top_k=top_k)
         found = joined([self._answer(part) for part in asked.parts(self.facts)])
         return {name: like(x, value) for name, value in found.items()}
 

@@ -69,7 +69,7 @@ class AsyncRemoteOracle:
         top_k: int | None = None,
     ) -> dict[str, Any]:
         """Return several answers to the same queries, by name; see :meth:`RemoteOracle.ask`."""
-        asked = ask_of(self.facts, names, x, t, Conditions(labels, guidance, exclude, source), top_k)
+        asked = ask_of(self.facts, names, x, t, Conditions(labels, guidance, exclude, source), top_k=top_k)
         found = joined(await asyncio.gather(*(self._answer(part) for part in asked.parts(self.facts))))
         return {name: like(x, value) for name, value in found.items()}
 

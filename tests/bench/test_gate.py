@@ -3,13 +3,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 pytest.importorskip("triton")
 
 from bench.gate import __main__ as gate
-from bench.gate import calls, kept
+from bench.gate import calls, host, kept
 from bench.gate.table import verdict
-from oracle_engine import DataFileError
+from oracle_engine import DataFileError, OracleDataset, OracleEngine
 from oracle_engine.kernels.gpu.jit import INTERPRET
 from oracle_engine.kernels.gpu.tools import jobs, waves
 from oracle_engine.kernels.gpu.tools.compilation import compile_job
@@ -48,6 +49,23 @@ def test_calls_ask_no_more_of_a_card_than_they_did() -> None:
     found = calls.calls(["fp16"])
     assert calls.costly(found) == []
     assert worse(gate.CALLS, found) == []
+
+
+def test_answers_ask_no_more_of_the_host_than_they_did() -> None:
+    found = host.host()
+    assert all(min(figures.values()) > 0 for figures in found.values())
+    # python -m bench.gate.host --write keeps fewer; --accept REASON in its place keeps more
+    before = kept.read(host.PATH).sections[host.SECTION]
+    assert host.larger(kept.changes(before, found)) == []
+    more = {name: {"python_calls": 2.0 * figures["python_calls"]} for name, figures in before.items()}
+    assert len(host.larger(kept.changes(before, more))) == 2 * len(before)
+
+
+def test_calls_and_operations_are_counted_once_caches_are_full() -> None:
+    engine = OracleEngine(OracleDataset(torch.randn(6, 3)))
+    before = host.counted(lambda: (engine.data.row_of(torch.arange(2)), torch.zeros(2).add_(1)))
+    assert before["operations"] == 3.0
+    assert before["python_calls"] >= 1.0
 
 
 def test_a_worse_figure_is_told_from_a_better_one() -> None:

@@ -29,7 +29,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rates = floors.Rates(1e10, 1e11, "torch copy", "NumPy 64 x 64")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(floors.Rates, "measured", lambda: rates)
-        options = ["--data", "digits", "--batch", "2", "--budget", "0"]
+        options = ["--data", "digits", "--batch", "1,2", "--budget", "0"]
         plain = ["--t", ".05,mixed", "--sides", "ours,numpy", "--json", str(folder / "plain.json")]
         labelled = ["--labelled", "--t", ".05", "--sides", "ours,class-loop", "--json", str(folder / "classes.json")]
         bench.main([*options, *plain])
@@ -45,7 +45,12 @@ def test_a_passage_is_made_from_its_file(measured: Path) -> None:
     found = readme.renewed(document("speed", "plain.json"), measured)
     words = " ".join(found.split())
     assert "| data | B | t = 0.05 | mixed |" in found
-    assert "| digits, 1,797 x 64 uint8 | 2 | " in found
+    assert "| digits, 1,797 x 64 uint8 | 1 | " in found
+    assert "\n|  | 2 | " in found
+    brief = readme.renewed(document("speed-brief", "plain.json"), measured)
+    assert [line for line in found.splitlines() if line not in brief.splitlines() and line.startswith("|  | 2 | ")]
+    assert "of 4 cells" in words
+    assert "of 4 cells" in " ".join(brief.split())
     assert "at 10 GB/s (torch copy)" in words
     assert "Peers took, in times of the engine: numpy " in words
     assert "`bench/results/plain.json`" in words

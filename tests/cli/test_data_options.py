@@ -15,6 +15,7 @@ pytest.importorskip("PIL")
 
 from command_line import assert_refused, run, run_json
 from picture_files import by_class, encoded, pixels, write_folder
+from tolerances import assert_close
 
 import oracle_engine as oe
 from oracle_engine.cli.serve_models import named_engines
@@ -127,7 +128,7 @@ def test_a_job_answers_over_pictures(photos: Path, capsys: pytest.CaptureFixture
     answers = next(path for path in Path("out.d").iterdir() if path.suffix in (".npy", ".safetensors"))
     found = np.load(answers) if answers.suffix == ".npy" else load_file(answers)["velocity"].numpy()
     wanted = oe.OracleEngine(oe.load_dataset(photos, size=4)).velocity(torch.zeros(3, 3, 4, 4), 0.5)
-    assert np.abs(found - wanted.numpy()).max() < 1e-5
+    assert_close(torch.as_tensor(found), wanted, "bar")
 
 
 def test_pictures_need_no_packing(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:

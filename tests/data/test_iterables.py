@@ -95,3 +95,9 @@ def test_a_loader_of_another_order_is_read_in_that() -> None:
     order = list(reversed(range(len(POINTS))))
     loader = DataLoader(TensorDataset(POINTS), batch_size=5, sampler=order)
     assert torch.equal(oe.load_dataset(loader)[0], POINTS[-1])
+
+
+@pytest.mark.parametrize("sample", [lambda: image(0), lambda: POINTS[0]])
+def test_a_label_of_three_numbers_makes_no_batch_of_three_channels(sample: Callable[[], Any]) -> None:
+    with pytest.raises(InputError, match=r"`source\[0\]` must hold x or \(x, integer label\)"):
+        oe.load_dataset([(sample(), torch.tensor([0, 1, 0]))])

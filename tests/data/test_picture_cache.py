@@ -15,9 +15,11 @@ import torch
 pytest.importorskip("PIL")
 
 from picture_files import by_class, encoded, pixels, write_folder, write_tar, write_zip
+from tolerances import assert_close
 
 import oracle_engine as oe
 from oracle_engine.base.errors import DataFileError, InputError
+from oracle_engine.base.file_rows import FileRows
 from oracle_engine.data import picture_cache
 from oracle_engine.data.formats import picture_folder
 from oracle_engine.data.picture_cache import picture_key
@@ -116,6 +118,37 @@ def test_the_key_of_a_large_set_notices_new_times_and_sizes(tmp_path: Path, monk
     some = next(folder.rglob("*.png"))
     os.utime(some, ns=(1, some.stat().st_mtime_ns + 1))
     assert picture_key(picture_folder(folder), PictureForm()) != key
+
+
+def test_folders_that_are_linked_are_read(tmp_path: Path) -> None:
+    named, labels = by_class(pixels())
+    folder = write_folder(tmp_path / "photos", named)
+    (tmp_path / "links").mkdir()
+    for inner in folder.iterdir():
+        (tmp_path / "links" / inner.name).symlink_to(inner)
+    assert oe.load_dataset(tmp_path / "links").fingerprint == oe.load_dataset(pixels(), labels=labels).fingerprint
+
+
+def test_large_sets_stay_in_the_cache_in_any_order_of_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_folder(tmp_path / "photos", by_class(pixels())[0])
+    labels = np.arange(12) % 5
+    wanted = oe.load_dataset(pixels(), labels=labels)
+    x = torch.zeros(2, 3, 8, 8)
+    answer = oe.OracleEngine(wanted).velocity(x, 0.3, labels=2)
+    monkeypatch.setattr("oracle_engine.data.samples.READ_BYTES", 0)
+    data = oe.load_dataset(folder, labels=labels)
+    assert isinstance(data.rows.stored, FileRows)
+    assert data.fingerprint == wanted.fingerprint
+    assert_close(oe.OracleEngine(data).velocity(x, 0.3, labels=2), answer, "bar")
+
+
+def test_what_a_killed_process_left_is_removed_after_a_day(tmp_path: Path, cache: Path) -> None:
+    left = cache / "pictures" / ".0123.99.partial"
+    for age in (0, 2 * picture_cache.STALE):
+        left.mkdir(parents=True, exist_ok=True)
+        os.utime(left, (left.stat().st_atime, left.stat().st_mtime - age))
+        oe.load_dataset(write_folder(tmp_path / f"photos{age}", [("a.png", encoded(pixels(1)[0] ^ bool(age)))]))
+        assert left.exists() == (age == 0)
 
 
 def test_a_damaged_cache_is_written_anew(tmp_path: Path, cache: Path) -> None:
@@ -293,6 +326,8 @@ def test_a_dataset_json_beside_the_pictures_has_their_labels(tmp_path: Path, wri
     labels = oe.load_dataset(write(tmp_path / "edm.zip", [*named, ("dataset.json", text)])).labels
     assert labels is not None
     assert labels.tolist() == [*range(11), -1]
+    # folders are no classes where the file says that there are none
+    assert oe.load_dataset(write(tmp_path / "free.zip", [*named, ("dataset.json", b'{"labels": null}')])).labels is None
 
 
 @pytest.mark.usefixtures("unchecked")

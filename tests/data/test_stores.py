@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 from collections.abc import Callable
 from importlib import import_module
@@ -12,10 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from picture_files import encoded, pixels, write_tar
+from picture_files import by_class, encoded, pixels, write_tar, write_zip
 
 import oracle_engine as oe
 from oracle_engine.base.errors import DataFileError, InputError, MissingDependencyError
+from oracle_engine.data.formats import Pictures, open_path
+from oracle_engine.data.pictures import PictureForm, decode, shape_of
 
 POINTS = np.random.default_rng(1).standard_normal((9, 2, 3)).astype(np.float32)
 LABELS = np.arange(9) % 4
@@ -129,6 +132,17 @@ def test_large_numbers_of_an_hdf5_file_stay_there(tmp_path: Path) -> None:
     assert oe.load_dataset(path, key="group/latents").dim == 4096
 
 
+def test_numbers_behind_other_bytes_and_in_other_files_are_read(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "block.h5", "w", userblock_size=512) as file:
+        file["x"] = POINTS
+    outside = [(str(tmp_path / "raw.bin"), 0, POINTS.nbytes)]
+    with h5py.File(tmp_path / "outside.h5", "w") as file:
+        file.create_dataset("x", data=POINTS, external=outside)
+    for name in ("block.h5", "outside.h5"):
+        assert oe.load_dataset(tmp_path / name).fingerprint == oe.load_dataset(POINTS).fingerprint
+
+
 def test_pictures_of_parquet_files_and_lmdb(tmp_path: Path) -> None:
     array = pixels()
     named = [encoded(picture) for picture in array]
@@ -180,7 +194,7 @@ def test_code_in_a_file_of_torch_is_not_run(tmp_path: Path) -> None:
     [
         ("a.h5", b"\x89HDF\r\n\x1a\n and no more", "an HDF5 file; found damaged or incomplete content"),
         ("a.h5", b"nothing", "an HDF5 file; found damaged or incomplete content"),
-        ("a.tar", b"no tar", "a tar of pictures; found damaged or incomplete content"),
+        ("a.tar", b"no tar", "a tar of pictures or arrays; found damaged or incomplete content"),
         ("a.zip", b"no zip", "a zip archive; found damaged or incomplete content"),
         ("a.mdb", b"no store", "an LMDB environment of encoded pictures; found damaged or incomplete content"),
     ],
@@ -193,6 +207,48 @@ def test_damaged_files_are_named(tmp_path: Path, name: str, content: bytes, foun
         oe.load_dataset(tmp_path / name)
 
 
+def write_batch(path: Path, points: np.ndarray) -> Path:
+    path.write_bytes(pickle.dumps({b"labels": [1], b"data": np.zeros((1, 3072), np.uint8)}, protocol=2))
+    return path
+
+
+CHANGED: dict[str, Callable[[Path, np.ndarray], Path]] = {
+    "a.zip": lambda path, points: write_zip(path, by_class(pixels(2))[0]),
+    "a.tar": lambda path, points: write_tar(path, by_class(pixels(2))[0]),
+    "a.h5": write_hdf5,
+    "a.npz": write_adm,
+    "new.pt": write_dict,
+    "old.pt": write_legacy,
+    "test_batch": write_batch,
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", CHANGED)
+def test_changed_bytes_give_samples_or_an_error_about_the_file(tmp_path: Path, name: str) -> None:
+    content = CHANGED[name](tmp_path / name, POINTS).read_bytes()
+    rng = np.random.default_rng(3)
+    for _ in range(40):
+        changed = bytearray(content)
+        for place in rng.integers(0, min(len(content), 400) if rng.random() < 0.5 else len(content), 2):
+            changed[place] = rng.integers(0, 256)
+        (tmp_path / name).write_bytes(changed[: rng.integers(1, 2 * len(content))])
+        assert _said(tmp_path / name) in (None, str(tmp_path / name))
+
+
+def _said(path: Path) -> str | None:
+    """Return the beginning of the error about a file, or None where it was read."""
+    try:
+        _, held = open_path(path)
+        if isinstance(held, Pictures):
+            form = PictureForm((4, 4))
+            shape = shape_of(held, form, lambda done, total: None)
+            decode(held, form, np.zeros((len(held.names), *shape), np.uint8), lambda done, total: None)
+    except DataFileError as error:
+        return str(error)[: len(str(path))]
+    return None
+
+
 def test_damaged_parquet_files_are_named(tmp_path: Path) -> None:
     pytest.importorskip("pyarrow")
     (tmp_path / "a.parquet").write_bytes(b"PAR1 and no more")
@@ -200,11 +256,58 @@ def test_damaged_parquet_files_are_named(tmp_path: Path) -> None:
         oe.load_dataset(tmp_path / "a.parquet")
 
 
+def test_the_arrays_of_hugging_face_are_extensions_of_lists(tmp_path: Path) -> None:
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+
+    class Array2D(arrow.ExtensionType):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            super().__init__(arrow.list_(arrow.list_(arrow.float32())), "array2d of a test")
+
+        def __arrow_ext_serialize__(self) -> bytes:
+            return b""
+
+        @classmethod
+        def __arrow_ext_deserialize__(cls, storage: Any, serialized: bytes) -> Any:
+            return cls()
+
+    kind = Array2D()
+    arrow.register_extension_type(kind)
+    try:
+        rows = arrow.array(POINTS.tolist(), kind.storage_type)
+        parquet.write_table(
+            arrow.table({"x": arrow.ExtensionArray.from_storage(kind, rows), "label": LABELS}), tmp_path / "a.parquet"
+        )
+        wanted = oe.load_dataset(POINTS, labels=LABELS).fingerprint
+        assert oe.load_dataset(tmp_path / "a.parquet").fingerprint == wanted
+    finally:
+        arrow.unregister_extension_type("array2d of a test")
+
+
 def test_lists_of_different_lengths_are_refused(tmp_path: Path) -> None:
     arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     parquet.write_table(arrow.table({"x": [[1.0, 2.0], [1.0]]}), tmp_path / "a.parquet")
     with pytest.raises(DataFileError, match="expected lists of one length"):
         oe.load_dataset(tmp_path / "a.parquet")
+
+
+def test_arrays_of_webdataset_are_samples(tmp_path: Path) -> None:
+    parts = []
+    for number, point in enumerate(POINTS):
+        stream = io.BytesIO()
+        np.save(stream, point)
+        parts += [(f"{number:03d}.latent.npy", stream.getvalue()), (f"{number:03d}.cls", str(LABELS[number]).encode())]
+    (tmp_path / "shards").mkdir()
+    write_tar(tmp_path / "shards" / "0.tar", parts[:8])
+    write_tar(tmp_path / "shards" / "1.tar.gz", parts[8:])
+    assert oe.load_dataset(tmp_path / "shards").fingerprint == oe.load_dataset(POINTS, labels=LABELS).fingerprint
+    stream = io.BytesIO()
+    np.save(stream, POINTS[0, 0])
+    write_tar(tmp_path / "odd.tar", [parts[0], ("odd.npy", stream.getvalue())])
+    with pytest.raises(DataFileError, match=r"odd\.tar/odd\.npy: expected float32 \[2, 3\] as in 000"):
+        oe.load_dataset(tmp_path / "odd.tar")
+    write_tar(tmp_path / "bad.tar", [("bad.npy", stream.getvalue()[:-4])])
+    with pytest.raises(DataFileError, match=r"bad\.tar/bad\.npy: expected a NumPy \.npy file; found damaged"):
+        oe.load_dataset(tmp_path / "bad.tar")
 
 
 def test_archives_without_pictures_say_what_they_hold(tmp_path: Path) -> None:

@@ -136,6 +136,24 @@ def test_calls_that_wait_and_slices_of_a_batch_share_a_read(
     assert all(torch.equal(answer, first) for answer in answers)
 
 
+def test_guidance_costs_one_read(tmp_path: Path, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    leave_in_files(monkeypatch, 50 * 4 * DIM)
+    labels = torch.arange(COUNT) % CLASSES
+    filed = load_dataset(write_shards(tmp_path, clusters(COUNT, DIM, generator).float(), labels))
+    asked: dict[str, Any] = {"labels": torch.arange(BATCH) % CLASSES, "guidance": 2.0}
+    engine = OracleEngine(filed)
+    x, read, exact = queries(filed, generator), list[int](), BlockReader.read
+
+    def noted(self: BlockReader, asked: Asked, memory: Tensor) -> Tensor:
+        read.extend(asked.index.tolist())
+        return exact(self, asked, memory)
+
+    monkeypatch.setattr(BlockReader, "read", noted)
+    found = engine.velocity(x, TIMES, **asked)
+    assert sorted(read) == list(range(COUNT))
+    assert_rows_close(found, OracleEngine(filed, resident="all").velocity(x, TIMES, **asked), "bar")
+
+
 def test_derivatives_draws_and_widths_are_those_of_resident_samples(generator: torch.Generator, place: str) -> None:
     data, slopes, draws = drawn(generator), list[Tensor](), list[Tensor]()
     x = queries(data, generator)

@@ -51,7 +51,7 @@ class Here:
 class PretendedEvent:
     """An event of a pretended stream."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, blocking: bool = False) -> None:
         self.happened = Event()
 
     def record(self, stream: PretendedStream | Here) -> None:

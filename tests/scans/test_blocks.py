@@ -81,7 +81,8 @@ def test_facts_of_the_data_are_those_of_the_samples_in_memory(pair: tuple[Oracle
     assert filed.variance_per_dim == pytest.approx(held.variance_per_dim)
     assert torch.equal(filed.rows.half_norms, held.rows.half_norms)
     assert filed.rows.copies == held.rows.copies
-    assert repr(filed).split("'")[2:] == repr(held).split("'")[2:]
+    # what follows on the name is the kind of files that they came from, and what both have in common
+    assert repr(filed).endswith(repr(held).split("'")[2])
 
 
 def test_derivatives_draws_and_other_routes_answer_too(

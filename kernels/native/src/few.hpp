@@ -4,36 +4,44 @@
 
 namespace oracle {
 
+// Asks for what comes long after the `bytes` from `at` on.
+ORACLE_INLINE void fetch_ahead(const void* at, int64_t bytes) {
+    for (int64_t line = 0; line < bytes; line += Ahead::line) fetch_ahead(static_cast<const char*>(at) + line);
+}
+
 // Writes <x_r, q_b> of ROWS rows to logits, [BATCH][shape.rows()]. queries: [BATCH][width].
 template <class Real, class Stored, int BATCH, int ROWS>
 ORACLE_INLINE void score_rows(const Stored* rows, const Shape<Real>& shape, const Real* centre, const Real* queries,
                               Real* logits) {
     constexpr int64_t W = Tile<Real>::lanes;
-    constexpr int PARTS = BATCH == 1 ? 4 : BATCH == 2 ? 2 : 1;
-    Vector<Real> sums[ROWS][BATCH][PARTS] = {};
+    // eight sums side by side keep the units busy
+    constexpr int PARTS = BATCH * ROWS >= 8 ? 1 : 8 / (BATCH * ROWS) > 4 ? 4 : 8 / (BATCH * ROWS);
+    Vector<Real> sums[BATCH][PARTS][ROWS] = {};
     int64_t d = 0;
-    for (; d + W * PARTS <= shape.dim; d += W * PARTS)
+    for (; d + W * PARTS <= shape.dim; d += W * PARTS) {
+#pragma GCC unroll 4
+        for (int r = 0; r < ROWS; ++r) fetch_ahead(rows + r * shape.dim + d, W * PARTS * sizeof(Stored));
 #pragma GCC unroll 4
         for (int part = 0; part < PARTS; ++part)
-#pragma GCC unroll 2
-            for (int r = 0; r < ROWS; ++r) {
-                fetch_ahead(rows + r * shape.dim + d + part * W);
-                const Vector<Real> x = row_vector(rows + r * shape.dim, d + part * W, centre);
 #pragma GCC unroll 4
-                for (int b = 0; b < BATCH; ++b) sums[r][b][part] += x * load(queries + b * shape.width + d + part * W);
+            for (int r = 0; r < ROWS; ++r) {
+                const Vector<Real> x = row_vector(rows + r * shape.dim, d + part * W, centre);
+#pragma GCC unroll 2
+                for (int b = 0; b < BATCH; ++b) sums[b][part][r] += x * load(queries + b * shape.width + d + part * W);
             }
+    }
     for (; d < shape.dim; d += W)
         for (int r = 0; r < ROWS; ++r) {
             const Stored* row = rows + r * shape.dim;
             const bool whole = d + W <= shape.dim;
             const Vector<Real> x = whole ? row_vector(row, d, centre) : last_vector(row, d, shape.dim, centre);
-            for (int b = 0; b < BATCH; ++b) sums[r][b][0] += x * load(queries + b * shape.width + d);
+            for (int b = 0; b < BATCH; ++b) sums[b][0][r] += x * load(queries + b * shape.width + d);
         }
-    for (int r = 0; r < ROWS; ++r)
-        for (int b = 0; b < BATCH; ++b) {
-            for (int part = 1; part < PARTS; ++part) sums[r][b][0] += sums[r][b][part];
-            logits[b * shape.rows() + r] = lane_sum<Real>(sums[r][b][0]);
-        }
+    for (int b = 0; b < BATCH; ++b) {
+        for (int part = 1; part < PARTS; ++part)
+            for (int r = 0; r < ROWS; ++r) sums[b][0][r] += sums[b][part][r];
+        lane_sums<Real, ROWS>(sums[b][0], logits + b * shape.rows());
+    }
 }
 
 // Writes the products of a block, [BATCH][shape.rows()].
@@ -41,9 +49,9 @@ template <class Real, class Stored, int BATCH>
 ORACLE_APART void score_few(const Stored* rows, int64_t count, const Shape<Real>& shape, const Real* centre,
                             const Real* queries, Real* logits) {
     int64_t r = 0;
-    for (; r + 2 <= count; r += 2)
-        score_rows<Real, Stored, BATCH, 2>(rows + r * shape.dim, shape, centre, queries, logits + r);
-    if (r < count) score_rows<Real, Stored, BATCH, 1>(rows + r * shape.dim, shape, centre, queries, logits + r);
+    for (; r + 4 <= count; r += 4)
+        score_rows<Real, Stored, BATCH, 4>(rows + r * shape.dim, shape, centre, queries, logits + r);
+    for (; r < count; ++r) score_rows<Real, Stored, BATCH, 1>(rows + r * shape.dim, shape, centre, queries, logits + r);
 }
 
 // vectors of a sum that stay in registers while rows pass by

@@ -3,6 +3,7 @@
 #include <new>
 #include <vector>
 
+#include "crew.hpp"
 #include "finish.hpp"
 #include "steps.hpp"
 #include "sums.hpp"
@@ -21,6 +22,7 @@ class Scan : public Steps {
     explicit Scan(const ScanAsked& asked)
         : all_(asked, asked.threads),
           problem(all_.view()),
+          crew_(problem.threads, 4.0 * problem.batch * problem.dim * (asked.stop - asked.start)),
           shape(problem),
           memory_(static_cast<char*>(std::aligned_alloc(64, padded(bytes(), 64))), std::free),
           arena(problem.memory = memory_.get()),
@@ -51,12 +53,16 @@ class Scan : public Steps {
                 for (int64_t i = 0; i < problem.threads; ++i) copy_top(i, b);
             }
         });
-        finish_states(asked, all_, listed(), problem.threads);
+        ScanAsked by_crew = asked;
+        by_crew.threads = crew_.hands();
+        finish_states(by_crew, all_, listed(), problem.threads);
+        asked.overflows = by_crew.overflows;
     }
 
   private:
     Problem all_;
     ScanProblem& problem;
+    Crew crew_;
     Shape<Real> shape;
     std::unique_ptr<char, void (*)(void*)> memory_;
     Arena arena;
@@ -84,7 +90,7 @@ class Scan : public Steps {
     // Calls `step` with the number of each thread, one after the other where `values` are too few to wait for threads.
     template <class Step>
     void parallel(int64_t values, const Step& step) const {
-        const int threads = usable_threads(values < kWorthThreads ? 1 : problem.threads);
+        const int threads = values < kWorthThreads ? 1 : crew_.hands();
 #pragma omp parallel for num_threads(threads) schedule(static, 1)
         for (int64_t t = 0; t < problem.threads; ++t) step(t);
     }
@@ -92,10 +98,12 @@ class Scan : public Steps {
     template <class Stored>
     void add_stored(int64_t start, int64_t stop) {
         const int64_t count = stop - start, threads = problem.threads;
+        const double began = seconds_now();
         parallel(kWorthThreads, [&](int64_t t) {
             Worker<Real, Stored>(problem, shape, shared, memories[t])
                 .run(start + count * t / threads, start + count * (t + 1) / threads);
         });
+        crew_.learn(seconds_now() - began);
     }
 
     void copy_top(int64_t thread, int64_t b) {

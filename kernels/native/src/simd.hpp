@@ -122,6 +122,28 @@ inline __attribute__((always_inline)) double lane_sum<double>(DoubleVector value
 }
 #endif
 
+// The sums of the lanes of COUNT vectors.
+template <class Real, int COUNT>
+ORACLE_INLINE void lane_sums(const Vector<Real>* of, Real* out) {
+    for (int i = 0; i < COUNT; ++i) out[i] = lane_sum<Real>(of[i]);
+}
+#if defined(__AVX2__)
+ORACLE_INLINE __m256 half_sum(FloatVector value) {
+#if defined(__AVX512F__)
+    return _mm256_add_ps(_mm512_castps512_ps256((__m512)value), _mm512_extractf32x8_ps((__m512)value, 1));
+#else
+    return (__m256)value;
+#endif
+}
+template <>
+inline __attribute__((always_inline)) void lane_sums<float, 4>(const FloatVector* of, float* out) {
+    const __m256 first = _mm256_hadd_ps(half_sum(of[0]), half_sum(of[1]));
+    const __m256 second = _mm256_hadd_ps(half_sum(of[2]), half_sum(of[3]));
+    const __m256 all = _mm256_hadd_ps(first, second);
+    _mm_storeu_ps(out, _mm_add_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1)));
+}
+#endif
+
 // 16-bit floats are kept as their bits
 struct Half {
     uint16_t bits;

@@ -110,7 +110,7 @@ class VectorSoftmax : QuerySoftmax<Real> {
   public:
     using V = Vector<Real>;
     using Mask = typename Simd<Real>::Mask;
-    static constexpr int W = Tile<Real>::lanes, Q = Tile<Real>::queries;
+    static constexpr int W = Tile<Real>::lanes, Q = Tile<Real>::queries, TILES = W / Q;
 
     VectorSoftmax(const ScanProblem& problem, const Shape<Real>& shape, Memory<Real>& memory, int64_t vector)
         : QuerySoftmax<Real>(problem, shape, memory),
@@ -181,38 +181,63 @@ class VectorSoftmax : QuerySoftmax<Real> {
                 this->list(block, column(__builtin_ctz(some)), r);
     }
 
-    // Sums of the weights that are left, and the rows that have any for a tile of queries.
+    // The weight of a row that is left, on this side of the floor.
+    ORACLE_MEMBER V weight_of(int64_t r, V floor) const {
+        return select<Real>(load(logits_ + r * W) >= floor, load(weights_ + r * W), V{});
+    }
+
+    // Sums of the weights that are left.
     void sum(const Block& block) {
+        if (problem_.wants_moments) add_moments(block);
+        const V floor = load(memory_.floor + first_);
+        V mass{};
+        if (problem_.wants_mean)
+            mass = compact(block, floor);
+        else
+            for (int64_t r = 0; r < block.count; ++r) mass += weight_of(r, floor);
+        for (int lane = 0; lane < W; ++lane) memory_.mass[first_ + lane] += mass[lane];
+    }
+
+    // Writes the weights of the rows that have any for a tile of queries, and returns the sums of all.
+    V compact(const Block& block, V floor) {
+        // of its own: what is written is none of what is read
+        int32_t* const index = memory_.index + first_ / Q * shape_.block;
+        Real* const packed = memory_.packed + first_ * shape_.block;
+        const int64_t step = shape_.block, count = block.count;
+        int64_t place[TILES] = {};
+        V mass{};
+        for (int64_t r = 0; r < count; ++r) {
+            const V weight = weight_of(r, floor);
+            const uint32_t some = lanes_of<Real>(weight > V{});
+            mass += weight;
+#pragma GCC unroll 4
+            for (int tile = 0; tile < TILES; ++tile) {
+                // a row without weight is written over by the next
+                const int64_t at = tile * step + place[tile];
+                index[at] = static_cast<int32_t>(r);
+                std::memcpy(packed + at * Q, reinterpret_cast<const char*>(&weight) + tile * Q * sizeof(Real),
+                            Q * sizeof(Real));
+                place[tile] += (some >> tile * Q & ((1u << Q) - 1)) != 0;
+            }
+        }
+        for (int tile = 0; tile < TILES; ++tile) memory_.count[first_ / Q + tile] = static_cast<int32_t>(place[tile]);
+        return mass;
+    }
+
+    void add_moments(const Block& block) {
         const V floor = load(memory_.floor + first_), reference = load(memory_.reference + first_);
-        V mass{}, squares{}, first_logit{}, half_norm{};
+        V squares{}, first_logit{}, half_norm{};
         for (int64_t r = 0; r < block.count; ++r) {
             const V logit = load(logits_ + r * W);
-            const V weight = select<Real>(logit >= floor, load(weights_ + r * W), V{});
-            mass += weight;
-            if (problem_.wants_moments) {
-                squares += weight * weight;
-                first_logit += select<Real>(weight > V{}, weight * (logit - reference), V{});
-                half_norm += weight * memory_.half_norms[r];
-            }
-            if (problem_.wants_mean) compact(r, weight);
+            const V weight = weight_of(r, floor);
+            squares += weight * weight;
+            first_logit += select<Real>(weight > V{}, weight * (logit - reference), V{});
+            half_norm += weight * memory_.half_norms[r];
         }
         for (int lane = 0; lane < W; ++lane) {
             const int64_t b = first_ + lane;
-            memory_.mass[b] += mass[lane], memory_.squares[b] += squares[lane];
+            memory_.squares[b] += squares[lane];
             memory_.first_logit[b] += first_logit[lane], memory_.half_norm[b] += half_norm[lane];
-        }
-    }
-
-    // Writes the weights of a row to the tiles in which it has any: no further than they were read.
-    void compact(int64_t r, V weight) {
-        const uint32_t some = lanes_of<Real>(weight > V{});
-        for (int tile = 0; tile < W / Q; ++tile) {
-            if ((some >> tile * Q & ((1u << Q) - 1)) == 0) continue;
-            const int64_t t = first_ / Q + tile;
-            const int64_t place = memory_.count[t]++;
-            memory_.index[t * shape_.block + place] = static_cast<int32_t>(r);
-            std::memcpy(memory_.packed + (t * shape_.block + place) * Q,
-                        reinterpret_cast<const char*>(&weight) + tile * Q * sizeof(Real), Q * sizeof(Real));
         }
     }
 };

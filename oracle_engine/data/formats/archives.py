@@ -1,17 +1,20 @@
-"""Pictures in zip archives and in tars, those of webdataset among them."""
+"""Pictures in zip archives, and pictures or arrays in tars, those of webdataset among them."""
 
 from __future__ import annotations
 
 import io
 import tarfile
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache, partial
 from pathlib import Path, PurePosixPath
 
+import numpy as np
+
 from ...base.errors import bad_file
+from ..samples import Samples, samples_of
 from .label_files import LABELS_FILE, by_name
-from .pictures import Opener, Pictures, is_picture_name, pictures_among
+from .picture_lists import Opener, Pictures, is_picture_name, pictures_among
 from .reading import reading
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
@@ -30,7 +33,7 @@ def _zip_names(path: Path, size: int, modified: int) -> tuple[str, ...]:
     try:
         with zipfile.ZipFile(path) as archive:
             return tuple(archive.namelist())
-    except (zipfile.BadZipFile, OSError, ValueError):
+    except (zipfile.BadZipFile, OSError, ValueError, RuntimeError):
         return ()
 
 
@@ -53,29 +56,64 @@ def _unzipped(path: Path, names: Sequence[str]) -> Iterator[Opener]:
             yield partial(io.BytesIO, archive.read(name))
 
 
-def tarred_pictures(path: Path) -> Pictures:
+def read_tar(path: Path) -> Samples | Pictures:
     """Return the pictures of a tar, or of all tars of a folder, in the order in which they lie there.
 
     path: a tar, compressed or not, or a folder of tars. A file that is named like a picture but ends in .cls, as
-    webdataset writes them, holds its class, an integer; a dataset.json holds the labels of all.
-    Raises DataFileError where a tar is damaged or holds no picture, and where only some pictures have a class.
+    webdataset writes them, holds its class, an integer; a dataset.json holds the labels of all. Where there is no
+    picture, .npy files are the samples, one each, which are read into memory.
+    Raises DataFileError where a tar is damaged or holds neither, where arrays differ in shape or dtype, and where only
+    some samples have a class.
     """
     files = tar_files(path) if path.is_dir() else [path]
-    names: list[str] = []
-    texts: dict[str, bytes] = {}
-    for file in files:
-        with reading(file, "a tar of pictures"), tarfile.open(file, "r:*") as archive:
-            for part in archive:
-                if part.isfile():
-                    names.append(part.name)
-                    if part.name.endswith(CLASS_SUFFIX) or PurePosixPath(part.name).name == LABELS_FILE:
-                        texts[part.name] = _content(archive, part)
+    names, texts = _listed(files)
+    classes = {_stem(name): text for name, text in texts.items() if name.endswith(CLASS_SUFFIX)}
+    if not any(map(is_picture_name, names)) and any(map(_is_array_name, names)):
+        return _arrays(path, files, classes)
     kept = pictures_among(path, names)
     lists = [name for name in texts if not name.endswith(CLASS_SUFFIX)]
     listed = by_name(path / lists[0], texts[lists[0]].decode("utf-8-sig")) if len(lists) == 1 else None
-    classes = {_stem(name): text for name, text in texts.items() if name.endswith(CLASS_SUFFIX)}
     own = _classes(path, kept, classes) if classes else None
     return Pictures(path, kept, partial(_untarred, files), files, listed, own)
+
+
+def _listed(files: Sequence[Path]) -> tuple[list[str], dict[str, bytes]]:
+    """Return the names in some tars, and the content of those that hold labels."""
+    found = list(_parts(files, _holds_labels))
+    return [name for name, _ in found], {name: content for name, content in found if _holds_labels(name)}
+
+
+def _holds_labels(name: str) -> bool:
+    return name.endswith(CLASS_SUFFIX) or PurePosixPath(name).name == LABELS_FILE
+
+
+def _parts(files: Sequence[Path], wanted: Callable[[str], bool]) -> Iterator[tuple[str, bytes]]:
+    """Yield the name of every file in some tars, and its content where that is wanted."""
+    for file in files:
+        with reading(file, "a tar of pictures or arrays"), tarfile.open(file, "r:*") as archive:
+            for part in archive:
+                if part.isfile():
+                    yield part.name, _content(archive, part) if wanted(part.name) else b""
+
+
+def _arrays(path: Path, files: Sequence[Path], classes: dict[str, bytes]) -> Samples:
+    """Return the arrays of some tars as samples."""
+    names: list[str] = []
+    found: list[np.ndarray] = []
+    for name, content in _parts(files, _is_array_name):
+        if _is_array_name(name):
+            with reading(path / name, "a NumPy .npy file"):
+                array = np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
+            names.append(name)
+            found.append(array)
+            if (array.shape, array.dtype) != (found[0].shape, found[0].dtype):
+                expected = f"{found[0].dtype} {list(found[0].shape)} as in {names[0]}"
+                raise bad_file(path / name, expected, f"{array.dtype} {list(array.shape)}", "keep one kind")
+    return samples_of(np.stack(found), _classes(path, names, classes) if classes else None, path)
+
+
+def _is_array_name(name: str) -> bool:
+    return name.endswith(".npy") and not PurePosixPath(name).name.startswith(".")
 
 
 def tar_files(folder: Path) -> list[Path]:
@@ -89,11 +127,13 @@ def is_tar_name(name: str) -> bool:
 
 
 def _untarred(files: Sequence[Path]) -> Iterator[Opener]:
-    for file in files:
-        with reading(file, "a tar of pictures"), tarfile.open(file, "r:*") as archive:
-            for part in archive:
-                if part.isfile() and is_picture_name(part.name) and not part.name.startswith("__MACOSX/"):
-                    yield partial(io.BytesIO, _content(archive, part))
+    for name, content in _parts(files, _is_picture):
+        if _is_picture(name):
+            yield partial(io.BytesIO, content)
+
+
+def _is_picture(name: str) -> bool:
+    return is_picture_name(name) and not name.startswith("__MACOSX/")
 
 
 def _content(archive: tarfile.TarFile, part: tarfile.TarInfo) -> bytes:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ...base.errors import bad_file
 from ..samples import Samples
-from .archives import is_tar_name, tar_files, tarred_pictures, zip_names, zipped_pictures
+from .archives import is_tar_name, read_tar, tar_files, zip_names, zipped_pictures
 from .cifar import BINARY_BATCHES, PICKLE_MAGIC, PYTHON_BATCHES, PYTHON_NAME, read_cifar10, read_cifar_python
 from .idx import IDX_NAME, find_idx, read_idx
 from .lmdb_stores import DATA_FILE, read_lmdb
@@ -17,7 +17,7 @@ from .npy import MAGIC as NPY_MAGIC
 from .npy import read_npy
 from .npz import read_npz
 from .parquet import PARQUET_MAGIC, parquet_files, read_parquet
-from .pictures import Pictures, has_pictures, is_picture_name, picture_folder
+from .picture_lists import Pictures, has_pictures, is_picture_name, picture_folder
 from .reading import ZIP_MAGIC, start_of
 from .shards import SHARD_SUFFIXES, read_shards
 from .stores import HDF5_MAGIC, ZARR_FILES, read_hdf5, read_zarr
@@ -151,7 +151,7 @@ FILES = (
         _ends(".parquet"),
         lambda path, key, labelled: read_parquet(path, key),
     ),
-    Format("a tar of pictures", lambda path, start: start[_TAR] == b"ustar", is_tar_name, _unkeyed(tarred_pictures)),
+    Format("a tar of pictures or arrays", lambda path, start: start[_TAR] == b"ustar", is_tar_name, _unkeyed(read_tar)),
     Format(
         "a .safetensors file",
         _is_safetensors,
@@ -197,7 +197,9 @@ FOLDERS = (
         bool,
         lambda path, key, labelled: read_shards(path, key),
     ),
-    Format("a folder of tars of pictures", lambda path, start: bool(tar_files(path)), bool, _unkeyed(tarred_pictures)),
+    Format(
+        "a folder of tars of pictures or arrays", lambda path, start: bool(tar_files(path)), bool, _unkeyed(read_tar)
+    ),
     Format("a folder of pictures", lambda path, start: has_pictures(path), bool, _unkeyed(picture_folder)),
     # the reader says what it found in place of samples
     Format("a folder of shards", lambda path, start: True, bool, lambda path, key, labelled: read_shards(path, key)),

@@ -49,16 +49,18 @@ def read_labels(path: Path, names: Sequence[str] | None, count: int) -> Int64[Te
 
 
 def by_name(path: Path, text: str) -> Mapping[str, Any] | None:
-    """Return the labels by name of a dataset.json, or None where it has none: no key `labels`, or null for all.
+    """Return the labels by name of a dataset.json, none where it says that there are none, or None without `labels`.
 
     path: the file, for errors. text: its content. Raises DataFileError for a list without names, and damaged content.
     """
     with reading(path, _EXPECTED):
         held = json.loads(text)
-        found = _of_json(path, text) if isinstance(held, dict) and held.get("labels") else {}
+        if not isinstance(held, dict) or "labels" not in held:
+            return None
+        found = _of_json(path, text) if held["labels"] else {}
     if not isinstance(found, Mapping):
         raise bad_file(path, "labels by the names of pictures", "labels without names", "pass it as the labels")
-    return None if all(label is None for label in found.values()) else found
+    return {} if all(label is None for label in found.values()) else found
 
 
 def named_labels(path: Path, found: Mapping[str, Any], names: Sequence[str]) -> Int64[Tensor, "N"]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...base.errors import bad_file
-from .pictures import MAGICS, Opener, Pictures
+from .picture_lists import MAGICS, Opener, Pictures
 from .reading import library, reading
 
 DATA_FILE = "data.mdb"

@@ -13,7 +13,7 @@ import numpy as np
 from ...base.errors import bad_file
 from ..samples import Samples, samples_of
 from .naming import choose
-from .pictures import Opener, Pictures
+from .picture_lists import Opener, Pictures
 from .reading import library, reading
 
 PARQUET_MAGIC = b"PAR1"
@@ -62,12 +62,17 @@ def _column(arrow: Any, parquet: Any, files: Sequence[Path], name: str) -> Any:
 
 def _kind(arrow: Any, kind: Any) -> str | None:
     """Return what a column of this type can hold: pictures with their paths, their bytes, numbers, or None."""
-    types = arrow.types
+    types, kind = arrow.types, _plain(kind)
     if types.is_struct(kind):
         return "pictures" if "bytes" in {kind.field(number).name for number in range(kind.num_fields)} else None
     if types.is_binary(kind) or types.is_large_binary(kind):
         return "bytes"
     return "numbers" if _is_list(types, kind) else None
+
+
+def _plain(kind: Any) -> Any:
+    """Return the type in which a type is stored that an extension names, as the arrays of Hugging Face."""
+    return getattr(kind, "storage_type", kind)
 
 
 def _is_list(types: Any, kind: Any) -> bool:
@@ -86,6 +91,7 @@ def _contents(parquet: Any, files: Sequence[Path], name: str) -> Iterator[Opener
 def _dense(path: Path, arrow: Any, column: Any) -> np.ndarray:
     """Return lists of numbers, lists of these and so on as one array. Raises DataFileError where lengths differ."""
     array = column.combine_chunks()
+    array = getattr(array, "storage", array)
     shape = [len(array)]
     while _is_list(arrow.types, array.type):
         inner = array.flatten()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import lzma
 import pickle
+import struct
 import tokenize
 import zipfile
 import zlib
@@ -31,7 +32,7 @@ _LESS_MEMORY = (
 _DAMAGE = (
     ValueError, EOFError, OverflowError, SyntaxError, TypeError, RuntimeError, AttributeError, LookupError, MemoryError,
     tokenize.TokenError, gzip.BadGzipFile, zipfile.BadZipFile, TarError, zlib.error, lzma.LZMAError,
-    pickle.UnpicklingError,
+    pickle.UnpicklingError, struct.error, AssertionError,
 )  # fmt: skip
 
 

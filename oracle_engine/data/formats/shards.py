@@ -11,7 +11,7 @@ from ..samples import Samples, joined
 from .naming import check_unkeyed
 from .npy import read_npy
 from .npz import read_npz
-from .pictures import has_pictures
+from .picture_lists import has_pictures
 from .reading import reading
 from .tensors import read_safetensors
 

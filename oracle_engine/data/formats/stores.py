@@ -35,7 +35,9 @@ def read_hdf5(path: Path, key: str | None = None, *, labelled: bool = True) -> S
         name, label_name = _chosen(path, found, key)
         labels = found[label_name][...] if label_name is not None and labelled else None
         held = found[name]
-        start = held.id.get_offset() if held.dtype.isnative and held.dtype.name in STORAGE_NAMES else None
+        # elsewhere offsets are those of other files, or of a part of this one
+        here = not (held.external or held.is_virtual or file.userblock_size)
+        start = held.id.get_offset() if here and held.dtype.isnative and held.dtype.name in STORAGE_NAMES else None
         if start is None or not held.size:
             return samples_of(held[...], labels, path)
         return _mapped(path, tensor_of(np.empty(0, held.dtype), path).dtype, list(held.shape), start, labels)

@@ -104,7 +104,7 @@ def test_logits_whose_last_place_is_many_nats_are_weighed_by_both_parts(
     chosen = torch.rand(8, 60, generator=generator) < 0.4
     named = named_by(chosen, generator)
     found, expected = (
-        pairs_state(rows, query, named, EVERYTHING) for pairs_state in (pairs.pairs_state, rescore.pairs_state)
+        pairs_state(rows, query, named, EVERYTHING) for pairs_state in (pairs.native_pairs_state, rescore.pairs_state)
     )
     assert_agree(rows, found, expected)
 

@@ -33,8 +33,8 @@ class Pictures:
 
     where: the folder or the file, for errors. names: of the pictures, with / between folders, in the order of the
     samples. contents: returns what opens each picture, in this order. files: those whose content decides the pictures.
-    listed: labels by the names that a dataset.json has, or None. own: the label of each picture, or None.
-    plain: whether names have no folders.
+    listed: labels by the names that a dataset.json has, empty where it says that there are none, or None.
+    own: the label of each picture, or None. plain: whether names have no folders.
     """
 
     where: Path
@@ -53,6 +53,8 @@ class Pictures:
         """
         if self.own is not None:
             return labels_of(self.own, len(self.names), self.where)
+        if self.listed is not None and not self.listed:
+            return None
         if self.listed is not None:
             return named_labels(self.where / LABELS_FILE, self.listed, self.names)
         return None if self.plain else _by_folder(self.where, self.names)
@@ -104,7 +106,7 @@ def _opened(file: Path) -> IO[bytes]:
 
 
 def _inside(folder: Path) -> Iterator[str]:
-    for place, folders, files in os.walk(folder):
+    for place, folders, files in os.walk(folder, followlinks=True):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         inner = PurePosixPath(Path(place).relative_to(folder).as_posix())
         yield from (str(inner / name) for name in sorted(files) if not name.startswith("."))
