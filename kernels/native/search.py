@@ -12,7 +12,7 @@ from ..common.combine import Combination
 from ..common.rows import ValueQuery
 from ..common.state import PosteriorState
 from ..common.work import Work
-from .scan import THREAD_OPERATIONS
+from .segments import THREAD_OPERATIONS
 from .views import Digits, QueriesView, RowsView, StatesView, View, called, readable, writable
 
 # the basis is multiplied so many rows at a time
