@@ -113,7 +113,7 @@ def tried(cell: Cell, wheel: Path, *, only_look: bool) -> Outcome:
         try:
             place = folder_of_tests(folder)
             environment = Environment.made(folder / "venv", python)
-            environment.install(str(wheel), *cell.requirements, *TOOLS)
+            environment.install(str(wheel), *to_install(cell, python, folder), *TOOLS)
             versions = f"torch {environment.version('torch')}, NumPy {environment.version('numpy')}"
             return Outcome(cell, PASSED, f"{versions}: {quick(environment, place)}")
         except FailedError as error:
@@ -121,20 +121,44 @@ def tried(cell: Cell, wheel: Path, *, only_look: bool) -> Outcome:
 
 
 def lacking(cell: Cell, python: str, folder: Path) -> str | None:
-    """Return which of the versions has no wheel that can be had here, in words, or None.
-
-    A torch for CUDA counts as none: it would bring gigabytes that no CPU needs.
-    """
-    ask = [python, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--no-deps", "--only-binary", ":all:"]
-    for requirement in cell.requirements:
-        try:
-            report = json.loads(run([*ask, "--quiet", "--report", "-", requirement], folder))
-        except FailedError:
-            return f"no wheel of {requirement} for Python {cell.python} can be had"
-        url = report["install"][0]["download_info"]["url"]
-        if requirement.startswith("torch") and "cpu" not in url.rsplit("/", 1)[1] and sys.platform == "linux":
-            return f"of {requirement} only a build for CUDA can be had"
+    """Return which of the versions has no wheel that can be had here, in words, or None."""
+    try:
+        to_install(cell, python, folder)
+    except FailedError as error:
+        return str(error)
     return None
+
+
+def to_install(cell: Cell, python: str, folder: Path) -> list[str]:
+    """Return what pip is to install for a cell. Raises FailedError for what cannot be had here, in words.
+
+    A torch for CUDA counts as none: it would bring gigabytes that no CPU needs. Where the newest torch is one, the
+    version that the project is tested with takes its place.
+    """
+    torch, numpy = cell.requirements
+    names = [torch] if "==" in torch else [torch, f"torch=={pinned('torch')}"]
+    builds = {name: offered(name, cell, python, folder) for name in names}
+    usable = [name for name, build in builds.items() if "cpu" in build or sys.platform != "linux"]
+    if not usable:
+        raise FailedError(f"of {' and '.join(names)} only builds for CUDA can be had")
+    offered(numpy, cell, python, folder)
+    return [usable[0], numpy]
+
+
+def offered(requirement: str, cell: Cell, python: str, folder: Path) -> str:
+    """Return the name of the wheel that pip would take. Raises FailedError without one."""
+    ask = [python, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--no-deps", "--only-binary", ":all:"]
+    try:
+        report = json.loads(run([*ask, "--quiet", "--report", "-", requirement], folder))
+    except FailedError:
+        raise FailedError(f"no wheel of {requirement} for Python {cell.python} can be had") from None
+    return str(report["install"][0]["download_info"]["url"]).rsplit("/", 1)[1]
+
+
+def pinned(name: str) -> str:
+    """Return the version of a distribution in constraints.txt."""
+    lines = (ROOT / "constraints.txt").read_text("utf-8").splitlines()
+    return next(line.split("==")[1] for line in lines if line.startswith(f"{name}=="))
 
 
 def compiled(python: str, folder: Path) -> str:

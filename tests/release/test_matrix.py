@@ -9,7 +9,7 @@ import pytest
 
 from release import matrix
 from release.environments import FailedError
-from release.matrix import FAILED, PASSED, UNTRIED, Cell, cells, interpreter, lacking, main, tried
+from release.matrix import FAILED, PASSED, UNTRIED, Cell, cells, interpreter, lacking, main, to_install, tried
 
 CELL = Cell("3.11", "2.9.*", "newest")
 
@@ -28,15 +28,27 @@ def test_every_combination_is_a_cell() -> None:
 def test_a_torch_for_cards_counts_as_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.platform", "linux")
     monkeypatch.setattr(matrix, "run", lambda command, folder: reports("https://x/torch-2.9.1-cp311-linux.whl"))
-    assert lacking(CELL, "python", tmp_path) == "of torch==2.9.* only a build for CUDA can be had"
+    assert lacking(CELL, "python", tmp_path) == "of torch==2.9.* only builds for CUDA can be had"
     monkeypatch.setattr(matrix, "run", lambda command, folder: reports("file:///x/torch-2.9.1+cpu-cp311-linux.whl"))
     assert lacking(CELL, "python", tmp_path) is None
+    assert to_install(CELL, "python", tmp_path) == CELL.requirements
 
     def none(command: object, folder: object) -> str:
         raise FailedError("nothing")
 
     monkeypatch.setattr(matrix, "run", none)
     assert lacking(CELL, "python", tmp_path) == "no wheel of torch==2.9.* for Python 3.11 can be had"
+
+
+def test_the_tested_torch_stands_in_for_one_for_cards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.platform", "linux")
+    tested = f"torch=={matrix.pinned('torch')}"
+
+    def run(command: list[str], folder: Path) -> str:
+        return reports("file:///x/torch-2+cpu-x.whl" if command[-1] == tested else "https://x/torch-3-x.whl")
+
+    monkeypatch.setattr(matrix, "run", run)
+    assert to_install(Cell("3.11", "newest", "1.26.*"), "python", tmp_path) == [tested, "numpy==1.26.*"]
 
 
 def test_an_interpreter_that_is_not_there_is_untried(tmp_path: Path) -> None:
