@@ -7,6 +7,7 @@ screen finds the :mod:`.shortlist` of rows that matter. :mod:`.nearest` bounds d
 from a screen what a budget cannot rescore.
 """
 
+from ..native.search import Mass
 from .cascade import entry_levels, screened
 from .choose import SCREEN_KINDS, TRIAL_MASS, best_screen, build_kind, measured, refusal
 from .costs import SearchCosts
@@ -32,6 +33,7 @@ __all__ = [
     "FixedAllowance",
     "Knowledge",
     "LeadingCodeScreen",
+    "Mass",
     "PrincipalScreen",
     "Sampled",
     "Screen",

@@ -17,14 +17,15 @@ from ..common.rescore import Pairs, product_error, product_logits
 from ..common.rows import Query
 from ..common.state import Wanted
 from ..common.work import Work
+from ..native.screens import TILE
+from ..native.search import Searched, SearchLimits
 from ..pairs import pairs_state
+from .costs import FIRST_ROWS
+from .one_call import one_call_applies, searched
 from .screen import Screen
 from .shortlist import Allowance, FixedAllowance, Shortlist, query_term
 from .tiles import Remaining, TileBounds, tile_bounds
-from .upper_bounds import UpperLogits
-
-# rows with the largest upper logits, rescored first: they bound the partition function from below
-FIRST_ROWS = 4
+from .upper_bounds import UpperLogits, chunk_of
 
 # floor of queries without a row that counts: finite, so that differences of infinities do not arise
 LOWEST_FLOOR = -1e38
@@ -45,14 +46,15 @@ def screened(
     pending.
     Costs a product of each level it needs; memory is 28 MB of upper logits, or 128 n bytes where that is more.
     """
-    search = _Search(upper, allowance, limit)
+    search, one_call = _Search(upper, allowance, limit), one_call_applies(upper)
+    found, chunk = (_one_call, chunk_of(len(upper.work.span) // TILE)) if one_call else (_cascade, upper.chunk)
     if entry is None:
         entry = torch.zeros(len(upper), dtype=torch.int64, device=upper.work.rows.device)
     parts: list[tuple[Int64[Tensor, "b"], Shortlist]] = []
     with ieee_products(upper.work.rows.device.type):
         for level in range(len(upper.screen.widths)):
-            chunks = (entry == level).nonzero()[:, 0].split(upper.chunk)
-            parts += [(index, _cascade(search.take(index), level)) for index in chunks if len(index)]
+            chunks = (entry == level).nonzero()[:, 0].split(chunk)
+            parts += [(index, found(search.take(index), level)) for index in chunks if len(index)]
     return Shortlist.assembled(upper.work, parts)
 
 
@@ -61,10 +63,12 @@ class Tried:
     """What a level did for some queries: the share of them that it certified, in [0, 1], and what that cost.
 
     cost: of the tiles and rows that it looked at, for each query and row, in the unit of the costs of the screen.
+    complete: whether one call does all that deeper levels do, too.
     """
 
     share: float
     cost: float
+    complete: bool = False
 
 
 def tried(upper: UpperLogits, level: int, mass: float) -> Tried:
@@ -73,12 +77,18 @@ def tried(upper: UpperLogits, level: int, mass: float) -> Tried:
     level: of the screen, the cheapest is 0. mass: posterior mass that may be left out. Costs a product of the level.
     """
     search, certified, spent = _Search(upper, FixedAllowance(mass), None), 0, 0.0
+    one_call = one_call_applies(upper)
     with ieee_products(upper.work.rows.device.type):
-        for index in torch.arange(len(upper), device=upper.work.rows.device).split(upper.chunk):
-            found = _evaluate_level(search.take(index), level, Remaining.everything(len(index), index.device))
-            certified += int(found.few.sum())
-            spent += found.cost
-    return Tried(certified / len(upper), spent / (len(upper) * max(1, len(upper.work.span))))
+        chunk = chunk_of(len(upper.work.span) // TILE) if one_call else upper.chunk
+        for index in torch.arange(len(upper), device=upper.work.rows.device).split(chunk):
+            part = search.take(index)
+            if one_call:
+                share, cost = part.in_one_call(level)
+            else:
+                found = _evaluate_level(part, level, Remaining.everything(len(index), index.device))
+                share, cost = int(found.few.sum()), found.cost
+            certified, spent = certified + share, spent + cost
+    return Tried(certified / len(upper), spent / (len(upper) * max(1, len(upper.work.span))), one_call)
 
 
 def entry_levels(screen: Screen, query: Query, knowledge: Int64[Tensor, "B"], rows: int) -> Int64[Tensor, "B"]:
@@ -130,6 +140,24 @@ class _Search:
         left = max(1, int((count > max(FIRST_ROWS, each / costs.tile)).sum()))
         budget = each + start / left
         return max(FIRST_ROWS, int(budget / costs.tile)), max(FIRST_ROWS, int(budget / costs.row))
+
+    def searched(self, level: int) -> Searched:
+        """Return what one call finds from this level on."""
+        costs, rows = self.upper.screen.costs, len(self.upper.work.span)
+        limits = SearchLimits(self.limit, self.limit) if self.limit is not None else costs.limits(rows)
+        return searched(self.upper, level, self.allowance, limits)
+
+    def in_one_call(self, level: int) -> tuple[int, float]:
+        """Return how many queries one call certifies from this level on, and what that costs beside its product."""
+        found, costs = self.searched(level), self.upper.screen.costs
+        cost = costs.tile * float(found.opened.sum()) + costs.row * float(found.scored.sum())
+        return int(found.found.sum()), cost
+
+
+def _one_call(search: _Search, level: int) -> Shortlist:
+    """Return the shortlist of queries that enter at `level` by one call of the native library."""
+    found = search.searched(level)
+    return Shortlist(found.state, found.log_omitted, found.survivors, found.found.bool())
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,9 @@ FIRST, LAST, STEPS_PER_DECADE = -2, 6, 3
 # a level has to certify no more than this share of the queries: a few dozen trials cannot tell it from all of them
 MOST_WORTH = 0.9
 
+# a level that costs more than this times what a deeper one does is given up, though the clock may be off
+DEARER = 1.1
+
 # mass that may be left out in the trials: what a relative velocity error of 1e-4 usually allows
 TRIAL_MASS = 1e-6
 
@@ -172,14 +175,15 @@ def _thresholds(rows: Rows, screen: Screen, knowledge: Knowledge, seed: int) -> 
         if not pending:
             break
         scaled = 10.0 ** (step / STEPS_PER_DECADE)
-        upper, gains = trials.upper(screen, scaled), [0.0]
-        for level in sorted(pending):
+        upper, gains, deeper = trials.upper(screen, scaled), [0.0], math.inf
+        for level in sorted(pending, reverse=True):
             found = tried(upper, level, TRIAL_MASS)
             cost = screen.costs.share(level, len(rows), found.cost, TRIALS)
-            if cost >= 1.0 or found.share < min(cost, MOST_WORTH):
+            # one call does at any level what all deeper ones do: it begins where that costs least
+            if cost >= 1.0 or found.share < min(cost, MOST_WORTH) or (found.complete and cost > DEARER * deeper):
                 pending.discard(level)
             else:
-                thresholds[level] = trials.snr(scaled)
+                thresholds[level], deeper = trials.snr(scaled), cost
                 gains.append(found.share - cost)
         below, noise = noise, 1.0 / (1.0 + math.sqrt(scaled))
         saved += max(gains) * (noise - below)

@@ -5,8 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..native.search import SearchLimits
+
 # where nothing was measured, in coordinates of a row: scoring a row again, and looking into an open tile
 ROW_OPERATIONS, TILE_OPERATIONS = 10.0, 7.0
+
+
+# rows and tiles of a query that are looked at whatever that costs
+FIRST_ROWS = 4
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,10 @@ class SearchCosts:
         each query and row.
         """
         return (self.searched(level, rows, batch) / (rows * batch) + beside) / (self.scan + self.scan_start / batch)
+
+    def limits(self, rows: int) -> SearchLimits:
+        """Return how many rows of a query are scored for what a scan of so many `rows` costs."""
+        return SearchLimits(rows=max(FIRST_ROWS, int(rows * (self.scan + self.scan_start) / self.row)))
 
     def __str__(self) -> str:
         levels, queries = (", ".join(f"{one:.3g}" for one in part) for part in (self.levels, self.queries))

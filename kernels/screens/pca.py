@@ -20,12 +20,27 @@ from ...base.progress import Progress
 from ..common.rounding import UNIT_ROUNDOFF, WALK
 from ..common.rows import Query, Rows, Span
 from ..native.screens import Terms
+from ..native.search import BASIS_ROWS, Leading, Roundings
 from .nearest import DistanceVectors
-from .query_bounds import TYPICAL_ROWS, UPWARD, Projected, QueryBound, Source, SourceResidual, product_rounding
+from .query_bounds import (
+    TYPICAL_ROWS,
+    UPWARD,
+    Projected,
+    QueryBound,
+    Source,
+    SourceResidual,
+    product_rounding,
+    walk_error,
+    weight_rounding,
+)
 from .screen import Place, Screen, Thresholds, chosen_rows, gaps, log_weights, no_thresholds
 
-# coordinates beyond those of a level are bounded in blocks of this many
-RESIDUAL_BLOCK = 64
+# coordinates beyond those of a level are bounded in blocks, each of which ends this many times further out
+BLOCK_GROWTH = 2
+
+# the shares of the dimension that levels have, one that all rows are bounded by and others for those that are
+# left, and the fewest coordinates of a level
+SHARES, LEAST_WIDTH = (48, 6, 3), 8
 
 # bytes of rows that the basis is fitted to and that are projected at once
 FIT_BYTES = 128 << 20
@@ -91,8 +106,34 @@ class PrincipalScreen(Screen):
         projection = (point.float() @ self._narrow_basis).double()
         rest = residual_norm(point, projection, projection_error(rows.dim))
         norms = torch.cat([block_norms(projection, block_edges(self.widths)), rest[:, None]], dim=1)
-        terms = max(part.shape[1] for part in self.features) + 4 * self.widths[-1] + 4 * rows.dim
-        return Projected(projection, norms, product_rounding(rows, query, point, terms=terms, radius=2.0 * rows.radius))
+        rounding = product_rounding(rows, query, point, terms=self._terms, radius=2.0 * rows.radius)
+        return Projected(projection, norms, rounding)
+
+    @property
+    def _terms(self) -> int:
+        # what a product with the rows of a level sums, and what the coordinates of both sides were summed from
+        return max(part.shape[1] for part in self.features) + 4 * self.widths[-1] + 4 * self.dim
+
+    @cached_property
+    def leading(self) -> Leading:
+        """The screen as the native search takes it."""
+        width, edges = self.widths[-1], block_edges(self.widths)
+        basis = torch.zeros(-(-width // BASIS_ROWS) * BASIS_ROWS, self.dim)
+        basis[:width] = self.basis.T
+        first = self.widths[0]
+        typical = self.features[0][:TYPICAL_ROWS, first : first + len(edges) + 1].double().mean(0)
+        return Leading(basis, torch.tensor(edges), self.widths, self.features, typical)
+
+    def roundings(self, rows: Rows) -> Roundings:
+        """Return what float32 may hide of products of queries with the screen and with `rows`."""
+        return Roundings(
+            upper=walk_error(self._terms),
+            coordinate=projection_error(rows.dim),
+            row=walk_error(rows.dim),
+            row_radius=rows.stored_radius + rows.radius,
+            shared=walk_error(rows.dim) * rows.operand_radius,
+            weights=weight_rounding(rows),
+        )
 
     def _source_residual(self, rows: Rows, query: Query, source: Source, level: int) -> SourceResidual:
         # the first level has the norms of all blocks: they stand between the coordinates and the norm of all of it
@@ -159,16 +200,18 @@ class PrincipalScreen(Screen):
 
 
 def default_widths(rows: Rows) -> tuple[int, ...]:
-    """Return the widths of the levels for `rows`: a 24th, a 6th and a third of the dimension while they cost less.
+    """Return the widths of the levels for `rows`: a 48th, a 6th and a third of the dimension while they cost less.
 
     Empty where rows are so short that no shorter vector would help.
     """
-    wished = [2 ** round(math.log2(max(1.0, rows.dim / share))) for share in (24, 6, 3)]
+    # rows as short as that are not worth a first level
+    least = LEAST_WIDTH if rows.dim >= SHARES[0] else 1
+    wished = [max(least, 2 ** round(math.log2(max(1.0, rows.dim / share)))) for share in SHARES]
     budget = rows.dim * rows.stored.dtype.itemsize / 4
     widths: list[int] = []
     for width in wished:
-        cost = width + rows.dim / (3 * RESIDUAL_BLOCK) + 4
-        if 8 <= width <= len(rows) // 2 and cost <= max(budget, rows.dim / 5):
+        cost = width + math.log2(max(2.0, rows.dim / width)) + 4
+        if LEAST_WIDTH <= width <= len(rows) // 2 and cost <= max(budget, rows.dim / 5) and width not in widths:
             widths.append(width)
             budget -= cost
     return tuple(widths)
@@ -239,7 +282,11 @@ def row_features(
 
 def block_edges(widths: Sequence[int]) -> list[int]:
     """Return where the blocks beyond the first of `widths` begin; the last edge is M, where the rest begins."""
-    return sorted({*widths, *range(widths[0], widths[-1], RESIDUAL_BLOCK)})
+    first, last = widths[0], widths[-1]
+    growing = [first]
+    while growing[-1] < last:
+        growing.append(min(BLOCK_GROWTH * growing[-1], last))
+    return sorted({*widths, *growing})
 
 
 def block_norms(coordinates: Float[Tensor, "n M"], edges: Sequence[int]) -> Float[Tensor, "n e"]:

@@ -198,8 +198,13 @@ def product_rounding(
     terms: how many products are summed. radius: norm of the largest operand that a point is multiplied with.
     """
     size = torch.linalg.vector_norm(point, dim=1) * radius + query.alpha * rows.radius**2
-    error: Tensor = WALK * UNIT_ROUNDOFF[torch.float32] * (math.sqrt(terms) + 2.0) * size
+    error: Tensor = walk_error(terms) * size
     return error
+
+
+def walk_error(terms: int) -> float:
+    """Return what float32 may hide of a sum of so many `terms`, relative to the norms of what it multiplies."""
+    return WALK * UNIT_ROUNDOFF[torch.float32] * (math.sqrt(terms) + 2.0)
 
 
 def shared_rounding(rows: Rows, shared_products: SharedProducts, share: Float64[Tensor, "B"]) -> Float64[Tensor, "B"]:
@@ -209,7 +214,7 @@ def shared_rounding(rows: Rows, shared_products: SharedProducts, share: Float64[
     query, [B] float64.
     """
     size = torch.linalg.vector_norm(shared_products.point, dim=1) * rows.operand_radius
-    error: Tensor = WALK * UNIT_ROUNDOFF[torch.float32] * (math.sqrt(rows.dim) + 2.0) * share.abs() * size
+    error: Tensor = walk_error(rows.dim) * share.abs() * size
     return error
 
 

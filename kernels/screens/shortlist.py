@@ -13,6 +13,7 @@ from ..common.rescore import Pairs
 from ..common.rows import Query
 from ..common.state import PosteriorState, merge
 from ..common.work import Work
+from ..native.search import Mass
 from ..pairs import pairs_state
 from .upper_bounds import UpperLogits
 
@@ -29,6 +30,10 @@ class Allowance(Protocol):
         """Return the mass in [0, 1], [B] float64, given the posterior `state` over the rows that are known so far."""
         ...
 
+    def allowed(self, batch: int) -> Mass:
+        """Return the same for native kernels, which find the states themselves, of a batch of so many queries."""
+        ...
+
 
 @dataclass(frozen=True)
 class FixedAllowance:
@@ -43,6 +48,10 @@ class FixedAllowance:
     def __call__(self, state: PosteriorState) -> Float64[Tensor, "B"]:
         """Return the mass for each query of `state`, [B] float64."""
         return torch.full_like(state.lse, self.mass)
+
+    def allowed(self, batch: int) -> Mass:
+        """Return the mass of each of `batch` queries."""
+        return Mass(torch.full((batch,), self.mass, dtype=torch.float64))
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,11 @@ from ..common.rows import Rows, Span
 from ..common.state import Wanted
 from ..common.work import Work
 from ..native.scan import native_state
+from ..native.search import Searched, SearchLimits
 from ..pairs import pairs_state
-from .cascade import FIRST_ROWS, LOWEST_FLOOR, screened
-from .costs import SearchCosts
+from .cascade import LOWEST_FLOOR, screened
+from .costs import FIRST_ROWS, SearchCosts
+from .one_call import one_call_applies, searched
 from .query_bounds import Knowledge, SideInformation
 from .screen import Screen
 from .shortlist import FixedAllowance
@@ -40,6 +42,9 @@ FEW = 1
 
 # alpha^2 / sigma^2 of the queries in units of the variance: late, where few rows have weight
 LATE = 100.0
+
+# the same where many tiles are open, and where so many rows have to be scored that these take most of the time
+MIDDLE, EARLY = 1.5, 0.1
 
 # share of the rows whose tiles are open where these are timed, and the least that a cost may turn out to be
 OPEN_SHARE, LEAST_COST = 1.0 / 64.0, 1e-3
@@ -75,24 +80,26 @@ def timed_costs(rows: Rows, screen: Screen, watch: Stopwatch | None = None) -> S
         scan_start, scan = bench.line(bench.scan)
         searches = [bench.line(partial(bench.search, level)) for level in range(len(screen.widths))]
         levels = [bench.level(level) for level in range(len(screen.widths))]
+        tile, row = bench.in_one_call() if one_call_applies(bench.upper) else (bench.tile(), bench.row())
         return SearchCosts(
             scan_start=scan_start / count,
             scan=max(scan / count, LEAST_COST),
             levels=tuple(max(level, LEAST_COST) for level in levels),
             call=min(call for call, _ in searches),
             queries=tuple(query for _, query in searches),
-            tile=max(bench.tile(), LEAST_COST),
-            row=max(bench.row(), LEAST_COST),
+            tile=max(tile, LEAST_COST),
+            row=max(row, LEAST_COST),
         )
 
 
 @dataclass(frozen=True)
 class _Bench:
-    """What is timed: `upper`, of late queries over some rows; `few`, of the first of them; `watch`, which times."""
+    """What is timed: `upper`, of late `trials` over some rows; `few`, of the first of them; `watch`, which times."""
 
     upper: UpperLogits
     few: UpperLogits
     watch: Stopwatch
+    trials: Trials
 
     @classmethod
     def of(cls, rows: Rows, screen: Screen, watch: Stopwatch) -> _Bench:
@@ -100,7 +107,7 @@ class _Bench:
         trials = Trials.drawn(rows, Knowledge.NOTHING, seed=0)
         span = Span(0, min(len(rows), max(LEAST_ROWS, TIMED_VALUES // rows.dim)))
         upper = UpperLogits.of(trials.work(LATE, span), screen, trials.side)
-        return cls(upper, upper.take(torch.arange(FEW, device=rows.device)), watch)
+        return cls(upper, upper.take(torch.arange(FEW, device=rows.device)), watch, trials)
 
     def line(self, run: Callable[[UpperLogits], object]) -> tuple[float, float]:
         """Return what `run` costs for any batch, at least 0, and for each query."""
@@ -152,6 +159,20 @@ class _Bench:
         lists = [self._pairs(each) for each in (FIRST_ROWS, 1)]
         many, one = (self.watch(partial(self._score, pairs)) for pairs in lists)
         return (many - one) / (TRIALS * (FIRST_ROWS - 1))
+
+    def in_one_call(self) -> tuple[float, float]:
+        """Return what an open tile and a row that is scored cost where one call does all."""
+        found: list[Searched] = []
+        taken: list[float] = []
+        for scaled in (LATE, MIDDLE, EARLY):
+            upper = UpperLogits.of(self.trials.work(scaled, self.upper.work.span), self.upper.screen, self.trials.side)
+            run = partial(searched, upper, 0, FixedAllowance(1e-6), SearchLimits())
+            taken.append(self.watch(run))
+            found.append(run())
+        opened = [max(1, int(one.opened.sum())) for one in found]
+        scored = [max(1, int(one.scored.sum())) for one in found]
+        tile = max((taken[1] - taken[0]) / opened[1], LEAST_COST)
+        return tile, (taken[2] - taken[0] - tile * opened[2]) / scored[2]
 
     def _pairs(self, each: int) -> Pairs:
         """Return so many rows for every query, `each`, spread over all of them."""

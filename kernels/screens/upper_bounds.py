@@ -27,6 +27,12 @@ CHUNK_VALUES = 7 << 20
 CHUNK_QUERIES = 32
 
 
+def chunk_of(values: int) -> int:
+    """Return how many queries to ask for at once where so many `values` are held of each."""
+    fitting = CHUNK_VALUES // max(1, values)
+    return max(CHUNK_QUERIES, fitting - fitting % CHUNK_QUERIES)
+
+
 @dataclass(frozen=True)
 class UpperLogits:
     """Upper logits of a batch of queries over a span, up to -|q|^2 / 2 sigma^2, which all rows of a query share.
@@ -112,9 +118,7 @@ class UpperLogits:
     @property
     def chunk(self) -> int:
         """How many queries to ask for at once."""
-        values = len(self.work.span) if self.terms(self.level) is None else len(self.work.span) // TILE
-        fitting = CHUNK_VALUES // max(1, values)
-        return max(CHUNK_QUERIES, fitting - fitting % CHUNK_QUERIES)
+        return chunk_of(len(self.work.span) if self.terms(self.level) is None else len(self.work.span) // TILE)
 
     def at(self, level: int, chosen: Int64[Tensor, "n"] | None = None) -> Float[Tensor, "m B"]:
         """Return the upper logits of some rows, [m, B] float32, -inf where a row does not count.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
@@ -12,7 +12,7 @@ from ..base.cuda_graphs import capturing
 from ..base.errors import InputError, invalid
 from ..data.dataset import OracleDataset
 from ..data.sharded import ShardedDataset, refused_together
-from ..kernels import Pairs, Wanted, float64_values, pairs_state
+from ..kernels import float64_values
 from ..paths.paths import Path, coefficients, marginal_variance, resolve_times
 from .classes import class_ranges
 from .conditions import UNCONDITIONAL, Conditions, Guidance
@@ -117,11 +117,8 @@ class RequestBuilder:
             return distance
         if len(known) == 0:
             return request.times[known]
-        # a sample that weighs nothing can be a source too, and a wrong one
-        rows = replace(self.data.rows, log_weights=None)
-        pairs = Pairs(known, request.source[known], torch.zeros_like(request.times[known]))
         # the logit of a sample is its squared distance over the variance
-        logit = pairs_state(rows, request.query(self.data), pairs, Wanted(mean=False)).lse[known]
+        logit = request.source_state(self.data).lse[known]
         scaled: Tensor = request.variance[known].sqrt() * (-2.0 * logit).clamp_min(0.0).sqrt()
         return scaled
 

@@ -12,7 +12,7 @@ import torch
 from ..base.arrays import Bool, Float64, Int64, Tensor
 from ..base.errors import InputError, invalid
 from ..data.dataset import OracleDataset
-from ..kernels import GivenPoints, Query, Span, ValueQuery, Wanted, Work
+from ..kernels import GivenPoints, Pairs, PosteriorState, Query, Span, ValueQuery, Wanted, Work, pairs_state
 from ..kernels.screens import BOUND_FAILURE, Source
 from ..paths.paths import Coefficients
 from .classes import class_ranges, range_sums
@@ -86,6 +86,26 @@ class Request:
         if kept is None:
             kept = self._queries[id(data)] = data, self._query(data)
         return kept[1]
+
+    def source_state(self, data: OracleDataset) -> PosteriorState:
+        """Return the posterior states of the samples of `data` that the queries were made from, each of it alone.
+
+        Weights do not count: a sample that weighs nothing can be a source too. It is kept for the next who asks.
+        """
+        kept = self._source_states.get(id(data))
+        if kept is None:
+            kept = self._source_states[id(data)] = data, self._source_state(data)
+        return kept[1]
+
+    def _source_state(self, data: OracleDataset) -> PosteriorState:
+        index = (self.source >= 0).nonzero()[:, 0]
+        rows = data.rows if data.rows.log_weights is None else replace(data.rows, log_weights=None)
+        pairs = Pairs(index, self.source[index], torch.zeros_like(self.times[index]))
+        return pairs_state(rows, self.query(data), pairs, Wanted())
+
+    @cached_property
+    def _source_states(self) -> dict[int, tuple[OracleDataset, PosteriorState]]:
+        return {}
 
     @cached_property
     def _queries(self) -> dict[int, tuple[OracleDataset, Query]]:

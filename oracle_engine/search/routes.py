@@ -9,8 +9,9 @@ import torch
 from ..base.arrays import Bool, Float, Float64, Int64, Tensor
 from ..base.seeds import seeded
 from ..data.dataset import OracleDataset
-from ..kernels import Pairs, PosteriorState, Query, Wanted, Work, merge, pairs_state
+from ..kernels import Combination, Pairs, PosteriorState, Query, Wanted, Work, merge, pairs_state
 from ..kernels.screens import (
+    Mass,
     PrincipalScreen,
     Sampled,
     SharedProducts,
@@ -19,6 +20,7 @@ from ..kernels.screens import (
     sampled_state,
     source_log_omitted,
 )
+from ..paths.paths import factors, velocity_gain
 from ..queries.answer import Answer, Route
 from ..queries.classes import scan_tasks
 from ..queries.modes import Budget
@@ -47,6 +49,13 @@ class VelocityAllowance:
     def __call__(self, state: PosteriorState) -> Float64[Tensor, "B"]:
         """Return the mass in [0, 1], [B] float64, given the posterior `state` over the samples known so far."""
         return self._scale(state).allowance(self.tolerance)
+
+    def allowed(self, batch: int) -> Mass:
+        """Return what the tolerance allows of each query, for kernels that find the states of `batch` queries."""
+        data, request, at = self.data, self.request, self.request.at
+        direct, gap = factors("velocity", at, request.variance, self.point_std)
+        answer = Combination(request.x, at.alpha_t, direct, gap, data.value_map.scale, data.base)
+        return Mass(largest_allowance(self.tolerance), answer, velocity_gain(at, request.variance))
 
     def met_by(self, state: PosteriorState, log_omitted: Float64[Tensor, "B"]) -> Bool[Tensor, "B"]:
         """Return whether the velocity error of `state` is within the tolerance, [B].
@@ -167,14 +176,21 @@ class SourceRoute:
         query = request.query(self.data)
         log_omitted = self._log_omitted(request, query)
         # one comparison tells for most queries that their source does not hold enough
-        index = (log_omitted <= largest_allowance(tolerance).log()).nonzero()[:, 0]
-        pairs = Pairs(index, request.source[index], torch.zeros_like(request.times[index]))
-        state = pairs_state(self.data.rows, query, pairs, wanted)
-        named = torch.zeros_like(request.source, dtype=torch.bool).index_fill_(0, index, value=True)
+        named = log_omitted <= largest_allowance(tolerance).log()
+        state = self._state(request, wanted, named)
         answer = Answer.bounded(state, state.lse + log_omitted, named.long(), Route.SOURCE)
         allowed = VelocityAllowance(self.data, request, tolerance, self.point_std)
         certified = named & (log_omitted <= allowed(state).log())
         return replace(answer, likely=named), certified
+
+    def _state(self, request: Request, wanted: Wanted, named: Bool[Tensor, "B"]) -> PosteriorState:
+        """Return the states of the sources of at least the queries that are `named`."""
+        rows = self.data.rows
+        if rows.log_weights is None and wanted == Wanted():
+            return request.source_state(self.data)
+        index = named.nonzero()[:, 0]
+        pairs = Pairs(index, request.source[index], torch.zeros_like(request.times[index]))
+        return pairs_state(rows, request.query(self.data), pairs, wanted)
 
     def _log_omitted(self, request: Request, query: Query) -> Float64[Tensor, "B"]:
         """Return the log of what all but the source hold at most, beside it; infinite where it does not count."""

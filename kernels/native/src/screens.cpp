@@ -2,6 +2,7 @@
 #include <new>
 
 #include "screen_tiles.hpp"
+#include "tile_sums.hpp"
 
 namespace oracle {
 namespace {
@@ -14,9 +15,6 @@ constexpr int64_t kDense = 5;
 
 // the largest number of two digits, and what rounds to whole numbers
 constexpr double kLargest = 127.0 * 128.0 + 63.0, kRounding = 6755399441055744.0;
-
-// upper weights relative to a floor are never taken as less than this: zeros would be no bound
-constexpr float kLeastExponent = -80.0f;
 
 // What is known of the tiles from the level before: tiles below the floor of a query are closed to it.
 struct Before {
@@ -141,27 +139,6 @@ void promising_rows(const ScreenView& screen, const BoundView& bound, const floa
     }
 }
 
-// How many tiles reach the floor of a query, and the sum of upper weights in all others, relative to the floor.
-void close_tiles(const ScreenView& screen, const BoundView& bound, const float* largest, const float* floors,
-                 int64_t lane, int64_t* open, double* below) {
-    constexpr int W = kLanesOfScreen;
-    const FloatVector floor = load(floors + lane);
-    FloatMask count{};
-    double total[W] = {};
-    for (int64_t first = 0; first < screen.tiles(); first += 64) {
-        FloatVector sum{};
-        for (int64_t tile = first; tile < std::min(first + 64, screen.tiles()); ++tile) {
-            FloatVector gap = load(largest + tile * bound.lanes() + lane) - floor;
-            const FloatMask reached = gap >= FloatVector{};
-            count -= reached;
-            gap = select<float>(gap < broadcast(kLeastExponent), broadcast(kLeastExponent), gap);
-            sum += select<float>(reached, FloatVector{}, exponential(gap));
-        }
-        for (int k = 0; k < W; ++k) total[k] += sum[k];
-    }
-    for (int k = 0; k < W && lane + k < bound.count; ++k) open[lane + k] = count[k], below[lane + k] = kTile * total[k];
-}
-
 // A level by which single rows are looked at again, or none: null.
 struct Finer {
     const ScreenView* screen;
@@ -231,9 +208,8 @@ class RowsAbove {
         }
         FloatVector sum{};
         for (int r = 0; r < ROOM; r += W) {
-            const FloatVector gap = load(upper + r) - floor, least = broadcast(kLeastExponent);
-            const FloatVector weight = exponential(select<float>(gap < least, least, gap));
-            sum += select<float>((gap < FloatVector{}) & (gap > broadcast(kClosed)), weight, FloatVector{});
+            const FloatVector gap = load(upper + r) - floor;
+            sum += select<float>(gap < FloatVector{}, weights_below(gap), FloatVector{});
         }
         below[query] += sum_of(sum);
     }
@@ -349,8 +325,9 @@ ORACLE_EXPORT int oracle_screen_promising(const ScreenView* screen, const BoundV
 // it, [B].
 ORACLE_EXPORT int oracle_screen_close(const ScreenView* screen, const BoundView* bound, const float* largest,
                                       const float* floor, int64_t* open, double* below) {
-    for (int64_t lane = 0; lane < bound->lanes(); lane += kLanesOfScreen)
-        close_tiles(*screen, *bound, largest, floor, lane, open, below);
+    const TileMaximaView maxima = {largest, screen->tiles(), bound->lanes()};
+    for (int64_t lane = 0; lane < bound->count; lane += kLanesOfScreen)
+        close_tiles(maxima, floor, lane, std::min<int64_t>(kLanesOfScreen, bound->count - lane), open, below);
     return 0;
 }
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from oracle_engine.base.arrays import STORAGE_DTYPES
 from oracle_engine.kernels import PosteriorState, Query, Rows, Span, Wanted, Work, prepare_rows, reference_logits
+from oracle_engine.kernels.native.search import Mass
 from oracle_engine.kernels.reference import state_from_logits
 from oracle_engine.kernels.screens.cascade import entry_levels, screened, tried
 from oracle_engine.kernels.screens.costs import SearchCosts
@@ -287,6 +288,10 @@ class Masses:
     def __call__(self, state: PosteriorState) -> Tensor:
         assert len(state.lse) == len(self.mass)
         return self.mass
+
+    def allowed(self, batch: int) -> Mass:
+        assert batch == len(self.mass)
+        return Mass(self.mass)
 
 
 def test_each_query_has_its_own_allowance_on_every_level(generator: torch.Generator) -> None:
