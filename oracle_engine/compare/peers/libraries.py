@@ -42,8 +42,8 @@ def ideal_denoiser(data: OracleDataset) -> Callable[[Batch], Tensor]:
 def kernel_density(data: OracleDataset) -> Callable[[Batch], Tensor]:
     """Return the log-density [B] by `sklearn.neighbors.KernelDensity` over alpha X, of bandwidth sigma, in float64.
 
-    A tree of one leaf for each time is built at the first call. Raises UnavailableError where scikit-learn is not installed, and
-    where a tree would take minutes.
+    A tree of one leaf for each time is built at the first call. Raises UnavailableError where scikit-learn is not
+    installed, and where a tree would take minutes.
     """
     try:
         from sklearn.neighbors import KernelDensity
