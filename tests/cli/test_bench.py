@@ -26,9 +26,9 @@ def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_rows_a_figure_and_a_sentence_come_out(capsys: pytest.CaptureFixture[str]) -> None:
-    options = ["--data", "my.npy", "--batch", "2,8", "--t", ".1,.95", "--sides", SIDES, "--budget", 0]
+    options = ["--data", "my.npy", "--batch", "8", "--t", ".1,.95", "--sides", SIDES, "--budget", 0]
     facts = run_json(capsys, "bench", *options, "--out", "out")
-    assert [(row["batch"], row["t"]) for row in facts["rows"]] == [(2, "0.1"), (2, "0.95"), (8, "0.1"), (8, "0.95")]
+    assert [(row["batch"], row["t"]) for row in facts["rows"]] == [(8, "0.1"), (8, "0.95")]
     first = facts["rows"][0]["sides"]
     assert first["ours"]["within"]
     assert first["ours"]["queries_per_second"] > 0
@@ -46,7 +46,8 @@ def test_rows_a_figure_and_a_sentence_come_out(capsys: pytest.CaptureFixture[str
 
 def test_the_table_ends_in_the_sentence(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sweep, "BUDGET", 0.0)
-    monkeypatch.setattr(sweep, "BATCHES", (1, 4))
+    monkeypatch.setattr(sweep, "SHARES", (0.5, 1.0))
+    monkeypatch.setattr(sweep, "BATCHES", (4,))
     monkeypatch.setattr(sweep, "TIMES", (0.5,))
     options = ["--t", ".5", "--batch", "4", "--sides", "ours,random-pool", "--budget", 0, "--no-figure", "--sweep"]
     assert run("bench", "--data", "my.npy", *options) == 0
