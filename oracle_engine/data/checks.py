@@ -125,5 +125,5 @@ def check_fits(needed: int, free: int, total: int) -> None:
     """
     if needed > free:
         sizes = f"{free / 2**30:,.1f} of {total / 2**30:,.1f} GiB free"
-        remedy = "leave resident='auto', which streams such data, or store 8-bit or 16-bit numbers"
+        remedy = "store 8-bit or 16-bit numbers, or let the engine stream them, with resident='auto'"
         raise invalid("device", f"must have {needed / 2**30:,.1f} GiB free for the data", sizes, remedy)

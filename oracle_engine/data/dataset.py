@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -21,10 +21,7 @@ from ..kernels import Rows, Span, counted_copies, recentred, stored_range, total
 from .checks import check_fits, checked_points, checked_weights, in_order, prepared_rows
 from .labels import by_label, checked_labels, class_spans
 from .samples import NO_CLASS
-from .values import ValueMap, picture_layout, picture_range
-
-# values hashed at once where samples may have to be gathered in another order
-HASH_VALUES = 1 << 23
+from .values import ValueMap, layout_note, range_note
 
 # the kind of a saved file, and the names of the tensors of its rows
 DATASET_KIND = "oracle-dataset-1"
@@ -224,33 +221,6 @@ class OracleDataset:
         facts = (len(self), self.sample_shape, str(self.storage), self.value_map)
         return hash_tensors(repr(facts), [self.rows.stored, self.sorted_labels, self.order, self.rows.log_weights])
 
-    def prefix_fingerprint(self, count: int) -> str:
-        """Return a hash of the first samples, their labels, shape and value map, but not of their weights.
-
-        count: how many samples, 0..N. A data set to which samples were appended has the hash of what it was before.
-        32 hexadecimal digits. These samples are read once. Raises InputError where they were changed in place.
-        """
-        self.check_unchanged()
-        facts = (count, self.sample_shape, str(self.storage), self.value_map)
-        labels = self.labels
-        return hash_tensors(repr(facts), [None if labels is None else labels[:count], *self._blocks(count)])
-
-    def prefix_rows(self, count: int) -> Int64[Tensor, "n"]:
-        """Return the rows here of the samples that a data set of the first samples alone would hold, [count] int64.
-
-        count: how many samples, 0..N. The result is in the order of the rows of that data set.
-        """
-        labels = self.labels
-        if labels is None:
-            return self.row_of(torch.arange(count, device=self.device))
-        return self.row_of(labels[:count].sort(stable=True).indices)
-
-    def _blocks(self, count: int) -> Iterator[Tensor]:
-        size = max(1, HASH_VALUES // self.dim)
-        for start in range(0, count, size):
-            some = torch.arange(start, min(start + size, count), device=self.device)
-            yield self.rows.stored.index_select(0, self.row_of(some))
-
     @cached_property
     def variance_per_dim(self) -> float:
         """Variance of the weighted samples in value space, averaged over the D coordinates."""
@@ -287,23 +257,10 @@ class OracleDataset:
     @property
     def value_note(self) -> str | None:
         """What to look at: floats that look like pictures that nobody scaled to [-1, 1], channels that come last."""
-        notes = (self._range_note(), self._layout_note())
+        notes = [layout_note(self.sample_shape)]
+        if self.value_map == ValueMap() and self.storage.is_floating_point:
+            notes.insert(0, range_note(self.sample_shape, *self.value_range))
         return "; ".join(note for note in notes if note is not None) or None
-
-    def _layout_note(self) -> str | None:
-        if picture_layout(self.sample_shape) != "HWC":
-            return None
-        height, width, channels = self.sample_shape
-        return f"pictures [H, W, C] of {height} x {width} with {channels} channels: queries have this layout too"
-
-    def _range_note(self) -> str | None:
-        found = picture_range(self.sample_shape, *self.value_range) if self.value_map == ValueMap() else None
-        if found is None or not self.storage.is_floating_point:
-            return None
-        return (
-            f"the values look like pictures in [{found[0]}, {found[1]}]; most models are trained on [-1, 1], which "
-            "moves the transition (value_map=(-1, 1) in Python, --range -1,1 on the command line)"
-        )
 
     def row_of(self, index: Int64[Tensor, "n"]) -> Int64[Tensor, "n"]:
         """Return the rows of samples, [n] int64 in 0..N - 1.

@@ -93,6 +93,28 @@ def picture_range(shape: Sequence[int], low: float, high: float) -> tuple[int, i
     return (0, 255) if low <= 25.0 and 200.0 <= high <= 255.0 else None
 
 
+def range_note(shape: Sequence[int], low: float, high: float) -> str | None:
+    """Return what to look at where floats look like pictures that nobody scaled to [-1, 1], else None.
+
+    shape: of one sample. low, high: the smallest and the largest number.
+    """
+    found = picture_range(shape, low, high)
+    if found is None:
+        return None
+    return (
+        f"the values look like pictures in [{found[0]}, {found[1]}]; most models are trained on [-1, 1], which "
+        "moves the transition (value_map=(-1, 1) in Python, --range -1,1 on the command line)"
+    )
+
+
+def layout_note(shape: Sequence[int]) -> str | None:
+    """Return what to look at where the channels of pictures come last, else None; shape: of one sample."""
+    if picture_layout(shape) != "HWC":
+        return None
+    height, width, channels = shape
+    return f"pictures [H, W, C] of {height} x {width} with {channels} channels: queries have this layout too"
+
+
 def float_map(low: float, high: float) -> ValueMap:
     """Return the map onto [-1, 1] of floats that were stored in [0, 1], [-1, 1] or [0, 255].
 

@@ -17,6 +17,7 @@ from ..base.errors import bad_file, invalid
 from ..base.files import read_tensors, write_tensors
 from ..base.progress import PartProgress, Progress
 from ..data.dataset import OracleDataset
+from ..data.prefixes import prefix_fingerprint, prefix_rows
 from ..data.sharded import check_here
 from ..kernels.screens import (
     SCREEN_KINDS,
@@ -70,7 +71,7 @@ class Origin:
     def of(cls, data: OracleDataset) -> Origin:
         """Return the origin of an index of `data`. Costs two passes over the samples."""
         count = len(data)
-        return cls(data.name, data.fingerprint, count, data.prefix_fingerprint(count), data.value_map.scale)
+        return cls(data.name, data.fingerprint, count, prefix_fingerprint(data, count), data.value_map.scale)
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ class SearchIndex:
             raise bad_file(source, expected, found, "build the index of these data anew")
         here = self.to(data.device)
         rows = data.centred_at(here.centre).rows
-        kept = data.prefix_rows(self.origin.count)
+        kept = prefix_rows(data, self.origin.count)
         screen, distances = here.screen, here.distances
         if screen is not None:
             screen = screen.extended(rows, kept, _named("projecting", progress))
@@ -156,7 +157,7 @@ class SearchIndex:
     def begins(self, data: OracleDataset) -> bool:
         """Return whether the first samples of `data` are those of this index; reads them once."""
         count = self.origin.count
-        return count <= len(data) and data.prefix_fingerprint(count) == self.origin.prefix
+        return count <= len(data) and prefix_fingerprint(data, count) == self.origin.prefix
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write the index to one checksummed `.safetensors` file at `path`; a failure leaves no file behind.

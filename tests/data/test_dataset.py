@@ -17,6 +17,7 @@ from tolerances import assert_close
 
 from oracle_engine import InputError, OracleDataset, OracleEngine, ValueMap
 from oracle_engine.base.arrays import STORAGE_DTYPES
+from oracle_engine.data.prefixes import prefix_fingerprint, prefix_rows
 
 
 @pytest.mark.parametrize("dtype", STORAGE_DTYPES)
@@ -251,14 +252,14 @@ def test_grown_data_know_what_they_grew_from(generator: torch.Generator, labelle
     points, labels = normal(50, 6, generator).float(), (torch.arange(50) * 3) % 4 if labelled else None
     first = OracleDataset(points[:30], None if labels is None else labels[:30])
     grown = OracleDataset(points, labels)
-    assert grown.prefix_fingerprint(30) == first.prefix_fingerprint(30)
-    assert grown.prefix_fingerprint(30) != grown.prefix_fingerprint(29)
-    assert torch.equal(grown.rows.stored[grown.prefix_rows(30)], first.rows.stored)
+    assert prefix_fingerprint(grown, 30) == prefix_fingerprint(first, 30)
+    assert prefix_fingerprint(grown, 30) != prefix_fingerprint(grown, 29)
+    assert torch.equal(grown.rows.stored[prefix_rows(grown, 30)], first.rows.stored)
     other = OracleDataset(points.flip(0), labels)
-    assert other.prefix_fingerprint(30) != first.prefix_fingerprint(30)
+    assert prefix_fingerprint(other, 30) != prefix_fingerprint(first, 30)
     if labels is not None:
-        assert OracleDataset(points, labels.flip(0)).prefix_fingerprint(30) != first.prefix_fingerprint(30)
-        assert OracleDataset(points).prefix_fingerprint(30) != first.prefix_fingerprint(30)
+        assert prefix_fingerprint(OracleDataset(points, labels.flip(0)), 30) != prefix_fingerprint(first, 30)
+        assert prefix_fingerprint(OracleDataset(points), 30) != prefix_fingerprint(first, 30)
 
 
 def test_another_centre_changes_no_sample(generator: torch.Generator) -> None:

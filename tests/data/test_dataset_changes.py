@@ -20,6 +20,7 @@ from torch import Tensor
 
 from oracle_engine import OracleDataset, OracleEngine, OracleTarget, load_dataset, posterior_draw, samplers
 from oracle_engine.base.arrays import STORAGE_DTYPES
+from oracle_engine.data.prefixes import prefix_fingerprint
 from oracle_engine.search.index import SearchIndex
 
 X = torch.zeros(2, 4)
@@ -106,7 +107,7 @@ def test_a_view_is_told_of_changes_of_what_it_views(points: Tensor) -> None:
         lambda engine, folder: samplers.sample(engine, X, samplers.sampling_times(3)),
         lambda engine, folder: engine.data[0],
         lambda engine, folder: engine.data.fingerprint,
-        lambda engine, folder: engine.data.prefix_fingerprint(3),
+        lambda engine, folder: prefix_fingerprint(engine.data, 3),
         lambda engine, folder: engine.data.variance_per_dim,
         lambda engine, folder: engine.data.save(folder / "data.safetensors"),
         lambda engine, folder: engine.data.to("cpu"),
