@@ -83,8 +83,9 @@ def test_every_index_finds_the_samples_that_weigh_late(digits: OracleDataset, ki
     assert peer.nearest(batch)[1].shape == (8, 100)
 
 
-def test_the_density_of_scikit_learn_is_the_same_early(digits: OracleDataset) -> None:
-    batch = Workload(digits, 6, 0.2).draw()
+@pytest.mark.parametrize("t", [0.2, 0.9])
+def test_the_density_of_scikit_learn_is_the_same(digits: OracleDataset, t: float) -> None:
+    batch = Workload(digits, 6, t).draw()
     truth = log_density_of(digits, batch)[:, None]
     assert relative_error(kernel_density(digits)(batch), truth) <= BAR
 

@@ -42,8 +42,8 @@ def ideal_denoiser(data: OracleDataset) -> Callable[[Batch], Tensor]:
 def kernel_density(data: OracleDataset) -> Callable[[Batch], Tensor]:
     """Return the log-density [B] by `sklearn.neighbors.KernelDensity` over alpha X, of bandwidth sigma, in float64.
 
-    A tree for each time is built at the first call. Raises UnavailableError where scikit-learn is not installed, and
-    where a tree would take minutes.
+    A tree of one leaf for each time is built at the first call. Raises UnavailableError where scikit-learn is not
+    installed, and where a tree would take minutes.
     """
     try:
         from sklearn.neighbors import KernelDensity
@@ -58,7 +58,8 @@ def kernel_density(data: OracleDataset) -> Callable[[Batch], Tensor]:
         t = float(batch.times[0])
         if t not in fitted:
             fitted.clear()
-            fitted[t] = KernelDensity(bandwidth=1 - t).fit(t * samples)
+            # one leaf: bounds of smaller ones are subtracted from each other, which late costs all digits
+            fitted[t] = KernelDensity(bandwidth=1 - t, leaf_size=len(samples)).fit(t * samples)
         return torch.from_numpy(fitted[t].score_samples(batch.x.double().flatten(1).cpu().numpy()))
 
     return density
