@@ -140,13 +140,16 @@ def test_early_queries_do_not_search_in_vain(generator: torch.Generator, monkeyp
     engine, x = OracleEngine(data).prepare(neighbours=False), queries(data, generator)
     source = OPTIONS["source"]["source"]
     looks: list[int] = []
-    look = cascade._evaluate_level
 
-    def spied(search: Any, level: int, *rest: Any) -> Any:
-        looks.append(level)
-        return look(search, level, *rest)
+    def spied(look: Any) -> Any:
+        def spy(search: Any, level: int, *rest: Any) -> Any:
+            looks.append(level)
+            return look(search, level, *rest)
 
-    monkeypatch.setattr(cascade, "_evaluate_level", spied)
+        return spy
+
+    for name in ("_evaluate_level", "searched"):
+        monkeypatch.setattr(cascade, name, spied(getattr(cascade, name)))
     assert set(engine.posterior(x[:3], TIMES[:3], source=source[:3]).route) == {"exact"}
     assert looks == []
     assert set(engine.posterior(x[-3:], TIMES[-3:], source=source[-3:]).route) == {"screen"}
