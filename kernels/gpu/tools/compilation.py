@@ -89,12 +89,16 @@ def warps_of(job: Job) -> int:
     return {"weights": WEIGHTS_WARPS, "place": PLACE_WARPS}.get(job.kernel, job.config.warps)
 
 
-def compile_job(job: Job) -> Compilation:
-    """Compile `job` and count in its machine code; errors of the compiler are passed on."""
+def options_of(job: Job) -> dict[str, Number]:
+    """Return what the kernel is launched with."""
     # what rounding leaves over is found by operations that must not be joined
     fused = job.kernel not in COMPENSATED
-    options = {"num_warps": warps_of(job), "num_stages": job.config.stages, "enable_fp_fusion": fused}
-    compiled = triton.compile(source_of(job), target=TARGETS[job.target][0], options=options)
+    return {"num_warps": warps_of(job), "num_stages": job.config.stages, "enable_fp_fusion": fused}
+
+
+def compile_job(job: Job) -> Compilation:
+    """Compile `job` and count in its machine code; errors of the compiler are passed on."""
+    compiled = triton.compile(source_of(job), target=TARGETS[job.target][0], options=options_of(job))
     shared, races = compiled.metadata.shared, len(re.findall(r"\batomic_rmw f", compiled.asm["ttir"]))
     if "cubin" in compiled.asm:
         code, registers = nvidia_code(compiled.asm["cubin"])

@@ -10,6 +10,8 @@ from oracle_engine.kernels.common.work import Work
 
 pytest.importorskip("triton")
 
+import triton
+
 from oracle_engine.base.errors import DataFileError, InputError
 from oracle_engine.kernels import Query, Span, Wanted, prepare_rows
 from oracle_engine.kernels.gpu import configs, devices, tables
@@ -19,7 +21,7 @@ from oracle_engine.kernels.gpu.jit import INTERPRET
 from oracle_engine.kernels.gpu.scan import check_shared_memory, triton_state
 from oracle_engine.kernels.gpu.tiles import ANY, Choice, DigitConfig, ScoreConfig, WeighConfig
 from oracle_engine.kernels.gpu.tools import jobs, limits, tune
-from oracle_engine.kernels.gpu.tools.compilation import Compilation
+from oracle_engine.kernels.gpu.tools.compilation import Compilation, options_of
 from oracle_engine.kernels.gpu.tools.machine_code import Instruction, now_and_then, product_loop, unguarded
 from oracle_engine.kernels.gpu.tools.machines import MACHINES
 
@@ -84,6 +86,15 @@ def test_the_atomics_that_there_are_count_whole_numbers() -> None:
     options = {"num_warps": 4, "enable_fp_fusion": True}
     compiled = triton.compile(jobs.source_of(job), target=jobs.TARGETS["sm_80"][0], options=options)
     assert "atomic_rmw add" in compiled.asm["ttir"]
+
+
+def test_what_rounding_leaves_over_is_found_without_joined_operations() -> None:
+    job = next(job for job in jobs.jobs(["sm_90"]) if job.kernel == "compensated slots")
+    source, target = jobs.source_of(job), jobs.TARGETS["sm_90"][0]
+    plain = triton.compile(source, target=target, options=options_of(job))
+    joined = triton.compile(source, target=target, options={**options_of(job), "enable_fp_fusion": True})
+    assert "fma.rn.f64" in joined.asm["ptx"]
+    assert "fma.rn.f64" not in plain.asm["ptx"]
 
 
 @pytest.mark.parametrize("architecture", ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120", "gfx942", "gfx1100"])
