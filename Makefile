@@ -14,7 +14,7 @@ ON_CARD = PYTHONPATH=$$(printf '%s:' $(WHEELS)/*.whl)$$PYTHONPATH
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv native sanitize demo quick test check bench docs wheel matrix aot gpu gpu-wheels fmt clean
+.PHONY: help venv native sanitize interpreter demo quick test check bench docs wheel matrix aot gpu gpu-wheels fmt clean
 
 help:
 	@echo "make demo    two stages of the built-in image patches: a table, stages.json, stages.png"
@@ -30,6 +30,7 @@ help:
 	@echo "make gpu-wheels  fetch what the machine of the CUDA device may lack, when it has no network"
 	@echo "make fmt     put the sources into the form that make check wants"
 	@echo "make native  the C++ kernels, which the others make anew where their sources changed"
+	@echo "make interpreter  the Triton kernels in the interpreter: all cases, of which make test runs a few"
 	@echo "make sanitize  the C++ kernels with sanitizers, over the problems of the tests"
 	@echo "make venv    only the environment in $(VENV) that the others make on their first run"
 	@echo "make clean   remove $(VENV), build products, caches and the files of the demo"
@@ -56,6 +57,10 @@ native: $(NATIVE)/lib/.stamp
 $(NATIVE)/lib/.stamp: $(NATIVE_SOURCES) $(NATIVE)/build.py | $(VENV)/.stamp
 	@$(BIN)/python $(NATIVE)/build.py || echo "the portable kernels serve"
 	@mkdir -p $(@D) && touch $@
+
+# every case of the Triton kernels in the interpreter, of which the tests run a few
+interpreter: $(VENV)/.stamp
+	@EVERY_CASE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal tests/kernels/gpu/test_interpreter.py
 
 # what the tests do too, by itself
 sanitize: native

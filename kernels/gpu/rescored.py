@@ -12,6 +12,7 @@ from ..common.rows import Rows
 from ..common.work import Work
 from .compensate import COMPENSATED_TILE, compensate_kernel, compensated_slots_kernel, compensated_spread_kernel
 from .given import GivenOperand
+from .jit import INTERPRET
 from .rescore import RESCORE_TILE, rescore_kernel, slice_width, spread_kernel
 from .rescore_list import RescoreList, programs
 
@@ -136,7 +137,8 @@ def _twice(work: Work) -> dict[str, Any]:
 
 
 def _width(rows: Rows) -> int:
-    return min(COMPENSATED_TILE.block_d, slice_width(rows.dim))
+    # the interpreter takes its time by the operation, whatever that is about
+    return slice_width(rows.dim) if INTERPRET else min(COMPENSATED_TILE.block_d, slice_width(rows.dim))
 
 
 def share_count(batch: int, listed: int, dim: int) -> int:

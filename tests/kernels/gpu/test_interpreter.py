@@ -28,8 +28,12 @@ CASES = sorted((Path(__file__).parent / "interpreter").glob("check_*.py"))
     ids=[*(path.stem for path in CASES), "gpu"],
 )
 def test_kernels_in_the_interpreter(tests: list[str]) -> None:
-    """Run the cases of the interpreter, and in small those of a card, with the variable set before triton is there."""
-    environment = {**os.environ, "TRITON_INTERPRET": "1"}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests]
+    """Run the cases of the interpreter, and in small those of a card, with the variable set before triton is there.
+
+    `make interpreter` runs all cases of every test, the others a few.
+    """
+    few = [] if os.environ.get("EVERY_CASE") else ["-p", "few_cases"]
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT / "tests" / "helpers")}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *few, *tests]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
