@@ -132,8 +132,7 @@ class Responder:
         index = _guided(request, guided)
         both = None if index is None or len(index) == 0 else self.router.both(request, index, wanted)
         if both is None or index is None:
-            state = self.router.state(request, wanted, shared_products)
-            return self.guided_terms(request, state, shared_products, guided)
+            return self._terms(request, self.router.state(request, wanted, shared_products), index, shared_products)
         own, free = both
         return [Term(None, request.scale, own), Term(index, 1.0 - request.take(index).scale, free)]
 
@@ -145,7 +144,15 @@ class Responder:
         guided: Bool[Tensor, "B"] | None = None,
     ) -> list[Term]:
         """Return the terms of :meth:`terms` where the `state` given the labels is known, [B]."""
-        index = _guided(request, guided)
+        return self._terms(request, state, _guided(request, guided), shared_products)
+
+    def _terms(
+        self,
+        request: Request,
+        state: PosteriorState,
+        index: Int64[Tensor, "b"] | None,
+        shared_products: SharedProducts | None,
+    ) -> list[Term]:
         if index is None:
             return [Term(None, None, state)]
         terms = [Term(None, request.scale, state)]

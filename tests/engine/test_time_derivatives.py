@@ -172,7 +172,8 @@ def test_the_total_derivative_along_a_given_tangent(
     dx, dt = normal(5, 3, generator), normal(5, 1, generator)[:, 0]
     answer = getattr(engine, prediction)
     value, along = total_derivative(engine, x, TIMES, dx, dt=dt, prediction=prediction)
-    assert torch.equal(value, answer(x, TIMES))
+    # a question of nothing but x and t takes a way of its own
+    assert_rows_close(value, answer(x, TIMES), "float64")
     assert torch.equal(along, torch.func.jvp(answer, (x, TIMES), (dx, dt))[1])
     _, flowing = total_derivative(engine, x, TIMES, dt=dt, prediction=prediction)
     velocity = engine(x, TIMES) * dt[:, None]
