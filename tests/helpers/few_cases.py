@@ -7,7 +7,7 @@ from collections import defaultdict
 import pytest
 
 # cases of a test that are kept at most
-KEPT = 3
+KEPT = 2
 
 
 def spread(count: int) -> set[int]:
