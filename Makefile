@@ -30,7 +30,7 @@ help:
 	@echo "make gpu-wheels  fetch what the machine of the CUDA device may lack, when it has no network"
 	@echo "make fmt     put the sources into the form that make check wants"
 	@echo "make native  the C++ kernels, which the others make anew where their sources changed"
-	@echo "make interpreter  the Triton kernels in the interpreter: all cases, of which make test runs a few"
+	@echo "make interpreter  the Triton kernels in the interpreter: all cases, of which make test runs one of each"
 	@echo "make sanitize  the C++ kernels with sanitizers, over the problems of the tests"
 	@echo "make venv    only the environment in $(VENV) that the others make on their first run"
 	@echo "make clean   remove $(VENV), build products, caches and the files of the demo"
@@ -58,7 +58,7 @@ $(NATIVE)/lib/.stamp: $(NATIVE_SOURCES) $(NATIVE)/build.py | $(VENV)/.stamp
 	@$(BIN)/python $(NATIVE)/build.py || echo "the portable kernels serve"
 	@mkdir -p $(@D) && touch $@
 
-# every case of the Triton kernels in the interpreter, of which the tests run a few
+# every case of the Triton kernels in the interpreter, of which the tests run one of each
 interpreter: $(VENV)/.stamp
 	@EVERY_CASE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal tests/kernels/gpu/test_interpreter.py
 

@@ -30,7 +30,7 @@ CASES = sorted((Path(__file__).parent / "interpreter").glob("check_*.py"))
 def test_kernels_in_the_interpreter(tests: list[str]) -> None:
     """Run the cases of the interpreter, and in small those of a card, with the variable set before triton is there.
 
-    `make interpreter` runs all cases of every test, the others a few.
+    `make interpreter` runs all cases of every test, the others one.
     """
     few = [] if os.environ.get("EVERY_CASE") else ["-p", "few_cases"]
     environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT / "tests" / "helpers")}
