@@ -12,13 +12,7 @@ from triton.compiler import ASTSource
 
 from ..candidates import candidates_kernel
 from ..combine import COMBINE_BLOCK, combine_kernel
-from ..compensate import (
-    COMPENSATED_TILE,
-    based_kernel,
-    compensate_kernel,
-    compensated_slots_kernel,
-    compensated_spread_kernel,
-)
+from ..compensate import COMPENSATED_TILE, based_kernel, compensated_slots_kernel
 from ..devices import Device
 from ..finish import SHARE_BLOCK, STATE_BLOCK, state_kernel
 from ..fused import fused_kernel
@@ -30,7 +24,8 @@ from ..operands import EXACT, HALF, operand_dtype, part_slots
 from ..panels import PANEL_BLOCK, panels_kernel
 from ..partition import PARTITION_QUERIES, TILE_BLOCK, Law, partition_kernel
 from ..query_operand import QUERY_BLOCK, QUERY_WARPS, query_digits_kernel, query_parts_kernel, shift_kernel
-from ..rescore import RESCORE_TILE, rescore_kernel, spread_kernel
+from ..rescore import RESCORE_TILE
+from ..rescore_kernels import rescore_kernel, spread_kernel
 from ..rescore_list import EVERY, ORDER_BLOCK, order_kernel
 from ..rescore_top import TOP_BLOCK, distance_kernel
 from ..running_sums import MOST_PARTS, SUM_QUERIES, SUM_TILES, TOTAL_BLOCK, add_kernel
@@ -333,10 +328,10 @@ def _kernel_of(job: Job) -> tuple[Any, dict[str, Any]]:
         "prefix": (prefix_kernel, {"BLOCK": PREFIX_BLOCK}),
         "place": (place_kernel, {**placed, **segmented, **dense}),
         "distance": (distance_kernel, {"WEIGHTED": True, **rescored}),
-        "rescore": (rescore_kernel, {"WEIGHTED": True, "MEAN": True, **rescored}),
-        "spread": (spread_kernel, {"WEIGHTED": True, **rescored}),
-        "compensate": (compensate_kernel, {**given, "MEAN": True}),
-        "compensated spread": (compensated_spread_kernel, given),
+        "rescore": (rescore_kernel, {**given, "MEAN": True, "TWICE": False}),
+        "spread": (spread_kernel, {**given, "TWICE": False}),
+        "compensate": (rescore_kernel, {**given, "MEAN": True, "TWICE": True}),
+        "compensated spread": (spread_kernel, {**given, "TWICE": True}),
         "compensated slots": (compensated_slots_kernel, given),
         "based": (based_kernel, {"BLOCK": TOP_BLOCK}),
         "one read": (one_read_kernel, {**read, "WEIGHTED": True, "MEAN": True, **rescored}),

@@ -118,7 +118,8 @@ def test_lists_that_may_overflow_add_nothing(card: PretendedCard) -> None:
     query = Query(torch.randn(3, 784).double(), ones, ones, torch.zeros(3, 0, 2, dtype=torch.int64))
     limits = replace(DEFAULT_LIMITS, logit_bytes=1, least_rescored=16)
     calls = card.count(lambda: triton_state(Work(rows, query, Span(0, 1200), Wanted()), limits=limits))
-    assert calls.launches["rescore_kernel"] == 1
+    # in float64, and where its digits are too few once more
+    assert calls.launches["rescore_kernel"] == 2
     assert calls.waits == 0
 
 
