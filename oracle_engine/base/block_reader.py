@@ -20,7 +20,7 @@ SINGLY = 0.25
 
 
 @dataclass(frozen=True, eq=False)
-class Asked:
+class AskedRows:
     """The rows of a block that are asked for.
 
     start, stop: the places of the block. index: the numbers of the rows, rising, [n]. place: where they are, [n].
@@ -51,7 +51,7 @@ class BlockReader:
         self._file: tuple[FilePart, int] | None = None
         self._unsorted: Tensor | None = None
 
-    def asked(self) -> Iterator[Asked]:
+    def asked(self) -> Iterator[AskedRows]:
         """Yield what is asked for of the blocks that hold something of it, in the order of the files."""
         places = self.rows.starts[-1]
         for start in range(0, places, self.size):
@@ -59,7 +59,7 @@ class BlockReader:
             if len(found):
                 yield found
 
-    def in_place(self, asked: Asked) -> Shaped[Tensor, "n ..."] | None:
+    def in_place(self, asked: AskedRows) -> Shaped[Tensor, "n ..."] | None:
         """Return the rows that are asked for where they are in memory already, one after the other, else None."""
         number = bisect_right(self.rows.starts, asked.start) - 1
         part, first = self.rows.parts[number], self.rows.starts[number]
@@ -68,7 +68,7 @@ class BlockReader:
             return None
         return part.rows[asked.start - first : asked.stop - first].reshape(len(asked), *self.rows.shape[1:])
 
-    def read(self, asked: Asked, memory: Tensor) -> Shaped[Tensor, "n ..."]:
+    def read(self, asked: AskedRows, memory: Tensor) -> Shaped[Tensor, "n ..."]:
         """Return the rows that are asked for, read into `memory`, [size * row_bytes] uint8.
 
         Raises DataFileError where a file is not what it was when it was opened.
@@ -90,7 +90,7 @@ class BlockReader:
             os.close(self._file[1])
             self._file = None
 
-    def _asked(self, start: int, stop: int) -> Asked:
+    def _asked(self, start: int, stop: int) -> AskedRows:
         index = place = torch.arange(start, stop)
         if self.rows.places is not None:
             places, rows = self.rows.places
@@ -98,9 +98,9 @@ class BlockReader:
             index, order = rows[here].sort()
             place = places[here][order]
         if self.spans is None:
-            return Asked(start, stop, index, place)
+            return AskedRows(start, stop, index, place)
         asked = _inside(index, self.spans)
-        return Asked(start, stop, index[asked], place[asked])
+        return AskedRows(start, stop, index[asked], place[asked])
 
     def _shaped(self, memory: Tensor, count: int) -> Tensor:
         held = memory[: count * self.row_bytes].view(self.rows.dtype)

@@ -15,8 +15,8 @@ from .cuda_graphs import capturing, holds
 from .errors import InputError, invalid
 from .transforms import batched, traced, unreadable
 
-# numbers that are read one by one
-FEW = 16
+# numbers that are read one by one, at most
+READ_SINGLY = 16
 
 # a condition, and what finds the error where it does not hold, or None where there is none after all
 Check = tuple[Bool[Tensor, "..."], Callable[[], InputError | None]]
@@ -66,7 +66,7 @@ def above(values: Float[Tensor, "B"], floor: float) -> Bool[Tensor, "B"] | bool:
     """Return whether all of `values`, [B], are above `floor`, as :func:`check` takes it; it is read here on the CPU."""
     if on_host(values):
         # a handful of numbers is read sooner than reduced
-        few = values.shape[0] <= FEW
+        few = values.shape[0] <= READ_SINGLY
         return all(value > floor for value in values.tolist()) if few else values.min().item() > floor
     return values > floor
 

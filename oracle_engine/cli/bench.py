@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 from .options import Commands, add_command, add_figure, add_source, refuse_key, whole
 
 if TYPE_CHECKING:
-    from ..compare.run import Plan
+    from ..compare.run import BenchPlan
 
 T = TypeVar("T")
 
@@ -63,9 +63,9 @@ def listed_of(kind: Callable[[str], T]) -> Callable[[str], list[T]]:
     return listed
 
 
-def _plan(arguments: Namespace) -> Plan:
+def _plan(arguments: Namespace) -> BenchPlan:
     from ..base.errors import invalid
-    from ..compare.run import Plan
+    from ..compare.run import BenchPlan
     from ..compare.sides import DEFAULT, NAMED
 
     known = (*DEFAULT, *NAMED)
@@ -75,4 +75,4 @@ def _plan(arguments: Namespace) -> Plan:
         raise invalid("--sides", f"must be some of {', '.join(known)}", ", ".join(unknown), "leave it out for all")
     names = (*names, *(["compiled"] if arguments.compile and "compiled" not in names else []))
     options = {name: getattr(arguments, name) for name in ("budget", "seed", "tolerance", "sweep")}
-    return Plan(arguments.batch, arguments.t, names, **options).checked()
+    return BenchPlan(arguments.batch, arguments.t, names, **options).checked()

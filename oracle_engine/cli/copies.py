@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from .options import Commands, add_command, add_figure, add_source, refuse_key
+
+if TYPE_CHECKING:
+    from ..base.arrays import Tensor
+    from ..data.dataset import OracleDataset
+    from ..science.memorisation import CopyRate, Nearest
 
 
 def add_copies(commands: Commands) -> None:
@@ -27,44 +34,61 @@ def run_copies(arguments: Namespace) -> None:
     from ..engine.engine import OracleEngine
     from ..science.copy_plots import copies_figure
     from ..science.memorisation import copy_rate, nearest_samples
-    from .query_files import read_queries
-    from .shared import check_report, load_there, say, write_report
+    from .shared import check_report, say, write_report
 
     check_report(arguments, "copies")
     if not 0.0 < arguments.threshold <= 1.0:
         raise invalid("--threshold", "must lie in (0, 1]", arguments.threshold, "leave it out for 1/3")
+    x, data = _generated(arguments)
+    found = nearest_samples(OracleEngine(data), x)
+    rate = copy_rate(found.ratio, threshold=arguments.threshold, seed=arguments.seed)
+    facts = _facts(data, found, rate)
+    files = write_report(arguments, "copies", facts, lambda path: copies_figure(x, found, data, path))
+    say(arguments, f"{_words(data, rate, facts)}\n\n{' and '.join(files)} written", facts | {"files": files})
+
+
+def _generated(arguments: Namespace) -> tuple[Tensor, OracleDataset]:
+    """Return the samples of IN, on the device of the data, and the data. Raises InputError where they are unlike."""
+    from ..base.errors import invalid
+    from .query_files import read_queries
+    from .shared import load_there
+
     x = read_queries(Path(arguments.input), arguments.samples_key or _key(arguments.input)).x
     data = load_there(arguments)
     if tuple(x.shape[1:]) != data.sample_shape or len(x) < 1:
         requirement = f"must hold samples like those of --data, [K, {', '.join(map(str, data.sample_shape))}]"
         raise invalid("IN", requirement, list(x.shape), "name another file, or --samples-key")
-    x = x.to(data.device)
-    found = nearest_samples(OracleEngine(data), x)
-    rate = copy_rate(found.ratio, threshold=arguments.threshold, seed=arguments.seed)
-    root = found.distance / data.dim**0.5
-    facts = {
+    return x.to(data.device), data
+
+
+def _facts(data: OracleDataset, found: Nearest, rate: CopyRate) -> dict[str, Any]:
+    """Return what copies.json holds."""
+    distance = found.distance[:, 0] / data.dim**0.5
+    return {
         "data": data.name,
         "samples": len(data),
-        "generated": len(x),
+        "generated": len(distance),
         "threshold": rate.threshold,
         "copy_rate": rate.rate,
         "error": rate.error,
         "interval": [rate.low, rate.high],
         "nearest": found.index[:, 0].tolist(),
-        "distance": root[:, 0].tolist(),
+        "distance": distance.tolist(),
         "ratio": found.ratio.tolist(),
         "median_ratio": float(found.ratio.median()),
-        "median_distance": float(root[:, 0].median()),
+        "median_distance": float(distance.median()),
     }
-    files = write_report(arguments, "copies", facts, lambda path: copies_figure(x, found, data, path))
-    text = (
-        f"{len(x):,} samples beside the {len(data):,} of {data.name}, {data.describe_values()}\n"
+
+
+def _words(data: OracleDataset, rate: CopyRate, facts: Mapping[str, Any]) -> str:
+    """Return what is printed, without the files."""
+    return (
+        f"{facts['generated']:,} samples beside the {len(data):,} of {data.name}, {data.describe_values()}\n"
         f"copies (distance ratio below {rate.threshold:.3g}): {100 * rate.rate:.1f} % +- {100 * rate.error:.1f} %, "
         f"95 % interval {100 * rate.low:.1f} .. {100 * rate.high:.1f} %\n"
         f"median distance to the nearest sample {facts['median_distance']:.3g} a coordinate (root mean square), "
-        f"{facts['median_ratio']:.3g} of that to the second\n\n{' and '.join(files)} written"
+        f"{facts['median_ratio']:.3g} of that to the second"
     )
-    say(arguments, text, facts | {"files": files})
 
 
 def _key(name: str) -> str | None:

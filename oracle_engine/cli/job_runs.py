@@ -27,7 +27,7 @@ from ..jobs.units import Units
 from ..jobs.work import Worker
 from ..queries.labels import resolve_labels
 from ..queries.stored import Queries
-from .query_answers import check_finite, check_times, queries_of
+from .query_answers import check_finite, check_query_times, queries_of
 from .query_files import result_file
 from .shared import load, placed, say
 
@@ -44,7 +44,7 @@ OPTION_OF = {
 }
 
 # seconds between two moves of the progress bar
-PERIOD = 0.2
+BAR_PERIOD = 0.2
 # shards of a job at most
 MOST_SHARDS = 4096
 
@@ -142,7 +142,7 @@ def _opened(arguments: Namespace) -> tuple[JobFolder, Units]:
     if len(stored.x) == 0:
         raise invalid("IN", "must hold queries", "none", "name another file")
     engine = _engine(arguments)
-    check_times(engine, stored.t)
+    check_query_times(engine, stored.t)
     queries = _resolved(stored, engine)
     spec = _spec(arguments, engine, queries)
     path = Path(arguments.job)
@@ -241,11 +241,11 @@ def _anywhere(arguments: Namespace) -> Namespace:
 
 
 def _seldom(call: Callable[[], object]) -> Callable[[], None]:
-    """Return what calls `call` once in PERIOD at most: it looks into folders."""
+    """Return what calls `call` once in BAR_PERIOD at most: it looks into folders."""
     last = [0.0]
 
     def calls() -> None:
-        if time.monotonic() - last[0] > PERIOD:
+        if time.monotonic() - last[0] > BAR_PERIOD:
             call()
             last[0] = time.monotonic()
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from ..base.errors import invalid
 from .options import Commands, add_command
 
-FIGURES = (".png", ".pdf", ".svg")
 # curves that colours, dashes and marks tell apart
 MOST = 6
 
@@ -28,10 +27,11 @@ def run_plot(arguments: Namespace) -> None:
     from ..science.curve_plots import curves_figure
     from ..science.plot_style import require_matplotlib, save_figure
     from ..science.stage_report import StageReport
-    from .shared import say
+    from .shared import check_figure, say
 
     out = Path(arguments.out)
     require_matplotlib()
+    check_figure("--out", out, "name comparison.png")
     _check(arguments, out)
     check_writable(out, "--out")
     reports = [StageReport.from_json(Path(name)) for name in arguments.reports]
@@ -51,8 +51,7 @@ def run_plot(arguments: Namespace) -> None:
 
 
 def _check(arguments: Namespace, out: Path) -> None:
-    if out.suffix not in FIGURES:
-        raise invalid("--out", f"must end in {', '.join(FIGURES)}", out, "name comparison.png")
+    """Raise InputError for too many reports, names that do not fit them, and a figure that would replace one."""
     if len(arguments.reports) > MOST:
         raise invalid("REPORT", f"must be at most {MOST} reports", len(arguments.reports), "compare fewer at once")
     if arguments.names is not None and len(arguments.names) != len(arguments.reports):

@@ -20,7 +20,8 @@ from ..base.errors import bad_file, invalid
 from ..base.file_rows import FilePart
 from ..base.mapped import open_safetensors
 from .formats import FRESH_COPY, member, read_npy, reading
-from .latent_labels import LABELS_FILE, MEAN_STD, is_mean_std, listed_latents
+from .formats.label_files import LABELS_FILE
+from .latent_labels import MEAN_STD, is_mean_std, listed_latents
 from .samples import Samples, joined, labels_of, tensor_of
 
 STATS_FILE = "latents_stats.pt"

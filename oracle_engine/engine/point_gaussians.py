@@ -14,12 +14,11 @@ from ..base.errors import invalid
 from ..data.latent_files import read_moments
 from ..data.latents import Normalisation
 from ..paths.paths import Coefficients, Path, coefficients, resolve_path, resolve_times
+from ..queries.builder import NO_NOISE
 
 # values of a block of queries and samples, and the queries of a block
-BLOCK_VALUES = 1 << 22
-BLOCK_QUERIES = 64
-# variances up to here are none
-NO_NOISE = 1e-290
+PAIR_VALUES = 1 << 22
+PAIR_QUERIES = 64
 
 
 @dataclass(frozen=True)
@@ -173,8 +172,8 @@ class PointGaussians:
             )
         classes = self._classes(labels, len(x), x.device)
         parts = []
-        for start in range(0, len(x), BLOCK_QUERIES):
-            part = slice(start, start + BLOCK_QUERIES)
+        for start in range(0, len(x), PAIR_QUERIES):
+            part = slice(start, start + PAIR_QUERIES)
             named = None if classes is None else classes[part]
             parts.append(self._block(points[part], at.alpha_t[part], at.sigma_t[part], named))
         means, pulls, densities = ([getattr(one, name) for one in parts] for name in ("mean", "pull", "log_density"))
@@ -217,7 +216,7 @@ class PointGaussians:
         return _Answer(mean / total[:, None], pull / total[:, None], density)
 
     def _spans(self, values: int) -> Iterator[slice]:
-        size = max(1, BLOCK_VALUES // max(1, values))
+        size = max(1, PAIR_VALUES // max(1, values))
         for start in range(0, len(self), size):
             yield slice(start, start + size)
 

@@ -15,8 +15,8 @@ from .tree import Node, cover, merged
 
 T = TypeVar("T")
 
-# ranks that merge all queries each, where both hold one node of the tree
-FEW = 2
+# the size of a group of which each rank merges all queries: of two ranks, both hold one node of the tree
+EACH_MERGES_ALL = 2
 
 # torch computes exponentials of so many numbers at once, and those that are left over with another rounding: a rank
 # merges whole groups, so that a query is rounded alike wherever it is merged
@@ -76,7 +76,7 @@ class Exchange(Generic[T]):
     def _whole(self, operation: str, nodes: Mapping[Node, T], batch: int) -> T:
         if self.ranks.size == 1:
             return merged(nodes, (0, self.shards), self.codec.merge)
-        if self.ranks.size == FEW:
+        if self.ranks.size == EACH_MERGES_ALL:
             return self._by_all(operation, nodes)
         groups = -(-batch // GROUP)
         spans = [_span(groups, rank, self.ranks.size) for rank in range(self.ranks.size)]

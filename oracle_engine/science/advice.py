@@ -21,18 +21,18 @@ from ..training.estimates import References
 from ..training.targets import OracleTarget, conditional_target, path_sample
 from .stage_report import StageReport
 from .stages import analyse
+from .train_batches import LAST_TIME
 from .transition import crossing, draw_rows, time_of_snr
 
 # shares of the steps of a run for which the shift is given
-WISHED = (0.25, 0.5)
+WISHED_SHARES = (0.25, 0.5)
 # counts of references that are tried
-REFERENCES = (16, 64, 256, 1024, 4096)
+REFERENCE_COUNTS = (16, 64, 256, 1024, 4096)
 REFERENCE_QUERIES = 128
-LATEST = 0.99
 # a class has been decided when its weight in the posterior over all classes has reached this
 DECIDED = 0.99
 # letters of a line of text
-LINE = 90
+LINE_LETTERS = 90
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class AdviceReport:
         width = max(len(item.name) for item in self.items)
         lines = [self.data, f"{self.report.queries} training queries; {self.report.scope}", ""]
         for item in self.items:
-            words = [*wrap(item.value, LINE), *(f"  {line}" for line in wrap(item.reason, LINE))]
+            words = [*wrap(item.value, LINE_LETTERS), *(f"  {line}" for line in wrap(item.reason, LINE_LETTERS))]
             lines += [f"{'' if place else item.name:<{width}}  {line}" for place, line in enumerate(words)]
         return "\n".join(lines)
 
@@ -115,7 +115,7 @@ def _transition(report: StageReport) -> Advice:
 
 
 def _shift(end: float) -> Advice:
-    ours = {share: shift_for(share, end) for share in WISHED}
+    ours = {share: shift_for(share, end) for share in WISHED_SHARES}
     words = "; ".join(
         f"{100 * share:.0f} % of the steps before it: {shift:.2f} (SD3, Flux, diffusers: {1 / shift:.2f})"
         for share, shift in ours.items()
@@ -176,13 +176,13 @@ def _moved(path: Path, t: float, spread: float, point_std: float) -> float | Non
 
 
 def _references(engine: OracleEngine, variance: float, seed: int, *, per_class: bool) -> Advice:
-    counts = [count for count in REFERENCES if count < len(engine.data)]
+    counts = [count for count in REFERENCE_COUNTS if count < len(engine.data)]
     found = reference_variances(engine, counts, seed=seed, per_class=per_class)
     enough = next((count for count, part in found.items() if part <= variance), None)
     told = ", ".join(f"{count}: {100 * part:.0f} %" for count, part in found.items()) or "none tried"
     wished = f"{100 * variance:.0f} % of CFM's variance"
     value = f"more than tried for {wished}: take the exact target" if enough is None else f"M = {enough:,} for {wished}"
-    reason = f"variance around the oracle at t uniform in [0, {LATEST}], by M: {told}"
+    reason = f"variance around the oracle at t uniform in [0, {LAST_TIME}], by M: {told}"
     return Advice("EFM references", value, reason, {"count": enough, "variance": {str(k): v for k, v in found.items()}})
 
 
@@ -197,7 +197,7 @@ def reference_variances(
     data, draws = engine.data, seeded(seed)
     rows = draw_rows(data, REFERENCE_QUERIES, seed)
     source, x1 = data.index_of(rows), data.sample_values(rows).double()
-    t = (LATEST * torch.rand(len(rows), generator=draws, dtype=torch.float64)).to(data.device)
+    t = (LAST_TIME * torch.rand(len(rows), generator=draws, dtype=torch.float64)).to(data.device)
     eps = torch.randn(x1.shape, generator=draws, dtype=torch.float64).to(data.device)
     x_t = path_sample(engine.path, x1, eps, t)
     labels = None

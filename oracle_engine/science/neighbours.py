@@ -9,7 +9,7 @@ import torch
 from ..base.arrays import Float64, Int64, Tensor
 from ..engine.engine import OracleEngine
 from ..samplers.fields import path_at
-from .stage_scope import Queries
+from .stage_scope import StageQueries
 
 # samples whose nearest other sample is searched, at most
 SEARCHED = 64
@@ -17,7 +17,7 @@ SEARCHED = 64
 NEAREST_TIME = 0.9
 
 
-def neighbour_ratio(engine: OracleEngine, queries: Queries) -> float | None:
+def neighbour_ratio(engine: OracleEngine, queries: StageQueries) -> float | None:
     """Return the median distance to the nearest other sample, relative to that of two independent draws.
 
     engine: over the data. queries: of whose samples at most 64 are searched, within what they are compared with.
@@ -35,7 +35,7 @@ def neighbour_ratio(engine: OracleEngine, queries: Queries) -> float | None:
     return float(distance.median() / unit)
 
 
-def nearest_distance(engine: OracleEngine, queries: Queries, part: slice) -> Float64[Tensor, "b"]:
+def nearest_distance(engine: OracleEngine, queries: StageQueries, part: slice) -> Float64[Tensor, "b"]:
     """Return the Euclidean distances of the samples in `part` to the nearest other sample that they are compared with.
 
     engine: over the data. queries: made of samples of the data, which do not count, or of others.

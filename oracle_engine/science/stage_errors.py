@@ -12,7 +12,7 @@ from ..base.seeds import seeded
 from .stage_points import TransitionTimes, measure_transition, narrowing_curves, transition_names
 
 # draws of the bootstrap (Efron 1979), and the share of them that has to reach a level for its error to be told
-RESAMPLES = 200
+CURVE_RESAMPLES = 200
 REACHED = 0.9
 
 
@@ -30,7 +30,7 @@ def transition_errors(
         return TransitionTimes(*(None for _ in transition_names()))
     draws = seeded(seed)
     drawn = []
-    for _ in range(RESAMPLES):
+    for _ in range(CURVE_RESAMPLES):
         chosen = torch.randint(count, (count,), generator=draws)
         drawn.append(
             measure_transition(times, narrowing_curves({name: part[:, chosen] for name, part in found.items()}))

@@ -13,9 +13,9 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 # a conditional velocity points where the oracle does when their cosine is above this
 ALIGNED = 0.9
 
-# of one time: a value for each of Q queries, by the names of STATISTICS; NaN where a query has none
+# of one time: a value for each of Q queries, by the names of QUERY_STATISTICS; NaN where a query has none
 Statistics = Mapping[str, Float64[Tensor, "Q"]]
-STATISTICS = (
+QUERY_STATISTICS = (
     "top", "second", "ess", "entropy", "variance", "gap", "cosine", "own_first", "own_weight", "class_mass",
 )  # fmt: skip
 

@@ -15,23 +15,24 @@ from ..data.values import is_picture
 from ..engine.engine import OracleEngine
 from ..paths.paths import Coefficients, coefficients, marginal_variance
 from ..queries.posterior import Posterior
-from .stage_points import STATISTICS, StagePoint, stage_point
-from .stage_scope import Queries, Scope
+from .stage_points import QUERY_STATISTICS, StagePoint, stage_point
+from .stage_scope import Scope, StageQueries
 
 # values of a batch of queries at most, so that large samples are answered in smaller batches
 BATCH_VALUES = 1 << 24
 
 
 class StageRun:
-    """Queries at every time, and the statistics of their posteriors, [T, Q] by the names of STATISTICS."""
+    """Queries at every time, and the statistics of their posteriors, [T, Q] by the names of QUERY_STATISTICS."""
 
-    def __init__(self, engine: OracleEngine, times: Sequence[float], queries: Queries, seed: int) -> None:
+    def __init__(self, engine: OracleEngine, times: Sequence[float], queries: StageQueries, seed: int) -> None:
         """Prepare a run of `engine` over `times`; `seed` is that of the noise."""
         self.engine, self.times, self.queries = engine, list(times), queries
         self.noise = seeded(seed)
         self.at = coefficients(engine.path, torch.tensor(self.times, dtype=torch.float64, device=engine.data.device))
         self.statistics = {
-            name: torch.full((len(self.times), len(queries)), math.nan, dtype=torch.float64) for name in STATISTICS
+            name: torch.full((len(self.times), len(queries)), math.nan, dtype=torch.float64)
+            for name in QUERY_STATISTICS
         }
 
     def measure(self, size: int, progress: Progress | None = None) -> StageRun:
@@ -66,7 +67,7 @@ class StageRun:
     def join(self, other: StageRun) -> StageRun:
         """Return this run with the queries of another one at the same times."""
         joined = StageRun(self.engine, self.times, self.queries.join(other.queries), 0)
-        pairs = ((name, [self.statistics[name], other.statistics[name]]) for name in STATISTICS)
+        pairs = ((name, [self.statistics[name], other.statistics[name]]) for name in QUERY_STATISTICS)
         joined.statistics = {name: torch.cat(pair, 1) for name, pair in pairs}
         return joined
 
@@ -99,7 +100,7 @@ class StageRun:
 class _Batch:
     """Some queries, with one draw of noise for all times."""
 
-    def __init__(self, engine: OracleEngine, queries: Queries, part: slice, noise: torch.Generator) -> None:
+    def __init__(self, engine: OracleEngine, queries: StageQueries, part: slice, noise: torch.Generator) -> None:
         self.engine, self.labels = engine, queries.labels(part)
         self.rows = None if queries.rows is None else queries.rows[part]
         self.classes = None if queries.classes is None else queries.classes[part]

@@ -141,7 +141,7 @@ class Scope:
 
 
 @dataclass(frozen=True)
-class Queries:
+class StageQueries:
     """The samples that Q queries are made of.
 
     scope: what they are compared with. rows: of the samples, [Q] int64, or None for samples that are held out.
@@ -154,7 +154,7 @@ class Queries:
     classes: Int64[Tensor, "Q"] | None
 
     @classmethod
-    def drawn(cls, scope: Scope, count: int, seed: int) -> Queries:
+    def drawn(cls, scope: Scope, count: int, seed: int) -> StageQueries:
         """Return `count` training queries of this scope."""
         rows = scope.draw(count, seed)
         labels = scope.data.sorted_labels
@@ -165,11 +165,11 @@ class Queries:
         assert held is not None
         return len(held)
 
-    def join(self, other: Queries) -> Queries:
+    def join(self, other: StageQueries) -> StageQueries:
         """Return these queries and those of `other`, of the same scope and kind."""
         pairs = ((self.rows, other.rows), (self.held_out, other.held_out), (self.classes, other.classes))
         joined = (None if one is None or two is None else torch.cat([one, two]) for one, two in pairs)
-        return Queries(self.scope, *joined)
+        return StageQueries(self.scope, *joined)
 
     def values(self, part: slice | Int64[Tensor, "b"]) -> Float64[Tensor, "b ..."]:
         """Return the samples with the numbers in `part`, as float64."""

@@ -10,7 +10,7 @@ import torch
 from ..base.arrays import Float, Float64, Int64, Tensor
 from ..engine.engine import OracleEngine
 from ..paths.paths import Coefficients, coefficients, marginal_variance
-from .stage_scope import Queries
+from .stage_scope import StageQueries
 from .transition import crossing, draw_rows
 
 # samples of the context of a strip at most, and their values
@@ -41,7 +41,7 @@ class Follower:
     """Follows the queries with the numbers `chosen` along t, with noise of this seed."""
 
     engine: OracleEngine
-    queries: Queries
+    queries: StageQueries
     chosen: Int64[Tensor, "K"]
     seed: int
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import platform
 import time
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,20 +19,12 @@ from ..base.settings import __version__
 from ..data.dataset import OracleDataset
 from ..engine.engine import OracleEngine
 from ..paths.paths import coefficients
-from .neighbours import neighbour_ratio
-from .stage_errors import transition_errors
-from .stage_points import TransitionTimes, measure_transition, narrowing_curves
+from .stage_plan import StagePlan, unseen_queries
 from .stage_report import StageReport
-from .stage_run import BATCH_VALUES, StageRun
-from .stage_scope import Queries, Scope
+from .stage_run import BATCH_VALUES
+from .stage_scope import Scope
 from .stage_strip import Follower, narrowing_times
-from .transition import EARLIEST_TIME, Predictor, grid_where_it_changes, time_grid
-
-# queries and times of the pilot run that finds where the posterior narrows
-PILOT_QUERIES, PILOT_TIMES = 16, 12
-GRID_TIMES = 24
-# the precision that was asked for is given up after this many times the queries
-MOST_ROUNDS = 64
+from .transition import EARLIEST_TIME
 
 
 def analyse(
@@ -88,111 +79,49 @@ def analyse(
     began = time.perf_counter()
     queries, size = _counted("queries", queries), min(_counted("batch", batch), max(1, BATCH_VALUES // engine.data.dim))
     strip, pictures = min(_counted("strip", strip), queries), _counted("strip_times", strip_times)
-    grid = None if times is None else _checked_times(engine, times)
-    if grid is None and engine.t_max is not None and engine.t_max <= EARLIEST_TIME:
-        raise invalid("times", f"must be given where t_max is at most {EARLIEST_TIME}", None, "pass times=[t_max]")
+    grid = _checked_times(engine, times)
     scope = Scope(engine.data, None if labels is None else tuple(int(label) for label in labels), per_class)
-    plan = _Plan(engine, scope, seed, size, progress)
-    if held_out is not None and precision is not None:
-        raise invalid(
-            "precision", "needs training queries, of which more can be drawn", precision, "leave held_out out"
-        )
-    unseen = None if held_out is None else _unseen(scope, held_out, held_out_labels, queries)
+    precision = _checked_precision(precision, drawn=held_out is None)
+    unseen = None if held_out is None else unseen_queries(scope, held_out, held_out_labels, queries)
+    plan = StagePlan(engine, scope, seed, size, progress)
     predicted = scope.predict(engine.path, engine.point_std, seed)
-    run = plan.run(grid or plan.times(predicted), queries, unseen, _checked_precision(precision))
-    points = run.points()
+    run = plan.run(grid or plan.times(predicted), queries, unseen, precision)
     follower = Follower(engine, run.queries, run.by_lateness(min(strip, len(run.queries))), seed)
     return StageReport(
         **_origin(engine),
+        **plan.findings(run),
         scope=scope.describe(),
         population=max(scope.sizes()),
         held_out=unseen is not None,
-        queries=len(run.queries),
-        seed=seed,
-        elapsed=time.perf_counter() - began,
-        points=points,
-        measured=plan.measured(run),
-        errors=plan.errors(run),
         predicted=predicted,
-        neighbour_ratio=neighbour_ratio(engine, run.queries),
         strip=follower.strip(narrowing_times(run.times, run.narrowed(scope), pictures)),
+        elapsed=time.perf_counter() - began,
     )
 
 
-class _Plan:
-    """How the queries of an analysis are made and added."""
-
-    def __init__(self, engine: OracleEngine, scope: Scope, seed: int, size: int, progress: Progress | None) -> None:
-        self.engine, self.scope, self.seed, self.size, self.progress = engine, scope, seed, size, progress
-
-    def times(self, predicted: Predictor) -> list[float]:
-        """Return times of which most lie where a few queries show that the posterior narrows."""
-        last = 0.99 if self.engine.t_max is None else min(0.99, self.engine.t_max)
-        coarse = time_grid(predicted.anisotropic, count=PILOT_TIMES, last=last)
-        pilot = StageRun(self.engine, coarse, Queries.drawn(self.scope, PILOT_QUERIES, self.seed), self.seed)
-        return grid_where_it_changes(coarse, pilot.measure(self.size).narrowed(self.scope), GRID_TIMES)
-
-    def run(self, times: list[float], count: int, unseen: Queries | None, precision: float | None) -> StageRun:
-        """Return the queries at these times, more of them until the precision is reached."""
-        run = self._round(times, count, unseen, 0)
-        if precision is None:
-            return run
-        for number in range(1, MOST_ROUNDS):
-            error = self.errors(run).ess_2
-            if error is not None and error < precision:
-                return run
-            run = run.join(self._round(times, count, None, number))
-        warnings.warn(
-            f"after {len(run.queries):,} queries the transition is not yet known to {precision:g}", stacklevel=4
-        )
-        return run
-
-    def measured(self, run: StageRun) -> TransitionTimes:
-        """Return the transition of all queries of a run."""
-        return measure_transition(run.times, narrowing_curves(run.statistics))
-
-    def errors(self, run: StageRun) -> TransitionTimes:
-        """Return the standard errors of the transition of a run."""
-        return transition_errors(run.times, run.statistics, self.seed)
-
-    def _round(self, times: list[float], count: int, unseen: Queries | None, number: int) -> StageRun:
-        # seeds of rounds are far apart: those of other analyses count up by one
-        seed = self.seed + number * 1_000_003
-        queries = Queries.drawn(self.scope, count, seed) if unseen is None else unseen
-        return StageRun(self.engine, times, queries, seed).measure(self.size, self.progress)
-
-
-def _unseen(scope: Scope, samples: Tensor, labels: Numbers | None, count: int) -> Queries:
-    """Return queries of samples that are not in the data."""
-    data = scope.data
-    if not isinstance(samples, Tensor) or tuple(samples.shape[1:]) != data.sample_shape or len(samples) < 1:
-        found = list(samples.shape) if isinstance(samples, Tensor) else type(samples).__name__
-        requirement = f"must be a tensor of samples [Q, {', '.join(map(str, data.sample_shape))}]"
-        raise invalid("held_out", requirement, found, "pass samples like those of the data")
-    if not samples.is_floating_point() or not bool(samples.isfinite().all()):
-        raise invalid("held_out", "must be finite floating numbers in value space", samples.dtype, "map them to values")
-    classes = None
-    if labels is not None:
-        classes = torch.as_tensor(labels, device=data.device).long()[:count]
-    if scope.per_class and (classes is None or not set(classes.tolist()) <= set(scope.classes)):
-        requirement = "must give the class of every held-out sample where queries are compared with their own class"
-        raise invalid("held_out_labels", requirement, labels, "pass a class of the data for each")
-    return Queries(scope, None, samples[:count].to(data.device), classes if data.segments else None)
-
-
 def _counted(name: str, count: int) -> int:
+    """Return the count called `name`. Raises InputError below 1."""
     if count < 1:
         raise invalid(name, "must be at least 1", count, "leave it out for the default")
     return count
 
 
-def _checked_precision(precision: float | None) -> float | None:
+def _checked_precision(precision: float | None, *, drawn: bool) -> float | None:
+    """Return the precision. drawn: whether queries are drawn, so that more of them can be. Raises InputError."""
+    if precision is not None and not drawn:
+        requirement = "needs training queries, of which more can be drawn"
+        raise invalid("precision", requirement, precision, "leave held_out out")
     if precision is not None and not 0.0 < precision < 1.0:
         raise invalid("precision", "must lie in (0, 1)", precision, "pass 0.002, or leave it out")
     return precision
 
 
-def _checked_times(engine: OracleEngine, times: Sequence[float]) -> list[float]:
+def _checked_times(engine: OracleEngine, times: Sequence[float] | None) -> list[float] | None:
+    """Return the times, rising, or None for those that the analysis chooses. Raises InputError."""
+    if times is None:
+        if engine.t_max is not None and engine.t_max <= EARLIEST_TIME:
+            raise invalid("times", f"must be given where t_max is at most {EARLIEST_TIME}", None, "pass times=[t_max]")
+        return None
     grid = sorted({float(t) for t in times})
     last = 1.0 if engine.t_max is None else engine.t_max
     if not grid or not all(0.0 <= t <= last for t in grid):

@@ -26,7 +26,7 @@ EVALUATED_BATCH = 256
 
 
 @dataclass(frozen=True)
-class Batch:
+class TrainBatch:
     """Queries x_t = alpha(t) x1 + sigma(t) eps with the samples and the noise that made them.
 
     x1, eps, x_t: [B, *shape]. t: [B]. source: index of the sample of each query, [B] int64, or -1 for a sample that is
@@ -54,7 +54,7 @@ class Targets:
         self.device = engine.data.device
         self.seconds: tuple[list[float], ...] = tuple([] for _ in TARGET_NAMES)
 
-    def __call__(self, batch: Batch) -> list[Float[Tensor, "B ..."]]:
+    def __call__(self, batch: TrainBatch) -> list[Float[Tensor, "B ..."]]:
         """Return the targets of a batch, [B, *shape] each, in the order of TARGET_NAMES; note their seconds."""
         targets: tuple[Callable[[], Tensor], ...] = (
             lambda: conditional_target(DEMO_PATH, batch.x1, batch.eps, batch.t),
@@ -77,9 +77,9 @@ class Evaluation:
     velocities, [B, *shape]. unseen: queries of samples that are held out. unseen_targets: their conditional targets.
     """
 
-    known: Batch
+    known: TrainBatch
     velocities: Float[Tensor, "B ..."]
-    unseen: Batch
+    unseen: TrainBatch
     unseen_targets: Float[Tensor, "H ..."]
 
     @classmethod
@@ -109,7 +109,7 @@ class Evaluation:
 
 def noised_batch(
     x1: Float[Tensor, "B ..."], source: Int64[Tensor, "B"], span: tuple[float, float], draws: torch.Generator
-) -> Batch:
+) -> TrainBatch:
     """Return one query of each sample, at a time drawn uniformly from `span`.
 
     x1: the samples, [B, *shape] float32. source: their indices, [B] int64. span: first and last time, in [0, 1].
@@ -118,10 +118,10 @@ def noised_batch(
     t = span[0] + (span[1] - span[0]) * torch.rand(len(x1), generator=draws)
     eps = torch.randn(x1.shape, generator=draws)
     t, eps = t.to(x1.device), eps.to(x1.device)
-    return Batch(x1, eps, t, path_sample(DEMO_PATH, x1, eps, t), source)
+    return TrainBatch(x1, eps, t, path_sample(DEMO_PATH, x1, eps, t), source)
 
 
-def drawn_batch(engine: OracleEngine, count: int, span: tuple[float, float], draws: torch.Generator) -> Batch:
+def drawn_batch(engine: OracleEngine, count: int, span: tuple[float, float], draws: torch.Generator) -> TrainBatch:
     """Return queries of samples that are drawn uniformly, at times drawn uniformly from `span`.
 
     engine: whose data are drawn. count: of queries. span: first and last time, in [0, 1].
@@ -144,22 +144,22 @@ def _drawn(engine: Oracle, count: int, draws: torch.Generator) -> tuple[Tensor, 
     return data.sample_values(data.row_of(source)).float(), source
 
 
-def _either_side(engine: Oracle, edge: float, draws: torch.Generator) -> Batch:
+def _either_side(engine: Oracle, edge: float, draws: torch.Generator) -> TrainBatch:
     """Return as many queries before the time `edge`, which lies early, as after it."""
     count = min(EVALUATED_QUERIES, 4 * len(engine.data)) // 2 * 2
     x1, source = _drawn(engine, count, draws)
     half = count // 2
     early = noised_batch(x1[:half], source[:half], (0.0, edge), draws)
     late = noised_batch(x1[half:], source[half:], (edge, LAST_TIME), draws)
-    return Batch(*(torch.cat(pair) for pair in zip(_tensors(early), _tensors(late), strict=True)))
+    return TrainBatch(*(torch.cat(pair) for pair in zip(_tensors(early), _tensors(late), strict=True)))
 
 
-def _tensors(batch: Batch) -> tuple[Tensor, ...]:
+def _tensors(batch: TrainBatch) -> tuple[Tensor, ...]:
     return batch.x1, batch.eps, batch.t, batch.x_t, batch.source
 
 
 @torch.no_grad()
-def _errors(networks: Sequence[VelocityNet], batch: Batch, wanted: Tensor) -> Float64[Tensor, "3 B"]:
+def _errors(networks: Sequence[VelocityNet], batch: TrainBatch, wanted: Tensor) -> Float64[Tensor, "3 B"]:
     """Return |model - wanted|^2 / D of every network for every query."""
     gaps = [(network(batch.x_t, batch.t) - wanted).reshape(len(wanted), -1) for network in networks]
     return torch.stack([gap.double().square().mean(1) for gap in gaps])

@@ -25,12 +25,11 @@ from .train_batches import LAST_TIME, Evaluation, Targets, drawn_batch, seconds_
 from .train_report import TARGET_NAMES, Checkpoint, Difference, PerTarget, TimeBin, TrainReport
 from .train_settings import TrainSettings
 from .transition import stage_boundary
-from .velocity_net import VelocityNet
+from .velocity_net import LEARNING_RATE, VelocityNet
 
-HELD_OUT = 1024
-LEAST_SAMPLES = 20
+# samples that are held out at most, and samples that are needed at least
+MOST_HELD_OUT, LEAST_SAMPLES = 1024, 20
 CHECKPOINTS = 16
-LEARNING_RATE = 1e-3
 
 
 def train(
@@ -183,7 +182,7 @@ def _split(data: OracleDataset, seed: int) -> tuple[OracleDataset, Tensor]:
         requirement = f"must have at least {LEAST_SAMPLES} samples, of which some are held out"
         raise invalid("data", requirement, len(data), "name more samples")
     order = torch.randperm(len(data), generator=seeded(seed)).to(data.device)
-    count = min(HELD_OUT, len(data) // 10)
+    count = min(MOST_HELD_OUT, len(data) // 10)
     stored = data.rows.stored[order[count:]].reshape(-1, *data.sample_shape)
     kept = OracleDataset(stored, value_map=data.value_map, name=data.name)
     return kept, data.sample_values(order[:count])

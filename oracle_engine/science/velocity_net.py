@@ -9,6 +9,8 @@ import torch
 from ..base.arrays import Float, Tensor
 
 FREQUENCIES = 16
+# of Adam, wherever this network is trained
+LEARNING_RATE = 1e-3
 
 
 class VelocityNet(torch.nn.Module):

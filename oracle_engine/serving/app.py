@@ -52,6 +52,18 @@ def create_app(
     """
     chosen = limits or Limits()
     server = InferenceServer(models_of(engines, chosen), chosen)
+    addresses = _addresses(server, token).items()
+    app = Starlette(
+        routes=[Route(path, handler, methods=[method]) for path, (method, handler) in addresses],
+        lifespan=server.lifespan,
+        exception_handlers=dict.fromkeys((OracleError, RefusedError, HTTPException, Exception), _refusal),
+    )
+    app.state.server = server
+    return app
+
+
+def _addresses(server: InferenceServer, token: str | None) -> dict[str, tuple[str, Handler]]:
+    """Return the method and the handler of every address; all but those of health ask for the token."""
     model = "/v2/models/{name}"
     guarded: dict[str, tuple[str, Handler]] = {
         "/v2": ("GET", server.about),
@@ -69,14 +81,9 @@ def create_app(
         "/v2/health/ready": ("GET", server.health),
         f"{model}/ready": ("GET", server.health),
     }
-    addresses |= {path.replace(model, f"{model}/versions/{{version}}"): found for path, found in addresses.items()}
-    app = Starlette(
-        routes=[Route(path, handler, methods=[method]) for path, (method, handler) in addresses.items()],
-        lifespan=server.lifespan,
-        exception_handlers=dict.fromkeys((OracleError, RefusedError, HTTPException, Exception), _refusal),
-    )
-    app.state.server = server
-    return app
+    return addresses | {
+        path.replace(model, f"{model}/versions/{{version}}"): found for path, found in addresses.items()
+    }
 
 
 def models_of(engines: Any, limits: Limits) -> dict[str, Model]:

@@ -19,7 +19,7 @@ from ..queries.labels import check_null_label
 from .targets import OracleTarget, conditional_target, drop_labels, path_sample
 
 # a network, called as model(x_t, t), or as model(x_t, t, labels) where there are labels
-Model = Callable[..., Tensor]
+Network = Callable[..., Tensor]
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ class OracleLoss:
 
 
 def oracle_loss(
-    model: Model,
+    model: Network,
     target: OracleTarget,
     x1: Float[Tensor, "B ..."],
     labels: Numbers | None = None,

@@ -23,7 +23,7 @@ from shard_cases import leave_in_files, write_shards
 from torch import Tensor
 
 from oracle_engine import DataFileError
-from oracle_engine.base.block_reader import Asked, BlockReader
+from oracle_engine.base.block_reader import AskedRows, BlockReader
 from oracle_engine.base.file_blocks import blocks, shared_blocks
 from oracle_engine.base.file_rows import FileRows
 from oracle_engine.data.formats import read_path
@@ -60,7 +60,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """Give a list that grows by the first place of every block that is read."""
     read, exact = list[int](), BlockReader.read
 
-    def noted(self: BlockReader, asked: Asked, memory: Tensor) -> Tensor:
+    def noted(self: BlockReader, asked: AskedRows, memory: Tensor) -> Tensor:
         read.append(asked.start)
         return exact(self, asked, memory)
 
@@ -226,7 +226,7 @@ def test_an_interrupt_ends_the_reader_too(rows: FileRows, points: Tensor, place:
 def test_a_signal_ends_the_wait_for_a_block(rows: FileRows, points: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     exact, slow = BlockReader.read, threading.Event()
 
-    def slowly(self: BlockReader, asked: Asked, memory: Tensor) -> Tensor:
+    def slowly(self: BlockReader, asked: AskedRows, memory: Tensor) -> Tensor:
         if asked.start == 20:
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
             slow.wait(0.2)

@@ -46,9 +46,9 @@ def test_rows_a_figure_and_a_sentence_come_out(capsys: pytest.CaptureFixture[str
 
 def test_the_table_ends_in_the_sentence(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sweep, "BUDGET", 0.0)
-    monkeypatch.setattr(sweep, "SHARES", (0.5, 1.0))
-    monkeypatch.setattr(sweep, "BATCHES", (4,))
-    monkeypatch.setattr(sweep, "TIMES", (0.5,))
+    monkeypatch.setattr(sweep, "SWEPT_SHARES", (0.5, 1.0))
+    monkeypatch.setattr(sweep, "SWEPT_BATCHES", (4,))
+    monkeypatch.setattr(sweep, "SWEPT_TIMES", (0.5,))
     options = ["--t", ".5", "--batch", "4", "--sides", "ours,random-pool", "--budget", 0, "--no-figure", "--sweep"]
     assert run("bench", "--data", "my.npy", *options) == 0
     captured = capsys.readouterr().out

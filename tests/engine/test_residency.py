@@ -22,7 +22,7 @@ from tolerances import assert_close, assert_rows_close
 from torch import Tensor
 
 from oracle_engine import Guidance, InputError, OracleDataset, OracleEngine, load_dataset, path_sample, posterior_draw
-from oracle_engine.base.block_reader import Asked, BlockReader
+from oracle_engine.base.block_reader import AskedRows, BlockReader
 from oracle_engine.base.file_rows import FileRows
 from oracle_engine.engine import residency
 from oracle_engine.engine.residency import CARD_BLOCK_BYTES, LEAST_ROWS, Wish, beside
@@ -115,7 +115,7 @@ def test_calls_that_wait_and_slices_of_a_batch_share_a_read(
     engine = OracleEngine(load_dataset(write_shards(tmp_path, clusters(COUNT, DIM, generator).float())))
     x, read, exact = queries(engine.data, generator), list[int](), BlockReader.read
 
-    def noted(self: BlockReader, asked: Asked, memory: Tensor) -> Tensor:
+    def noted(self: BlockReader, asked: AskedRows, memory: Tensor) -> Tensor:
         if not read:
             # two more calls come while the first block is read
             later.extend(pool.submit(engine.velocity, x, TIMES) for _ in range(2))
@@ -144,7 +144,7 @@ def test_guidance_costs_one_read(tmp_path: Path, generator: torch.Generator, mon
     engine = OracleEngine(filed)
     x, read, exact = queries(filed, generator), list[int](), BlockReader.read
 
-    def noted(self: BlockReader, asked: Asked, memory: Tensor) -> Tensor:
+    def noted(self: BlockReader, asked: AskedRows, memory: Tensor) -> Tensor:
         read.extend(asked.index.tolist())
         return exact(self, asked, memory)
 

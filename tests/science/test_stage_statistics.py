@@ -11,7 +11,7 @@ from tolerances import TOLERANCES, assert_close
 from oracle_engine import InputError, OracleDataset, OracleEngine
 from oracle_engine.base.seeds import seeded
 from oracle_engine.science.stage_run import StageRun
-from oracle_engine.science.stage_scope import Queries, Scope
+from oracle_engine.science.stage_scope import Scope, StageQueries
 from oracle_engine.science.stages import analyse
 from oracle_engine.science.transition import grid_where_it_changes
 
@@ -53,7 +53,7 @@ def test_classes_are_the_data_set_of_their_samples(labels: list[int], generator:
 
 def test_each_query_is_compared_with_its_own_class(generator: torch.Generator) -> None:
     engine = OracleEngine(labelled(generator))
-    queries = Queries.drawn(Scope(engine.data, per_class=True), 20, 0)
+    queries = StageQueries.drawn(Scope(engine.data, per_class=True), 20, 0)
     run = StageRun(engine, [0.3], queries, 5).measure(8)
     assert queries.rows is not None
     values, noises = engine.data.sample_values(queries.rows), seeded(5)
@@ -65,7 +65,7 @@ def test_each_query_is_compared_with_its_own_class(generator: torch.Generator) -
 
 def test_class_mass_and_own_weight_are_posterior_weights(generator: torch.Generator) -> None:
     engine = OracleEngine(labelled(generator))
-    queries = Queries.drawn(Scope(engine.data), 20, 0)
+    queries = StageQueries.drawn(Scope(engine.data), 20, 0)
     run = StageRun(engine, [0.3], queries, 5).measure(20)
     assert queries.rows is not None
     assert queries.classes is not None

@@ -17,7 +17,7 @@ from .centred import Attend, Centred, UnavailableError, Velocity, times_of, velo
 
 # bytes of the rows that are scored and weighed before the next ones: of half a MiB to 16 this was among the fastest for
 # all of 1 to 256 queries of 784 and 3,072 values
-BLOCK_BYTES = 8 << 20
+CACHED_BYTES = 8 << 20
 
 Array = np.ndarray[Any, np.dtype[np.float32]]
 
@@ -39,7 +39,7 @@ def two_products(samples: Array, half_norms: Array) -> Attend:
 
 def blocked_products(samples: Array, half_norms: Array) -> Attend:
     """The same over blocks of rows that stay in cache between the two products, with a running softmax."""
-    size = max(1, BLOCK_BYTES // samples[0].nbytes)
+    size = max(1, CACHED_BYTES // samples[0].nbytes)
     blocks = [slice(start, start + size) for start in range(0, len(samples), size)]
 
     def attend(query: Array, slope: Array) -> Array:

@@ -15,7 +15,7 @@ from .npy import load_array
 from .reading import reading
 
 LABELS_FILE = "dataset.json"
-SUFFIXES = (".npy", ".txt", ".csv", ".json")
+LABEL_SUFFIXES = (".npy", ".txt", ".csv", ".json")
 _EXPECTED = "labels, one a sample or one for each name"
 
 
@@ -39,7 +39,7 @@ def read_labels(path: Path, names: Sequence[str] | None, count: int) -> Int64[Te
             found = [line.strip() for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
         else:
             remedy = "save the labels as one of these"
-            raise bad_file(path, f"a name ending in {', '.join(SUFFIXES)}", path.suffix or "no suffix", remedy)
+            raise bad_file(path, f"a name ending in {', '.join(LABEL_SUFFIXES)}", path.suffix or "no suffix", remedy)
     if isinstance(found, Mapping):
         if names is None:
             remedy = "give the labels alone, in the order of the samples"

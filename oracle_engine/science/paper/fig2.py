@@ -9,7 +9,7 @@ from ..stage_report import StageReport
 from ..stages import analyse
 from .result import Curve, Panel, PaperResult, data_facts, spread
 
-NOTE = (
+FIG2_NOTE = (
     "Published: class-conditional ImageNet-256 latents (about 1,300 samples a class, D = 8192 and 4096); the top-1 "
     "weight passes .02 / .2 / .4 / .63 / .82 / .99 at t = .02 / .04 / .05 / .06 / .07 / .10, on linear t. Curves of "
     "other data lie where their N, D and variance put them."
@@ -39,7 +39,7 @@ def fig2(
         facts=facts | {"queries": queries},
         columns=("data", "N", "D", "values", "top-1 = .5", "+-", "ESS = 2", "+- ", "predicted"),
         rows=rows,
-        note=NOTE,
+        note=FIG2_NOTE,
         panels=_panels(reports),
     )
 

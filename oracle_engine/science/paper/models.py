@@ -17,7 +17,7 @@ from ...base.errors import DataFileError, bad_file, invalid
 from ...engine.engine import OracleEngine
 from ...paths.paths import coefficients
 
-Model = Callable[[Tensor, Tensor], Tensor]
+VelocityFunction = Callable[[Tensor, Tensor], Tensor]
 
 SCRIPTED, EXPORTED = (".pt", ".ts", ".jit"), (".pt2",)
 # a denoiser is not asked at noise levels above this: sigma / alpha is infinite at t = 0
@@ -43,7 +43,7 @@ def load_model(name: str) -> Any:
     return _from_module(module, attribute)
 
 
-def as_velocity(model: Any, engine: OracleEngine, convention: str | Convention = "sit") -> Model:
+def as_velocity(model: Any, engine: OracleEngine, convention: str | Convention = "sit") -> VelocityFunction:
     """Return a model of a project as v(x, t) along the path of the engine, t = 0 noise and t = 1 data.
 
     model: called as the project calls it, without classes. engine: the oracle, whose path the model was trained on.
@@ -67,7 +67,7 @@ def as_velocity(model: Any, engine: OracleEngine, convention: str | Convention =
     return velocity
 
 
-def _of_denoiser(model: Any, engine: OracleEngine) -> Model:
+def _of_denoiser(model: Any, engine: OracleEngine) -> VelocityFunction:
     @torch.no_grad()
     def velocity(x: Tensor, t: Tensor) -> Tensor:
         at, axes = coefficients(engine.path, t.double()), [1] * (x.ndim - 1)

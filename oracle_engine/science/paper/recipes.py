@@ -19,16 +19,19 @@ from ...engine.engine import OracleEngine
 from ...samplers.fields import Velocity
 from ..stages import analyse
 from .fig2 import fig2
-from .fig3 import COUNTS, DIMS, TIMES, fig3
+from .fig3 import COUNTS, CURVE_TIMES, DIMS, fig3
 from .fig4 import fig4
-from .fig5 import fig5, fig6
-from .fig7 import Checkpoint, fig7, fig8
+from .fig5 import fig5
+from .fig6 import fig6
+from .fig7 import fig7
+from .fig8 import Checkpoint, fig8
 from .quality import Metric, energy_distance
 from .result import PaperResult
 from .small import trained
 from .tables import table1, table2, table3
 
-HELD_OUT = 256
+# samples that small models do not see, at most
+KEPT_BACK = 256
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class Effort:
     widths: tuple[int, ...] = (64, 256, 512)
     dims: tuple[int, ...] = DIMS
     counts: tuple[int, ...] = COUNTS
-    times: tuple[float, ...] = TIMES
+    times: tuple[float, ...] = CURVE_TIMES
 
 
 QUICK = Effort(128, 64, 25, 1500, (48, 256), (512, 2048), (350, 1400), (0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.08, 0.1))
@@ -79,7 +82,7 @@ class Inputs:
                 remedy = "pass --held-out FILE"
                 raise invalid("held_out", "must be given with models of one's own", None, remedy)
             return self.data, self.held_out
-        data, count = self.data, min(HELD_OUT, len(self.data) // 5)
+        data, count = self.data, min(KEPT_BACK, len(self.data) // 5)
         if count < 2:
             requirement = "must have at least 10 samples, of which some are held out from small models"
             raise invalid("data", requirement, len(data), "name more samples")
