@@ -91,6 +91,7 @@ class BlockReader:
             self._file = None
 
     def _asked(self, start: int, stop: int) -> AskedRows:
+        """Return which rows of the places in [start, stop) are asked for."""
         index = place = torch.arange(start, stop)
         if self.rows.places is not None:
             places, rows = self.rows.places
@@ -124,6 +125,7 @@ class BlockReader:
         _read_into(content, self._open(part), part, part.start + first * self.row_bytes)
 
     def _open(self, part: FilePart) -> int:
+        """Return the descriptor of the file of `part`, which stays open until another one is read."""
         if self._file is not None and (self._file[0].path, self._file[0].stamp) == (part.path, part.stamp):
             return self._file[1]
         self.close()
@@ -146,6 +148,7 @@ def _inside(index: Int64[Tensor, "n"], spans: Int64[Tensor, "S 2"]) -> Bool[Tens
 
 
 def _read_into(memory: memoryview, file: int, part: FilePart, start: int) -> None:
+    """Fill `memory` with the bytes of a file from `start` on."""
     while memory:
         try:
             count = os.preadv(file, [memory], start)

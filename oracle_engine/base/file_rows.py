@@ -170,6 +170,7 @@ class FileRows(torch.Tensor):
         return self._like(self.shape[1:], torch.cat(order))
 
     def _pieces(self, start: int, stop: int) -> Iterator[Part]:
+        """Yield the parts that hold the places in [start, stop), cut to them."""
         row_bytes = self.nbytes // len(self)
         for part, first in zip(self.parts, self.starts, strict=False):
             begin, end = max(start - first, 0), min(stop - first, part.count)
@@ -293,6 +294,7 @@ def _viewed(rows: FileRows, size: Sequence[int]) -> FileRows:
 
 
 def _sliced(rows: FileRows, dim: int = 0, start: int | None = None, stop: int | None = None, step: int = 1) -> Tensor:
+    """Answer aten.slice: rows in a range, or a part of every row."""
     if dim % rows.ndim:
         return _slices_of_all(rows, dim, start, stop, step)
     first, last, stride = slice(start, stop, step).indices(len(rows))
@@ -323,6 +325,7 @@ def _index_selected(rows: FileRows, dim: int, index: Tensor) -> Tensor:
 
 
 def _indexed(rows: FileRows, indices: Sequence[Tensor | None]) -> Tensor:
+    """Answer aten.index: rows by numbers or by a mask, and a part of each."""
     first, *others = indices
     if first is None:
         return torch.cat([block[(slice(None), *_or_all(others))] for _, block in rows.slices()])
@@ -356,6 +359,7 @@ def _copied_into(out: Tensor, rows: Tensor, non_blocking: bool = False) -> Tenso
 
 def _extreme(name: str) -> Callable[[FileRows], Tensor]:
     def found(rows: FileRows) -> Tensor:
+        """Return the extreme of all values, a block at a time."""
         ends = torch.stack([getattr(block, name)() for _, block in rows.slices()])
         extreme: Tensor = getattr(ends, name)()
         return extreme

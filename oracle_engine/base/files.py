@@ -119,6 +119,7 @@ def is_kind(path: Path, kind: str) -> bool:
 
 
 def _byte_blocks(tensor: Tensor) -> Iterator[memoryview]:
+    """Yield the bytes of a tensor, a piece at a time."""
     if isinstance(tensor, FileRows):
         for _, rows in tensor.slices():
             yield from _byte_blocks(rows)

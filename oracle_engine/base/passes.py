@@ -97,6 +97,7 @@ class Pass:
             self._turn.notify_all()
 
     def _read(self) -> None:
+        """Read the blocks that somebody waits for, and hand them on through the lane."""
         spans = [part for part in self._spans if part is not None]
         asked = torch.cat(spans) if len(spans) == len(self._spans) else None
         with ExitStack() as stack:
@@ -166,6 +167,7 @@ class Passes:
             self._leave(seat)
 
     def _seat(self, rows: FileRows, spans: Spans) -> Seat:
+        """Return a seat in the pass that begins next, which begins now where none runs."""
         with self._lock:
             running = self._running
             if running is not None and any(seat.thread == get_ident() for seat in list(running.seats)):
@@ -177,6 +179,7 @@ class Passes:
             return seat
 
     def _leave(self, seat: Seat) -> None:
+        """Give a seat back; the last to leave a pass ends it, and the next one begins."""
         own = seat.its_pass
         with self._lock:
             last = own.leave(seat)

@@ -107,6 +107,7 @@ class _Beater:
         self.beat = 0
 
     def run(self) -> None:
+        """Beat until the pulse ends or is gone."""
         while not self.ended.is_set():
             pulse = self.pulse()
             if pulse is None:
@@ -117,6 +118,7 @@ class _Beater:
             self.woken.clear()
 
     def _once(self, pulse: Pulse) -> None:
+        """Tell where this rank is, leave its note where there is one, and look at the others where somebody waits."""
         self.beat += 1
         place, seen = pulse.place, pulse.seen
         try:
@@ -133,6 +135,7 @@ class _Beater:
             seen.failure = str(error).splitlines()[0]
 
     def _look(self, seen: Sightings) -> None:
+        """Note what each of the other ranks last told, and when it changed."""
         for other in self.others:
             if not self.store.check([f"beat/{other}"]):
                 continue

@@ -177,6 +177,7 @@ class Ranks:
         return self.gather(operation, padded)
 
     def _check_same(self, operation: str, kind: int, asked: Sequence[Asked], found: Sequence[Tensor]) -> None:
+        """Raise InputError where the headers of the ranks show that they ask different things."""
         for place, one in enumerate([Asked("call", kind, lambda: operation), *asked]):
             values = [int(header[place]) for header in found]
             if len(set(values)) > 1:
@@ -192,6 +193,7 @@ class Ranks:
         return [bytes(part.numpy()).decode(errors="replace").strip() for part in found]
 
     def _meet(self, operation: str, start: Callable[[], Any]) -> None:
+        """Start a collective and wait for it, as long as every other rank gives a sign of life."""
         if self._broken is not None:
             raise self._broken
         place, before = self._pulse.place, self._pulse.place.busy
@@ -258,6 +260,7 @@ HEADER = 24
 
 
 def _members(mesh: Any) -> list[int] | None:
+    """Return the ranks of a DeviceMesh, or None without one. Raises InputError where it does not hold this rank."""
     if mesh is None:
         return None
     if getattr(mesh, "ndim", None) != 1:

@@ -34,6 +34,7 @@ def verdict(pulse: Pulse, waiting: Waiting, patience: float, *, gone: bool = Fal
 
 
 def _findings(pulse: Pulse, waiting: Waiting, now: float, patience: float, gone: bool) -> Iterator[Note]:
+    """Yield what may have become of the other ranks, the likeliest first."""
     seen = pulse.seen
     if seen.note is not None:
         yield seen.note

@@ -55,6 +55,7 @@ def listed_of(kind: Callable[[str], T]) -> Callable[[str], list[T]]:
     """Return a function that reads comma-separated values, each by `kind`, for argparse."""
 
     def listed(text: str) -> list[T]:
+        """Return the values of one argument."""
         try:
             return [kind(word) for word in text.split(",")]
         except ValueError:
@@ -64,6 +65,7 @@ def listed_of(kind: Callable[[str], T]) -> Callable[[str], list[T]]:
 
 
 def _plan(arguments: Namespace) -> BenchPlan:
+    """Return what the arguments ask to measure. Raises InputError for unknown sides."""
     from ..base.errors import invalid
     from ..compare.run import BenchPlan
     from ..compare.sides import DEFAULT, NAMED

@@ -28,6 +28,7 @@ def add_index(commands: Commands) -> None:
 
 
 def _add_build(actions: Commands) -> None:
+    """Add `index build` and its options."""
     build = add_command(actions, "build", "build the index of a data set and write it to a file", run_index_build)
     add_source(build, None)
     build.add_argument(
@@ -81,6 +82,7 @@ def run_index_info(arguments: Namespace) -> None:
 
 
 def _free_target(arguments: Namespace) -> Path:
+    """Return where the index is written. Raises InputError where a file that is needed would be lost."""
     from .shared import check_output
 
     target = Path(arguments.out)
@@ -94,6 +96,7 @@ def _free_target(arguments: Namespace) -> Path:
 
 
 def _built(arguments: Namespace, data: OracleDataset) -> SearchIndex:
+    """Return the index of the data, built anew or extended from an older one."""
     from ..base.progress import progress_bars
     from ..search.index import SearchIndex, build_index
 

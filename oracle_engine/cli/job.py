@@ -28,6 +28,7 @@ def _add_other(action: ArgumentParser) -> None:
 
 
 def _add_run(actions: Commands) -> None:
+    """Add `job run` and its options."""
     run = add_command(actions, "run", "begin a job, or go on with it, and finish it", run_job)
     run.set_defaults(command="job")
     run.add_argument("input", metavar="IN", help="queries: .npy, .safetensors (mapped) or .npz (read whole)")
@@ -40,6 +41,7 @@ def _add_run(actions: Commands) -> None:
 
 
 def _add_units(run: ArgumentParser) -> None:
+    """Add the options that say into what units a job is cut, and who works on them."""
     run.add_argument("--batch", type=whole, default=1024, help="queries of a unit (1024)")
     run.add_argument(
         "--shards",

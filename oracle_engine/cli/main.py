@@ -110,6 +110,7 @@ def _plain_words() -> Iterator[None]:
     seen: list[str] = []
 
     def show(message: Warning | str, *place: object, **more: object) -> None:
+        """Keep the words of a warning in place of printing it."""
         seen.append(" ".join(str(message).split()))
 
     with suppress(AttributeError, ValueError):

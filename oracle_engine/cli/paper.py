@@ -76,6 +76,7 @@ def run_paper(arguments: Namespace) -> None:
 
 
 def _check(arguments: Namespace, names: tuple[str, ...]) -> None:
+    """Raise an error for what would fail only after the work."""
     from ..science.plot_style import require_matplotlib
     from .shared import check_output
 
@@ -90,6 +91,7 @@ def _check(arguments: Namespace, names: tuple[str, ...]) -> None:
 
 
 def _inputs(arguments: Namespace, progress: Any, texts: list[str]) -> Inputs:
+    """Return what the figures are made from; notes about the data are added to `texts`."""
     from ..science.paper import QUICK, Effort, Inputs, energy_distance
     from .fallback import load_or_digits
     from .held_out import held_out_of
@@ -115,6 +117,7 @@ def _inputs(arguments: Namespace, progress: Any, texts: list[str]) -> Inputs:
 
 
 def _also(arguments: Namespace) -> dict[str, OracleDataset]:
+    """Return the data sets of --also by their names."""
     from ..data.load import load_dataset
     from .shared import read_alike
 
@@ -129,6 +132,7 @@ def _also(arguments: Namespace) -> dict[str, OracleDataset]:
 
 
 def _models(arguments: Namespace, data: OracleDataset) -> dict[str, Any]:
+    """Return the models of --model as velocities, by the names of their files."""
     from ..engine.engine import OracleEngine
     from ..science.paper import as_velocity, load_model
 
@@ -159,6 +163,7 @@ def _skipped(name: str, inputs: Inputs) -> str | None:
 
 
 def _write(arguments: Namespace, result: PaperResult) -> list[str]:
+    """Write a result and its figure, and return the names of the files."""
     from ..base.files import replacing
     from ..science.plot_style import save_figure
     from .shared import json_text

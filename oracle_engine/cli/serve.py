@@ -22,6 +22,7 @@ def add_serve(commands: Commands) -> None:
 
 
 def _add_place(parser: ArgumentParser) -> None:
+    """Add the options that say where the server listens and how it ends."""
     parser.add_argument(
         "--host",
         default="127.0.0.1",

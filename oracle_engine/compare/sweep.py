@@ -83,6 +83,7 @@ def sweep_table(found: Sequence[Sweep]) -> str:
 
 
 def _axes(data: OracleDataset, work: Workload) -> Mapping[str, Iterator[tuple[float, Callable[[], Workload]]]]:
+    """Return the sizes along each axis, with what makes the workload of each."""
     counts = sorted({max(2, int(share * len(data))) for share in SWEPT_SHARES})
     dims = sorted({max(1, int(share * data.dim)) for share in SWEPT_SHARES})
     return {

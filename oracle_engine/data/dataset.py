@@ -95,6 +95,7 @@ class OracleDataset:
     def _of_rows(
         cls, rows: Rows, *, name: str, sample_shape: Sequence[int], value_map: ValueMap, rest: Mapping[str, Any]
     ) -> OracleDataset:
+        """Return a data set of rows that are sorted and prepared already."""
         self = cls.__new__(cls)
         self.name, self.sample_shape, self.value_map, self.rows = name, tuple(sample_shape), value_map, rows
         self.order, self.sorted_labels = rest.get("order"), rest.get("sorted_labels")

@@ -93,6 +93,7 @@ class _Pack:
         self.measured = self.verified = 0
 
     def side(self, shard: Samples, part: FilePart) -> ShardSide:
+        """Return what is kept about a shard, from the file beside it or computed now."""
         kept = self._kept(part)
         if kept is None:
             return self._new(shard, part)
@@ -102,6 +103,7 @@ class _Pack:
         return kept
 
     def _kept(self, part: FilePart) -> ShardSide | None:
+        """Return what the file beside a shard says, or None where it has to be computed."""
         if not side_path(part.path).exists():
             return None
         try:
@@ -112,6 +114,7 @@ class _Pack:
         return side if side.centre == centre_sum(self.centre) else None
 
     def _new(self, shard: Samples, part: FilePart) -> ShardSide:
+        """Compute and write what is kept about a shard. Raises DataFileError where it is not what was packed."""
         side, record = measured_side(shard, part, self.centre), self.records.get(part.path.name)
         part.check()
         # who removed the file beside a shard means it to be packed anew

@@ -190,6 +190,7 @@ def cut(whole: OracleDataset, deal: Deal, number: int) -> OracleDataset | None:
         return None
 
     def part(tensor: Tensor) -> Tensor:
+        """Return the rows of the shard."""
         cut = [tensor[start:stop] for start, stop in runs]
         return cut[0] if len(cut) == 1 else torch.cat(cut)
 
@@ -243,6 +244,7 @@ def _check_same(whole: OracleDataset, ranks: Ranks, options: str) -> None:
     described = hashlib.blake2b(f"{facts}{whole.value_map}".encode(), digest_size=4).hexdigest()
 
     def same(parameter: str, *parts: Tensor | None) -> Asked:
+        """Return what has to be the same on all ranks: a checksum of some tensors."""
         held = hashlib.blake2b(" ".join(str(number_of(part)) for part in parts).encode(), digest_size=4).hexdigest()
         return Asked(parameter, int(held, 16), lambda: f"those with the checksum {held}")
 

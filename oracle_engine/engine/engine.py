@@ -129,6 +129,7 @@ class OracleEngine(Oracle, torch.nn.Module):
         self._handle = compiled.register(self)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> OracleEngine:
+        """Move the data to the device that torch asks for."""
         # torch sends .to(), .cuda() and .half() through here: follow the device, never the dtype
         there = fn(torch.empty(0, device=self.data.device)).device
         if there == self.data.device:
@@ -248,6 +249,7 @@ class OracleEngine(Oracle, torch.nn.Module):
     def _follow(
         self, name: str, x: Tensor, t: Numbers, conditions: Conditions, shared_products: SharedProducts | None
     ) -> Tensor:
+        """Return a prediction for states of a trajectory, which share products with the samples."""
         self._check_capture("trajectory", conditions)
         if transformed() or differentiable(x, t, options_of(conditions.guidance)[0]):
             # with derivatives nothing is shared between states
@@ -297,6 +299,7 @@ class OracleEngine(Oracle, torch.nn.Module):
         return StraightWay.of(self.data, self.path, BACKENDS[self.backend], self.point_std, self.t_max)
 
     def _respond(self, name: str, x: Tensor, t: Numbers, conditions: Conditions) -> Tensor:
+        """Return an answer by the way that fits: recorded in compiled code, with derivatives, or plain."""
         if compiled.inside_transform() and compiled.cut_out():
             return compiled.untraced(self, name, x, t, conditions)
         if traced():

@@ -90,6 +90,7 @@ def copy_rate(device: torch.device, block_bytes: int) -> float:
         index, values = torch.zeros(1, dtype=torch.int64), lane.memory(0)
 
         def copy() -> None:
+            """Copy the block once, and wait for it."""
             lane.send(0, index, values, []).copied.synchronize()
 
         return block_bytes / _best_seconds(copy)
@@ -108,6 +109,7 @@ def scan_rate(engine: OracleEngine, batch: int) -> float:
     timed.velocity(x[:1], TIME)
 
     def scan() -> None:
+        """Answer the queries once, and wait for it."""
         # reading a value waits for the device
         timed.velocity(x, TIME).reshape(-1)[0].item()
 

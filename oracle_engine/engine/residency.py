@@ -131,6 +131,7 @@ class Wish:
         return min(wished, rows * row_bytes)
 
     def _in_memory(self, data: OracleDataset, device: torch.device) -> OracleDataset:
+        """Return the data in the memory of `device`. Raises InputError where there is no room."""
         if self.resident == "all" and self.memory is not None and self._held(data) > self.memory:
             requirement = f"must hold all samples, {self._held(data):,} bytes, where resident is 'all'"
             raise invalid("memory", requirement, f"{self.memory:,}", "pass resident='stream', or leave memory out")

@@ -98,6 +98,7 @@ class Units:
         return PosteriorState.empty(batch, self.engine.data.dim, 0, self.engine.data.device)
 
     def _scan(self, shard: int) -> ExactScan | None:
+        """Return the scan of one shard, or None for an empty one."""
         held = cut(self.engine.data, self._deal, shard)
         if held is None:
             return None

@@ -112,9 +112,11 @@ class _Merged:
         self.nothing = work.nothing
 
     def add(self, state: PosteriorState) -> None:
+        """Merge one more state."""
         self.total = state if self.total is None else merge(self.total, state, self.wanted)
 
     def found(self) -> PosteriorState:
+        """Return the state of all, which is empty where none was added."""
         return self.nothing() if self.total is None else self.total
 
 

@@ -138,6 +138,7 @@ class ExactScan:
         return concatenate(self.scanner.states(self.data.rows, self._works(request, wanted, work)))
 
     def _work(self, request: Request, wanted: Wanted) -> Work | SegmentWork:
+        """Return the work of a request: over all rows, or over the spans of its classes."""
         if request.labels is None:
             return request.work(self.data, wanted)
         # states of classes merge with each other, and with that of the rest of the data

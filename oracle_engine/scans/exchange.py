@@ -74,6 +74,7 @@ class Exchange(Generic[T]):
         return self._whole(operation, nodes, sum(counts))
 
     def _whole(self, operation: str, nodes: Mapping[Node, T], batch: int) -> T:
+        """Return the values of a batch that every rank asks: each merges a part of the queries, and all share them."""
         if self.ranks.size == 1:
             return merged(nodes, (0, self.shards), self.codec.merge)
         if self.ranks.size == EACH_MERGES_ALL:

@@ -50,6 +50,7 @@ def curves_figure(
 
 
 def _heads(figure: Figure, reports: Sequence[StageReport], names: Sequence[str], height: float) -> None:
+    """Write the title, and a line about each report that names its curve."""
     paths = {report.path.removesuffix("()") for report in reports}
     words = f"Two stages along t ({', '.join(sorted(paths))}; t = 0 noise, t = 1 data)"
     figure.text(0.47 / WIDTH, 1 - 0.14 / height, words, size=10, weight="bold", color=INK, va="center")
@@ -64,6 +65,7 @@ def _heads(figure: Figure, reports: Sequence[StageReport], names: Sequence[str],
 
 
 def _facts(report: StageReport, name: str) -> str:
+    """Return the words about one report."""
     data, t, error = report.data, report.measured.ess_2, report.errors.ess_2
     low, high = data["value_range"]
     size = (
@@ -75,6 +77,7 @@ def _facts(report: StageReport, name: str) -> str:
 
 
 def _draw(panels: Sequence[Axes], report: StageReport, number: int, *, linear: bool) -> None:
+    """Draw the curves of one report."""
     colour, dashes, mark = SERIES[number % len(SERIES)]
     look: dict[str, Any] = {"color": colour, "ls": dashes, "lw": 1.5}
     points = report.points
@@ -103,6 +106,7 @@ def _band(axes: Axes, place: list[float], values: list[float], errors: list[floa
 
 
 def _finish(panels: Sequence[Axes], reports: Sequence[StageReport], *, linear: bool) -> None:
+    """Set titles, ticks and limits of the panels."""
     name = "t" if linear else "t (logit scale)"
     titles = ("mean top-1 weight (open: predicted)", "median ESS, middle 50 %", "V(t) = E|u − v|² / D")
     for axes, title in zip(panels, titles, strict=True):

@@ -82,6 +82,7 @@ def colour_function(context: Float[Tensor, "M ..."]) -> Callable[[Float[Tensor, 
     low, high = _coloured(context, colours, layout).reshape(-1).quantile(torch.tensor([TAIL, 1 - TAIL])).tolist()
 
     def shown(samples: Tensor) -> Tensor:
+        """Return samples as pictures, values in [0, 1]."""
         values = (_coloured(samples, colours, layout) - low) / max(high - low, 1e-12)
         clamped: Tensor = values.clamp(0, 1)
         return clamped
@@ -108,6 +109,7 @@ def plane_of(context: Float[Tensor, "M ..."]) -> Callable[[Tensor, int], Tensor]
     directions = torch.linalg.svd(flat - center, full_matrices=False).Vh[:2]
 
     def project(part: Tensor, batch: int) -> Tensor:
+        """Return the coordinates of samples in the plane."""
         points = (part.reshape(*part.shape[:batch], -1) - center) @ directions.T
         return torch.nn.functional.pad(points, (0, 2 - points.shape[-1]))
 

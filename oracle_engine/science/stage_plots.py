@@ -117,6 +117,7 @@ class _Sheet:
         self.figure.text(left / WIDTH, 1 - top / self.height, text, **style)
 
     def _title(self) -> None:
+        """Write the title and the facts about the data."""
         data = self.report.data
         shape = f" ({' × '.join(map(str, data['sample_shape']))})" if len(data["sample_shape"]) > 1 else ""
         path, kind = self.report.path.removesuffix("()"), "held-out" if self.report.held_out else "training"
@@ -129,6 +130,7 @@ class _Sheet:
             self._text(LEFT, 0.99, f"note: {data['note'].split(' (')[0]}", size=SMALL, color=GREY)
 
     def _panel(self, top: float, height: float) -> Axes:
+        """Return axes whose x is time."""
         axes = self._axes(LEFT, top, CURVES_WIDTH, height)
         first = top == TOP
         axes.set_xlim(*self.limits)
@@ -146,6 +148,7 @@ class _Sheet:
         return axes
 
     def _transition(self, axes: Axes) -> None:
+        """Draw the times of the transition, measured and predicted, with their errors."""
         measured, predicted = self.report.measured, self.report.predicted
         errors = self.report.errors
         rows = (
@@ -176,6 +179,7 @@ class _Sheet:
             axes.plot(ends, [row, row], color=colour, lw=0.8, zorder=1)
 
     def _note_time(self, axes: Axes, row: int, t: float, error: float | None) -> Annotation:
+        """Write a time beside its mark."""
         x, right = self._place(t), self._place(min(t + 2.0 * (error or 0.0), 1.0))
         words = f"{t:.3f}" + ("" if error is None else f" ± {error:.3f}")
         # to the left of the mark where the right edge is near
@@ -185,6 +189,7 @@ class _Sheet:
         return axes.annotate(words, (left, row), (-6, 0), textcoords="offset points", ha="right", va="center")
 
     def _weights(self, axes: Axes) -> None:
+        """Draw the weight of the heaviest sample, the entropy, and how often the own sample is the heaviest."""
         points, entropy = self.report.points, max(self.report.predicted.entropy, 1e-300)
         top = [point.top_weight for point in points]
         self._band(axes, "top_weight_quantiles", (1, 3), color=BLUE, alpha=0.15)
@@ -201,6 +206,7 @@ class _Sheet:
         self._name(axes, "posterior\nweight")
 
     def _weight_labels(self, axes: Axes, *, entropy_above: bool) -> None:
+        """Name the curves of the weights beside them."""
         own = "" if self.report.held_out else "○ own sample is\n    the heaviest"
         labels = [("mean top-1 weight\n± 2 errors, and\nmiddle 50 %", BLUE), (own, INK)]
         last = ("median entropy\n/ ln N", ORANGE)
@@ -210,6 +216,7 @@ class _Sheet:
             self._side(axes, height, text, colour)
 
     def _sizes(self, axes: Axes) -> None:
+        """Draw the effective sample size."""
         axes.set_yscale("log")
         self._band(axes, "ess_quantiles", (0, 4), color=GREEN, alpha=0.12)
         self._band(axes, "ess_quantiles", (1, 3), color=GREEN, alpha=0.2)
@@ -221,6 +228,7 @@ class _Sheet:
         self._name(axes, "ESS")
 
     def _variance(self, axes: Axes) -> None:
+        """Draw the variance of the conditional velocity."""
         values = [point.velocity_variance for point in self.report.points]
         peak = max(*values, 1e-300)
         floor = max(1e-4 * peak, 0.3 * min(values))
@@ -234,6 +242,7 @@ class _Sheet:
         self._name(axes, "V(t)")
 
     def _regimes(self, panels: Sequence[Axes]) -> None:
+        """Colour navigation and refinement, and draw the transition between them."""
         measured = self.report.measured
         if measured.ess_2 is None:
             return
@@ -248,6 +257,7 @@ class _Sheet:
         self._regime_names(panels[1], border)
 
     def _regime_names(self, axes: Axes, border: float) -> None:
+        """Name the two regimes where there is room."""
         names = (("navigation", "right", -6, NAVIGATION), ("refinement", "left", 6, REFINEMENT))
         for (word, ha, shift, ground), room in zip(names, (self._part(border), 1 - self._part(border)), strict=True):
             if room > WORD_ROOM:
@@ -269,6 +279,7 @@ class _Sheet:
             self._text(x1, self.strip_top - 0.1, f"{t:.3g}", ha="center")
 
     def _pictures(self) -> None:
+        """Draw queries and their denoisers along t as pictures."""
         for row, query in enumerate(self.queries):
             top = self.strip_top + row * (2 * self.side + GAP)
             for half, (name, part) in enumerate((("$x_t$", self.frames.noisy), ("denoiser", self.frames.denoised))):
@@ -287,6 +298,7 @@ class _Sheet:
         axes.set_axis_off()
 
     def _planes(self) -> None:
+        """Draw queries and their denoisers along t in a plane."""
         reach = 1.25 * float(self.frames.context.abs().max()) or 1.0
         for column in range(self.columns):
             axes = self._axes(LEFT + column * self.side + 0.02, self.strip_top, self.side - 0.04, self.side - 0.04)
@@ -298,6 +310,7 @@ class _Sheet:
             self._text(LEFT + self.columns * self.side + 0.06, self.strip_top + 0.1 + 0.14 * line, word, color=colour)
 
     def _scatter(self, axes: Axes, column: int) -> None:
+        """Draw one time of the plane."""
         frames = self.frames
         styles: Sequence[tuple[Tensor, dict[str, Any]]] = (
             (frames.context, {"s": 1.5, "color": "#BBBBBB", "lw": 0}),

@@ -121,6 +121,7 @@ class StageReport:
 
 
 def _from_facts(cls: type[StageReport], facts: Mapping[str, Any]) -> StageReport:
+    """Return the report that to_json wrote. Raises KeyError where a field is missing."""
     plain = {name: facts[name] for name in _PLAIN}
     if not plain["data"].keys() >= DESCRIBED:
         raise KeyError(min(DESCRIBED - plain["data"].keys()))

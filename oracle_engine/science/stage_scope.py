@@ -98,6 +98,7 @@ class Scope:
         return torch.zeros(len(self.data), dtype=torch.float64, device=self.data.device) if weights is None else weights
 
     def _log_totals(self, classes: Int64[Tensor, "B"]) -> Float64[Tensor, "B"]:
+        """Return the log of the total weight of each class, NaN for one without samples."""
         weights = self._log_weights()
         found = weights.new_full((len(classes),), math.nan)
         for label in classes.unique().tolist():

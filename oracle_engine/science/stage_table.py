@@ -95,6 +95,7 @@ def _time(head: str, words: str, t: float | None, note: str) -> str:
 
 
 def _row(point: StagePoint) -> str:
+    """Return the line of the table about one time."""
     ess = "".join(f"{point.ess_quantiles[place]:>9,.1f}" for place in (0, 2, 4))
     own = "" if point.own_share is None else f"{100 * point.own_share:.1f} %"
     mass = "" if point.class_mass is None else f"{point.class_mass:.3f}"

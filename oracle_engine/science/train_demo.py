@@ -109,6 +109,7 @@ class _Trainer:
         return {name: _difference(errors) for name, errors in self.evaluation.errors(self.networks).items()}
 
     def _step(self, optimisers: Sequence[torch.optim.Optimizer]) -> None:
+        """Train every network on one batch."""
         batch = drawn_batch(self.engine, self.settings.batch, (0.0, LAST_TIME), self.draws)
         targets = self.targets(batch)
         began = seconds_on(self.engine.data.device)
@@ -119,6 +120,7 @@ class _Trainer:
         self.step_seconds.append(seconds_on(self.engine.data.device) - began)
 
     def _measure(self, network: VelocityNet, span: tuple[float, float]) -> TimeBin:
+        """Return the variances of targets and gradients in one bin of times."""
         sums = _GradientSums(network)
         for _ in range(self.settings.draws):
             batch = drawn_batch(self.engine, self.settings.batch, span, self.draws)

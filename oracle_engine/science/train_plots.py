@@ -37,6 +37,7 @@ def train_figure(report: TrainReport, path: str | Path) -> None:
 
 
 def _draw(report: TrainReport) -> Figure:
+    """Return the figure of a report."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=SIZE, facecolor="white")
@@ -55,6 +56,7 @@ def _draw(report: TrainReport) -> Figure:
 
 
 def _title(figure: Figure, report: TrainReport) -> None:
+    """Write the title, the facts and the names of the targets."""
     data, settings = report.data, report.settings
     facts = (
         f"N = {data['samples']:,},  D = {data['dim']:,},  {report.parameters / 1e6:.2f} M parameters,  "
@@ -68,6 +70,7 @@ def _title(figure: Figure, report: TrainReport) -> None:
 
 
 def _variances(axes: Axes, report: TrainReport, name: str, title: str, *, log: bool) -> None:
+    """Draw a variance of the three targets along t."""
     middle = [0.5 * (part.first + part.last) for part in report.bins]
     held: list[PerTarget] = [getattr(part, name) for part in report.bins]
     floor = FLOOR * max(max(values) for values in held) if log else -1.0
@@ -85,6 +88,7 @@ def _variances(axes: Axes, report: TrainReport, name: str, title: str, *, log: b
 
 
 def _stages(axes: Axes, border: float, last: float) -> None:
+    """Colour navigation and refinement."""
     axes.axvspan(0.0, border, color=NAVIGATION, lw=0, zorder=-2)
     axes.axvspan(border, last, color=REFINEMENT, lw=0, zorder=-2)
     axes.set_xlim(0.0, last)
@@ -95,6 +99,7 @@ def _stages(axes: Axes, border: float, last: float) -> None:
 
 
 def _losses(axes: Axes, report: TrainReport, name: str, title: str) -> None:
+    """Draw a loss of the three networks along the training, relative to that of CFM."""
     steps = [point.step for point in report.checkpoints]
     held: list[PerTarget] = [getattr(point, name) for point in report.checkpoints]
     for index, colour in enumerate(COLOURS):

@@ -122,6 +122,7 @@ class TrainReport:
         return "\n\n".join("\n".join(part) for part in parts)
 
     def _bin_rows(self) -> list[str]:
+        """Return the lines about variances."""
         rows = [
             "             variance of the target, per coordinate   variance of the gradient of one query   |mean|^2",
             "t" + " " * 12 + "".join(f"{title:>12}" for title in TITLES * 2) + f"{'':>12}",
@@ -132,6 +133,7 @@ class TrainReport:
         return rows
 
     def _loss_rows(self) -> list[str]:
+        """Return the lines about losses."""
         last = self.checkpoints[-1]
         rows = [
             f"loss after training       {'CFM':>9}{'EFM':>9}{'oracle':>9}    lower than CFM by: EFM, oracle",

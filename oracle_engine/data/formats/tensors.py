@@ -75,6 +75,7 @@ def _loaded(path: Path) -> Any:
 
 
 def _of_dict(path: Path, held: dict[Any, Any], key: str | None, labelled: bool) -> Samples:
+    """Return the samples among the tensors of a dict, and their labels."""
     tensors = {name: value for name, value in held.items() if isinstance(name, str) and isinstance(value, Tensor)}
     names = list(tensors)
     storable = [name for name in names if dtype_name(tensors[name]) in STORAGE_NAMES and tensors[name].ndim]

@@ -51,6 +51,7 @@ def result_figure(result: PaperResult) -> Figure:
 
 
 def _panel(axes: Axes, panel: Panel) -> None:
+    """Draw the curves and the marks of a panel."""
     for number, curve in enumerate(panel.curves):
         colour, dashes, mark = SERIES[number % len(SERIES)]
         pairs = [(x, y, place) for place, (x, y) in enumerate(zip(curve.x, curve.y, strict=True)) if y is not None]
@@ -78,6 +79,7 @@ def _panel(axes: Axes, panel: Panel) -> None:
 
 
 def _legend(figure: Figure, panel: Panel, left: float, top: float, height: float) -> None:
+    """Name the curves below their panel."""
     from matplotlib.lines import Line2D
 
     if len(panel.curves) < 2:
@@ -91,6 +93,7 @@ def _legend(figure: Figure, panel: Panel, left: float, top: float, height: float
 
 
 def _sheet(figure: Figure, sheet: Sheet, top: float, side: float, height: float) -> None:
+    """Draw the rows of pictures."""
     colours = colour_function(sheet.context)
     for column, name in enumerate(sheet.columns):
         x = (NAMES + (column + 0.5) * side) / WIDTH

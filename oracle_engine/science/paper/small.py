@@ -65,6 +65,7 @@ def _frozen(network: VelocityNet) -> VelocityFunction:
     kept = copy.deepcopy(network).eval().requires_grad_(False)
 
     def velocity(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        """Return the velocity of queries x [B, *shape] at t [B]."""
         return kept(x.float(), t.float()).to(x.dtype)  # type: ignore[no-any-return]
 
     return velocity
