@@ -10,7 +10,7 @@ import torch
 
 from .arrays import Shaped, Tensor
 from .cuda_graphs import capturing
-from .file_rows import in_one_piece
+from .outside.rows import in_one_piece
 from .transforms import traced, untransformed
 
 # values that are compared beside the versions: some of them change with any change of the whole

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from statistics import mean
 from typing import Any
 
-from ..base.file_rows import in_memory
+from ..base.outside.rows import in_memory
 from ..data.dataset import OracleDataset
 from .measure import Watch, measured_row
 from .record import OURS

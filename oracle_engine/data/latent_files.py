@@ -17,8 +17,8 @@ import torch
 
 from ..base.arrays import Float, Float64, Int64, Tensor
 from ..base.errors import bad_file, invalid
-from ..base.file_rows import FilePart
 from ..base.mapped import open_safetensors
+from ..base.outside.rows import FilePart
 from .formats import FRESH_COPY, member, read_npy, reading
 from .formats.label_files import LABELS_FILE
 from .latent_labels import MEAN_STD, is_mean_std, listed_latents

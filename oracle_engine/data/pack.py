@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from ..base.errors import DataFileError, InputError, bad_file, invalid
-from ..base.file_rows import FilePart, FileRows, stamp_of
+from ..base.outside.rows import FilePart, OutsideRows, stamp_of
 from ..base.progress import Progress
 from ..kernels import Measures, centre_of, most_copies
 from .checks import first_non_finite
@@ -158,7 +158,7 @@ def _part(file: Path, shard: Samples) -> FilePart:
 def _begun(folder: Path, key: str | None, shards: Sequence[Samples], parts: Sequence[FilePart]) -> Manifest:
     """Return the manifest of a first pack, without shards: what they are measured about is settled."""
     first = shards[0].points
-    rows = FileRows.of(parts, first.dtype, [first[0].numel()])
+    rows = OutsideRows.of(parts, first.dtype, [first[0].numel()])
     storage, shape = str(first.dtype).removeprefix("torch."), list(first.shape[1:])
     try:
         centre = centre_of(rows)

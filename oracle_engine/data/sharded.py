@@ -14,9 +14,9 @@ import torch
 
 from ..base.arrays import Float64, Int64, Shaped, Tensor
 from ..base.errors import InputError, OracleError, invalid
-from ..base.file_rows import FileRows
 from ..base.files import hash_tensors
-from ..base.ranks import Asked, Ranks, number_of
+from ..base.group.ranks import Asked, Ranks, number_of
+from ..base.outside.rows import OutsideRows
 from ..kernels import Rows
 from .checks import BLOCK_VALUES
 from .dataset import OracleDataset
@@ -197,7 +197,7 @@ def cut(whole: OracleDataset, deal: Deal, number: int) -> OracleDataset | None:
     rows, labels = whole.rows, whole.sorted_labels
     weights = None if rows.log_weights is None else part(rows.log_weights)
     # radii and copies of the whole bound those of its parts
-    stored = rows.stored.within(runs) if isinstance(rows.stored, FileRows) else part(rows.stored)
+    stored = rows.stored.within(runs) if isinstance(rows.stored, OutsideRows) else part(rows.stored)
     held = replace(rows, stored=stored, half_norms=part(rows.half_norms), log_weights=weights)
     rest = {} if labels is None else {"sorted_labels": part(labels)}
     return OracleDataset._of_rows(

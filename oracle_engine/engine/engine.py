@@ -14,9 +14,9 @@ from ..base.arrays import Float, Numbers, Tensor, check_floating, is_number, is_
 from ..base.checked import checked_together
 from ..base.cuda_graphs import capturing
 from ..base.errors import InputError, invalid
-from ..base.file_rows import FileRows
 from ..base.foreign import is_foreign, lent
 from ..base.outputs import rounded_answer
+from ..base.outside.rows import OutsideRows
 from ..base.progress import PartProgress
 from ..base.transforms import traced, transformed
 from ..data.dataset import OracleDataset
@@ -148,7 +148,7 @@ class OracleEngine(Oracle, torch.nn.Module):
         # what is kept must not be made by a first call that is recorded in a graph
         _ = self.data.base
         for rows in rows_here(self.data):
-            if not isinstance(rows.stored, FileRows):
+            if not isinstance(rows.stored, OutsideRows):
                 BACKENDS[self.backend].ready(rows)
 
     def extra_repr(self) -> str:

@@ -10,8 +10,8 @@ import torch
 
 from ..base.arrays import Float64, Int64, Tensor
 from ..base.checked import check
-from ..base.file_rows import FileRows
 from ..base.outputs import rounded_answer
+from ..base.outside.rows import OutsideRows
 from ..data.dataset import OracleDataset
 from ..data.deal import Deal
 from ..data.sharded import cut
@@ -102,7 +102,7 @@ class Units:
         held = cut(self.engine.data, self._deal, shard)
         if held is None:
             return None
-        if isinstance(held.rows.stored, FileRows):
+        if isinstance(held.rows.stored, OutsideRows):
             # bits of an answer must not depend on the blocks in which samples would be streamed
             held = held.with_rows(replace(held.rows, stored=held.rows.stored.between(0, len(held))))
         return ExactScan(held, BACKENDS[self.engine.backend].scanner(self.engine.precision))

@@ -11,7 +11,7 @@ import torch
 from ..base.arrays import Float64, Int64, Tensor
 from ..base.checked import above, check
 from ..base.cuda_graphs import capturing
-from ..base.file_rows import FileRows
+from ..base.outside.rows import OutsideRows
 from ..data.dataset import OracleDataset
 from ..kernels import Directions, PosteriorState, SegmentWork, Wanted, Work, concatenate
 from ..queries.classes import batch_slices, class_pairs, class_ranges, rows_between, scan_tasks, scanned_together
@@ -85,7 +85,7 @@ class ExactScan:
     @property
     def streams(self) -> bool:
         """Whether samples stay outside, so that scans in one read cost less than one after the other."""
-        return isinstance(self.data.rows.stored, FileRows)
+        return isinstance(self.data.rows.stored, OutsideRows)
 
     def state_and_rest(
         self, request: Request, others: Request, wanted: Wanted

@@ -10,7 +10,7 @@ from typing import Generic, Protocol, TypeVar, runtime_checkable
 import torch
 
 from ..base.arrays import Float64, Tensor
-from ..base.ranks import Ranks
+from ..base.group.ranks import Ranks
 from .tree import Node, cover, merged
 
 T = TypeVar("T")

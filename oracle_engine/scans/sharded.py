@@ -10,7 +10,7 @@ import torch
 
 from ..base.arrays import Float64, Int64, Tensor
 from ..base.checked import check
-from ..base.ranks import Asked, number_of
+from ..base.group.ranks import Asked, number_of
 from ..data.dataset import OracleDataset
 from ..data.sharded import ShardedDataset
 from ..kernels import Directions, PosteriorState, Wanted

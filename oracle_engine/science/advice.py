@@ -19,9 +19,9 @@ from ..paths.paths import Path
 from ..paths.time_grids import shift_for
 from ..training.estimates import References
 from ..training.targets import OracleTarget, conditional_target, path_sample
-from .stage_report import StageReport
-from .stages import analyse
-from .train_batches import LAST_TIME
+from .demo.batches import LAST_TIME
+from .stages.analysis import analyse
+from .stages.report import StageReport
 from .transition import crossing, draw_rows, time_of_snr
 
 # shares of the steps of a run for which the shift is given
@@ -82,7 +82,7 @@ def advise(
 
     engine: the oracle. batch: queries of a training step, for memory and time. variance: the wished variance of the EFM
     target around the oracle, as a part of that of CFM, in (0, 1). queries: training queries of the analysis at each
-    time. seed: of all draws. per_class: as in :func:`.stages.analyse`. progress: called as there.
+    time. seed: of all draws. per_class: as in :func:`.stages.analysis.analyse`. progress: called as there.
 
     Transition, timestep shift in three conventions, guidance interval, EFM references, the late share of a batch, what
     a change of scale of latents would do, memory and time of exact targets. Raises InputError for a `variance` outside

@@ -16,7 +16,7 @@ from torch.distributed.device_mesh import init_device_mesh
 
 import oracle_engine as oe
 from oracle_engine import InputError, OracleDataset, OracleEngine
-from oracle_engine.base.file_rows import FileRows
+from oracle_engine.base.outside.rows import OutsideRows
 from oracle_engine.data.sharded import rows_here
 
 # what was asked and which part of the answer, and the answer
@@ -107,7 +107,7 @@ def test_shards_of_files_stay_in_them(
         engine = oe.sharded(files)
         held = rows_here(engine.data)
         answer = engine.velocity(x, t, **asked)
-        return answer, all(isinstance(rows.stored, FileRows) for rows in held)
+        return answer, all(isinstance(rows.stored, OutsideRows) for rows in held)
 
     first, others = (on_ranks(tmp_path, count, work) for count in (1, 3))
     assert all(stayed for _, stayed in first + others)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ...engine.engine import OracleEngine
-from ..stage_report import StageReport
-from ..stages import analyse
+from ..stages.analysis import analyse
+from ..stages.report import StageReport
 from .result import Curve, Panel, PaperResult, data_facts, spread
 
 FIG2_NOTE = (

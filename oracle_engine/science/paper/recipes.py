@@ -17,7 +17,7 @@ from ...base.seeds import seeded
 from ...data.dataset import OracleDataset
 from ...engine.engine import OracleEngine
 from ...samplers.fields import Velocity
-from ..stages import analyse
+from ..stages.analysis import analyse
 from .fig2 import fig2
 from .fig3 import COUNTS, CURVE_TIMES, DIMS, fig3
 from .fig4 import fig4
