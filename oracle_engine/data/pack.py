@@ -72,7 +72,7 @@ def pack(
     shards = open_shards(place, key if before is None else before.key)
     parts = [_part(file, shard) for file, shard in zip(shard_files(place), shards, strict=True)]
     manifest = before or _begun(place, key, shards, parts)
-    _check_kinds(manifest, place, shards, parts)
+    _check_kinds(manifest, shards, parts)
     task = _Pack(manifest, verify)
     with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
         sides = []
@@ -178,7 +178,8 @@ def _not_finite(shards: Sequence[Samples], parts: Sequence[FilePart]) -> DataFil
     return bad_file(parts[0].path, "numbers that can be squared", "values whose sum overflows float64", "rescale them")
 
 
-def _check_kinds(manifest: Manifest, folder: Path, shards: Sequence[Samples], parts: Sequence[FilePart]) -> None:
+def _check_kinds(manifest: Manifest, shards: Sequence[Samples], parts: Sequence[FilePart]) -> None:
+    """Raise DataFileError where shards are of another kind than those that were packed before."""
     first = shards[0]
     found = str(first.points.dtype).removeprefix("torch."), list(first.points.shape[1:]), first.labels is not None
     if found != (manifest.storage, manifest.shape, manifest.labelled):

@@ -136,6 +136,22 @@ def test_every_rank_has_the_bits_of_one(found: dict[int, list[Answers]], count: 
         assert [name for name, value in found[1][0].items() if not torch.equal(value, answered[name])] == []
 
 
+@pytest.mark.parametrize("count", [7, 16])
+def test_up_to_16_ranks_have_the_bits_of_one(
+    data: OracleDataset, found: dict[int, list[Answers]], tmp_path: Path, count: int
+) -> None:
+    (x, t), asked = make_queries(data), questions(data)
+    names = ("everything", "guided")
+
+    def work(rank: int) -> list[Tensor]:
+        engine = oe.sharded(data)
+        return [engine.velocity(x, t, **asked[name]) for name in names]
+
+    wanted = [found[1][0][name, "velocity"] for name in names]
+    for answered in on_ranks(tmp_path, count, work):
+        assert all(map(torch.equal, answered, wanted))
+
+
 def test_one_scan_a_rank_answers_within_the_bar(data: OracleDataset, tmp_path: Path) -> None:
     x, t = make_queries(data)
     true = OracleEngine(data, backend="reference").velocity(x, t)
