@@ -146,6 +146,7 @@ def with_oracle(sample: Any, engine: Oracle, *, labels: Numbers | None = None, s
 
 
 def _check_on_path(sample: Any, engine: Oracle) -> None:
+    """Raise InputError where x_t of a path sample does not lie on the path of the engine."""
     x = sample.x_t.double()
     times = resolve_times(sample.t, len(x), None, x.device)
     at = coefficients(engine.path, times)

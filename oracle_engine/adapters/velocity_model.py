@@ -220,6 +220,7 @@ class VelocityModel(torch.nn.Module):
         return times if self.engine.t_max is None else times.clamp_max(self.engine.t_max)
 
     def _labels(self, y: Any) -> Tensor | None:
+        """Return the classes of a call, with -1 in place of the null label."""
         if y is None:
             return None
         labels = on_device(y, self.engine.data.device, "y")

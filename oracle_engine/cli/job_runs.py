@@ -99,6 +99,7 @@ def run_worker(arguments: Namespace, number: int, goes_on: Callable[[], bool]) -
 
 
 def _check(arguments: Namespace) -> None:
+    """Complete the arguments. Raises InputError for those that do not go together."""
     arguments.engine = arguments.engine or ("torchrun" if "TORCHELASTIC_RUN_ID" in os.environ else "local")
     if arguments.engine == "torchrun":
         if "RANK" not in os.environ:
@@ -181,6 +182,7 @@ def _resolved(queries: Queries, engine: OracleEngine) -> Queries:
 
 
 def _spec(arguments: Namespace, engine: OracleEngine, queries: Queries) -> Spec:
+    """Return the spec of the job that the arguments describe."""
     alone = arguments.what == "log_density"
     dtype = torch.float64 if alone else queries.x.dtype
     return Spec(
@@ -211,6 +213,7 @@ def _work(arguments: Namespace, folder: JobFolder, units: Units, progress: Calla
     total = folder.spec.blocks * folder.spec.shards
 
     def done() -> int:
+        """Return how many units are done, and show it."""
         found = folder.units_done()
         progress(found, total)
         return found
@@ -245,6 +248,7 @@ def _seldom(call: Callable[[], object]) -> Callable[[], None]:
     last = [0.0]
 
     def calls() -> None:
+        """Call, unless the last call is not long ago."""
         if time.monotonic() - last[0] > BAR_PERIOD:
             call()
             last[0] = time.monotonic()

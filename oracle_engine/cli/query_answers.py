@@ -93,6 +93,7 @@ def _oracle_of(arguments: Namespace) -> OracleEngine | PointGaussians:
 
 
 def _times(file: QueryFile, arguments: Namespace) -> Float64[Tensor, "B"]:
+    """Return the time of each query, from --t or from the file."""
     count = len(file.x)
     if arguments.t is not None:
         return torch.full((count,), arguments.t, dtype=torch.float64)
@@ -106,6 +107,7 @@ def _times(file: QueryFile, arguments: Namespace) -> Float64[Tensor, "B"]:
 
 
 def _labels(file: QueryFile, arguments: Namespace) -> Tensor | None:
+    """Return the classes of the queries, or None where the file has none."""
     if arguments.labels is not None and file.labels is None:
         found = f"no tensor {arguments.labels!r} in {arguments.input}"
         raise invalid("--labels", "must name a tensor of the file", found, "check the name")

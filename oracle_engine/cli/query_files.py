@@ -133,6 +133,7 @@ def _open_stream(stack: ExitStack, partial: Path, suffix: str, name: str) -> Any
 
 
 def _write_header(stream: Any, suffix: str, *, name: str, shape: list[int], dtype: torch.dtype) -> None:
+    """Write what stands before the numbers in a file of this suffix."""
     if suffix != ".safetensors":
         header = {"descr": _NUMPY_NAMES[dtype], "fortran_order": False, "shape": tuple(shape)}
         np.lib.format.write_array_header_1_0(stream, header)

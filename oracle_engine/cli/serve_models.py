@@ -49,6 +49,7 @@ def named_engines(arguments: Namespace) -> Engines:
 
 
 def _tables(file: Path) -> dict[str, Any]:
+    """Return the tables of the models in a TOML file, by name."""
     expected = "a TOML file with tables [models.NAME]"
     try:
         held = tomllib.loads(file.read_text("utf-8"))
@@ -61,6 +62,7 @@ def _tables(file: Path) -> dict[str, Any]:
 
 
 def _engine(file: Path, name: str, table: Any, arguments: Namespace) -> tuple[OracleEngine, float | None]:
+    """Return the engine that a table describes, and its guidance scale or None."""
     try:
         check_name(name)
     except ValueError:

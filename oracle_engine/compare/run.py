@@ -140,9 +140,11 @@ def compare(data: OracleDataset, plan: BenchPlan, progress: Progress) -> Compari
 
 
 def _counter(progress: Progress, total: int) -> Callable[[str], None]:
+    """Return what counts the steps that are done, by whatever name."""
     done = 0
 
     def tick(what: str) -> None:
+        """Count one step."""
         nonlocal done
         done = min(done + 1, total)
         progress(done, total)

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from statistics import mean
 from typing import Any
 
-from ..base.file_rows import in_memory
+from ..base.outside.rows import in_memory
 from ..data.dataset import OracleDataset
 from .measure import Watch, measured_row
 from .record import OURS
@@ -83,6 +83,7 @@ def sweep_table(found: Sequence[Sweep]) -> str:
 
 
 def _axes(data: OracleDataset, work: Workload) -> Mapping[str, Iterator[tuple[float, Callable[[], Workload]]]]:
+    """Return the sizes along each axis, with what makes the workload of each."""
     counts = sorted({max(2, int(share * len(data))) for share in SWEPT_SHARES})
     dims = sorted({max(1, int(share * data.dim)) for share in SWEPT_SHARES})
     return {

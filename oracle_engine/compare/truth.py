@@ -49,6 +49,7 @@ def log_density_of(data: OracleDataset, batch: Batch) -> Tensor:
 
 
 def _logits(data: OracleDataset, batch: Batch) -> Tensor:
+    """Return the logits of a batch over all samples, in float64."""
     # without the term that all rows of a query share
     alpha, centre = batch.times[:, None], mean_value(data)
     offset = batch.x.double().reshape(len(batch.x), -1) - alpha * centre

@@ -84,6 +84,7 @@ class _Table:
             raise problem(where, "a picture that can be decoded", str(error), "replace or remove it") from error
 
     def _put(self, value: Tensor, label: int | None, where: str, number: int) -> None:
+        """Add one sample. Raises InputError where it has a label unlike the others, or none."""
         place = len(self.labels)
         self.points = _room_for(value, self.points, place, self.hint, where)
         self.points[place] = value
@@ -143,6 +144,7 @@ def _rows(value: Tensor, labels: Any, where: str) -> Iterator[tuple[Tensor, int 
 
 
 def _label(label: Any, where: str) -> int | None:
+    """Return the label of an item. Raises InputError where it is no whole number."""
     if label is None:
         return None
     try:

@@ -161,6 +161,7 @@ _AS_STORED = (
 
 
 def _resolve(normalisation: Normalisation | str | None, files: LatentFiles, path: Path) -> Normalisation:
+    """Return the normalisation that is asked for. Raises InputError where it lacks its statistics."""
     if normalisation is None:
         return Normalisation()
     if isinstance(normalisation, Normalisation):
@@ -175,6 +176,7 @@ def _resolve(normalisation: Normalisation | str | None, files: LatentFiles, path
 
 
 def _numbers(value: Numbers) -> tuple[float, ...]:
+    """Return one number, or one a channel. Raises InputError for anything else."""
     try:
         held = exact(value).reshape(-1)
     except InputError:

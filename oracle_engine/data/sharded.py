@@ -14,9 +14,9 @@ import torch
 
 from ..base.arrays import Float64, Int64, Shaped, Tensor
 from ..base.errors import InputError, OracleError, invalid
-from ..base.file_rows import FileRows
 from ..base.files import hash_tensors
-from ..base.ranks import Asked, Ranks, number_of
+from ..base.group.ranks import Asked, Ranks, number_of
+from ..base.outside.rows import OutsideRows
 from ..kernels import Rows
 from .checks import BLOCK_VALUES
 from .dataset import OracleDataset
@@ -190,13 +190,14 @@ def cut(whole: OracleDataset, deal: Deal, number: int) -> OracleDataset | None:
         return None
 
     def part(tensor: Tensor) -> Tensor:
+        """Return the rows of the shard."""
         cut = [tensor[start:stop] for start, stop in runs]
         return cut[0] if len(cut) == 1 else torch.cat(cut)
 
     rows, labels = whole.rows, whole.sorted_labels
     weights = None if rows.log_weights is None else part(rows.log_weights)
     # radii and copies of the whole bound those of its parts
-    stored = rows.stored.within(runs) if isinstance(rows.stored, FileRows) else part(rows.stored)
+    stored = rows.stored.within(runs) if isinstance(rows.stored, OutsideRows) else part(rows.stored)
     held = replace(rows, stored=stored, half_norms=part(rows.half_norms), log_weights=weights)
     rest = {} if labels is None else {"sorted_labels": part(labels)}
     return OracleDataset._of_rows(
@@ -243,6 +244,7 @@ def _check_same(whole: OracleDataset, ranks: Ranks, options: str) -> None:
     described = hashlib.blake2b(f"{facts}{whole.value_map}".encode(), digest_size=4).hexdigest()
 
     def same(parameter: str, *parts: Tensor | None) -> Asked:
+        """Return what has to be the same on all ranks: a checksum of some tensors."""
         held = hashlib.blake2b(" ".join(str(number_of(part)) for part in parts).encode(), digest_size=4).hexdigest()
         return Asked(parameter, int(held, 16), lambda: f"those with the checksum {held}")
 

@@ -13,9 +13,9 @@ from ..base.arrays import Float, Numbers, Tensor, check_floating, is_number, is_
 from ..base.checked import answered_together
 from ..base.cuda_graphs import capturing
 from ..base.errors import InputError, invalid
-from ..base.file_rows import FileRows
 from ..base.foreign import is_foreign, lent
 from ..base.outputs import rounded_answer
+from ..base.outside.rows import OutsideRows
 from ..base.progress import PartProgress
 from ..base.transforms import traced, transformed
 from ..data.dataset import OracleDataset
@@ -128,6 +128,7 @@ class OracleEngine(Oracle, torch.nn.Module):
         self._handle = compiled.register(self)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> OracleEngine:
+        """Move the data to the device that torch asks for."""
         # torch sends .to(), .cuda() and .half() through here: follow the device, never the dtype
         there = fn(torch.empty(0, device=self.data.device)).device
         if there == self.data.device:
@@ -146,7 +147,7 @@ class OracleEngine(Oracle, torch.nn.Module):
         # what is kept must not be made by a first call that is recorded in a graph
         _ = self.data.base
         for rows in rows_here(self.data):
-            if not isinstance(rows.stored, FileRows):
+            if not isinstance(rows.stored, OutsideRows):
                 BACKENDS[self.backend].ready(rows)
 
     def extra_repr(self) -> str:
@@ -250,6 +251,7 @@ class OracleEngine(Oracle, torch.nn.Module):
     def _follow(
         self, name: str, x: Tensor, t: Numbers, conditions: Conditions, shared_products: SharedProducts | None
     ) -> Tensor:
+        """Return a prediction for states of a trajectory, which share products with the samples."""
         self._check_capture("trajectory", conditions)
         if transformed() or differentiable(x, t, options_of(conditions.guidance)[0]):
             # with derivatives nothing is shared between states
@@ -299,6 +301,7 @@ class OracleEngine(Oracle, torch.nn.Module):
         return StraightWay.of(self.data, self.path, BACKENDS[self.backend], self.point_std, self.t_max)
 
     def _respond(self, name: str, x: Tensor, t: Numbers, conditions: Conditions) -> Tensor:
+        """Return an answer by the way that fits: recorded in compiled code, with derivatives, or plain."""
         if compiled.inside_transform() and compiled.cut_out():
             return compiled.untraced(self, name, x, t, conditions)
         if traced():

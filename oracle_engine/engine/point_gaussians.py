@@ -159,6 +159,7 @@ class PointGaussians:
 
     @torch.no_grad()
     def _answer(self, x: Tensor, t: Numbers, labels: Numbers | None) -> tuple[Coefficients, _Answer]:
+        """Return the posterior of checked queries, and the path at their times."""
         check_floating("x", x)
         check_shape("x", x, self.sample_shape)
         if x.device != self._means.device:
@@ -221,6 +222,7 @@ class PointGaussians:
             yield slice(start, start + size)
 
     def _classes(self, labels: Numbers | None, count: int, device: torch.device) -> Int64[Tensor, "B"] | None:
+        """Return the class of each query, -1 for all, or None. Raises InputError for unknown classes."""
         if labels is None:
             return None
         if self._labels is None:

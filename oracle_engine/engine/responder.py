@@ -153,6 +153,7 @@ class Responder:
         index: Int64[Tensor, "b"] | None,
         shared_products: SharedProducts | None,
     ) -> list[Term]:
+        """Return the conditional term, and the unconditional one of the guided queries in `index`."""
         if index is None:
             return [Term(None, None, state)]
         terms = [Term(None, request.scale, state)]

@@ -45,6 +45,7 @@ def on_processes(count: int, task: Task, done: Callable[[], int]) -> None:
 
 
 def _once(count: int, task: Task, done: Callable[[], int]) -> None:
+    """Run the task in some processes until all have ended or one has failed."""
     context = get_context("spawn")
     reader, writer = context.Pipe(duplex=False)
     with reader, writer, ProcessPoolExecutor(count, context, _begin, (reader,)) as pool:

@@ -66,6 +66,7 @@ def units_a_second(folder: Path) -> list[float]:
 
 
 def _works(path: Path) -> bool:
+    """Return whether the process of a record still holds it."""
     with path.open("rb") as claim:
         try:
             # of the open file and not of the process, so that a process may ask about itself

@@ -12,7 +12,7 @@ import torch
 from ..base.arrays import Float64, Int64, Tensor
 from ..base.checked import above, check
 from ..base.cuda_graphs import capturing
-from ..base.file_rows import FileRows
+from ..base.outside.rows import OutsideRows
 from ..data.dataset import OracleDataset
 from ..kernels import Directions, PosteriorState, SegmentWork, Wanted, Work, concatenate
 from ..queries.classes import batch_slices, class_pairs, class_ranges, rows_between, scan_tasks, scanned_together
@@ -86,7 +86,7 @@ class ExactScan:
     @property
     def streams(self) -> bool:
         """Whether samples stay outside, so that scans in one read cost less than one after the other."""
-        return isinstance(self.data.rows.stored, FileRows)
+        return isinstance(self.data.rows.stored, OutsideRows)
 
     def state_and_rest(
         self, request: Request, others: Request, wanted: Wanted
@@ -144,6 +144,7 @@ class ExactScan:
         return concatenate(self.scanner.states(self.data.rows, self._works(request, wanted, work)))
 
     def _work(self, request: Request, wanted: Wanted) -> Work | SegmentWork:
+        """Return the work of a request: over all rows, or over the spans of its classes."""
         if request.labels is None:
             return request.work(self.data, wanted)
         # states of classes merge with each other, and with that of the rest of the data

@@ -10,7 +10,7 @@ from typing import Generic, Protocol, TypeVar, runtime_checkable
 import torch
 
 from ..base.arrays import Float64, Tensor
-from ..base.ranks import Ranks
+from ..base.group.ranks import Ranks
 from .tree import Node, cover, merged
 
 T = TypeVar("T")
@@ -74,6 +74,7 @@ class Exchange(Generic[T]):
         return self._whole(operation, nodes, sum(counts))
 
     def _whole(self, operation: str, nodes: Mapping[Node, T], batch: int) -> T:
+        """Return the values of a batch that every rank asks: each merges a part of the queries, and all share them."""
         if self.ranks.size == 1:
             return merged(nodes, (0, self.shards), self.codec.merge)
         if self.ranks.size == EACH_MERGES_ALL:

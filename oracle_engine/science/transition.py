@@ -218,6 +218,7 @@ def _solve_capacity(matrix: Float64[Tensor, "k k"], entropy: float, start: float
     eye = torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
 
     def gap(log_rho: float) -> float:
+        """Return the log of the ratio between the two sides of the equation."""
         factor = torch.linalg.cholesky(eye + math.exp(log_rho) * matrix)
         return math.log(float(factor.diagonal().log().sum()) / entropy)
 

@@ -180,6 +180,7 @@ class InferenceServer:
             return Response(status_code=499)
 
     async def _infer(self, request: Request, model: Model, body: bytearray, began: int) -> Response:
+        """Answer a body that has arrived."""
         length = json_length(request.headers.get(HEADER_LENGTH), len(body), self.limits.json)
         read = partial(parse, body, length)
         inference = await asyncio.to_thread(read) if (length or len(body)) > LARGE else read()
@@ -243,6 +244,7 @@ def _guarded(handler: Handler, token: str | None) -> Handler:
 
     @wraps(handler)
     async def admit(request: Request) -> Response:
+        """Answer a request with the right token. Raises RefusedError for another one."""
         if not hmac.compare_digest(request.headers.get("authorization", "").encode("latin-1"), wanted):
             raise RefusedError(401, "a token is needed. Remedy: send the header `Authorization: Bearer TOKEN`.")
         return await handler(request)
@@ -260,6 +262,7 @@ def status_of(error: Exception) -> int:
 
 
 async def _refusal(request: Request, error: Exception) -> Response:
+    """Return the response that tells an error."""
     status = status_of(error)
     words = "the server failed. Remedy: see its log." if status == 500 else str(error)
     words = error.detail if isinstance(error, HTTPException) else words

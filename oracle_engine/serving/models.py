@@ -177,6 +177,7 @@ class Model:
         return found
 
     def _guidance(self, given: Mapping[str, Tensor], names: frozenset[str]) -> Tensor | None:
+        """Return the guidance scale of each query, from the request or the model, or None."""
         if names.isdisjoint(PREDICTIONS):
             return None
         if "guidance" in given and "labels" not in given:

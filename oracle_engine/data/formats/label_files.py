@@ -80,6 +80,7 @@ def named_labels(path: Path, found: Mapping[str, Any], names: Sequence[str]) -> 
 
 
 def _of_json(path: Path, text: str) -> list[Any] | dict[str, Any]:
+    """Return the labels of a JSON file, in order or by name."""
     held = json.loads(text)
     if isinstance(held, dict) and "labels" in held:
         held = held["labels"]
@@ -92,6 +93,7 @@ def _of_json(path: Path, text: str) -> list[Any] | dict[str, Any]:
 
 
 def _of_csv(path: Path) -> list[Any] | dict[str, Any]:
+    """Return the labels of a CSV file, in order or by name."""
     with path.open(encoding="utf-8-sig", newline="") as stream:
         rows = [row for row in csv.reader(stream) if row]
     widths = {len(row) for row in rows}
@@ -119,6 +121,7 @@ def _numbered(path: Path, labels: Sequence[Any]) -> list[int]:
 
 
 def _whole(label: Any) -> bool:
+    """Return whether a label is a whole number, also one in text."""
     if isinstance(label, bool | float):
         return False
     try:

@@ -17,7 +17,7 @@ from ...base.seeds import seeded
 from ...data.dataset import OracleDataset
 from ...engine.engine import OracleEngine
 from ...samplers.fields import Velocity
-from ..stages import analyse
+from ..stages.analysis import analyse
 from .fig2 import fig2
 from .fig3 import COUNTS, CURVE_TIMES, DIMS, fig3
 from .fig4 import fig4
@@ -127,37 +127,44 @@ class Inputs:
 
 
 def _fig2(inputs: Inputs) -> PaperResult:
+    """Make figure 2."""
     sets = {inputs.data.name: inputs.engine}
     sets |= {name: OracleEngine(data, inputs.path) for name, data in inputs.also.items()}
     return fig2(sets, queries=inputs.effort.queries, seed=inputs.seed, per_class=inputs.per_class)
 
 
 def _fig3(inputs: Inputs) -> PaperResult:
+    """Make figure 3."""
     effort = inputs.effort
     options = {"queries": effort.queries, "seed": inputs.seed, "as_published": inputs.as_published}
     return fig3(dims=effort.dims, counts=effort.counts, times=effort.times, **options)  # type: ignore[arg-type]
 
 
 def _fig4(inputs: Inputs) -> PaperResult:
+    """Make figure 4."""
     return fig4(inputs.engine, queries=inputs.effort.queries, seed=inputs.seed)
 
 
 def _fig5(inputs: Inputs) -> PaperResult:
+    """Make figure 5 with the last model."""
     model, effort = list(inputs.last.values())[-1], inputs.effort
     return fig5(inputs.trained_on, model, count=effort.runs, steps=effort.steps, seed=inputs.seed)
 
 
 def _fig6(inputs: Inputs) -> PaperResult:
+    """Make figure 6 with the last model."""
     model, effort = list(inputs.last.values())[-1], inputs.effort
     unseen = inputs.split[1][: effort.runs]
     return fig6(inputs.trained_on, model, unseen, steps=effort.steps, seed=inputs.seed)
 
 
 def _fig7(inputs: Inputs) -> PaperResult:
+    """Make figure 7 with the last checkpoint of each run."""
     return fig7(inputs.trained_on, inputs.last, queries=inputs.effort.queries, seed=inputs.seed)
 
 
 def _fig8(inputs: Inputs) -> PaperResult:
+    """Make figure 8; models that were passed are checkpoints of one run."""
     runs: Mapping[str, list[Checkpoint]] = inputs.runs
     if inputs.models:
         # checkpoints of one training, in the order of the numbers in their names
@@ -167,18 +174,21 @@ def _fig8(inputs: Inputs) -> PaperResult:
 
 
 def _table1(inputs: Inputs) -> PaperResult:
+    """Make table 1 with the last checkpoint of each run."""
     effort = inputs.effort
     options = {"count": effort.runs, "steps": effort.steps, "metric": inputs.metric, "seed": inputs.seed}
     return table1(inputs.trained_on, inputs.last, **options)  # type: ignore[arg-type]
 
 
 def _table2(inputs: Inputs) -> PaperResult:
+    """Make table 2 at the measured and the predicted transition."""
     report = analyse(inputs.engine, queries=inputs.effort.queries, seed=inputs.seed, strip=1, strip_times=1)
     names = {"ESS = 2": report.measured.ess_2, "top-1 = .5": report.measured.top_weight_50}
     return table2(inputs.engine, names | {"predicted": report.predicted.anisotropic})
 
 
 def _table3(inputs: Inputs) -> PaperResult:
+    """Make table 3."""
     effort = inputs.effort
     return table3(inputs.engine, count=effort.runs, steps=effort.steps, metric=inputs.metric, seed=inputs.seed)
 

@@ -10,8 +10,8 @@ from ...base.progress import Progress
 from ...base.seeds import seeded
 from ...engine.engine import OracleEngine
 from ...training.targets import conditional_target, path_sample
-from ..train_batches import LAST_TIME
-from ..velocity_net import LEARNING_RATE, VelocityNet
+from ..demo.batches import LAST_TIME
+from ..demo.velocity_net import LEARNING_RATE, VelocityNet
 from .fig8 import Checkpoint
 from .models import VelocityFunction
 
@@ -65,6 +65,7 @@ def _frozen(network: VelocityNet) -> VelocityFunction:
     kept = copy.deepcopy(network).eval().requires_grad_(False)
 
     def velocity(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        """Return the velocity of queries x [B, *shape] at t [B]."""
         return kept(x.float(), t.float()).to(x.dtype)  # type: ignore[no-any-return]
 
     return velocity
