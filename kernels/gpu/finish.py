@@ -8,6 +8,7 @@ from typing import no_type_check
 import triton
 import triton.language as tl
 
+from ...base.arrays import Int64, Tensor
 from ..common.state import PosteriorState
 from ..common.work import Work
 from .compensated import twice_sum
