@@ -34,13 +34,12 @@ SIZES = 40
 # the most that a call may ask of a card
 MOST = {"device_calls": 60.0, "waits": 1.0, "compilations": 2.0}
 
-# calls that ask for more: statistics take operations of their own; of classes the host reads how long the longest is,
-# and of guidance which queries are guided
+# calls that ask for more: statistics take operations of their own, and of guidance the host reads which queries are
+# guided
 MORE = {
-    "posterior": {"device_calls": 80.0},
-    "classes": {"device_calls": 85.0, "waits": 2.0},
-    "guidance": {"device_calls": 205.0, "waits": 3.0},
-    "posterior of classes": {"device_calls": 170.0, "waits": 2.0},
+    "posterior": {"device_calls": 65.0},
+    "guidance": {"device_calls": 175.0, "waits": 2.0},
+    "posterior of classes": {"device_calls": 110.0},
     # the host decides at every level which queries go on
     "search": {"device_calls": 160.0, "waits": 11.0},
 }

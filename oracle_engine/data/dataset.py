@@ -275,7 +275,8 @@ class OracleDataset:
 
         row: rows, any shape, int64 in 0..N - 1; -1 stands for no sample and stays -1.
         """
-        return row if self.order is None else torch.where(row < 0, -1, self.order[row.clamp_min(0)])
+        # -1 names the last row until it is put back
+        return row if self.order is None else self.order[row].masked_fill_(row < 0, -1)
 
     @cached_tensor
     def _position(self) -> Int64[Tensor, "N"]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from functools import cached_property
 from os import PathLike
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import torch
 
 from ..base.arrays import Float, Numbers, Tensor, check_floating, is_number, is_whole
-from ..base.checked import checked_together
+from ..base.checked import answered_together
 from ..base.cuda_graphs import capturing
 from ..base.errors import InputError, invalid
 from ..base.foreign import is_foreign, lent
@@ -183,9 +182,12 @@ class OracleEngine(Oracle, torch.nn.Module):
         self._check_capture("posterior", conditions)
         points: Any = lent(x, self.data.device) if is_foreign(x) else x
         refuse_transforms("posterior", points, t)
-        with checked_together() if self._checks_together else nullcontext():
+
+        def described() -> Posterior:
             request = self.request_builder.request(points, t, conditions)
             return self.responder.posterior(request, int(top_k), points.shape, points.dtype)
+
+        return answered_together(described) if self._checks_together else described()
 
     def prepare(
         self,
@@ -328,10 +330,14 @@ class OracleEngine(Oracle, torch.nn.Module):
             found = self.straight.answer(name, x, t)
             if found is not None:
                 return found
-        with torch.no_grad(), checked_together() if self._checks_together else nullcontext():
+
+        def answered() -> Tensor:
             request = self.request_builder.request(x, t, conditions)
             values = self.responder.values(name, request, x.dtype)
             return values if name == "log_density" else rounded_answer(values, name, x.dtype, x.shape)
+
+        with torch.no_grad():
+            return answered_together(answered) if self._checks_together else answered()
 
     @property
     def _checks_together(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -121,6 +122,11 @@ class ExactScan:
         """Return `asked`: no other process scans with this one."""
         return asked
 
+    @cached_property
+    def _longest(self) -> int:
+        """Rows of the largest class: only queries without one use more."""
+        return max(map(len, self.data.segments.values()), default=0)
+
     def _is_one_scan(self, request: Request) -> bool:
         return 0 < len(request) <= scanned_together(self.data.dim)
 
@@ -147,7 +153,9 @@ class ExactScan:
             return self._without(work, rows_between(self._ranges(request), len(self.data)))
         one_each = self.whole and request.labels.shape[1] == 1
         pairs, spans = class_pairs(request.labels, self._sorted_labels(), one_each=one_each)
-        return SegmentWork(work.rows, work.query, pairs, spans, work.wanted, one_each)
+        return SegmentWork(
+            work.rows, work.query, pairs, spans, work.wanted, one_each, self._longest if one_each else None
+        )
 
     def _rest_work(self, request: Request, wanted: Wanted) -> Work:
         work = request.work(self.data, replace(wanted, mergeable=True))

@@ -50,6 +50,7 @@ from ..screen_tiles import (
     maxima_kernel,
     named_kernel,
 )
+from ..segment_order import SEGMENT_BLOCK, segment_order_kernel
 from ..tables import TABLES, table_name
 from ..tiles import AnyConfig, DigitConfig, FusedConfig, ScoreConfig, Tile, WeighConfig
 from ..variance import VARIANCE_BLOCK, variance_kernel
@@ -106,6 +107,7 @@ TYPES = {
     "p_row_out": "*i64",
     "p_counts": "*i32",
     "p_column": "*i64",
+    "p_output": "*i64",
     "p_query": "*i64",
     "p_bits": "*i64",
     "p_end": "*i64",
@@ -120,13 +122,16 @@ TYPES = {
     "slice_stride": "i64",
 }
 
-# kernels that bound the rows of a screen, and those beside them; float64 pointers of these
+# kernels that bound the rows of a screen
 BOUNDS = ("maxima", "above")
-SCREEN_DOUBLE = {
-    **dict.fromkeys(BOUNDS, ("p_half_norm", "p_log_weight")),
-    "factor digits": ("p_factors", "p_centre", "p_slack"),
-    "close": ("p_below",),
-    "named": ("p_upper",),
+
+# arguments that have another type in one kernel than in others
+OWN = {
+    **dict.fromkeys(BOUNDS, dict.fromkeys(("p_half_norm", "p_log_weight"), "*fp64")),
+    "factor digits": dict.fromkeys(("p_factors", "p_centre", "p_slack"), "*fp64"),
+    "close": {"p_below": "*fp64"},
+    "named": {"p_upper": "*fp64"},
+    "segments": dict.fromkeys(("p_pairs", "p_order", "p_place", "p_query", "p_own", "p_ranges"), "*i64"),
 }
 
 # kernels that multiply blocks, and of these the ones that score
@@ -265,7 +270,7 @@ def _rescoring(target: str) -> Iterator[Job]:
     yield Job(target, "split digits", torch.uint8, QUERY_TILE)
     yield Job(target, "prefix", torch.float32, RESCORE_TILE)
     yield Job(target, "based", torch.float32, replace(COMPENSATED_TILE, warps=1))
-    for kernel in ("shift", "partition", "add", "state", "variance", "candidates", "panels", "order"):
+    for kernel in ("shift", "partition", "add", "state", "variance", "candidates", "panels", "segments", "order"):
         yield Job(target, kernel, torch.float32, RESCORE_TILE)
 
 
@@ -332,8 +337,8 @@ def _type_of(name: str, job: Job) -> str:
     stored, operand = KERNEL_NAMES[job.stored], KERNEL_NAMES[operand_dtype(job.stored)]
     if name in ("rows", "query", "weights", "gathered") and job.kernel in PRODUCTS:
         return _tile_type(name, job, stored, "i8" if job.kernel == "digits" else operand)
-    if name in SCREEN_DOUBLE.get(job.kernel, ()):
-        return "*fp64"
+    if name in OWN.get(job.kernel, {}):
+        return OWN[job.kernel][name]
     if name in ("p_rows", "p_codes"):
         return f"*{stored}"
     if name in ("p_query", "p_weights", "p_gathered"):
@@ -412,6 +417,7 @@ def _kernel_of(job: Job) -> tuple[Any, dict[str, Any]]:
             {
                 "PARTS": MOST_PARTS,
                 "CENTRED": True,
+                "MOVED": True,
                 "BLOCK_N": config.block_n,
                 "BLOCK_S": SHARE_BLOCK,
                 "BLOCK_D": STATE_BLOCK,
@@ -419,6 +425,7 @@ def _kernel_of(job: Job) -> tuple[Any, dict[str, Any]]:
         ),
         "variance": (variance_kernel, {"CENTRED": True, "BLOCK": VARIANCE_BLOCK}),
         "candidates": (candidates_kernel, {"SEGMENTED": True, "BLOCK": 256}),
+        "segments": (segment_order_kernel, {"BLOCK": SEGMENT_BLOCK}),
         "panels": (panels_kernel, {"BLOCK_B": 16, "BLOCK": PANEL_BLOCK}),
         "combine": (combine_kernel, {"BLOCK": COMBINE_BLOCK}),
         "maxima": (maxima_kernel, {**bounds, "BEFORE": True}),
