@@ -69,11 +69,8 @@ class RequestBuilder:
         exclude = _named_rows("exclude", conditions.exclude, batch, self.data)
         nobody = conditions.exclude is None and conditions.source is None
         source = exclude if nobody else _named_rows("source", conditions.source, batch, self.data)
-        if conditions.exclude is None:
-            excluded = exclude.new_empty(batch, 0, 2)
-        else:
+        if conditions.exclude is not None:
             _check_nonempty(labels, exclude, self.data)
-            excluded = torch.stack([exclude, exclude + (exclude >= 0)], dim=1)[:, None]
         request = Request(
             x=flat,
             times=times,
@@ -81,7 +78,7 @@ class RequestBuilder:
             variance=variance,
             labels=labels,
             exclude=exclude,
-            excluded=excluded,
+            excluded=_excluded_ranges(exclude, some=conditions.exclude is not None),
             source=source,
             scale=_guidance_scale(conditions.guidance, times, labels),
             rounding=ROUNDING[x.dtype],
@@ -165,6 +162,13 @@ def _named_rows(name: str, index: Numbers | None, batch: int, data: OracleDatase
     chosen = given.expand(batch)
     # what is refused later does no harm before
     return torch.where(chosen < 0, -1, data.row_of(chosen.clamp(0, len(data) - 1)))
+
+
+def _excluded_ranges(exclude: Int64[Tensor, "B"], *, some: bool) -> Int64[Tensor, "B H 2"]:
+    """Return the ranges of rows that do not count: of the row of each query, empty for -1, or none at all."""
+    if not some:
+        return exclude.new_empty(len(exclude), 0, 2)
+    return torch.stack([exclude, exclude + (exclude >= 0)], dim=1)[:, None]
 
 
 def _check_nonempty(labels: Int64[Tensor, "B U"] | None, exclude: Int64[Tensor, "B"], data: OracleDataset) -> None:
