@@ -133,6 +133,7 @@ class RequestBuilder:
 
 
 def _not_finite(x: Float64[Tensor, "B D"]) -> InputError | None:
+    """Return the error about the first query that is not finite, or None."""
     bad = (~x.isfinite().all(1)).nonzero()[:, 0].tolist()
     if not bad:
         return None
@@ -141,6 +142,7 @@ def _not_finite(x: Float64[Tensor, "B D"]) -> InputError | None:
 
 
 def _check_noise(times: Float64[Tensor, "B"], variance: Float64[Tensor, "B"]) -> None:
+    """Raise InputError where a time leaves no noise."""
     remedy = "stop before the end point, clamp with OracleEngine(t_max=0.999), or give samples a point_std"
     needs = "must leave some noise: sigma(t) > 0"
     check(

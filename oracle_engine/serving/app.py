@@ -209,6 +209,7 @@ class InferenceServer:
         )
 
     def _seconds(self, inference: Inference) -> float:
+        """Return how long a request may take."""
         given = inference.parameters.get("timeout", 0)
         if type(given) is not int or given < 0:
             raise invalid("timeout", "must be whole microseconds", str(given)[:40], "leave it out for the default")
@@ -216,6 +217,7 @@ class InferenceServer:
         return min(given / 1e6, self.limits.answer_seconds) if given else self.limits.answer_seconds
 
     def _model(self, request: Request) -> Model:
+        """Return the model that an address names. Raises RefusedError for others."""
         name, version = request.path_params["name"], request.path_params.get("version", "1")
         if name not in self.models or version != "1":
             words = f"there is no model {name!a} of version {version!a}. Remedy: ask for {', '.join(self.models)}."
