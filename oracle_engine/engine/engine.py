@@ -37,7 +37,7 @@ from .autograd import attached, differentiable, refuse_transforms
 from .derivatives import AnswerFunction, options_of
 from .graphs import obstacle, unrecordable
 from .oracle import Oracle
-from .plan import Plan, make_plan
+from .plans.plan import Plan, make_plan
 from .residency import Wish
 from .responder import Responder, mixed
 from .router import Router

@@ -21,7 +21,7 @@ from ..base.errors import InputError, OracleError, invalid
 from ..base.settings import __version__
 from ..engine.engine import OracleEngine
 from .batcher import Batcher, Ticket, Values
-from .body import Answer, Bodies, Parting
+from .body import Bodies, Parting, Reply
 from .limits import Limits, RefusedError
 from .metrics import metrics
 from .models import Model, check_name
@@ -201,7 +201,7 @@ class InferenceServer:
         model.statistics.succeeded(times, values["route"], values["omitted_mass"])
         log.debug("model=%s status=200 rows=%d %s", model.name, len(question), _in_microseconds(times))
         headers = {} if header is None else {HEADER_LENGTH: str(header)}
-        return Answer(
+        return Reply(
             self._bodies,
             b"".join(parts),
             headers=headers,

@@ -81,7 +81,7 @@ def _unpacking(encoding: str) -> zlib._Decompress | None:
     return zlib.decompressobj(wbits=47)
 
 
-class Answer(Response):
+class Reply(Response):
     """A response whose memory counts until it is sent. bodies: of the server. content: of the response."""
 
     def __init__(self, bodies: Bodies, content: bytes, **options: Any) -> None:

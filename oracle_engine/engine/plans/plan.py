@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..data.dataset import OracleDataset
-from ..data.sharded import check_here
-from ..queries.classes import MAX_BATCH, batch_slices
-from ..scans.backends import BACKENDS
+from ...data.dataset import OracleDataset
+from ...data.sharded import check_here
+from ...queries.classes import MAX_BATCH, batch_slices
+from ...scans.backends import BACKENDS
 from .forecast import RouteForecast, forecast
 from .pass_forecast import PassForecast, forecast_pass
 from .timing import best_seconds
 
 if TYPE_CHECKING:
-    from .engine import OracleEngine
+    from ..engine import OracleEngine
 
 # samples of a call that costs nothing beyond what every call costs
 FEW_SAMPLES = 8

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..base.outside.block_reader import BlockReader
-from ..base.outside.lanes import lane_of
-from ..base.outside.rows import BLOCK_BYTES, OutsideRows
-from ..base.sizes import in_words
-from ..data.dataset import OracleDataset
+from ...base.outside.block_reader import BlockReader
+from ...base.outside.lanes import lane_of
+from ...base.outside.rows import BLOCK_BYTES, OutsideRows
+from ...base.sizes import in_words
+from ...data.dataset import OracleDataset
 from .timing import best_seconds
 
 if TYPE_CHECKING:
-    from .engine import OracleEngine
+    from ..engine import OracleEngine
 
 # blocks that are read to learn the rate, and how often a scan or a copy is timed
 READ_BLOCKS, RUNS = 3, 3
