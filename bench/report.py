@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from oracle_engine.compare.quantities import MISSED
 from oracle_engine.compare.record import Row, Side
 from oracle_engine.compare.tables import NOTHING, Lines, milliseconds, percent
 
@@ -23,9 +24,6 @@ SUMMARY_COLUMNS = [
     "error",
     "others",
 ]
-
-# marks an error above the bar
-MISSED = "!"
 
 
 def side_lines(rows: Iterable[Row]) -> Lines:

@@ -24,7 +24,7 @@ import torch
 import torch.distributed as dist
 
 import oracle_engine as oe
-from oracle_engine.base.ranks import Ranks
+from oracle_engine.base.group.ranks import Ranks
 from oracle_engine.scans.exchange import Exchange
 
 # samples, values of each, and queries; runs of each case, and ranks

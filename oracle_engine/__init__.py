@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from .queries.conditions import Guidance
     from .queries.modes import Budget, TopK
     from .queries.posterior import Posterior
-    from .science.stage_report import StageReport
-    from .science.stages import analyse
+    from .science.stages.analysis import analyse
+    from .science.stages.report import StageReport
     from .science.transition import stage_boundary
     from .training.estimates import Exact, Flip, PosteriorDraw, References
     from .training.losses import LossPart, LossTerms, OracleLoss, oracle_loss
@@ -107,11 +107,11 @@ _MODULES = {
     "PosteriorDraw": "training.estimates",
     "RectifiedFlow": "paths.paths",
     "References": "training.estimates",
-    "StageReport": "science.stage_report",
+    "StageReport": "science.stages.report",
     "TopK": "queries.modes",
     "VP": "paths.paths",
     "ValueMap": "data.values",
-    "analyse": "science.stages",
+    "analyse": "science.stages.analysis",
     "conditional_target": "training.targets",
     "drop_labels": "training.targets",
     "load_dataset": "data.load",

@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ import torch
 from documents import commands, python_blocks, run_blocks
 
 import oracle_engine
-from oracle_engine import adapters, samplers, serving
+from oracle_engine import InputError, OracleDataset, OracleEngine, TopK, adapters, samplers, serving
 from oracle_engine.cli.main import build_parser
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -51,6 +52,36 @@ def test_links_between_pages_lead_somewhere() -> None:
         for link in re.findall(r"\]\((?!https?:)([\w./-]+)\)", text):
             target = (DOCS / page).parent / link
             assert target.is_file() or target.with_name(f"{target.name}.md").is_file(), (page, link)
+
+
+def messages() -> dict[str, Callable[[], object]]:
+    """Return what makes the library say each of the messages that the page of questions explains."""
+    held, labels, x = torch.rand(20, 3, 8, 8), torch.arange(20) % 5, torch.zeros(2, 3, 8, 8)
+    data = OracleDataset(held, labels)
+    engine = OracleEngine(data)
+    changed = torch.rand(20, 4)
+    of_changed = OracleEngine(OracleDataset(changed))
+    return {
+        "`t` must leave some noise: sigma(t) > 0": lambda: engine.velocity(x, 1.0),
+        "`labels` must be integers, or one-hot rows": lambda: engine.velocity(x, 0.5, labels=torch.full((2, 5), 0.2)),
+        "`x` must have a distance to the samples that can be squared": lambda: engine.velocity(x.double() + 1e200, 0.5),
+        "the values look like pictures in [0, 1]": lambda: data.value_note,
+        "`mode` needs an index of the data": lambda: OracleEngine(data, mode=TopK(2)).velocity(x, 0.5),
+        "`data` must stay as they were when the data set was made": lambda: (
+            changed.zero_(),
+            of_changed.velocity(torch.zeros(2, 4), 0.5),
+        ),
+    }
+
+
+def test_the_messages_that_are_explained_are_those_of_the_library() -> None:
+    assert re.findall(r'^\*\*"(.*?)"\*\*', PAGES["faq.md"], re.MULTILINE) == list(messages())
+    for words, said in messages().items():
+        try:
+            found = str(said())
+        except InputError as error:
+            found = str(error)
+        assert words in found
 
 
 @pytest.mark.slow

@@ -11,15 +11,22 @@ from typing import Any
 import torch
 
 from oracle_engine import OracleDataset, OracleEngine
-from oracle_engine.kernels import Query, Span
+from oracle_engine.kernels import Query, Rows, Span, Wanted
 from oracle_engine.kernels.common.work import Work
 from oracle_engine.kernels.gpu.scan import triton_state
 from oracle_engine.kernels.gpu.tools.figures import Number
 from oracle_engine.kernels.gpu.tools.pretended_card import PretendedCard, pretended_card
+from oracle_engine.kernels.screens import FixedAllowance, SideInformation, UpperLogits, screened
+from oracle_engine.kernels.screens.costs import FIRST_ROWS
+from oracle_engine.kernels.screens.pca8 import leading_code_screen
+from oracle_engine.kernels.screens.tiles import Remaining, tile_bounds
 
 COUNT, DIM, BATCH, CLASSES = 2000, 784, 64, 24
 
 STORED = {"fp16": torch.float16, "u8": torch.uint8, "fp32": torch.float32}
+
+# coordinates of the levels of a screen
+WIDTHS = (64, 128)
 
 # random sizes that scans are made with
 SIZES = 40
@@ -27,13 +34,14 @@ SIZES = 40
 # the most that a call may ask of a card
 MOST = {"device_calls": 60.0, "waits": 1.0, "compilations": 2.0}
 
-# calls that ask for more: statistics take operations of their own; of classes the host reads how long the longest is,
-# and of guidance which queries are guided
+# calls that ask for more: statistics take operations of their own, and of guidance the host reads which queries are
+# guided
 MORE = {
-    "posterior": {"device_calls": 80.0},
-    "classes": {"device_calls": 85.0, "waits": 2.0},
-    "guidance": {"device_calls": 205.0, "waits": 3.0},
-    "posterior of classes": {"device_calls": 170.0, "waits": 2.0},
+    "posterior": {"device_calls": 65.0},
+    "guidance": {"device_calls": 175.0, "waits": 2.0},
+    "posterior of classes": {"device_calls": 110.0},
+    # the host decides at every level which queries go on
+    "search": {"device_calls": 160.0, "waits": 11.0},
 }
 
 
@@ -49,6 +57,8 @@ def calls(names: Iterable[str] = STORED) -> dict[str, dict[str, Number]]:
             for question, answer in questions(engine).items():
                 found[f"{question} {name}"] = counted(card, answer)
             found[f"sizes {name}"] = {"compilations": float(compilations(card, engine))}
+            for question, answer in screen_questions(engine.data.rows).items():
+                found[f"{question} {name}"] = counted(card, answer)
     return found
 
 
@@ -71,6 +81,24 @@ def questions(engine: OracleEngine) -> dict[str, Callable[[], Any]]:
         "classes": lambda: engine.velocity(x, t, labels=labels),
         "guidance": lambda: engine.velocity(x, t, labels=labels, guidance=2.0),
         "posterior of classes": lambda: engine.posterior(x, t, labels=labels, top_k=8),
+    }
+
+
+def screen_questions(rows: Rows) -> dict[str, Callable[[], Any]]:
+    """Return what is asked of a screen of codes of `rows`, by a name for each: its parts, and a whole search."""
+    screen = leading_code_screen(rows, WIDTHS, product_cost=0.5)
+    ones = torch.ones(BATCH, dtype=torch.float64)
+    query = Query(torch.randn(BATCH, DIM).double(), ones, ones, torch.zeros(BATCH, 0, 2, dtype=torch.int64))
+    work = Work(rows, query, Span(0, len(rows)), Wanted())
+    upper, everything = UpperLogits.of(work, screen, SideInformation()), Remaining.everything(BATCH, rows.device)
+    tiles, floor, index = tile_bounds(upper, 0, everything), torch.full((BATCH,), 1.0), torch.arange(BATCH)
+    return {
+        "screen bounds": lambda: tile_bounds(upper, 0, everything),
+        "screen promising": lambda: tiles.promising(FIRST_ROWS),
+        "screen open": lambda: tiles.open_tiles(floor),
+        "screen above": lambda: tiles.above(floor, index),
+        "screen left": lambda: tiles.left(floor, index),
+        "search": lambda: screened(UpperLogits.of(work, screen, SideInformation()), FixedAllowance(1e-6), limit=100),
     }
 
 

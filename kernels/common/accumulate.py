@@ -104,6 +104,7 @@ class RunningSums:
         return replace(PosteriorState.empty(len(query), rows.dim, 0, rows.device), **changes)
 
     def _rescale(self, reference: Float[Tensor, "B"]) -> None:
+        """Make `reference` the origin of all sums."""
         # the old reference is -inf where nothing was added yet
         step = torch.where(self.mass > 0, (self.reference - reference).double(), 0.0)
         factor = step.exp()

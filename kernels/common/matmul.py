@@ -41,6 +41,7 @@ def _settings() -> list[Any]:
 
 
 def _enter() -> None:
+    """Ask for full float32 products from the first caller on, and remember what was set before."""
     global _inside  # noqa: PLW0603  one setting for all threads, one counter
     with _lock:
         if _inside == 0:
@@ -52,6 +53,7 @@ def _enter() -> None:
 
 
 def _leave() -> None:
+    """Restore the settings when the last caller leaves."""
     global _inside  # noqa: PLW0603
     with _lock:
         _inside -= 1

@@ -9,8 +9,8 @@ import torch
 
 from ...base.arrays import Float, Float64, Int64, Shaped, Tensor
 from ...base.errors import InputError, invalid
-from ...base.file_blocks import blocks
-from ...base.file_rows import FileRows
+from ...base.outside.blocks import blocks
+from ...base.outside.rows import OutsideRows
 from .copies import DIRECTIONS, most_copies, random_directions
 from .rows import Rows
 
@@ -175,7 +175,7 @@ def _total(rows: Rows) -> Float64[Tensor, "D"]:
 
 def _read_once(stored: Tensor) -> Iterator[tuple[slice | Int64[Tensor, "n"], Tensor]]:
     """Yield rows and which they are, so that all are read once: those in files in the order of the files."""
-    if isinstance(stored, FileRows):
+    if isinstance(stored, OutsideRows):
         yield from ((block.index, block.values) for block in blocks(stored))
     else:
         yield slice(0, len(stored)), stored

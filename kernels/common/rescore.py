@@ -155,6 +155,7 @@ def _slices(
 
 
 def _state(rows: Rows, query: Query, candidates: Int64[Tensor, "B K"], *, width: int, wanted: Wanted) -> PosteriorState:
+    """Return the state of the named rows, a slice of `width` of them at a time."""
     parts, mergeable = [], wanted.mergeable or width < candidates.shape[1]
     for chosen in candidates.split(width, dim=1):
         samples = rows.gather(chosen.clamp_min(0))
@@ -241,6 +242,7 @@ def difference_size(rows: Rows, query: Query) -> Float64[Tensor, "B"]:
 def _weigh(
     logits: DoubleDouble, samples: Float64[Tensor, "B K D"], chosen: Int64[Tensor, "B K"], wanted: Wanted
 ) -> PosteriorState:
+    """Return the state of rows whose logits are known exactly."""
     high, low = logits
     state = PosteriorState.empty(len(high), samples.shape[2], wanted.top_k, high.device)
     top, column = largest(logits, min(wanted.top_k, high.shape[1]))

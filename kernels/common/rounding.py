@@ -60,11 +60,11 @@ def product_size(rows: Rows, query: Query, partition: Float64[Tensor, "B"] | Non
     if partition is None:
         return bound
     # infinite where there is no sample
-    return torch.minimum(bound, partition.abs() + 0.5 * _squared_size(rows, query) * rows.radius**2)
+    return torch.minimum(bound, partition.abs() + 0.5 * _squared_size(query) * rows.radius**2)
 
 
-def _squared_size(rows: Rows, query: Query) -> Float64[Tensor, "B"]:
-    # alpha^2 / sigma^2
+def _squared_size(query: Query) -> Float64[Tensor, "B"]:
+    """Return alpha^2 / sigma^2 of each query."""
     return query.gain.abs() * query.alpha.abs()
 
 
@@ -88,7 +88,7 @@ def _rounded(
     rows: Rows, query: Query, dtype: torch.dtype, partition: Float64[Tensor, "B"] | None
 ) -> Float64[Tensor, "B"]:
     # the law without the growth of long sums
-    own = _squared_size(rows, query) * rows.radius * rows.operand_radius
+    own = _squared_size(query) * rows.radius * rows.operand_radius
     return 0.5 * UNIT_ROUNDOFF[dtype] * (product_size(rows, query, partition) + 4.0 * own)
 
 

@@ -11,7 +11,7 @@ import torch
 
 from ...base.arrays import Float, Float64, Int64, Shaped, Tensor
 from ...base.cuda_graphs import capturing
-from ...base.file_rows import FileRows
+from ...base.outside.rows import OutsideRows
 from ...base.transforms import cached_tensor
 
 # a raw operand costs no pass over the data; one whose radius is this much larger loses too many digits
@@ -56,7 +56,7 @@ class Rows:
 
     def to(self, device: torch.device) -> Rows:
         """Return the rows in the memory of `device`; on the CPU those that stay outside stay there."""
-        if isinstance(self.stored, FileRows) and device.type == "cpu":
+        if isinstance(self.stored, OutsideRows) and device.type == "cpu":
             return self.streamed(device, None)
         return self._with(self.stored.to(device), device)
 
@@ -65,7 +65,7 @@ class Rows:
 
         block_bytes: None leaves the choice to who reads. Nothing is read.
         """
-        held = self.stored if isinstance(self.stored, FileRows) else FileRows.held(self.stored)
+        held = self.stored if isinstance(self.stored, OutsideRows) else OutsideRows.held(self.stored)
         made = self._with(held.streamed(device, block_bytes), device)
         # what would cost a read of everything
         made._derived.update({name: self._derived[name] for name in ("range", "total") if name in self._derived})

@@ -19,7 +19,8 @@ class SegmentWork:
 
     rows, query: the samples and B queries. pairs: the query of each pair, [P]; a query may be in none. spans: the rows
     [start, stop) of each pair, [P, 2]; those of one query are disjoint. one_each: whether it is known without a look at
-    them that the pairs are those of the queries one after the other.
+    them that the pairs are those of the queries one after the other. longest: rows that no span has more of, as far as
+    is known without a look at them, or None.
     """
 
     rows: Rows
@@ -28,6 +29,7 @@ class SegmentWork:
     spans: Int64[Tensor, "P 2"]
     wanted: Wanted = Wanted()  # noqa: RUF009  a frozen value
     one_each: bool = False
+    longest: int | None = None
 
     def grouped(self) -> tuple[Int64[Tensor, "P"], Int64[Tensor, "G"]]:
         """Return the order, [P], that brings pairs of equal spans together by rising rows, and the sizes of groups."""

@@ -10,6 +10,7 @@ from ...base.arrays import Float, Float64, Tensor
 from ..common.combine import Combination
 from ..common.rescore import Pairs
 from ..common.rows import Query, Rows
+from ..common.screen_terms import OpenTiles, ScreenLevel, Shared, Terms
 from ..common.segments import SegmentWork
 from ..common.state import PosteriorState, Wanted
 from ..common.work import Work
@@ -61,6 +62,25 @@ def gpu_combined(combination: Combination, mean: Float64[Tensor, "B D"], dtype: 
     return combined_answer(combination, mean, dtype)
 
 
+def gpu_screens_apply(work: Work, terms: Terms) -> bool:
+    """Return whether the kernels bound the rows of `work` by the `terms` of a level of a screen."""
+    if len(work.span) == 0 or not gpu_proven(work.rows):
+        return False
+    from .screen_logits import screen_fits
+
+    return screen_fits(terms)
+
+
+def gpu_screen_level(work: Work, terms: Terms, shared: Shared | None, before: OpenTiles | None) -> ScreenLevel:
+    """Return what a level of a screen tells of the rows of `work`, see :class:`.screen_tiles.TritonLevel`.
+
+    work: the queries, the rows and their span. terms, shared: of the upper logits. before: what the level before left.
+    """
+    from .screen_tiles import TritonLevel
+
+    return TritonLevel(work, terms, shared, before)
+
+
 # compute capabilities of GPUs on which the tests of the kernels have passed
 PROVEN = ((9, 0),)
 
@@ -71,10 +91,15 @@ KERNEL_DTYPES = (torch.uint8, torch.int8, torch.float16, torch.bfloat16, torch.f
 def gpu_proven(rows: Rows) -> bool:
     """Return whether the kernels read `rows` as they are, on a GPU of an architecture that they were tested on."""
     stored = rows.stored
-    if not stored.is_cuda or torch.version.hip or find_spec("triton") is None:
-        return False
     readable = stored.dtype in KERNEL_DTYPES and rows.dim > 0 and (rows.dim == 1 or stored.stride(1) == 1)
-    return readable and torch.cuda.get_device_capability(stored.device) in PROVEN
+    return readable and proven_card(stored.device)
+
+
+def proven_card(device: torch.device) -> bool:
+    """Return whether `device` is a GPU of an architecture that the kernels were tested on, and Triton is there."""
+    if device.type != "cuda" or torch.version.hip or find_spec("triton") is None:
+        return False
+    return torch.cuda.get_device_capability(device) in PROVEN
 
 
 def gpu_ready(rows: Rows) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from typing import no_type_check
 
 import torch
@@ -11,6 +10,7 @@ import triton.language as tl
 
 from ...base.arrays import Float, Float64, Tensor
 from ..common.combine import Combination
+from .given import float32_parts
 from .jit import nearest
 
 # values of D that a program combines
@@ -48,11 +48,11 @@ def combined_answer(combination: Combination, mean: Float64[Tensor, "B D"], dtyp
     """
     batch, dim = mean.shape
     out = mean.new_empty(batch, dim, dtype=dtype)
-    # a kernel takes numbers in float32: two of them hold 48 bits
-    scale = struct.unpack("f", struct.pack("f", combination.scale))[0]
+    # two of the numbers hold 48 bits
+    scale, rest, _ = float32_parts(combination.scale)
     factors = (part.contiguous() for part in (combination.alpha, combination.direct, combination.gap))
     combine_kernel[(batch, triton.cdiv(dim, COMBINE_BLOCK))](
         mean.contiguous(), combination.x.contiguous(), combination.base, *factors, out, dim, scale,
-        combination.scale - scale, BLOCK=COMBINE_BLOCK, num_warps=4, enable_fp_fusion=True,
+        rest, BLOCK=COMBINE_BLOCK, num_warps=4, enable_fp_fusion=True,
     )  # fmt: skip
     return out

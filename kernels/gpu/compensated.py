@@ -68,13 +68,15 @@ def joined(first, second, third):
 @triton.jit
 @no_type_check
 def twice_distances(
-    p_rows, p_given, p_centre, row, m_s, alpha, scale, offset, dim, row_stride,
-    CENTRED: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
-):  # fmt: skip
-    """Return |x - alpha X|^2 of some rows, [BLOCK_N], as float64 and the rest; p_given: x, [D] float64.
+    samples, given, alpha, row, m_s, CENTRED: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr
+):
+    """Return |x - alpha X|^2 of some rows, [BLOCK_N], as float64 and the rest.
 
-    X is the row less the centre where queries are CENTRED, else `scale` times the row plus `offset`.
+    samples: as the steps of :mod:`.rescore` take them. given: x, [D] float64, a scale and an offset; X is the row less
+    the centre where queries are CENTRED, else the scale times the row plus the offset.
     """
+    p_rows, p_centre, _, dim, row_stride = samples
+    p_given, scale, offset = given
     o_d = tl.arange(0, BLOCK_D)
     p_block = p_rows + row[:, None] * row_stride + o_d[None, :]
     # [BLOCK_N, BLOCK_D]
@@ -108,24 +110,23 @@ def twice_distances(
 @triton.jit
 @no_type_check
 def twice_logits(
-    p_rows, p_given, p_centre, p_log_weight, row, m_s, alpha, precision, scale, offset, dim, row_stride,
+    samples, query, given, row, m_s,
     WEIGHTED: tl.constexpr, CENTRED: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """Return log w - |x - alpha X|^2 / 2 sigma^2 of some rows, [BLOCK_N], as float64 and the rest.
 
-    Arguments are those of :func:`twice_distances`; precision: 1 / sigma^2 in the units of the rows.
+    samples, query: as the steps of :mod:`.rescore` take them. given: as in :func:`twice_distances`.
     """
-    distance, rest = twice_distances(
-        p_rows, p_given, p_centre, row, m_s, alpha, scale, offset, dim, row_stride, CENTRED, BLOCK_N, BLOCK_D
-    )
+    _, alpha, precision = query
+    distance, rest = twice_distances(samples, given, alpha, row, m_s, CENTRED, BLOCK_N, BLOCK_D)
     factor = -0.5 * precision
     if not CENTRED:
-        factor = factor / (scale * scale)
+        factor = factor / (given[1] * given[1])
     logit, cut = twice_product(distance, factor)
     logit, cut = twice_sum(logit, cut + factor * rest)
     if WEIGHTED:
         # the log of no weight is infinite, and so is the sum
-        weighted, lost = twice_sum(logit, tl.load(p_log_weight + row, mask=m_s, other=0.0))
+        weighted, lost = twice_sum(logit, tl.load(samples[2] + row, mask=m_s, other=0.0))
         cut = tl.where(weighted > float("-inf"), cut + lost, 0.0)
         logit = weighted
     return logit, cut

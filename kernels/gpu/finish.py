@@ -8,6 +8,7 @@ from typing import no_type_check
 import triton
 import triton.language as tl
 
+from ...base.arrays import Int64, Tensor
 from ..common.state import PosteriorState
 from ..common.work import Work
 from .compensated import twice_sum
@@ -98,6 +99,7 @@ def state_kernel(
     p_rescored,
     p_base,
     p_means,
+    p_output,
     p_stats,
     p_mean,
     batch,
@@ -108,6 +110,7 @@ def state_kernel(
     dim,
     PARTS: tl.constexpr,
     CENTRED: tl.constexpr,
+    MOVED: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_S: tl.constexpr,
     BLOCK_D: tl.constexpr,
@@ -117,8 +120,8 @@ def state_kernel(
     p_scalars: [6, B], p_partials: [parts, 4, B] and p_total: [B, D] as in RunningSums, which count for nothing where
     the list in p_count [B] overflowed. p_facts: [3, B]. p_rescored: [4, shares, B], p_base: [B] and p_means: [shares,
     B, D] as in Rescored, whose lists have runs of `run` rows in a span of `span`. p_centre: [D], what is left in the
-    total. p_stats: [7, B], log-partition, concentration, entropy, of what was added share, mean |r|^2 and mass, and
-    what float64 cut off the log-partition.
+    total. p_stats: [8, B], log-partition, concentration, entropy, of what was added share, mean |r|^2 and mass, and
+    what float64 cut off the log-partition, and zero. p_output: [B], where the state of each query is written, if MOVED.
     """
     i_b = tl.program_id(0).to(tl.int64)
     listed, _, width = listed_share(p_count, i_b, 0, shares, run, span, BLOCK_N)
@@ -147,8 +150,11 @@ def state_kernel(
     both = tl.where(both > 0.0, both, 1.0)
     own = own / both
     other = other / both
+    i_out = i_b
+    if MOVED:
+        i_out = tl.load(p_output + i_b)
     if tl.program_id(1) == 0:
-        p_stat = p_stats + i_b
+        p_stat = p_stats + i_out
         entropy = own * (tl.log(added) - own_first / added) + other * (tl.log(scale) - first_logit / scale)
         concentration = own * own * own_squares / added / added + other * other * squares / scale / scale
         tl.store(p_stat, tl.where(some_mass, lse, float("-inf")))
@@ -158,6 +164,7 @@ def state_kernel(
         tl.store(p_stat + 4 * batch, tl.where(some, 2.0 * half_norm / added, 0.0))
         tl.store(p_stat + 5 * batch, added)
         tl.store(p_stat + 6 * batch, tl.where(some_mass, rest, 0.0))
+        tl.store(p_stat + 7 * batch, 0.0)
 
     o_d = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
     m_d = o_d < dim
@@ -174,20 +181,22 @@ def state_kernel(
         b_mean += tl.where(weight > 0.0, weight * b_part, 0.0)
         p_sum += batch
         p_part += batch.to(tl.int64) * dim
-    tl.store(p_mean + i_b * dim + o_d, b_mean, mask=m_d)
+    tl.store(p_mean + i_out * dim + o_d, b_mean, mask=m_d)
 
 
 @dataclass(frozen=True)
 class Finish:
     """What the state of a scan is made of.
 
-    work: of the scan. measured: of its queries. sums: over what was added. rescored: over what was rescored.
+    work: of the scan. measured: of its queries. sums: over what was added. rescored: over what was rescored. output:
+    the place of each query in the states, [B], where it is not its own; without moments.
     """
 
     work: Work
     measured: Measured
     sums: RunningSums
     rescored: Rescored
+    output: Int64[Tensor, "B"] | None = None
 
     def state(self) -> PosteriorState:
         """Return the state of every query without its heaviest samples, [B]; no synchronisation.
@@ -196,17 +205,18 @@ class Finish:
         """
         wanted, query, rows = self.work.wanted, self.work.query, self.work.rows
         (batch, dim), rescored = self.sums.total.shape, self.rescored
-        stats, mean = self.sums.total.new_empty(7, batch), self.sums.total.new_empty(batch, dim)
+        stats, mean = self.sums.total.new_empty(8, batch), self.sums.total.new_empty(batch, dim)
         state_kernel[(batch, max(1, triton.cdiv(dim, STATE_BLOCK)))](
             self.sums.scalars, self.sums.partials, self.sums.total, self.measured.facts, query.alpha.contiguous(),
             query.inverse_variance.contiguous(), rows.operand_centre, rescored.rescore_list.count, rescored.sums,
-            rescored.base, rescored.means, stats, mean, batch, self.sums.parts, rescored.sums.shape[1],
-            rescored.rescore_list.run, len(self.work.span), dim, PARTS=MOST_PARTS, CENTRED=rows.raw_operand,
-            BLOCK_N=RESCORE_TILE.block_n, BLOCK_S=SHARE_BLOCK, BLOCK_D=STATE_BLOCK, num_warps=4, enable_fp_fusion=True,
+            rescored.base, rescored.means, rescored.rescore_list.count if self.output is None else self.output, stats,
+            mean, batch, self.sums.parts, rescored.sums.shape[1], rescored.rescore_list.run, len(self.work.span), dim,
+            PARTS=MOST_PARTS, CENTRED=rows.raw_operand, MOVED=self.output is not None, BLOCK_N=RESCORE_TILE.block_n,
+            BLOCK_S=SHARE_BLOCK, BLOCK_D=STATE_BLOCK, num_warps=4, enable_fp_fusion=True,
         )  # fmt: skip
         # what was not wanted is zero
         mean = mean if wanted.mean else stats.new_zeros(batch, rows.dim)
-        zeros, none = stats.new_zeros(batch), stats.new_empty(batch, 0)
+        zeros, none = stats[7], stats.new_empty(batch, 0)
         state = PosteriorState(stats[0], mean, zeros, zeros, zeros, none, none.long(), stats[6], none)
         if wanted.moments:
             state = replace(state, concentration=stats[1], entropy=stats[2])

@@ -35,10 +35,6 @@ class GivenOperand:
             return cls(query.point.contiguous(), True, 1.0, 0.0, reach)
         return cls(given.x.contiguous(), False, given.scale, given.offset, reach)
 
-    def pointers(self, best: Float64[Tensor, "B"]) -> tuple[Tensor, Tensor]:
-        """Return the queries, and the largest logit of each, `best` [B], that says which need all digits."""
-        return self.x, best
-
     @property
     def numbers(self) -> tuple[float, ...]:
         """The reach, and the scale and the offset as three float32 numbers each, which add up to them."""

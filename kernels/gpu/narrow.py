@@ -21,7 +21,7 @@ from .finish import Finish
 from .jit import share_of
 from .limits import ScanLimits
 from .query_operand import Measured
-from .rescore import RESCORE_TILE, slice_width
+from .rescore import RESCORE_TILE, scored, slice_width, store_sums
 from .rescore_list import RESCORE_PROGRAMS, RescoreList
 from .rescore_top import rescored_top, top_memory
 from .rescored import Rescored
@@ -123,12 +123,7 @@ def narrow_kernel(
                 row = narrow_values(p_rows, p_centre, o_n, m_n, i_d, row_stride)
                 product = tl.sum(b_weights * row[:, None], axis=0)
                 b_total += tl.where((o_d == i_d)[:, None], product[None, :], 0.0)
-    p_stat = p_sums + tl.program_id(1) * batch + o_b
-    stride = tl.num_programs(1) * batch
-    tl.store(p_stat, top, mask=m_b)
-    tl.store(p_stat + stride, mass, mask=m_b)
-    tl.store(p_stat + 2 * stride, squares, mask=m_b)
-    tl.store(p_stat + 3 * stride, first_logit, mask=m_b)
+    store_sums(p_sums, o_b, batch, (top, mass, squares, first_logit), m_b)
     if MEAN:
         p_total = p_out + (tl.program_id(1).to(tl.int64) * batch + o_b[None, :]) * dim + o_d[:, None]
         tl.store(p_total, b_total, mask=(o_d < dim)[:, None] & m_b[None, :])
@@ -147,13 +142,11 @@ def narrow_sums(work: Work, every: RescoreList) -> Rescored:
     tiles, shares = triton.cdiv(batch, NARROW_QUERIES), narrow_shares(batch, len(span))
     sums = torch.empty(0, dtype=torch.float64, device=rows.device).new_empty(4, shares, batch)
     means = sums.new_empty(shares, batch, rows.dim if mean else 0)
-    log_weights = rows.half_norms if rows.log_weights is None else rows.log_weights
     narrow_kernel[(tiles, shares)](
-        rows.stored, query.point.contiguous(), rows.centre, query.alpha.contiguous(),
-        query.inverse_variance.contiguous(), log_weights, query.excluded.contiguous(), sums, means, batch, span.start,
-        span.stop, rows.dim, rows.stored.stride(0), query.excluded.shape[1], WEIGHTED=rows.log_weights is not None,
-        MEAN=mean, UNIT=unit, BLOCK_N=NARROW_ROWS, BLOCK_B=NARROW_QUERIES, BLOCK_D=slice_width(rows.dim),
-        num_warps=NARROW_WARPS, enable_fp_fusion=True,
+        *scored(work), query.excluded.contiguous(), sums, means, batch, span.start, span.stop, rows.dim,
+        rows.stored.stride(0), query.excluded.shape[1], WEIGHTED=rows.log_weights is not None, MEAN=mean, UNIT=unit,
+        BLOCK_N=NARROW_ROWS, BLOCK_B=NARROW_QUERIES, BLOCK_D=slice_width(rows.dim), num_warps=NARROW_WARPS,
+        enable_fp_fusion=True,
     )  # fmt: skip
     return Rescored.compensated(work, every, sums, means)
 

@@ -22,7 +22,7 @@ from .devices import device_of
 from .finish import Finish
 from .jit import share_of
 from .query_operand import Measured
-from .rescore import RESCORE_TILE
+from .rescore import RESCORE_TILE, scored, store_sums
 from .rescore_list import RescoreList
 from .rescored import Rescored
 from .running_sums import RunningSums
@@ -103,12 +103,7 @@ def one_read_kernel(
         b_weights, factor, top, mass, squares, first_logit = softmax_step(top, mass, squares, first_logit, b_logits)
         if MEAN:
             b_total = factor * b_total + tl.sum(b_weights[:, None] * b_rows, axis=0)
-    p_stat = p_sums + tl.program_id(1) * batch + i_b + tl.arange(0, 1)
-    stride = tl.num_programs(1) * batch
-    tl.store(p_stat, top)
-    tl.store(p_stat + stride, mass)
-    tl.store(p_stat + 2 * stride, squares)
-    tl.store(p_stat + 3 * stride, first_logit)
+    store_sums(p_sums, i_b + tl.arange(0, 1), batch, (top, mass, squares, first_logit), None)
     if MEAN:
         p_total = p_out + (tl.program_id(1).to(tl.int64) * batch + i_b) * dim + o_d
         tl.store(p_total, b_total - mass * centre, mask=m_d)
@@ -154,11 +149,9 @@ def one_read_state(work: Work) -> PosteriorState:
     shares = one_read_shares(work, ONE_READ_TILES * tile.block_n)
     sums = torch.empty(0, dtype=torch.float64, device=rows.device).new_empty(4, shares, 1)
     means = sums.new_empty(shares, 1, rows.dim if work.wanted.mean else 0)
-    log_weights = rows.half_norms if rows.log_weights is None else rows.log_weights
     one_read_kernel[(1, shares)](
-        rows.stored, query.point.contiguous(), rows.centre, query.alpha.contiguous(),
-        query.inverse_variance.contiguous(), log_weights, query.excluded.contiguous(), sums, means, 1, span.start,
-        span.stop, rows.dim, rows.stored.stride(0), WEIGHTED=rows.log_weights is not None, MEAN=work.wanted.mean,
+        *scored(work), query.excluded.contiguous(), sums, means, 1, span.start, span.stop, rows.dim,
+        rows.stored.stride(0), WEIGHTED=rows.log_weights is not None, MEAN=work.wanted.mean,
         RANGES=query.excluded.shape[1], UNIT=RESCORE_TILE.block_n, STAGES=tile.stages, BLOCK_N=tile.block_n,
         BLOCK_D=tile.block_d, num_warps=tile.warps, enable_fp_fusion=True,
     )  # fmt: skip

@@ -1,6 +1,7 @@
-"""Triton: samples of the rescore lists, scored by direct difference and weighed in float64; the host never waits.
+"""Triton: the steps of rescoring: which samples a list names, their logits by direct difference, and their sum.
 
-One launch scores and weighs whatever is listed, a whole span where a list overflowed; nothing listed costs nothing.
+What these steps are told of the samples is a tuple: the rows [N, D] as stored, the centre [D], the logs of the weights
+[N], D, and the values from one row to the next. What of a query is another: its point [D], alpha and 1 / sigma^2.
 """
 
 from __future__ import annotations
@@ -11,14 +12,13 @@ from typing import no_type_check
 import triton
 import triton.language as tl
 
+from ...base.arrays import Tensor
+from ..common.work import Work
 from .jit import share_of, where_positive
-from .softmax import softmax_step
 from .tiles import Tile
 
 # samples this many nats below the heaviest of their share add nothing to a mean in float64
 UNSEEN = 80.0
-
-_UNSEEN = tl.constexpr(UNSEEN)
 
 
 @dataclass(frozen=True)
@@ -65,10 +65,23 @@ def not_excluded(row, m_s, stop, p_range, excluded):
 
 @triton.jit
 @no_type_check
-def distances(
-    p_rows, p_point, p_centre, row, m_s, alpha, dim, row_stride, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr
-):
+def slot_rows(start, end, listed, names, BLOCK_N: tl.constexpr):
+    """Return the rows of the slots of a query from `start` on, and which of them count; only those before `end` do.
+
+    names: the runs of its list, its excluded ranges, their number, the first row of the span, the one after its last,
+    and the rows of a run. listed: whether the list holds.
+    """
+    p_first, p_range, excluded, begin, stop, run = names
+    o_s = start + tl.arange(0, BLOCK_N)
+    row = named_rows(o_s, o_s < end, listed, p_first, begin, run)
+    return row, not_excluded(row, o_s < end, stop, p_range, excluded)
+
+
+@triton.jit
+@no_type_check
+def distances(samples, p_point, alpha, row, m_s, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr):
     """Return |q - alpha (row - centre)|^2 of some rows in float64, [BLOCK_N]; p_point: [D] float64."""
+    p_rows, p_centre, _, dim, row_stride = samples
     o_d = tl.arange(0, BLOCK_D)
     p_block = p_rows + row[:, None] * row_stride + o_d[None, :]
     # [BLOCK_N, BLOCK_D]
@@ -87,11 +100,20 @@ def distances(
 
 @triton.jit
 @no_type_check
-def add_rows(
-    p_rows, p_centre, p_out, row, m_s, weights, factor, mass, dim, row_stride,
-    BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
-):  # fmt: skip
+def difference_logits(samples, query, row, m_s, WEIGHTED: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr):
+    """Return log w - |q - alpha r|^2 / 2 sigma^2 of some rows in float64, [BLOCK_N], -inf where not in `m_s`."""
+    p_point, alpha, precision = query
+    b_logits = -0.5 * precision * distances(samples, p_point, alpha, row, m_s, BLOCK_N, BLOCK_D)
+    if WEIGHTED:
+        b_logits += tl.load(samples[2] + row, mask=m_s, other=0.0)
+    return tl.where(m_s, b_logits, float("-inf"))
+
+
+@triton.jit
+@no_type_check
+def add_rows(samples, p_out, row, m_s, weights, factor, mass, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr):
     """Rescale the sum at `p_out`, [D] float64, and add weights times rows less the centre; not read without mass."""
+    p_rows, p_centre, _, dim, row_stride = samples
     o_d = tl.arange(0, BLOCK_D)
     p_block = p_rows + row[:, None] * row_stride + o_d[None, :]
     m_rows = m_s & (weights > 0.0)
@@ -109,124 +131,29 @@ def add_rows(
     tl.debug_barrier()
 
 
-@triton.jit(do_not_specialize=["batch", "begin", "stop", "limit", "excluded"])
+@triton.jit
 @no_type_check
-def rescore_kernel(
-    p_rows,
-    p_point,
-    p_centre,
-    p_alpha,
-    p_precision,
-    p_log_weight,
-    p_first,
-    p_count,
-    p_excluded,
-    p_sums,
-    p_out,
-    batch,
-    begin,
-    stop,
-    limit,
-    run,
-    dim,
-    row_stride,
-    excluded,
-    WEIGHTED: tl.constexpr,
-    MEAN: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-):
-    """Softmax over one share of the rows to rescore of a query, with a moving origin.
+def store_sums(p_sums, i_b, batch, sums, mask):
+    """Store the sums of a softmax of the share of this program, see :func:`.softmax.softmax_step`.
 
-    p_rows: [N, D] as stored. p_point: [B, D]. p_first: [B, limit]. p_count: [B], EVERY for all rows of [begin, stop).
-    p_sums: [4, shares, B]: the largest logit l, and the sums of w, w^2 and w (l - largest), w = exp(l - largest).
-    p_out: [shares, B, D], the sum of w times the rows less the centre, written where one has weight.
+    p_sums: [4, shares, B]. i_b: the query, or queries. sums: the largest logit and three sums. mask: which exist.
     """
-    i_b = tl.program_id(0).to(tl.int64)
-    i_share = tl.program_id(1)
-    listed, first_slot, last_slot = listed_share(p_count, i_b, i_share, tl.num_programs(1), run, stop - begin, BLOCK_N)
-    alpha = tl.load(p_alpha + i_b)
-    precision = tl.load(p_precision + i_b)
-    p_sum = p_out + (i_share.to(tl.int64) * batch + i_b) * dim
-    top = tl.cast(float("-inf"), tl.float64)
-    mass = tl.cast(0.0, tl.float64)
-    squares = tl.cast(0.0, tl.float64)
-    first_logit = tl.cast(0.0, tl.float64)
-    for start in range(first_slot, last_slot, BLOCK_N):
-        o_s = start + tl.arange(0, BLOCK_N)
-        row = named_rows(o_s, o_s < last_slot, listed, p_first + i_b * limit, begin, run)
-        m_s = not_excluded(row, o_s < last_slot, stop, p_excluded + i_b * excluded * 2, excluded)
-        # [BLOCK_N]
-        b_square = distances(p_rows, p_point + i_b * dim, p_centre, row, m_s, alpha, dim, row_stride, BLOCK_N, BLOCK_D)
-        b_logits = -0.5 * precision * b_square
-        if WEIGHTED:
-            b_logits += tl.load(p_log_weight + row, mask=m_s, other=0.0)
-        b_logits = tl.where(m_s, b_logits, float("-inf"))
-        seen, had = tl.max(b_logits, axis=0) > top - _UNSEEN, mass
-        b_weights, factor, top, mass, squares, first_logit = softmax_step(top, mass, squares, first_logit, b_logits)
-        if MEAN:  # noqa: SIM102  a constant, which a number cannot be joined to
-            if seen:
-                add_rows(p_rows, p_centre, p_sum, row, m_s, b_weights, factor, had, dim, row_stride, BLOCK_N, BLOCK_D)
-    p_stat = p_sums + i_share * batch + i_b
+    p_stat = p_sums + tl.program_id(1) * batch + i_b
     stride = tl.num_programs(1) * batch
-    tl.store(p_stat, top)
-    tl.store(p_stat + stride, mass)
-    tl.store(p_stat + 2 * stride, squares)
-    tl.store(p_stat + 3 * stride, first_logit)
+    for i_sum in tl.static_range(4):
+        tl.store(p_stat + i_sum * stride, sums[i_sum], mask=mask)
 
 
-@triton.jit(do_not_specialize=["batch", "begin", "stop", "limit", "excluded"])
-@no_type_check
-def spread_kernel(
-    p_rows,
-    p_point,
-    p_centre,
-    p_alpha,
-    p_precision,
-    p_log_weight,
-    p_first,
-    p_count,
-    p_excluded,
-    p_lse,
-    p_mean,
-    p_out,
-    batch,
-    begin,
-    stop,
-    limit,
-    run,
-    dim,
-    row_stride,
-    excluded,
-    WEIGHTED: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-):
-    """Sum of exp(l - lse) |r - mean|^2 over one share of the rows to rescore of a query, into p_out [shares, B].
+def scored(work: Work) -> tuple[Tensor, ...]:
+    """Return what kernels that score rows by direct differences read of `work`.
 
-    Arguments are those of `rescore_kernel`; p_lse: [B], p_mean: [B, D].
+    The rows, the points of the queries, the centre, alpha, 1 / sigma^2, and the logs of the weights, any numbers where
+    there are none.
     """
-    i_b = tl.program_id(0).to(tl.int64)
-    listed, first_slot, last_slot = listed_share(
-        p_count, i_b, tl.program_id(1), tl.num_programs(1), run, stop - begin, BLOCK_N
-    )
-    alpha = tl.load(p_alpha + i_b)
-    precision = tl.load(p_precision + i_b)
-    lse = tl.load(p_lse + i_b)
-    lse = tl.where(lse == float("-inf"), 0.0, lse)
-    # [BLOCK_N]
-    total = tl.zeros([BLOCK_N], dtype=tl.float64)
-    for start in range(first_slot, last_slot, BLOCK_N):
-        o_s = start + tl.arange(0, BLOCK_N)
-        row = named_rows(o_s, o_s < last_slot, listed, p_first + i_b * limit, begin, run)
-        m_s = not_excluded(row, o_s < last_slot, stop, p_excluded + i_b * excluded * 2, excluded)
-        b_square = distances(p_rows, p_point + i_b * dim, p_centre, row, m_s, alpha, dim, row_stride, BLOCK_N, BLOCK_D)
-        b_logits = -0.5 * precision * b_square
-        if WEIGHTED:
-            b_logits += tl.load(p_log_weight + row, mask=m_s, other=0.0)
-        b_far = distances(p_rows, p_mean + i_b * dim, p_centre, row, m_s, 1.0, dim, row_stride, BLOCK_N, BLOCK_D)
-        total += tl.exp(tl.where(m_s, b_logits - lse, float("-inf"))) * b_far
-    tl.store(p_out + tl.program_id(1) * batch + i_b, tl.sum(total, axis=0))
+    rows, query = work.rows, work.query
+    log_weights = rows.half_norms if rows.log_weights is None else rows.log_weights
+    points, factors = query.point.contiguous(), (query.alpha.contiguous(), query.inverse_variance.contiguous())
+    return (rows.stored, points, rows.centre, *factors, log_weights)
 
 
 def slice_width(dim: int) -> int:

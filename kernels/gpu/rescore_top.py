@@ -13,7 +13,7 @@ import triton.language as tl
 from ...base.arrays import Float64, Int64, Tensor
 from .compensate import based_kernel
 from .limits import DEFAULT_LIMITS, ScanLimits
-from .rescore import RESCORE_TILE, distances, named_rows, not_excluded, slice_width
+from .rescore import RESCORE_TILE, difference_logits, named_rows, not_excluded, scored, slice_width
 from .rescore_list import programs
 from .rescored import Rescored
 
@@ -37,32 +37,10 @@ def on_list(row, p_first, slots, run, BLOCK_N: tl.constexpr):
 @triton.jit(do_not_specialize=["begin", "stop", "span", "width", "limit", "candidates", "excluded"])
 @no_type_check
 def distance_kernel(
-    p_rows,
-    p_point,
-    p_centre,
-    p_alpha,
-    p_precision,
-    p_log_weight,
-    p_first,
-    p_count,
-    p_candidate,
-    p_excluded,
-    p_logits,
-    p_row_out,
-    begin,
-    stop,
-    span,
-    width,
-    limit,
-    candidates,
-    run,
-    dim,
-    row_stride,
-    excluded,
-    WEIGHTED: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-):
+    p_rows, p_point, p_centre, p_alpha, p_precision, p_log_weight, p_first, p_count, p_candidate, p_excluded, p_logits,
+    p_row_out, begin, stop, span, width, limit, candidates, run, dim, row_stride, excluded,
+    WEIGHTED: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
     """Logits log w - |q - alpha r|^2 / 2 sigma^2 of the slots of a query, and the rows that these stand for.
 
     `width` slots are for the rows of its list, or, where that overflowed, for those from `begin` on; `candidates` more
@@ -77,8 +55,8 @@ def distance_kernel(
     # lists are in the first part of the span
     used = tl.where(listed, tl.where(begin == span, count * run, 0), tl.minimum(width, stop - begin))
     further = tl.where(listed, candidates, 0)
-    alpha = tl.load(p_alpha + i_b)
-    precision = tl.load(p_precision + i_b)
+    samples = (p_rows, p_centre, p_log_weight, dim, row_stride)
+    query = (p_point + i_b * dim, tl.load(p_alpha + i_b), tl.load(p_precision + i_b))
     p_first += i_b * limit
     room = width + candidates
     for start in range(tl.program_id(1) * BLOCK_N, room, tl.num_programs(1) * BLOCK_N):
@@ -95,13 +73,7 @@ def distance_kernel(
                 m_further = m_further & (candidate >= 0) & (on_list(candidate, p_first, used, run, BLOCK_N) == 0)
             row = tl.where(m_further, candidate, row)
             m_s = not_excluded(row, m_used | m_further, stop, p_excluded + i_b * excluded * 2, excluded)
-            b_square = distances(
-                p_rows, p_point + i_b * dim, p_centre, row, m_s, alpha, dim, row_stride, BLOCK_N, BLOCK_D
-            )  # fmt: skip
-            b_logits = -0.5 * precision * b_square
-            if WEIGHTED:
-                b_logits += tl.load(p_log_weight + row, mask=m_s, other=0.0)
-            b_logits = tl.where(m_s, b_logits, float("-inf"))
+            b_logits = difference_logits(samples, query, row, m_s, WEIGHTED, BLOCK_N, BLOCK_D)
             row = tl.where(m_s, row, -1)
         tl.store(p_logits + i_b * room + o_s, b_logits, mask=o_s < room)
         tl.store(p_row_out + i_b * room + o_s, row, mask=o_s < room)
@@ -161,14 +133,12 @@ class Slots:
         room = self.width + further
         logits = torch.empty(0, dtype=torch.float64, device=rows.device).new_empty(batch, room)
         found = listed.first.new_empty(batch, room)
-        log_weights = rows.half_norms if rows.log_weights is None else rows.log_weights
         distance_kernel[(batch, programs(batch, room, RESCORE_TILE.block_n))](
-            rows.stored, query.point.contiguous(), rows.centre, query.alpha.contiguous(),
-            query.inverse_variance.contiguous(), log_weights, listed.first, listed.count, self.candidates,
-            query.excluded.contiguous(), logits, found, self.begin, span.stop, span.start, self.width,
-            listed.first.shape[1], further, listed.run, dim, rows.stored.stride(0), query.excluded.shape[1],
-            WEIGHTED=rows.log_weights is not None, BLOCK_N=RESCORE_TILE.block_n, BLOCK_D=slice_width(dim),
-            num_warps=RESCORE_TILE.warps, enable_fp_fusion=True,
+            *scored(work), listed.first, listed.count, self.candidates, query.excluded.contiguous(), logits, found,
+            self.begin, span.stop, span.start, self.width, listed.first.shape[1], further, listed.run, dim,
+            rows.stored.stride(0), query.excluded.shape[1], WEIGHTED=rows.log_weights is not None,
+            BLOCK_N=RESCORE_TILE.block_n, BLOCK_D=slice_width(dim), num_warps=RESCORE_TILE.warps,
+            enable_fp_fusion=True,
         )  # fmt: skip
         self.rescored.sharpen(logits, found)
         return Heaviest.among(logits, found, work.wanted.top_k)

@@ -10,10 +10,11 @@ import torch
 from ...base.arrays import Float64, Int64, Tensor
 from ..common.rows import Rows
 from ..common.work import Work
-from .compensate import COMPENSATED_TILE, compensate_kernel, compensated_slots_kernel, compensated_spread_kernel
+from .compensate import COMPENSATED_TILE, compensated_slots_kernel
 from .given import GivenOperand
 from .jit import INTERPRET
-from .rescore import RESCORE_TILE, rescore_kernel, slice_width, spread_kernel
+from .rescore import RESCORE_TILE, scored, slice_width
+from .rescore_kernels import rescore_kernel, spread_kernel
 from .rescore_list import RescoreList, programs
 
 # bytes that the sums of the shares of a query may take together, where there is more than one
@@ -49,9 +50,9 @@ class Rescored:
         shares = share_count(batch, rescore_list.width, work.rows.dim)
         sums = torch.empty(0, dtype=torch.float64, device=work.rows.device).new_empty(4, shares, batch)
         means = sums.new_empty(shares, batch, work.rows.dim if mean else 0)
-        rescore_kernel[(batch, shares)](
-            *_before(work, rescore_list), sums, means, *_after(work, rescore_list), MEAN=mean, **_constants(work)
-        )
+        # what only twice the digits need is not read
+        before, after, unread = _before(work, rescore_list, sums), _after(work, rescore_list), sums
+        rescore_kernel[(batch, shares)](*before, unread, sums, means, *after, MEAN=mean, **_once(work))
         return cls.compensated(work, rescore_list, sums, means)
 
     @classmethod
@@ -65,10 +66,8 @@ class Rescored:
         """
         best, (_, shares, batch) = sums[0].amax(0), sums.shape
         base = torch.empty_like(best)
-        compensate_kernel[(batch, shares)](
-            *_before(work, rescore_list), *GivenOperand.of(work).pointers(best), base, sums, means,
-            *_after(work, rescore_list), *GivenOperand.of(work).numbers, MEAN=work.wanted.mean, **_twice(work),
-        )  # fmt: skip
+        before, after = _before(work, rescore_list, best), _after(work, rescore_list)
+        rescore_kernel[(batch, shares)](*before, base, sums, means, *after, MEAN=work.wanted.mean, **_twice(work))
         return cls(sums, means, best, base, rescore_list, work)
 
     def spread(
@@ -80,12 +79,10 @@ class Rescored:
         Costs a float64 pass over the rows of each query, twice.
         """
         _, shares, batch = self.sums.shape
-        before, after = _before(self.work, self.rescore_list), _after(self.work, self.rescore_list)
-        given, out = GivenOperand.of(self.work), self.sums.new_empty(shares, batch)
-        spread_kernel[(batch, shares)](*before, lse, mean, out, *after, **_constants(self.work))
-        compensated_spread_kernel[(batch, shares)](
-            *before, *given.pointers(self.best), lse, lse_rest, mean, out, *after, *given.numbers, **_twice(self.work)
-        )
+        before = _before(self.work, self.rescore_list, self.best)
+        after, out = _after(self.work, self.rescore_list), self.sums.new_empty(shares, batch)
+        for constants in (_once(self.work), _twice(self.work)):
+            spread_kernel[(batch, shares)](*before, lse, lse_rest, mean, out, *after, **constants)
         return out
 
     def sharpen(self, logits: Float64[Tensor, "B room"], named: Int64[Tensor, "B room"]) -> None:
@@ -94,36 +91,31 @@ class Rescored:
         logits: in float64, relative to no base; they change in place. Costs a pass over the rows of the queries whose
         gaps float64 does not hold.
         """
-        rows, query, given, (batch, room) = self.work.rows, self.work.query, GivenOperand.of(self.work), named.shape
-        log_weights = rows.half_norms if rows.log_weights is None else rows.log_weights
+        rows, given, (batch, room) = self.work.rows, GivenOperand.of(self.work), named.shape
+        constants = {name: value for name, value in _twice(self.work).items() if name != "TWICE"}
         compensated_slots_kernel[(batch, programs(batch, room, COMPENSATED_TILE.block_n))](
-            rows.stored, query.point.contiguous(), rows.centre, query.alpha.contiguous(),
-            query.inverse_variance.contiguous(), log_weights, named, *given.pointers(self.best), logits, room, rows.dim,
-            rows.stored.stride(0), *given.numbers, **_twice(self.work),
+            *scored(self.work), named, given.x, self.best, logits, room, rows.dim, rows.stored.stride(0),
+            *given.numbers, **constants,
         )  # fmt: skip
 
 
-def _before(work: Work, rescore_list: RescoreList) -> tuple[Tensor, ...]:
-    rows, query = work.rows, work.query
-    log_weights = rows.half_norms if rows.log_weights is None else rows.log_weights
-    return (
-        rows.stored, query.point.contiguous(), rows.centre, query.alpha.contiguous(),
-        query.inverse_variance.contiguous(), log_weights, rescore_list.first, rescore_list.count,
-        query.excluded.contiguous(),
-    )  # fmt: skip
+def _before(work: Work, rescore_list: RescoreList, best: Tensor) -> tuple[Tensor, ...]:
+    excluded, given = work.query.excluded.contiguous(), GivenOperand.of(work)
+    return (*scored(work), rescore_list.first, rescore_list.count, excluded, given.x, best)
 
 
-def _after(work: Work, rescore_list: RescoreList) -> tuple[int, ...]:
-    span, rows = work.span, work.rows
-    return (
-        len(work.query), span.start, span.stop, rescore_list.first.shape[1], rescore_list.run, rows.dim,
-        rows.stored.stride(0), work.query.excluded.shape[1],
-    )  # fmt: skip
+def _after(work: Work, rescore_list: RescoreList) -> tuple[int | float, ...]:
+    span, rows, batch = work.span, work.rows, len(work.query)
+    lists = (span.start, span.stop, rescore_list.first.shape[1], rescore_list.run)
+    sizes = (rows.dim, rows.stored.stride(0), work.query.excluded.shape[1])
+    return (batch, *lists, *sizes, *GivenOperand.of(work).numbers)
 
 
-def _constants(work: Work) -> dict[str, Any]:
+def _once(work: Work) -> dict[str, Any]:
     return {
+        "TWICE": False,
         "WEIGHTED": work.rows.log_weights is not None,
+        "CENTRED": work.query.given is None,
         "BLOCK_N": RESCORE_TILE.block_n,
         "BLOCK_D": slice_width(work.rows.dim),
         "num_warps": RESCORE_TILE.warps,
@@ -132,8 +124,8 @@ def _constants(work: Work) -> dict[str, Any]:
 
 
 def _twice(work: Work) -> dict[str, Any]:
-    twice = {"BLOCK_D": _width(work.rows), "num_warps": COMPENSATED_TILE.warps, "enable_fp_fusion": False}
-    return {**_constants(work), "CENTRED": work.query.given is None, **twice}
+    width, warps = _width(work.rows), COMPENSATED_TILE.warps
+    return _once(work) | {"TWICE": True, "BLOCK_D": width, "num_warps": warps, "enable_fp_fusion": False}
 
 
 def _width(rows: Rows) -> int:

@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 
 import torch
 
-from ...base.arrays import Tensor
+from ...base.arrays import Int64, Tensor
 from ...base.cuda_graphs import capturing
 from ...base.errors import invalid
 from ..common.matmul import ieee_products
@@ -98,10 +98,12 @@ class TritonScan(Generic[Operand]):
     work: what is scanned, its rows as the kernels multiply them. operand: the queries as the kernels read them.
     rounding: how their products round. meeting: the log-partition so far, and what logits are compared with.
     sums: over the samples that are not to be rescored. list: the samples that are. top: the heaviest samples.
-    pair_bytes: bytes held for each pair of a row and a query.
+    output: the place of each query in the states, [B], or None for its own. pair_bytes: bytes held for each pair of a
+    row and a query.
     """
 
     pair_bytes: int
+    output: Int64[Tensor, "B"] | None = None
 
     def __init__(
         self, work: Work, config: LaunchConfig, split: Split = EXACT, *, limits: ScanLimits = DEFAULT_LIMITS
@@ -149,7 +151,7 @@ class TritonScan(Generic[Operand]):
         # the samples to rescore are those with weight in the whole span
         rescore_list = RescoreList.of_list(self.list, self.meeting.reference[1], self.meeting.counts[1])
         rescored = Rescored.of(self.work, rescore_list)
-        state = Finish(self.work, self.operand.measured, self.sums, rescored).state()
+        state = Finish(self.work, self.operand.measured, self.sums, rescored, self.output).state()
         return self._with_top(state, rescored) if self.work.wanted.top_k else state
 
     def _with_top(self, state: PosteriorState, rescored: Rescored) -> PosteriorState:

@@ -8,6 +8,7 @@ from functools import reduce
 import torch
 
 from ...base.arrays import Bool, Int64, Tensor
+from ...base.checked import assumed
 from ..common.matmul import ieee_products
 from ..common.rows import Span
 from ..common.segments import SegmentWork, span_by_span
@@ -22,6 +23,7 @@ from .narrow import NARROW_DIM
 from .operands import EXACT, BlockOperand, QueryOperand, Split
 from .panels import Panels
 from .scan import BlockSums, TwoPhaseScan, checked_config, on_device, triton_state
+from .segment_order import SegmentOrder
 from .tiles import DigitConfig, ScoreConfig
 from .weighted_sum import weigh
 from .weights import Reference, weights_of
@@ -69,7 +71,7 @@ class SegmentScan(TwoPhaseScan):
 
 
 def segments_state(work: SegmentWork, *, limits: ScanLimits = DEFAULT_LIMITS) -> PosteriorState:
-    """Return the states of the queries of `work` over their spans together, [B]; the host waits once or twice.
+    """Return the states of the queries of `work` over their spans together, [B]; the host waits twice at most.
 
     limits: of the logits held at once: longer spans are scanned one after the other.
 
@@ -80,7 +82,7 @@ def segments_state(work: SegmentWork, *, limits: ScanLimits = DEFAULT_LIMITS) ->
     every = Work(work.rows, work.query, Span(0, len(work.rows)), work.wanted)
     checked_config(every)
     if work.one_each:
-        return _pair_states(work, every, int((work.spans[:, 1] - work.spans[:, 0]).max()), limits)
+        return _pair_states(work, every, _longest(work, every, limits), limits)
     place = torch.arange(len(work.pairs), device=work.pairs.device)
     # pairs come in the order of their queries
     rank = place - torch.searchsorted(work.pairs, work.pairs)
@@ -92,6 +94,15 @@ def segments_state(work: SegmentWork, *, limits: ScanLimits = DEFAULT_LIMITS) ->
     table = torch.full((len(work.query), most + 1), len(place), device=place.device)
     table[work.pairs, rank] = place
     return reduce(merge, [states.take(column) for column in table.unbind(1)])
+
+
+def _longest(work: SegmentWork, every: Work, limits: ScanLimits) -> int:
+    """Return how many rows the longest span has: what is known of it, where the host need not wait to be sure."""
+    lengths, known = work.spans[:, 1] - work.spans[:, 0], work.longest
+    held = known is not None and known <= segments_height(every, len(work.pairs), limits)
+    if held and known is not None and assumed(lambda: lengths <= known):
+        return known
+    return int(lengths.max())
 
 
 def _pair_states(work: SegmentWork, every: Work, longest: int, limits: ScanLimits) -> PosteriorState:
@@ -132,27 +143,23 @@ def segment_states(
     """Return the states of pairs of a query and a segment of the rows, [P]; no synchronisation.
 
     work: rows, [B] queries, the span that all segments lie in, and what is wanted. which: the query of each pair, [P].
-    spans: rows [start, stop) of each segment, [P, 2], empty for none. longest: rows of the longest one. split: as in
-    :func:`.scan.triton_state`.
+    spans: rows [start, stop) of each segment, [P, 2], empty for none. longest: rows of the longest one; longer ones are
+    cut off. split: as in :func:`.scan.triton_state`.
 
     Costs one read of every segment for each 16 queries that are about it, and of its rows with weight once more. Memory
     is 12 bytes for each of 16 queries a pair and row of the longest segment, and P D values.
     """
-    count = work.span.stop
-    # those of one segment beside each other, and those of none behind all
-    key = torch.where(spans[:, 1] > spans[:, 0], spans[:, 0], count)
-    order = key.argsort(stable=True)
-    own = spans[order]
-    query = work.query.take(which[order])
-    none = torch.zeros_like(own[:, 0])
-    outside = torch.stack([none, own[:, 0], own[:, 1], none + count], dim=1).unflatten(1, (2, 2))
-    asked = replace(work, query=query.excluding(torch.cat([query.excluded, outside], dim=1)))
-    config = _config(asked, split)
     with on_device(work.rows.device), ieee_products(work.rows.device.type):
+        sorted_pairs = SegmentOrder.of(work.query, which, spans, longest=longest, rows=work.span.stop)
+        asked = replace(work, query=sorted_pairs.query)
+        config = _config(asked, split)
         scan = SegmentScan(asked, config, split)
-        scan.panels, scan.spans = Panels.of(own, config.score.block_b, longest), own
+        scan.panels, scan.spans = Panels.of(sorted_pairs.spans, config.score.block_b, longest), sorted_pairs.spans
         scan.add(work.span)
-        return scan.state().take(order.argsort())
+        if work.wanted.moments or work.wanted.top_k:
+            return scan.state().take(sorted_pairs.place)
+        scan.output = sorted_pairs.order
+        return scan.state()
 
 
 def _config(work: Work, split: Split) -> LaunchConfig:

@@ -21,7 +21,7 @@ def variance_kernel(
 ):  # fmt: skip
     """Share of what was added times its variance about the mean of all, and the spread of what was rescored.
 
-    p_total: [B, D], of weights times rows. p_centre: [D], what is left in it. p_mean: [B, D]. p_stats: [7, B], as the
+    p_total: [B, D], of weights times rows. p_centre: [D], what is left in it. p_mean: [B, D]. p_stats: [8, B], as the
     state kernel leaves them. p_spread: [shares, B]. p_variance: [B].
     """
     i_b = tl.program_id(0).to(tl.int64)
@@ -46,7 +46,7 @@ def variance_kernel(
 
 
 def variance_of(
-    stats: Float64[Tensor, "7 B"],
+    stats: Float64[Tensor, "8 B"],
     total: Float64[Tensor, "B D"],
     centre: Float64[Tensor, "C"],
     mean: Float64[Tensor, "B D"],
@@ -56,7 +56,7 @@ def variance_of(
 ) -> Float64[Tensor, "B"]:
     """Return the traces of the posterior covariances, [B], in one launch.
 
-    stats: [7, B], of which those from the fourth on are the share of what was added, its mean of |r|^2, and the sum of
+    stats: [8, B], of which those from the fourth on are the share of what was added, its mean of |r|^2, and the sum of
     its weights. total: of weights times rows, [B, D]; `centre` is left in it where it is `centred`. mean: of the state,
     [B, D]. spread: of what was rescored, about that mean, [S, B].
     Costs one read of both means.

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 
 from ...base.arrays import STORAGE_DTYPES, Float64, Shaped, Tensor
-from ...base.file_rows import in_one_piece
+from ...base.outside.rows import in_one_piece
 from ...base.transforms import unreadable
 from ..common import prepare
 from ..common.copies import DIRECTIONS

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 
 from ...base.arrays import Int64, Tensor
-from ...base.file_rows import FileRows
+from ...base.outside.rows import OutsideRows
 from ..common import rescore
 from ..common.rescore import Pairs
 from ..common.rows import Query, Rows
@@ -24,7 +24,7 @@ def native_pairs_state(rows: Rows, query: Query, pairs: Pairs, wanted: Wanted) -
     rows, query: the samples and B queries. wanted: of the states. Logits are in twice the digits where the gaps
     between them ask for it. Costs one read of P rows, a second of those with weight for the mean, 32 bytes a pair.
     """
-    if isinstance(rows.stored, FileRows) and len(pairs):
+    if isinstance(rows.stored, OutsideRows) and len(pairs):
         return _gathered(rows, query, pairs, wanted)
     if not readable(rows):
         return rescore.pairs_state(rows, query, pairs, wanted)

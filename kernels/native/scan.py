@@ -10,7 +10,7 @@ from functools import cache
 import torch
 
 from ...base.arrays import STORAGE_DTYPES, Float64, Int64, Tensor
-from ...base.file_rows import in_one_piece
+from ...base.outside.rows import in_one_piece
 from ..common.rounding import (
     CALM_DIM,
     COARSE_LIMIT,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from ctypes import Structure, c_int64, c_void_p
-from dataclasses import dataclass
 
 import torch
 
 from ...base.arrays import Float, Float64, Int64, Shaped, Tensor
 from ..common.rescore import Pairs
+from ..common.screen_terms import UPWARD, OpenTiles, Shared, Terms, log_of_sum
 from ..common.work import Work
 from .views import View, called, readable
 
@@ -18,66 +18,7 @@ TILE, LANE_UNIT = 12, 16
 # sums of products of bytes with digits of seven bits and a sign stay within 32 bits up to so many coordinates
 LONGEST = (2**31 - 1) // (2 * 127 * 255)
 
-# norms are rounded up
-UPWARD = 1.0 + 2.0**-21
-
 CODES = {torch.float32: 0, torch.int8: 1, torch.uint8: 2}
-
-# sums of float32 terms, and below which they would vanish
-SUM_ERROR, LEAST_SUM = 1.0 + 1e-4, 1e-300
-
-
-@dataclass(frozen=True)
-class Terms:
-    """What the upper logits of a level are sums of, beside slack and shared products.
-
-    rows: [N, w] float32, or 8-bit codes. factors: what they are multiplied with, [B, w]; float64 values beside codes,
-        which are multiplied with two digits of them.
-    slack: what rounding may hide, [B] float64.
-    features, gains: float32 terms beside codes, [N, e] and [B, e], or None.
-    centre: what is taken off the codes, whole numbers, [D] float64, or None.
-    radius: norm of the longest row, less its centre, beside codes: what is left of factors is bounded by it.
-    norm_gain: factor of the half norms of the data, whose weights are added too, [B] float64, or None where both are
-        among the features.
-    unit: what factors are multiplied with, [B] float64, or None for one. common: what all rows of a query share, [B]
-        float64, or None for nothing. digits: how many of each factor all codes are multiplied with, 1 or 2.
-    """
-
-    rows: Shaped[Tensor, "N w"]
-    factors: Shaped[Tensor, "B w"]
-    slack: Float64[Tensor, "B"]
-    features: Float[Tensor, "N e"] | None = None
-    gains: Float[Tensor, "B e"] | None = None
-    centre: Float64[Tensor, "D"] | None = None
-    radius: float = 0.0
-    norm_gain: Float64[Tensor, "B"] | None = None
-    unit: Float64[Tensor, "B"] | None = None
-    common: Float64[Tensor, "B"] | None = None
-    digits: int = 2
-
-
-@dataclass(frozen=True)
-class Shared:
-    """Products of trajectories with all rows, [N, P] float32; which of them is a query's, and its factor, [B] each."""
-
-    products: Float[Tensor, "N P"]
-    column: Int64[Tensor, "B"]
-    gain: Float64[Tensor, "B"]
-
-
-@dataclass(frozen=True)
-class OpenTiles:
-    """What a level knew of its tiles: their largest upper logits, [T, lanes] float32, and the floors, [lanes]."""
-
-    largest: Float[Tensor, "T l"]
-    floor: Float[Tensor, "l"]
-
-    @classmethod
-    def of(cls, largest: Float[Tensor, "T l"], floor: Float[Tensor, "B"], index: Int64[Tensor, "b"]) -> OpenTiles:
-        """Return what is known for the queries in `index`, [b] int64."""
-        lanes = -len(index) % LANE_UNIT
-        padded = torch.nn.functional.pad(largest.index_select(1, index), (0, lanes), value=-torch.inf)
-        return cls(padded, padded_floor(floor[index]))
 
 
 def padded_floor(floor: Float[Tensor, "B"]) -> Float[Tensor, "l"]:
@@ -192,8 +133,14 @@ class NativeLevel:
         count = int(first[-1])
         query = torch.arange(len(reached)).repeat_interleave(first.diff(), output_size=count)
         log_below = torch.full_like(below, -torch.inf)
-        log_below[few] = floor[few].double() + (below[few] * SUM_ERROR + LEAST_SUM).log()
+        log_below[few] = log_of_sum(below[few], floor[few])
         return Pairs(query, row[:count], upper[:count]), log_below
+
+    def open(self, floor: Float[Tensor, "B"], index: Int64[Tensor, "b"]) -> OpenTiles:
+        """Return what the next level needs to know of the tiles that reach the `floor`, of the queries in `index`."""
+        lanes = -len(index) % LANE_UNIT
+        padded = torch.nn.functional.pad(self.largest.index_select(1, index), (0, lanes), value=-torch.inf)
+        return OpenTiles(padded, padded_floor(floor[index]))
 
     def _call(self, name: str, *arguments: Structure | c_void_p | int | None) -> None:
         called(f"oracle_screen_{name}", *self._level, *(c_int64(x) if isinstance(x, int) else x for x in arguments))

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ...base.arrays import STORAGE_DTYPES, Float64, Int64, Tensor
-from ...base.file_rows import in_one_piece
+from ...base.outside.rows import in_one_piece
 from ...base.transforms import unreadable
 from ..common.rescore import COMPENSATED_WINDOW, GAP_LIMIT, LOGIT_SHARE
 from ..common.rounding import UNIT_ROUNDOFF, WALK

@@ -118,6 +118,7 @@ class SingleScan:
     def _add_dense(
         self, query: Int64[Tensor, "b"], logits: Float[Tensor, "b n"], window: Windows, block: Block
     ) -> None:
+        """List the heaviest samples of a block for rescoring, and add all others by one product."""
         start, reference = block.span.start, self.sums.reference[query]
         wide = (window.rescore[query] > WIDE_WINDOW).nonzero()[:, 0]
         if len(wide):
@@ -147,6 +148,7 @@ class SingleScan:
     def _add_pairs(
         self, query: Int64[Tensor, "b"], logits: Float[Tensor, "b n"], window: Windows, block: Block
     ) -> None:
+        """List the heaviest samples of a block for rescoring, and add only the others that have weight."""
         has_weight = logits >= (self.partition - window.weight).float()[query, None]
         pair, logit = has_weight.nonzero(), logits[has_weight]
         which, column = pair[:, 0], pair[:, 1]

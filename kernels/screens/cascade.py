@@ -17,6 +17,7 @@ from ..common.rescore import Pairs, product_error, product_logits
 from ..common.rows import Query
 from ..common.state import Wanted
 from ..common.work import Work
+from ..gpu import gpu_proven
 from ..native.screens import TILE
 from ..native.search import Searched, SearchLimits
 from ..pairs import pairs_state
@@ -251,7 +252,8 @@ def _rescored(work: Work, candidates: _Candidates, index: Int64[Tensor, "b"]) ->
     """Return the exact states of the candidates of the queries in `index`, which rise, and what all others hold."""
     if len(index) < len(work.query):
         work, candidates = work.take(index), candidates.take(index)
-    if candidates.error is None:
+    # a card scores all of them in float64 as soon as it would find the light ones in float32
+    if candidates.error is None and not gpu_proven(work.rows):
         candidates = _without_light_rows(work, candidates)
     state = pairs_state(work.rows, work.query, candidates.pairs, work.wanted)
     omitted = candidates.log_omitted + query_term(work.query)

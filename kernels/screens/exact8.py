@@ -10,7 +10,7 @@ import torch
 from ...base.arrays import Float, Float64, Int64, Tensor
 from ...base.progress import Progress
 from ..common.rows import Query, Rows, Span
-from ..native.screens import Terms
+from ..common.screen_terms import Terms
 from .int8 import EightBitScreen
 from .int8_products import BASE, given_or_timed, products
 from .query_bounds import Projected, QueryBound, product_rounding

@@ -15,7 +15,7 @@ import torch
 from ...base.arrays import Float, Float64, Int64, Shaped, Tensor
 from ...base.progress import Progress
 from ..common.rows import Query, Rows, Span
-from ..native.screens import Terms
+from ..common.screen_terms import Terms
 from .int8_products import given_or_timed, integers_pay, products, relative_cost, two_digits
 from .nearest import DistanceVectors
 from .query_bounds import TYPICAL_ROWS, UPWARD, Projected, QueryBound, Source, SourceResidual, product_rounding

@@ -19,7 +19,7 @@ from ...base.arrays import Float, Float64, Int64, Tensor
 from ...base.progress import Progress
 from ..common.rounding import UNIT_ROUNDOFF, WALK
 from ..common.rows import Query, Rows, Span
-from ..native.screens import Terms
+from ..common.screen_terms import Terms
 from ..native.search import BASIS_ROWS, Leading, Roundings
 from .nearest import DistanceVectors
 from .query_bounds import (

@@ -18,7 +18,7 @@ import torch
 from ...base.arrays import Float, Float64, Int64, Shaped, Tensor
 from ...base.progress import Progress
 from ..common.rows import Query, Rows, Span
-from ..native.screens import Terms
+from ..common.screen_terms import Terms
 from .int8 import CUT_DEVIATIONS, LARGEST_CODE, EightBitScreen
 from .int8_products import given_or_timed, integers_pay, products, relative_cost
 from .nearest import DistanceVectors

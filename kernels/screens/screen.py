@@ -16,7 +16,7 @@ import torch
 from ...base.arrays import Float, Float64, Int64, Shaped, Tensor
 from ...base.progress import Progress
 from ..common.rows import Query, Rows, Span
-from ..native.screens import Terms
+from ..common.screen_terms import Terms
 from .costs import SearchCosts
 from .nearest import DistanceVectors
 from .query_bounds import (

@@ -11,8 +11,10 @@ import torch
 from ...base.arrays import Float, Float64, Int64, Tensor
 from ..common.rescore import Pairs
 from ..common.rows import Span
+from ..common.screen_terms import OpenTiles, ScreenLevel, log_of_sum
 from ..common.work import Work
-from ..native.screens import NativeLevel, OpenTiles
+from ..gpu import gpu_screen_level, gpu_screens_apply
+from ..native.screens import NativeLevel
 from .upper_bounds import ROW_TILE, UpperLogits
 
 # a deeper level gathers its rows where tiles that may matter are fewer than this share
@@ -23,7 +25,7 @@ GATHER_SHARE = 0.5
 class Remaining:
     """The rows that earlier levels leave to a level, and what the rows they ruled out hold at most.
 
-    left: rows, [n] int64, or the open tiles of native kernels, or None for the whole span.
+    left: rows, [n] int64, or the open tiles of kernels, or None for the whole span.
     log_omitted: log of a bound on the sum of the weights of the others, [B] float64.
     """
 
@@ -66,7 +68,7 @@ class TileBounds(Protocol):
 
 
 def tile_bounds(upper: UpperLogits, level: int, remaining: Remaining) -> TileBounds:
-    """Return what a level of a screen tells, by native kernels where they apply.
+    """Return what a level of a screen tells, by the kernels of the device where they apply.
 
     upper: upper logits of the batch. level: of the screen, the cheapest is 0. remaining: what earlier levels left.
     """
@@ -74,42 +76,44 @@ def tile_bounds(upper: UpperLogits, level: int, remaining: Remaining) -> TileBou
     if terms is None:
         return PortableTiles.of(upper, level, remaining)
     before = remaining.left if isinstance(remaining.left, OpenTiles) else None
-    native = NativeLevel(upper.work, terms, finer=upper.finer(), shared=upper.native_shared, before=before)
-    return NativeTiles(native, remaining)
+    if gpu_screens_apply(upper.work, terms):
+        return KernelTiles(gpu_screen_level(upper.work, terms, upper.kernel_shared, before), remaining)
+    native = NativeLevel(upper.work, terms, finer=upper.finer(), shared=upper.kernel_shared, before=before)
+    return KernelTiles(native, remaining)
 
 
-class NativeTiles:
+class KernelTiles:
     """Tile bounds whose upper logits exist only in registers."""
 
-    def __init__(self, native: NativeLevel, remaining: Remaining) -> None:
+    def __init__(self, level: ScreenLevel, remaining: Remaining) -> None:
         """Take over what was found from the rows in `remaining`."""
-        self.native, self.remaining = native, remaining
-        batch = len(native.work.query)
-        self._against = (torch.zeros(batch, dtype=torch.int64), torch.zeros(batch, dtype=torch.float64))
+        self.level, self.remaining = level, remaining
+        nothing = remaining.log_omitted
+        self._against = (torch.zeros_like(nothing, dtype=torch.int64), torch.zeros_like(nothing))
 
     @property
     def pair_error(self) -> Float64[Tensor, "B"] | None:
         """Return how exact single rows are, as :meth:`TileBounds.pair_error`."""
-        return self.native.pair_error
+        return self.level.pair_error
 
     def promising(self, count: int) -> Pairs:
         """Return the most promising rows, as :meth:`TileBounds.promising`; `count` as there."""
-        return self.native.promising(count)
+        return self.level.promising(count)
 
     def open_tiles(self, floor: Float[Tensor, "B"]) -> Int64[Tensor, "B"]:
         """Return how many tiles reach the `floor`, as :meth:`TileBounds.open_tiles`."""
-        self._against = self.native.against(floor)
+        self._against = self.level.against(floor)
         return self._against[0].clone()
 
     def above(self, floor: Float[Tensor, "B"], few: Int64[Tensor, "f"]) -> tuple[Pairs, Float64[Tensor, "B"]]:
         """Return the rows above the `floor` for the queries `few`, as :meth:`TileBounds.above`, after that."""
-        return self.native.above(floor, self._against, few)
+        return self.level.above(floor, self._against, few)
 
     def left(self, floor: Float[Tensor, "B"], index: Int64[Tensor, "b"]) -> Remaining:
         """Return the tiles open at the `floor` to the queries in `index`, as :meth:`TileBounds.left`."""
-        below = floor[index].double() + (self._against[1][index] * (1.0 + 1e-4) + 1e-300).log()
+        below = log_of_sum(self._against[1][index], floor[index])
         log_omitted = torch.logaddexp(self.remaining.log_omitted[index], below)
-        return Remaining(OpenTiles.of(self.native.largest, floor, index), log_omitted)
+        return Remaining(self.level.open(floor, index), log_omitted)
 
 
 @dataclass(frozen=True)
@@ -160,7 +164,7 @@ class PortableTiles:
         below = closed.index_add_(0, place, _exp(values).masked_fill_(above, 0.0).sum(1))
         log_below = torch.full_like(floor, -torch.inf, dtype=torch.float64)
         # sums of float32 terms
-        log_below[few] = own + (below.double() * (1.0 + 1e-4) + 1e-300).log()
+        log_below[few] = log_of_sum(below.double(), own)
         row = self._numbers(tile[pair] * ROW_TILE + offset)
         return Pairs(few[place[pair]], row, logit), log_below
 

@@ -8,8 +8,10 @@ from functools import cached_property
 import torch
 
 from ...base.arrays import Float, Int64, Tensor
+from ..common.screen_terms import Shared, Terms
 from ..common.work import Work
-from ..native.screens import CODES, TILE, Shared, Terms, screens_apply
+from ..gpu import gpu_screens_apply
+from ..native.screens import CODES, TILE, screens_apply
 from .query_bounds import QueryBound, SideInformation, product_rounding, weight_rounding
 from .screen import Screen
 from .shared_products import SharedProducts
@@ -82,9 +84,10 @@ class UpperLogits:
         return replace(self, level=level)
 
     def terms(self, level: int) -> Terms | None:
-        """Return what native kernels add up for a level, the cheapest is 0; None where they do not apply."""
+        """Return what the kernels of the device add up for a level, the cheapest is 0; None where none apply."""
         terms = self.screen.terms(self.work.rows, level, self.query_bound)
-        return terms if terms is not None and screens_apply(self.work, terms) else None
+        applies = terms is not None and (screens_apply(self.work, terms) or gpu_screens_apply(self.work, terms))
+        return terms if applies else None
 
     def finer(self) -> Terms | None:
         """Return what native kernels add up for single rows, from the rows as they are stored; None where they cannot.
@@ -110,8 +113,8 @@ class UpperLogits:
         return terms if screens_apply(self.work, terms) else None
 
     @property
-    def native_shared(self) -> Shared | None:
-        """What native kernels need to know of the shared products, or None."""
+    def kernel_shared(self) -> Shared | None:
+        """What kernels need to know of the shared products, or None."""
         shared, gain = self.shared_products, self.query_bound.shared_gain
         return None if shared is None or gain is None else Shared(shared.products, shared.column, gain)
 

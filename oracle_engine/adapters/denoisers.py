@@ -161,6 +161,7 @@ class DDPMDenoiser(NoiseLevelModel):
 
 
 def _checked_schedule(alphas_cumprod: Numbers) -> Float64[Tensor, "T"]:
+    """Return alphas_cumprod in float64. Raises InputError where they are no schedule."""
     schedule = exact(alphas_cumprod)
     if schedule.ndim != 1 or not bool(((schedule >= 0) & (schedule < 1)).all()):
         wanted = "must be one-dimensional, in [0, 1)"

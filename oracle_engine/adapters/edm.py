@@ -98,6 +98,7 @@ class EDMDenoiser(NoiseLevelModel):
         return sigma if isinstance(sigma, Tensor) else exact(sigma)
 
     def _labels(self, class_labels: Any, class_cond: Any, batch: int) -> Tensor | None:
+        """Return the classes of a call, which may be one-hot rows or, as `class_cond`, numbers."""
         if class_cond is None:
             return (
                 None

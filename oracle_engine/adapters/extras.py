@@ -71,6 +71,7 @@ def check_extras(extras: Mapping[str, Any], *, ignore_conditions: bool) -> None:
 
 
 def _says_nothing(value: Any) -> bool:
+    """Return whether a condition is absent, or all zeros."""
     if value is None or (isinstance(value, int | float) and value == 0):
         return True
     if isinstance(value, Tensor):

@@ -26,7 +26,7 @@ _MATCHERS: Mapping[str, str] = MappingProxyType(
     }
 )
 # how far x_t may be from alpha x_1 + sigma x_0, relative to their size: bfloat16, and a factor 4
-ROUNDING = 2.0**-6
+ON_PATH = 2.0**-6
 
 
 @dataclass(frozen=True)
@@ -146,11 +146,12 @@ def with_oracle(sample: Any, engine: Oracle, *, labels: Numbers | None = None, s
 
 
 def _check_on_path(sample: Any, engine: Oracle) -> None:
+    """Raise InputError where x_t of a path sample does not lie on the path of the engine."""
     x = sample.x_t.double()
     times = resolve_times(sample.t, len(x), None, x.device)
     at = coefficients(engine.path, times)
     alpha, sigma = (part.reshape(-1, *[1] * (x.ndim - 1)) for part in (at.alpha_t, at.sigma_t))
     expected = alpha * sample.x_1.double() + sigma * sample.x_0.double()
-    if float((x - expected).norm()) > ROUNDING * float(x.norm() + expected.norm()):
+    if float((x - expected).norm()) > ON_PATH * float(x.norm() + expected.norm()):
         remedy = "make the engine OracleEngine(data, path.scheduler) with the path that drew the sample"
         raise invalid("sample", "must have x_t = alpha x_1 + sigma x_0", f"another x_t on {engine.path!r}", remedy)

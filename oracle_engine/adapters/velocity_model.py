@@ -137,20 +137,30 @@ class VelocityModel(torch.nn.Module):
             raise invalid("x", "must be a doubled batch, with classes and null labels", found, "pass cat([x, x])")
         doubled, labels = torch.cat([x[:half], x[:half]]), self._labels(y)
         velocity = self.engine.velocity(doubled, self._times(t, doubled), labels=labels)
-        start = cfg_interval_start if cfg_interval else None
-        if start is not None and not one_time(self._times(t, x)):
-            remedy = "pass one time, or leave cfg_interval out"
-            raise invalid("t", "must be one time for all where an interval is guided", "several", remedy)
-        if start is None or not float(torch.as_tensor(t).reshape(-1)[0]) < start:
-            towards, free = velocity[:half], velocity[half:]
-            scale = reals("cfg_scale", cfg_scale, x.device)
-            mixed = free.double() + scale * (towards.double() - free.double())
-            guided = rounded_answer(mixed, "velocity", x.dtype, free.shape).repeat(2, *[1] * (x.ndim - 1))
-            kept = guided if self.guided_channels is None else guided[:, : self.guided_channels]
-            velocity = torch.cat([kept, velocity[:, kept.shape[1] :]], dim=1)
+        if self._inside(t, x, cfg_interval_start if cfg_interval else None):
+            velocity = self._guided(velocity, cfg_scale, x.dtype)
         else:
             velocity = velocity[:half].repeat(2, *[1] * (x.ndim - 1))
         return self._returned(self.convention.model_output(velocity), return_dict=True)
+
+    def _inside(self, t: Numbers, x: Tensor, start: float | None) -> bool:
+        """Return whether times of the project, from `start` on, are guided. Raises InputError for different times."""
+        if start is None:
+            return True
+        if not one_time(self._times(t, x)):
+            remedy = "pass one time, or leave cfg_interval out"
+            raise invalid("t", "must be one time for all where an interval is guided", "several", remedy)
+        return not float(torch.as_tensor(t).reshape(-1)[0]) < start
+
+    def _guided(self, velocity: Tensor, cfg_scale: float, dtype: torch.dtype) -> Tensor:
+        """Return a doubled batch of velocities, guided from its second half towards its first, in both halves."""
+        half = len(velocity) // 2
+        towards, free = velocity[:half], velocity[half:]
+        scale = reals("cfg_scale", cfg_scale, velocity.device)
+        mixed = free.double() + scale * (towards.double() - free.double())
+        guided = rounded_answer(mixed, "velocity", dtype, free.shape).repeat(2, *[1] * (velocity.ndim - 1))
+        kept = guided if self.guided_channels is None else guided[:, : self.guided_channels]
+        return torch.cat([kept, velocity[:, kept.shape[1] :]], dim=1)
 
     def _check_direction(self, x: Tensor, times: Tensor, velocity: Tensor) -> None:
         if self._starts_with_noise is None:
@@ -211,6 +221,7 @@ class VelocityModel(torch.nn.Module):
         return times if self.engine.t_max is None else times.clamp_max(self.engine.t_max)
 
     def _labels(self, y: Any) -> Tensor | None:
+        """Return the classes of a call, with -1 in place of the null label."""
         if y is None:
             return None
         labels = on_device(y, self.engine.data.device, "y")

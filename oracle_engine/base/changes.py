@@ -10,7 +10,7 @@ import torch
 
 from .arrays import Shaped, Tensor
 from .cuda_graphs import capturing
-from .file_rows import in_one_piece
+from .outside.rows import in_one_piece
 from .transforms import traced, untransformed
 
 # values that are compared beside the versions: some of them change with any change of the whole
@@ -99,6 +99,7 @@ class Snapshot:
 
 
 def _probed(first: Shaped[Tensor, "N D"], place: Place) -> bytes:
+    """Return the bytes of the values at some places."""
     # NumPy reads a few values in half the time, and knows no bfloat16
     if not first.is_cpu:
         rows, columns = (torch.from_numpy(part).to(first.device) for part in place)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -15,13 +15,16 @@ from .cuda_graphs import capturing, holds
 from .errors import InputError, invalid
 from .transforms import batched, traced, unreadable
 
-# numbers that are read one by one
-FEW = 16
+# numbers that are read one by one, at most
+READ_SINGLY = 16
+
+T = TypeVar("T")
 
 # a condition, and what finds the error where it does not hold, or None where there is none after all
 Check = tuple[Bool[Tensor, "..."], Callable[[], InputError | None]]
 
 _PENDING: ContextVar[list[Check] | None] = ContextVar("pending", default=None)
+_ASSUMING: ContextVar[bool] = ContextVar("assuming", default=False)
 
 
 def check(condition: Callable[[], Bool[Tensor, "..."] | bool], error: Callable[[], InputError | None]) -> None:
@@ -46,6 +49,27 @@ def check(condition: Callable[[], Bool[Tensor, "..."] | bool], error: Callable[[
         _raise(error)
 
 
+class Unforeseen(Exception):
+    """What was :func:`assumed` does not hold."""
+
+
+def assumed(condition: Callable[[], Bool[Tensor, "..."]]) -> bool:
+    """Return whether all of what `condition` returns may be taken for true now and is read later, with the checks.
+
+    condition: returns bool, any shape. Inside of :func:`answered_together` alone, which asks again where it is false:
+    until then what follows must be harmless.
+    """
+    pending = _PENDING.get()
+    if not _ASSUMING.get() or pending is None:
+        return False
+    pending.append((condition(), _unforeseen))
+    return True
+
+
+def _unforeseen() -> InputError | None:
+    raise Unforeseen
+
+
 def on_host(values: Shaped[Tensor, "..."]) -> bool:
     """Return whether the host reads `values`, any shape, without a wait for a device."""
     return values.is_cpu and not batched(values)
@@ -66,7 +90,7 @@ def above(values: Float[Tensor, "B"], floor: float) -> Bool[Tensor, "B"] | bool:
     """Return whether all of `values`, [B], are above `floor`, as :func:`check` takes it; it is read here on the CPU."""
     if on_host(values):
         # a handful of numbers is read sooner than reduced
-        few = values.shape[0] <= FEW
+        few = values.shape[0] <= READ_SINGLY
         return all(value > floor for value in values.tolist()) if few else values.min().item() > floor
     return values > floor
 
@@ -89,6 +113,24 @@ def checked_together() -> Iterator[None]:
         _read(pending)
         raise
     _read(pending)
+
+
+def answered_together(run: Callable[[], T]) -> T:
+    """Return what `run` returns, whose checks are read together at its end, so that the host waits once.
+
+    Where something that it :func:`assumed` does not hold, it runs again, and waits to learn what holds.
+    Raises the first of the errors.
+    """
+    token = _ASSUMING.set(True)
+    try:
+        with checked_together():
+            return run()
+    except Unforeseen:
+        pass
+    finally:
+        _ASSUMING.reset(token)
+    with checked_together():
+        return run()
 
 
 def _read(pending: list[Check]) -> None:

@@ -130,6 +130,7 @@ def _feature_line(feature: Mapping[str, Any]) -> str:
 
 
 def _cpu(cpu_info: Path) -> dict[str, Any]:
+    """Return the facts about the processor."""
     return {
         "model": _cpu_model(cpu_info),
         "cores": os.cpu_count(),
@@ -140,6 +141,7 @@ def _cpu(cpu_info: Path) -> dict[str, Any]:
 
 
 def _matrix_units() -> list[str]:
+    """Return the names of the units for products of matrices that torch finds."""
     # older versions of torch lack some of these functions
     functions = {
         "AVX512-VNNI": "_is_vnni_supported",
@@ -151,6 +153,7 @@ def _matrix_units() -> list[str]:
 
 
 def _cpu_model(cpu_info: Path) -> str:
+    """Return the name of the processor, or "unknown"."""
     try:
         if sys.platform == "linux":
             lines = cpu_info.read_text("utf-8", "replace").splitlines()
@@ -178,6 +181,7 @@ def _memory_gib() -> float | None:
 
 
 def _cuda_devices() -> list[dict[str, Any]]:
+    """Return the facts about each CUDA device."""
     if not torch.cuda.is_available():
         return []
     devices = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
@@ -192,6 +196,7 @@ def _cuda_devices() -> list[dict[str, Any]]:
 
 
 def _device_rows(cuda: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the lines of the report about CUDA devices."""
     if not cuda["devices"]:
         built = f"torch is built for CUDA {cuda['built_for']}" if cuda["built_for"] else "torch is built without CUDA"
         return [("CUDA devices", f"none; {built}")]

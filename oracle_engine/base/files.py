@@ -14,8 +14,8 @@ import torch
 
 from .arrays import Tensor
 from .errors import bad_file, invalid
-from .file_rows import FileRows, in_memory
 from .mapped import TensorFile, open_safetensors
+from .outside.rows import OutsideRows, in_memory
 
 # bytes hashed at once
 HASH_BYTES = 64 << 20
@@ -119,7 +119,8 @@ def is_kind(path: Path, kind: str) -> bool:
 
 
 def _byte_blocks(tensor: Tensor) -> Iterator[memoryview]:
-    if isinstance(tensor, FileRows):
+    """Yield the bytes of a tensor, a piece at a time."""
+    if isinstance(tensor, OutsideRows):
         for _, rows in tensor.slices():
             yield from _byte_blocks(rows)
         return

@@ -28,6 +28,7 @@ def rounded_answer(values: Float[Tensor, "B ..."], name: str, dtype: torch.dtype
 
 
 def _beyond(result: Tensor, name: str) -> InputError | None:
+    """Return the error about an answer that its dtype cannot hold, or None where it can."""
     bad = (~result.isfinite()).reshape(len(result), -1).any(1).nonzero()[:, 0]
     if len(bad) == 0:
         return None

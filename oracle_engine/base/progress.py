@@ -44,6 +44,7 @@ def progress_bars() -> Iterator[PartProgress]:
         shown: dict[str, Progress] = {}
 
         def report(what: str, done: int, total: int) -> None:
+            """Show the progress of `what`, in a bar of its own."""
             if what not in shown:
                 stack.close()
                 shown[what] = stack.enter_context(progress_bar(what))
@@ -59,9 +60,11 @@ def _no_bar() -> Iterator[Progress]:
 
 @contextmanager
 def _plain_bar(what: str) -> Iterator[Progress]:
+    """Show a line of text in place of a bar, where rich is not installed."""
     began = time.monotonic()
 
     def report(done: int, total: int) -> None:
+        """Write the line anew."""
         spent = time.monotonic() - began
         left = f"{(total - done) * spent / done:.0f} s left, {done / max(spent, 1e-9):.3g} a second" if done else ""
         sys.stderr.write(f"\r{what}  {done} of {total}  {spent:.0f} s  {left}\x1b[K")
@@ -77,6 +80,7 @@ def _plain_bar(what: str) -> Iterator[Progress]:
 
 @contextmanager
 def _rich_bar(what: str) -> Iterator[Progress]:
+    """Show a bar of rich."""
     from rich import progress as rich_progress
     from rich.console import Console
 
@@ -94,6 +98,7 @@ def _rich_bar(what: str) -> Iterator[Progress]:
         task, began = bar.add_task(what, total=None, rate=""), time.monotonic()
 
         def report(done: int, total: int) -> None:
+            """Move the bar."""
             spent = time.monotonic() - began
             rate = f"{done / spent:.3g} a second" if done and spent > 0.0 else ""
             bar.update(task, completed=done, total=total, rate=rate)

@@ -102,6 +102,7 @@ def _folder(name: str, value: str | None) -> Path | None:
 
 
 def _positive(name: str, value: str | None) -> float | None:
+    """Return the value of a setting as a number above 0, or None where it is not set."""
     if value is None:
         return None
     try:

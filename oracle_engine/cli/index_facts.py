@@ -72,6 +72,7 @@ def _promise(certified: bool) -> str:
 
 
 def _level_lines(levels: list[dict[str, Any]]) -> list[str]:
+    """Return the table of the levels of a screen."""
     if not levels:
         return []
     head = "level     any query    source known    trajectory     (tried from this t of the rectified flow)"

@@ -27,7 +27,7 @@ from ..jobs.units import Units
 from ..jobs.work import Worker
 from ..queries.labels import resolve_labels
 from ..queries.stored import Queries
-from .query_answers import check_finite, check_times, queries_of
+from .query_answers import check_finite, check_query_times, queries_of
 from .query_files import result_file
 from .shared import load, placed, say
 
@@ -44,7 +44,7 @@ OPTION_OF = {
 }
 
 # seconds between two moves of the progress bar
-PERIOD = 0.2
+BAR_PERIOD = 0.2
 # shards of a job at most
 MOST_SHARDS = 4096
 
@@ -99,6 +99,7 @@ def run_worker(arguments: Namespace, number: int, goes_on: Callable[[], bool]) -
 
 
 def _check(arguments: Namespace) -> None:
+    """Complete the arguments. Raises InputError for those that do not go together."""
     arguments.engine = arguments.engine or ("torchrun" if "TORCHELASTIC_RUN_ID" in os.environ else "local")
     if arguments.engine == "torchrun":
         if "RANK" not in os.environ:
@@ -142,7 +143,7 @@ def _opened(arguments: Namespace) -> tuple[JobFolder, Units]:
     if len(stored.x) == 0:
         raise invalid("IN", "must hold queries", "none", "name another file")
     engine = _engine(arguments)
-    check_times(engine, stored.t)
+    check_query_times(engine, stored.t)
     queries = _resolved(stored, engine)
     spec = _spec(arguments, engine, queries)
     path = Path(arguments.job)
@@ -181,6 +182,7 @@ def _resolved(queries: Queries, engine: OracleEngine) -> Queries:
 
 
 def _spec(arguments: Namespace, engine: OracleEngine, queries: Queries) -> Spec:
+    """Return the spec of the job that the arguments describe."""
     alone = arguments.what == "log_density"
     dtype = torch.float64 if alone else queries.x.dtype
     return Spec(
@@ -211,13 +213,14 @@ def _work(arguments: Namespace, folder: JobFolder, units: Units, progress: Calla
     total = folder.spec.blocks * folder.spec.shards
 
     def done() -> int:
+        """Return how many units are done, and show it."""
         found = folder.units_done()
         progress(found, total)
         return found
 
     if arguments.engine == "ray":
         cards = int(folder.spec.device == "cuda")
-        task = partial(run_worker, _anywhere(arguments))
+        task = partial(run_worker, anywhere(arguments))
         on_ray(arguments.workers, task, done, threads=folder.spec.threads, cards=cards)
     elif arguments.workers > 1:
         on_processes(arguments.workers, partial(run_worker, arguments), done)
@@ -230,10 +233,10 @@ def _work_here(folder: JobFolder, units: Units, done: Callable[[], int]) -> None
     Worker(folder, units, first=rank * folder.spec.shards // size, progress=_seldom(done)).work()
 
 
-def _anywhere(arguments: Namespace) -> Namespace:
+def anywhere(arguments: Namespace) -> Namespace:
     """Return arguments whose files are named as they are from any folder."""
     found = Namespace(**vars(arguments))
-    for name in ("input", "job", "data", "folder"):
+    for name in ("input", "job", "data", "folder", "labels_file"):
         given = getattr(found, name)
         if given is not None and given not in BUILTIN_NAMES:
             setattr(found, name, str(Path(given).expanduser().resolve()))
@@ -241,11 +244,12 @@ def _anywhere(arguments: Namespace) -> Namespace:
 
 
 def _seldom(call: Callable[[], object]) -> Callable[[], None]:
-    """Return what calls `call` once in PERIOD at most: it looks into folders."""
+    """Return what calls `call` once in BAR_PERIOD at most: it looks into folders."""
     last = [0.0]
 
     def calls() -> None:
-        if time.monotonic() - last[0] > PERIOD:
+        """Call, unless the last call is not long ago."""
+        if time.monotonic() - last[0] > BAR_PERIOD:
             call()
             last[0] = time.monotonic()
 

@@ -15,24 +15,24 @@ from contextlib import contextmanager, suppress
 
 from ..base.errors import DistributedError, OracleError, lacks_memory
 from ..base.settings import __version__
-from .advise import add_advise
-from .bench import add_bench
-from .copies import add_copies
-from .export_triton import add_export_triton
-from .index import add_index
-from .info import add_info
-from .job import add_job
+from .commands.advise import add_advise
+from .commands.bench import add_bench
+from .commands.copies import add_copies
+from .commands.export_triton import add_export_triton
+from .commands.index import add_index
+from .commands.info import add_info
+from .commands.job import add_job
+from .commands.pack import add_pack
+from .commands.paper import add_paper
+from .commands.plan import add_plan
+from .commands.plot import add_plot
+from .commands.sample import add_sample
+from .commands.serve import add_serve
+from .commands.stages import add_stages
+from .commands.train_demo import add_train_demo
+from .commands.velocity import add_velocity
 from .options import Commands, Parser, in_options
-from .pack import add_pack
-from .paper import add_paper
-from .plan import add_plan
-from .plot import add_plot
-from .sample import add_sample
-from .serve import add_serve
-from .stages import add_stages
 from .torchrun import one_of_many, reports
-from .train_demo import add_train_demo
-from .velocity import add_velocity
 
 # in the order in which --help lists them
 COMMANDS = (
@@ -110,6 +110,7 @@ def _plain_words() -> Iterator[None]:
     seen: list[str] = []
 
     def show(message: Warning | str, *place: object, **more: object) -> None:
+        """Keep the words of a warning in place of printing it."""
         seen.append(" ".join(str(message).split()))
 
     with suppress(AttributeError, ValueError):

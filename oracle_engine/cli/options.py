@@ -198,6 +198,8 @@ def refuse_key(parser: argparse.ArgumentParser) -> None:
 
 
 class _RefusedKey(argparse.Action):
+    """Refuses --key and names --data-key, which is meant by it."""
+
     def __call__(
         self,
         parser: argparse.ArgumentParser,
@@ -344,7 +346,10 @@ def _option(parameter: str, place: str) -> str:
 
 
 def _in_words(remedy: str, place: str) -> str:
+    """Return a remedy with options in place of the parameters that it names."""
+
     def passed(found: re.Match[str]) -> str:
+        """Return "pass NAME=VALUE" as an option, or as it is where NAME is no option."""
         option, value = _option(found[1], place), found[2].strip("'")
         if option == found[1]:
             return found[0]

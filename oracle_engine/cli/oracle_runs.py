@@ -21,10 +21,9 @@ from ..science.plot_style import require_matplotlib
 from ..science.sample_plots import samples_figure
 from ..science.transition import draw_rows
 from .query_files import check_result, result_file
-from .shared import check_memory, check_output, engine_of
+from .shared import check_figure, check_memory, check_output, engine_of
 from .torchrun import reports
 
-FIGURES = (".png", ".pdf", ".svg")
 # samples of the data from which colours and the plane of the picture are taken
 CONTEXT = 2000
 # a run has ended on a sample when their distance is at most this many standard deviations of the data
@@ -70,8 +69,7 @@ def check_arguments(arguments: Namespace) -> None:
         raise invalid("--steps", "must be at least 2", arguments.steps, "leave it out for 50")
     if not arguments.no_figure:
         require_matplotlib()
-        if Path(arguments.out).suffix not in FIGURES:
-            raise invalid("--out", f"must end in {', '.join(FIGURES)}", arguments.out, "numbers are written by --save")
+        check_figure("--out", Path(arguments.out), "numbers are written by --save")
         check_output(arguments, "--out", Path(arguments.out))
     if arguments.save is not None:
         check_result("--save", Path(arguments.save), torch.float32)

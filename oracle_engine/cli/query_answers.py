@@ -53,7 +53,7 @@ def write_answers(arguments: Namespace, queries: Queries) -> dict[str, Any]:
     with progress_bar(f"{what} of {Path(arguments.input).name}") as progress:
         engine = _oracle_of(arguments)
         if isinstance(engine, OracleEngine):
-            check_times(engine, queries.t)
+            check_query_times(engine, queries.t)
         with result_file(target, what, shape, dtype) as write:
             done = 0
             for block in queries.blocks(arguments.batch):
@@ -93,6 +93,7 @@ def _oracle_of(arguments: Namespace) -> OracleEngine | PointGaussians:
 
 
 def _times(file: QueryFile, arguments: Namespace) -> Float64[Tensor, "B"]:
+    """Return the time of each query, from --t or from the file."""
     count = len(file.x)
     if arguments.t is not None:
         return torch.full((count,), arguments.t, dtype=torch.float64)
@@ -106,6 +107,7 @@ def _times(file: QueryFile, arguments: Namespace) -> Float64[Tensor, "B"]:
 
 
 def _labels(file: QueryFile, arguments: Namespace) -> Tensor | None:
+    """Return the classes of the queries, or None where the file has none."""
     if arguments.labels is not None and file.labels is None:
         found = f"no tensor {arguments.labels!r} in {arguments.input}"
         raise invalid("--labels", "must name a tensor of the file", found, "check the name")
@@ -115,7 +117,7 @@ def _labels(file: QueryFile, arguments: Namespace) -> Tensor | None:
     return file.labels
 
 
-def check_times(engine: OracleEngine, times: Float64[Tensor, "B"]) -> None:
+def check_query_times(engine: OracleEngine, times: Float64[Tensor, "B"]) -> None:
     """Raise InputError where one of the times of all queries leaves no noise, before the first block is answered."""
     at = coefficients(engine.path, resolve_times(times, len(times), engine.t_max, times.device))
     if not bool((at.sigma_t > 0).all()):

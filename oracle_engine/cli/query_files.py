@@ -21,7 +21,7 @@ from ..data.formats import read_path, reading
 from .options import in_options
 from .torchrun import reports
 
-SUFFIXES = (".npy", ".npz", ".safetensors")
+QUERY_SUFFIXES = (".npy", ".npz", ".safetensors")
 
 _SAFETENSORS_NAMES = {torch.float16: "F16", torch.bfloat16: "BF16", torch.float32: "F32", torch.float64: "F64"}
 _NUMPY_NAMES = {torch.float16: "<f2", torch.float32: "<f4", torch.float64: "<f8"}
@@ -103,8 +103,8 @@ def result_file(
 
 
 def _check_suffix(parameter: str, path: Path) -> None:
-    if path.suffix not in SUFFIXES:
-        raise invalid(parameter, f"must end in {', '.join(SUFFIXES)}", path.name, "rename or convert it")
+    if path.suffix not in QUERY_SUFFIXES:
+        raise invalid(parameter, f"must end in {', '.join(QUERY_SUFFIXES)}", path.name, "rename or convert it")
 
 
 def _read_arrays(path: Path, names: Sequence[str]) -> dict[str, Tensor]:
@@ -133,6 +133,7 @@ def _open_stream(stack: ExitStack, partial: Path, suffix: str, name: str) -> Any
 
 
 def _write_header(stream: Any, suffix: str, *, name: str, shape: list[int], dtype: torch.dtype) -> None:
+    """Write what stands before the numbers in a file of this suffix."""
     if suffix != ".safetensors":
         header = {"descr": _NUMPY_NAMES[dtype], "fortran_order": False, "shape": tuple(shape)}
         np.lib.format.write_array_header_1_0(stream, header)

@@ -23,6 +23,8 @@ from ..search.index import SearchIndex
 from .options import in_options
 from .torchrun import engine_over, reports, together
 
+FIGURE_SUFFIXES = (".png", ".pdf", ".svg")
+
 
 def say(arguments: Namespace, text: str, facts: dict[str, Any]) -> None:
     """Print one of two forms of a result on standard output.
@@ -173,6 +175,12 @@ def write_report(arguments: Namespace, name: str, facts: dict[str, Any], draw: C
         for file in files[1:]:
             draw(file)
     return [str(file) for file in files]
+
+
+def check_figure(option: str, path: Path, remedy: str) -> None:
+    """Raise InputError where `path`, the value of `option`, does not end as a figure does; `remedy` says what to do."""
+    if path.suffix not in FIGURE_SUFFIXES:
+        raise invalid(option, f"must end in {', '.join(FIGURE_SUFFIXES)}", path, remedy)
 
 
 def _figure_suffix(arguments: Namespace) -> str:

@@ -49,6 +49,7 @@ def comparison_figure(rows: Sequence[Row], path: Path) -> None:
 
 
 def _lines(axes: Axes, rows: Sequence[Row], names: Sequence[str], place: Callable[[Row], float]) -> None:
+    """Draw the time of each side over the places of the rows; what missed its tolerance is left out."""
     ordered = sorted(rows, key=place)
     for number, name in enumerate(names):
         colour, dashes, mark = SERIES[number % len(SERIES)]

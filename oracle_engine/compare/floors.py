@@ -134,6 +134,7 @@ def _best(probes: Mapping[str, tuple[float, Callable[[], object]]]) -> tuple[str
 
 
 def _seconds(call: Callable[[], object]) -> float:
+    """Return the seconds of the fastest of some calls on the CPU."""
     # a rate is what the machine can do, so that the fastest round counts
     settle()
     rounds: list[float] = []
@@ -145,6 +146,7 @@ def _seconds(call: Callable[[], object]) -> float:
 
 
 def _cuda_seconds(call: Callable[[], object], rounds: int = 20) -> float:
+    """Return the mean seconds of a call on the CUDA device."""
     begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     for _ in range(3):
         call()

@@ -15,6 +15,7 @@ def watch_others() -> Callable[[], float | None]:
     began, before = time.perf_counter(), _seconds_of_others()
 
     def others() -> float | None:
+        """Return how many processors others have used since then, or None where that is not known."""
         now = _seconds_of_others()
         if before is None or now is None:
             return None
@@ -24,6 +25,7 @@ def watch_others() -> Callable[[], float | None]:
 
 
 def _seconds_of_others() -> float | None:
+    """Return the processor seconds since the start of the machine that are not of this process."""
     if not _STAT.exists():
         return None
     ticks = [int(word) for word in _STAT.read_text("ascii").split("\n", 1)[0].split()[1:9]]

@@ -92,6 +92,7 @@ def _missed(side: Contender, batch: Batch, weights: Tensor) -> float | None:
 def _timed(
     calls: Mapping[str, Callable[[], Tensor]], errors: Mapping[str, float], device: torch.device, watch: Watch
 ) -> tuple[dict[str, Side], float | None]:
+    """Return the timing of every side, interleaved, and how busy other processes were."""
     peaks: dict[str, int | None] = {}
     once: dict[str, float] = {}
     for name, call in calls.items():
@@ -116,6 +117,7 @@ def _keep_seconds(held: list[float], call: Call, device: torch.device) -> object
 
 
 def _side(timing: Timing, ours: Timing | None, error: float, peak: int | None) -> Side:
+    """Return what a row says of one side."""
     first, third = timing.quartiles
     return Side(
         median_ms=1e3 * timing.median,

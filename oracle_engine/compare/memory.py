@@ -27,6 +27,7 @@ def peak_extra_bytes(call: Callable[[], object], device: torch.device) -> int | 
 
 
 def _cuda_peak(call: Callable[[], object], device: torch.device) -> int:
+    """Return the bytes that a call allocates on a CUDA device at most."""
     torch.cuda.synchronize(device)
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)
@@ -38,6 +39,7 @@ def _cuda_peak(call: Callable[[], object], device: torch.device) -> int:
 
 
 def _resident_peak(call: Callable[[], object]) -> int | None:
+    """Return by how many bytes the resident memory grows during a call, or None where Linux does not tell."""
     # Linux keeps this high-water mark: unlike a sampling thread it misses nothing and takes no time from the call, and
     # unlike torch's profiler it includes what other libraries allocate
     gc.collect()

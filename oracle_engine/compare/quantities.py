@@ -58,6 +58,7 @@ def table(rows: Iterable[Row], rates: Rates) -> str:
 
 
 def _lines(rows: Iterable[Row], rates: Rates) -> Lines:
+    """Return a line of the table for each side of each row."""
     return [
         [
             str(row.batch),
@@ -75,6 +76,7 @@ def _lines(rows: Iterable[Row], rates: Rates) -> Lines:
 
 
 def _speed(row: Row, name: str, rates: Rates) -> list[str]:
+    """Return the cells about speed, which are empty for a side that missed its tolerance."""
     side = row.sides[name]
     if not _shown(side):
         return [NOTHING] * 7

@@ -24,7 +24,7 @@ from .workloads import Workload
 SLOW = 1.0
 
 # t = 0 is noise and t = 1 is data; beyond these ends the float64 reference loses digits
-EARLIEST, LATEST = 1e-3, 0.999
+FIRST_TIME, LAST_TIME = 1e-3, 0.999
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class Plan:
+class BenchPlan:
     """What is to be measured: batch sizes, times, names of sides, seconds of timing for a workload, and the seed.
 
     tolerance: of estimates and of the prepared engine. sweep: also along N, D, B and t.
@@ -97,13 +97,13 @@ class Plan:
     tolerance: float = 1e-3
     sweep: bool = False
 
-    def checked(self) -> Plan:
+    def checked(self) -> BenchPlan:
         """Return the plan. Raises InputError for what cannot be measured."""
         if not self.batches or min(self.batches) < 1:
             raise invalid("batch", "must be whole numbers of at least 1", list(self.batches), "leave it out for 64")
-        if not self.times or not all(EARLIEST <= t <= LATEST for t in self.times):
+        if not self.times or not all(FIRST_TIME <= t <= LAST_TIME for t in self.times):
             remedy = "pass times such as .1,.5,.9"
-            raise invalid("t", f"must lie in [{EARLIEST}, {LATEST}]", list(self.times), remedy)
+            raise invalid("t", f"must lie in [{FIRST_TIME}, {LAST_TIME}]", list(self.times), remedy)
         if not 1e-5 <= self.tolerance <= 1:
             raise invalid("tolerance", "must lie in [1e-5, 1]", self.tolerance, "leave it out for 1e-3")
         if not 0 <= self.budget < float("inf"):
@@ -111,7 +111,7 @@ class Plan:
         return self
 
 
-def compare(data: OracleDataset, plan: Plan, progress: Progress) -> Comparison:
+def compare(data: OracleDataset, plan: BenchPlan, progress: Progress) -> Comparison:
     """Measure the sides over the data, on whose device they run.
 
     data: samples of equal weights. plan: what is measured, checked. progress: called with steps done and all steps.
@@ -140,9 +140,11 @@ def compare(data: OracleDataset, plan: Plan, progress: Progress) -> Comparison:
 
 
 def _counter(progress: Progress, total: int) -> Callable[[str], None]:
+    """Return what counts the steps that are done, by whatever name."""
     done = 0
 
     def tick(what: str) -> None:
+        """Count one step."""
         nonlocal done
         done = min(done + 1, total)
         progress(done, total)

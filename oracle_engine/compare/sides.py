@@ -65,6 +65,7 @@ class Sides:
     def _built(
         self, builders: Mapping[str, Callable[[], Contender]], tick: Callable[[str], None]
     ) -> dict[str, Contender]:
+        """Return the sides that can be built; why others cannot is kept in `left_out`."""
         found = {}
         for name, build in builders.items():
             tick(name)
@@ -75,6 +76,7 @@ class Sides:
         return found
 
     def _velocity(self, name: str) -> Contender:
+        """Return the side of this name."""
         if name in ENGINE:
             return self._engine(name)
         if name == IDEAL:
@@ -90,6 +92,7 @@ class Sides:
         return Contender.of(build_peer(name, self._centred))
 
     def _engine(self, name: str) -> Contender:
+        """Return the engine as a side: exact, prepared, or told the source of each query."""
         if name == OURS:
             return Contender(partial(_velocity_of, self._exact, source=False), stated=lambda batch: BAR)
         asked, source = self._prepared, name == SOURCE
@@ -97,6 +100,7 @@ class Sides:
             raise UnavailableError("no screen saves time over these samples: `prepare` leaves them as they are")
 
         def stated(batch: Batch) -> float:
+            """Return the largest error that the engine states for a batch."""
             given = {"source": batch.source} if source else {}
             bounds = asked.posterior(batch.x, batch.t, top_k=0, **given).velocity_error
             return max(float(bounds.max()), BAR)

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from statistics import mean
 from typing import Any
 
-from ..base.file_rows import in_memory
+from ..base.outside.rows import in_memory
 from ..data.dataset import OracleDataset
 from .measure import Watch, measured_row
 from .record import OURS
@@ -17,12 +17,12 @@ from .tables import NOTHING, as_text, milliseconds
 from .workloads import Workload
 
 # what runs: the engine, and the plainest way to the same
-SIDES = (OURS, "eager")
+SWEPT_SIDES = (OURS, "eager")
 
 # shares of N and of D, batch sizes and times
-SHARES = (0.125, 0.25, 0.5, 1.0)
-BATCHES = (1, 4, 16, 64, 256)
-TIMES = (0.05, 0.2, 0.5, 0.8, 0.95)
+SWEPT_SHARES = (0.125, 0.25, 0.5, 1.0)
+SWEPT_BATCHES = (1, 4, 16, 64, 256)
+SWEPT_TIMES = (0.05, 0.2, 0.5, 0.8, 0.95)
 
 # seconds of timing of a point
 BUDGET = 0.5
@@ -51,7 +51,7 @@ def sweeps(data: OracleDataset, work: Workload, watch: Watch) -> list[Sweep]:
     found = []
     for axis, points in _axes(data, work).items():
         rows = [(size, _medians(point(), replace(watch, budget=BUDGET))) for size, point in points]
-        for side in SIDES:
+        for side in SWEPT_SIDES:
             sizes = [float(size) for size, medians in rows if side in medians]
             times = [medians[side] for _, medians in rows if side in medians]
             found.append(Sweep(axis, side, sizes, times, None if axis == "t" else exponent(sizes, times)))
@@ -83,13 +83,14 @@ def sweep_table(found: Sequence[Sweep]) -> str:
 
 
 def _axes(data: OracleDataset, work: Workload) -> Mapping[str, Iterator[tuple[float, Callable[[], Workload]]]]:
-    counts = sorted({max(2, int(share * len(data))) for share in SHARES})
-    dims = sorted({max(1, int(share * data.dim)) for share in SHARES})
+    """Return the sizes along each axis, with what makes the workload of each."""
+    counts = sorted({max(2, int(share * len(data))) for share in SWEPT_SHARES})
+    dims = sorted({max(1, int(share * data.dim)) for share in SWEPT_SHARES})
     return {
         "N": ((count, lambda count=count: replace(work, data=_part(data, count, data.dim))) for count in counts),
         "D": ((dim, lambda dim=dim: replace(work, data=_part(data, len(data), dim))) for dim in dims),
-        "B": ((batch, lambda batch=batch: replace(work, batch=batch)) for batch in BATCHES),
-        "t": ((t, lambda t=t: replace(work, t=t)) for t in TIMES),
+        "B": ((batch, lambda batch=batch: replace(work, batch=batch)) for batch in SWEPT_BATCHES),
+        "t": ((t, lambda t=t: replace(work, t=t)) for t in SWEPT_TIMES),
     }
 
 
@@ -102,6 +103,6 @@ def _part(data: OracleDataset, count: int, dim: int) -> OracleDataset:
 
 
 def _medians(work: Workload, watch: Watch) -> dict[str, float]:
-    sides = Sides(work.data, 1e-3).velocities(SIDES)
+    sides = Sides(work.data, 1e-3).velocities(SWEPT_SIDES)
     row = measured_row(work.data, sides, work, watch)
     return {name: side.median_ms for name, side in row.sides.items() if side.rounds > 0}

@@ -109,6 +109,7 @@ def _racing(seconds: Mapping[str, Mapping[int, float]], factor: float, always: C
 
 
 def _cpu_seconds(call: Call) -> float:
+    """Return the median seconds of the calls of one turn on the CPU."""
     settle()
     # wakes the threads of this side, which takes a virtual machine milliseconds
     call()
@@ -121,6 +122,7 @@ def _cpu_seconds(call: Call) -> float:
 
 
 def _cuda_seconds(call: Call) -> float:
+    """Return the seconds of one call on the CUDA device."""
     # no flush of the L2 cache: the sides take turns over data several times its size
     begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     torch.cuda.synchronize()

@@ -15,15 +15,15 @@ from .workloads import Batch
 BAR = 1e-5
 
 # rows converted to float64 at a time
-BLOCK = 4096
+TRUTH_ROWS = 4096
 
 
 def value_blocks(data: OracleDataset) -> Iterator[Tensor]:
     """Yield the samples in value space, [n, D] float64, in the order they are stored in."""
     scale, offset = data.value_map.scale, data.value_map.offset
-    for start in range(0, len(data), BLOCK):
+    for start in range(0, len(data), TRUTH_ROWS):
         # rows that stay in files are read block by block
-        block = data.rows.stored[start : start + BLOCK]
+        block = data.rows.stored[start : start + TRUTH_ROWS]
         yield block.double().reshape(len(block), -1).mul_(scale).add_(offset)
 
 
@@ -49,6 +49,7 @@ def log_density_of(data: OracleDataset, batch: Batch) -> Tensor:
 
 
 def _logits(data: OracleDataset, batch: Batch) -> Tensor:
+    """Return the logits of a batch over all samples, in float64."""
     # without the term that all rows of a query share
     alpha, centre = batch.times[:, None], mean_value(data)
     offset = batch.x.double().reshape(len(batch.x), -1) - alpha * centre
@@ -69,7 +70,7 @@ def velocity_of(data: OracleDataset, batch: Batch, weights: Tensor) -> Tensor:
     """Return the rectified-flow velocity that a posterior [B, N] makes, as [B, D] float64; a pass over the data."""
     query, alpha = batch.x.double().reshape(len(batch.x), -1), batch.times[:, None]
     mean = torch.zeros_like(query)
-    for part, block in zip(weights.split(BLOCK, 1), value_blocks(data), strict=True):
+    for part, block in zip(weights.split(TRUTH_ROWS, 1), value_blocks(data), strict=True):
         mean.addmm_(part, block)
     return mean - (query - alpha * mean) / (1 - alpha)
 

@@ -138,6 +138,7 @@ def load_cifar10(folder: Path | None = None) -> Samples:
 
 
 def _photographs() -> list[Tensor]:
+    """Return the photographs that patches are cut from. Raises MissingDependencyError without them."""
     try:
         import PIL  # noqa: F401
         from sklearn import datasets

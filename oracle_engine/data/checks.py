@@ -6,7 +6,7 @@ import torch
 
 from ..base.arrays import STORAGE_DTYPES, Float64, Int64, Numbers, Shaped, Tensor, check_dense, exact
 from ..base.errors import InputError, invalid, lacks_memory
-from ..base.file_rows import FileRows
+from ..base.outside.rows import OutsideRows
 from ..kernels import Rows, native_prepared
 
 # values looked at together
@@ -103,7 +103,7 @@ def in_order(stored: Shaped[Tensor, "N D"], order: Int64[Tensor, "N"]) -> Shaped
 
     stored: samples, [N, D]. order: the index of each, [N] int64. Raises InputError where memory has no room for a copy.
     """
-    if isinstance(stored, FileRows):
+    if isinstance(stored, OutsideRows):
         return stored.ordered(order)
     try:
         return stored[order]

@@ -14,8 +14,8 @@ from ..base.arrays import Float64, Int64, Numbers, Shaped, Tensor
 from ..base.changes import Probes, Snapshot
 from ..base.devices import usable_device
 from ..base.errors import bad_file, invalid
-from ..base.file_rows import FileRows
 from ..base.files import hash_tensors, is_kind, read_tensors, write_tensors
+from ..base.outside.rows import OutsideRows
 from ..base.transforms import cached_tensor
 from ..kernels import Rows, Span, counted_copies, recentred, stored_range, total_variance
 from .checks import check_fits, checked_points, checked_weights, in_order, prepared_rows
@@ -95,6 +95,7 @@ class OracleDataset:
     def _of_rows(
         cls, rows: Rows, *, name: str, sample_shape: Sequence[int], value_map: ValueMap, rest: Mapping[str, Any]
     ) -> OracleDataset:
+        """Return a data set of rows that are sorted and prepared already."""
         self = cls.__new__(cls)
         self.name, self.sample_shape, self.value_map, self.rows = name, tuple(sample_shape), value_map, rows
         self.order, self.sorted_labels = rest.get("order"), rest.get("sorted_labels")
@@ -110,7 +111,7 @@ class OracleDataset:
     @cached_property
     def _watched(self) -> tuple[Tensor, ...]:
         stored = self.rows.stored
-        if isinstance(stored, FileRows) and stored.in_memory:
+        if isinstance(stored, OutsideRows) and stored.in_memory:
             stored = stored.in_memory[0]
         if self.sorted_labels is None:
             return (stored,)
@@ -274,7 +275,8 @@ class OracleDataset:
 
         row: rows, any shape, int64 in 0..N - 1; -1 stands for no sample and stays -1.
         """
-        return row if self.order is None else torch.where(row < 0, -1, self.order[row.clamp_min(0)])
+        # -1 names the last row until it is put back
+        return row if self.order is None else self.order[row].masked_fill_(row < 0, -1)
 
     @cached_tensor
     def _position(self) -> Int64[Tensor, "N"]:

@@ -12,14 +12,12 @@ import torch
 from ..base.arrays import Tensor
 from ..base.errors import invalid
 from ..base.progress import progress_bar
-from .pictures import PictureForm, is_picture_item, picture_array
+from .pictures import CHANNELS, PictureForm, is_picture_item, picture_array
 from .samples import Samples, problem, samples_of, tensor_of
 
 # names under which rows hold the sample, and its label, in the order in which they are looked for
 SAMPLE_NAMES = ("image", "img", "pixel_values", "x", "sample", "latent", "latents", "jpg", "png", "webp", "jpeg", "npy")
 LABEL_NAMES = ("label", "labels", "y", "cls", "fine_label", "class_label", "target")
-# channels of pictures: labels as many as these may be one label of one sample
-CHANNELS = (1, 3, 4)
 # items between two moves of the progress bar
 REPORTED = 256
 
@@ -86,6 +84,7 @@ class _Table:
             raise problem(where, "a picture that can be decoded", str(error), "replace or remove it") from error
 
     def _put(self, value: Tensor, label: int | None, where: str, number: int) -> None:
+        """Add one sample. Raises InputError where it has a label unlike the others, or none."""
         place = len(self.labels)
         self.points = _room_for(value, self.points, place, self.hint, where)
         self.points[place] = value
@@ -128,6 +127,7 @@ def _is_batch(sample: Any, label: Any) -> bool:
     """Return whether an item is a batch: labels [n] beside samples [n, *shape], which is no picture [C, H, W]."""
     if not (isinstance(sample, Tensor | np.ndarray) and isinstance(label, Tensor | np.ndarray)):
         return False
+    # as many labels as channels may be one label of one picture
     picture = sample.ndim == 3 and len(sample) in CHANNELS
     return label.ndim == 1 and sample.ndim > 0 and len(label) == len(sample) and not picture
 
@@ -144,6 +144,7 @@ def _rows(value: Tensor, labels: Any, where: str) -> Iterator[tuple[Tensor, int 
 
 
 def _label(label: Any, where: str) -> int | None:
+    """Return the label of an item. Raises InputError where it is no whole number."""
     if label is None:
         return None
     try:

@@ -17,10 +17,11 @@ import torch
 
 from ..base.arrays import Float, Float64, Int64, Tensor
 from ..base.errors import bad_file, invalid
-from ..base.file_rows import FilePart
 from ..base.mapped import open_safetensors
+from ..base.outside.rows import FilePart
 from .formats import FRESH_COPY, member, read_npy, reading
-from .latent_labels import LABELS_FILE, MEAN_STD, is_mean_std, listed_latents
+from .formats.label_files import LABELS_FILE
+from .latent_labels import MEAN_STD, is_mean_std, listed_latents
 from .samples import Samples, joined, labels_of, tensor_of
 
 STATS_FILE = "latents_stats.pt"
@@ -103,6 +104,7 @@ def read_latents(path: str | Path, *, flips: bool = True, storage: torch.dtype |
 
 
 def _read_lightningdit(path: Path, flips: bool, storage: torch.dtype | None) -> LatentFiles:
+    """Read the shards of LightningDiT, of which mirrored ones may be taken too."""
     shards = _shards(path)
     both = flips and _mirrored(shards)
     parts = ("latents", "latents_flip") if both else ("latents",)
@@ -130,6 +132,7 @@ def read_moments(path: str | os.PathLike[str]) -> tuple[Float[Tensor, "N C2 H W"
         raise bad_file(folder, f"latents with means and widths, {MEAN_STD}", "none of these", remedy)
 
     def moments(part: Tensor) -> Tensor:
+        """Return the moments of a latent, [1, 2 C, H, W]. Raises ValueError for a width below 0."""
         if bool((part[len(part) // 2 :] < 0).any()):
             raise ValueError("a standard deviation below 0")
         return part[None]
@@ -138,10 +141,11 @@ def read_moments(path: str | os.PathLike[str]) -> tuple[Float[Tensor, "N C2 H W"
 
 
 def _read_mean_std(path: Path, storage: torch.dtype | None) -> LatentFiles:
+    """Read the means of posteriors, with the mean width of all."""
     squares = []
 
     def mean(moments: Tensor) -> Tensor:
-        # the mean of a latent, [1, C, H, W]; the mean square of its widths is noted
+        """Return the mean of a latent, [1, C, H, W], and note the mean square of its widths."""
         center, width = moments.chunk(2)
         squares.append(float(width.double().square().mean()))
         return center[None]
@@ -159,6 +163,7 @@ def _each_moments(
         files = list(listed)
 
         def made(index: int) -> Tensor:
+            """Return what `part` makes of the moments in one file."""
             file = path / files[index]
             moments = tensor_of(load(files[index]), file)
             if moments.ndim != 3 or len(moments) % 2 or not moments.numel() or not moments.is_floating_point():
@@ -173,6 +178,7 @@ def _each_moments(
 
 
 def _read_fast_dit(path: Path, storage: torch.dtype | None) -> LatentFiles:
+    """Read the features and labels of fast-DiT, a file for each latent."""
     pair = _pair(path)
     assert pair is not None
     features, labels = (sorted(folder.glob("*.npy"), key=_number) for folder in pair)
@@ -181,6 +187,7 @@ def _read_fast_dit(path: Path, storage: torch.dtype | None) -> LatentFiles:
         raise bad_file(path, "one label file for each file of features", found, FRESH_COPY)
 
     def single(index: int) -> Tensor:
+        """Return the latent of one file, [1, C, H, W]."""
         points = read_npy(features[index]).points
         points = points[None] if points.ndim == 3 else points
         if points.ndim != 4 or len(points) != 1:
@@ -291,6 +298,7 @@ def _labels(shard: Path) -> Int64[Tensor, "n"]:
 
 
 def _stats(folder: Path) -> ChannelStats | None:
+    """Return the statistics of the channels that lie beside the shards, or None."""
     file = folder / STATS_FILE
     if not file.is_file():
         return None

@@ -12,10 +12,10 @@ from typing import Any
 
 from ..base.errors import bad_file
 from .formats import reading
+from .formats.label_files import LABELS_FILE
 from .samples import NO_CLASS
 
 MEAN_STD = "img-mean-std-*.npy"
-LABELS_FILE = "dataset.json"
 
 
 def is_mean_std(name: str) -> bool:

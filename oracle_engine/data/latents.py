@@ -18,7 +18,7 @@ from .values import ValueMap
 __all__ = ["LatentFiles", "Normalisation", "latent_format", "load_latents", "read_latents"]
 
 # rows normalised at once
-BLOCK = 1024
+NORMALISED_ROWS = 1024
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,9 +76,9 @@ class Normalisation:
                 wanted = f"must have one number, or one for each of {points.shape[1]} channels"
                 raise invalid("normalisation", wanted, len(part), "check that the statistics belong to these latents")
         values = torch.empty(points.shape, dtype=storage)
-        for start in range(0, len(points), BLOCK):
-            block = points[start : start + BLOCK].double()
-            values[start : start + BLOCK] = (block - mean[:, None, None]) / std[:, None, None] * self.multiplier
+        for start in range(0, len(points), NORMALISED_ROWS):
+            rows = slice(start, start + NORMALISED_ROWS)
+            values[rows] = (points[rows].double() - mean[:, None, None]) / std[:, None, None] * self.multiplier
         return values
 
     def __str__(self) -> str:
@@ -161,6 +161,7 @@ _AS_STORED = (
 
 
 def _resolve(normalisation: Normalisation | str | None, files: LatentFiles, path: Path) -> Normalisation:
+    """Return the normalisation that is asked for. Raises InputError where it lacks its statistics."""
     if normalisation is None:
         return Normalisation()
     if isinstance(normalisation, Normalisation):
@@ -175,6 +176,7 @@ def _resolve(normalisation: Normalisation | str | None, files: LatentFiles, path
 
 
 def _numbers(value: Numbers) -> tuple[float, ...]:
+    """Return one number, or one a channel. Raises InputError for anything else."""
     try:
         held = exact(value).reshape(-1)
     except InputError:

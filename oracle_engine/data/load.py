@@ -165,6 +165,7 @@ def _packed(source: Any, asked: _Asked) -> _Found | None:
 
 
 def _read(source: Any, asked: _Asked) -> _Found:
+    """Return what a source holds, whatever it is."""
     if isinstance(source, str) and source in BUILTINS:
         return _read_builtin(source, asked)
     if isinstance(source, str | os.PathLike):
@@ -182,6 +183,7 @@ def _read_builtin(name: str, asked: _Asked) -> _Found:
 
 
 def _read_path(source: str | os.PathLike[str], asked: _Asked) -> _Found:
+    """Return what a file or a folder holds."""
     _refuse({"folder": asked.folder}, "a path")
     path = Path(source).expanduser()
     if not str(source) or not path.exists():
@@ -202,6 +204,7 @@ def _read_path(source: str | os.PathLike[str], asked: _Asked) -> _Found:
 
 
 def _from_memory(source: Any, form: PictureForm) -> Samples:
+    """Return the samples of a tensor, an array or an iterable."""
     if isinstance(source, Tensor | np.ndarray):
         _refuse(form.given, "an array")
         return samples_of(source, None, "source")

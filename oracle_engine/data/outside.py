@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 
 from ..base.errors import invalid
-from ..base.file_rows import FileRows, in_memory
+from ..base.outside.rows import OutsideRows, in_memory
 from .dataset import OracleDataset
 
 
@@ -18,10 +18,10 @@ def streamed(data: OracleDataset, device: torch.device, block_bytes: int | None)
     or copied. Raises InputError where the samples are on a device already, and where they were changed in place.
     """
     stored = data.rows.stored
-    if isinstance(stored, FileRows) and (stored.device, stored.block_bytes) == (device, block_bytes):
+    if isinstance(stored, OutsideRows) and (stored.device, stored.block_bytes) == (device, block_bytes):
         return data
     data.check_unchanged()
-    if not isinstance(stored, FileRows) and stored.device.type != "cpu":
+    if not isinstance(stored, OutsideRows) and stored.device.type != "cpu":
         found, remedy = f"samples on {stored.device}", "load them on the CPU, and name the device to the engine"
         raise invalid("data", "must be in files or on the CPU to be streamed from there", found, remedy)
     return data.with_rows(data.rows.streamed(device, block_bytes))
@@ -29,7 +29,7 @@ def streamed(data: OracleDataset, device: torch.device, block_bytes: int | None)
 
 def read(data: OracleDataset) -> OracleDataset:
     """Return the data set with its samples in memory, or itself where they are. Costs one read of them."""
-    if not isinstance(data.rows.stored, FileRows):
+    if not isinstance(data.rows.stored, OutsideRows):
         return data
     data.check_unchanged()
     return data.with_rows(replace(data.rows, stored=in_memory(data.rows.stored)))

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from ..base.errors import DataFileError, InputError, bad_file, invalid
-from ..base.file_rows import FilePart, FileRows, stamp_of
+from ..base.outside.rows import FilePart, OutsideRows, stamp_of
 from ..base.progress import Progress
 from ..kernels import Measures, centre_of, most_copies
 from .checks import first_non_finite
@@ -72,7 +72,7 @@ def pack(
     shards = open_shards(place, key if before is None else before.key)
     parts = [_part(file, shard) for file, shard in zip(shard_files(place), shards, strict=True)]
     manifest = before or _begun(place, key, shards, parts)
-    _check_kinds(manifest, place, shards, parts)
+    _check_kinds(manifest, shards, parts)
     task = _Pack(manifest, verify)
     with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
         sides = []
@@ -93,6 +93,7 @@ class _Pack:
         self.measured = self.verified = 0
 
     def side(self, shard: Samples, part: FilePart) -> ShardSide:
+        """Return what is kept about a shard, from the file beside it or computed now."""
         kept = self._kept(part)
         if kept is None:
             return self._new(shard, part)
@@ -102,6 +103,7 @@ class _Pack:
         return kept
 
     def _kept(self, part: FilePart) -> ShardSide | None:
+        """Return what the file beside a shard says, or None where it has to be computed."""
         if not side_path(part.path).exists():
             return None
         try:
@@ -112,6 +114,7 @@ class _Pack:
         return side if side.centre == centre_sum(self.centre) else None
 
     def _new(self, shard: Samples, part: FilePart) -> ShardSide:
+        """Compute and write what is kept about a shard. Raises DataFileError where it is not what was packed."""
         side, record = measured_side(shard, part, self.centre), self.records.get(part.path.name)
         part.check()
         # who removed the file beside a shard means it to be packed anew
@@ -155,7 +158,7 @@ def _part(file: Path, shard: Samples) -> FilePart:
 def _begun(folder: Path, key: str | None, shards: Sequence[Samples], parts: Sequence[FilePart]) -> Manifest:
     """Return the manifest of a first pack, without shards: what they are measured about is settled."""
     first = shards[0].points
-    rows = FileRows.of(parts, first.dtype, [first[0].numel()])
+    rows = OutsideRows.of(parts, first.dtype, [first[0].numel()])
     storage, shape = str(first.dtype).removeprefix("torch."), list(first.shape[1:])
     try:
         centre = centre_of(rows)
@@ -175,7 +178,8 @@ def _not_finite(shards: Sequence[Samples], parts: Sequence[FilePart]) -> DataFil
     return bad_file(parts[0].path, "numbers that can be squared", "values whose sum overflows float64", "rescale them")
 
 
-def _check_kinds(manifest: Manifest, folder: Path, shards: Sequence[Samples], parts: Sequence[FilePart]) -> None:
+def _check_kinds(manifest: Manifest, shards: Sequence[Samples], parts: Sequence[FilePart]) -> None:
+    """Raise DataFileError where shards are of another kind than those that were packed before."""
     first = shards[0]
     found = str(first.points.dtype).removeprefix("torch."), list(first.points.shape[1:]), first.labels is not None
     if found != (manifest.storage, manifest.shape, manifest.labelled):

@@ -9,8 +9,8 @@ import torch
 
 from ..base.arrays import Float64, Int64, Tensor
 from ..base.errors import bad_file
-from ..base.file_rows import FileRows
 from ..base.files import hash_tensors
+from ..base.outside.rows import OutsideRows
 from ..kernels import Rows
 from .checks import in_order
 from .dataset import OracleDataset
@@ -40,7 +40,7 @@ class PackedFolder:
             raise bad_file(new or folder, "shards that were packed", "one that was not", remedy)
         self.parts = [opened(folder, record) for record in manifest.shards]
         self.centre, dim = centre_sum(manifest.centre_point()), torch.Size(manifest.shape).numel()
-        self.rows = FileRows.of(self.parts, manifest.dtype, [dim])
+        self.rows = OutsideRows.of(self.parts, manifest.dtype, [dim])
         with ThreadPoolExecutor() as pool:
             self.sides = list(pool.map(self._side, range(len(self.parts))))
 
@@ -89,5 +89,5 @@ class PackedFolder:
         side, record = ShardSide.read(self.parts[number], whole=False), self.manifest.shards[number]
         if (side.digest, side.centre) != (record.digest, self.centre):
             raise changed_since(side.part)
-        check_sample(side, FileRows.of([side.part], self.rows.dtype, self.rows.shape[1:]))
+        check_sample(side, OutsideRows.of([side.part], self.rows.dtype, self.rows.shape[1:]))
         return side

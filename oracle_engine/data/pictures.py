@@ -19,8 +19,10 @@ from ..base.errors import OracleError, bad_file, invalid, lacks_memory
 from ..base.progress import Progress
 from .formats import Opener, Pictures, library
 
+# channels that a picture may have
+CHANNELS = (1, 3, 4)
 # pictures whose bytes are in memory together
-BLOCK = 256
+PICTURES_AT_ONCE = 256
 # sides above this are mistakes
 LARGEST_SIDE = 1 << 14
 
@@ -139,7 +141,7 @@ def _each(pictures: Pictures, read: Callable[[Any], _Result], progress: Progress
 
 def _blocks(named: Iterable[tuple[str, Opener]]) -> Iterator[Sequence[tuple[str, Opener]]]:
     parts = iter(named)
-    while block := list(islice(parts, BLOCK)):
+    while block := list(islice(parts, PICTURES_AT_ONCE)):
         yield block
 
 

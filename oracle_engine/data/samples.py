@@ -13,7 +13,7 @@ import torch
 
 from ..base.arrays import STORAGE_DTYPES, Int64, Shaped, Tensor
 from ..base.errors import OracleError, bad_file, invalid
-from ..base.file_rows import FilePart, FileRows
+from ..base.outside.rows import FilePart, OutsideRows
 
 # bytes up to which samples of files are copied where they would have to be gathered
 READ_BYTES = 256 << 20
@@ -54,7 +54,7 @@ class Samples:
         """Return the points as rows that stay in their file, where they are mapped from one, and large."""
         if self.part is None or not stays_in_files(self.points.nbytes):
             return self.points
-        return FileRows.of([self.part], self.points.dtype, self.points.shape[1:])
+        return OutsideRows.of([self.part], self.points.dtype, self.points.shape[1:])
 
 
 def stays_in_files(nbytes: int) -> bool:
@@ -71,7 +71,7 @@ def joined(shards: Sequence[Samples]) -> Tensor:
     parts = [shard.part for shard in shards if shard.part is not None]
     if len(parts) < len(shards) or not stays_in_files(sum(shard.points.nbytes for shard in shards)):
         return torch.cat([shard.points for shard in shards])
-    return FileRows.of(parts, shards[0].points.dtype, shards[0].points.shape[1:])
+    return OutsideRows.of(parts, shards[0].points.dtype, shards[0].points.shape[1:])
 
 
 def samples_of(points: Any, labels: Any, where: Where) -> Samples:

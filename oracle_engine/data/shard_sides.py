@@ -11,9 +11,9 @@ import torch
 
 from ..base.arrays import Float64, Int64, Tensor
 from ..base.errors import DataFileError, bad_file
-from ..base.file_blocks import blocks
-from ..base.file_rows import BLOCK_BYTES, FilePart, FileRows
 from ..base.files import hash_tensors, read_some, write_tensors
+from ..base.outside.blocks import blocks
+from ..base.outside.rows import BLOCK_BYTES, FilePart, OutsideRows
 from ..kernels import Measures, native_measured, random_directions
 from .samples import Samples
 
@@ -135,12 +135,12 @@ def not_finite(part: FilePart, sample: int) -> DataFileError:
     return bad_file(part.path, "finite numbers that can be squared", words, "remove or repair these samples")
 
 
-def rows_of(shard: Samples, part: FilePart) -> FileRows:
+def rows_of(shard: Samples, part: FilePart) -> OutsideRows:
     """Return the samples of a shard, which lie at `part`, as rows that stay in its file, [n, D]."""
-    return FileRows.of([part], shard.points.dtype, [shard.points[0].numel()])
+    return OutsideRows.of([part], shard.points.dtype, [shard.points[0].numel()])
 
 
-def frame_of(part: FilePart, rows: FileRows) -> str:
+def frame_of(part: FilePart, rows: OutsideRows) -> str:
     """Return the checksum of the bytes of a file before and after its samples."""
     found = hashlib.blake2b(digest_size=SUM_BYTES)
     with part.path.open("rb") as stream:
@@ -151,7 +151,7 @@ def frame_of(part: FilePart, rows: FileRows) -> str:
     return found.hexdigest()
 
 
-def check_content(side: ShardSide, rows: FileRows) -> None:
+def check_content(side: ShardSide, rows: OutsideRows) -> None:
     """Compare the whole content of a shard with its checksums. Reads its file once.
 
     side: what is kept about it. rows: its samples. Raises DataFileError that names the file and the samples.
@@ -178,7 +178,7 @@ def changed_since(part: FilePart) -> DataFileError:
     return bad_file(part.path, "the content that was packed", "other content", remedy)
 
 
-def check_sample(side: ShardSide, rows: FileRows) -> None:
+def check_sample(side: ShardSide, rows: OutsideRows) -> None:
     """Compare one part of a shard, in its middle, with its checksum: reads CHECKED_BYTES.
 
     side: what is kept about it. rows: its samples. Raises DataFileError that names the file.
@@ -193,7 +193,7 @@ def _checked_rows(rows: Tensor) -> int:
     return max(1, CHECKED_BYTES // (rows.shape[1] * rows.itemsize))
 
 
-def _block_bytes(rows: FileRows) -> int | None:
+def _block_bytes(rows: OutsideRows) -> int | None:
     """Return the bytes of a block that ends where a checksum does, about as many as blocks have anyway."""
     size = _checked_rows(rows) * rows.shape[1] * rows.itemsize
     return max(1, BLOCK_BYTES // size) * size

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,9 +13,9 @@ import torch
 
 from ..base.arrays import Float64, Int64, Shaped, Tensor
 from ..base.errors import InputError, OracleError, invalid
-from ..base.file_rows import FileRows
 from ..base.files import hash_tensors
-from ..base.ranks import Asked, Ranks, number_of
+from ..base.group.ranks import Asked, Ranks, digest_of, number_of, share_of
+from ..base.outside.rows import OutsideRows
 from ..kernels import Rows
 from .checks import BLOCK_VALUES
 from .dataset import OracleDataset
@@ -190,13 +189,14 @@ def cut(whole: OracleDataset, deal: Deal, number: int) -> OracleDataset | None:
         return None
 
     def part(tensor: Tensor) -> Tensor:
+        """Return the rows of the shard."""
         cut = [tensor[start:stop] for start, stop in runs]
         return cut[0] if len(cut) == 1 else torch.cat(cut)
 
     rows, labels = whole.rows, whole.sorted_labels
     weights = None if rows.log_weights is None else part(rows.log_weights)
     # radii and copies of the whole bound those of its parts
-    stored = rows.stored.within(runs) if isinstance(rows.stored, FileRows) else part(rows.stored)
+    stored = rows.stored.within(runs) if isinstance(rows.stored, OutsideRows) else part(rows.stored)
     held = replace(rows, stored=stored, half_norms=part(rows.half_norms), log_weights=weights)
     rest = {} if labels is None else {"sorted_labels": part(labels)}
     return OracleDataset._of_rows(
@@ -240,26 +240,27 @@ def _check_same(whole: OracleDataset, ranks: Ranks, options: str) -> None:
     """Compare what is known of the data without a look at the samples, and the options of the engine."""
     rows = whole.rows
     facts = f"{len(whole):,} x {list(whole.sample_shape)} {whole.value_map.describe(whole.storage)}"
-    described = hashlib.blake2b(f"{facts}{whole.value_map}".encode(), digest_size=4).hexdigest()
 
     def same(parameter: str, *parts: Tensor | None) -> Asked:
-        held = hashlib.blake2b(" ".join(str(number_of(part)) for part in parts).encode(), digest_size=4).hexdigest()
-        return Asked(parameter, int(held, 16), lambda: f"those with the checksum {held}")
+        """Return what has to be the same on all ranks: a checksum of some tensors."""
+        held = digest_of(" ".join(str(number_of(part)) for part in parts))
+        return Asked(parameter, held, lambda: f"those with the checksum {held:08x}")
 
     ranks.compare(
         "the engine",
         [
-            Asked("data", int(described, 16), lambda: facts),
+            Asked("data", digest_of(f"{facts}{whole.value_map}"), lambda: facts),
             same("labels", whole.sorted_labels, whole.order),
             same("weights", rows.log_weights),
             same("data", rows.centre, rows.half_norms),
-            Asked("options", int.from_bytes(options.encode()[:7]) ^ len(options), lambda: options),
+            Asked("options", digest_of(options), lambda: options),
         ],
     )
 
 
 def _numbers(ranks: Ranks, shards: int) -> range:
-    return range(*(shards * rank // ranks.size for rank in (ranks.rank, ranks.rank + 1)))
+    """Return the shards of this rank."""
+    return range(*share_of(shards, ranks.rank, ranks.size))
 
 
 def _moments(rows: Rows) -> Float64[Tensor, "M"]:

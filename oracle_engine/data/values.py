@@ -9,13 +9,12 @@ from fractions import Fraction
 import torch
 
 from ..base.errors import invalid
+from .pictures import CHANNELS
 
 # larger denominators are no round numbers that somebody chose
 LARGEST_DENOMINATOR = 65_535
 # grids with smaller sides are no pictures
 SMALLEST_SIDE = 4
-# channels of pictures that have them in the last place
-CHANNELS = (1, 3, 4)
 
 
 @dataclass(frozen=True)

@@ -124,6 +124,7 @@ class _Answer(torch.autograd.Function):
 
     @staticmethod
     def forward(function: AnswerFunction, *values: Any) -> tuple[Tensor, ...]:
+        """Return the answers, and the states that they were made of."""
         inputs = Inputs(*values[:INPUTS])
         known = values[INPUTS] is not None
         states = States(*(part.clone() for part in values[INPUTS:])) if known else function.states(inputs)
@@ -131,6 +132,7 @@ class _Answer(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        """Keep what derivatives need."""
         ctx.function = inputs[0]
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(*output[1:])
@@ -138,6 +140,7 @@ class _Answer(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *vectors: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Return vector-Jacobian products with x, t and the guidance scale."""
         function, vector, saved = ctx.function, vectors[0], ctx.saved_tensors
         by_x, by_t, by_scale = ctx.needs_input_grad[1:4]
         found: tuple[Tensor | None, ...] = (None, None, None)
@@ -152,6 +155,7 @@ class _Answer(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Return the Jacobian-vector product along x, t and the guidance scale."""
         function, saved = ctx.function, ctx.saved_tensors
         tangent = Tangent(*tangents[1:4])
         if function.is_density:
@@ -165,6 +169,7 @@ class _Answer(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, dims: Any, function: AnswerFunction, *values: Any) -> Any:
+        """Answer a batch of batches as one batch."""
         return _folded(_Answer, info, dims, (function,), values)
 
 
@@ -173,17 +178,20 @@ class _Push(torch.autograd.Function):
 
     @staticmethod
     def forward(function: AnswerFunction, *values: Any) -> tuple[Tensor]:
+        """Return the change of the answers along a tangent."""
         tangent, inputs, states = values[:3], values[3 : 3 + INPUTS], values[3 + INPUTS :]
         return (function.push(Inputs(*inputs), States(*states), Tangent(*tangent)),)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        """Keep what the derivative by the tangent needs."""
         ctx.function = inputs[0]
         ctx.set_materialize_grads(False)
         _save(ctx, *inputs[4:])
 
     @staticmethod
     def backward(ctx: Any, *vectors: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Return the derivative by the tangent: a product is linear in it."""
         found: tuple[Tensor | None, ...] = (None, None, None)
         if vectors[0] is not None:
             found = _pull(ctx.function, ctx.needs_input_grad[1:4], vectors[0], ctx.saved_tensors)
@@ -191,10 +199,12 @@ class _Push(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor]:
+        """Return the change along a change of the tangent."""
         return (_push(ctx.function, tangents[1:4], ctx.saved_tensors),)
 
     @staticmethod
     def vmap(info: Any, dims: Any, function: AnswerFunction, *values: Any) -> Any:
+        """Answer a batch of batches as one batch."""
         return _folded(_Push, info, dims, (function,), values)
 
 
@@ -203,18 +213,21 @@ class _Pull(torch.autograd.Function):
 
     @staticmethod
     def forward(function: AnswerFunction, wanted: tuple[bool, bool, bool], *values: Any) -> tuple[Tensor, ...]:
+        """Return vector-Jacobian products; those that nobody wants are empty."""
         inputs = Inputs(*values[1 : 1 + INPUTS])
         found = function.pull(inputs, States(*values[1 + INPUTS :]), values[0], wanted)
         return tuple(inputs.t[:0] if part is None else part for part in found)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        """Keep what the derivative by the vector needs."""
         ctx.function, ctx.wanted = inputs[:2]
         ctx.set_materialize_grads(False)
         _save(ctx, *inputs[3:])
 
     @staticmethod
     def backward(ctx: Any, *vectors: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Return the derivative by the vector: a product is linear in it."""
         tangent = [part if wanted else None for part, wanted in zip(vectors, ctx.wanted, strict=True)]
         along = None
         if any(part is not None for part in tangent):
@@ -223,10 +236,12 @@ class _Pull(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> tuple[Tensor | None, ...]:
+        """Return the change along a change of the vector."""
         return _pull(ctx.function, ctx.wanted, tangents[2], ctx.saved_tensors)
 
     @staticmethod
     def vmap(info: Any, dims: Any, function: AnswerFunction, wanted: tuple[bool, bool, bool], *values: Any) -> Any:
+        """Answer a batch of batches as one batch."""
         # `wanted` is a tuple, whose three values have a dimension each
         return _folded(_Pull, info, (None, *dims[-len(values) :]), (function, wanted), values)
 
@@ -236,22 +251,27 @@ class _Once(torch.autograd.Function):
 
     @staticmethod
     def forward(value: Tensor) -> Tensor:
+        """Return the value as it is."""
         return value.view_as(value)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        """Keep nothing."""
         ctx.set_materialize_grads(False)
 
     @staticmethod
     def backward(ctx: Any, *vectors: Tensor | None) -> Any:
+        """Raise the error about a second derivative."""
         raise second_derivative()
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> Any:
+        """Raise the error about a second derivative."""
         raise second_derivative()
 
     @staticmethod
     def vmap(info: Any, dims: Any, value: Tensor) -> Any:
+        """Pass a batch of values on."""
         return _Once.apply(value), dims[0]  # type: ignore[no-untyped-call]
 
 
@@ -316,6 +336,7 @@ def _lifted(value: Tensor | None, dim: int | None, many: int) -> Tensor | None:
 
 
 def _rows_of(name: str, value: Any, batch: int, device: torch.device) -> Tensor | None:
+    """Return a condition as one row a query, which torch.func can take apart."""
     if value is None:
         return None
     given = on_device(value, device, name)

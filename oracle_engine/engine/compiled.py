@@ -313,6 +313,7 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _pull_back(ctx: Any, vector: Tensor) -> tuple[Tensor | None, ...]:
+    """Return the gradients of a recorded call: by x, t and the guidance scale."""
     call = Call(*ctx.saved_tensors, *ctx.plain)
     place = Call._fields.index("scale")
     wanted = (ctx.needs_input_grad[0], ctx.needs_input_grad[1], ctx.needs_input_grad[place])

@@ -272,6 +272,7 @@ class AnswerFunction:
     def _push_prediction(
         self, request: Request, mean: Float64[Tensor, "B D"], change: Float64[Tensor, "B D"], tangent: Tangent
     ) -> Float64[Tensor, "B D"]:
+        """Return the change of a prediction whose posterior mean changes by `change`."""
         point_std = self.builder.point_std
         through = self.data.value_map.scale * change
         direct = torch.zeros_like(through) if tangent.x is None else tangent.x
@@ -286,6 +287,7 @@ class AnswerFunction:
     def _push_density(
         self, request: Request, states: States, motion: Motion | None, tangent: Tangent
     ) -> Float64[Tensor, "B"]:
+        """Return the change of the log-density along the motion of the logits."""
         if motion is None:
             return torch.zeros_like(request.times)
         change = motion.of_log_partition(request.query(self.data), states.mean, states.variance)

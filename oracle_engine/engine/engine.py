@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from functools import cached_property
 from os import PathLike
 from typing import Any
@@ -11,12 +10,12 @@ from typing import Any
 import torch
 
 from ..base.arrays import Float, Numbers, Tensor, check_floating, is_number, is_whole
-from ..base.checked import checked_together
+from ..base.checked import answered_together
 from ..base.cuda_graphs import capturing
 from ..base.errors import InputError, invalid
-from ..base.file_rows import FileRows
 from ..base.foreign import is_foreign, lent
 from ..base.outputs import rounded_answer
+from ..base.outside.rows import OutsideRows
 from ..base.progress import PartProgress
 from ..base.transforms import traced, transformed
 from ..data.dataset import OracleDataset
@@ -129,6 +128,7 @@ class OracleEngine(Oracle, torch.nn.Module):
         self._handle = compiled.register(self)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> OracleEngine:
+        """Move the data to the device that torch asks for."""
         # torch sends .to(), .cuda() and .half() through here: follow the device, never the dtype
         there = fn(torch.empty(0, device=self.data.device)).device
         if there == self.data.device:
@@ -147,7 +147,7 @@ class OracleEngine(Oracle, torch.nn.Module):
         # what is kept must not be made by a first call that is recorded in a graph
         _ = self.data.base
         for rows in rows_here(self.data):
-            if not isinstance(rows.stored, FileRows):
+            if not isinstance(rows.stored, OutsideRows):
                 BACKENDS[self.backend].ready(rows)
 
     def extra_repr(self) -> str:
@@ -182,9 +182,12 @@ class OracleEngine(Oracle, torch.nn.Module):
         self._check_capture("posterior", conditions)
         points: Any = lent(x, self.data.device) if is_foreign(x) else x
         refuse_transforms("posterior", points, t)
-        with checked_together() if self._checks_together else nullcontext():
+
+        def described() -> Posterior:
             request = self.request_builder.request(points, t, conditions)
             return self.responder.posterior(request, int(top_k), points.shape, points.dtype)
+
+        return answered_together(described) if self._checks_together else described()
 
     def prepare(
         self,
@@ -248,6 +251,7 @@ class OracleEngine(Oracle, torch.nn.Module):
     def _follow(
         self, name: str, x: Tensor, t: Numbers, conditions: Conditions, shared_products: SharedProducts | None
     ) -> Tensor:
+        """Return a prediction for states of a trajectory, which share products with the samples."""
         self._check_capture("trajectory", conditions)
         if transformed() or differentiable(x, t, options_of(conditions.guidance)[0]):
             # with derivatives nothing is shared between states
@@ -297,6 +301,7 @@ class OracleEngine(Oracle, torch.nn.Module):
         return StraightWay.of(self.data, self.path, BACKENDS[self.backend], self.point_std, self.t_max)
 
     def _respond(self, name: str, x: Tensor, t: Numbers, conditions: Conditions) -> Tensor:
+        """Return an answer by the way that fits: recorded in compiled code, with derivatives, or plain."""
         if compiled.inside_transform() and compiled.cut_out():
             return compiled.untraced(self, name, x, t, conditions)
         if traced():
@@ -325,10 +330,14 @@ class OracleEngine(Oracle, torch.nn.Module):
             found = self.straight.answer(name, x, t)
             if found is not None:
                 return found
-        with torch.no_grad(), checked_together() if self._checks_together else nullcontext():
+
+        def answered() -> Tensor:
             request = self.request_builder.request(x, t, conditions)
             values = self.responder.values(name, request, x.dtype)
             return values if name == "log_density" else rounded_answer(values, name, x.dtype, x.shape)
+
+        with torch.no_grad():
+            return answered_together(answered) if self._checks_together else answered()
 
     @property
     def _checks_together(self) -> bool:

@@ -129,6 +129,7 @@ def _first_times(thresholds: Sequence[float], scale: float, path: Path, point_st
 
 
 def _untouched(index: SearchIndex, data: OracleDataset, path: Path, point_std: float) -> float | None:
+    """Return the time from which on half of the queries are answered from their source alone, or None."""
     if index.distances is None:
         return None
     times, at, precision = _grid(index.origin.scale, path, point_std, data.device)

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..base.block_reader import BlockReader
-from ..base.file_rows import BLOCK_BYTES, FileRows
-from ..base.lanes import lane_of
+from ..base.outside.block_reader import BlockReader
+from ..base.outside.lanes import lane_of
+from ..base.outside.rows import BLOCK_BYTES, OutsideRows
 from ..base.sizes import in_words
 from ..data.dataset import OracleDataset
 
@@ -55,7 +55,7 @@ def forecast_pass(engine: OracleEngine, batch: int) -> PassForecast | None:
     Costs a read of a few blocks, a copy of one, and a few scans of one.
     """
     stored = engine.data.rows.stored
-    if not isinstance(stored, FileRows):
+    if not isinstance(stored, OutsideRows):
         return None
     block = min(stored.nbytes, stored.block_bytes or BLOCK_BYTES)
     read, scan = read_rate(stored), scan_rate(engine, batch)
@@ -66,7 +66,7 @@ def forecast_pass(engine: OracleEngine, batch: int) -> PassForecast | None:
     return PassForecast(stored.nbytes, read, copy, scan, stored.nbytes / min(rates) + first)
 
 
-def read_rate(stored: FileRows) -> float | None:
+def read_rate(stored: OutsideRows) -> float | None:
     """Return the bytes a second at which blocks are read and brought in order, or None where they are used in place.
 
     Reads the first READ_BLOCKS blocks.
@@ -90,6 +90,7 @@ def copy_rate(device: torch.device, block_bytes: int) -> float:
         index, values = torch.zeros(1, dtype=torch.int64), lane.memory(0)
 
         def copy() -> None:
+            """Copy the block once, and wait for it."""
             lane.send(0, index, values, []).copied.synchronize()
 
         return block_bytes / _best_seconds(copy)
@@ -108,6 +109,7 @@ def scan_rate(engine: OracleEngine, batch: int) -> float:
     timed.velocity(x[:1], TIME)
 
     def scan() -> None:
+        """Answer the queries once, and wait for it."""
         # reading a value waits for the device
         timed.velocity(x, TIME).reshape(-1)[0].item()
 

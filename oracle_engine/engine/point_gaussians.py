@@ -14,12 +14,11 @@ from ..base.errors import invalid
 from ..data.latent_files import read_moments
 from ..data.latents import Normalisation
 from ..paths.paths import Coefficients, Path, coefficients, resolve_path, resolve_times
+from ..queries.builder import NO_NOISE
 
 # values of a block of queries and samples, and the queries of a block
-BLOCK_VALUES = 1 << 22
-BLOCK_QUERIES = 64
-# variances up to here are none
-NO_NOISE = 1e-290
+PAIR_VALUES = 1 << 22
+PAIR_QUERIES = 64
 
 
 @dataclass(frozen=True)
@@ -160,6 +159,7 @@ class PointGaussians:
 
     @torch.no_grad()
     def _answer(self, x: Tensor, t: Numbers, labels: Numbers | None) -> tuple[Coefficients, _Answer]:
+        """Return the posterior of checked queries, and the path at their times."""
         check_floating("x", x)
         check_shape("x", x, self.sample_shape)
         if x.device != self._means.device:
@@ -173,8 +173,8 @@ class PointGaussians:
             )
         classes = self._classes(labels, len(x), x.device)
         parts = []
-        for start in range(0, len(x), BLOCK_QUERIES):
-            part = slice(start, start + BLOCK_QUERIES)
+        for start in range(0, len(x), PAIR_QUERIES):
+            part = slice(start, start + PAIR_QUERIES)
             named = None if classes is None else classes[part]
             parts.append(self._block(points[part], at.alpha_t[part], at.sigma_t[part], named))
         means, pulls, densities = ([getattr(one, name) for one in parts] for name in ("mean", "pull", "log_density"))
@@ -217,11 +217,12 @@ class PointGaussians:
         return _Answer(mean / total[:, None], pull / total[:, None], density)
 
     def _spans(self, values: int) -> Iterator[slice]:
-        size = max(1, BLOCK_VALUES // max(1, values))
+        size = max(1, PAIR_VALUES // max(1, values))
         for start in range(0, len(self), size):
             yield slice(start, start + size)
 
     def _classes(self, labels: Numbers | None, count: int, device: torch.device) -> Int64[Tensor, "B"] | None:
+        """Return the class of each query, -1 for all, or None. Raises InputError for unknown classes."""
         if labels is None:
             return None
         if self._labels is None:

@@ -11,8 +11,8 @@ from ..base.arrays import Tensor
 from ..base.devices import usable_device
 from ..base.environment import memory_bytes
 from ..base.errors import InputError, invalid, lacks_memory
-from ..base.file_rows import BLOCK_BYTES, FileRows
-from ..base.lanes import BLOCKS, LANES
+from ..base.outside.lanes import BLOCKS, LANES
+from ..base.outside.rows import BLOCK_BYTES, OutsideRows
 from ..base.sizes import bytes_of, in_words
 from ..data.dataset import OracleDataset
 from ..data.outside import read, streamed
@@ -88,7 +88,7 @@ class Wish:
         if self.resident != "auto":
             return self.resident == "stream", f"as resident={self.resident!r} asks"
         stored = data.rows.stored
-        outside = isinstance(stored, FileRows)
+        outside = isinstance(stored, OutsideRows)
         if data.device == device and not outside:
             return False, "the samples lie in the memory of the device already"
         if data.device == device and self.memory is None and _block_bytes_of(data) is not None:
@@ -115,7 +115,7 @@ class Wish:
         stored = data.rows.stored
         row_bytes = max(1, stored.nbytes // len(data))
         # on the CPU rows that are not in the order of their files are sorted in a block of their own
-        unsorted = isinstance(stored, FileRows) and stored.order is not None and device.type == "cpu"
+        unsorted = isinstance(stored, OutsideRows) and stored.order is not None and device.type == "cpu"
         blocks, known = BLOCKS + unsorted, beside(data)
         least = known + blocks * min(len(data), LEAST_ROWS) * (row_bytes + NUMBER_BYTES)
         budget = self._budget(device)
@@ -131,10 +131,11 @@ class Wish:
         return min(wished, rows * row_bytes)
 
     def _in_memory(self, data: OracleDataset, device: torch.device) -> OracleDataset:
+        """Return the data in the memory of `device`. Raises InputError where there is no room."""
         if self.resident == "all" and self.memory is not None and self._held(data) > self.memory:
             requirement = f"must hold all samples, {self._held(data):,} bytes, where resident is 'all'"
             raise invalid("memory", requirement, f"{self.memory:,}", "pass resident='stream', or leave memory out")
-        if device.type != "cpu" or not isinstance(data.rows.stored, FileRows):
+        if device.type != "cpu" or not isinstance(data.rows.stored, OutsideRows):
             return data.to(device)
         if data.rows.stored.nbytes > (memory_bytes() or data.rows.stored.nbytes):
             raise too_large(data)
@@ -147,7 +148,7 @@ class Wish:
 
 
 def _block_bytes_of(data: OracleDataset) -> int | None:
-    return data.rows.stored.block_bytes if isinstance(data.rows.stored, FileRows) else None
+    return data.rows.stored.block_bytes if isinstance(data.rows.stored, OutsideRows) else None
 
 
 def streaming_in_words() -> str:

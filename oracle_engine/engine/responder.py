@@ -153,6 +153,7 @@ class Responder:
         index: Int64[Tensor, "b"] | None,
         shared_products: SharedProducts | None,
     ) -> list[Term]:
+        """Return the conditional term, and the unconditional one of the guided queries in `index`."""
         if index is None:
             return [Term(None, None, state)]
         terms = [Term(None, request.scale, state)]
@@ -164,7 +165,7 @@ class Responder:
 
     def prediction(self, request: Request, mean: Float64[Tensor, "B D"]) -> Prediction:
         """Return the predictions of a network at the points of `request`, from posterior means in row units, [B, D]."""
-        values = self.data.value_map.scale * mean + self.data.base
+        values = torch.add(self.data.base, mean, alpha=self.data.value_map.scale)
         return Prediction(request.x, values, request.at, self.point_std)
 
     def posterior(self, request: Request, top_k: int, shape: Sequence[int], dtype: torch.dtype) -> Posterior:
@@ -183,7 +184,7 @@ class Responder:
         return Posterior(
             mean=rounded_answer(prediction.denoiser, "mean", dtype, shape),
             log_density=self.log_density(request, state),
-            ess=1.0 / state.concentration,
+            ess=state.concentration.reciprocal(),
             entropy=state.entropy,
             variance=self._variance(request, state),
             top_weights=((state.top_logits - state.lse[:, None]) + (state.top_rest - state.lse_rest[:, None])).exp(),
@@ -200,7 +201,7 @@ class Responder:
         """Return the traces of the posterior covariances in squared values, [B]."""
         scale = self.data.value_map.scale
         if self.point_std == 0.0:
-            return scale**2 * state.variance
+            return state.variance if scale == 1.0 else scale**2 * state.variance
         # a sample of width p keeps sigma^2 / s^2 of its distance to the others, and adds its own spread
         kept = request.at.sigma_t.square() / request.variance
         return (scale * kept).square() * state.variance + self.data.dim * self.point_std**2 * kept
@@ -222,5 +223,6 @@ class Responder:
 
     def log_density(self, request: Request, state: Partition) -> Float64[Tensor, "B"]:
         """Return log p_t(x) in nats, [B], from the log-partitions of `state`."""
-        normal = 0.5 * self.data.dim * (2 * math.pi * request.variance).log()
-        return state.lse - request.log_mass(self.data) - normal
+        half = 0.5 * self.data.dim
+        constant = request.log_mass(self.data) + half * math.log(2 * math.pi)
+        return torch.sub(state.lse - constant, request.variance.log(), alpha=half)

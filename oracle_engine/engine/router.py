@@ -110,6 +110,7 @@ class Router:
         return SampledRoute(self.exact.data, index.screen).estimate(request, wanted, budget)
 
     def _automatic(self, request: Request, wanted: Wanted, shared_products: SharedProducts | None) -> Answer:
+        """Return the answer by the cheapest route that is certified, query by query."""
         # guidance multiplies what its two terms may miss
         tolerance = self.tolerance / (request.scale.abs() + (1.0 - request.scale).abs())
         answer, pending = self._from_sources(request, wanted, tolerance)

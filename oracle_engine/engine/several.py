@@ -65,6 +65,7 @@ def several(
 def _predictions(
     responder: Responder, request: Request, answer: Answer, names: Collection[str], x: Tensor
 ) -> dict[str, Value]:
+    """Return the predictions called `names`, all from one state."""
     if not names:
         return {}
     mean = mixed(responder.guided_terms(request, answer.state))
@@ -73,6 +74,7 @@ def _predictions(
 
 
 def _plain(responder: Responder, request: Request, answer: Answer, names: Collection[str]) -> dict[str, Value]:
+    """Return what a state without moments tells, of `names`."""
     found: dict[str, Value] = {}
     if "log_density" in names:
         found["log_density"] = responder.log_density(request, answer.state)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from ..base.errors import invalid
-from ..base.ranks import Ranks
+from ..base.group.ranks import Ranks
 from ..data.dataset import OracleDataset
 from ..data.load import load_dataset
 from ..data.sharded import ShardedDataset

@@ -64,6 +64,7 @@ class StraightWay:
         return out if self.answers.write(x.contiguous(), factors, out) else None
 
     def _takes(self, x: Tensor) -> bool:
+        """Return whether queries are plain tensors of the right shape, of which the one call knows all."""
         # a subclass may be no dense tensor of this process
         if type(x) is not Tensor or x.dtype not in ROUNDING or not x.is_cpu:
             return False
@@ -81,6 +82,7 @@ class StraightWay:
         return self._at_each(name, t, batch) if isinstance(t, Tensor) else None
 
     def _at_one(self, name: str, t: float) -> Sequence[float] | None:
+        """Return alpha, sigma and the factors of a prediction at one time; None where the one call lacks them."""
         alpha, sigma, d_alpha, d_sigma = numbers_at(self.path, t)
         if name == "velocity":
             return alpha, sigma, d_alpha, d_sigma
@@ -91,6 +93,7 @@ class StraightWay:
         return (alpha, sigma, 0.0, -1.0 / sigma) if name == "score" and sigma > 0.0 else None
 
     def _at_each(self, name: str, t: Tensor, batch: int) -> Float64[Tensor, "4 B"] | None:
+        """Return the same for a time of every query, [4, B]."""
         plain = type(t) is Tensor and t.dtype in ROUNDING and t.is_cpu and t.layout is torch.strided and not t.is_nested
         if not plain or t.numel() != batch or t.shape[:1] != (batch,):
             return None

@@ -15,8 +15,7 @@ from .arguments import check_engine
 from .autograd import evaluate, inputs_of, pushed
 from .derivatives import Tangent
 from .engine import OracleEngine
-
-_PREDICTIONS = ("velocity", "denoiser", "score", "noise")
+from .several import PREDICTIONS
 
 
 def total_derivative(
@@ -51,15 +50,7 @@ def total_derivative(
     >>> bool(along.abs() < 1e-6)  # paths to one sample are straight
     True
     """
-    check_engine(engine)
-    check_floating("x", x)
-    check_shape("x", x, engine.data.sample_shape)
-    if prediction not in _PREDICTIONS:
-        wanted = f"must be one of {', '.join(_PREDICTIONS)}"
-        raise invalid("prediction", wanted, repr(prediction), "name what the network predicts")
-    if dx is not None:
-        check_floating("dx", dx)
-        check_shape("dx", dx, engine.data.sample_shape)
+    _check(engine, x, dx, prediction)
     conditions = Conditions(labels, guidance, exclude, source)
     if traced():
         return _traced(compiled.call_of(engine._handle, prediction, x, t, conditions=conditions), dx, dt)
@@ -67,24 +58,38 @@ def total_derivative(
     inputs = inputs_of(x, t, conditions)
     step = _step(reals("dt", dt, x.device), len(x))
     answer, *states = evaluate(function, inputs)
-    along_x = None if dx is None else dx.double().reshape(inputs.x.shape)
-    if along_x is None:
-        flow = answer
-        if prediction != "velocity":
-            flow = evaluate(replace(function, name="velocity"), inputs, states)[0]
+    if dx is not None:
+        along_x = dx.double().reshape(inputs.x.shape)
+    else:
+        of_flow = replace(function, name="velocity")
+        flow = answer if prediction == "velocity" else evaluate(of_flow, inputs, states)[0]
         along_x = flow.detach() * step[:, None]
     change = pushed(function, inputs, states, Tangent(along_x, step, None))
     result = rounded_answer(answer, prediction, x.dtype, x.shape)
     return result, rounded_answer(change, "derivative", x.dtype, x.shape)
 
 
+def _check(engine: OracleEngine, x: Tensor, dx: Tensor | None, prediction: str) -> None:
+    """Raise InputError for what a derivative cannot be taken of."""
+    check_engine(engine)
+    for name, value in (("x", x), ("dx", dx)):
+        if value is not None:
+            check_floating(name, value)
+            check_shape(name, value, engine.data.sample_shape)
+    if prediction not in PREDICTIONS:
+        wanted = f"must be one of {', '.join(PREDICTIONS)}"
+        raise invalid("prediction", wanted, repr(prediction), "name what the network predicts")
+
+
 def _step(dt: Tensor, batch: int) -> Tensor:
+    """Return a step of t for each query. Raises InputError for another number of them."""
     if dt.shape not in ((), (batch,)):
         raise invalid("dt", f"must be a number or [{batch}]", list(dt.shape), "pass one step a query")
     return dt.expand(batch)
 
 
 def _traced(call: compiled.Call, dx: Tensor | None, dt: Any) -> tuple[Tensor, Tensor]:
+    """Return what :func:`total_derivative` does as operators that torch.compile and torch.export keep."""
     step = compiled.tensor_like(dt, call.x)
     _step(step, len(call.x))
     if dx is None:

@@ -41,6 +41,7 @@ class Claims:
                 fcntl.lockf(self._file, fcntl.LOCK_UN, 1, number)
 
     def _locked(self, number: int, wait: bool) -> bool:
+        """Return whether the claim is ours now. wait: for whoever has it."""
         try:
             fcntl.lockf(self._file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), 1, number)
         except OSError as error:

@@ -128,6 +128,7 @@ class JobFolder:
         return self.unit_claim(Unit(block, self.spec.shards))
 
     def _read(self, path: Path, kind: str, facts: Mapping[str, object]) -> dict[str, Tensor] | None:
+        """Return the tensors of a file, or None where it is missing or of another job, and is removed then."""
         try:
             tensors, found = read_tensors(path, kind, verify=True)
         except FileNotFoundError:

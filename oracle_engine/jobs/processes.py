@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection
 from ..base.errors import invalid
 
 # seconds between two looks at how far the workers are
-PERIOD = 0.5
+LOOK_PERIOD = 0.5
 # times that workers may be killed before one of them has done a unit
 ATTEMPTS = 3
 
@@ -45,6 +45,7 @@ def on_processes(count: int, task: Task, done: Callable[[], int]) -> None:
 
 
 def _once(count: int, task: Task, done: Callable[[], int]) -> None:
+    """Run the task in some processes until all have ended or one has failed."""
     context = get_context("spawn")
     reader, writer = context.Pipe(duplex=False)
     with reader, writer, ProcessPoolExecutor(count, context, _begin, (reader,)) as pool:
@@ -52,7 +53,7 @@ def _once(count: int, task: Task, done: Callable[[], int]) -> None:
         try:
             waiting = set(futures)
             while waiting:
-                ended, waiting = wait(waiting, PERIOD, FIRST_EXCEPTION)
+                ended, waiting = wait(waiting, LOOK_PERIOD, FIRST_EXCEPTION)
                 done()
                 for future in ended:
                     future.result()

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..base.errors import missing
-from .processes import PERIOD, Task
+from .processes import LOOK_PERIOD, Task
 
 
 def on_ray(count: int, task: Task, done: Callable[[], int], *, threads: int, cards: int = 0) -> None:
@@ -25,7 +25,7 @@ def on_ray(count: int, task: Task, done: Callable[[], int], *, threads: int, car
     waiting = [ray.remote(**options)(_run).remote(task, number) for number in range(count)]
     try:
         while waiting:
-            ended, waiting = ray.wait(waiting, timeout=PERIOD)
+            ended, waiting = ray.wait(waiting, timeout=LOOK_PERIOD)
             done()
             for one in ended:
                 _result(ray, one)

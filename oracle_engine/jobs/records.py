@@ -15,7 +15,7 @@ from uuid import uuid4
 from ..base.files import replacing
 
 # seconds between two writings of a record
-PERIOD = 0.5
+WRITE_PERIOD = 0.5
 
 
 class Record:
@@ -37,9 +37,9 @@ class Record:
             yield record
 
     def add(self) -> None:
-        """Count one more unit, which is written down once in PERIOD at most."""
+        """Count one more unit, which is written down once in WRITE_PERIOD at most."""
         self.units += 1
-        if time.monotonic() - self._written > PERIOD:
+        if time.monotonic() - self._written > WRITE_PERIOD:
             self.write()
 
     def write(self) -> None:
@@ -66,6 +66,7 @@ def units_a_second(folder: Path) -> list[float]:
 
 
 def _works(path: Path) -> bool:
+    """Return whether the process of a record still holds it."""
     with path.open("rb") as claim:
         try:
             # of the open file and not of the process, so that a process may ask about itself

@@ -13,7 +13,7 @@ from ..base.files import hash_tensors
 
 # shards of a job at most, unless somebody asks for more, and samples of each at least: a state is written for each,
 # which takes as long as the scan of some thousand samples
-MOST_SHARDS, LEAST_SAMPLES = 16, 1 << 15
+USUAL_SHARDS, LEAST_SAMPLES = 16, 1 << 15
 
 
 def shards_of(samples: int) -> int:
@@ -21,7 +21,7 @@ def shards_of(samples: int) -> int:
 
     samples: how many there are.
     """
-    return min(MOST_SHARDS, 1 << max(0, (samples // LEAST_SAMPLES).bit_length() - 1))
+    return min(USUAL_SHARDS, 1 << max(0, (samples // LEAST_SAMPLES).bit_length() - 1))
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ import torch
 
 from ..base.arrays import Float64, Int64, Tensor
 from ..base.checked import check
-from ..base.file_rows import FileRows
 from ..base.outputs import rounded_answer
+from ..base.outside.rows import OutsideRows
 from ..data.dataset import OracleDataset
 from ..data.deal import Deal
 from ..data.sharded import cut
@@ -98,10 +98,11 @@ class Units:
         return PosteriorState.empty(batch, self.engine.data.dim, 0, self.engine.data.device)
 
     def _scan(self, shard: int) -> ExactScan | None:
+        """Return the scan of one shard, or None for an empty one."""
         held = cut(self.engine.data, self._deal, shard)
         if held is None:
             return None
-        if isinstance(held.rows.stored, FileRows):
+        if isinstance(held.rows.stored, OutsideRows):
             # bits of an answer must not depend on the blocks in which samples would be streamed
             held = held.with_rows(replace(held.rows, stored=held.rows.stored.between(0, len(held))))
         return ExactScan(held, BACKENDS[self.engine.backend].scanner(self.engine.precision))

@@ -49,6 +49,7 @@ class Worker:
                     time.sleep(PATIENCE)
 
     def _window(self, blocks: list[int], record: Record) -> None:
+        """Do the units of some blocks, a shard at a time, then answer these blocks."""
         shards = self.folder.spec.shards
         for step in range(shards):
             for block in blocks:
@@ -61,6 +62,7 @@ class Worker:
             self._answer(block)
 
     def _unit(self, unit: Unit) -> bool:
+        """Do a unit that nobody has; return whether this worker did it."""
         if self.folder.is_done(unit):
             return False
         with self.folder.claims.hold(self.folder.unit_claim(unit)) as ours:
@@ -71,6 +73,7 @@ class Worker:
         return True
 
     def _answer(self, block: int) -> None:
+        """Merge the states of a block into its answers, where all are there and nobody has."""
         if self.folder.is_answered(block) or not self.folder.has_states(block):
             return
         with self.folder.claims.hold(self.folder.block_claim(block)) as ours:

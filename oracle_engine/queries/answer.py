@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -55,14 +56,14 @@ class Answer:
     @classmethod
     def exact(cls, state: PosteriorState, survivors: Int64[Tensor, "B"]) -> Answer:
         """Return the answer of a full scan over `survivors` samples."""
-        answer = cls.bounded(state, torch.full_like(state.lse, -torch.inf), survivors, Route.EXACT)
-        return replace(answer, scanned=True)
+        return ScannedAnswer(state, survivors)
 
     @classmethod
     def unknown(cls, batch: int, dim: int, top_k: int, device: torch.device) -> Answer:
         """Return `batch` answers that are still to be filled in, of `dim` values and `top_k` samples, on `device`."""
         state = PosteriorState.empty(batch, dim, top_k, device)
-        return replace(cls.exact(state, torch.zeros(batch, dtype=torch.int64, device=device)), scanned=False)
+        nothing = torch.zeros(batch, dtype=torch.int64, device=device)
+        return cls.bounded(state, torch.full_like(state.lse, -torch.inf), nothing, Route.EXACT)
 
     @classmethod
     def listed(cls, shortlist: Shortlist, route: Route, likely: Bool[Tensor, "B"]) -> Answer:
@@ -93,18 +94,46 @@ class Answer:
     def routes(self) -> tuple[str, ...]:
         """The way each query took, by the names that users see."""
         if self.scanned:
-            return (Route.EXACT.label,) * len(self.route)
+            return (Route.EXACT.label,) * len(self.survivors)
         return tuple(Route(code).label for code in self.route.tolist())
 
     def put(self, index: Int64[Tensor, "b"], part: Answer) -> Answer:
         """Return these answers with those of the queries in `index` replaced by `part`."""
         facts: dict[str, Any] = {name: getattr(self, name).index_copy(0, index, getattr(part, name)) for name in FACTS}
-        return replace(self, state=self.state.put(index, part.state), scanned=self.scanned and part.scanned, **facts)
+        return Answer(self.state.put(index, part.state), scanned=self.scanned and part.scanned, **facts)
 
     def take(self, index: Int64[Tensor, "b"]) -> Answer:
         """Return the answers of the queries in `index`."""
         facts: dict[str, Any] = {name: getattr(self, name)[index] for name in FACTS}
-        return replace(self, state=self.state.take(index), **facts)
+        return Answer(self.state.take(index), scanned=self.scanned, **facts)
+
+
+class ScannedAnswer(Answer):
+    """Answers over every sample; what says so for each query is made where it is asked for."""
+
+    def __init__(self, state: PosteriorState, survivors: Int64[Tensor, "B"]) -> None:
+        """Hold the states; the arguments are those of Answer."""
+        vars(self).update(state=state, survivors=survivors, scanned=True)
+
+    @cached_property
+    def log_omitted(self) -> Float64[Tensor, "B"]:
+        """-inf for each query, [B]."""
+        return torch.full_like(self.state.lse, -torch.inf)
+
+    @cached_property
+    def route(self) -> Int64[Tensor, "B"]:
+        """The full scan for each query, [B]."""
+        return torch.full_like(self.survivors, Route.EXACT)
+
+    @cached_property
+    def likely(self) -> Bool[Tensor, "B"]:
+        """False for each query, [B]."""
+        return torch.zeros_like(self.survivors, dtype=torch.bool)
+
+    @cached_property
+    def standard_error(self) -> Float64[Tensor, "B"]:
+        """Zero for each query, [B]."""
+        return torch.zeros_like(self.state.lse)
 
 
 # what is known of each query beside its state

@@ -55,6 +55,7 @@ class RequestBuilder:
             return self._checked(x, t, conditions)
 
     def _checked(self, x: Tensor, t: Numbers, conditions: Conditions) -> Request:
+        """Return the request of a batch. Raises InputError for what cannot be answered."""
         self.data.check_unchanged()
         flat = self._points(x)
         batch, device = len(flat), flat.device
@@ -123,6 +124,7 @@ class RequestBuilder:
         return scaled
 
     def _points(self, x: Tensor) -> Float64[Tensor, "B D"]:
+        """Return the queries flat and in float64. Raises InputError for other shapes, devices and dtypes."""
         check_floating("x", x)
         check_shape("x", x, self.data.sample_shape)
         device = self.data.device
@@ -166,6 +168,7 @@ def _named_rows(name: str, index: Numbers | None, batch: int, data: OracleDatase
 
 
 def _check_nonempty(labels: Int64[Tensor, "B U"] | None, exclude: Int64[Tensor, "B"], data: OracleDataset) -> None:
+    """Raise InputError where leaving a sample out leaves none."""
     # only a set of one sample can become empty by leaving one out
     if labels is None and len(data) > 1:
         return
@@ -184,6 +187,7 @@ def _none_left(query: int) -> InputError:
 def _guidance_scale(
     guidance: Numbers | Guidance | None, times: Float64[Tensor, "B"], labels: Int64[Tensor, "B U"] | None
 ) -> Float64[Tensor, "B"]:
+    """Return the guidance scale of each query, 1 where it is not guided."""
     if guidance is None:
         return torch.ones_like(times)
     if labels is None:

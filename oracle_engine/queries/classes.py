@@ -61,7 +61,7 @@ def class_ranges(labels: Int64[Tensor, "B U"], sorted_labels: Int64[Tensor, "N"]
     labels: classes of each query, -1 for none. sorted_labels: those of the rows, -1 for none, which are in no class.
     Empty for -1 and for repeated classes.
     """
-    names = labels.sort(dim=1).values
+    names = labels.contiguous() if labels.shape[1] == 1 else labels.sort(dim=1).values
     start = torch.searchsorted(sorted_labels, names)
     stop = torch.searchsorted(sorted_labels, names, right=True)
     empty = names < 0
@@ -93,8 +93,9 @@ def class_pairs(
     are those of the queries one after the other, and the host need not wait to learn how many there are.
     """
     ranges = class_ranges(labels, sorted_labels)
-    everything = ranges.new_tensor([0, len(sorted_labels)])
-    ranges[:, 0] = torch.where((labels < 0).all(1)[:, None], everything, ranges[:, 0])
+    free = labels[:, 0] < 0 if one_each else (labels < 0).all(1)
+    ranges[:, 0, 0].masked_fill_(free, 0)
+    ranges[:, 0, 1].masked_fill_(free, len(sorted_labels))
     if one_each:
         return torch.arange(len(labels), device=labels.device), ranges[:, 0]
     query, column = (ranges[:, :, 1] > ranges[:, :, 0]).nonzero().unbind(1)

@@ -122,31 +122,46 @@ class Request:
         return Work(data.rows, self.query(data), Span(0, len(data)), wanted)
 
     def usable(self, data: OracleDataset) -> Int64[Tensor, "B"]:
-        """Return how many samples of `data` each query may use, [B]."""
-        count = torch.full_like(self.exclude, len(data))
-        if self._uses_all:
+        """Return how many samples of `data` each query may use, [B]; it is kept for the next who asks."""
+        kept = self._counts.get(id(data))
+        if kept is None:
+            kept = self._counts[id(data)] = data, self._usable(data)
+        return kept[1]
+
+    def _usable(self, data: OracleDataset) -> Int64[Tensor, "B"]:
+        count = torch.full(self.times.shape, len(data), dtype=torch.int64, device=self.times.device)
+        if self.labels is None or data.sorted_labels is None:
+            return count if self._excludes_none else count - (self.exclude >= 0).long()
+        start, stop = class_ranges(self.labels, data.sorted_labels).unbind(2)
+        conditional = (self.labels >= 0).any(1)
+        count = torch.where(conditional, (stop - start).sum(1), count)
+        if self._excludes_none:
             return count
-        own = self.exclude >= 0
-        if self.labels is not None and data.sorted_labels is not None:
-            ranges = class_ranges(self.labels, data.sorted_labels)
-            start, stop, row = ranges[:, :, 0], ranges[:, :, 1], self.exclude[:, None]
-            conditional = (self.labels >= 0).any(1)
-            count = torch.where(conditional, (stop - start).sum(1), count)
-            own = own & (~conditional | ((row >= start) & (row < stop)).any(1))
-        return count - own.long()
+        row = self.exclude[:, None]
+        return count - ((row >= 0).any(1) & (~conditional | ((row >= start) & (row < stop)).any(1))).long()
+
+    @cached_property
+    def _counts(self) -> dict[int, tuple[OracleDataset, Int64[Tensor, "B"]]]:
+        return {}
 
     @property
     def _uses_all(self) -> bool:
         # nothing was excluded, and no class was asked for
-        return self.labels is None and self.excluded.shape[1] == 0
+        return self.labels is None and self._excludes_none
 
-    def log_mass(self, data: OracleDataset) -> Float64[Tensor, "B"]:
+    @property
+    def _excludes_none(self) -> bool:
+        return self.excluded.shape[1] == 0
+
+    def log_mass(self, data: OracleDataset) -> Float64[Tensor, "B"] | float:
         """Return the log of the weight of the samples of `data` each query may use, [B]; unweighted ones count one.
+
+        A number where it is the same for all, because they use everything.
 
         Costs a few passes over the weights.
         """
         if data.rows.log_weights is None and self._uses_all:
-            return torch.full_like(self.times, math.log(len(data)))
+            return math.log(len(data))
         if data.rows.log_weights is None:
             return self.usable(data).double().log()
         weights = data.rows.log_weights.exp()
@@ -227,7 +242,8 @@ def nothing_scored(request: Request, data: OracleDataset, scored: Bool[Tensor, "
     scored: which queries have one, [B], not all. Either their samples weigh nothing, or they are too far away.
     """
     first = int((~scored).nonzero()[0])
-    if bool(request.log_mass(data)[first] > -torch.inf):
+    mass = torch.as_tensor(request.log_mass(data)).expand(len(request))
+    if bool(mass[first] > -torch.inf):
         largest = request.x[first].abs().amax().item()
         found = f"{largest:.3g} in query {first}, where sigma is {request.variance[first].sqrt().item():.3g}"
         return invalid("x", "must have a distance to the samples that can be squared", found, "rescale x")

@@ -189,6 +189,7 @@ def times_like(t: float, x: Float[Tensor, "B ..."]) -> Float64[Tensor, "B"]:
 
 
 def _checked(output: Any, x: Tensor, t: float) -> Tensor:
+    """Return what a model returned, in the dtype of x. Raises InputError where it is no velocity."""
     if not isinstance(output, Tensor):
         remedy = "wrap the model so that it returns its velocity alone"
         raise invalid("velocity", "must return a torch.Tensor", type(output).__name__, remedy)

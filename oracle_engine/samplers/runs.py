@@ -196,6 +196,8 @@ class _Kept:
 
 @dataclass(frozen=True)
 class _Sampler:
+    """A run: the field it follows, by which method and towards what, and what is captured on the way."""
+
     velocity: Velocity | Switch
     path: Path
     method: str

@@ -10,8 +10,8 @@ from typing import Protocol, TypeVar, runtime_checkable
 import torch
 
 from ..base.arrays import Float64, Int64, Tensor
-from ..base.file_blocks import shared_blocks
-from ..base.file_rows import FileRows
+from ..base.outside.blocks import shared_blocks
+from ..base.outside.rows import OutsideRows
 from ..kernels import Directions, PosteriorState, Query, Rows, SegmentWork, Span, Work, merge
 
 # what computes the state of a span of rows
@@ -61,7 +61,7 @@ def row_blocks(rows: Rows, spans: Int64[Tensor, "S 2"]) -> Iterator[Iterator[Row
 
     Each is to be used before the next one is asked for. Costs one read of the files, at most.
     """
-    if not isinstance(rows.stored, FileRows):
+    if not isinstance(rows.stored, OutsideRows):
         raise AssertionError("rows in memory are scanned as they are")
     with shared_blocks(rows.stored, spans) as blocks:
         yield (_row_block(rows, block.index, block.numbers, block.values) for block in blocks)
@@ -112,9 +112,11 @@ class _Merged:
         self.nothing = work.nothing
 
     def add(self, state: PosteriorState) -> None:
+        """Merge one more state."""
         self.total = state if self.total is None else merge(self.total, state, self.wanted)
 
     def found(self) -> PosteriorState:
+        """Return the state of all, which is empty where none was added."""
         return self.nothing() if self.total is None else self.total
 
 

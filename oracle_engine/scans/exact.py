@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -11,7 +12,7 @@ import torch
 from ..base.arrays import Float64, Int64, Tensor
 from ..base.checked import above, check
 from ..base.cuda_graphs import capturing
-from ..base.file_rows import FileRows
+from ..base.outside.rows import OutsideRows
 from ..data.dataset import OracleDataset
 from ..kernels import Directions, PosteriorState, SegmentWork, Wanted, Work, concatenate
 from ..queries.classes import batch_slices, class_pairs, class_ranges, rows_between, scan_tasks, scanned_together
@@ -85,7 +86,7 @@ class ExactScan:
     @property
     def streams(self) -> bool:
         """Whether samples stay outside, so that scans in one read cost less than one after the other."""
-        return isinstance(self.data.rows.stored, FileRows)
+        return isinstance(self.data.rows.stored, OutsideRows)
 
     def state_and_rest(
         self, request: Request, others: Request, wanted: Wanted
@@ -121,6 +122,11 @@ class ExactScan:
         """Return `asked`: no other process scans with this one."""
         return asked
 
+    @cached_property
+    def _longest(self) -> int:
+        """Rows of the largest class: only queries without one use more."""
+        return max(map(len, self.data.segments.values()), default=0)
+
     def _is_one_scan(self, request: Request) -> bool:
         return 0 < len(request) <= scanned_together(self.data.dim)
 
@@ -138,6 +144,7 @@ class ExactScan:
         return concatenate(self.scanner.states(self.data.rows, self._works(request, wanted, work)))
 
     def _work(self, request: Request, wanted: Wanted) -> Work | SegmentWork:
+        """Return the work of a request: over all rows, or over the spans of its classes."""
         if request.labels is None:
             return request.work(self.data, wanted)
         # states of classes merge with each other, and with that of the rest of the data
@@ -146,7 +153,9 @@ class ExactScan:
             return self._without(work, rows_between(self._ranges(request), len(self.data)))
         one_each = self.whole and request.labels.shape[1] == 1
         pairs, spans = class_pairs(request.labels, self._sorted_labels(), one_each=one_each)
-        return SegmentWork(work.rows, work.query, pairs, spans, work.wanted, one_each)
+        return SegmentWork(
+            work.rows, work.query, pairs, spans, work.wanted, one_each, self._longest if one_each else None
+        )
 
     def _rest_work(self, request: Request, wanted: Wanted) -> Work:
         work = request.work(self.data, replace(wanted, mergeable=True))

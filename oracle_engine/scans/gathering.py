@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ..base.arrays import Int64, Tensor
-from ..base.ranks import Asked, Ranks
+from ..base.group.ranks import Asked, Ranks
 from ..kernels import Directions, GivenPoints, Query
 from ..paths.paths import Coefficients
 from ..queries.request import Request

@@ -10,7 +10,7 @@ import torch
 
 from ..base.arrays import Float64, Int64, Tensor
 from ..base.checked import check
-from ..base.ranks import Asked, number_of
+from ..base.group.ranks import Asked, number_of
 from ..data.dataset import OracleDataset
 from ..data.sharded import ShardedDataset
 from ..kernels import Directions, PosteriorState, Wanted
@@ -61,6 +61,7 @@ class ShardedScan:
         exchange: Exchange[Tensor] = Exchange(self.data.ranks, self.data.deal.shards, Sums(directions.lse.device))
 
         def product(number: int) -> Tensor:
+            """Return the product over one shard, zeros for an empty one."""
             if number not in self.scans:
                 return torch.zeros_like(whole.mean)
             held = whole.query.excluding(_ranges(self.places(number, whole.query.excluded[..., 0])))
@@ -85,6 +86,7 @@ class ShardedScan:
         return self._over_shards(operation, exchange, lambda number: draw(number, self._within(whole, number)), counts)
 
     def _merged(self, operation: str, request: Request, wanted: Wanted, scan: ShardScan) -> PosteriorState:
+        """Return the states of a request over all shards, by `scan` of each."""
         whole, counts = self._request(operation, request, wanted)
         layout = Layout(self.data.dim, wanted, request.x.device)
         exchange: Exchange[PosteriorState] = Exchange(self.data.ranks, self.data.deal.shards, layout)
@@ -92,6 +94,7 @@ class ShardedScan:
         mergeable = replace(wanted, mergeable=True)
 
         def part(number: int) -> PosteriorState:
+            """Return the state of one shard, with the rows named by their places in the whole."""
             if number not in self.scans:
                 return PosteriorState.empty(len(whole), self.data.dim, wanted.top_k, layout.device)
             found = scan(self.scans[number], self._within(whole, number), mergeable)
@@ -116,6 +119,7 @@ class ShardedScan:
     def _directions(
         self, directions: Directions, labels: Int64[Tensor, "B U"] | None
     ) -> tuple[Directions, Int64[Tensor, "B U"] | None, Sequence[int]]:
+        """Return the directions of all ranks, their classes, and how many each rank has."""
         ranks, query = self.data.ranks, directions.query
         if self.data.own_queries:
             return gathered_directions(ranks, "a derivative", directions, labels)

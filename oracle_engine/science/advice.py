@@ -19,20 +19,20 @@ from ..paths.paths import Path
 from ..paths.time_grids import shift_for
 from ..training.estimates import References
 from ..training.targets import OracleTarget, conditional_target, path_sample
-from .stage_report import StageReport
-from .stages import analyse
+from .demo.batches import LAST_TIME
+from .stages.analysis import analyse
+from .stages.report import StageReport
 from .transition import crossing, draw_rows, time_of_snr
 
 # shares of the steps of a run for which the shift is given
-WISHED = (0.25, 0.5)
+WISHED_SHARES = (0.25, 0.5)
 # counts of references that are tried
-REFERENCES = (16, 64, 256, 1024, 4096)
+REFERENCE_COUNTS = (16, 64, 256, 1024, 4096)
 REFERENCE_QUERIES = 128
-LATEST = 0.99
 # a class has been decided when its weight in the posterior over all classes has reached this
 DECIDED = 0.99
 # letters of a line of text
-LINE = 90
+LINE_LETTERS = 90
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class AdviceReport:
         width = max(len(item.name) for item in self.items)
         lines = [self.data, f"{self.report.queries} training queries; {self.report.scope}", ""]
         for item in self.items:
-            words = [*wrap(item.value, LINE), *(f"  {line}" for line in wrap(item.reason, LINE))]
+            words = [*wrap(item.value, LINE_LETTERS), *(f"  {line}" for line in wrap(item.reason, LINE_LETTERS))]
             lines += [f"{'' if place else item.name:<{width}}  {line}" for place, line in enumerate(words)]
         return "\n".join(lines)
 
@@ -82,7 +82,7 @@ def advise(
 
     engine: the oracle. batch: queries of a training step, for memory and time. variance: the wished variance of the EFM
     target around the oracle, as a part of that of CFM, in (0, 1). queries: training queries of the analysis at each
-    time. seed: of all draws. per_class: as in :func:`.stages.analyse`. progress: called as there.
+    time. seed: of all draws. per_class: as in :func:`.stages.analysis.analyse`. progress: called as there.
 
     Transition, timestep shift in three conventions, guidance interval, EFM references, the late share of a batch, what
     a change of scale of latents would do, memory and time of exact targets. Raises InputError for a `variance` outside
@@ -104,6 +104,7 @@ def advise(
 
 
 def _transition(report: StageReport) -> Advice:
+    """Return the line about the transition."""
     measured, error, predicted = report.measured.ess_2, report.errors.ess_2, report.predicted.anisotropic
     if measured is None:
         return Advice("transition", "none in the grid of times", "the posterior never narrows to two samples there")
@@ -115,7 +116,8 @@ def _transition(report: StageReport) -> Advice:
 
 
 def _shift(end: float) -> Advice:
-    ours = {share: shift_for(share, end) for share in WISHED}
+    """Return the line about the timestep shift. end: of navigation."""
+    ours = {share: shift_for(share, end) for share in WISHED_SHARES}
     words = "; ".join(
         f"{100 * share:.0f} % of the steps before it: {shift:.2f} (SD3, Flux, diffusers: {1 / shift:.2f})"
         for share, shift in ours.items()
@@ -129,6 +131,7 @@ def _shift(end: float) -> Advice:
 
 
 def _guidance(report: StageReport, end: float) -> Advice:
+    """Return the line about the interval in which guidance has something to decide."""
     times = [point.t for point in report.points]
     masses = [point.class_mass for point in report.points]
     known = [mass for mass in masses if mass is not None]
@@ -145,6 +148,7 @@ def _guidance(report: StageReport, end: float) -> Advice:
 
 
 def _late(end: float) -> Advice:
+    """Return the line about the part of a batch that lies after the transition."""
     normal = 1.0 - 0.5 * (1.0 + math.erf(math.log(end / (1.0 - end)) / math.sqrt(2.0)))
     value = f"{100 * (1 - end):.0f} % of uniform times, {100 * normal:.0f} % of logit-normal(0, 1) times"
     reason = (
@@ -154,6 +158,7 @@ def _late(end: float) -> Advice:
 
 
 def _scale(engine: OracleEngine, report: StageReport) -> Advice:
+    """Return the line about the scale of the data."""
     spread = math.sqrt(engine.data.variance_per_dim)
     found = report.predicted.anisotropic
     assert found is not None
@@ -176,13 +181,14 @@ def _moved(path: Path, t: float, spread: float, point_std: float) -> float | Non
 
 
 def _references(engine: OracleEngine, variance: float, seed: int, *, per_class: bool) -> Advice:
-    counts = [count for count in REFERENCES if count < len(engine.data)]
+    """Return the line about the number of references of an EFM target."""
+    counts = [count for count in REFERENCE_COUNTS if count < len(engine.data)]
     found = reference_variances(engine, counts, seed=seed, per_class=per_class)
     enough = next((count for count, part in found.items() if part <= variance), None)
     told = ", ".join(f"{count}: {100 * part:.0f} %" for count, part in found.items()) or "none tried"
     wished = f"{100 * variance:.0f} % of CFM's variance"
     value = f"more than tried for {wished}: take the exact target" if enough is None else f"M = {enough:,} for {wished}"
-    reason = f"variance around the oracle at t uniform in [0, {LATEST}], by M: {told}"
+    reason = f"variance around the oracle at t uniform in [0, {LAST_TIME}], by M: {told}"
     return Advice("EFM references", value, reason, {"count": enough, "variance": {str(k): v for k, v in found.items()}})
 
 
@@ -197,7 +203,7 @@ def reference_variances(
     data, draws = engine.data, seeded(seed)
     rows = draw_rows(data, REFERENCE_QUERIES, seed)
     source, x1 = data.index_of(rows), data.sample_values(rows).double()
-    t = (LATEST * torch.rand(len(rows), generator=draws, dtype=torch.float64)).to(data.device)
+    t = (LAST_TIME * torch.rand(len(rows), generator=draws, dtype=torch.float64)).to(data.device)
     eps = torch.randn(x1.shape, generator=draws, dtype=torch.float64).to(data.device)
     x_t = path_sample(engine.path, x1, eps, t)
     labels = None
@@ -218,6 +224,7 @@ def _squares(gap: Float64[Tensor, "B ..."]) -> float:
 
 
 def _cost(engine: OracleEngine, batch: int) -> Advice:
+    """Return the line about time and memory of exact targets."""
     plan = engine.plan(batch)
     held = engine.data.rows.stored.nbytes / 2**20
     cost = f"at most {1e3 * plan.seconds:,.0f} ms and {plan.memory / 2**20:,.0f} MiB"

@@ -11,7 +11,7 @@ from ..base.arrays import Float, Tensor
 from ..data.dataset import OracleDataset
 from ..data.values import is_picture
 from .memorisation import Nearest
-from .pictures import colour_function
+from .pictures import Colours
 from .plot_style import BLUE, GREY, INK, SMALL, require_matplotlib, save_figure, style
 
 if TYPE_CHECKING:
@@ -44,12 +44,12 @@ def copies_figure(x: Float[Tensor, "K ..."], found: Nearest, data: OracleDataset
     if not pictures:
         save_figure(figure, path)
         return
-    colours = colour_function(data[torch.arange(min(CONTEXT, len(data)))].float().cpu())
+    colours = Colours.of(data[torch.arange(min(CONTEXT, len(data)))].float().cpu())
     rows = (("generated", x[shown]), ("nearest", data.sample_values(data.row_of(found.index[shown, 0]))))
     for row, (name, part) in enumerate(rows):
         top = HEAD + CURVE + 0.6 + row * (side + 0.02)
         figure.text(0.085, 1 - (top + side / 2) / height, name, size=SMALL, color=GREY, va="center", ha="right")
-        for column, image in enumerate(colours(part.float().cpu())):
+        for column, image in enumerate(colours.shown(part.float().cpu())):
             left = (0.65 + column * side) / WIDTH
             inside = figure.add_axes((left, 1 - (top + side) / height, 0.94 * side / WIDTH, 0.94 * side / height))
             inside.imshow(image.numpy(), interpolation="nearest")

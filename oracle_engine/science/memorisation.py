@@ -21,7 +21,8 @@ SEARCH_TIME = 0.9
 SEARCH_BATCH = 256
 # a sample is a copy where its nearest sample is this much nearer than the second one (Yoon et al. 2023)
 COPY_RATIO = 1.0 / 3.0
-RESAMPLES = 2000
+# draws of the bootstrap, binomial ones
+RATE_RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,8 @@ def copy_rate(ratio: Float64[Tensor, "B"], *, threshold: float = COPY_RATIO, see
     copied, count = (ratio < threshold).double().cpu(), len(ratio)
     rate, draws = float(copied.mean()), seeded(seed)
     # a resample of a share is a binomial draw
-    drawn = torch.binomial(torch.full((RESAMPLES,), float(count)), torch.tensor(rate).expand(RESAMPLES), draws) / count
+    counts, rates = torch.full((RATE_RESAMPLES,), float(count)), torch.full((RATE_RESAMPLES,), rate)
+    drawn = torch.binomial(counts, rates, draws) / count
     low, high = drawn.quantile(torch.tensor([0.025, 0.975])).tolist()
     low, high = (low if rate < 1.0 else 1.0 - 3.0 / count), (high if rate > 0.0 else 3.0 / count)
     return CopyRate(rate, float(drawn.std()), max(0.0, low), min(1.0, high), count, threshold)

@@ -10,59 +10,47 @@ import torch
 
 from ..base.arrays import Float, Tensor
 from ..data.values import picture_layout
-from .stage_strip import Strip
 
 # the range of colours leaves out this share of the values of the data at either end
 TAIL = 0.005
 
 
 @dataclass(frozen=True)
-class Frames:
-    """The tensors of a strip, as RGB in [0, 1] with the last axes [H, W, 3], or as points with the last axis [2].
+class Colours:
+    """How samples become pictures: one channel is grey, three are RGB, any other number (latents) by directions.
 
-    noisy, denoised: K queries at T times, [K, T, ...]. samples: those that made the queries, [K, ...].
-    context: M samples of the data, [M, ...].
+    layout: of a sample, as :func:`.data.values.picture_layout` names it. directions: of the channels, [C, 3], or None
+    where they are grey or RGB. low, high: the values that are shown as 0 and 1.
     """
 
-    noisy: Float[Tensor, "K T ..."]
-    denoised: Float[Tensor, "K T ..."]
-    samples: Float[Tensor, "K ..."]
-    context: Float[Tensor, "M ..."]
+    layout: str
+    directions: Float[Tensor, "C 3"] | None
+    low: float
+    high: float
 
+    @classmethod
+    def of(cls, context: Float[Tensor, "M ..."]) -> Colours:
+        """Return the colours of the data, of which `context` is some samples, [M, *shape] float32, pictures."""
+        layout, directions = _layout(context), _channel_colours(context)
+        values = _coloured(context, directions, layout).reshape(-1)
+        return cls(layout, directions, *values.quantile(torch.tensor([TAIL, 1 - TAIL])).tolist())
 
-def picture_frames(strip: Strip) -> Frames:
-    """Return a strip of images as RGB in [0, 1].
+    def rgb(self, samples: Float[Tensor, "..."]) -> Float[Tensor, "... H W 3"]:
+        """Return samples, with any leading axes, as RGB in their own range."""
+        return _coloured(samples, self.directions, self.layout)
 
-    strip: with samples [H, W], [C, H, W] or [H, W, C]. One channel is shown in grey, three as they are, any other
-    number (latents) by the three principal directions of the channels. Colours span the range of the data; noise beyond
-    it widens the range of its own picture.
-    """
-    layout, colours = _layout(strip.context), _channel_colours(strip.context)
-    noisy, denoised, samples, context = (
-        _coloured(part, colours, layout) for part in (strip.noisy, strip.denoised, strip.samples, strip.context)
-    )
-    low, high = context.reshape(-1).quantile(torch.tensor([TAIL, 1 - TAIL])).tolist()
-    ends = noisy.flatten(2).quantile(torch.tensor([TAIL, 1 - TAIL]), dim=2)
-    least, most = (end[..., None, None, None] for end in (ends[0].clamp_max(low), ends[1].clamp_min(high)))
-    width = max(high - low, 1e-12)
-    return Frames(
-        noisy=((noisy - least) / (most - least).clamp_min(1e-12)).clamp(0, 1),
-        denoised=((denoised - low) / width).clamp(0, 1),
-        samples=((samples - low) / width).clamp(0, 1),
-        context=((context - low) / width).clamp(0, 1),
-    )
+    def shown(self, samples: Float[Tensor, "..."]) -> Float[Tensor, "... H W 3"]:
+        """Return samples, with any leading axes, as RGB in [0, 1], clamped to the range of the data."""
+        return ((self.rgb(samples) - self.low) / max(self.high - self.low, 1e-12)).clamp(0, 1)
 
 
 def sheet_of(samples: Float[Tensor, "K ..."], context: Float[Tensor, "M ..."]) -> Float[Tensor, "H W 3"]:
     """Return pictures side by side in rows on white, as one RGB picture in [0, 1], [H, W, 3] float32.
 
     samples: the pictures, [K, *shape] float32. context: samples of the data, [M, *shape] float32, which give the
-    colours and their range, as in :func:`picture_frames`.
+    colours and their range.
     """
-    layout, colours = _layout(context), _channel_colours(context)
-    known, images = (_coloured(part, colours, layout) for part in (context, samples))
-    low, high = known.reshape(-1).quantile(torch.tensor([TAIL, 1 - TAIL])).tolist()
-    images = ((images - low) / max(high - low, 1e-12)).clamp(0, 1)
+    images = Colours.of(context).shown(samples)
     columns = math.ceil(math.sqrt(len(images)))
     rows = math.ceil(len(images) / columns)
     height, width = images.shape[1] + 1, images.shape[2] + 1
@@ -71,30 +59,6 @@ def sheet_of(samples: Float[Tensor, "K ..."], context: Float[Tensor, "M ..."]) -
         top, left = number // columns * height + 1, number % columns * width + 1
         sheet[top : top + height - 1, left : left + width - 1] = image
     return sheet
-
-
-def colour_function(context: Float[Tensor, "M ..."]) -> Callable[[Float[Tensor, "K ..."]], Float[Tensor, "K H W 3"]]:
-    """Return a function from pictures [K, *shape] to RGB in [0, 1], with the colours and the range of the data.
-
-    context: samples of the data, [M, *shape] float32, pictures.
-    """
-    layout, colours = _layout(context), _channel_colours(context)
-    low, high = _coloured(context, colours, layout).reshape(-1).quantile(torch.tensor([TAIL, 1 - TAIL])).tolist()
-
-    def shown(samples: Tensor) -> Tensor:
-        values = (_coloured(samples, colours, layout) - low) / max(high - low, 1e-12)
-        clamped: Tensor = values.clamp(0, 1)
-        return clamped
-
-    return shown
-
-
-def plane_frames(strip: Strip) -> Frames:
-    """Return a strip as points: the first two principal coordinates of the context of `strip`."""
-    project = plane_of(strip.context)
-    return Frames(
-        project(strip.noisy, 2), project(strip.denoised, 2), project(strip.samples, 1), project(strip.context, 1)
-    )
 
 
 def plane_of(context: Float[Tensor, "M ..."]) -> Callable[[Tensor, int], Tensor]:
@@ -108,6 +72,7 @@ def plane_of(context: Float[Tensor, "M ..."]) -> Callable[[Tensor, int], Tensor]
     directions = torch.linalg.svd(flat - center, full_matrices=False).Vh[:2]
 
     def project(part: Tensor, batch: int) -> Tensor:
+        """Return the coordinates of samples in the plane."""
         points = (part.reshape(*part.shape[:batch], -1) - center) @ directions.T
         return torch.nn.functional.pad(points, (0, 2 - points.shape[-1]))
 
@@ -126,6 +91,7 @@ def _channel_colours(context: Float[Tensor, "M ..."]) -> Tensor | None:
 
 
 def _layout(context: Float[Tensor, "M ..."]) -> str:
+    """Return the layout of samples that may be smaller than pictures are."""
     return picture_layout(tuple(context.shape[1:])) or "CHW"[4 - context.ndim :]
 
 
@@ -135,6 +101,7 @@ def _channels_last(part: Tensor, layout: str) -> Tensor:
 
 
 def _coloured(part: Tensor, colours: Tensor | None, layout: str) -> Tensor:
+    """Return pictures with the axes [..., H, W, 3]."""
     image = _channels_last(part, layout)
     if colours is not None:
         return image @ colours

@@ -12,6 +12,7 @@ import torch
 from ..base.arrays import Float64, Int64, Tensor
 from ..base.errors import invalid
 from ..base.seeds import seeded
+from ..data.checks import BLOCK_VALUES
 from ..data.dataset import OracleDataset
 from ..engine.engine import OracleEngine
 from ..paths.paths import Path, coefficients, marginal_variance
@@ -19,9 +20,6 @@ from ..paths.paths import Path, coefficients, marginal_variance
 # the spectrum is taken from this many samples at most, fewer where their Gram matrix would cost seconds
 SPECTRUM_SAMPLES = 2048
 SPECTRUM_PRODUCTS = 1 << 34
-
-# values read at once
-BLOCK_VALUES = 1 << 23
 
 # the first time of the default grid, the share of its times around the predicted transition, their width in logit(t)
 EARLIEST_TIME = 0.01
@@ -220,6 +218,7 @@ def _solve_capacity(matrix: Float64[Tensor, "k k"], entropy: float, start: float
     eye = torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
 
     def gap(log_rho: float) -> float:
+        """Return the log of the ratio between the two sides of the equation."""
         factor = torch.linalg.cholesky(eye + math.exp(log_rho) * matrix)
         return math.log(float(factor.diagonal().log().sum()) / entropy)
 

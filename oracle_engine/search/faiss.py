@@ -124,6 +124,7 @@ class FactorySearch:
         return self.indexes[key]
 
     def _built(self, rows: Rows, span: Span) -> Any:
+        """Return the FAISS index over a span of rows. Raises InputError where FAISS refuses it."""
         faiss = _faiss()
         points = (rows.stored[span.start : span.stop].double() - rows.centre).float().cpu().numpy()
         try:
@@ -196,6 +197,7 @@ def _places(work: Work, count: int) -> int:
 
 
 def _shortlist(work: Work, row: Int64[Tensor, "B k"], log_omitted: Float64[Tensor, "B"]) -> Shortlist:
+    """Return the shortlist of the rows that a search named."""
     excluded = work.query.excluded
     inside = (row[:, :, None] >= excluded[:, None, :, 0]) & (row[:, :, None] < excluded[:, None, :, 1])
     real = (row >= 0) & ~inside.any(2)

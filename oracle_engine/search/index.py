@@ -284,6 +284,7 @@ def prepared_index(
 
 
 def _check_kind(kind: str, data: OracleDataset) -> None:
+    """Raise InputError where no index of this kind helps for the data."""
     # samples that are few or short are scanned sooner than any search would take
     why = refusal("pca" if kind == "screen" else kind, data.rows)
     if why is None:

@@ -28,6 +28,7 @@ _PACKAGES = {"starlette": "starlette", "prometheus_client": "prometheus-client",
 
 
 def _load(name: str) -> Any:
+    """Import a name on its first use. Raises MissingDependencyError without what it needs."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:

@@ -52,6 +52,18 @@ def create_app(
     """
     chosen = limits or Limits()
     server = InferenceServer(models_of(engines, chosen), chosen)
+    addresses = _addresses(server, token).items()
+    app = Starlette(
+        routes=[Route(path, handler, methods=[method]) for path, (method, handler) in addresses],
+        lifespan=server.lifespan,
+        exception_handlers=dict.fromkeys((OracleError, RefusedError, HTTPException, Exception), _refusal),
+    )
+    app.state.server = server
+    return app
+
+
+def _addresses(server: InferenceServer, token: str | None) -> dict[str, tuple[str, Handler]]:
+    """Return the method and the handler of every address; all but those of health ask for the token."""
     model = "/v2/models/{name}"
     guarded: dict[str, tuple[str, Handler]] = {
         "/v2": ("GET", server.about),
@@ -69,14 +81,9 @@ def create_app(
         "/v2/health/ready": ("GET", server.health),
         f"{model}/ready": ("GET", server.health),
     }
-    addresses |= {path.replace(model, f"{model}/versions/{{version}}"): found for path, found in addresses.items()}
-    app = Starlette(
-        routes=[Route(path, handler, methods=[method]) for path, (method, handler) in addresses.items()],
-        lifespan=server.lifespan,
-        exception_handlers=dict.fromkeys((OracleError, RefusedError, HTTPException, Exception), _refusal),
-    )
-    app.state.server = server
-    return app
+    return addresses | {
+        path.replace(model, f"{model}/versions/{{version}}"): found for path, found in addresses.items()
+    }
 
 
 def models_of(engines: Any, limits: Limits) -> dict[str, Model]:
@@ -173,6 +180,7 @@ class InferenceServer:
             return Response(status_code=499)
 
     async def _infer(self, request: Request, model: Model, body: bytearray, began: int) -> Response:
+        """Answer a body that has arrived."""
         length = json_length(request.headers.get(HEADER_LENGTH), len(body), self.limits.json)
         read = partial(parse, body, length)
         inference = await asyncio.to_thread(read) if (length or len(body)) > LARGE else read()
@@ -236,6 +244,7 @@ def _guarded(handler: Handler, token: str | None) -> Handler:
 
     @wraps(handler)
     async def admit(request: Request) -> Response:
+        """Answer a request with the right token. Raises RefusedError for another one."""
         if not hmac.compare_digest(request.headers.get("authorization", "").encode("latin-1"), wanted):
             raise RefusedError(401, "a token is needed. Remedy: send the header `Authorization: Bearer TOKEN`.")
         return await handler(request)
@@ -253,6 +262,7 @@ def status_of(error: Exception) -> int:
 
 
 async def _refusal(request: Request, error: Exception) -> Response:
+    """Return the response that tells an error."""
     status = status_of(error)
     words = "the server failed. Remedy: see its log." if status == 500 else str(error)
     words = error.detail if isinstance(error, HTTPException) else words

@@ -169,6 +169,7 @@ def _plain(value: Any) -> Any:
 
 
 def _whole(name: str, value: Any, batch: int) -> Int64[Tensor, "B ..."]:
+    """Return a condition of whole numbers, one a query; one-hot rows become classes."""
     if name == "labels":
         given = on_device(_plain(value), CPU, name)
         whole = whole_labels(given, CPU)

@@ -149,6 +149,7 @@ class Batcher:
         self._start()
 
     def _finish(self, results: Sequence[tuple[Ticket, Result]], started: int) -> None:
+        """Hand out the results of a scan, and start the next one."""
         now = time.perf_counter_ns()
         for ticket, result in results:
             ticket.started, ticket.answered = started, now

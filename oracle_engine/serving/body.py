@@ -47,6 +47,7 @@ class Bodies:
             self.held -= len(body)
 
     async def _fill(self, body: bytearray, request: Request) -> None:
+        """Read a body into `body` within the limits. Raises RefusedError beyond them."""
         told = request.headers.get("content-length", "")
         self._check(int(told) if told.isdigit() and len(told) < 19 else 0)
         unpack = _unpacking(request.headers.get("content-encoding", "identity").lower())

@@ -96,6 +96,7 @@ def named(value: Tensor | Sequence[str]) -> str:
 
 
 def _flat(name: str, data: Any) -> list[Any]:
+    """Return nested lists as one list."""
     if not isinstance(data, list):
         raise invalid(name, "must have `data`, a list of numbers", type(data).__name__, "send a list, or binary data")
     flat: list[Any] = data

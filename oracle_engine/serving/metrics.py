@@ -23,12 +23,16 @@ def metrics(statistics: Mapping[str, Statistics]) -> bytes:
 
 @dataclass(frozen=True, eq=False)
 class _Collector:
+    """What the client of Prometheus asks for the numbers of all models."""
+
     statistics: Mapping[str, Statistics]
 
     def describe(self) -> Iterable[Any]:
+        """Return nothing: names are not checked beforehand."""
         return []
 
     def collect(self) -> Iterable[Any]:
+        """Yield every metric with the samples of all models."""
         # a counter of this client is called _total, which Triton's are not
         for name, words in _WORDS.items():
             metric = Metric(name, words, "unknown")
@@ -52,6 +56,7 @@ _WORDS = {
 
 
 def _samples(held: Statistics, name: str) -> Iterable[tuple[dict[str, str], float]]:
+    """Return the labels and values of one metric of one model."""
     if name == "nv_inference_request_failure":
         return [({"reason": reason}, float(count)) for reason, count in held.requests.items() if reason != "success"]
     if name == "oracle_route_count":

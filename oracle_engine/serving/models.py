@@ -177,6 +177,7 @@ class Model:
         return found
 
     def _guidance(self, given: Mapping[str, Tensor], names: frozenset[str]) -> Tensor | None:
+        """Return the guidance scale of each query, from the request or the model, or None."""
         if names.isdisjoint(PREDICTIONS):
             return None
         if "guidance" in given and "labels" not in given:
@@ -200,21 +201,22 @@ class Model:
 
     def config(self) -> dict[str, Any]:
         """Return what the model computes, in the form of Triton's configuration, and the limits on requests."""
-        engine, metadata = self.engine, self.metadata()
-        entries = {
-            kind: [
-                {
-                    "name": item["name"],
-                    "data_type": f"TYPE_{_config_type(item['datatype'])}",
-                    "dims": item["shape"][1:] or [1],
-                }
-                for item in metadata[f"{kind}s"]
-            ]
-            for kind in ("input", "output")
+        metadata = self.metadata()
+        inputs = [_entry(item) | {"optional": item["name"] in NUMBERS} for item in metadata["inputs"]]
+        return {
+            "name": self.name,
+            "platform": "oracle_engine",
+            "max_batch_size": self.limits.rows,
+            "dynamic_batching": {"preferred_batch_size": []},
+            "input": inputs,
+            "output": [_entry(item) for item in metadata["outputs"]],
+            "parameters": {"oracle": self._facts()},
         }
-        for item in entries["input"]:
-            item["optional"] = item["name"] in NUMBERS
-        facts = {
+
+    def _facts(self) -> dict[str, Any]:
+        """Return what a client has to know of the engine: its path, its data and the limits on requests."""
+        engine = self.engine
+        return {
             "path": repr(engine.path),
             "path_facts": path_facts(engine.path),
             "value_dtype": NAMES[engine.data.value_dtype],
@@ -229,18 +231,12 @@ class Model:
             "guidance": self.guidance,
             "limits": asdict(self.limits),
         }
-        return {
-            "name": self.name,
-            "platform": "oracle_engine",
-            "max_batch_size": self.limits.rows,
-            "dynamic_batching": {"preferred_batch_size": []},
-            **entries,
-            "parameters": {"oracle": facts},
-        }
 
 
-def _config_type(datatype: str) -> str:
-    return {"BYTES": "STRING"}.get(datatype, datatype)
+def _entry(item: dict[str, Any]) -> dict[str, Any]:
+    """Return an input or an output of the metadata as Triton's configuration writes it."""
+    datatype = {"BYTES": "STRING"}.get(item["datatype"], item["datatype"])
+    return {"name": item["name"], "data_type": f"TYPE_{datatype}", "dims": item["shape"][1:] or [1]}
 
 
 def _described(name: str, datatype: str, sizes: Sequence[int]) -> dict[str, Any]:

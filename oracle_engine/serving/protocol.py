@@ -112,6 +112,7 @@ def text_of(held: Any) -> bytes:
 
 
 def _read_json(text: bytes) -> dict[str, Any]:
+    """Return the object that JSON text holds. Raises InputError for anything else."""
     try:
         found = json.loads(text, parse_constant=_no_constant, object_pairs_hook=_unique)
     except InputError:
@@ -140,6 +141,7 @@ def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _listed(held: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
+    """Return the named tensors under a key. Raises InputError where names are missing or the same."""
     found = held.get(key)
     if not isinstance(found, list) or not all(isinstance(item, dict) for item in found):
         raise invalid(key, "must be a list of objects", type(found).__name__, f'send "{key}": [{{"name": ...}}]')
@@ -169,6 +171,7 @@ def _flag(parameters: Mapping[str, Any], name: str, default: bool) -> bool:
 
 
 def _outputs(header: Mapping[str, Any], binary: bool) -> dict[str, bool]:
+    """Return whether each output that is asked for comes as bytes."""
     found: dict[str, bool] = {}
     for item in _listed(header, "outputs") if header.get("outputs") is not None else []:
         parameters = _parameters(item)
@@ -179,6 +182,7 @@ def _outputs(header: Mapping[str, Any], binary: bool) -> dict[str, bool]:
 
 
 def _tensors(items: Iterable[Mapping[str, Any]], tail: memoryview) -> dict[str, Tensor]:
+    """Return the inputs by name, from JSON or from the bytes after it."""
     found: dict[str, Tensor] = {}
     for item in items:
         name, shape, datatype = item["name"][:80], _shape(item), item.get("datatype")

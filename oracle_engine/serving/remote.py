@@ -130,6 +130,7 @@ class RemoteOracle(Oracle):
     def _send(
         self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None
     ) -> httpx.Response:
+        """Return the response, after as many attempts as are allowed."""
         for left in reversed(range(self._retries + 1)):
             try:
                 response = self._client.request(method, self._address + path, content=body, headers=headers)

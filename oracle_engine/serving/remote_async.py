@@ -101,6 +101,7 @@ class AsyncRemoteOracle:
     async def _send(
         self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None
     ) -> httpx.Response:
+        """Return the response, after as many attempts as are allowed."""
         for left in reversed(range(self._retries + 1)):
             try:
                 response = await self._client.request(method, self._address + path, content=body, headers=headers)

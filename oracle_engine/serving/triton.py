@@ -138,6 +138,7 @@ def responses(model: Model, requests: Sequence[Any], pb_utils: Any) -> list[Any]
 
 
 def _asked(request: Any, pb_utils: Any) -> Inference:
+    """Return what a request of Triton's Python backend asks."""
     inputs = {}
     for name in ("x", "t", *NUMBERS):
         held = pb_utils.get_input_tensor_by_name(request, name)

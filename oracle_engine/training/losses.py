@@ -19,7 +19,7 @@ from ..queries.labels import check_null_label
 from .targets import OracleTarget, conditional_target, drop_labels, path_sample
 
 # a network, called as model(x_t, t), or as model(x_t, t, labels) where there are labels
-Model = Callable[..., Tensor]
+Network = Callable[..., Tensor]
 
 
 @dataclass(frozen=True)
@@ -102,6 +102,7 @@ class LossTerms:
         return self._part(name, first, last, inside)
 
     def _part(self, name: str, first: float, last: float, inside: Tensor) -> LossPart:
+        """Return the means over the queries that are `inside` a range of times."""
         conditional, oracle, variance = (part[inside] for part in (self.conditional, self.oracle, self.variance))
         cross, count = conditional - oracle - variance, int(inside.sum())
         error = float(cross.std()) / math.sqrt(count) if count > 1 else math.nan
@@ -139,7 +140,7 @@ class OracleLoss:
 
 
 def oracle_loss(
-    model: Model,
+    model: Network,
     target: OracleTarget,
     x1: Float[Tensor, "B ..."],
     labels: Numbers | None = None,
@@ -223,6 +224,7 @@ def _finite(value: Any) -> Any:
 
 @torch.no_grad()
 def _terms(t: Tensor, output: Tensor, oracle: Tensor, conditional: Tensor) -> LossTerms:
+    """Return the losses of every query."""
     output, oracle, conditional = output.double(), oracle.double(), conditional.double()
     return LossTerms(
         times=t.double(),
@@ -253,6 +255,7 @@ def _drawn(
 
 
 def _check_output(output: Any, x_t: Tensor) -> None:
+    """Raise InputError where a model did not return a tensor like x_t."""
     if not isinstance(output, Tensor):
         remedy = "return the prediction alone; of diffusers models that is .sample"
         raise invalid("model", "must return a tensor", type(output).__name__, remedy)

@@ -95,6 +95,7 @@ def posterior_draw(
 def _traced_draw(
     engine: OracleEngine, x: Tensor, t: Numbers, *, conditions: Conditions, generator: torch.Generator | None
 ) -> Int64[Tensor, "B"]:
+    """Return the samples that are drawn, as an operator that compiled code keeps."""
     if generator is not None:
         raise invalid("generator", "must be None in compiled code", "a generator", "seed torch with torch.manual_seed")
     call = compiled.call_of(engine._handle, "draw", x, t, conditions=conditions)
@@ -201,11 +202,13 @@ def _first_occurrences(values: Int64[Tensor, "n"]) -> Int64[Tensor, "k"]:
 
 
 def _drawn(engine: OracleEngine, request: Request, generator: torch.Generator | None, block_values: int) -> Draw:
+    """Return the rows that are drawn, over all shards where there are some."""
     scan = engine.responder.router.exact
     if not isinstance(scan, ShardedScan):
         return _draws(engine.data, request, generator, block_values)
 
     def draw(shard: OracleDataset, some: Request, own: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Draw from one shard."""
         found = _draws(shard, some, own, block_values)
         return found.lse, found.row
 
@@ -222,6 +225,7 @@ def _draws(data: OracleDataset, request: Request, generator: torch.Generator | N
 
 
 def _draw(data: OracleDataset, request: Request, generator: torch.Generator | None, block_values: int) -> Draw:
+    """Draw a row for each query, a block of rows at a time, of which each may take the place of the last."""
     query = request.query(data)
     nothing = torch.full((len(query),), -torch.inf, dtype=torch.float64, device=data.device)
     drawn = Draw(nothing, torch.full_like(request.exclude, -1))
@@ -239,6 +243,7 @@ def _draw(data: OracleDataset, request: Request, generator: torch.Generator | No
 
 
 def _draw_from(rows: Rows, query: Query, span: Span, generator: torch.Generator | None) -> Draw:
+    """Draw a row of one block for each query."""
     index = torch.arange(span.start, span.stop, device=rows.device)
     samples = rows.gather(index) - rows.centre
     bias = query.alpha * query.gain

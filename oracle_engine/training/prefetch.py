@@ -48,6 +48,7 @@ def prefetched(
 
 
 def _ahead(compute: Callable[[Any], Any], batches: Iterator[Any], depth: int, queue: _Queue) -> Iterator[Any]:
+    """Yield the results of batches that are computed `depth` ahead, in another thread."""
     pending: deque[Future[Any]] = deque()
     with ThreadPoolExecutor(1, thread_name_prefix="prefetch") as worker:
         try:

@@ -68,6 +68,7 @@ def draw_over_shards(
     seed = data.ranks.compare("a draw", [], [own])[0][0]
 
     def part(number: int, some: Request) -> ShardDraw:
+        """Draw from one shard, with a Gumbel variable for the choice among shards."""
         nothing = torch.full_like(some.times, -torch.inf)
         if number not in data.shards:
             return ShardDraw(nothing, nothing, torch.full_like(some.exclude, -1))

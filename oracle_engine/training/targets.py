@@ -141,6 +141,7 @@ class OracleTarget(torch.nn.Module):
         return self.engine
 
     def _exact(self, x_t: Tensor, t: Numbers, conditions: Conditions) -> Tensor:
+        """Return the prediction of the engine."""
         answer: Tensor = getattr(self.engine, self.prediction)(
             x_t,
             t,
@@ -204,6 +205,7 @@ class OracleTarget(torch.nn.Module):
             raise invalid("labels", "must be the class of the sample that made x_t, or -1", found, "pass its own label")
 
     def _check_options(self) -> None:
+        """Raise InputError for options that contradict each other or the data."""
         if isinstance(self.estimate, type) or not isinstance(self.estimate, Estimate):
             remedy = "pass Exact(), References(128) or PosteriorDraw()"
             raise invalid("estimate", "must be an estimate of the posterior mean", self.estimate, remedy)
@@ -336,6 +338,7 @@ def _at(path: str | Path, x1: Tensor, eps: Tensor, t: Numbers) -> Coefficients:
 
 
 def _combined(x1: Tensor, eps: Tensor, first: Float64[Tensor, "B"], second: Float64[Tensor, "B"]) -> Tensor:
+    """Return first X + second eps in the dtype of x1. Raises InputError where that is not finite."""
     # in float32 at least: both terms of a bfloat16 batch are rounded once, together
     dtype = torch.promote_types(x1.dtype, torch.float32)
     ends = torch.stack([first, second])

@@ -24,22 +24,6 @@ class Space:
         return Array(from_dlpack(held).clone())
 
 
-class Array:
-    """An array of that library."""
-
-    def __init__(self, held: torch.Tensor) -> None:
-        self.held = held
-
-    def __dlpack__(self, **options: Any) -> Any:
-        return self.held.__dlpack__(**options)
-
-    def __dlpack_device__(self) -> Any:
-        return self.held.__dlpack_device__()
-
-    def __array_namespace__(self) -> type[Space]:
-        return Space
-
-
 class Nameless:
     """An array of a library that takes none back."""
 
@@ -51,6 +35,13 @@ class Nameless:
 
     def __dlpack_device__(self) -> Any:
         return self.held.__dlpack_device__()
+
+
+class Array(Nameless):
+    """An array of a library that takes arrays back."""
+
+    def __array_namespace__(self) -> type[Space]:
+        return Space
 
 
 @pytest.fixture
@@ -77,7 +68,13 @@ def test_answers_are_of_the_kind_of_the_queries(
     found = getattr(engine, name)(given, np.full(5, 0.4))
     assert type(found) is type(given)
     assert torch.equal(back(found), wanted)
-    assert torch.equal(back(engine(given, 0.4)), engine(x, 0.4))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_call_of_the_engine_takes_them_too(engine: oe.OracleEngine, kind: str, generator: torch.Generator) -> None:
+    made, back = KINDS[kind]
+    x = torch.randn(5, 2, 3, generator=generator)
+    assert torch.equal(back(engine(made(x), 0.4)), engine(x, 0.4))
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])

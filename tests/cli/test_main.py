@@ -223,7 +223,7 @@ def test_an_unexpected_error_is_not_hidden(data: Path, tmp_path: Path, monkeypat
     def fail(*arguments: object, **options: object) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr("oracle_engine.science.stages.analyse", fail)
+    monkeypatch.setattr("oracle_engine.science.stages.analysis.analyse", fail)
     with pytest.raises(RuntimeError, match="a bug"):
         run("stages", "--data", data, "--out", tmp_path)
 

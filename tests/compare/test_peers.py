@@ -33,7 +33,7 @@ def digits() -> OracleDataset:
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several blocks for NumPy, the last of them short."""
-    monkeypatch.setattr(numpy_peers, "BLOCK_BYTES", 64 << 10)
+    monkeypatch.setattr(numpy_peers, "CACHED_BYTES", 64 << 10)
 
 
 @pytest.mark.parametrize("name", EXACT)
@@ -42,7 +42,7 @@ def test_a_peer_meets_the_bar(
     digits: OracleDataset, name: str, t: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # several blocks, the last of them short
-    monkeypatch.setattr(numpy_peers, "BLOCK_BYTES", 64 << 10)
+    monkeypatch.setattr(numpy_peers, "CACHED_BYTES", 64 << 10)
     batch = Workload(digits, 7, t).draw()
     answer = build_peer(name, Centred.of(digits))(batch.x, batch.t)
     assert answer.shape == batch.x.shape

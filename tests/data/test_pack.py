@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from shard_cases import bytes_read, leave_in_files, write_shards
 
 import oracle_engine as oe
-from oracle_engine.base.file_rows import FileRows
+from oracle_engine.base.outside.rows import OutsideRows
 from oracle_engine.data.manifest import MANIFEST
 
 COUNT, DIM = 240, 16
@@ -82,7 +82,7 @@ def test_the_second_start_reads_next_to_nothing(tmp_path: Path, monkeypatch: pyt
     oe.pack(tmp_path / "data")
     before = bytes_read()
     data = oe.load_dataset(tmp_path / "data")
-    assert isinstance(data.rows.stored, FileRows)
+    assert isinstance(data.rows.stored, OutsideRows)
     assert len(repr(data)) > 0
     assert data.variance_per_dim > 0
     assert len(data.fingerprint) == 32

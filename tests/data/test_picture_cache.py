@@ -19,7 +19,7 @@ from tolerances import assert_close
 
 import oracle_engine as oe
 from oracle_engine.base.errors import DataFileError, InputError
-from oracle_engine.base.file_rows import FileRows
+from oracle_engine.base.outside.rows import OutsideRows
 from oracle_engine.data import picture_cache
 from oracle_engine.data.formats import picture_folder
 from oracle_engine.data.picture_cache import picture_key
@@ -137,7 +137,7 @@ def test_large_sets_stay_in_the_cache_in_any_order_of_labels(tmp_path: Path, mon
     answer = oe.OracleEngine(wanted).velocity(x, 0.3, labels=2)
     monkeypatch.setattr("oracle_engine.data.samples.READ_BYTES", 0)
     data = oe.load_dataset(folder, labels=labels)
-    assert isinstance(data.rows.stored, FileRows)
+    assert isinstance(data.rows.stored, OutsideRows)
     assert data.fingerprint == wanted.fingerprint
     assert_close(oe.OracleEngine(data).velocity(x, 0.3, labels=2), answer, "bar")
 

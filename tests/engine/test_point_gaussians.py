@@ -39,7 +39,7 @@ def test_density_and_score_are_those_of_the_mixture(
 ) -> None:
     means, stds, x = drawn(generator, diagonal=diagonal)
     # several blocks of samples
-    monkeypatch.setattr(point_gaussians, "BLOCK_VALUES", 250)
+    monkeypatch.setattr(point_gaussians, "PAIR_VALUES", 250)
     oracle = PointGaussians(means, stds, path=path)
     at = coefficients(resolve_path(path), T)
     alpha, sigma = at.alpha_t[:, None, None], at.sigma_t[:, None, None]

@@ -22,8 +22,8 @@ from tolerances import assert_close, assert_rows_close
 from torch import Tensor
 
 from oracle_engine import Guidance, InputError, OracleDataset, OracleEngine, load_dataset, path_sample, posterior_draw
-from oracle_engine.base.block_reader import Asked, BlockReader
-from oracle_engine.base.file_rows import FileRows
+from oracle_engine.base.outside.block_reader import AskedRows, BlockReader
+from oracle_engine.base.outside.rows import OutsideRows
 from oracle_engine.engine import residency
 from oracle_engine.engine.residency import CARD_BLOCK_BYTES, LEAST_ROWS, Wish, beside
 
@@ -68,7 +68,7 @@ def test_streamed_samples_answer_as_resident_ones_do(generator: torch.Generator,
     data, asked = drawn(generator, dtype), CONDITIONS[name]
     x = queries(data, generator)
     held, streamed = OracleEngine(data), OracleEngine(data, resident="stream", memory=2 * LEAST)
-    assert isinstance(streamed.data.rows.stored, FileRows)
+    assert isinstance(streamed.data.rows.stored, OutsideRows)
     for answer in PREDICTIONS:
         assert_rows_close(getattr(streamed, answer)(x, TIMES, **asked), getattr(held, answer)(x, TIMES, **asked), "bar")
     asked = {key: value for key, value in asked.items() if key != "guidance"}
@@ -103,7 +103,7 @@ def test_files_and_the_host_give_the_same_bits(
     assert (filed.residency.streams, filed.residency.reason) == (True, "large samples stay in their files")
     assert torch.equal(filed.velocity(x, TIMES), held.velocity(x, TIMES))
     read = OracleEngine(load_dataset(tmp_path), resident="all")
-    assert not isinstance(read.data.rows.stored, FileRows)
+    assert not isinstance(read.data.rows.stored, OutsideRows)
     assert torch.equal(read.velocity(x, TIMES), OracleEngine(OracleDataset(points)).velocity(x, TIMES))
 
 
@@ -115,7 +115,7 @@ def test_calls_that_wait_and_slices_of_a_batch_share_a_read(
     engine = OracleEngine(load_dataset(write_shards(tmp_path, clusters(COUNT, DIM, generator).float())))
     x, read, exact = queries(engine.data, generator), list[int](), BlockReader.read
 
-    def noted(self: BlockReader, asked: Asked, memory: Tensor) -> Tensor:
+    def noted(self: BlockReader, asked: AskedRows, memory: Tensor) -> Tensor:
         if not read:
             # two more calls come while the first block is read
             later.extend(pool.submit(engine.velocity, x, TIMES) for _ in range(2))
@@ -144,7 +144,7 @@ def test_guidance_costs_one_read(tmp_path: Path, generator: torch.Generator, mon
     engine = OracleEngine(filed)
     x, read, exact = queries(filed, generator), list[int](), BlockReader.read
 
-    def noted(self: BlockReader, asked: Asked, memory: Tensor) -> Tensor:
+    def noted(self: BlockReader, asked: AskedRows, memory: Tensor) -> Tensor:
         read.extend(asked.index.tolist())
         return exact(self, asked, memory)
 

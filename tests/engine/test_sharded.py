@@ -16,7 +16,7 @@ from torch.distributed.device_mesh import init_device_mesh
 
 import oracle_engine as oe
 from oracle_engine import InputError, OracleDataset, OracleEngine
-from oracle_engine.base.file_rows import FileRows
+from oracle_engine.base.outside.rows import OutsideRows
 from oracle_engine.data.sharded import rows_here
 
 # what was asked and which part of the answer, and the answer
@@ -107,7 +107,7 @@ def test_shards_of_files_stay_in_them(
         engine = oe.sharded(files)
         held = rows_here(engine.data)
         answer = engine.velocity(x, t, **asked)
-        return answer, all(isinstance(rows.stored, FileRows) for rows in held)
+        return answer, all(isinstance(rows.stored, OutsideRows) for rows in held)
 
     first, others = (on_ranks(tmp_path, count, work) for count in (1, 3))
     assert all(stayed for _, stayed in first + others)
@@ -134,6 +134,22 @@ def test_answers_are_those_of_one_process(data: OracleDataset, found: dict[int, 
 def test_every_rank_has_the_bits_of_one(found: dict[int, list[Answers]], count: int) -> None:
     for answered in found[count]:
         assert [name for name, value in found[1][0].items() if not torch.equal(value, answered[name])] == []
+
+
+@pytest.mark.parametrize("count", [7, 16])
+def test_up_to_16_ranks_have_the_bits_of_one(
+    data: OracleDataset, found: dict[int, list[Answers]], tmp_path: Path, count: int
+) -> None:
+    (x, t), asked = make_queries(data), questions(data)
+    names = ("everything", "guided")
+
+    def work(rank: int) -> list[Tensor]:
+        engine = oe.sharded(data)
+        return [engine.velocity(x, t, **asked[name]) for name in names]
+
+    wanted = [found[1][0][name, "velocity"] for name in names]
+    for answered in on_ranks(tmp_path, count, work):
+        assert all(map(torch.equal, answered, wanted))
 
 
 def test_one_scan_a_rank_answers_within_the_bar(data: OracleDataset, tmp_path: Path) -> None:
@@ -228,6 +244,16 @@ def test_ranks_with_different_data_are_told_so(tmp_path: Path) -> None:
 
     for words in on_ranks(tmp_path, 2, work):
         assert words.startswith("`data` must be the same on all ranks")
+
+
+def test_ranks_with_different_options_are_told_so(data: OracleDataset, tmp_path: Path) -> None:
+    def work(rank: int) -> str:
+        with pytest.raises(InputError) as caught:
+            oe.sharded(data, queries="own" if rank else "same", deterministic=rank == 0)
+        return str(caught.value)
+
+    for words in on_ranks(tmp_path, 2, work):
+        assert words.startswith("`options` must be the same on all ranks")
 
 
 def test_replicas_of_shards_answer_apart(data: OracleDataset, tmp_path: Path) -> None:

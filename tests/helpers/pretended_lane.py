@@ -13,8 +13,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from oracle_engine.base import lanes
-from oracle_engine.base.lanes import CudaLane, FileBlock
+from oracle_engine.base.outside import lanes
+from oracle_engine.base.outside.lanes import CudaLane, OutsideBlock
 
 
 class PretendedStream:
@@ -115,7 +115,7 @@ class PretendedLane(CudaLane):
         self.steps = steps
         super().__init__(block_bytes, device, cuda=PretendedCuda(steps.computing))
 
-    def send(self, number: int, index: Tensor, values: Tensor, after: Sequence[Any]) -> FileBlock:
+    def send(self, number: int, index: Tensor, values: Tensor, after: Sequence[Any]) -> OutsideBlock:
         self.steps.add("send", number)
         return super().send(number, index, values, after)
 

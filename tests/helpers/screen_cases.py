@@ -10,8 +10,13 @@ from row_cases import centred, make_query, whole
 from torch import Tensor
 
 from oracle_engine.kernels import Query, Rows, Span, Work
+from oracle_engine.kernels.screens.exact8 import stored_screen
+from oracle_engine.kernels.screens.int8 import code_screen
+from oracle_engine.kernels.screens.pca import principal_screen
+from oracle_engine.kernels.screens.pca8 import leading_code_screen
 from oracle_engine.kernels.screens.query_bounds import SideInformation, Source
 from oracle_engine.kernels.screens.screen import Screen
+from oracle_engine.kernels.screens.tiles import KernelTiles
 from oracle_engine.kernels.screens.upper_bounds import ROW_TILE, UpperLogits
 
 TIMES = (0.0, 1e-6, 0.05, 0.3, 0.6, 0.9, 0.99, 1 - 1e-4)
@@ -77,3 +82,38 @@ def assert_bounded_everywhere(rows: Rows, screen: Screen, generator: torch.Gener
     assert_bounded(rows, screen, on_a_row)
     # as far from all rows as queries get, and noise that no row has made
     assert_bounded(rows, screen, replace(query, point=100 * normal(16, rows.dim, generator)))
+
+
+def made(kind: str, rows: Rows) -> Screen:
+    """Return a screen of this kind; of codes where the rows cannot be their own."""
+    if kind == "pca8" and min(len(rows), rows.dim) >= 40:
+        return leading_code_screen(rows, (24, 40), product_cost=0.5)
+    if kind.startswith("pca"):
+        most = min(len(rows), rows.dim, 16)
+        return principal_screen(rows, sorted({max(1, most // 4), most}))
+    eight = rows.stored.dtype in (torch.uint8, torch.int8)
+    # integers are asked for whatever they cost here
+    return stored_screen(rows, 0.5) if kind == "exact8" and eight else code_screen(rows, product_cost=0.5)
+
+
+def assert_tiles_bounded(tiles: KernelTiles, upper: UpperLogits, floor: Tensor, height: int) -> None:
+    """Compare what a level says of tiles, of rows above a floor and of all others with the logits in float64.
+
+    height: rows of a tile.
+    """
+    span = upper.work.span
+    logits = whole_logits(upper.work.rows, upper.work.query)[span.start : span.stop]
+    largest = tiles.level.largest[:, : len(upper)].double()
+    padded = torch.nn.functional.pad(logits, (0, 0, 0, -len(span) % height), value=-torch.inf)
+    assert bool((largest >= padded.unflatten(0, (-1, height)).amax(1)).all())
+    reached = tiles.open_tiles(floor)
+    assert torch.equal(reached, (largest >= floor).sum(0))
+    pairs, log_below = tiles.above(floor, torch.arange(len(upper)))
+    found = torch.zeros_like(logits, dtype=torch.bool)
+    found[pairs.row - span.start, pairs.query] = True
+    assert bool(found[logits >= floor].all())
+    assert bool((logits.masked_fill(found, -torch.inf).logsumexp(0) <= log_below).all())
+    if tiles.pair_error is not None:
+        true = logits[pairs.row - span.start, pairs.query]
+        assert bool((pairs.logit >= true).all())
+        assert bool((pairs.logit - tiles.pair_error[pairs.query] <= true).all())

@@ -9,7 +9,8 @@ import pytest
 from safetensors.torch import save_file
 from torch import Tensor
 
-from oracle_engine.base import block_reader, file_rows
+from oracle_engine.base.outside import block_reader
+from oracle_engine.base.outside import rows as outside_rows
 from oracle_engine.data import samples
 
 
@@ -29,7 +30,7 @@ def leave_in_files(monkeypatch: pytest.MonkeyPatch, block_bytes: int = 1000) -> 
     """Leave samples in their files, and read them in blocks of so many bytes."""
     monkeypatch.setattr(samples, "READ_BYTES", 0)
     monkeypatch.setattr(block_reader, "BLOCK_BYTES", block_bytes)
-    monkeypatch.setattr(file_rows, "BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(outside_rows, "BLOCK_BYTES", block_bytes)
 
 
 def bytes_read() -> int:

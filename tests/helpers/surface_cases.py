@@ -121,43 +121,56 @@ def times_of(count: int) -> SearchStrategy[Form]:
 
 def points_of(shape: tuple[int, ...]) -> SearchStrategy[Callable[[Tensor], Form]]:
     """Return ways of passing queries of the sample shape `shape`, made from their float64 values [B, *shape]."""
+    usual = [_as_dtype(dtype) for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16)]
+    layouts = st.sampled_from([_kept(change) for change in LAYOUTS])
+    return mostly([st.sampled_from(usual), layouts], [st.sampled_from([*ODD, *map(_refused, WRONG)])])
 
-    def as_dtype(dtype: torch.dtype) -> Callable[[Tensor], Form]:
-        return lambda x: Form(x.to(dtype), x.to(dtype).double())
 
-    def kept(change: Callable[[Tensor], Any], usual: bool = True) -> Callable[[Tensor], Form]:
-        return lambda x: Form(change(x), x, usual)
+def _as_dtype(dtype: torch.dtype) -> Callable[[Tensor], Form]:
+    """Return what passes queries in `dtype`, whose values are rounded to it."""
+    return lambda x: Form(x.to(dtype), x.to(dtype).double())
 
-    def refused(change: Callable[[Tensor], Any]) -> Callable[[Tensor], Form]:
-        return lambda x: Form(change(x), None)
 
-    usual = [as_dtype(dtype) for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16)]
-    layouts = [
-        kept(lambda x: torch.stack([x, -x], -1)[..., 0]),
-        kept(lambda x: torch.stack([x, -x], 1)[:, 0]),
-        kept(lambda x: x.movedim(0, -1).contiguous().movedim(-1, 0)),
-        kept(lambda x: x.clone().requires_grad_()),
-        kept(lambda x: torch.nn.Parameter(x.clone())),
-        kept(lambda x: x.numpy()),
-        kept(lambda x: x.numpy().astype(">f8")),
-        kept(lambda x: x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x),
-    ]
-    wrong = [
-        kept(lambda x: x.tolist(), usual=False),
-        refused(lambda x: torch.where(torch.arange(x.numel()).reshape(x.shape) == 1, torch.nan, x)),
-        refused(lambda x: torch.where(torch.arange(x.numel()).reshape(x.shape) == 0, torch.inf, x)),
-        refused(lambda x: x[..., :-1]),
-        refused(lambda x: x[None]),
-        refused(lambda x: x[0]),
-        refused(lambda x: x.to(torch.complex64)),
-        refused(lambda x: x.to_sparse()),
-        refused(lambda x: x.to("meta")),
-        refused(lambda x: torch.nested.nested_tensor(list(x), layout=torch.jagged)),
-        refused(lambda x: None),
-        lambda x: Form(x.round().long(), x.round(), usual=False),
-        lambda x: Form(x.to(torch.float8_e4m3fn), x.to(torch.float8_e4m3fn).double(), usual=False),
-    ]
-    return mostly([st.sampled_from(usual), st.sampled_from(layouts)], [st.sampled_from(wrong)])
+def _kept(change: Callable[[Tensor], Any], usual: bool = True) -> Callable[[Tensor], Form]:
+    """Return what passes the same values in another form."""
+    return lambda x: Form(change(x), x, usual)
+
+
+def _refused(change: Callable[[Tensor], Any]) -> Callable[[Tensor], Form]:
+    """Return what passes something that no query is."""
+    return lambda x: Form(change(x), None)
+
+
+# other ways in which the same queries lie in memory
+LAYOUTS: list[Callable[[Tensor], Any]] = [
+    lambda x: torch.stack([x, -x], -1)[..., 0],
+    lambda x: torch.stack([x, -x], 1)[:, 0],
+    lambda x: x.movedim(0, -1).contiguous().movedim(-1, 0),
+    lambda x: x.clone().requires_grad_(),
+    lambda x: torch.nn.Parameter(x.clone()),
+    lambda x: x.numpy(),
+    lambda x: x.numpy().astype(">f8"),
+    lambda x: x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x,
+]
+# what some callers pass, which may be answered or refused
+ODD: list[Callable[[Tensor], Form]] = [
+    _kept(lambda x: x.tolist(), usual=False),
+    lambda x: Form(x.round().long(), x.round(), usual=False),
+    lambda x: Form(x.to(torch.float8_e4m3fn), x.to(torch.float8_e4m3fn).double(), usual=False),
+]
+# what is refused
+WRONG: list[Callable[[Tensor], Any]] = [
+    lambda x: torch.where(torch.arange(x.numel()).reshape(x.shape) == 1, torch.nan, x),
+    lambda x: torch.where(torch.arange(x.numel()).reshape(x.shape) == 0, torch.inf, x),
+    lambda x: x[..., :-1],
+    lambda x: x[None],
+    lambda x: x[0],
+    lambda x: x.to(torch.complex64),
+    lambda x: x.to_sparse(),
+    lambda x: x.to("meta"),
+    lambda x: torch.nested.nested_tensor(list(x), layout=torch.jagged),
+    lambda x: None,
+]
 
 
 def indices_of(count: int, samples: int) -> SearchStrategy[Form]:

@@ -14,7 +14,7 @@ from tolerances import assert_close, assert_rows_close
 from torch import Tensor
 
 from oracle_engine import Guidance, OracleDataset, OracleEngine, TopK, load_dataset, path_sample, posterior_draw
-from oracle_engine.base.file_rows import FileRows
+from oracle_engine.base.outside.rows import OutsideRows
 from oracle_engine.data.prefixes import prefix_fingerprint
 from oracle_engine.kernels import Pairs, Wanted, pairs_state
 
@@ -42,7 +42,7 @@ def pair(
     labels = torch.randint(-1, CLASSES, (COUNT,), generator=generator)
     weights = 0.5 + torch.rand(COUNT, generator=generator, dtype=torch.float64)
     filed = load_dataset(write_shards(tmp_path, points, labels), weights=weights)
-    assert isinstance(filed.rows.stored, FileRows)
+    assert isinstance(filed.rows.stored, OutsideRows)
     return filed, OracleDataset(points, labels, weights)
 
 
@@ -130,13 +130,13 @@ def test_one_file_with_labels_in_any_order_is_not_copied(
     points, labels = normal(90, 6, generator).float(), torch.arange(90) % 4
     write_shards(tmp_path, points, labels, 1)
     data = load_dataset(tmp_path / "shard0.safetensors")
-    assert isinstance(data.rows.stored, FileRows)
+    assert isinstance(data.rows.stored, OutsideRows)
     assert torch.equal(data[:], points)
     # in the order of the labels it is mapped as one tensor
     other = load_dataset(tmp_path / "shard0.safetensors", labels=labels.sort().values)
-    assert not isinstance(other.rows.stored, FileRows)
+    assert not isinstance(other.rows.stored, OutsideRows)
 
 
 def test_small_shards_are_read_into_memory(tmp_path: Path, generator: torch.Generator) -> None:
     data = load_dataset(write_shards(tmp_path, normal(90, 6, generator).float()))
-    assert not isinstance(data.rows.stored, FileRows)
+    assert not isinstance(data.rows.stored, OutsideRows)

@@ -27,7 +27,7 @@ from oracle_engine import (
     path_sample,
     stage_boundary,
 )
-from oracle_engine.science.stages import analyse
+from oracle_engine.science.stages.analysis import analyse
 from oracle_engine.training.losses import format_loss_table, json_loss_rows
 
 

@@ -12,13 +12,7 @@ from triton.compiler import ASTSource
 
 from ..candidates import candidates_kernel
 from ..combine import COMBINE_BLOCK, combine_kernel
-from ..compensate import (
-    COMPENSATED_TILE,
-    based_kernel,
-    compensate_kernel,
-    compensated_slots_kernel,
-    compensated_spread_kernel,
-)
+from ..compensate import COMPENSATED_TILE, based_kernel, compensated_slots_kernel
 from ..devices import Device
 from ..finish import SHARE_BLOCK, STATE_BLOCK, state_kernel
 from ..fused import fused_kernel
@@ -30,10 +24,33 @@ from ..operands import EXACT, HALF, operand_dtype, part_slots
 from ..panels import PANEL_BLOCK, panels_kernel
 from ..partition import PARTITION_QUERIES, TILE_BLOCK, Law, partition_kernel
 from ..query_operand import QUERY_BLOCK, QUERY_WARPS, query_digits_kernel, query_parts_kernel, shift_kernel
-from ..rescore import RESCORE_TILE, rescore_kernel, spread_kernel
+from ..rescore import RESCORE_TILE
+from ..rescore_kernels import rescore_kernel, spread_kernel
 from ..rescore_list import EVERY, ORDER_BLOCK, order_kernel
 from ..rescore_top import TOP_BLOCK, distance_kernel
 from ..running_sums import MOST_PARTS, SUM_QUERIES, SUM_TILES, TOTAL_BLOCK, add_kernel
+from ..screen_logits import (
+    DIGITS_BLOCK,
+    DIGITS_WARPS,
+    FEW_QUERIES,
+    MANY_QUERIES,
+    SCREEN_CODES,
+    SCREEN_FEATURES,
+    SCREEN_ROWS,
+    SCREEN_STAGES,
+    SCREEN_WARPS,
+    factor_digits_kernel,
+)
+from ..screen_tiles import (
+    CLOSE_QUERIES,
+    CLOSE_TILES,
+    NAMED_TILES,
+    above_kernel,
+    close_kernel,
+    maxima_kernel,
+    named_kernel,
+)
+from ..segment_order import SEGMENT_BLOCK, segment_order_kernel
 from ..tables import TABLES, table_name
 from ..tiles import AnyConfig, DigitConfig, FusedConfig, ScoreConfig, Tile, WeighConfig
 from ..variance import VARIANCE_BLOCK, variance_kernel
@@ -89,9 +106,32 @@ TYPES = {
     "p_named": "*i64",
     "p_row_out": "*i64",
     "p_counts": "*i32",
+    "p_column": "*i64",
+    "p_output": "*i64",
+    "p_query": "*i64",
+    "p_bits": "*i64",
+    "p_end": "*i64",
+    "p_place": "*i8",
+    "p_digits": "*i8",
+    "p_origin": "*i32",
+    "p_reached": "*i32",
+    **dict.fromkeys(("radius", "reach"), "fp32"),
+    **dict.fromkeys(("scale", "scale_rest", "scale_last", "offset", "offset_rest", "offset_last"), "fp32"),
     "first_row": "i64",
     "row_stride": "i64",
     "slice_stride": "i64",
+}
+
+# kernels that bound the rows of a screen
+BOUNDS = ("maxima", "above")
+
+# arguments that have another type in one kernel than in others
+OWN = {
+    **dict.fromkeys(BOUNDS, dict.fromkeys(("p_half_norm", "p_log_weight"), "*fp64")),
+    "factor digits": dict.fromkeys(("p_factors", "p_centre", "p_slack"), "*fp64"),
+    "close": {"p_below": "*fp64"},
+    "named": {"p_upper": "*fp64"},
+    "segments": dict.fromkeys(("p_pairs", "p_order", "p_place", "p_query", "p_own", "p_ranges"), "*i64"),
 }
 
 # kernels that multiply blocks, and of these the ones that score
@@ -114,9 +154,6 @@ SINGLE = {
     "p_slope": "",
     "p_shares": "",
 }
-
-# arguments that are numbers with a fraction
-NUMBERS = ("reach", "scale", "scale_rest", "scale_last", "offset", "offset_rest", "offset_last")
 
 # matrix instructions of each target on whole numbers
 INTEGER = {"sm_80": ("IMMA",), "sm_90": ("IGMMA", "IMMA"), "sm_100": ("UTCIMMA",), "gfx942": ("MFMA_I8",)}
@@ -177,6 +214,9 @@ class Job:
     @property
     def units(self) -> tuple[str, ...]:
         """The matrix instructions that may appear: on whole numbers for digits, on floating point ones for others."""
+        if self.kernel in BOUNDS:
+            # codes beside features
+            return (*INTEGER[self.target], *FLOATING)
         return INTEGER[self.target] if self.kernel == "digits" else FLOATING
 
 
@@ -222,6 +262,7 @@ def _rescoring(target: str) -> Iterator[Job]:
             yield Job(target, kernel, stored, COMPENSATED_TILE)
         if target in ONE_READ_ARCHITECTURES and stored.itemsize > 1:
             yield Job(target, "one read", stored, one_read_tile(ONE_READ_DIM))
+    yield from _bounding(target)
     for stored in (torch.float16, torch.bfloat16):
         yield Job(target, "parts", stored, QUERY_TILE)
     for stored in (torch.float16, torch.bfloat16, torch.float32):
@@ -229,8 +270,20 @@ def _rescoring(target: str) -> Iterator[Job]:
     yield Job(target, "split digits", torch.uint8, QUERY_TILE)
     yield Job(target, "prefix", torch.float32, RESCORE_TILE)
     yield Job(target, "based", torch.float32, replace(COMPENSATED_TILE, warps=1))
-    for kernel in ("shift", "partition", "add", "state", "variance", "candidates", "panels", "order"):
+    for kernel in ("shift", "partition", "add", "state", "variance", "candidates", "panels", "segments", "order"):
         yield Job(target, kernel, torch.float32, RESCORE_TILE)
+
+
+def _bounding(target: str) -> Iterator[Job]:
+    """Yield the kernels of screens: of float32 features, and of 8-bit codes with features beside them."""
+    for batch in (FEW_QUERIES, MANY_QUERIES):
+        tile = Tile(SCREEN_ROWS, batch, SCREEN_CODES, SCREEN_WARPS, SCREEN_STAGES)
+        for kernel in BOUNDS:
+            for stored in (torch.float32, torch.int8, torch.uint8):
+                yield Job(target, kernel, stored, tile)
+    yield Job(target, "factor digits", torch.int8, Tile(1, 1, DIGITS_BLOCK, DIGITS_WARPS, 3))
+    yield Job(target, "close", torch.float32, Tile(CLOSE_TILES, CLOSE_QUERIES, 1, 4, 3))
+    yield Job(target, "named", torch.float32, Tile(NAMED_TILES, 1, SCREEN_ROWS, 4, 3))
 
 
 def subset() -> list[Job]:
@@ -257,6 +310,11 @@ def subset() -> list[Job]:
     ]
     rescoring += [chosen[key] for key in (("compensate", "fp16"), ("compensated slots", "u8"), ("based", "fp32"))]
     rescoring += [chosen[key] for key in (("parts", "bf16"), ("combine", "fp16"), ("split digits", "u8"))]
+    rescoring += [
+        chosen["maxima", "u8"],
+        chosen["above", "fp32"],
+        chosen["factor digits", "i8"],
+    ]
     rescoring += [chosen[key, "fp32"] for key in ("shift", "partition", "add", "state")]
     return [*few, chosen["digits", "u8"], fused, *rescoring, *firsts.values()]
 
@@ -279,7 +337,9 @@ def _type_of(name: str, job: Job) -> str:
     stored, operand = KERNEL_NAMES[job.stored], KERNEL_NAMES[operand_dtype(job.stored)]
     if name in ("rows", "query", "weights", "gathered") and job.kernel in PRODUCTS:
         return _tile_type(name, job, stored, "i8" if job.kernel == "digits" else operand)
-    if name == "p_rows":
+    if name in OWN.get(job.kernel, {}):
+        return OWN[job.kernel][name]
+    if name in ("p_rows", "p_codes"):
         return f"*{stored}"
     if name in ("p_query", "p_weights", "p_gathered"):
         return f"*{operand}"
@@ -291,7 +351,7 @@ def _type_of(name: str, job: Job) -> str:
         return "*fp32"
     if name.startswith("p_") and job.kernel in DOUBLE:
         return TYPES.get(name, "*fp64")
-    if (job.kernel == "partition" and name in Law._fields) or name in NUMBERS:
+    if job.kernel == "partition" and name in Law._fields:
         return "fp32"
     return TYPES.get(name, "*fp32" if name.startswith("p_") else "i32")
 
@@ -320,6 +380,10 @@ def _kernel_of(job: Job) -> tuple[Any, dict[str, Any]]:
     summed = {**tile, "BLOCK_D": config.block_d, "PARTS": weights}
     rows, dense = weights_rows(config.block_b), {"DENSE": DENSE_SHARE, "DESCRIBED": job.described}
     placed = {"WIDTH": weights * config.block_b, "TAIL": config.block_n, "BLOCK_N": rows}
+    # rows that are codes have norms beside them, others all they need; two digits are more than one
+    coded = job.stored != torch.float32
+    beside = {"FEATURES": True, "NORMED": coded, "WEIGHTED": coded, "SHARED": True, "BLOCK_E": SCREEN_FEATURES}
+    bounds = {**tile, **beside, "DIGITS": 2 if coded else 0, "BLOCK_D": SCREEN_CODES}
     kernels: dict[str, tuple[Any, dict[str, Any]]] = {
         "score": (score_kernel, {**scored, "STORE": True}),
         "digits": (digits_kernel, exact),
@@ -333,10 +397,10 @@ def _kernel_of(job: Job) -> tuple[Any, dict[str, Any]]:
         "prefix": (prefix_kernel, {"BLOCK": PREFIX_BLOCK}),
         "place": (place_kernel, {**placed, **segmented, **dense}),
         "distance": (distance_kernel, {"WEIGHTED": True, **rescored}),
-        "rescore": (rescore_kernel, {"WEIGHTED": True, "MEAN": True, **rescored}),
-        "spread": (spread_kernel, {"WEIGHTED": True, **rescored}),
-        "compensate": (compensate_kernel, {**given, "MEAN": True}),
-        "compensated spread": (compensated_spread_kernel, given),
+        "rescore": (rescore_kernel, {**given, "MEAN": True, "TWICE": False}),
+        "spread": (spread_kernel, {**given, "TWICE": False}),
+        "compensate": (rescore_kernel, {**given, "MEAN": True, "TWICE": True}),
+        "compensated spread": (spread_kernel, {**given, "TWICE": True}),
         "compensated slots": (compensated_slots_kernel, given),
         "based": (based_kernel, {"BLOCK": TOP_BLOCK}),
         "one read": (one_read_kernel, {**read, "WEIGHTED": True, "MEAN": True, **rescored}),
@@ -353,6 +417,7 @@ def _kernel_of(job: Job) -> tuple[Any, dict[str, Any]]:
             {
                 "PARTS": MOST_PARTS,
                 "CENTRED": True,
+                "MOVED": True,
                 "BLOCK_N": config.block_n,
                 "BLOCK_S": SHARE_BLOCK,
                 "BLOCK_D": STATE_BLOCK,
@@ -360,8 +425,14 @@ def _kernel_of(job: Job) -> tuple[Any, dict[str, Any]]:
         ),
         "variance": (variance_kernel, {"CENTRED": True, "BLOCK": VARIANCE_BLOCK}),
         "candidates": (candidates_kernel, {"SEGMENTED": True, "BLOCK": 256}),
+        "segments": (segment_order_kernel, {"BLOCK": SEGMENT_BLOCK}),
         "panels": (panels_kernel, {"BLOCK_B": 16, "BLOCK": PANEL_BLOCK}),
         "combine": (combine_kernel, {"BLOCK": COMBINE_BLOCK}),
+        "maxima": (maxima_kernel, {**bounds, "BEFORE": True}),
+        "above": (above_kernel, bounds),
+        "factor digits": (factor_digits_kernel, {"CENTRED": True, "DIGITS": 1, "BLOCK": config.block_d}),
+        "close": (close_kernel, {"BLOCK_T": config.block_n, "BLOCK_B": config.block_b}),
+        "named": (named_kernel, {"BLOCK_T": config.block_n, "BLOCK_N": config.block_d}),
         "order": (order_kernel, {"EVERY": EVERY, "BLOCK": ORDER_BLOCK}),
         "fused": (fused_kernel, {**summed, "QUERY_PARTS": queries, "WEIGHTED": True, "MEAN": True, "RANGES": 1}),
     }

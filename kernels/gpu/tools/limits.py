@@ -63,6 +63,7 @@ AMD = "tiles for any card of 64 KB; no card of this make has timed them"
 LIMITS = (
     Limit("spills", 32, "the tile that was fastest on an H100", ("sm_90",), ("dense",), BYTES),
     Limit("spills", 4, "outside of the loop", ("sm_100",), ("finish", "score")),
+    Limit("spills", 10, BLACKWELL, ("sm_100",), ("above",), BYTES),
     Limit("spills", 36, DOUBLE, kernels=("one read",)),
     Limit("spills", 4, "few, for one more program a multiprocessor", ("sm_80", "sm_90"), COMPENSATED),
     Limit("spills", 0, "registers in memory take its time"),

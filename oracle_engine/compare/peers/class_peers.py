@@ -27,9 +27,11 @@ def gathered(data: Centred) -> Callable[[Tensor], Attend]:
     own = samples.new_empty(0)
 
     def labelled(labels: Tensor) -> Attend:
+        """Return the attention of queries of these classes."""
         place = torch.searchsorted(names, labels)
 
         def attend(query: Tensor, slope: Tensor) -> Tensor:
+            """Return the mean of the samples of each query's class, gathered for it."""
             torch.index_select(samples, 0, place, out=own.resize_(len(place), *samples.shape[1:]))
             weights = torch.baddbmm((slope * half_norms[place])[:, None], query[:, None], own.mT).softmax(2)
             return torch.bmm(weights, own)[:, 0]
@@ -44,11 +46,13 @@ def looped(data: Centred) -> Callable[[Tensor], Attend]:
     segments = _segments(data)
 
     def labelled(labels: Tensor) -> Attend:
+        """Return the attention of queries of these classes."""
         order = labels.argsort()
         names, counts = labels[order].unique_consecutive(return_counts=True)
         groups = list(zip(names.tolist(), order.split(counts.tolist()), strict=True))
 
         def attend(query: Tensor, slope: Tensor) -> Tensor:
+            """Return the mean of the samples of each query's class, one class after the other."""
             slope, mean = slope.expand(len(query), 1), torch.empty_like(query)
             for label, group in groups:
                 rows = segments[label]
@@ -68,10 +72,14 @@ def _segments(data: Centred) -> Mapping[int, slice]:
 
 
 def _peer(way: Callable[[Centred], Callable[[Tensor], Attend]]) -> Callable[[Centred], Velocity]:
+    """Return a builder of the velocity that attends in this way."""
+
     def build(data: Centred) -> Velocity:
+        """Return the velocity over these samples."""
         labelled = way(data)
 
         def velocity(x: Tensor, t: Tensor | float, labels: Tensor) -> Tensor:
+            """Return the velocity of queries x [B, *shape] at t of the classes `labels`."""
             flat = x.reshape(len(x), -1).to(data.mean.dtype)
             found: Tensor = velocity_around(labelled(labels), data.mean, flat, *times_of(t, data.mean))
             return found.reshape(x.shape)

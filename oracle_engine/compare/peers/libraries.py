@@ -30,6 +30,7 @@ def ideal_denoiser(data: OracleDataset) -> Callable[[Batch], Tensor]:
     denoiser = IdealDenoiser(samples)
 
     def velocity(batch: Batch) -> Tensor:
+        """Return the velocity that the denoiser gives at x / alpha and sigma / alpha."""
         alpha = batch.times.float().reshape(-1, *[1] * len(data.sample_shape))
         x, sigma = batch.x / alpha, (1 - alpha) / alpha
         denoised = x - sigma * denoiser(x, sigma)
@@ -55,6 +56,7 @@ def kernel_density(data: OracleDataset) -> Callable[[Batch], Tensor]:
     fitted: dict[float, Any] = {}
 
     def density(batch: Batch) -> Tensor:
+        """Return the log-density of a batch at one time; the estimator is fitted once for each time."""
         t = float(batch.times[0])
         if t not in fitted:
             fitted.clear()

@@ -55,6 +55,7 @@ class Method:
         return rows.expand(len(batch.x), -1) if rows.ndim == 1 else rows
 
     def _mean(self, batch: Batch, query: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """Return the posterior mean of centred queries over the rows of this method."""
         samples = self.data.samples
         if self.rows is None:
             return self._of_all(query, alpha, sigma)
@@ -68,6 +69,7 @@ class Method:
         return torch.bmm(logits.softmax(1)[:, None], chosen)[:, 0]
 
     def _of_all(self, query: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """Return the mean over all rows: from all differences, or from chunks by themselves."""
         if self.chunk is None:
             return torch.cat(list(self._from_differences(query, alpha, sigma)))
         chunks = self.data.samples.split(self.chunk)
@@ -75,6 +77,7 @@ class Method:
         return torch.stack(means).mean(0)
 
     def _from_differences(self, query: Tensor, alpha: Tensor, sigma: Tensor) -> Iterator[Tensor]:
+        """Yield the means of as many queries at once as HELD has room for."""
         samples = self.data.samples
         step = max(1, HELD // samples.nbytes)
         for start in range(0, len(query), step):
@@ -109,6 +112,7 @@ def fixed_nearest(data: Centred) -> Method:
     """A softmax over the 200 nearest samples, at every time."""
 
     def nearest(batch: Batch) -> Tensor:
+        """Return the nearest samples of every query."""
         alpha = batch.times[:, None].float()
         query = batch.x.flatten(1) - alpha * data.mean
         scores = torch.addmm(-alpha * data.half_norms, query, data.samples.T)
@@ -121,6 +125,7 @@ def reference_batch(data: Centred) -> Method:
     """A softmax over a reference batch: the samples that the queries were made from, where known, and random others."""
 
     def references(batch: Batch) -> Tensor:
+        """Return the references of a batch."""
         own = _some(data, 0) if batch.source is None else data.row_of(batch.source)
         found: Tensor = torch.cat([own, _some(data, POOL)]).unique()
         return found
@@ -129,11 +134,13 @@ def reference_batch(data: Centred) -> Method:
 
 
 def _some(data: Centred, count: int) -> Tensor:
+    """Return the numbers of `count` random samples, the same ones at every call."""
     generator = torch.Generator().manual_seed(0)
     return torch.randperm(len(data.samples), generator=generator)[:count].to(data.samples.device)
 
 
 def _logits(query: Tensor, samples: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    """Return the logits of queries over samples, from one product."""
     half_norms = 0.5 * samples.square().sum(1)
     return torch.addmm(-alpha * half_norms, query, samples.T) * (alpha / sigma.square())
 

@@ -109,6 +109,7 @@ def nearest_peer(kind: str, data: Centred) -> NearestPeer:
 
 
 def _inverted(data: Centred, cells: int, file: Path | None) -> Any:
+    """Return the inverted file over the samples, from `file` where it has been built before."""
     faiss = _faiss()
     if file is not None and file.exists():
         return faiss.read_index(str(file))

@@ -17,7 +17,7 @@ from .centred import Attend, Centred, UnavailableError, Velocity, times_of, velo
 
 # bytes of the rows that are scored and weighed before the next ones: of half a MiB to 16 this was among the fastest for
 # all of 1 to 256 queries of 784 and 3,072 values
-BLOCK_BYTES = 8 << 20
+CACHED_BYTES = 8 << 20
 
 Array = np.ndarray[Any, np.dtype[np.float32]]
 
@@ -26,6 +26,7 @@ def two_products(samples: Array, half_norms: Array) -> Attend:
     """Queries times data, softmax in place, weights times data."""
 
     def attend(query: Array, slope: Array) -> Array:
+        """Return the mean of all samples, from products over the whole."""
         weights: Array = query @ samples.T
         weights += slope * half_norms
         weights -= weights.max(1, keepdims=True)
@@ -39,10 +40,11 @@ def two_products(samples: Array, half_norms: Array) -> Attend:
 
 def blocked_products(samples: Array, half_norms: Array) -> Attend:
     """The same over blocks of rows that stay in cache between the two products, with a running softmax."""
-    size = max(1, BLOCK_BYTES // samples[0].nbytes)
+    size = max(1, CACHED_BYTES // samples[0].nbytes)
     blocks = [slice(start, start + size) for start in range(0, len(samples), size)]
 
     def attend(query: Array, slope: Array) -> Array:
+        """Return the mean of all samples, a block that fits the cache at a time."""
         mean, part = np.zeros_like(query), np.empty_like(query)
         total = np.zeros((len(query), 1), query.dtype)
         highest = np.full_like(total, -np.inf)
@@ -63,12 +65,16 @@ def blocked_products(samples: Array, half_norms: Array) -> Attend:
 
 
 def _peer(way: Callable[[Array, Array], Attend]) -> Callable[[Centred], Velocity]:
+    """Return a builder of the velocity that attends in this way."""
+
     def build(data: Centred) -> Velocity:
+        """Return the velocity over these samples. Raises UnavailableError on a GPU."""
         if data.samples.device.type != "cpu":
             raise UnavailableError("NumPy computes on the CPU")
         attend, mean = way(data.samples.numpy(), data.half_norms.numpy()), data.mean.numpy()
 
         def velocity(x: Tensor, t: Tensor | float) -> Tensor:
+            """Return the velocity of queries x [B, *shape] at t."""
             alpha, sigma = (time.numpy() for time in times_of(t, data.mean))
             flat = x.reshape(len(x), -1).to(data.mean.dtype).numpy()
             return torch.from_numpy(velocity_around(attend, mean, flat, alpha, sigma)).reshape(x.shape)

@@ -17,6 +17,7 @@ def eager(data: Centred) -> Attend:
     """Queries times data, softmax, weights times data."""
 
     def attend(query: Tensor, slope: Tensor) -> Tensor:
+        """Return softmax(logits) @ samples."""
         return torch.addmm(slope * data.half_norms, query, data.samples.T).softmax(1) @ data.samples
 
     return attend
@@ -30,6 +31,7 @@ def eager_columns(data: Centred) -> Attend:
     """
 
     def attend(query: Tensor, slope: Tensor) -> Tensor:
+        """Return the same from logits whose queries are columns."""
         bias = data.half_norms[:, None] * slope.T
         return torch.addmm(bias, data.samples, query.T).T.softmax(1) @ data.samples
 
@@ -41,6 +43,7 @@ def eager_transposed(data: Centred) -> Attend:
     transposed = data.samples.T.contiguous()
 
     def attend(query: Tensor, slope: Tensor) -> Tensor:
+        """Return the same from samples that are stored transposed."""
         return torch.addmm(slope * data.half_norms, query, transposed).softmax(1) @ data.samples
 
     return attend
@@ -51,6 +54,7 @@ def sdpa(data: Centred) -> Attend:
     samples = data.samples[None, None]
 
     def attend(query: Tensor, slope: Tensor) -> Tensor:
+        """Return the same by scaled_dot_product_attention, with the norms as a mask."""
         bias = (slope * data.half_norms).expand(len(query), -1)[None, None]
         return scaled_dot_product_attention(query[None, None], samples, samples, attn_mask=bias, scale=1.0)[0, 0]
 
@@ -62,6 +66,7 @@ def bf16(data: Centred) -> Attend:
     samples = data.samples.bfloat16()
 
     def attend(query: Tensor, slope: Tensor) -> Tensor:
+        """Return the same from bfloat16 products."""
         logits = (query.bfloat16() @ samples.T).float() + slope * data.half_norms
         return (logits.softmax(1).bfloat16() @ samples).float()
 
@@ -75,6 +80,7 @@ def tf32(data: Centred) -> Attend:
     plain = eager(data)
 
     def attend(query: Tensor, slope: Tensor) -> Tensor:
+        """Return the same while TF32 is allowed."""
         before = torch.get_float32_matmul_precision()
         torch.set_float32_matmul_precision("high")
         try:
@@ -97,6 +103,7 @@ def keops(data: Centred) -> Attend:
     samples, half_norms = LazyTensor(data.samples[None]), LazyTensor(data.half_norms[None, :, None].contiguous())
 
     def attend(query: Tensor, slope: Tensor) -> Tensor:
+        """Return the same by KeOps, without a matrix of logits."""
         slopes = LazyTensor(slope.expand(len(query), 1)[:, None].contiguous())
         logits = (LazyTensor(query[:, None].contiguous()) | samples) + slopes * half_norms
         mean: Tensor = logits.sumsoftmaxweight(samples, dim=1)
@@ -106,16 +113,21 @@ def keops(data: Centred) -> Attend:
 
 
 def _peer(way: Callable[[Centred], Attend], *, compiled: bool = False) -> Callable[[Centred], Velocity]:
+    """Return a builder of the velocity that attends in this way, through torch.compile where `compiled`."""
+
     def build(data: Centred) -> Velocity:
+        """Return the velocity over these samples."""
         attend = way(data)
 
         def core(x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+            """Return the velocity of flat queries [B, D]: what is compiled."""
             found: Tensor = velocity_around(attend, data.mean, x, alpha, sigma)
             return found
 
         run = _compiled(core, data.samples.device) if compiled else core
 
         def velocity(x: Tensor, t: Tensor | float) -> Tensor:
+            """Return the velocity of queries x [B, *shape] at t."""
             flat = x.reshape(len(x), -1).to(data.mean.dtype)
             found: Tensor = run(flat, *times_of(t, data.mean))
             return found.reshape(x.shape)

@@ -142,6 +142,7 @@ def _content(archive: tarfile.TarFile, part: tarfile.TarInfo) -> bytes:
 
 
 def _classes(path: Path, names: Sequence[str], classes: dict[str, bytes]) -> list[int]:
+    """Return the classes that lie beside the samples of an archive. Raises DataFileError where one lacks its own."""
     labels = []
     for name in names:
         text = classes.get(_stem(name))

@@ -61,6 +61,7 @@ def _files(path: Path, names: tuple[str, ...], remedy: str) -> list[Path]:
 
 
 def _records(path: Path) -> np.ndarray:
+    """Return the records of a binary batch of CIFAR-10, [n, 3073]."""
     with reading(path, "CIFAR-10's binary version"):
         held = content(path)
     if len(held) % _RECORD:

@@ -89,6 +89,7 @@ def _unkeyed(read: Callable[[Path], Samples | Pictures]) -> Reader:
     """Return a reader of files whose arrays have no names, which refuses a key."""
 
     def unkeyed(path: Path, key: str | None, labelled: bool) -> Samples | Pictures:
+        """Read a file that has no names of arrays. Raises InputError for a key."""
         check_unkeyed(path, key)
         return read(path)
 

@@ -49,6 +49,7 @@ def find_idx(folder: Path, stem: str, ndim: int) -> Path | None:
 
 
 def _idx_array(path: Path) -> np.ndarray:
+    """Return the array of an IDX file."""
     with reading(path, "an IDX file"):
         held = _unpacked(path)
         first, second, code, ndim = held[:4].tolist()

@@ -15,7 +15,7 @@ from .npy import load_array
 from .reading import reading
 
 LABELS_FILE = "dataset.json"
-SUFFIXES = (".npy", ".txt", ".csv", ".json")
+LABEL_SUFFIXES = (".npy", ".txt", ".csv", ".json")
 _EXPECTED = "labels, one a sample or one for each name"
 
 
@@ -39,7 +39,7 @@ def read_labels(path: Path, names: Sequence[str] | None, count: int) -> Int64[Te
             found = [line.strip() for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
         else:
             remedy = "save the labels as one of these"
-            raise bad_file(path, f"a name ending in {', '.join(SUFFIXES)}", path.suffix or "no suffix", remedy)
+            raise bad_file(path, f"a name ending in {', '.join(LABEL_SUFFIXES)}", path.suffix or "no suffix", remedy)
     if isinstance(found, Mapping):
         if names is None:
             remedy = "give the labels alone, in the order of the samples"
@@ -80,6 +80,7 @@ def named_labels(path: Path, found: Mapping[str, Any], names: Sequence[str]) -> 
 
 
 def _of_json(path: Path, text: str) -> list[Any] | dict[str, Any]:
+    """Return the labels of a JSON file, in order or by name."""
     held = json.loads(text)
     if isinstance(held, dict) and "labels" in held:
         held = held["labels"]
@@ -92,6 +93,7 @@ def _of_json(path: Path, text: str) -> list[Any] | dict[str, Any]:
 
 
 def _of_csv(path: Path) -> list[Any] | dict[str, Any]:
+    """Return the labels of a CSV file, in order or by name."""
     with path.open(encoding="utf-8-sig", newline="") as stream:
         rows = [row for row in csv.reader(stream) if row]
     widths = {len(row) for row in rows}
@@ -119,6 +121,7 @@ def _numbered(path: Path, labels: Sequence[Any]) -> list[int]:
 
 
 def _whole(label: Any) -> bool:
+    """Return whether a label is a whole number, also one in text."""
     if isinstance(label, bool | float):
         return False
     try:

@@ -16,7 +16,7 @@ from ..samples import labels_of
 from .label_files import LABELS_FILE, by_name, named_labels
 from .reading import reading
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".pgm", ".tif", ".tiff")
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".pgm", ".tif", ".tiff")
 MAGICS = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"BM", b"II*\0", b"MM\0*")
 # pictures that are not read, and would be missed without a word
 _OTHERS = (".gif", ".heic", ".heif", ".avif", ".svg", ".jp2", ".jxl", ".raw", ".cr2", ".nef", ".dng", ".psd")
@@ -82,7 +82,7 @@ def has_pictures(folder: Path) -> bool:
 
 def is_picture_name(name: str) -> bool:
     """Return whether a file of this name is taken for a picture."""
-    return name.lower().endswith(SUFFIXES) and not PurePosixPath(name).name.startswith(".")
+    return name.lower().endswith(PICTURE_SUFFIXES) and not PurePosixPath(name).name.startswith(".")
 
 
 def pictures_among(where: Path, names: Sequence[str]) -> list[str]:

@@ -52,6 +52,7 @@ def reading(path: Path, expected: str) -> Iterator[None]:
 
 
 def _about_reading(error: Exception, path: Path, expected: str) -> OracleError:
+    """Return the error, in words, about a file that could not be read."""
     if lacks_memory(error):
         return bad_file(path, "numbers that memory has room for", f"no room for them ({error})", _LESS_MEMORY)
     # libraries raise OSError without a number for what they cannot understand

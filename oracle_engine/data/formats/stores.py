@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from ...base.file_rows import FilePart
 from ...base.mapped import mapped
+from ...base.outside.rows import FilePart
 from ..samples import STORAGE_NAMES, Samples, samples_of, tensor_of
 from .naming import check_no_labels, check_unkeyed, choose
 from .reading import library, reading

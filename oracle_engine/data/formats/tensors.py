@@ -11,8 +11,8 @@ import torch
 
 from ...base.arrays import Tensor
 from ...base.errors import bad_file, invalid
-from ...base.file_rows import FilePart
 from ...base.mapped import open_safetensors
+from ...base.outside.rows import FilePart
 from ..samples import STORAGE_NAMES, Samples, dtype_name, samples_of
 from .naming import check_no_labels, choose
 from .reading import FRESH_COPY, ZIP_MAGIC, reading, start_of
@@ -75,6 +75,7 @@ def _loaded(path: Path) -> Any:
 
 
 def _of_dict(path: Path, held: dict[Any, Any], key: str | None, labelled: bool) -> Samples:
+    """Return the samples among the tensors of a dict, and their labels."""
     tensors = {name: value for name, value in held.items() if isinstance(name, str) and isinstance(value, Tensor)}
     names = list(tensors)
     storable = [name for name in names if dtype_name(tensors[name]) in STORAGE_NAMES and tensors[name].ndim]

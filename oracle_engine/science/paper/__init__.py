@@ -3,8 +3,10 @@
 from .fig2 import fig2
 from .fig3 import fig3
 from .fig4 import fig4
-from .fig5 import fig5, fig6
-from .fig7 import Checkpoint, fig7, fig8
+from .fig5 import fig5
+from .fig6 import fig6
+from .fig7 import fig7
+from .fig8 import Checkpoint, fig8
 from .models import as_velocity, load_model
 from .quality import Quality, energy_distance
 from .recipes import QUICK, RECIPES, Effort, Inputs

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ...engine.engine import OracleEngine
-from ..stage_report import StageReport
-from ..stages import analyse
+from ..stages.analysis import analyse
+from ..stages.report import StageReport
 from .result import Curve, Panel, PaperResult, data_facts, spread
 
-NOTE = (
+FIG2_NOTE = (
     "Published: class-conditional ImageNet-256 latents (about 1,300 samples a class, D = 8192 and 4096); the top-1 "
     "weight passes .02 / .2 / .4 / .63 / .82 / .99 at t = .02 / .04 / .05 / .06 / .07 / .10, on linear t. Curves of "
     "other data lie where their N, D and variance put them."
@@ -39,12 +39,13 @@ def fig2(
         facts=facts | {"queries": queries},
         columns=("data", "N", "D", "values", "top-1 = .5", "+-", "ESS = 2", "+- ", "predicted"),
         rows=rows,
-        note=NOTE,
+        note=FIG2_NOTE,
         panels=_panels(reports),
     )
 
 
 def _row(name: str, report: StageReport) -> tuple[str | int | float | None, ...]:
+    """Return the row of the table about one report."""
     data, measured, errors = report.data, report.measured, report.errors
     sizes = (report.population, data["dim"], spread([round(end, 3) for end in data["value_range"]]))
     times = (measured.top_weight_50, errors.top_weight_50, measured.ess_2, errors.ess_2)
@@ -52,6 +53,7 @@ def _row(name: str, report: StageReport) -> tuple[str | int | float | None, ...]
 
 
 def _panels(reports: Mapping[str, StageReport]) -> tuple[Panel, ...]:
+    """Return a panel for each quantity, with a curve for each report."""
     titles = {
         "top_weight": "mean top-1 weight",
         "cosine": "mean cos(u, v)",
@@ -72,5 +74,6 @@ def _panels(reports: Mapping[str, StageReport]) -> tuple[Panel, ...]:
 
 
 def _end(report: StageReport) -> float:
+    """Return the time at which the posterior has narrowed, or the last one."""
     done = [point.t for point in report.points if point.top_weight > 0.995]
     return done[0] if done else report.points[-1].t

@@ -10,13 +10,14 @@ from ...base.seeds import seeded
 from ...data.values import is_picture
 from ...engine.engine import OracleEngine
 from ...samplers.runs import noised
-from ..transition import draw_rows, predict_transition
-from .result import Curve, Panel, PaperResult, Sheet, check_count, data_facts
+from ..transition import draw_rows
+from .boundary import marks_at, predicted_boundary, times_around
+from .result import Curve, Panel, PaperResult, Sheet, check_count, context_of, data_facts
 
-SHARES = (0.2, 0.5, 0.8, 1.0, 1.2, 1.5)
-LATEST = 0.95
+# of the transition
+MULTIPLES = (0.2, 0.5, 0.8, 1.0, 1.2, 1.5)
 
-NOTE = (
+FIG4_NOTE = (
     "Published: denoisers of ImageNet latents, decoded; early ones are blurred layouts of many samples, after the "
     "transition they show one training sample. Here the same for the samples themselves."
 )
@@ -31,8 +32,8 @@ def fig4(
     means are taken. shown: how many are drawn. seed: of their samples and noise. Costs a posterior for each time.
     """
     check_count("queries", queries, 1)
-    boundary = predict_transition(engine.data, engine.path, engine.point_std, seed).anisotropic
-    grid = tuple(times) if times is not None else _grid(boundary)
+    boundary = predicted_boundary(engine, seed)
+    grid = tuple(times) if times is not None else times_around(boundary, MULTIPLES)
     rows = draw_rows(engine.data, queries, seed)
     samples = engine.data.sample_values(rows)
     order = torch.randperm(len(rows), generator=seeded(seed))[:shown]
@@ -44,7 +45,7 @@ def fig4(
         gap = (posterior.mean - samples.double()).reshape(len(rows), -1).square().mean(1)
         found.append((t, float(gap.mean()), float(posterior.top_weights.mean()), float(posterior.ess.median())))
         pictures.append((x[order].float().cpu(), posterior.mean[order].float().cpu()))
-    marks = {} if boundary is None else {"predicted": boundary}
+    marks = marks_at(boundary, "predicted")
     curve = Curve("", grid, tuple(row[1] for row in found))
     weight = Curve("", grid, tuple(row[2] for row in found))
     return PaperResult(
@@ -53,7 +54,7 @@ def fig4(
         facts=data_facts(engine) | {"queries": queries},
         columns=("t", "|denoiser - own sample|^2 / D", "top-1 weight", "median ESS"),
         rows=tuple(found),
-        note=NOTE,
+        note=FIG4_NOTE,
         panels=(
             Panel("distance to the own sample", "t (0 noise, 1 data)", "|E[X | x] − X|² / D", (curve,), marks=marks),
             Panel("posterior", "t (0 noise, 1 data)", "mean top-1 weight", (weight,), share=True, marks=marks),
@@ -62,17 +63,13 @@ def fig4(
     )
 
 
-def _grid(boundary: float | None) -> tuple[float, ...]:
-    middle = 0.3 if boundary is None else boundary
-    return tuple(sorted({round(min(LATEST, share * middle), 3) for share in SHARES}))
-
-
 def _sheet(
     engine: OracleEngine,
     times: Sequence[float],
     pictures: Sequence[tuple[torch.Tensor, torch.Tensor]],
     samples: torch.Tensor,
 ) -> Sheet | None:
+    """Return the queries and their denoisers along t in two rows of pictures each; None for data that are none."""
     if not is_picture(engine.data.sample_shape):
         return None
     rows = []
@@ -80,9 +77,3 @@ def _sheet(
         rows.append(("x_t", torch.stack([*(pair[0][query] for pair in pictures)])))
         rows.append(("denoiser, sample", torch.stack([*(pair[1][query] for pair in pictures), sample])))
     return Sheet(tuple(rows), (*(f"t = {t:g}" for t in times), "sample"), context_of(engine))
-
-
-def context_of(engine: OracleEngine, count: int = 512) -> torch.Tensor:
-    """Return samples of the data, [M, *shape] float32 on the CPU, which give pictures their colours."""
-    rows = draw_rows(engine.data, min(count, len(engine.data)), 0)
-    return engine.data.sample_values(rows).float().cpu()

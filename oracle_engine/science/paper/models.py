@@ -17,7 +17,7 @@ from ...base.errors import DataFileError, bad_file, invalid
 from ...engine.engine import OracleEngine
 from ...paths.paths import coefficients
 
-Model = Callable[[Tensor, Tensor], Tensor]
+VelocityFunction = Callable[[Tensor, Tensor], Tensor]
 
 SCRIPTED, EXPORTED = (".pt", ".ts", ".jit"), (".pt2",)
 # a denoiser is not asked at noise levels above this: sigma / alpha is infinite at t = 0
@@ -43,7 +43,7 @@ def load_model(name: str) -> Any:
     return _from_module(module, attribute)
 
 
-def as_velocity(model: Any, engine: OracleEngine, convention: str | Convention = "sit") -> Model:
+def as_velocity(model: Any, engine: OracleEngine, convention: str | Convention = "sit") -> VelocityFunction:
     """Return a model of a project as v(x, t) along the path of the engine, t = 0 noise and t = 1 data.
 
     model: called as the project calls it, without classes. engine: the oracle, whose path the model was trained on.
@@ -60,6 +60,7 @@ def as_velocity(model: Any, engine: OracleEngine, convention: str | Convention =
 
     @torch.no_grad()
     def velocity(x: Tensor, t: Tensor) -> Tensor:
+        """Return the velocity of queries x [B, *shape] at t [B]."""
         theirs = (1.0 - t if held.from_data else t) * held.steps
         output = _tensor(model(theirs, x) if held.time_first else model(x, theirs))
         return -output if held.from_data else output
@@ -67,9 +68,12 @@ def as_velocity(model: Any, engine: OracleEngine, convention: str | Convention =
     return velocity
 
 
-def _of_denoiser(model: Any, engine: OracleEngine) -> Model:
+def _of_denoiser(model: Any, engine: OracleEngine) -> VelocityFunction:
+    """Return a denoiser D(x; sigma) as v(x, t)."""
+
     @torch.no_grad()
     def velocity(x: Tensor, t: Tensor) -> Tensor:
+        """Return the velocity of queries x [B, *shape] at t [B]."""
         at, axes = coefficients(engine.path, t.double()), [1] * (x.ndim - 1)
         alpha = torch.maximum(at.alpha_t, at.sigma_t / MOST_SIGMA)
         parts = (alpha, at.sigma_t, at.alpha_t, at.d_alpha_t, at.d_sigma_t)
@@ -90,6 +94,7 @@ def _tensor(output: Any) -> Tensor:
 
 
 def _from_file(path: Path) -> Any:
+    """Return the model of a TorchScript or torch.export file."""
     if not path.is_file():
         raise invalid("model", "must be a file that exists", path, "check the path")
     try:
@@ -110,6 +115,7 @@ def _bad_model(path: Path, reason: str, remedy: str) -> DataFileError:
 
 
 def _from_module(module: str, attribute: str) -> Any:
+    """Return a Python object by the name of its module and its own."""
     place = str(Path.cwd())
     added = place not in sys.path
     if added:

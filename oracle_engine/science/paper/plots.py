@@ -6,7 +6,7 @@ import math
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
-from ..pictures import colour_function
+from ..pictures import Colours
 from ..plot_style import BODY, GREY, INK, SERIES, SMALL, require_matplotlib, style
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ def result_figure(result: PaperResult) -> Figure:
 
 
 def _panel(axes: Axes, panel: Panel) -> None:
+    """Draw the curves and the marks of a panel."""
     for number, curve in enumerate(panel.curves):
         colour, dashes, mark = SERIES[number % len(SERIES)]
         pairs = [(x, y, place) for place, (x, y) in enumerate(zip(curve.x, curve.y, strict=True)) if y is not None]
@@ -78,6 +79,7 @@ def _panel(axes: Axes, panel: Panel) -> None:
 
 
 def _legend(figure: Figure, panel: Panel, left: float, top: float, height: float) -> None:
+    """Name the curves below their panel."""
     from matplotlib.lines import Line2D
 
     if len(panel.curves) < 2:
@@ -91,7 +93,8 @@ def _legend(figure: Figure, panel: Panel, left: float, top: float, height: float
 
 
 def _sheet(figure: Figure, sheet: Sheet, top: float, side: float, height: float) -> None:
-    colours = colour_function(sheet.context)
+    """Draw the rows of pictures."""
+    colours = Colours.of(sheet.context)
     for column, name in enumerate(sheet.columns):
         x = (NAMES + (column + 0.5) * side) / WIDTH
         figure.text(x, 1 - (top - 0.08) / height, name, size=SMALL, color=INK, ha="center", va="center")
@@ -99,7 +102,7 @@ def _sheet(figure: Figure, sheet: Sheet, top: float, side: float, height: float)
         y = top + row * side
         words = "\n".join(wrap(name, math.floor(NAMES / 0.06)))
         figure.text((NAMES - 0.08) / WIDTH, 1 - (y + side / 2) / height, words, size=BODY - 1, ha="right", va="center")
-        for column, image in enumerate(colours(part[: len(sheet.columns)])):
+        for column, image in enumerate(colours.shown(part[: len(sheet.columns)])):
             left = (NAMES + column * side) / WIDTH
             axes = figure.add_axes((left, 1 - (y + side) / height, 0.94 * side / WIDTH, 0.94 * side / height))
             axes.imshow(image.numpy(), interpolation="nearest")

@@ -10,7 +10,8 @@ import torch
 from ...base.arrays import Float, Tensor
 from ...base.seeds import seeded
 
-RESAMPLES = 100
+# draws of the bootstrap
+DISTANCE_RESAMPLES = 100
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ def energy_distance(x: Float[Tensor, "K ..."], data: Float[Tensor, "M ..."]) -> 
     across, inside = torch.cdist(one, two).mean(1) / unit, torch.cdist(one, one) / unit
     other = float(torch.cdist(two, two).sum() / (len(two) * (len(two) - 1)) / unit)
     count, draws, found = len(one), seeded(0), []
-    for _ in range(RESAMPLES):
+    for _ in range(DISTANCE_RESAMPLES):
         # weights of a resample; a sample drawn twice is no pair with itself
         weights = torch.randint(count, (count,), generator=draws).bincount(minlength=count).double()
         pairs = weights.square().sum()
@@ -55,7 +56,7 @@ def mean_distance(x: Float[Tensor, "K ..."]) -> float:
     return float(torch.cdist(flat, flat).sum() / (len(flat) * (len(flat) - 1)) / flat.shape[1] ** 0.5)
 
 
-def measured(metric: Metric, x: Tensor, data: Tensor) -> Quality:
+def quality_of(metric: Metric, x: Tensor, data: Tensor) -> Quality:
     """Return what `metric` finds, as a Quality."""
     found = metric(x, data)
     return found if isinstance(found, Quality) else Quality(float(found))

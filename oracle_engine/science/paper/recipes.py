@@ -17,18 +17,21 @@ from ...base.seeds import seeded
 from ...data.dataset import OracleDataset
 from ...engine.engine import OracleEngine
 from ...samplers.fields import Velocity
-from ..stages import analyse
+from ..stages.analysis import analyse
 from .fig2 import fig2
-from .fig3 import COUNTS, DIMS, TIMES, fig3
+from .fig3 import COUNTS, CURVE_TIMES, DIMS, fig3
 from .fig4 import fig4
-from .fig5 import fig5, fig6
-from .fig7 import Checkpoint, fig7, fig8
+from .fig5 import fig5
+from .fig6 import fig6
+from .fig7 import fig7
+from .fig8 import Checkpoint, fig8
 from .quality import Metric, energy_distance
 from .result import PaperResult
 from .small import trained
 from .tables import table1, table2, table3
 
-HELD_OUT = 256
+# samples that small models do not see, at most
+KEPT_BACK = 256
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class Effort:
     widths: tuple[int, ...] = (64, 256, 512)
     dims: tuple[int, ...] = DIMS
     counts: tuple[int, ...] = COUNTS
-    times: tuple[float, ...] = TIMES
+    times: tuple[float, ...] = CURVE_TIMES
 
 
 QUICK = Effort(128, 64, 25, 1500, (48, 256), (512, 2048), (350, 1400), (0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.08, 0.1))
@@ -79,7 +82,7 @@ class Inputs:
                 remedy = "pass --held-out FILE"
                 raise invalid("held_out", "must be given with models of one's own", None, remedy)
             return self.data, self.held_out
-        data, count = self.data, min(HELD_OUT, len(self.data) // 5)
+        data, count = self.data, min(KEPT_BACK, len(self.data) // 5)
         if count < 2:
             requirement = "must have at least 10 samples, of which some are held out from small models"
             raise invalid("data", requirement, len(data), "name more samples")
@@ -124,37 +127,44 @@ class Inputs:
 
 
 def _fig2(inputs: Inputs) -> PaperResult:
+    """Make figure 2."""
     sets = {inputs.data.name: inputs.engine}
     sets |= {name: OracleEngine(data, inputs.path) for name, data in inputs.also.items()}
     return fig2(sets, queries=inputs.effort.queries, seed=inputs.seed, per_class=inputs.per_class)
 
 
 def _fig3(inputs: Inputs) -> PaperResult:
+    """Make figure 3."""
     effort = inputs.effort
     options = {"queries": effort.queries, "seed": inputs.seed, "as_published": inputs.as_published}
     return fig3(dims=effort.dims, counts=effort.counts, times=effort.times, **options)  # type: ignore[arg-type]
 
 
 def _fig4(inputs: Inputs) -> PaperResult:
+    """Make figure 4."""
     return fig4(inputs.engine, queries=inputs.effort.queries, seed=inputs.seed)
 
 
 def _fig5(inputs: Inputs) -> PaperResult:
+    """Make figure 5 with the last model."""
     model, effort = list(inputs.last.values())[-1], inputs.effort
     return fig5(inputs.trained_on, model, count=effort.runs, steps=effort.steps, seed=inputs.seed)
 
 
 def _fig6(inputs: Inputs) -> PaperResult:
+    """Make figure 6 with the last model."""
     model, effort = list(inputs.last.values())[-1], inputs.effort
     unseen = inputs.split[1][: effort.runs]
     return fig6(inputs.trained_on, model, unseen, steps=effort.steps, seed=inputs.seed)
 
 
 def _fig7(inputs: Inputs) -> PaperResult:
+    """Make figure 7 with the last checkpoint of each run."""
     return fig7(inputs.trained_on, inputs.last, queries=inputs.effort.queries, seed=inputs.seed)
 
 
 def _fig8(inputs: Inputs) -> PaperResult:
+    """Make figure 8; models that were passed are checkpoints of one run."""
     runs: Mapping[str, list[Checkpoint]] = inputs.runs
     if inputs.models:
         # checkpoints of one training, in the order of the numbers in their names
@@ -164,18 +174,21 @@ def _fig8(inputs: Inputs) -> PaperResult:
 
 
 def _table1(inputs: Inputs) -> PaperResult:
+    """Make table 1 with the last checkpoint of each run."""
     effort = inputs.effort
     options = {"count": effort.runs, "steps": effort.steps, "metric": inputs.metric, "seed": inputs.seed}
     return table1(inputs.trained_on, inputs.last, **options)  # type: ignore[arg-type]
 
 
 def _table2(inputs: Inputs) -> PaperResult:
+    """Make table 2 at the measured and the predicted transition."""
     report = analyse(inputs.engine, queries=inputs.effort.queries, seed=inputs.seed, strip=1, strip_times=1)
     names = {"ESS = 2": report.measured.ess_2, "top-1 = .5": report.measured.top_weight_50}
     return table2(inputs.engine, names | {"predicted": report.predicted.anisotropic})
 
 
 def _table3(inputs: Inputs) -> PaperResult:
+    """Make table 3."""
     effort = inputs.effort
     return table3(inputs.engine, count=effort.runs, steps=effort.steps, metric=inputs.metric, seed=inputs.seed)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ...base.arrays import Float, Tensor
 from ...base.errors import invalid
 from ...engine.engine import OracleEngine
+from ..transition import draw_rows
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -96,6 +97,15 @@ def data_facts(engine: OracleEngine) -> dict[str, Any]:
     data, (low, high) = engine.data, engine.data.value_range
     path = repr(engine.path).removesuffix("()")
     return {"data": data.name, "N": len(data), "D": data.dim, "values": f"{low:.3g} .. {high:.3g}", "path": path}
+
+
+def context_of(engine: OracleEngine, count: int = 512) -> Float[Tensor, "M ..."]:
+    """Return samples that stand for the data of an engine, float32 on the CPU; a sheet takes its colours from them.
+
+    engine: over the data. count: how many at most. They are drawn by their weights, the same ones every time.
+    """
+    rows = draw_rows(engine.data, min(count, len(engine.data)), 0)
+    return engine.data.sample_values(rows).float().cpu()
 
 
 def check_count(name: str, count: int, least: int) -> None:

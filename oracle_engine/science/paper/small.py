@@ -10,13 +10,13 @@ from ...base.progress import Progress
 from ...base.seeds import seeded
 from ...engine.engine import OracleEngine
 from ...training.targets import conditional_target, path_sample
-from ..velocity_net import VelocityNet
-from .fig7 import Checkpoint
-from .models import Model
+from ..demo.batches import LAST_TIME
+from ..demo.velocity_net import LEARNING_RATE, VelocityNet
+from .fig8 import Checkpoint
+from .models import VelocityFunction
 
-LEARNING_RATE = 1e-3
+# queries of a step
 BATCH = 128
-LATEST = 0.99
 
 
 def trained(
@@ -45,7 +45,7 @@ def trained(
         source = torch.randint(len(data), (BATCH,), generator=draws).to(data.device)
         x1 = data.sample_values(data.row_of(source)).float()
         eps = torch.randn(x1.shape, generator=draws).to(x1.device)
-        t = (LATEST * torch.rand(BATCH, generator=draws)).to(x1.device)
+        t = (LAST_TIME * torch.rand(BATCH, generator=draws)).to(x1.device)
         target = conditional_target(engine.path, x1, eps, t)
         optimiser.zero_grad()
         (network(path_sample(engine.path, x1, eps, t), t) - target).square().mean().backward()
@@ -58,12 +58,14 @@ def trained(
     return kept
 
 
-def _frozen(network: VelocityNet) -> Model:
+def _frozen(network: VelocityNet) -> VelocityFunction:
+    """Return the network as it is now; further training leaves it alone."""
     import copy
 
     kept = copy.deepcopy(network).eval().requires_grad_(False)
 
     def velocity(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        """Return the velocity of queries x [B, *shape] at t [B]."""
         return kept(x.float(), t.float()).to(x.dtype)  # type: ignore[no-any-return]
 
     return velocity

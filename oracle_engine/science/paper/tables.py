@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
+from ...base.arrays import Int64, Tensor
 from ...base.errors import invalid
 from ...base.seeds import seeded
 from ...engine.engine import OracleEngine
@@ -13,28 +14,28 @@ from ...paths.time_grids import sampling_times, shift_for
 from ...queries.conditions import Guidance
 from ...samplers.fields import Switch, Velocity
 from ...samplers.runs import initial_noise, sample
+from ..advice import WISHED_SHARES
 from ..memorisation import copy_rate, nearest_samples
-from ..transition import predict_transition
-from .fig4 import context_of
-from .quality import Metric, energy_distance, mean_distance, measured
-from .result import PaperResult, check_count, data_facts
+from .boundary import predicted_boundary
+from .quality import Metric, energy_distance, mean_distance, quality_of
+from .result import Cell, PaperResult, check_count, context_of, data_facts
 
 SHIFTS = (1.0, 0.7, 0.5, 0.3, 0.1)
-WISHED = (0.25, 0.5)
-REFERENCES = 1024
+# samples of the data that generated ones are compared with
+QUALITY_SAMPLES = 1024
 
-NOTE_1 = (
+TABLE1_NOTE = (
     "Published: FID of one model up to the boundary and another one after it. The quality here is the energy "
     "distance in value space, smaller is better, unless another metric is passed; the oracle takes part as a "
     "model."
 )
-NOTE_2 = (
+TABLE2_NOTE = (
     "Published: shift 1 / .7 / .5 / .3 / .1 spend 22 / 28 / 34 / 46 / 72 % of 50 steps at t <= .2. The rows count "
     "the starts of steps up to each boundary; times run from noise: tools whose time runs from data name 1 / "
     "shift. Feed in the ESS boundary: half of the queries are down to two samples there; the prediction needs no "
     "queries but is early where samples overlap."
 )
-NOTE_3 = (
+TABLE3_NOTE = (
     "Published: guidance of a trained model in an interval of t. Here the guidance is the oracle's: after the "
     "transition it changes little, since one sample has nearly all weight with and without the class."
 )
@@ -59,12 +60,12 @@ def table1(
     check_count("count", count, 2)
     boundary = _boundary(engine, seed) if boundary is None else boundary
     noise = initial_noise(engine, count, generator=seeded(seed, engine.data.device))
-    data, times = context_of(engine, REFERENCES), sampling_times(steps)
-    rows: list[tuple[str | float | None, ...]] = []
+    data, times = context_of(engine, QUALITY_SAMPLES), sampling_times(steps)
+    rows: list[tuple[Cell, ...]] = []
     for first, before in {**models, "oracle": engine}.items():
         for second, after in {**models, "oracle": engine}.items():
             x = sample(Switch(before, after, boundary), noise, times, path=engine.path).x
-            found = measured(metric, x.float().cpu(), data)
+            found = quality_of(metric, x.float().cpu(), data)
             rate = copy_rate(nearest_samples(engine, x).ratio, seed=seed)
             rows.append((first, second, found.value, found.error, rate.rate, rate.error))
     facts = data_facts(engine) | {"boundary": round(boundary, 3), "runs": count, "steps": steps}
@@ -74,7 +75,7 @@ def table1(
         facts=facts | {"metric": getattr(metric, "__name__", "metric")},
         columns=("before", "after", "quality", "+-", "copy rate", "+- "),
         rows=tuple(rows),
-        note=NOTE_1,
+        note=TABLE1_NOTE,
     )
 
 
@@ -84,12 +85,12 @@ def table2(
     *,
     steps: int = 50,
     shifts: Sequence[float] = SHIFTS,
-    wished: Sequence[float] = WISHED,
+    wished: Sequence[float] = WISHED_SHARES,
 ) -> PaperResult:
     """Return how many steps a timestep shift spends before each boundary, and the shift that gives a wished share.
 
     engine: whose data are named. boundaries: end of navigation by the definition that found it, such as
-    `StageReport.measured`; None is left out. steps: of a run. shifts: s of t_m = s t / (1 + (s - 1) t).
+    `StageReport.quality_of`; None is left out. steps: of a run. shifts: s of t_m = s t / (1 + (s - 1) t).
     wished: shares f of the steps, in (0, 1), for which s = b (1 - f) / (f (1 - b)) is given.
     """
     known = {name: t for name, t in boundaries.items() if t is not None and 0.0 < t < 1.0}
@@ -107,7 +108,7 @@ def table2(
         facts=data_facts(engine) | {"steps": steps},
         columns=("boundary", "t", "shift", "share of steps", "the share is"),
         rows=tuple(rows),
-        note=NOTE_2,
+        note=TABLE2_NOTE,
     )
 
 
@@ -137,28 +138,35 @@ def table3(
     labels = names[torch.arange(count, device=data.device) % len(names)]
     noise = initial_noise(engine, count, generator=seeded(seed, data.device))
     intervals = {"none": None, "navigation": (0.0, boundary), "refinement": (boundary, 1.0), "everywhere": (0.0, 1.0)}
-    rows: list[tuple[str | float | None, ...]] = []
+    rows: list[tuple[Cell, ...]] = []
     for name, interval in intervals.items():
         guidance = None if interval is None else Guidance(scale, *interval)
         x = sample(engine, noise, sampling_times(steps), labels=labels, guidance=guidance).x
-        found = measured(metric, x.float().cpu(), context_of(engine, REFERENCES))
-        nearest = nearest_samples(engine, x).index[:, 0]
-        agreed = float((data.labels[nearest] == labels).double().mean())
         ends = "-" if interval is None else f"{interval[0]:.2f} .. {interval[1]:.2f}"
-        diversity = mean_distance(x.float().cpu()) / mean_distance(context_of(engine))
-        rows.append((name, ends, found.value, found.error, agreed, diversity, len(nearest.unique())))
+        rows.append((name, ends, *_guided_cells(engine, x, labels, metric)))
     return PaperResult(
         name="table3",
         title="Guidance of the oracle by interval",
         facts=data_facts(engine) | {"scale": scale, "boundary": round(boundary, 3), "runs": count, "steps": steps},
         columns=("guided", "interval", "quality", "+-", "class agrees", "diversity", "samples that are nearest"),
         rows=tuple(rows),
-        note=NOTE_3,
+        note=TABLE3_NOTE,
     )
 
 
+def _guided_cells(engine: OracleEngine, x: Tensor, labels: Int64[Tensor, "K"], metric: Metric) -> tuple[Cell, ...]:
+    """Return what table 3 says of samples `x` that were asked to be of the classes `labels`."""
+    assert engine.data.labels is not None
+    found = quality_of(metric, x.float().cpu(), context_of(engine, QUALITY_SAMPLES))
+    nearest = nearest_samples(engine, x).index[:, 0]
+    agreed = float((engine.data.labels[nearest] == labels).double().mean())
+    diversity = mean_distance(x.float().cpu()) / mean_distance(context_of(engine))
+    return (found.value, found.error, agreed, diversity, len(nearest.unique()))
+
+
 def _boundary(engine: OracleEngine, seed: int) -> float:
-    found = predict_transition(engine.data, engine.path, engine.point_std, seed).anisotropic
+    """Return the predicted transition. Raises InputError where there is none."""
+    found = predicted_boundary(engine, seed)
     if found is None:
         raise invalid("boundary", "must be given where samples cannot be told apart", None, "pass boundary=0.2")
     return found

@@ -8,69 +8,31 @@ from closed_form import FAMILIES, generators, near_duplicates, normal, stored_as
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from row_cases import make_query, whole
-from screen_cases import whole_logits
+from screen_cases import assert_tiles_bounded, made, whole_logits
 from tolerances import assert_close, assert_rows_close
 
 from oracle_engine.base.arrays import STORAGE_DTYPES
-from oracle_engine.kernels import Query, Rows, Span, Wanted, Work, prepare_rows, reference_state
+from oracle_engine.kernels import Query, Span, Wanted, Work, prepare_rows, reference_state
 from oracle_engine.kernels.native.screens import TILE
 from oracle_engine.kernels.screens import (
     FixedAllowance,
-    Screen,
     SharedProducts,
     SideInformation,
     UpperLogits,
     screened,
 )
-from oracle_engine.kernels.screens.exact8 import stored_screen
-from oracle_engine.kernels.screens.int8 import code_screen
-from oracle_engine.kernels.screens.pca import principal_screen
-from oracle_engine.kernels.screens.pca8 import leading_code_screen
-from oracle_engine.kernels.screens.tiles import NativeTiles, PortableTiles, Remaining, tile_bounds
+from oracle_engine.kernels.screens.tiles import KernelTiles, PortableTiles, Remaining, tile_bounds
 
 TIMES = (0.0, 0.05, 0.3, 0.6, 0.9, 0.99, 1 - 1e-4)
 KINDS = ("pca", "pca8", "int8", "exact8")
 
 
-def made(kind: str, rows: Rows) -> Screen:
-    """Return a screen of this kind; of codes where the rows cannot be their own."""
-    if kind == "pca8" and min(len(rows), rows.dim) >= 40:
-        return leading_code_screen(rows, (24, 40), product_cost=0.5)
-    if kind.startswith("pca"):
-        most = min(len(rows), rows.dim, 16)
-        return principal_screen(rows, sorted({max(1, most // 4), most}))
-    eight = rows.stored.dtype in (torch.uint8, torch.int8)
-    # integers are asked for whatever they cost here
-    return stored_screen(rows, 0.5) if kind == "exact8" and eight else code_screen(rows, product_cost=0.5)
-
-
-def native_tiles(upper: UpperLogits, level: int, remaining: Remaining | None = None) -> NativeTiles:
+def native_tiles(upper: UpperLogits, level: int, remaining: Remaining | None = None) -> KernelTiles:
     found = tile_bounds(
         upper.for_level(level), level, remaining or Remaining.everything(len(upper), torch.device("cpu"))
     )
-    assert isinstance(found, NativeTiles)
+    assert isinstance(found, KernelTiles)
     return found
-
-
-def assert_bounded(upper: UpperLogits, level: int, floor: torch.Tensor) -> None:
-    """Compare what a level says of tiles, of rows above a floor and of all others with the logits in float64."""
-    span = upper.work.span
-    logits = whole_logits(upper.work.rows, upper.work.query)[span.start : span.stop]
-    tiles = native_tiles(upper, level)
-    largest = tiles.native.largest[:, : len(upper)].double()
-    padded = torch.nn.functional.pad(logits, (0, 0, 0, -len(span) % TILE), value=-torch.inf)
-    assert bool((largest >= padded.unflatten(0, (-1, TILE)).amax(1)).all())
-    reached = tiles.open_tiles(floor)
-    assert torch.equal(reached, (largest >= floor).sum(0))
-    pairs, log_below = tiles.above(floor, torch.arange(len(upper)))
-    found = torch.zeros_like(logits, dtype=torch.bool)
-    found[pairs.row - span.start, pairs.query] = True
-    assert bool(found[logits >= floor].all())
-    assert bool((logits.masked_fill(found, -torch.inf).logsumexp(0) <= log_below).all())
-    if tiles.pair_error is not None:
-        true = logits[pairs.row - span.start, pairs.query]
-        assert bool((pairs.logit >= true).all())
-        assert bool((pairs.logit - tiles.pair_error[pairs.query] <= true).all())
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
@@ -103,7 +65,7 @@ def test_tiles_and_rows_are_bounded_for_odd_shapes_and_storage(
         best = whole_logits(rows, query)[span.start : span.stop].amax(0).clamp_min(-1e30)
         for below in (0.0, 3.0, 300.0):
             for level in range(len(upper.screen.widths)):
-                assert_bounded(upper, level, (best - below).float())
+                assert_tiles_bounded(native_tiles(upper, level), upper, (best - below).float(), TILE)
 
 
 # rows stored in 8 bits are multiplied with one digit here, and with two there
@@ -114,7 +76,7 @@ def test_maxima_are_those_of_the_portable_upper_logits(target: str, generator: t
     upper = UpperLogits.of(Work(rows, query, whole(rows)), made(kind, rows), SideInformation())
     for level in range(len(upper.screen.widths)):
         portable = upper.for_level(level).at(level)[:132].unflatten(0, (-1, TILE)).amax(1)
-        native = native_tiles(upper, level).native.largest[:, :21]
+        native = native_tiles(upper, level).level.largest[:, :21]
         assert_close(native[portable > -torch.inf], portable[portable > -torch.inf], "rounded upper logits")
         assert torch.equal(native == -torch.inf, portable == -torch.inf)
 
@@ -131,7 +93,7 @@ def test_shared_products_narrow_the_bounds(target: str, generator: torch.Generat
     for part in (upper, upper.take(torch.tensor([1, 2, 7, 19]))):
         floor = best[: len(part)] if part is upper else best[torch.tensor([1, 2, 7, 19])]
         for level in range(2):
-            assert_bounded(part, level, (floor - 3.0).float())
+            assert_tiles_bounded(native_tiles(part, level), part, (floor - 3.0).float(), TILE)
 
 
 def test_a_deeper_level_looks_at_open_tiles_only(target: str, generator: torch.Generator) -> None:
@@ -143,8 +105,8 @@ def test_a_deeper_level_looks_at_open_tiles_only(target: str, generator: torch.G
     first.open_tiles(floor)
     index = torch.tensor([0, 3, 4, 19])
     left = first.left(floor, index)
-    deeper = native_tiles(upper.take(index), 1, left).native.largest[:, :4]
-    closed = first.native.largest[:, index] < floor[index]
+    deeper = native_tiles(upper.take(index), 1, left).level.largest[:, :4]
+    closed = first.level.largest[:, index] < floor[index]
     assert 0.1 < float(closed.double().mean()) < 1.0
     assert bool((deeper[closed] == -torch.inf).all())
     held = whole_logits(rows, query)[:, index].unflatten(0, (-1, TILE)).masked_fill(~closed[:, None], -torch.inf)

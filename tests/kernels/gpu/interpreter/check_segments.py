@@ -8,6 +8,7 @@ from kernel_problems import DTYPES, all_times, make_query, make_rows, velocity_e
 from recording import Waiting
 from tolerances import assert_within
 
+from oracle_engine.base.checked import answered_together
 from oracle_engine.kernels import Span, Wanted, reference_state
 from oracle_engine.kernels.common.segments import SegmentWork, span_by_span
 from oracle_engine.kernels.common.work import Work
@@ -87,6 +88,19 @@ def test_unions_are_those_of_the_spans_one_by_one(room: int, wanted: Wanted, gen
     some = torch.arange(3)
     assert_within(velocity_error(rows, query.take(some), found.take(some), true.take(some)), "bar")
     assert torch.equal(found.top_rows, true.top_rows)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_what_is_known_of_spans_spares_a_wait_or_is_found_wrong(whole: bool, generator: torch.Generator) -> None:
+    rows = make_rows(torch.float16, 300, 48, generator)
+    query = make_query(rows, all_times(3), generator)
+    # the last query may use all rows, more than any segment has
+    spans = torch.cat([spans_of((2, 0)), torch.tensor([[0, 300]] if whole else [[260, 300]])])
+    work = SegmentWork(rows, query, torch.arange(3), spans, Wanted(), one_each=True, longest=110)
+    with Waiting() as waiting:
+        found = answered_together(lambda: segments_state(work))
+    assert waiting.found == ["_local_scalar_dense"] or whole
+    assert_within(velocity_error(rows, query, found, span_by_span(work, reference_state)), "bar")
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.uint8], ids=str)

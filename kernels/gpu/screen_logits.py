@@ -1,0 +1,251 @@
+"""Triton: upper logits of a tile of rows for some queries, from the terms of a level of a screen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, no_type_check
+
+import torch
+import triton
+import triton.language as tl
+
+from ...base.arrays import Tensor
+from ..common.screen_terms import UPWARD, Shared, Terms
+from ..common.work import Work
+from .jit import masked_by_ranges, signed
+
+# rows of a tile, one bit of an int64 for each
+SCREEN_ROWS = 64
+
+# queries of a tile, for few of them and for many; coordinates of codes and of float32 features that are read together
+FEW_QUERIES, MANY_QUERIES, SCREEN_CODES, SCREEN_FEATURES = 16, 32, 32, 16
+
+SCREEN_WARPS, SCREEN_STAGES = 4, 3
+
+# values of a query that are written in digits together, and the warps that do
+DIGITS_BLOCK, DIGITS_WARPS = 1024, 4
+
+# a value is a step times a whole number, 128 h + l with |h| <= 127 and -64 <= l < 64
+_BASE, _LARGEST = tl.constexpr(128), tl.constexpr(127 * 128 + 63)
+
+# sums of products of codes with a digit, less those with a centre, stay within 32 bits up to so many coordinates
+LONGEST_CODES = (2**31 - 1) // (2 * 127 * 255)
+
+
+@triton.jit
+@no_type_check
+def code_products(codes, row, m_n, o_b, m_b, i_digit, BLOCK_D: tl.constexpr):
+    """Return products of rows with a digit of queries times what it is worth, in float32, [BLOCK_N, BLOCK_B].
+
+    codes: the rows [N, w] of 8-bit numbers, digits [2, B, w], what each is worth and its sums begin with, [2, B], w,
+    values from one row to the next, and B.
+    """
+    p_codes, p_digits, p_worth, p_origin, width, code_stride, batch = codes
+    b_sum = tl.zeros([row.shape[0], o_b.shape[0]], dtype=tl.int32)
+    o_digit = i_digit * batch + o_b
+    p_digit = p_digits + o_digit.to(tl.int64)[:, None] * width
+    p_row = p_codes + row[:, None] * code_stride
+    for start in range(0, width, BLOCK_D):
+        o_d = start + tl.arange(0, BLOCK_D)
+        m_d = (o_d < width)[None, :]
+        b_codes = signed(tl.load(p_row + o_d[None, :], mask=m_n[:, None] & m_d, other=0))
+        b_digit = tl.load(p_digit + o_d[None, :], mask=m_b[:, None] & m_d, other=0)
+        b_sum = tl.dot(b_codes, tl.trans(b_digit), b_sum, out_dtype=tl.int32)
+    # less the products with the centre, sums are small where rows are close to it: only these are rounded
+    b_sum += tl.load(p_origin + o_digit, mask=m_b, other=0)[None, :]
+    return b_sum.to(tl.float32) * tl.load(p_worth + o_digit, mask=m_b, other=0.0)[None, :]
+
+
+@triton.jit
+@no_type_check
+def feature_products(features, row, m_n, o_b, m_b, BLOCK_E: tl.constexpr):
+    """Return products of float32 rows [N, e] with factors [B, e], summed in float32, [BLOCK_N, BLOCK_B].
+
+    features: the rows, the factors, e, and values from one row to the next.
+    """
+    p_features, p_gains, count, stride = features
+    b_sum = tl.zeros([row.shape[0], o_b.shape[0]], dtype=tl.float32)
+    p_row, p_gain = p_features + row[:, None] * stride, p_gains + o_b.to(tl.int64)[:, None] * count
+    for start in range(0, count, BLOCK_E):
+        o_e = start + tl.arange(0, BLOCK_E)
+        m_e = (o_e < count)[None, :]
+        b_rows = tl.load(p_row + o_e[None, :], mask=m_n[:, None] & m_e, other=0.0)
+        b_gain = tl.load(p_gain + o_e[None, :], mask=m_b[:, None] & m_e, other=0.0)
+        b_sum = tl.dot(b_rows, tl.trans(b_gain), b_sum, input_precision="ieee", out_dtype=tl.float32)
+    return b_sum
+
+
+@triton.jit
+@no_type_check
+def upper_logits(
+    codes, features, norms, shared, p_slack, ranges, row, m_n, o_b, m_b, DIGITS: tl.constexpr, FEATURES: tl.constexpr,
+    NORMED: tl.constexpr, WEIGHTED: tl.constexpr, SHARED: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
+):  # fmt: skip
+    """Return the upper logits of a tile of rows for some queries, [BLOCK_N, BLOCK_B], -inf for what does not count.
+
+    codes, features: as the steps above take them. norms: |r|^2 / 2 and the logs of the weights, [N] float64, and minus
+    the factor of the former, [B]. shared: products of trajectories [N, P], which is a query's and its factor, [B], and
+    P. p_slack: [B]. ranges: excluded ones [B, _, 2], and their number.
+    """
+    b_upper = tl.zeros([row.shape[0], o_b.shape[0]], dtype=tl.float32)
+    for i_digit in tl.static_range(DIGITS):
+        b_upper += code_products(codes, row, m_n, o_b, m_b, i_digit, BLOCK_D)
+    if FEATURES:
+        b_upper += feature_products(features, row, m_n, o_b, m_b, BLOCK_E)
+    if NORMED:
+        half_norm = tl.load(norms[0] + row, mask=m_n, other=0.0).to(tl.float32)
+        b_upper -= half_norm[:, None] * tl.load(norms[2] + o_b, mask=m_b, other=0.0)[None, :]
+        if WEIGHTED:
+            b_upper += tl.load(norms[1] + row, mask=m_n, other=0.0).to(tl.float32)[:, None]
+    if SHARED:
+        p_products, p_column, p_gain, stride = shared
+        column, gain = tl.load(p_column + o_b, mask=m_b, other=0), tl.load(p_gain + o_b, mask=m_b, other=0.0)
+        p_product = p_products + row[:, None] * stride + column[None, :]
+        b_upper += tl.load(p_product, mask=m_n[:, None] & m_b[None, :], other=0.0) * gain[None, :]
+    b_upper += tl.load(p_slack + o_b, mask=m_b, other=0.0)[None, :]
+    b_upper = masked_by_ranges(b_upper, row, o_b.to(tl.int64), m_b, ranges[0], ranges[1])
+    return tl.where(m_n[:, None] & m_b[None, :], b_upper, float("-inf"))
+
+
+@triton.jit(do_not_specialize=["batch"])
+@no_type_check
+def factor_digits_kernel(
+    p_factors, p_centre, p_slack, p_digits, p_worth, p_origin, p_slack_out, batch, width, lower, radius,
+    CENTRED: tl.constexpr, DIGITS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """The factors of a query as a step times two digits, and its slack with what is left of them, rounded up.
+
+    p_factors: [B, w] float64. p_centre: [w] float64, whole numbers, what is taken off the codes. lower: by how much
+    codes are read lower than they are. p_digits: [2, B, w] int8. p_worth, p_origin: [2, B], what a digit is worth and
+    what its sums begin with. p_slack: [B] float64. radius: no less than the longest row of codes.
+    """
+    i_b = tl.program_id(0).to(tl.int64)
+    o_d = tl.arange(0, BLOCK)
+    p_value = p_factors + i_b * width
+    b_size = tl.zeros([BLOCK], dtype=tl.float64)
+    for start in range(0, width, BLOCK):
+        b_size = tl.maximum(b_size, tl.abs(tl.load(p_value + start + o_d, mask=start + o_d < width, other=0.0)))
+    step = tl.maximum(tl.max(b_size, axis=0), 1e-290) / _LARGEST
+    b_left = tl.zeros([BLOCK], dtype=tl.float64)
+    b_high = tl.zeros([BLOCK], dtype=tl.int32)
+    b_low = tl.zeros([BLOCK], dtype=tl.int32)
+    for start in range(0, width, BLOCK):
+        m_d = start + o_d < width
+        b_value = tl.load(p_value + start + o_d, mask=m_d, other=0.0)
+        b_whole = tl.floor(b_value / step + 0.5)
+        b_both = b_whole.to(tl.int32)
+        b_first = (b_both + _BASE // 2) >> 7
+        b_second = b_both - _BASE * b_first
+        b_rest = b_value - b_whole * step
+        if DIGITS == 1:
+            b_rest += b_second.to(tl.float64) * step
+        b_left += b_rest * b_rest
+        b_centre = tl.zeros([BLOCK], dtype=tl.int32) - lower
+        if CENTRED:
+            b_centre += tl.load(p_centre + start + o_d, mask=m_d, other=0.0).to(tl.int32)
+        b_high += b_first * b_centre
+        b_low += b_second * b_centre
+        p_digit = p_digits + i_b * width + start + o_d
+        tl.store(p_digit, b_first.to(tl.int8), mask=m_d)
+        tl.store(p_digit + batch.to(tl.int64) * width, b_second.to(tl.int8), mask=m_d)
+    tl.store(p_worth + i_b, (step * _BASE).to(tl.float32))
+    tl.store(p_worth + batch + i_b, step.to(tl.float32))
+    tl.store(p_origin + i_b, -tl.sum(b_high, axis=0))
+    tl.store(p_origin + batch + i_b, -tl.sum(b_low, axis=0))
+    slack = tl.load(p_slack + i_b) + tl.sqrt(tl.sum(b_left, axis=0)) * radius
+    tl.store(p_slack_out + i_b, (slack + tl.abs(slack) * 9.5367431640625e-07).to(tl.float32))
+
+
+@dataclass(frozen=True)
+class ScreenOperand:
+    """What kernels read of a level of a screen, for a batch of queries.
+
+    pointers, numbers, constants: as the kernels of :mod:`.screen_tiles` take them. batch: number of queries. start,
+    stop: the span.
+    """
+
+    pointers: tuple[Tensor, ...]
+    numbers: tuple[int, ...]
+    constants: dict[str, Any]
+    batch: int
+    start: int
+    stop: int
+
+    @property
+    def tiles(self) -> int:
+        """Number of tiles of the span."""
+        return -(-(self.stop - self.start) // SCREEN_ROWS)
+
+    @property
+    def grid(self) -> tuple[int]:
+        """Programs: one for a tile of rows and some queries, those of a tile beside each other."""
+        return (self.tiles * triton.cdiv(self.batch, self.constants["BLOCK_B"]),)
+
+    @property
+    def arguments(self) -> tuple[Tensor | int, ...]:
+        """What the kernels are told of the level and its queries."""
+        return (*self.pointers, self.start, self.stop, self.batch, *self.numbers)
+
+    @classmethod
+    def of(cls, work: Work, terms: Terms, shared: Shared | None) -> ScreenOperand:
+        """Return what kernels read for the queries of `work`; no synchronisation.
+
+        work: the queries, the rows and their span. terms, shared: of the upper logits. Costs a read of the factors.
+        """
+        coded = terms.rows.dtype != torch.float32
+        codes, slack = _coded(terms) if coded else ((terms.rows,) * 4, _rounded_up(terms.slack))
+        features, gains = (terms.features, terms.gains) if coded else (terms.rows, terms.factors)
+        weights, norm_gain, excluded = work.rows.log_weights, terms.norm_gain, work.query.excluded.contiguous()
+        beside = (slack, slack) if features is None or gains is None else (features, gains.float().contiguous())
+        norms = (work.rows.half_norms, work.rows.half_norms if weights is None else weights)
+        products = (slack, slack, slack) if shared is None else (shared.products, shared.column, shared.gain.float())
+        gain = slack if norm_gain is None else norm_gain.float()
+        numbers = (
+            terms.rows.shape[1], terms.rows.stride(0), 0 if features is None else features.shape[1],
+            0 if features is None else features.stride(0), 0 if shared is None else products[0].stride(0),
+            excluded.shape[1],
+        )  # fmt: skip
+        constants = {
+            "DIGITS": terms.digits if coded else 0,
+            "FEATURES": features is not None,
+            "NORMED": norm_gain is not None,
+            "WEIGHTED": weights is not None,
+            "SHARED": shared is not None,
+            "BLOCK_N": SCREEN_ROWS,
+            "BLOCK_B": FEW_QUERIES if len(work.query) <= FEW_QUERIES else MANY_QUERIES,
+            "BLOCK_D": SCREEN_CODES,
+            "BLOCK_E": SCREEN_FEATURES,
+            "num_warps": SCREEN_WARPS,
+            "num_stages": SCREEN_STAGES,
+            "enable_fp_fusion": True,
+        }
+        pointers = (*codes, *beside, *norms, gain, *products, slack, excluded)
+        return cls(pointers, numbers, constants, len(work.query), work.span.start, work.span.stop)
+
+
+def _coded(terms: Terms) -> tuple[tuple[Tensor, ...], Tensor]:
+    """Return the codes, the digits, what they are worth and begin with, and the slack of queries."""
+    factors, codes = terms.factors.contiguous(), terms.rows
+    batch, width = factors.shape
+    digits = codes.new_empty(2, batch, width, dtype=torch.int8)
+    worth, slack = factors.new_empty(2, batch, dtype=torch.float32), factors.new_empty(batch, dtype=torch.float32)
+    origin = digits.new_empty(2, batch, dtype=torch.int32)
+    # kernels take numbers in float32
+    radius = terms.radius * UPWARD * UPWARD
+    factor_digits_kernel[(batch,)](
+        factors, factors if terms.centre is None else terms.centre, terms.slack.contiguous(), digits, worth, origin,
+        slack, batch, width, 128 if codes.dtype == torch.uint8 else 0, radius, CENTRED=terms.centre is not None,
+        DIGITS=terms.digits, BLOCK=DIGITS_BLOCK, num_warps=DIGITS_WARPS, enable_fp_fusion=False,
+    )  # fmt: skip
+    return (codes, digits, worth, origin), slack
+
+
+def _rounded_up(slack: Tensor) -> Tensor:
+    return torch.add(slack, slack.abs(), alpha=2.0**-20).float()
+
+
+def screen_fits(terms: Terms) -> bool:
+    """Return whether the kernels read the `terms` of a level: single factors, and sums that stay within 32 bits."""
+    parts = [terms.rows] if terms.features is None else [terms.rows, terms.features]
+    short = terms.rows.dtype == torch.float32 or terms.rows.shape[1] <= LONGEST_CODES
+    return short and terms.unit is None and terms.common is None and all(part.stride(1) == 1 for part in parts)

@@ -1,0 +1,94 @@
+"""Triton: pairs of a query and a segment in the order in which a scan takes them, equal segments beside each other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import no_type_check
+
+import triton
+import triton.language as tl
+
+from ...base.arrays import Int64, Tensor
+from ..common.rows import Query
+
+# pairs that a program compares at once
+SEGMENT_BLOCK = 64
+
+
+@triton.jit
+@no_type_check
+def segment_key(p_spans, o_p, m_p, longest, rows):
+    """Return the segments of some pairs, of `longest` rows at most, and what they are sorted by: those of none last."""
+    start = tl.load(p_spans + 2 * o_p, mask=m_p, other=0)
+    stop = tl.minimum(tl.load(p_spans + 2 * o_p + 1, mask=m_p, other=0), start + longest)
+    return start, stop, tl.where(stop > start, start * (rows.to(tl.int64) + 1) + stop, rows.to(tl.int64) * (rows + 2))
+
+
+@triton.jit(do_not_specialize=["count", "longest", "rows", "excluded"])
+@no_type_check
+def segment_order_kernel(
+    p_spans, p_pairs, p_excluded, p_order, p_place, p_query, p_own, p_ranges, count, longest, rows, excluded,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Sort some of the pairs by their segments, and write for each what the scan is told in its place.
+
+    p_spans: [P, 2] and p_pairs: [P], the query of each. p_excluded: [B, excluded, 2]. p_order, p_place, p_query: [P],
+    the pair in each place, the place of each pair, and the query in each place. p_own: [P, 2], the segment there.
+    p_ranges: [P, excluded + 2, 2], rows that do not count there: what its query excludes, and all outside the segment.
+    """
+    o_p = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    m_p = o_p < count
+    start, stop, key = segment_key(p_spans, o_p, m_p, longest, rows)
+    place = tl.zeros([BLOCK], dtype=tl.int64)
+    for first in range(0, count, BLOCK):
+        o_r = first + tl.arange(0, BLOCK)
+        _, _, rival = segment_key(p_spans, o_r, o_r < count, longest, rows)
+        m_before = (rival[None, :] < key[:, None]) | ((rival[None, :] == key[:, None]) & (o_r[None, :] < o_p[:, None]))
+        place += tl.sum((m_before & (o_r < count)[None, :]).to(tl.int64), axis=1)
+    query = tl.load(p_pairs + o_p, mask=m_p, other=0)
+    tl.store(p_order + place, o_p.to(tl.int64), mask=m_p)
+    tl.store(p_place + o_p, place, mask=m_p)
+    tl.store(p_query + place, query, mask=m_p)
+    tl.store(p_own + 2 * place, start, mask=m_p)
+    tl.store(p_own + 2 * place + 1, stop, mask=m_p)
+    p_range, p_from = p_ranges + place * (excluded + 2) * 2, p_excluded + query * excluded * 2
+    for _ in range(excluded):
+        tl.store(p_range, tl.load(p_from, mask=m_p, other=0), mask=m_p)
+        tl.store(p_range + 1, tl.load(p_from + 1, mask=m_p, other=0), mask=m_p)
+        p_range += 2
+        p_from += 2
+    tl.store(p_range, tl.zeros([BLOCK], dtype=tl.int64), mask=m_p)
+    tl.store(p_range + 1, start, mask=m_p)
+    tl.store(p_range + 2, stop, mask=m_p)
+    tl.store(p_range + 3, tl.zeros([BLOCK], dtype=tl.int64) + rows, mask=m_p)
+
+
+@dataclass(frozen=True)
+class SegmentOrder:
+    """Pairs of a query and a segment, sorted by segments.
+
+    order: the pair in each place, and place: the place of each pair, [P]. query: of each place, all rows outside of the
+    segment excluded. spans: the segment there, [P, 2].
+    """
+
+    order: Int64[Tensor, "P"]
+    place: Int64[Tensor, "P"]
+    query: Query
+    spans: Int64[Tensor, "P 2"]
+
+    @classmethod
+    def of(
+        cls, query: Query, pairs: Int64[Tensor, "P"], spans: Int64[Tensor, "P 2"], *, longest: int, rows: int
+    ) -> SegmentOrder:
+        """Return the pairs of queries in `pairs`, [P], and rows in `spans`, [P, 2], sorted; no synchronisation.
+
+        longest: rows after which a segment is cut off. rows: of all segments. Costs the square of P in comparisons.
+        """
+        count, (_, excluded, _) = len(pairs), query.excluded.shape
+        order, place, which = spans.new_empty(3, count).unbind(0)
+        own, ranges = spans.new_empty(count, 2), spans.new_empty(count, excluded + 2, 2)
+        segment_order_kernel[(triton.cdiv(count, SEGMENT_BLOCK),)](
+            spans.contiguous(), pairs, query.excluded.contiguous(), order, place, which, own, ranges, count, longest,
+            rows, excluded, BLOCK=SEGMENT_BLOCK, num_warps=4, enable_fp_fusion=True,
+        )  # fmt: skip
+        return cls(order, place, query.excluding(query.excluded[:, :0]).take(which).excluding(ranges), own)

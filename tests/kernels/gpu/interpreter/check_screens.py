@@ -1,0 +1,135 @@
+"""Screens on the kernels of a card bound what they say they bound, and say what native kernels and torch say."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from closed_form import near_duplicates, normal, stored_as
+from row_cases import make_query, whole
+from screen_cases import assert_tiles_bounded, made, whole_logits
+from tolerances import assert_close, assert_rows_close
+from torch import Tensor
+
+from oracle_engine.kernels import Rows, Span, Wanted, Work, gpu, pairs, prepare_rows, reference_state
+from oracle_engine.kernels.gpu.screen_logits import SCREEN_ROWS
+from oracle_engine.kernels.gpu.screen_tiles import TritonLevel
+from oracle_engine.kernels.screens import FixedAllowance, SharedProducts, SideInformation, UpperLogits, screened
+from oracle_engine.kernels.screens.tiles import KernelTiles, Remaining, tile_bounds
+
+TIMES = (0.0, 0.05, 0.3, 0.6, 0.9, 0.99, 1 - 1e-4)
+
+
+@pytest.fixture(autouse=True)
+def proven(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows are on a card whose kernels have been proven."""
+    monkeypatch.setattr(gpu, "proven_card", lambda device: True)
+
+
+def tiles_of(upper: UpperLogits, level: int, remaining: Remaining | None = None) -> KernelTiles:
+    """Return what the kernels of a card tell of a level."""
+    everything = Remaining.everything(len(upper), torch.device("cpu"))
+    found = tile_bounds(upper.for_level(level), level, remaining or everything)
+    assert isinstance(found, KernelTiles)
+    assert isinstance(found.level, TritonLevel)
+    return found
+
+
+def upper_of(
+    kind: str, dtype: torch.dtype, generator: torch.Generator, *, weighted: bool = False, count: int = 150
+) -> UpperLogits:
+    """Return upper logits of a part of `count` rows for 18 queries with excluded ranges."""
+    weights = torch.rand(count, generator=generator).double() + 1e-9 if weighted else None
+    rows = prepare_rows(stored_as(normal(count, 48, generator), dtype), weights)
+    query = make_query(rows, generator, 18, TIMES, excluded=2)
+    return UpperLogits.of(Work(rows, query, Span(count // 10, count)), made(kind, rows), SideInformation())
+
+
+def best_of(upper: UpperLogits) -> Tensor:
+    """Return the largest logit of each query."""
+    span = upper.work.span
+    return whole_logits(upper.work.rows, upper.work.query)[span.start : span.stop].amax(0).clamp_min(-1e30)
+
+
+CASES = [
+    ("pca", torch.float16, True),
+    ("pca8", torch.float32, True),
+    ("exact8", torch.uint8, True),
+    ("exact8", torch.int8, False),
+    ("int8", torch.float32, False),
+]
+
+
+@pytest.mark.parametrize(("kind", "dtype", "weighted"), CASES, ids=str)
+def test_tiles_and_rows_are_bounded(kind: str, dtype: torch.dtype, weighted: bool, generator: torch.Generator) -> None:
+    upper = upper_of(kind, dtype, generator, weighted=weighted)
+    best = best_of(upper)
+    for level in range(len(upper.screen.widths)):
+        tiles = tiles_of(upper, level)
+        for below in (0.0, 300.0):
+            assert_tiles_bounded(tiles, upper, (best - below).float(), SCREEN_ROWS)
+
+
+@pytest.mark.parametrize(("kind", "dtype", "weighted"), CASES, ids=str)
+def test_maxima_are_those_of_the_portable_upper_logits(
+    kind: str, dtype: torch.dtype, weighted: bool, generator: torch.Generator
+) -> None:
+    upper = upper_of(kind, dtype, generator, weighted=weighted)
+    level = len(upper.screen.widths) - 1
+    values = upper.for_level(level).at(level)
+    portable = values.unflatten(0, (-1, SCREEN_ROWS)).amax(1)
+    tiles = tiles_of(upper, level)
+    some = portable > -torch.inf
+    assert torch.equal(tiles.level.largest > -torch.inf, some)
+    # codes of these kinds are multiplied with one digit of two
+    if kind in ("pca", "int8"):
+        assert_close(tiles.level.largest[some], portable[some], "rounded upper logits")
+        found = tiles.promising(2)
+        held = values[found.row - upper.work.span.start, found.query]
+        assert_close(held, found.logit.float(), "rounded upper logits")
+
+
+def test_shared_products_narrow_the_bounds(generator: torch.Generator) -> None:
+    rows = prepare_rows(normal(130, 48, generator).float(), None)
+    query = make_query(rows, generator, 20, (0.3, 0.6, 0.9))
+    side = SideInformation(None, SharedProducts.of(rows, 0.9 * query.point + 0.1 * normal(20, 48, generator)))
+    upper = UpperLogits.of(Work(rows, query, whole(rows)), made("pca8", rows), side)
+    few = torch.tensor([1, 2, 7, 19])
+    part = upper.take(few)
+    assert_tiles_bounded(tiles_of(part, 1), part, (best_of(upper)[few] - 3.0).float(), SCREEN_ROWS)
+
+
+def test_a_deeper_level_looks_at_open_tiles_only(generator: torch.Generator) -> None:
+    rows = prepare_rows(normal(600, 48, generator).float(), None)
+    query = make_query(rows, generator, 20, (0.8,))
+    upper = UpperLogits.of(Work(rows, query, whole(rows)), made("pca", rows), SideInformation())
+    first, floor = tiles_of(upper, 0), (best_of(upper) - 4.0).float()
+    first.open_tiles(floor)
+    index = torch.tensor([0, 3, 4, 19])
+    left = first.left(floor, index)
+    deeper = tiles_of(upper.take(index), 1, left).level.largest
+    closed = first.level.largest[:, index] < floor[index]
+    assert 0.1 < float(closed.double().mean()) < 1.0
+    assert bool((deeper[closed] == -torch.inf).all())
+    padded = torch.nn.functional.pad(
+        whole_logits(rows, query)[:, index], (0, 0, 0, -600 % SCREEN_ROWS), value=-torch.inf
+    )
+    held = padded.unflatten(0, (-1, SCREEN_ROWS)).masked_fill(~closed[:, None], -torch.inf)
+    assert bool((held.flatten(0, 1).logsumexp(0) <= left.log_omitted).all())
+
+
+@pytest.mark.parametrize(("kind", "dtype"), [("pca", torch.float16), ("pca8", torch.float32), ("exact8", torch.uint8)])
+def test_shortlists_are_those_of_the_formula(
+    kind: str, dtype: torch.dtype, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # what the rows of a shortlist hold is checked by other tests, and takes the interpreter long
+    monkeypatch.setattr(pairs, "gpu_proven", lambda rows: False)
+    rows: Rows = prepare_rows(stored_as(near_duplicates(200, 48, generator), dtype), None)
+    query = make_query(rows, generator, 18, (0.6, 0.9, 0.99))
+    work = Work(rows, query, whole(rows), Wanted(moments=True))
+    found = screened(UpperLogits.of(work, made(kind, rows), SideInformation()), FixedAllowance(1e-9), limit=100)
+    some = found.certified
+    assert float(some.double().mean()) > 0.5
+    truth = reference_state(work)
+    assert_close(found.state.lse[some], truth.lse[some], "moment")
+    assert_rows_close(found.state.mean[some], truth.mean[some], "mean", rows.radius)
+    assert bool((found.log_omitted[some] <= truth.lse[some]).all())
