@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+NATIVE := kernels/native
 # the second name is what newer versions of pip read when they build a package
 PIP := PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 \
 	$(BIN)/python -m pip install --quiet
@@ -41,14 +42,15 @@ $(VENV)/.stamp: setup.py constraints.txt
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed, $(PYTHON) is " + sys.version.split()[0] + "; name another with make PYTHON=...")'
 	@echo "installing the package and its tools into $(VENV): once, a few minutes"
 	@$(PYTHON) -m venv $(VENV)
-	@$(PIP) -c constraints.txt -e ".[dev]"
+	@# the kernels are compiled meanwhile, and modules of Python when they are first imported
+	@$(PYTHON) $(NATIVE)/build.py > $(VENV)/native.txt 2>&1 & \
+		ORACLE_BUILD=pure $(PIP) --no-compile -c constraints.txt -e ".[dev]"; done=$$?; wait; exit $$done
 	@touch $@
 
 $(VENV)/.stamp-bench: $(VENV)/.stamp
 	@$(PIP) -c constraints.txt -e ".[bench]"
 	@touch $@
 
-NATIVE := kernels/native
 NATIVE_SOURCES := $(wildcard $(NATIVE)/src/*)
 
 # without a compiler there is nothing to make, and the portable kernels serve
@@ -62,9 +64,9 @@ $(NATIVE)/lib/.stamp: $(NATIVE_SOURCES) $(NATIVE)/build.py | $(VENV)/.stamp
 interpreter: $(VENV)/.stamp
 	@EVERY_CASE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal tests/kernels/gpu/test_interpreter.py
 
-# what the tests do too, by itself
+# what the tests do too with the best of the libraries, with all
 sanitize: native
-	@$(BIN)/python -m pytest tests/kernels/native/test_sanitizers.py
+	@EVERY_CASE=1 $(BIN)/python -m pytest tests/kernels/native/test_sanitizers.py
 
 demo: $(VENV)/.stamp
 	@$(BIN)/oracle-engine stages --data patches

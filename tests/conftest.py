@@ -49,6 +49,14 @@ def steady_costs() -> Iterator[None]:
 
 
 @pytest.fixture
+def recompiled(unchecked: None) -> Iterator[None]:
+    """Every test compiles afresh, and no annotation is checked while code is traced."""
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+@pytest.fixture
 def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Annotations are not checked, as for a user: what is wrong reaches the library's own checks."""
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)

@@ -1,6 +1,7 @@
 """Compile `src/*.cpp` to one shared library a target: `python kernels/native/build.py [folder] [--sanitize]`.
 
-setup.py runs this file before anything is installed, so that it needs nothing but Python.
+setup.py runs this file before anything is installed, so that it needs nothing but Python. Libraries of the same sources
+are kept; where another compiler shall make them, remove the folder first.
 """
 
 from __future__ import annotations
@@ -38,7 +39,11 @@ FLAGS = (
     *("-Wno-psabi", "-Wno-uninitialized", "-Wno-maybe-uninitialized"),
 )
 OPTIMISED = ("-O3",)
-SANITIZED = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer")
+# a null pointer is an address that the first of the sanitizers refuses
+SANITIZED = (
+    *("-O1", "-g1", "-fsanitize=address,undefined", "-fno-sanitize=null", "-fno-sanitize-recover=all"),
+    "-fno-omit-frame-pointer",
+)
 
 
 class BuildError(Exception):
@@ -71,12 +76,14 @@ def compiler() -> str:
     return found
 
 
-def build(folder: Path = LIBRARIES, extra: Sequence[str] = OPTIMISED) -> list[Path]:
-    """Compile the libraries of this machine into `folder` and return their paths.
+def build(folder: Path, extra: Sequence[str], names: Sequence[str] = ()) -> list[Path]:
+    """Compile libraries of this machine into `folder` and return their paths.
 
-    extra: flags beside those of the target. Raises BuildError where there is no compiler, or where it fails.
+    extra: flags beside those of the target. names: of the targets, all where it is empty. Raises BuildError where there
+    is no compiler, or where it fails.
     """
-    if not targets():
+    chosen = {name: flags for name, flags in targets().items() if not names or name in names}
+    if not chosen:
         raise BuildError(f"there are no native kernels for {platform.machine()} on {sys.platform}")
     tool = compiler()
     folder.mkdir(parents=True, exist_ok=True)
@@ -84,11 +91,20 @@ def build(folder: Path = LIBRARIES, extra: Sequence[str] = OPTIMISED) -> list[Pa
     with tempfile.TemporaryDirectory(dir=folder) as scratch, ThreadPoolExecutor(os.cpu_count()) as pool:
         jobs = [
             (tool, [*FLAGS, digest, *extra, *flags, "-c", str(source), "-o", str(_object(scratch, name, source))])
-            for name, flags in targets().items()
+            for name, flags in chosen.items()
             for source in sorted(SOURCES.glob("*.cpp"))
         ]
         list(pool.map(lambda job: _run(*job), jobs))
-        return [_link(tool, folder, Path(scratch), name, [*extra, *flags]) for name, flags in targets().items()]
+        return [_link(tool, folder, Path(scratch), name, [*extra, *flags]) for name, flags in chosen.items()]
+
+
+def ensure_built(folder: Path) -> list[Path]:
+    """Compile all libraries of this machine, unless `folder` has those of the same sources. Raises BuildError."""
+    made = [_library(folder, name) for name in targets()]
+    digest = sources_digest().encode()
+    if made and digest and all(path.exists() and digest in path.read_bytes() for path in made):
+        return made
+    return build(folder, OPTIMISED)
 
 
 def runtime_library(name: str) -> str:
@@ -98,10 +114,10 @@ def runtime_library(name: str) -> str:
 
 
 def build_if_possible(folder: Path) -> list[Path]:
-    """Compile as :func:`build` does; where that fails, say why in a file of `folder` and return no paths."""
+    """Compile as :func:`ensure_built` does; where that fails, say why in a file of `folder` and return no paths."""
     failure = folder / FAILURE
     try:
-        made = build(folder)
+        made = ensure_built(folder)
     except BuildError as error:
         folder.mkdir(parents=True, exist_ok=True)
         failure.write_text(f"{error}\n", "utf-8")
@@ -111,12 +127,16 @@ def build_if_possible(folder: Path) -> list[Path]:
     return made
 
 
+def _library(folder: Path, target: str) -> Path:
+    return folder / f"liboracle-{target}.so"
+
+
 def _object(scratch: str, target: str, source: Path) -> Path:
     return Path(scratch) / f"{target}-{source.stem}.o"
 
 
 def _link(tool: str, folder: Path, scratch: Path, target: str, flags: Sequence[str]) -> Path:
-    made, final = scratch / f"{target}.so", folder / f"liboracle-{target}.so"
+    made, final = scratch / f"{target}.so", _library(folder, target)
     objects = [str(_object(str(scratch), target, source)) for source in sorted(SOURCES.glob("*.cpp"))]
     _run(tool, ["-shared", "-fopenmp", *flags, *objects, "-o", str(made)])
     # in one step: a process that has the old one mapped keeps it
@@ -134,13 +154,13 @@ def _run(tool: str, arguments: Sequence[str]) -> None:
 
 def main(arguments: Sequence[str]) -> None:
     """Build into the folder that `arguments` name, or beside the sources; fail where that is not possible."""
-    folders = [Path(name) for name in arguments if name != "--sanitize"]
-    extra = SANITIZED if "--sanitize" in arguments else OPTIMISED
+    folder = next((Path(name) for name in arguments if name != "--sanitize"), LIBRARIES)
     try:
-        made = build(folders[0] if folders else LIBRARIES, extra)
+        made = build(folder, SANITIZED) if "--sanitize" in arguments else build_if_possible(folder)
     except BuildError as error:
         sys.exit(str(error))
     print(*made, sep="\n")
+    sys.exit(not made)
 
 
 if __name__ == "__main__":

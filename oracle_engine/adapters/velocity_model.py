@@ -154,7 +154,8 @@ class VelocityModel(torch.nn.Module):
 
     def _guided(self, velocity: Tensor, cfg_scale: float, dtype: torch.dtype) -> Tensor:
         """Return a doubled batch of velocities, guided from its second half towards its first, in both halves."""
-        towards, free = velocity.chunk(2)
+        half = len(velocity) // 2
+        towards, free = velocity[:half], velocity[half:]
         scale = reals("cfg_scale", cfg_scale, velocity.device)
         mixed = free.double() + scale * (towards.double() - free.double())
         guided = rounded_answer(mixed, "velocity", dtype, free.shape).repeat(2, *[1] * (velocity.ndim - 1))
@@ -232,6 +233,7 @@ class VelocityModel(torch.nn.Module):
         return numbers.masked_fill(numbers == self.null_label, -1)
 
     def _returned(self, output: Tensor, return_dict: bool) -> Output:
+        """Return an output in the form that the convention returns."""
         if self.convention.returns == "tensor":
             return output
         if self.convention.returns == "tuple":

@@ -129,6 +129,7 @@ def _threads_of(arguments: Namespace) -> int:
 
 @contextmanager
 def _threads(count: int) -> Iterator[None]:
+    """Compute with `count` threads inside the block."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -160,6 +161,7 @@ def _opened(arguments: Namespace) -> tuple[JobFolder, Units]:
 
 
 def _check_same(begun: Spec, wished: Spec) -> None:
+    """Raise InputError, which names the option, where a job was begun as another one."""
     name = begun.difference(wished)
     if name is not None:
         option = OPTION_OF.get(name, f"--{name}")
@@ -220,7 +222,7 @@ def _work(arguments: Namespace, folder: JobFolder, units: Units, progress: Calla
 
     if arguments.engine == "ray":
         cards = int(folder.spec.device == "cuda")
-        task = partial(run_worker, _anywhere(arguments))
+        task = partial(run_worker, anywhere(arguments))
         on_ray(arguments.workers, task, done, threads=folder.spec.threads, cards=cards)
     elif arguments.workers > 1:
         on_processes(arguments.workers, partial(run_worker, arguments), done)
@@ -233,10 +235,10 @@ def _work_here(folder: JobFolder, units: Units, done: Callable[[], int]) -> None
     Worker(folder, units, first=rank * folder.spec.shards // size, progress=_seldom(done)).work()
 
 
-def _anywhere(arguments: Namespace) -> Namespace:
+def anywhere(arguments: Namespace) -> Namespace:
     """Return arguments whose files are named as they are from any folder."""
     found = Namespace(**vars(arguments))
-    for name in ("input", "job", "data", "folder"):
+    for name in ("input", "job", "data", "folder", "labels_file"):
         given = getattr(found, name)
         if given is not None and given not in BUILTIN_NAMES:
             setattr(found, name, str(Path(given).expanduser().resolve()))

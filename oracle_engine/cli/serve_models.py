@@ -63,6 +63,24 @@ def _tables(file: Path) -> dict[str, Any]:
 
 def _engine(file: Path, name: str, table: Any, arguments: Namespace) -> tuple[OracleEngine, float | None]:
     """Return the engine that a table describes, and its guidance scale or None."""
+    _check(file, name, table)
+    known = {"path": "rectified_flow", "gray": False, "seed": arguments.seed}
+    given: dict[str, Any] = dict.fromkeys(KEYS) | known | table
+    if given["range"] is not None:
+        low, high = given["range"]
+        given["range"] = (float(low), float(high))
+    if isinstance(given["size"], list):
+        given["size"] = tuple(given["size"])
+    # names of files are those beside the file
+    for key in ("data", "folder", "index", "labels_file"):
+        if given[key] is not None and (file.parent / given[key]).exists():
+            given[key] = str(file.parent / given[key])
+    scale = given["guidance"]
+    return engine_of(Namespace(**given)), None if scale is None else float(scale)
+
+
+def _check(file: Path, name: str, table: Any) -> None:
+    """Raise DataFileError where a table does not describe a model."""
     try:
         check_name(name)
     except ValueError:
@@ -78,16 +96,6 @@ def _engine(file: Path, name: str, table: Any, arguments: Namespace) -> tuple[Or
     pair = table.get("range")
     if pair is not None and not (len(pair) == 2 and all(type(end) in (int, float) for end in pair)):
         raise _wrong(file, f"in [models.{name}] a range of two numbers", str(pair))
-    known = {"path": "rectified_flow", "gray": False, "seed": arguments.seed}
-    given: dict[str, Any] = dict.fromkeys(KEYS) | known | table
-    given |= {} if pair is None else {"range": (float(pair[0]), float(pair[1]))}
-    given |= {"size": tuple(given["size"])} if isinstance(given["size"], list) else {}
-    # names of files are those beside the file
-    for key in ("data", "folder", "index", "labels_file"):
-        if given[key] is not None and (file.parent / given[key]).exists():
-            given[key] = str(file.parent / given[key])
-    scale = given["guidance"]
-    return engine_of(Namespace(**given)), None if scale is None else float(scale)
 
 
 def _wrong(file: Path, expected: str, found: str) -> DataFileError:

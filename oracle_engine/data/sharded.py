@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ import torch
 from ..base.arrays import Float64, Int64, Shaped, Tensor
 from ..base.errors import InputError, OracleError, invalid
 from ..base.files import hash_tensors
-from ..base.group.ranks import Asked, Ranks, number_of
+from ..base.group.ranks import Asked, Ranks, digest_of, number_of, share_of
 from ..base.outside.rows import OutsideRows
 from ..kernels import Rows
 from .checks import BLOCK_VALUES
@@ -241,27 +240,27 @@ def _check_same(whole: OracleDataset, ranks: Ranks, options: str) -> None:
     """Compare what is known of the data without a look at the samples, and the options of the engine."""
     rows = whole.rows
     facts = f"{len(whole):,} x {list(whole.sample_shape)} {whole.value_map.describe(whole.storage)}"
-    described = hashlib.blake2b(f"{facts}{whole.value_map}".encode(), digest_size=4).hexdigest()
 
     def same(parameter: str, *parts: Tensor | None) -> Asked:
         """Return what has to be the same on all ranks: a checksum of some tensors."""
-        held = hashlib.blake2b(" ".join(str(number_of(part)) for part in parts).encode(), digest_size=4).hexdigest()
-        return Asked(parameter, int(held, 16), lambda: f"those with the checksum {held}")
+        held = digest_of(" ".join(str(number_of(part)) for part in parts))
+        return Asked(parameter, held, lambda: f"those with the checksum {held:08x}")
 
     ranks.compare(
         "the engine",
         [
-            Asked("data", int(described, 16), lambda: facts),
+            Asked("data", digest_of(f"{facts}{whole.value_map}"), lambda: facts),
             same("labels", whole.sorted_labels, whole.order),
             same("weights", rows.log_weights),
             same("data", rows.centre, rows.half_norms),
-            Asked("options", int.from_bytes(options.encode()[:7]) ^ len(options), lambda: options),
+            Asked("options", digest_of(options), lambda: options),
         ],
     )
 
 
 def _numbers(ranks: Ranks, shards: int) -> range:
-    return range(*(shards * rank // ranks.size for rank in (ranks.rank, ranks.rank + 1)))
+    """Return the shards of this rank."""
+    return range(*share_of(shards, ranks.rank, ranks.size))
 
 
 def _moments(rows: Rows) -> Float64[Tensor, "M"]:

@@ -10,7 +10,7 @@ from typing import Generic, Protocol, TypeVar, runtime_checkable
 import torch
 
 from ..base.arrays import Float64, Tensor
-from ..base.group.ranks import Ranks
+from ..base.group.ranks import Ranks, share_of
 from .tree import Node, cover, merged
 
 T = TypeVar("T")
@@ -54,7 +54,7 @@ class Exchange(Generic[T]):
     @property
     def held(self) -> range:
         """The shards of this rank."""
-        return range(*_span(self.shards, self.ranks.rank, self.ranks.size))
+        return range(*share_of(self.shards, self.ranks.rank, self.ranks.size))
 
     def nodes(self, leaves: Mapping[Node, T]) -> dict[Node, T]:
         """Return the values of the fewest nodes of the tree that cover the shards of this rank, from each of them."""
@@ -80,7 +80,7 @@ class Exchange(Generic[T]):
         if self.ranks.size == EACH_MERGES_ALL:
             return self._by_all(operation, nodes)
         groups = -(-batch // GROUP)
-        spans = [_span(groups, rank, self.ranks.size) for rank in range(self.ranks.size)]
+        spans = [share_of(groups, rank, self.ranks.size) for rank in range(self.ranks.size)]
         owned = [range(GROUP * first, min(GROUP * last, batch)) for first, last in spans]
         own = self.codec.pack(self.owned(operation, nodes, owned))
         return self.codec.unpack(torch.cat(self.ranks.share(operation, own, [len(one) for one in owned])))
@@ -112,9 +112,4 @@ class Exchange(Generic[T]):
         return merged(parts, (0, self.shards), self.codec.merge)
 
     def _cover(self, rank: int) -> list[Node]:
-        return cover(_span(self.shards, rank, self.ranks.size), (0, self.shards))
-
-
-def _span(count: int, rank: int, size: int) -> Node:
-    """Return which of `count` things belong to a rank of `size`."""
-    return count * rank // size, count * (rank + 1) // size
+        return cover(share_of(self.shards, rank, self.ranks.size), (0, self.shards))

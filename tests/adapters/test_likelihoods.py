@@ -25,7 +25,7 @@ from oracle_engine.adapters import (
     VelocityModel,
 )
 
-WIDTH = 0.3
+WIDTH = 0.5
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_flow_matching_computes_the_likelihood_of_the_engine(
     _, found = solver.compute_likelihood(
         x_1=x,
         log_p0=standard_normal,
-        step_size=0.01,
+        step_size=0.04,
         method="rk4",
         exact_divergence=True,
         time_grid=torch.tensor([1.0, 0.0], dtype=torch.float64),

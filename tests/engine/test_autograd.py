@@ -1,66 +1,30 @@
-"""Answers can be differentiated in x: against differences, closed forms and the identities of the theory."""
+"""Answers can be differentiated in x: against closed forms and the identities of the theory."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import pytest
 import torch
 from closed_form import direct_weights, normal, stored_as, values_of
+from derivative_cases import ASKED, TIMES, UNIONS, weighted
 from engine_cases import PREDICTIONS
 from tolerances import assert_close, assert_rows_close, assert_within
 from torch import Tensor
 
-from oracle_engine import Guidance, InputError, OracleDataset, OracleEngine
+from oracle_engine import InputError, OracleDataset, OracleEngine
 from oracle_engine.queries import classes
 
 # torch itself uses it where derivatives are taken forward
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
 
-# queries at all times, some without a class, in a union, guided in an interval, and without one of the samples
-UNIONS = torch.tensor([[0, 1], [2, -1], [-1, -1], [1, 2], [0, -1]])
-ASKED: dict[str, dict[str, Any]] = {
-    "plain": {},
-    "class": {"labels": 1},
-    "unions": {"labels": UNIONS},
-    "guided": {"labels": UNIONS, "guidance": torch.tensor([2.0, -1.0, 3.0, 1.0, 0.0])},
-    "interval": {"labels": 2, "guidance": Guidance(4.0, 0.3, 0.8)},
-    "left out": {"exclude": torch.tensor([3, -1, 0, 29, 7]), "labels": UNIONS, "guidance": 1.5},
-}
-TIMES = torch.tensor([0.05, 0.3, 0.6, 0.8, 0.95], dtype=torch.float64)
-
 
 @pytest.fixture
 def small(generator: torch.Generator) -> OracleDataset:
-    weights = torch.rand(30, generator=generator) + 0.1
-    return OracleDataset(normal(30, 3, generator), torch.arange(30) % 3, weights)
+    return weighted(generator)
 
 
 @pytest.fixture
 def x(generator: torch.Generator) -> Tensor:
     return normal(5, 3, generator).requires_grad_()
-
-
-@pytest.mark.parametrize("name", PREDICTIONS)
-@pytest.mark.parametrize("asked", ASKED)
-@pytest.mark.parametrize("backend", ["torch", "reference"])
-def test_derivatives_agree_with_differences(
-    small: OracleDataset, x: Tensor, name: str, asked: str, backend: str
-) -> None:
-    engine = OracleEngine(small, backend=backend)
-    answer = lambda x: getattr(engine, name)(x, TIMES, **ASKED[asked])  # noqa: E731
-    assert torch.autograd.gradcheck(answer, (x,), check_forward_ad=True, fast_mode=True)
-
-
-@pytest.mark.parametrize("path", ["gvp", "vp", "linear_vp", "polynomial", "edm"])
-@pytest.mark.parametrize("point_std", [0.0, 0.3])
-def test_derivatives_on_every_path_and_of_wide_samples(
-    small: OracleDataset, x: Tensor, path: str, point_std: float
-) -> None:
-    engine = OracleEngine(small, path, point_std=point_std)
-    assert torch.autograd.gradcheck(lambda x: engine(x, TIMES), (x,), fast_mode=True)
-    density = lambda x: engine.log_density(x, TIMES)  # noqa: E731
-    assert torch.autograd.gradcheck(density, (x,), check_forward_ad=True, fast_mode=True)
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float16, torch.float32])

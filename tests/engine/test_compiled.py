@@ -5,37 +5,29 @@ from __future__ import annotations
 import copy
 import gc
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from closed_form import normal
+from derivative_cases import INTERVAL, SCALES, TIMES, UNIONS
 from tolerances import assert_rows_close
 from torch import Tensor
 
-from oracle_engine import Guidance, InputError, OracleDataset, OracleEngine, total_derivative
+from oracle_engine import InputError, OracleDataset, OracleEngine, total_derivative
 from oracle_engine.engine.compiled import answer, pull, push
 
-TIMES = torch.tensor([0.05, 0.3, 0.6, 0.8, 0.95], dtype=torch.float64)
-UNIONS = torch.tensor([[0, 1], [2, -1], [-1, -1], [1, 2], [0, -1]])
+pytestmark = pytest.mark.usefixtures("recompiled")
 
 ASKED: dict[str, dict[str, Any]] = {
     "plain": {},
     "class": {"labels": 1},
-    "guided": {"labels": UNIONS, "guidance": torch.tensor([2.0, -1.0, 3.0, 1.0, 0.0])},
-    "interval": {"labels": UNIONS, "guidance": Guidance(4.0, 0.3, 0.8), "exclude": 7},
+    "guided": {"labels": UNIONS, "guidance": SCALES.float()},
+    "interval": {"labels": UNIONS, "guidance": INTERVAL, "exclude": 7},
     "left out": {"exclude": torch.tensor([3, -1, 0, 29, 7])},
 }
-
-
-@pytest.fixture(autouse=True)
-def unwatched(unchecked: None) -> Iterator[None]:
-    """No annotation is checked while code is traced, and every test compiles afresh."""
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
 
 
 @pytest.fixture

@@ -246,6 +246,16 @@ def test_ranks_with_different_data_are_told_so(tmp_path: Path) -> None:
         assert words.startswith("`data` must be the same on all ranks")
 
 
+def test_ranks_with_different_options_are_told_so(data: OracleDataset, tmp_path: Path) -> None:
+    def work(rank: int) -> str:
+        with pytest.raises(InputError) as caught:
+            oe.sharded(data, queries="own" if rank else "same", deterministic=rank == 0)
+        return str(caught.value)
+
+    for words in on_ranks(tmp_path, 2, work):
+        assert words.startswith("`options` must be the same on all ranks")
+
+
 def test_replicas_of_shards_answer_apart(data: OracleDataset, tmp_path: Path) -> None:
     def work(rank: int) -> Tensor:
         mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("replica", "shard"))

@@ -1,4 +1,4 @@
-"""Answers can be differentiated in t and in the guidance scale: against differences, closed forms and identities."""
+"""Answers can be differentiated in x, t and the guidance scale: against differences, closed forms and identities."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from closed_form import FAMILIES, generators, normal, stored_as
+from derivative_cases import ASKED, SCALES, TIMES, UNIONS, weighted
 from engine_cases import PREDICTIONS
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,23 +23,11 @@ from oracle_engine.paths.paths import Coefficients, RectifiedFlow
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
 
 ANSWERS = (*PREDICTIONS, "log_density")
-UNIONS = torch.tensor([[0, 1], [2, -1], [-1, -1], [1, 2], [0, -1]])
-SCALES = torch.tensor([2.0, -1.0, 3.0, 1.0, 0.0], dtype=torch.float64)
-ASKED: dict[str, dict[str, Any]] = {
-    "plain": {},
-    "class": {"labels": 1},
-    "unions": {"labels": UNIONS},
-    "guided": {"labels": UNIONS, "guidance": SCALES},
-    "interval": {"labels": 2, "guidance": Guidance(4.0, 0.25, 0.85)},
-    "left out": {"exclude": torch.tensor([3, -1, 0, 29, 7]), "labels": UNIONS, "guidance": 1.5},
-}
-TIMES = torch.tensor([0.05, 0.3, 0.6, 0.8, 0.95], dtype=torch.float64)
 
 
 @pytest.fixture
 def small(generator: torch.Generator) -> OracleDataset:
-    weights = torch.rand(30, generator=generator) + 0.1
-    return OracleDataset(normal(30, 3, generator) + 2.0, torch.arange(30) % 3, weights)
+    return weighted(generator, 2.0)
 
 
 @pytest.fixture

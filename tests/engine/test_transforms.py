@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from closed_form import normal
+from derivative_cases import SCALES, TIMES
 from tolerances import assert_rows_close
 from torch import Tensor, func
 from torch.autograd import forward_ad
@@ -23,8 +24,7 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:`torch.jit.script_method` is deprecated:DeprecationWarning",
 )
 
-LABELS, TIMES = torch.tensor([0, 1, 2, -1, 1]), torch.tensor([0.05, 0.3, 0.6, 0.8, 0.95], dtype=torch.float64)
-SCALES = torch.tensor([2.0, -1.0, 3.0, 1.0, 0.0], dtype=torch.float64)
+LABELS = torch.tensor([0, 1, 2, -1, 1])
 X = normal(5, 3, torch.Generator().manual_seed(1))
 ONES, STEPS = torch.ones_like(X), torch.ones_like(TIMES)
 

@@ -1,14 +1,10 @@
-"""A small job for tests, and workers forked from this process, so that nothing is imported again."""
+"""A small job for tests."""
 
 from __future__ import annotations
 
-import os
-import signal
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import jaxtyping
 import torch
 from closed_form import clusters, normal
 
@@ -107,24 +103,3 @@ class _Logged(Units):
         with self._log.open("ab") as log:
             log.write(b".")
         return super().state(unit)
-
-
-def forked(work: Callable[[], None]) -> int:
-    """Return the number of a process forked from this one that calls `work` and ends."""
-    pid = os.fork()
-    if pid:
-        return pid
-    status = 1
-    try:
-        torch.set_num_threads(1)
-        jaxtyping.config.update("jaxtyping_disable", True)
-        work()
-        status = 0
-    finally:
-        os._exit(status)
-
-
-def killed(pid: int) -> bool:
-    """Kill a process that :func:`forked` returned, and return whether it had not ended by itself."""
-    os.kill(pid, signal.SIGKILL)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL

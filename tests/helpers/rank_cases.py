@@ -9,12 +9,12 @@ import socket
 import time
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jaxtyping
-import torch
 import torch.distributed as dist
+from forks import forked
 
 # what ranks need is imported once, before they are forked
 import oracle_engine.engine.sharded  # noqa: F401
@@ -37,7 +37,7 @@ class Ranks:
         self.folder = folder / f"ranks-{time.monotonic_ns()}"
         self.folder.mkdir()
         self.meeting_point = f"file://{self.folder}/store" if store == "file" else f"tcp://127.0.0.1:{free_port()}"
-        self.pids = [self._fork(rank, count, work) for rank in range(count)]
+        self.pids = [forked(partial(self._run, rank, count, work)) for rank in range(count)]
         self.began = time.monotonic()
 
     def results(self, *, gone: tuple[int, ...] = ()) -> list[Any]:
@@ -52,26 +52,19 @@ class Ranks:
                 os.waitpid(pid, 0)
         self.pids = [0] * len(self.pids)
 
-    def _fork(self, rank: int, count: int, work: Work) -> int:
-        pid = os.fork()
-        if pid:
-            return pid
-        status = 1
+    def _run(self, rank: int, count: int, work: Work) -> None:
+        """Leave what `work` returned or raised; the error ends the process with status 1."""
         try:
-            torch.set_num_threads(1)
-            # every shard is a call of a kernel: checks of annotations would take most of the time
-            jaxtyping.config.update("jaxtyping_disable", True)
             dist.init_process_group("gloo", init_method=self.meeting_point, rank=rank, world_size=count)
-            found = work(rank)
-            status = 0
+            self._leave(rank, work(rank))
         except BaseException as error:
-            found = error
             (self.folder / f"trace-{rank}").write_text(traceback.format_exc())
-        try:
-            (self.folder / f"part-{rank}").write_bytes(pickle.dumps(found))
-            (self.folder / f"part-{rank}").rename(self.folder / f"result-{rank}")
-        finally:
-            os._exit(status)
+            self._leave(rank, error)
+            raise
+
+    def _leave(self, rank: int, found: Any) -> None:
+        (self.folder / f"part-{rank}").write_bytes(pickle.dumps(found))
+        (self.folder / f"part-{rank}").rename(self.folder / f"result-{rank}")
 
     def _result(self, rank: int) -> Any:
         while time.monotonic() - self.began < DEADLINE:

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from job_cases import BLOCK, Job, forked, killed, make_data, make_queries
+from forks import forked, killed
+from job_cases import BLOCK, Job, make_data, make_queries
 from rank_cases import on_ranks
 from tolerances import assert_close, assert_rows_close
 from torch import Tensor

@@ -6,28 +6,22 @@ import copy
 import gc
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from closed_form import normal
+from derivative_cases import TIMES
 from torch import Tensor, func
 
 import oracle_engine as oe
 from oracle_engine import InputError, OracleDataset, OracleEngine, OracleTarget
 
 LABELS, SOURCE = torch.tensor([0, 1, 2, 0, 1]), torch.arange(5)
-TIMES = torch.tensor([0.05, 0.3, 0.6, 0.8, 0.95], dtype=torch.float64)
 
-
-@pytest.fixture(autouse=True)
-def unwatched(unchecked: None) -> Iterator[None]:
-    """No annotation is checked while code is traced, and every test compiles afresh."""
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
+pytestmark = pytest.mark.usefixtures("recompiled")
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import math
 import time
 import zlib
@@ -43,6 +44,16 @@ class Asked:
     parameter: str
     value: int
     words: Callable[[], str]
+
+
+def share_of(count: int, rank: int, size: int) -> tuple[int, int]:
+    """Return which of `count` things in a row belong to a rank of `size`: the first, and the one behind the last."""
+    return count * rank // size, count * (rank + 1) // size
+
+
+def digest_of(text: str) -> int:
+    """Return a number below 2^32 that differs where texts do."""
+    return int(hashlib.blake2b(text.encode(), digest_size=4).hexdigest(), 16)
 
 
 def number_of(tensor: Tensor | None) -> int:
@@ -247,6 +258,7 @@ class Ranks:
         return lost(waiting.operation, "a connection to another rank broke", seconds, AGAIN)
 
     def _break(self, error: DistributedError, work: Any = None) -> None:
+        """Answer no more: every later call raises `error`."""
         self._broken = error
         if work is not None and not work.is_completed():
             # no thread of gloo can be called back; one that waits in a destructor would keep this process from ending

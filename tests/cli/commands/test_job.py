@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from interruptions import interrupt_units
 from safetensors.torch import load_file, save_file
 from tolerances import assert_rows_close
 
+from oracle_engine.cli.job_runs import anywhere
 from oracle_engine.jobs.folder import JobFolder
 from oracle_engine.jobs.records import Record
 
@@ -45,6 +47,13 @@ def test_a_job_writes_what_velocity_does(capsys: pytest.CaptureFixture[str]) -> 
     assert_rows_close(found, exact, "bar")
     # what is not needed any more is gone
     assert sorted(entry.name for entry in Path("out.d").iterdir()) == ["claims", "job.json", "velocity.safetensors"]
+
+
+def test_machines_of_ray_find_all_files_from_any_folder(here: Path) -> None:
+    given = {"input": "in.safetensors", "job": "out.d", "data": "digits", "folder": None, "labels_file": "labels.csv"}
+    found = vars(anywhere(Namespace(**given)))
+    files = {name: str(here / given[name]) for name in ("input", "job", "labels_file")}  # type: ignore[operator]
+    assert found == given | files
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".npz"])

@@ -101,3 +101,15 @@ def test_an_installation_without_a_compiler_goes_on(
     monkeypatch.setenv("CXX", "false")
     assert build.build_if_possible(tmp_path) == []
     assert (tmp_path / build.FAILURE).read_text("utf-8").startswith("false failed: ")
+
+
+@pytest.mark.skipif(not build.targets(), reason="there is nothing to build")
+def test_libraries_of_the_same_sources_are_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    made = [tmp_path / f"liboracle-{target}.so" for target in build.targets()]
+    for path in made:
+        path.write_bytes(b"some code" + build.sources_digest().encode() + b"more of it")
+    assert build.ensure_built(tmp_path) == made
+    made[-1].write_bytes(b"of other sources")
+    with pytest.raises(build.BuildError, match="no-such-compiler"):
+        build.ensure_built(tmp_path)
