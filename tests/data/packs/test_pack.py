@@ -204,7 +204,7 @@ def test_a_meant_change_is_packed_anew(folder: Path) -> None:
 SLOW_PACK = """
 import sys, time
 import oracle_engine as oe
-from oracle_engine.data import pack as packing
+from oracle_engine.data.packs import pack as packing
 
 measured = packing.measured_side
 
