@@ -18,8 +18,8 @@ from safetensors.torch import save_file
 
 import oracle_engine as oe
 from oracle_engine.data import samples
-from oracle_engine.engine.cards import card_named
-from oracle_engine.engine.scale_plan import ScaleProblem, plan_scale
+from oracle_engine.engine.plans.cards import card_named
+from oracle_engine.engine.plans.scale_plan import ScaleProblem, plan_scale
 
 # samples, values of each, and queries; shards of the samples, runs of each case, and the time of the queries
 CASES = ((60_000, 784, 64), (20_000, 3_072, 64), (20_000, 3_072, 8))

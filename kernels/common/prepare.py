@@ -166,6 +166,7 @@ def total_variance(rows: Rows) -> float:
 
 
 def _total(rows: Rows) -> Float64[Tensor, "D"]:
+    """Return the sum of all rows about their centre."""
     total = torch.zeros_like(rows.centre)
     for _, stored in _read_once(rows.stored):
         for _, block in _blocks(stored):
@@ -194,6 +195,7 @@ def _not_finite(stored: Tensor) -> InputError:
 
 
 def _first_bad(stored: Tensor) -> int | None:
+    """Return the first row with a NaN or an infinity, or None."""
     for start, block in _blocks(stored):
         bad = (~block.isfinite().all(1)).nonzero()
         if len(bad):

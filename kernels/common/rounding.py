@@ -87,6 +87,7 @@ def logit_error(
 def _rounded(
     rows: Rows, query: Query, dtype: torch.dtype, partition: Float64[Tensor, "B"] | None
 ) -> Float64[Tensor, "B"]:
+    """Return the rounding error of a coarse logit of few values."""
     # the law without the growth of long sums
     own = _squared_size(query) * rows.radius * rows.operand_radius
     return 0.5 * UNIT_ROUNDOFF[dtype] * (product_size(rows, query, partition) + 4.0 * own)

@@ -84,6 +84,7 @@ def _says_nothing(value: Any) -> bool:
 
 
 def _described(value: Any) -> str:
+    """Return a condition in a few words."""
     if isinstance(value, Tensor):
         return f"a tensor of shape {list(value.shape)}"
     if isinstance(value, Mapping | list | tuple):

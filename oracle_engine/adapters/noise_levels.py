@@ -72,6 +72,7 @@ class NoiseLevelModel(torch.nn.Module):
         self._asked = (self._on_path(engine),)
 
     def _on_path(self, engine: Oracle) -> Oracle:
+        """Return what answers on the path of this model. Raises InputError for a server on another one."""
         if isinstance(engine, OracleEngine):
             return EngineOnPath(engine, self.path)
         if not same_path(engine.path, self.path):

@@ -47,6 +47,7 @@ class SolverModel(torch.nn.Module):
         return self.engine.velocity(x, self._time(t), labels=labels, guidance=guidance, exclude=exclude)
 
     def _time(self, t: Any) -> Float64[Tensor, "..."]:
+        """Return times of a solver, which may step over the end of its grid."""
         times = reals("t", t)
         if self.engine.t_max is not None:
             return times.clamp_max(self.engine.t_max)

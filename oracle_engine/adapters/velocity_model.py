@@ -233,6 +233,7 @@ class VelocityModel(torch.nn.Module):
         return numbers.masked_fill(numbers == self.null_label, -1)
 
     def _returned(self, output: Tensor, return_dict: bool) -> Output:
+        """Return an output in the form that the convention returns."""
         if self.convention.returns == "tensor":
             return output
         if self.convention.returns == "tuple":

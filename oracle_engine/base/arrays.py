@@ -136,6 +136,7 @@ def _python_dtype(numbers: Sequence[bool | int | float]) -> torch.dtype:
 
 
 def _from_array(array: np.ndarray) -> Tensor:
+    """Return an array of numbers, in any byte order and layout, as a tensor."""
     if array.dtype.kind not in "biufc":
         raise TypeError(f"of dtype {array.dtype.name}")
     # torch knows the byte order of the machine, forward strides and no wider floats; an empty list counts nothing

@@ -134,6 +134,7 @@ def answered_together(run: Callable[[], T]) -> T:
 
 
 def _read(pending: list[Check]) -> None:
+    """Raise the error of the first condition that does not hold, after one look at all of them."""
     if not pending or holds(torch.cat([condition.reshape(-1) for condition, _ in pending])):
         return
     for condition, error in pending:

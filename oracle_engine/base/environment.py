@@ -105,6 +105,7 @@ def format_report(report: Mapping[str, Any]) -> str:
 
 
 def _settings_error(environ: Mapping[str, str] | None) -> str | None:
+    """Return what is wrong with the environment variables, or None."""
     try:
         Settings.read(environ)
     except InputError as error:

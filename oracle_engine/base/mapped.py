@@ -69,6 +69,7 @@ def mapped(
 
 
 def _map(path: Path, start: int, size: int) -> mmap.mmap:
+    """Return a part of a file, mapped."""
     with path.open("rb") as file:
         try:
             both = mmap.PROT_READ | mmap.PROT_WRITE

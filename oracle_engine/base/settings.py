@@ -93,6 +93,7 @@ def _raw_settings(environ: Mapping[str, str] | None) -> dict[str, str | None]:
 
 
 def _folder(name: str, value: str | None) -> Path | None:
+    """Return the folder that a setting names, or None where it is not set."""
     if value is None:
         return None
     path = Path(value).expanduser()

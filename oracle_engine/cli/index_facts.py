@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..engine.forecast import screen_levels
+from ..engine.plans.forecast import screen_levels
 from ..kernels.screens import SCREEN_KINDS
 from ..paths.paths import RectifiedFlow
 from ..search.index import SearchIndex

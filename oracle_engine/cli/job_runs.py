@@ -129,6 +129,7 @@ def _threads_of(arguments: Namespace) -> int:
 
 @contextmanager
 def _threads(count: int) -> Iterator[None]:
+    """Compute with `count` threads inside the block."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -160,6 +161,7 @@ def _opened(arguments: Namespace) -> tuple[JobFolder, Units]:
 
 
 def _check_same(begun: Spec, wished: Spec) -> None:
+    """Raise InputError, which names the option, where a job was begun as another one."""
     name = begun.difference(wished)
     if name is not None:
         option = OPTION_OF.get(name, f"--{name}")

@@ -108,6 +108,7 @@ def _check_suffix(parameter: str, path: Path) -> None:
 
 
 def _read_arrays(path: Path, names: Sequence[str]) -> dict[str, Tensor]:
+    """Return those of the named arrays that a file holds."""
     with reading(path, f"arrays of numbers called {', '.join(names)}"):
         if path.suffix == ".safetensors":
             with open_safetensors(path) as file:

@@ -81,6 +81,7 @@ def _need(data: OracleDataset, batch: Batch, weights: Tensor, *, density: bool) 
 
 
 def _missed(side: Contender, batch: Batch, weights: Tensor) -> float | None:
+    """Return the largest posterior mass outside of the rows that a side looks at, or None where it looks at all."""
     if side.candidates is None:
         return None
     place = side.candidates(batch)

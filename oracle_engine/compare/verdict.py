@@ -47,6 +47,7 @@ def _below(side: Side, bar: float) -> bool:
 
 
 def _winners(rows: Sequence[Row], bar: float) -> str:
+    """Return which sides were fastest, and where."""
     found: dict[str, list[Row]] = {}
     for row in rows:
         found.setdefault(" or ".join(fastest(row, bar)) or "nothing here", []).append(row)

@@ -153,6 +153,7 @@ def _repeat_labels(shares: tuple[int, ...]) -> Int64[Tensor, "N"]:
 
 
 def _folders(name: str, folder: Path | None, extra: Sequence[Path] = ()) -> list[Path]:
+    """Return where the files of a built-in set are looked for."""
     if folder is not None:
         return [folder]
     data = Settings.read().data

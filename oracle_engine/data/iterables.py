@@ -77,6 +77,7 @@ class _Table:
         return samples_of(self.points[: len(self.labels)], labels, "source")
 
     def _pixels(self, picture: Any, where: str) -> np.ndarray:
+        """Return a picture of Pillow as an array."""
         channels = None if self.points is None or self.points.ndim != 4 or len(self.points[0]) != 3 else 3
         try:
             return picture_array(picture, self.form, channels)
@@ -115,6 +116,7 @@ def _parts(item: Any, where: str) -> tuple[Any, Any]:
 
 
 def _of_row(row: Mapping[Any, Any], where: str) -> tuple[Any, Any]:
+    """Return the sample and the label of a dict. Raises InputError where it holds no sample, or several."""
     names = [name for name in SAMPLE_NAMES if name in row]
     if len(names) != 1:
         found = f"a dict with {', '.join(map(str, list(row)[:8])) or 'nothing'}"

@@ -285,6 +285,7 @@ def _keys(shard: Path) -> list[str]:
 
 
 def _tensor(shard: Path, name: str) -> Samples:
+    """Return a tensor of latents in a shard, mapped."""
     with reading(shard, f"a tensor called {name!r}"), open_safetensors(shard) as file:
         points, start = tensor_of(file.tensor(name), shard), file.start(name)
     if points.ndim != 4 or not points.is_floating_point():

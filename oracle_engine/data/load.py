@@ -137,6 +137,7 @@ def choose_rows(size: int, count: int, seed: int) -> Int64[Tensor, "n"]:
 
 
 def _is_saved(source: Any) -> bool:
+    """Return whether a source is a file that OracleDataset.save wrote."""
     if not isinstance(source, str | os.PathLike) or Path(source).suffix != ".safetensors":
         return False
     # the reader raises the error about a file that cannot be opened
@@ -292,6 +293,7 @@ def _rows_of(tensor: Tensor | None, rows: Int64[Tensor, "n"]) -> Tensor | None:
 
 
 def _weights_of(weights: Any, size: int) -> Float64[Tensor, "N"]:
+    """Return weights as the caller gave them, [N]. Raises InputError for another number of them."""
     held = exact(weights, "weights")
     if held.shape != (size,):
         wanted = f"must have shape [{size}], one for each sample"

@@ -75,6 +75,7 @@ class PackedFolder:
         return data
 
     def _stored(self, order: Int64[Tensor, "N"] | None) -> Tensor:
+        """Return the rows of all shards in this order: those of large files stay there."""
         if not stays_in_files(self.rows.nbytes):
             return self.rows.clone() if order is None else in_order(self.rows.clone(), order)
         if order is None and len(self.parts) == 1:
@@ -86,6 +87,7 @@ class PackedFolder:
         return torch.cat(parts) if parts else None
 
     def _side(self, number: int) -> ShardSide:
+        """Return what is kept about a shard."""
         side, record = ShardSide.read(self.parts[number], whole=False), self.manifest.shards[number]
         if (side.digest, side.centre) != (record.digest, self.centre):
             raise changed_since(side.part)

@@ -269,6 +269,7 @@ def push(dx: Tensor | None, dt: Tensor, *call: Any) -> Tensor:
 
 
 def _evaluated(call: Call, *, scaled: bool) -> tuple[AnswerFunction, Inputs, States]:
+    """Return the answer of a recorded call as a function, with what it was evaluated at."""
     function = live(call.engine).function(call.name, call.x.dtype, call.conditions)
     function = replace(function, scaled=scaled)
     with torch.no_grad():

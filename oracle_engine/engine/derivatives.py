@@ -264,6 +264,7 @@ class AnswerFunction:
     def _covariance(
         self, query: Query, labels: Int64[Tensor, "B U"] | None, state: tuple[Tensor, Tensor, Tensor], motion: Motion
     ) -> Float64[Tensor, "B D"]:
+        """Return products of posterior covariances with vectors."""
         lse, rest, mean = state
         vector, curvature = motion.changes(query, mean)
         whole = Directions(query, lse, mean, vector, curvature, rest)
@@ -333,6 +334,7 @@ def _factor_slopes(
 
 
 def _elementwise(total: Tensor, leaves: list[Tensor]) -> list[Tensor]:
+    """Return the derivative of a sum by each of its leaves, zeros where it has none."""
     if not total.requires_grad:
         return [torch.zeros_like(leaf) for leaf in leaves]
     # the coefficients of a path may share parts of their graph

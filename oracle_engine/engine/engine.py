@@ -37,7 +37,7 @@ from .autograd import attached, differentiable, refuse_transforms
 from .derivatives import AnswerFunction, options_of
 from .graphs import obstacle, unrecordable
 from .oracle import Oracle
-from .plan import Plan, make_plan
+from .plans.plan import Plan, make_plan
 from .residency import Wish
 from .responder import Responder, mixed
 from .router import Router
@@ -144,6 +144,7 @@ class OracleEngine(Oracle, torch.nn.Module):
         return resolve_backend(backend, next(iter(rows_here(self.data)), self.data.rows))
 
     def _make_ready(self) -> None:
+        """Compute what every answer needs."""
         # what is kept must not be made by a first call that is recorded in a graph
         _ = self.data.base
         for rows in rows_here(self.data):
@@ -184,6 +185,7 @@ class OracleEngine(Oracle, torch.nn.Module):
         refuse_transforms("posterior", points, t)
 
         def described() -> Posterior:
+            """Return the posterior."""
             request = self.request_builder.request(points, t, conditions)
             return self.responder.posterior(request, int(top_k), points.shape, points.dtype)
 
@@ -332,6 +334,7 @@ class OracleEngine(Oracle, torch.nn.Module):
                 return found
 
         def answered() -> Tensor:
+            """Return the answer."""
             request = self.request_builder.request(x, t, conditions)
             values = self.responder.values(name, request, x.dtype)
             return values if name == "log_density" else rounded_answer(values, name, x.dtype, x.shape)

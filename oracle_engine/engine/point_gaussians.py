@@ -239,6 +239,7 @@ class PointGaussians:
 
 
 def _checked_labels(labels: Numbers, count: int, device: torch.device) -> Int64[Tensor, "N"]:
+    """Return the class of each sample. Raises InputError for others."""
     held = integers("labels", labels, device, "number the classes from 0")
     if held.shape != (count,) or not bool((held >= -1).all()):
         raise invalid(

@@ -103,6 +103,7 @@ class Router:
         return LateRoute(self.exact.data, self.point_std, index.search, index.route)
 
     def _sampled(self, request: Request, wanted: Wanted, budget: Budget) -> Answer:
+        """Return estimates from as many samples as the budget allows."""
         index = self._prepared()
         if not isinstance(index.screen, PrincipalScreen):
             found = f"{index.spec!r}, {index.kind}"
@@ -139,6 +140,7 @@ class Router:
         return answer, ~certified
 
     def _completed(self, request: Request, wanted: Wanted, answer: Answer, pending: Bool[Tensor, "B"]) -> Answer:
+        """Return the answer with those that are `pending` scanned."""
         place: Int64[Tensor, "b"] = pending.nonzero()[:, 0]
         if len(place) == 0:
             return answer

@@ -53,6 +53,7 @@ def _run(task: Task, number: int) -> None:
 
 
 def _result(ray: Any, reference: Any) -> None:
+    """Raise what a task of Ray raised, as it raised it."""
     try:
         ray.get(reference)
     except ray.exceptions.RayTaskError as error:

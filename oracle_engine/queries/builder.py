@@ -69,11 +69,8 @@ class RequestBuilder:
         exclude = _named_rows("exclude", conditions.exclude, batch, self.data)
         nobody = conditions.exclude is None and conditions.source is None
         source = exclude if nobody else _named_rows("source", conditions.source, batch, self.data)
-        if conditions.exclude is None:
-            excluded = exclude.new_empty(batch, 0, 2)
-        else:
+        if conditions.exclude is not None:
             _check_nonempty(labels, exclude, self.data)
-            excluded = torch.stack([exclude, exclude + (exclude >= 0)], dim=1)[:, None]
         request = Request(
             x=flat,
             times=times,
@@ -81,7 +78,7 @@ class RequestBuilder:
             variance=variance,
             labels=labels,
             exclude=exclude,
-            excluded=excluded,
+            excluded=_excluded_ranges(exclude, some=conditions.exclude is not None),
             source=source,
             scale=_guidance_scale(conditions.guidance, times, labels),
             rounding=ROUNDING[x.dtype],
@@ -136,6 +133,7 @@ class RequestBuilder:
 
 
 def _not_finite(x: Float64[Tensor, "B D"]) -> InputError | None:
+    """Return the error about the first query that is not finite, or None."""
     bad = (~x.isfinite().all(1)).nonzero()[:, 0].tolist()
     if not bad:
         return None
@@ -144,6 +142,7 @@ def _not_finite(x: Float64[Tensor, "B D"]) -> InputError | None:
 
 
 def _check_noise(times: Float64[Tensor, "B"], variance: Float64[Tensor, "B"]) -> None:
+    """Raise InputError where a time leaves no noise."""
     remedy = "stop before the end point, clamp with OracleEngine(t_max=0.999), or give samples a point_std"
     needs = "must leave some noise: sigma(t) > 0"
     check(
@@ -165,6 +164,13 @@ def _named_rows(name: str, index: Numbers | None, batch: int, data: OracleDatase
     chosen = given.expand(batch)
     # what is refused later does no harm before
     return torch.where(chosen < 0, -1, data.row_of(chosen.clamp(0, len(data) - 1)))
+
+
+def _excluded_ranges(exclude: Int64[Tensor, "B"], *, some: bool) -> Int64[Tensor, "B H 2"]:
+    """Return the ranges of rows that do not count: of the row of each query, empty for -1, or none at all."""
+    if not some:
+        return exclude.new_empty(len(exclude), 0, 2)
+    return torch.stack([exclude, exclude + (exclude >= 0)], dim=1)[:, None]
 
 
 def _check_nonempty(labels: Int64[Tensor, "B U"] | None, exclude: Int64[Tensor, "B"], data: OracleDataset) -> None:

@@ -88,6 +88,7 @@ def whole_labels(labels: Any, device: torch.device) -> Int64[Tensor, "..."]:
 
 
 def _from_numbers(given: Tensor, width: int) -> Int64[Tensor, "B 1"]:
+    """Return labels of one number a query, as unions of one class."""
     if given.ndim == 2 and (given.is_floating_point() or given.dtype == torch.bool):
         raise _neither(given, width)
     numbers = integers("labels", given, given.device, "pass labels.long()")
@@ -134,6 +135,7 @@ def _union(classes: Int64[Tensor, "B U"], width: int) -> Int64[Tensor, "B V"]:
 
 
 def _check_known(classes: Int64[Tensor, "B U"], segments: Mapping[int, Span]) -> None:
+    """Raise InputError for a class without samples."""
     first, last = min(segments), max(segments)
     known = (classes >= -1) & (classes <= last)
     if first > 0 or len(segments) <= last - first:
@@ -149,6 +151,7 @@ def _unknown(classes: Int64[Tensor, "n"], segments: Mapping[int, Span]) -> Input
 
 
 def _neither(given: Tensor, width: int) -> InputError:
+    """Return the error about floats that are neither class numbers nor one-hot rows."""
     wanted = f"must be integers, or one-hot rows of {width} columns, one for each class from 0"
     if width == 1:
         wanted = "must be integers: two or more classes have one-hot rows"

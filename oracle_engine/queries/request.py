@@ -129,6 +129,7 @@ class Request:
         return kept[1]
 
     def _usable(self, data: OracleDataset) -> Int64[Tensor, "B"]:
+        """Return how many samples each query may use."""
         count = torch.full(self.times.shape, len(data), dtype=torch.int64, device=self.times.device)
         if self.labels is None or data.sorted_labels is None:
             return count if self._excludes_none else count - (self.exclude >= 0).long()
@@ -180,6 +181,7 @@ class Request:
         return rest.log()
 
     def _others(self, query: int, weights: Float64[Tensor, "N"], data: OracleDataset) -> Float64[Tensor, ""]:
+        """Return the total weight of the samples that a query may use."""
         others = weights.clone()
         others[self.exclude[query]] = 0.0
         names = [] if self.labels is None else self.labels[query].unique().tolist()

@@ -269,6 +269,7 @@ def _heun(step: _Step, with_denoiser: bool) -> tuple[Tensor, Tensor | None]:
 
 
 def _ddim(step: _Step, with_denoiser: bool) -> tuple[Tensor, Tensor | None]:
+    """Take a step that is exact wherever the denoiser stands still."""
     denoiser = step.field.denoiser(step.x, step.t)
     alpha, sigma, _, _ = path_at(step.field.path, step.t)
     alpha_end, sigma_end, _, _ = path_at(step.field.path, step.end)

@@ -137,6 +137,7 @@ class ExactScan:
         return (work(request.take(part), wanted) for part in self._slices(request))
 
     def _by_slices(self, request: Request, wanted: Wanted, work: MakeWork) -> PosteriorState:
+        """Return the states of a large batch, a slice of it at a time."""
         if len(request) == 0:
             return request.work(self.data, wanted).nothing()
         if self._is_one_scan(request):

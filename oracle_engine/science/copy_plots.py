@@ -61,6 +61,7 @@ def copies_figure(x: Float[Tensor, "K ..."], found: Nearest, data: OracleDataset
 
 
 def _histogram(axes: Axes, ratio: Tensor) -> None:
+    """Draw the distance ratios."""
     axes.hist(ratio.cpu().numpy(), bins=40, range=(0.0, 1.0), color=BLUE)
     axes.axvline(1 / 3, color=INK, lw=0.8, ls=(0, (3, 3)))
     axes.set_xlim(0.0, 1.0)

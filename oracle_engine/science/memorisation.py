@@ -168,6 +168,7 @@ def shell_radius(
 def _nearest(
     engine: OracleEngine, points: Float64[Tensor, "b ..."], labels: Tensor | None, exclude: Tensor | None
 ) -> Int64[Tensor, "b"]:
+    """Return the nearest sample of each point, which is the heaviest of a late posterior."""
     t = SEARCH_TIME if engine.t_max is None else min(SEARCH_TIME, engine.t_max)
     scaled = path_at(engine.path, t)[0] * points
     return engine.posterior(scaled, t, labels=labels, exclude=exclude, top_k=1).top_indices[:, 0]

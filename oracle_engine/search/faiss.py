@@ -215,6 +215,7 @@ def _tensors(
 
 
 def _faiss() -> Any:
+    """Import FAISS. Raises MissingDependencyError without it."""
     try:
         import faiss
     except ImportError:

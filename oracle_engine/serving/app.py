@@ -21,7 +21,7 @@ from ..base.errors import InputError, OracleError, invalid
 from ..base.settings import __version__
 from ..engine.engine import OracleEngine
 from .batcher import Batcher, Ticket, Values
-from .body import Answer, Bodies, Parting
+from .body import Bodies, Parting, Reply
 from .limits import Limits, RefusedError
 from .metrics import metrics
 from .models import Model, check_name
@@ -201,7 +201,7 @@ class InferenceServer:
         model.statistics.succeeded(times, values["route"], values["omitted_mass"])
         log.debug("model=%s status=200 rows=%d %s", model.name, len(question), _in_microseconds(times))
         headers = {} if header is None else {HEADER_LENGTH: str(header)}
-        return Answer(
+        return Reply(
             self._bodies,
             b"".join(parts),
             headers=headers,
@@ -209,6 +209,7 @@ class InferenceServer:
         )
 
     def _seconds(self, inference: Inference) -> float:
+        """Return how long a request may take."""
         given = inference.parameters.get("timeout", 0)
         if type(given) is not int or given < 0:
             raise invalid("timeout", "must be whole microseconds", str(given)[:40], "leave it out for the default")
@@ -216,6 +217,7 @@ class InferenceServer:
         return min(given / 1e6, self.limits.answer_seconds) if given else self.limits.answer_seconds
 
     def _model(self, request: Request) -> Model:
+        """Return the model that an address names. Raises RefusedError for others."""
         name, version = request.path_params["name"], request.path_params.get("version", "1")
         if name not in self.models or version != "1":
             words = f"there is no model {name!a} of version {version!a}. Remedy: ask for {', '.join(self.models)}."

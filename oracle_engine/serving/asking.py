@@ -182,6 +182,7 @@ def _whole(name: str, value: Any, batch: int) -> Int64[Tensor, "B ..."]:
 
 
 def _scale(guidance: Numbers | Guidance, times: Float64[Tensor, "B"]) -> Float64[Tensor, "B"]:
+    """Return the guidance scale of each query, one outside of the interval."""
     chosen = guidance if isinstance(guidance, Guidance) else Guidance(guidance)
     scale = reals("guidance", _plain(chosen.scale)).detach()
     if scale.shape not in ((), times.shape):
@@ -210,6 +211,7 @@ def _numbers(item: Mapping[str, Any], part: bytes) -> Tensor:
 
 
 def _texts(part: bytes) -> list[str]:
+    """Return the texts of a tensor of BYTES."""
     found, place = [], 0
     while place < len(part):
         size = int.from_bytes(part[place : place + 4], "little")

@@ -93,6 +93,7 @@ class Batcher:
             ticket.answer.set_exception(RefusedError(504, words))
 
     def _start(self) -> None:
+        """Begin the next scan, where something waits and none runs."""
         if self.busy:
             return
         batch = self._take()
@@ -125,6 +126,7 @@ class Batcher:
             task()
 
     def _warm_up(self, models: Sequence[Model]) -> None:
+        """Let every model answer once before the first request, and log those that cannot."""
         for model in models:
             try:
                 model.warm_up()
@@ -138,6 +140,7 @@ class Batcher:
         self._tell(lambda: self._finish(results, started))
 
     def _tell(self, news: Callable[[], None]) -> None:
+        """Hand news to the event loop, unless it has ended."""
         try:
             self._loop.call_soon_threadsafe(news)
         except RuntimeError:

@@ -73,6 +73,7 @@ class Bodies:
 
 
 def _unpacking(encoding: str) -> zlib._Decompress | None:
+    """Return what unpacks a body, or None. Raises RefusedError for an unknown encoding."""
     if encoding == "identity":
         return None
     if encoding not in ("gzip", "deflate"):
@@ -80,7 +81,7 @@ def _unpacking(encoding: str) -> zlib._Decompress | None:
     return zlib.decompressobj(wbits=47)
 
 
-class Answer(Response):
+class Reply(Response):
     """A response whose memory counts until it is sent. bodies: of the server. content: of the response."""
 
     def __init__(self, bodies: Bodies, content: bytes, **options: Any) -> None:
@@ -111,6 +112,7 @@ class Parting(Response):
 
 
 async def _drop(receive: Receive) -> None:
+    """Read a body that was refused, up to a limit, so that the client reads the answer."""
     dropped, more = 0, True
     while more and dropped < LINGER_BYTES:
         message: Message = await receive()

@@ -170,6 +170,7 @@ class Model:
         )
 
     def _top_k(self, inference: Inference) -> int:
+        """Return how many of the heaviest samples a request asks for."""
         most = min(self.limits.top_k, len(self.engine.data))
         found = inference.parameters.get("top_k", min(TOP_K, most))
         if type(found) is not int or not 0 <= found <= most:
@@ -244,6 +245,7 @@ def _described(name: str, datatype: str, sizes: Sequence[int]) -> dict[str, Any]
 
 
 def _check_floating(name: str, value: Tensor) -> None:
+    """Raise InputError for an input that is not floating or not finite."""
     if value.dtype not in FLOAT_DTYPES:
         raise invalid(name, f"must have a datatype among {', '.join(FLOATING)}", NAMES[value.dtype], "convert it")
     finite = value.reshape(len(value), -1).isfinite().all(1) if value.ndim else value.isfinite()

@@ -132,6 +132,7 @@ def _no_constant(text: str) -> NoReturn:
 
 
 def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object of JSON. Raises InputError where it has a key twice."""
     found: dict[str, Any] = {}
     for key, value in pairs:
         if key in found:
@@ -155,6 +156,7 @@ def _listed(held: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
 
 
 def _parameters(held: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parameters of a request or a tensor. Raises InputError for those that are not known here."""
     found = held.get("parameters", {})
     if not isinstance(found, dict):
         raise invalid("parameters", "must be an object", type(found).__name__, "leave it out")
@@ -204,6 +206,7 @@ def _tensors(items: Iterable[Mapping[str, Any]], tail: memoryview) -> dict[str, 
 
 
 def _shape(item: Mapping[str, Any]) -> list[int]:
+    """Return the shape of a tensor. Raises InputError for one that cannot be."""
     shape, name = item.get("shape"), str(item["name"])[:80]
     if not isinstance(shape, list) or len(shape) > DIMENSIONS or not all(type(size) is int for size in shape):
         raise invalid(name, "must have a shape, a list of whole numbers", str(shape)[:80], "check the shape")

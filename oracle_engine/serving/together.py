@@ -51,6 +51,7 @@ def _split(value: Value, sizes: Sequence[int]) -> Sequence[Value]:
 
 
 def _reason(error: Exception, model: Model) -> Exception:
+    """Return the error that a client is told; others than the library's are logged."""
     if isinstance(error, OracleError):
         return error
     if isinstance(error, torch.OutOfMemoryError | MemoryError):

@@ -371,6 +371,7 @@ def _spans(data: OracleDataset, query: TargetQuery) -> tuple[list[Span], Int64[T
 
 
 def _own(engine: OracleEngine, query: TargetQuery, source: Int64[Tensor, "B"]) -> Mean:
+    """Return the samples that queries were made from, with the log-density of the queries given them."""
     values = engine.data.sample_values(engine.data.row_of(source)).double()
     at = coefficients(engine.path, query.t)
     gap = (query.x - _column(at.alpha_t, values) * values).reshape(len(values), -1)
@@ -381,6 +382,7 @@ def _own(engine: OracleEngine, query: TargetQuery, source: Int64[Tensor, "B"]) -
 def _blend(
     first: Float64[Tensor, "B ..."], second: Float64[Tensor, "B ..."], share: Float64[Tensor, "B"]
 ) -> Float64[Tensor, "B ..."]:
+    """Return the mean of two values with the share of the second."""
     part = _column(share, first)
     # not first + part (second - first): that would leave a rounding of `first` where its share is zero
     return (1 - part) * first + part * second

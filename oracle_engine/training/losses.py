@@ -235,6 +235,7 @@ def _terms(t: Tensor, output: Tensor, oracle: Tensor, conditional: Tensor) -> Lo
 
 
 def _time(t: Numbers | None, x1: Tensor, engine: Oracle, generator: torch.Generator | None) -> Tensor:
+    """Return the time of each sample: as given, or drawn."""
     if t is None:
         drawn = _drawn(torch.rand, (len(x1),), generator, x1.device)
         return drawn if engine.t_max is None else drawn.clamp_max(engine.t_max)

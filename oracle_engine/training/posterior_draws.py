@@ -217,6 +217,7 @@ def _drawn(engine: OracleEngine, request: Request, generator: torch.Generator | 
 
 
 def _draws(data: OracleDataset, request: Request, generator: torch.Generator | None, block_values: int) -> Draw:
+    """Return a row for each query, a slice of the batch at a time."""
     parts = [_draw(data, request.take(part), generator, block_values) for part in batch_slices(len(request), data.dim)]
     if not parts:
         # of no queries: an empty float64 and an empty int64 tensor

@@ -330,6 +330,7 @@ def _check_prediction(prediction: str) -> None:
 
 
 def _at(path: str | Path, x1: Tensor, eps: Tensor, t: Numbers) -> Coefficients:
+    """Return the path at the times of a batch. Raises InputError where samples and noise do not fit."""
     check_floating("x1", x1)
     check_floating("eps", eps)
     if x1.ndim == 0 or x1.shape != eps.shape:
@@ -358,6 +359,7 @@ def _combined(x1: Tensor, eps: Tensor, first: Float64[Tensor, "B"], second: Floa
 
 
 def _refuse_infinite(x1: Tensor, eps: Tensor) -> None:
+    """Raise InputError for what is not finite: the samples, the noise, or the target in its dtype."""
     for name, values in (("x1", x1), ("eps", eps)):
         if not bool(values.isfinite().all()):
             raise invalid(name, "must be finite", "a NaN or an infinity", "look at where it comes from")

@@ -151,6 +151,7 @@ class _Beater:
 
 
 def _end(ended: threading.Event, woken: threading.Event, thread: threading.Thread) -> None:
+    """Stop the thread of a pulse."""
     ended.set()
     woken.set()
     # a thread that is inside a store which does not answer is left behind

@@ -258,6 +258,7 @@ class Ranks:
         return lost(waiting.operation, "a connection to another rank broke", seconds, AGAIN)
 
     def _break(self, error: DistributedError, work: Any = None) -> None:
+        """Answer no more: every later call raises `error`."""
         self._broken = error
         if work is not None and not work.is_completed():
             # no thread of gloo can be called back; one that waits in a destructor would keep this process from ending

@@ -118,6 +118,7 @@ class BlockReader:
         return block
 
     def _fill(self, block: Tensor, part: FilePart | MemoryPart, first: int) -> None:
+        """Read rows of a part, from its row `first` on, into a block."""
         if isinstance(part, MemoryPart):
             block.copy_(part.rows[first : first + len(block)].reshape(block.shape))
             return

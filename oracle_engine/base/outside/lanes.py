@@ -168,6 +168,7 @@ class CudaLane:
         return event
 
     def _numbers(self, index: Int64[Tensor, "n"]) -> Int64[Tensor, "n"]:
+        """Return the numbers of rows on the device."""
         first, last = int(index[0]), int(index[-1])
         if last - first + 1 == len(index):
             return torch.arange(first, last + 1, device=self.device)

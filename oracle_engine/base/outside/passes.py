@@ -85,6 +85,7 @@ class Pass:
             self._turn.notify_all()
 
     def _run(self) -> None:
+        """Read until nobody waits any more; an error ends all who wait."""
         try:
             self._read()
             self._end(None)

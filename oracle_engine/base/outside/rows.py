@@ -266,6 +266,7 @@ def _first(args: Sequence[Any]) -> OutsideRows:
 
 
 def _not_in_memory(asked: str, rows: OutsideRows) -> InputError:
+    """Return the error about rows that are needed as one tensor in memory."""
     held = len(rows.in_memory)
     received = f"{asked} of samples that stay {'on the host' if held else f'in {len(rows.parts):,} files'}"
     remedy = "take some of the samples by `count`, or merge the files into one, sorted by label"
@@ -354,6 +355,7 @@ def _copied(
 
 
 def _copied_into(out: Tensor, rows: Tensor, non_blocking: bool = False) -> Tensor:
+    """Answer aten.copy_ into an ordinary tensor, a block at a time; these rows never change."""
     if isinstance(out, OutsideRows) or not isinstance(rows, OutsideRows):
         raise invalid("data", "must stay as it is", "a change in place of samples in files", "change a copy")
     for start, block in rows.slices():
@@ -362,6 +364,8 @@ def _copied_into(out: Tensor, rows: Tensor, non_blocking: bool = False) -> Tenso
 
 
 def _extreme(name: str) -> Callable[[OutsideRows], Tensor]:
+    """Return what answers aten.min or aten.max of all values."""
+
     def found(rows: OutsideRows) -> Tensor:
         """Return the extreme of all values, a block at a time."""
         ends = torch.stack([getattr(block, name)() for _, block in rows.slices()])

@@ -143,6 +143,7 @@ def _models(arguments: Namespace, data: OracleDataset) -> dict[str, Any]:
 
 
 def _metric(name: str) -> Any:
+    """Return the function that --metric names."""
     from ...science.paper import load_model
 
     try:

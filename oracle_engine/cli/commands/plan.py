@@ -69,8 +69,8 @@ def run_data(arguments: Namespace) -> None:
 def run_sizes(arguments: Namespace) -> None:
     """Print what data of the sizes in `arguments` would need; no data are read."""
     from ...base.errors import InputError, invalid
-    from ...engine.cards import card_named
-    from ...engine.scale_plan import ScaleProblem, plan_scale
+    from ...engine.plans.cards import card_named
+    from ...engine.plans.scale_plan import ScaleProblem, plan_scale
     from ..options import in_options
     from ..shared import say
 

@@ -49,6 +49,7 @@ def _add_place(parser: ArgumentParser) -> None:
 
 
 def _add_limits(parser: ArgumentParser) -> None:
+    """Add the options that limit what is taken."""
     parser.add_argument("--timeout", type=float, default=60.0, metavar="S", help="seconds until an answer (60)")
     parser.add_argument("--max-body", type=whole, default=64, metavar="MIB", help="size of a request (64)")
     parser.add_argument("--max-rows", type=whole, default=4096, help="queries of a request (4096)")

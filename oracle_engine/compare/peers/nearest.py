@@ -125,6 +125,7 @@ def _inverted(data: Centred, cells: int, file: Path | None) -> Any:
 
 
 def _faiss() -> Any:
+    """Import FAISS. Raises UnavailableError without it."""
     try:
         import faiss
     except ImportError as error:

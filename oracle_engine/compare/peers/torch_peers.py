@@ -138,6 +138,7 @@ def _peer(way: Callable[[Centred], Attend], *, compiled: bool = False) -> Callab
 
 
 def _compiled(core: Callable[..., Tensor], device: torch.device) -> Callable[..., Tensor]:
+    """Return `core` compiled. Raises UnavailableError where there is no compiler."""
     if device.type == "cpu" and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))):
         raise UnavailableError("torch.compile needs a C++ compiler")
     # each data set and batch size is compiled separately, which is more often than the usual limit

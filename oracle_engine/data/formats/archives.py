@@ -30,6 +30,7 @@ def zip_names(path: Path) -> tuple[str, ...]:
 
 @lru_cache(maxsize=4)
 def _zip_names(path: Path, size: int, modified: int) -> tuple[str, ...]:
+    """Return the names in a zip archive as it was at the time `modified`."""
     try:
         with zipfile.ZipFile(path) as archive:
             return tuple(archive.namelist())

@@ -53,6 +53,7 @@ def read_cifar_python(path: Path) -> Samples:
 
 
 def _files(path: Path, names: tuple[str, ...], remedy: str) -> list[Path]:
+    """Return the files of a set. Raises DataFileError where some are absent."""
     files = [path / name for name in names] if path.is_dir() else [path]
     absent = [file.name for file in files if not file.is_file()]
     if absent:

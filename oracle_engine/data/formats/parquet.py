@@ -80,6 +80,7 @@ def _is_list(types: Any, kind: Any) -> bool:
 
 
 def _contents(parquet: Any, files: Sequence[Path], name: str) -> Iterator[Opener]:
+    """Yield what opens each picture of a column."""
     for file in files:
         with reading(file, _EXPECTED), parquet.ParquetFile(file) as table:
             for batch in table.iter_batches(batch_size=_BATCH, columns=[name]):

@@ -67,6 +67,7 @@ def open_shards(folder: Path, key: str | None = None) -> list[Samples]:
 
 
 def _read_shard(file: Path, key: str | None) -> Samples:
+    """Return the samples of one shard, by its suffix."""
     if file.suffix == ".npz":
         return read_npz(file, key)
     if file.suffix == ".safetensors":

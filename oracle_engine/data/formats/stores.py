@@ -70,6 +70,7 @@ def read_zarr(path: Path, key: str | None = None, *, labelled: bool = True) -> S
 
 
 def _chosen(path: Path, found: Mapping[str, Any], key: str | None) -> tuple[str, str | None]:
+    """Return the names of the array of samples in a store, and of that of labels or None."""
     names = list(found)
     storable = [name for name, item in found.items() if np.dtype(item.dtype).name in STORAGE_NAMES and item.shape]
     name, label_name = choose(path, names, storable, key)

@@ -110,6 +110,7 @@ def _losses(axes: Axes, report: TrainReport, name: str, title: str) -> None:
 
 
 def _style(axes: Axes, title: str) -> None:
+    """Set the title and the ticks of a panel."""
     axes.set_title(title, size=BODY, color=INK, loc="left", pad=16 if "\n" not in title else 6)
     axes.tick_params(which="both", labelsize=SMALL, color=GREY, labelcolor=INK, length=2.5, width=0.6)
     for spine in axes.spines.values():

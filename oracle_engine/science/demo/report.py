@@ -153,6 +153,7 @@ class TrainReport:
         return [*rows, "one seed; errors are over the queries only"]
 
     def _cost_rows(self) -> list[str]:
+        """Return the lines about seconds."""
         costs = zip(TITLES, self.target_seconds, self.target_shares, strict=True)
         words = [f"{title} {1e3 * seconds:,.1f} ms, {100 * share:.0f} %" for title, seconds, share in costs]
         return [

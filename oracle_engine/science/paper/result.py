@@ -120,6 +120,7 @@ def spread(values: Sequence[float]) -> str:
 
 
 def _shown(cell: Any) -> str:
+    """Return a cell as text."""
     if cell is None:
         return "-"
     if isinstance(cell, float):

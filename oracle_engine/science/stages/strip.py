@@ -70,6 +70,7 @@ class Follower:
         return tuple(self.engine.data.index_of(self.queries.rows[chosen]).tolist())
 
     def _noisy(self, values: Float64[Tensor, "K ..."], t: Float64[Tensor, "B"]) -> Float64[Tensor, "B ..."]:
+        """Return the noised samples at some times."""
         count, axes = len(t) // len(values), [1] * (values.ndim - 1)
         noise = torch.randn(values.shape, generator=torch.Generator().manual_seed(self.seed), dtype=torch.float64)
         at = coefficients(self.engine.path, t)

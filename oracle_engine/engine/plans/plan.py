@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 
-from ..data.dataset import OracleDataset
-from ..data.sharded import check_here
-from ..queries.classes import MAX_BATCH, batch_slices
-from ..scans.backends import BACKENDS
+from ...data.dataset import OracleDataset
+from ...data.sharded import check_here
+from ...queries.classes import MAX_BATCH, batch_slices
+from ...scans.backends import BACKENDS
 from .forecast import RouteForecast, forecast
 from .pass_forecast import PassForecast, forecast_pass
+from .timing import best_seconds
 
 if TYPE_CHECKING:
-    from .engine import OracleEngine
+    from ..engine import OracleEngine
 
-# samples of a call that costs nothing beyond what every call costs, and how often things are timed
-FEW_SAMPLES, RUNS = 8, 5
+# samples of a call that costs nothing beyond what every call costs
+FEW_SAMPLES = 8
 
 
 @dataclass(frozen=True)
@@ -30,9 +29,9 @@ class Plan:
     data: the data set, in words. values: the map from its stored numbers to values, their range and variance, in words.
     note: what to look at where the range looks unusual, or None. backend: the implementation; reason: why, in words.
     route: the ways the call can take, as they are tried; late: when. memory: bytes beyond the data. operations: of the
-    matrix products, at most. read: bytes of data. seconds: expected at most, where every block carries weight, at a
-    matrix product rate measured just now;
-    fixed: those of them that a call over a few samples takes.
+    matrix products, at most. read: bytes of data. resident: where the samples are and why, in words; streams: what a
+    pass over them takes, or None where they are on the device. seconds: expected at most, where every block carries
+    weight, at a matrix product rate measured just now; fixed: those of them that a call over a few samples takes.
     """
 
     data: str
@@ -108,8 +107,10 @@ def fixed_seconds(engine: OracleEngine) -> float:
     few = OracleDataset(some.reshape(len(some), *engine.data.sample_shape), value_map=engine.data.value_map)
     small = type(engine)(few, engine.path, backend=engine.backend, precision=engine.precision, mode="exact")
     x = few[:1]
-    small.velocity(x, 0.5)  # what a first call allocates or compiles is no part of others
-    return _best_seconds(lambda: small.velocity(x, 0.5))
+    # what a first call allocates or compiles is no part of others
+    small.velocity(x, 0.5)
+    # reading a value waits for the device
+    return best_seconds(lambda: float(small.velocity(x, 0.5).reshape(-1)[0]))
 
 
 def product_rate(device: torch.device, batch: int, dim: int) -> float:
@@ -119,13 +120,4 @@ def product_rate(device: torch.device, batch: int, dim: int) -> float:
     """
     rows = torch.ones(512, dim, device=device)
     queries = torch.ones(dim, max(1, min(batch, MAX_BATCH)), device=device)
-    return 2.0 * rows.numel() * queries.shape[1] / _best_seconds(lambda: rows @ queries)
-
-
-def _best_seconds(run: Callable[[], torch.Tensor]) -> float:
-    best = float("inf")
-    for _ in range(RUNS):
-        start = time.perf_counter()
-        run().reshape(-1)[0].item()  # waits for the device
-        best = min(best, time.perf_counter() - start)
-    return best
+    return 2.0 * rows.numel() * queries.shape[1] / best_seconds(lambda: float((rows @ queries)[0, 0]))

@@ -11,8 +11,8 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ..base.arrays import STORAGE_DTYPES
-from ..base.errors import invalid
+from ...base.arrays import STORAGE_DTYPES
+from ...base.errors import invalid
 from .cards import Card
 
 # half of the squared norm of each row, in float64, and sums beside the mean in a state

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 import torch
 
-from ..base.arrays import Bool, Float64, Int64, Tensor
-from ..data.dataset import OracleDataset
-from ..kernels.screens import BOUND_FAILURE, TRIAL_MASS, Knowledge, Source, default_widths, source_log_omitted
-from ..paths.paths import Coefficients, Path, coefficients, marginal_variance
-from ..queries.answer import Route
-from ..queries.modes import Auto, Budget, FullScan, Mode, TopK
-from ..search.index import SearchIndex
+from ...base.arrays import Bool, Float64, Int64, Tensor
+from ...data.dataset import OracleDataset
+from ...kernels.screens import BOUND_FAILURE, TRIAL_MASS, Knowledge, Source, default_widths, source_log_omitted
+from ...paths.paths import Coefficients, Path, coefficients, marginal_variance
+from ...queries.answer import Route
+from ...queries.modes import Auto, Budget, FullScan, Mode, TopK
+from ...search.index import SearchIndex
 
 
 @dataclass(frozen=True)
@@ -115,6 +115,7 @@ def _only_exact(words: str) -> RouteForecast:
 
 
 def _without_index(mode: Mode, data: OracleDataset) -> RouteForecast:
+    """Return the forecast of an engine without an index."""
     if not isinstance(mode, Auto):
         return RouteForecast((), f"this mode answers nothing without an index: call {HOW}")
     if default_widths(data.rows):
@@ -142,6 +143,7 @@ def _untouched(index: SearchIndex, data: OracleDataset, path: Path, point_std: f
 def _grid(
     scale: float, path: Path, point_std: float, device: torch.device
 ) -> tuple[Float64[Tensor, "T"], Coefficients, Float64[Tensor, "T"]]:
+    """Return the times of a forecast, the path at them, and the inverse variance in row units."""
     times = torch.linspace(0.0, 1.0, STEPS + 1, dtype=torch.float64, device=device)
     at = coefficients(path, times)
     return times, at, scale**2 / marginal_variance(at, point_std).clamp_min(1e-300)

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oracle_engine import InputError, OracleDataset
-from oracle_engine.engine.cards import CARDS, Card, card_named
-from oracle_engine.engine.scale_plan import ScalePlan, ScaleProblem, plan_scale
+from oracle_engine.engine.plans.cards import CARDS, Card, card_named
+from oracle_engine.engine.plans.scale_plan import ScalePlan, ScaleProblem, plan_scale
 
 ROUND = Card("round", memory=80e9, read=3e12, matrix=790e12, host=50e9, network=50e9)
 

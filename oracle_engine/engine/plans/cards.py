@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
-from ..base.environment import memory_bytes
-from ..base.errors import invalid
+from ...base.environment import memory_bytes
+from ...base.errors import invalid
+from .timing import best_seconds
 
 # shares of the rates on the data sheet of an H100 that a copy and products of 16-bit matrices reached on one
 # (bench/results/nvidia-h100-80gb-hbm3.json): 3.0 of 3.35 TB/s, 800 of 989 TFLOP/s; other cards are taken to be alike
@@ -60,8 +59,8 @@ class Card:
         Its network is taken for one of 10 Gbit/s, which cannot be measured with one machine.
         """
         numbers, square = torch.ones(_READ), torch.ones(_SIDE, _SIDE)
-        read = numbers.nbytes / _best(numbers.sum)
-        matrix = 2.0 * _SIDE**3 / _best(lambda: square @ square)
+        read = numbers.nbytes / best_seconds(numbers.sum)
+        matrix = 2.0 * _SIDE**3 / best_seconds(lambda: square @ square)
         return cls("cpu", float(memory_bytes() or 0), read, matrix, None, 1.25e9)
 
 
@@ -84,12 +83,3 @@ def card_named(name: str) -> Card:
     if name not in CARDS:
         raise invalid("card", f"must be one of cpu, {', '.join(CARDS)}", repr(name), "take the one most like yours")
     return CARDS[name]
-
-
-def _best(run: Callable[[], torch.Tensor]) -> float:
-    best = float("inf")
-    for _ in range(5):
-        start = time.perf_counter()
-        run()
-        best = min(best, time.perf_counter() - start)
-    return best

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
@@ -11,14 +10,15 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..base.outside.block_reader import BlockReader
-from ..base.outside.lanes import lane_of
-from ..base.outside.rows import BLOCK_BYTES, OutsideRows
-from ..base.sizes import in_words
-from ..data.dataset import OracleDataset
+from ...base.outside.block_reader import BlockReader
+from ...base.outside.lanes import lane_of
+from ...base.outside.rows import BLOCK_BYTES, OutsideRows
+from ...base.sizes import in_words
+from ...data.dataset import OracleDataset
+from .timing import best_seconds
 
 if TYPE_CHECKING:
-    from .engine import OracleEngine
+    from ..engine import OracleEngine
 
 # blocks that are read to learn the rate, and how often a scan or a copy is timed
 READ_BLOCKS, RUNS = 3, 3
@@ -59,7 +59,7 @@ def forecast_pass(engine: OracleEngine, batch: int) -> PassForecast | None:
         return None
     block = min(stored.nbytes, stored.block_bytes or BLOCK_BYTES)
     read, scan = read_rate(stored), scan_rate(engine, batch)
-    copy = copy_rate(stored.device, block) if stored.device.type == "cuda" else None
+    copy = transfer_rate(stored.device, block) if stored.device.type == "cuda" else None
     rates = [rate for rate in (read, copy, scan) if rate is not None]
     # the slowest part sets the pace once the first block has passed through the others
     first = sum(block / rate for rate in rates) - block / min(rates)
@@ -84,7 +84,7 @@ def read_rate(stored: OutsideRows) -> float | None:
         return count / (time.perf_counter() - start)
 
 
-def copy_rate(device: torch.device, block_bytes: int) -> float:
+def transfer_rate(device: torch.device, block_bytes: int) -> float:
     """Return the bytes a second at which a block of so many bytes comes from pinned memory to a CUDA device."""
     with closing(lane_of(block_bytes, device)) as lane:
         index, values = torch.zeros(1, dtype=torch.int64), lane.memory(0)
@@ -93,7 +93,7 @@ def copy_rate(device: torch.device, block_bytes: int) -> float:
             """Copy the block once, and wait for it."""
             lane.send(0, index, values, []).copied.synchronize()
 
-        return block_bytes / _best_seconds(copy)
+        return block_bytes / best_seconds(copy, RUNS)
 
 
 def scan_rate(engine: OracleEngine, batch: int) -> float:
@@ -113,13 +113,4 @@ def scan_rate(engine: OracleEngine, batch: int) -> float:
         # reading a value waits for the device
         timed.velocity(x, TIME).reshape(-1)[0].item()
 
-    return some.nbytes / _best_seconds(scan)
-
-
-def _best_seconds(run: Callable[[], object]) -> float:
-    best = float("inf")
-    for _ in range(RUNS):
-        start = time.perf_counter()
-        run()
-        best = min(best, time.perf_counter() - start)
-    return best
+    return some.nbytes / best_seconds(scan, RUNS)
