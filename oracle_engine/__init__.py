@@ -12,9 +12,9 @@ from .base.settings import __version__
 if TYPE_CHECKING:
     from . import adapters, samplers
     from .data.dataset import OracleDataset
-    from .data.latents import Normalisation, load_latents
+    from .data.latents.latents import Normalisation, load_latents
     from .data.load import load_dataset
-    from .data.pack import PackReport, pack
+    from .data.packs.pack import PackReport, pack
     from .data.values import ValueMap
     from .engine.engine import OracleEngine
     from .engine.point_gaussians import PointGaussians
@@ -94,12 +94,12 @@ _MODULES = {
     "LinearVP": "paths.paths",
     "LossPart": "training.losses",
     "LossTerms": "training.losses",
-    "Normalisation": "data.latents",
+    "Normalisation": "data.latents.latents",
     "OracleDataset": "data.dataset",
     "OracleEngine": "engine.engine",
     "OracleLoss": "training.losses",
     "OracleTarget": "training.targets",
-    "PackReport": "data.pack",
+    "PackReport": "data.packs.pack",
     "Path": "paths.paths",
     "PointGaussians": "engine.point_gaussians",
     "Polynomial": "paths.paths",
@@ -115,9 +115,9 @@ _MODULES = {
     "conditional_target": "training.targets",
     "drop_labels": "training.targets",
     "load_dataset": "data.load",
-    "load_latents": "data.latents",
+    "load_latents": "data.latents.latents",
     "oracle_loss": "training.losses",
-    "pack": "data.pack",
+    "pack": "data.packs.pack",
     "path_sample": "training.targets",
     "posterior_draw": "training.posterior_draws",
     "prefetched": "training.prefetch",

@@ -23,10 +23,10 @@ from .dataset import OracleDataset
 from .formats import Pictures, open_path, read_labels, read_npy
 from .iterables import read_iterable
 from .labels import by_label
-from .latent_files import latent_format
-from .latents import load_as_stored
-from .manifest import Manifest
-from .packed import PackedFolder
+from .latents.files import latent_format
+from .latents.latents import load_as_stored
+from .packs.manifest import Manifest
+from .packs.packed import PackedFolder
 from .picture_cache import POINTS, cached_pictures
 from .pictures import PictureForm
 from .samples import Samples, labels_of, problem, samples_of

@@ -16,9 +16,9 @@ from ..base.errors import DataFileError, OracleError, invalid
 from ..base.progress import progress_bar
 from ..base.settings import cache_folder
 from .formats import Pictures
-from .manifest import Manifest
-from .pack import pack
-from .packed import PackedFolder
+from .packs.manifest import Manifest
+from .packs.pack import pack
+from .packs.packed import PackedFolder
 from .pictures import PictureForm, decode, shape_of
 
 # the one shard of the set

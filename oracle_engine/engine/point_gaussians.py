@@ -11,8 +11,8 @@ import torch
 
 from ..base.arrays import Float, Float64, Int64, Numbers, Tensor, check_floating, check_shape, integers
 from ..base.errors import invalid
-from ..data.latent_files import read_moments
-from ..data.latents import Normalisation
+from ..data.latents.files import read_moments
+from ..data.latents.latents import Normalisation
 from ..paths.paths import Coefficients, Path, coefficients, resolve_path, resolve_times
 from ..queries.builder import NO_NOISE
 

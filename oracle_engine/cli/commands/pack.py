@@ -22,7 +22,7 @@ def add_pack(commands: Commands) -> None:
 def run_pack(arguments: Namespace) -> None:
     """Pack the folder that `arguments` name, and print what was done."""
     from ...base.progress import progress_bar
-    from ...data.pack import pack
+    from ...data.packs.pack import pack
     from ..shared import say
 
     began = time.perf_counter()

@@ -20,7 +20,7 @@ from shard_cases import bytes_read, leave_in_files, write_shards
 
 import oracle_engine as oe
 from oracle_engine.base.outside.rows import OutsideRows
-from oracle_engine.data.manifest import MANIFEST
+from oracle_engine.data.packs.manifest import MANIFEST
 
 COUNT, DIM = 240, 16
 
@@ -204,7 +204,7 @@ def test_a_meant_change_is_packed_anew(folder: Path) -> None:
 SLOW_PACK = """
 import sys, time
 import oracle_engine as oe
-from oracle_engine.data import pack as packing
+from oracle_engine.data.packs import pack as packing
 
 measured = packing.measured_side
 

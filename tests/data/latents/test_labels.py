@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from oracle_engine import DataFileError, InputError, Normalisation, load_dataset, load_latents
-from oracle_engine.data.latent_files import read_latents
+from oracle_engine.data.latents.files import read_latents
 
 LABELS: list[int | None] = [4, 7, 0, 7, 2]
 

@@ -10,10 +10,10 @@ from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ..base.errors import bad_file
-from .formats import reading
-from .formats.label_files import LABELS_FILE
-from .samples import NO_CLASS
+from ...base.errors import bad_file
+from ..formats import reading
+from ..formats.label_files import LABELS_FILE
+from ..samples import NO_CLASS
 
 MEAN_STD = "img-mean-std-*.npy"
 

@@ -14,8 +14,8 @@ from safetensors.torch import save_file
 from tolerances import assert_close
 
 from oracle_engine import DataFileError, InputError, OracleDataset, OracleEngine, load_dataset
-from oracle_engine.data.latent_files import latent_format, read_latents
-from oracle_engine.data.latents import Normalisation, load_latents
+from oracle_engine.data.latents.files import latent_format, read_latents
+from oracle_engine.data.latents.latents import Normalisation, load_latents
 
 SHAPE = (3, 4, 4)
 

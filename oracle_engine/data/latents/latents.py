@@ -9,11 +9,11 @@ from pathlib import Path
 
 import torch
 
-from ..base.arrays import Float, Numbers, Tensor, exact
-from ..base.errors import InputError, invalid
-from .dataset import OracleDataset
-from .latent_files import STATS_FILE, LatentFiles, latent_format, read_latents
-from .values import ValueMap
+from ...base.arrays import Float, Numbers, Tensor, exact
+from ...base.errors import InputError, invalid
+from ..dataset import OracleDataset
+from ..values import ValueMap
+from .files import STATS_FILE, LatentFiles, latent_format, read_latents
 
 __all__ = ["LatentFiles", "Normalisation", "latent_format", "load_latents", "read_latents"]
 
@@ -114,7 +114,7 @@ def load_latents(
 
     >>> import tempfile, torch
     >>> from safetensors.torch import save_file
-    >>> from oracle_engine.data.latents import Normalisation, load_latents
+    >>> from oracle_engine.data.latents.latents import Normalisation, load_latents
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     save_file({"latents": torch.ones(4, 2, 3, 3), "labels": torch.arange(4)}, f"{folder}/shard.safetensors")
     ...     data = load_latents(folder, Normalisation(multiplier=0.5), storage=torch.float16)

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..base.arrays import Float64, Tensor
-from ..base.errors import bad_file
-from ..base.files import replacing
+from ...base.arrays import Float64, Tensor
+from ...base.errors import bad_file
+from ...base.files import replacing
 
 MANIFEST_KIND = "oracle-pack-1"
 MANIFEST = "manifest.json"

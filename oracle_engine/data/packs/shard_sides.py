@@ -9,13 +9,13 @@ from pathlib import Path
 
 import torch
 
-from ..base.arrays import Float64, Int64, Tensor
-from ..base.errors import DataFileError, bad_file
-from ..base.files import hash_tensors, read_some, write_tensors
-from ..base.outside.blocks import blocks
-from ..base.outside.rows import BLOCK_BYTES, FilePart, OutsideRows
-from ..kernels import Measures, native_measured, random_directions
-from .samples import Samples
+from ...base.arrays import Float64, Int64, Tensor
+from ...base.errors import DataFileError, bad_file
+from ...base.files import hash_tensors, read_some, write_tensors
+from ...base.outside.blocks import blocks
+from ...base.outside.rows import BLOCK_BYTES, FilePart, OutsideRows
+from ...kernels import Measures, native_measured, random_directions
+from ..samples import Samples
 
 SIDE_KIND = "oracle-pack-shard-1"
 SIDE_SUFFIX = ".pack"

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import torch
 
-from ..base.errors import DataFileError, InputError, bad_file, invalid
-from ..base.outside.rows import FilePart, OutsideRows, stamp_of
-from ..base.progress import Progress
-from ..kernels import Measures, centre_of, most_copies
-from .checks import first_non_finite
-from .formats import open_shards, shard_files
+from ...base.errors import DataFileError, InputError, bad_file, invalid
+from ...base.outside.rows import FilePart, OutsideRows, stamp_of
+from ...base.progress import Progress
+from ...kernels import Measures, centre_of, most_copies
+from ..checks import first_non_finite
+from ..formats import open_shards, shard_files
+from ..samples import Samples
 from .manifest import MANIFEST, Manifest, ShardRecord, centre_text
-from .samples import Samples
 from .shard_sides import (
     ShardSide,
     centre_sum,

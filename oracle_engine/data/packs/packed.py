@@ -7,20 +7,20 @@ from pathlib import Path
 
 import torch
 
-from ..base.arrays import Float64, Int64, Tensor
-from ..base.errors import bad_file
-from ..base.files import hash_tensors
-from ..base.outside.rows import OutsideRows
-from ..kernels import Rows
-from .checks import in_order
-from .dataset import OracleDataset
-from .formats import shard_files
-from .labels import by_label, checked_labels
+from ...base.arrays import Float64, Int64, Tensor
+from ...base.errors import bad_file
+from ...base.files import hash_tensors
+from ...base.outside.rows import OutsideRows
+from ...kernels import Rows
+from ..checks import in_order
+from ..dataset import OracleDataset
+from ..formats import shard_files
+from ..labels import by_label, checked_labels
+from ..samples import stays_in_files
+from ..values import ValueMap
 from .manifest import Manifest
 from .pack import check_present, opened
-from .samples import stays_in_files
 from .shard_sides import ShardSide, centre_sum, changed_since, check_sample
-from .values import ValueMap
 
 
 class PackedFolder:

@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..base.arrays import Float, Float64, Int64, Tensor
-from ..base.errors import bad_file, invalid
-from ..base.mapped import open_safetensors
-from ..base.outside.rows import FilePart
-from .formats import FRESH_COPY, member, read_npy, reading
-from .formats.label_files import LABELS_FILE
-from .latent_labels import MEAN_STD, is_mean_std, listed_latents
-from .samples import Samples, joined, labels_of, tensor_of
+from ...base.arrays import Float, Float64, Int64, Tensor
+from ...base.errors import bad_file, invalid
+from ...base.mapped import open_safetensors
+from ...base.outside.rows import FilePart
+from ..formats import FRESH_COPY, member, read_npy, reading
+from ..formats.label_files import LABELS_FILE
+from ..samples import Samples, joined, labels_of, tensor_of
+from .labels import MEAN_STD, is_mean_std, listed_latents
 
 STATS_FILE = "latents_stats.pt"
 FORMATS = ("lightningdit", "mean-std", "fast-dit")
