@@ -173,7 +173,8 @@ def _scale(engine: OracleEngine, report: StageReport) -> Advice:
 
 def _moved(path: Path, t: float, spread: float, point_std: float) -> float | None:
     """Return the time at which the path has the SNR of `t` times the squared spread."""
-    from ..paths.paths import coefficients, marginal_variance
+    from ..paths.paths import coefficients
+    from ..paths.predictions import marginal_variance
 
     at = coefficients(path, torch.tensor([t], dtype=torch.float64))
     snr = float(at.alpha_t.square() / marginal_variance(at, point_std))

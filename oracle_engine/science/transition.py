@@ -15,7 +15,8 @@ from ..base.seeds import seeded
 from ..data.checks import BLOCK_VALUES
 from ..data.dataset import OracleDataset
 from ..engine.engine import OracleEngine
-from ..paths.paths import Path, coefficients, marginal_variance
+from ..paths.paths import Path, coefficients
+from ..paths.predictions import marginal_variance
 
 # the spectrum is taken from this many samples at most, fewer where their Gram matrix would cost seconds
 SPECTRUM_SAMPLES = 2048

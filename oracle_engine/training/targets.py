@@ -18,7 +18,8 @@ from ..engine.autograd import refuse_transforms
 from ..engine.engine import OracleEngine
 from ..engine.graphs import unrecordable
 from ..engine.oracle import Oracle
-from ..paths.paths import SMALLEST, Coefficients, Path, Prediction, coefficients, resolve_path, resolve_times
+from ..paths.paths import SMALLEST, Coefficients, Path, coefficients, resolve_path, resolve_times
+from ..paths.predictions import Prediction
 from ..queries.conditions import Conditions, Guidance
 from ..queries.labels import whole_labels
 from ..queries.request import Request
