@@ -17,8 +17,9 @@ from ..base.seeds import seeded
 from ..engine.engine import OracleEngine
 from ..paths.paths import Path
 from ..paths.time_grids import shift_for
+from ..training.conditional import conditional_target, path_sample
 from ..training.estimates import References
-from ..training.targets import OracleTarget, conditional_target, path_sample
+from ..training.targets import OracleTarget
 from .demo.batches import LAST_TIME
 from .stages.analysis import analyse
 from .stages.report import StageReport

@@ -18,7 +18,7 @@ import torch
 from ...base.arrays import Float, Float64, Int64, Tensor
 from ...base.errors import bad_file, invalid
 from ...base.mapped import open_safetensors
-from ...base.outside.rows import FilePart
+from ...base.outside.parts import FilePart
 from ..formats import FRESH_COPY, member, read_npy, reading
 from ..formats.label_files import LABELS_FILE
 from ..samples import Samples, joined, labels_of, tensor_of
