@@ -10,9 +10,9 @@ from .common.prepare import Measures, centre_of, counted_copies, prepare_rows, r
 from .common.rescore import Pairs
 from .common.rows import GivenPoints, Query, Rows, Span, ValueQuery
 from .common.segments import SegmentWork, span_by_span
-from .common.state import PosteriorState, Wanted, concatenate, merge
+from .common.state import PosteriorState, Wanted, concatenate, merge, merged_means
 from .common.work import Work
-from .gpu import gpu_combined, gpu_memory, gpu_proven, gpu_ready, gpu_segments, gpu_state
+from .gpu import gpu_combined, gpu_memory, gpu_merged, gpu_proven, gpu_ready, gpu_segments, gpu_state
 from .native import (
     NativeAnswers,
     NativeLibrary,
@@ -59,11 +59,13 @@ __all__ = [
     "float64_values",
     "gpu_combined",
     "gpu_memory",
+    "gpu_merged",
     "gpu_proven",
     "gpu_ready",
     "gpu_segments",
     "gpu_state",
     "merge",
+    "merged_means",
     "most_copies",
     "native_combined",
     "native_library",

@@ -127,6 +127,11 @@ def merge(first: PosteriorState, second: PosteriorState, wanted: Wanted | None =
     )
 
 
+def merged_means(first: PosteriorState, second: PosteriorState) -> PosteriorState:
+    """Return the means and log-partitions of :func:`merge`; all else is that of the first."""
+    return merge(first, second, Wanted())
+
+
 def without_top(state: PosteriorState, rows: Int64[Tensor, "B K"]) -> PosteriorState:
     """Return `state` with `rows` no longer named among its heaviest samples: another state names them."""
     named = (state.top_rows[:, :, None] == rows[:, None, :]).any(2)

@@ -62,6 +62,16 @@ def gpu_combined(combination: Combination, mean: Float64[Tensor, "B D"], dtype: 
     return combined_answer(combination, mean, dtype)
 
 
+def gpu_merged(first: PosteriorState, second: PosteriorState) -> PosteriorState:
+    """Return the means over two disjoint subsets of the samples as those over both, as `merge` does, in one launch.
+
+    first, second: the states of the same B queries, at least one, over either.
+    """
+    from .merge import merged_means
+
+    return merged_means(first, second)
+
+
 def gpu_screens_apply(work: Work, terms: Terms) -> bool:
     """Return whether the kernels bound the rows of `work` by the `terms` of a level of a screen."""
     if len(work.span) == 0 or not gpu_proven(work.rows):

@@ -292,7 +292,7 @@ class OracleEngine(Oracle, torch.nn.Module):
         """What answers requests."""
         backend = BACKENDS[self.backend]
         exact = whole_scan(self.data, backend, self.precision)
-        router = Router(self.mode, self.tolerance, exact, self.point_std, self.index)
+        router = Router(self.mode, self.tolerance, exact, self.point_std, self.index, backend.merge)
         return Responder(self.data, self.point_std, router, backend.combine)
 
     @cached_property

@@ -9,6 +9,7 @@ from typing import Protocol, runtime_checkable
 
 import torch
 
+from ..base import checked
 from ..base.arrays import Bool, Float, Float64, Int64, Tensor
 from ..base.cuda_graphs import capturing
 from ..base.outputs import rounded_answer
@@ -70,11 +71,26 @@ def mixed(terms: Sequence[Term]) -> Float64[Tensor, "B D"]:
     return mean
 
 
-def _guided(request: Request, guided: Bool[Tensor, "B"] | None) -> Int64[Tensor, "b"] | None:
-    """Return the queries whose unconditional mean is needed, [b], or None where guidance is none; see `terms`."""
+def _guided(request: Request, guided: Bool[Tensor, "B"] | None) -> Int64[Tensor, "b"] | slice | None:
+    """Return the queries whose unconditional mean is needed, [b], or None where guidance is none; see `terms`.
+
+    A slice of everyone where it is known that the scale of none, or only of those without a class, is one: on a device
+    the host would wait to learn which these are.
+    """
     if request.labels is None or capturing() or (guided is None and not request.guided):
         return None
+    if guided is None and request.all_guided and not checked.on_host(request.times):
+        return slice(None)
     return (request.scale != 1.0 if guided is None else guided).nonzero()[:, 0]
+
+
+def _is_empty(index: Int64[Tensor, "b"] | slice) -> bool:
+    return not isinstance(index, slice) and len(index) == 0
+
+
+def _free_term(index: Int64[Tensor, "b"] | slice, scale: Float64[Tensor, "b"], free: PosteriorState) -> Term:
+    """Return the term of unconditional means, of the queries `index`, whose guidance has this `scale`."""
+    return Term(None if isinstance(index, slice) else index, 1.0 - scale, free)
 
 
 def _times_factor(term: Term) -> Float64[Tensor, "b D"]:
@@ -130,11 +146,11 @@ class Responder:
         is needed, [B], or None for those whose scale is not one. wanted: of the states given the labels.
         """
         index = _guided(request, guided)
-        both = None if index is None or len(index) == 0 else self.router.both(request, index, wanted)
+        both = None if index is None or _is_empty(index) else self.router.both(request, index, wanted)
         if both is None or index is None:
             return self._terms(request, self.router.state(request, wanted, shared_products), index, shared_products)
         own, free = both
-        return [Term(None, request.scale, own), Term(index, 1.0 - request.take(index).scale, free)]
+        return [Term(None, request.scale, own), _free_term(index, request.scale[index], free)]
 
     def guided_terms(
         self,
@@ -150,18 +166,20 @@ class Responder:
         self,
         request: Request,
         state: PosteriorState,
-        index: Int64[Tensor, "b"] | None,
+        index: Int64[Tensor, "b"] | slice | None,
         shared_products: SharedProducts | None,
     ) -> list[Term]:
         """Return the conditional term, and the unconditional one of the guided queries in `index`."""
         if index is None:
             return [Term(None, None, state)]
         terms = [Term(None, request.scale, state)]
-        if self.router.exact.on_any_rank(len(index) > 0):
-            part = request.take(index)
+        if not self.router.exact.on_any_rank(not _is_empty(index)):
+            return terms
+        part, own, shared = request, state, shared_products
+        if not isinstance(index, slice):
+            part, own = request.take(index), state.take(index)
             shared = None if shared_products is None else shared_products.take(index)
-            terms.append(Term(index, 1.0 - part.scale, self.router.unconditional(part, state.take(index), shared)))
-        return terms
+        return [*terms, _free_term(index, part.scale, self.router.unconditional(part, own, shared))]
 
     def prediction(self, request: Request, mean: Float64[Tensor, "B D"]) -> Prediction:
         """Return the predictions of a network at the points of `request`, from posterior means in row units, [B, D]."""

@@ -9,11 +9,12 @@ import torch
 from ..base.arrays import Bool, Float64, Int64, Tensor
 from ..base.cuda_graphs import capturing
 from ..base.errors import invalid
-from ..kernels import PosteriorState, Wanted, merge
+from ..kernels import PosteriorState, Wanted
 from ..kernels.screens import PrincipalScreen, SharedProducts
 from ..queries.answer import Answer
 from ..queries.modes import Auto, Budget, FullScan, Mode, TopK
 from ..queries.request import Request
+from ..scans.backends import Merge
 from ..scans.exact import ExactScan, WholeScan
 from ..search.index import SearchIndex
 from ..search.routes import LateRoute, SampledRoute, SourceRoute
@@ -25,6 +26,7 @@ class Router:
 
     mode: which routes there are. tolerance: largest relative velocity error that a search may be proved to cause.
     exact: the scan of everything. point_std: width of every sample. index: what `OracleEngine.prepare` made, or None.
+    merge: makes one mean of those over two parts of the samples.
     """
 
     mode: Mode
@@ -32,6 +34,7 @@ class Router:
     exact: WholeScan
     point_std: float
     index: SearchIndex | None
+    merge: Merge
 
     def state(self, request: Request, wanted: Wanted, shared_products: SharedProducts | None = None) -> PosteriorState:
         """Return the posterior states of the queries of `request`, [B]; `wanted` of them.
@@ -60,7 +63,7 @@ class Router:
         return self._automatic(request, wanted, shared_products)
 
     def both(
-        self, request: Request, index: Int64[Tensor, "b"], wanted: Wanted
+        self, request: Request, index: slice | Int64[Tensor, "b"], wanted: Wanted
     ) -> tuple[PosteriorState, PosteriorState] | None:
         """Return the states of `request`, and the unconditional ones of its queries in `index`, from one read.
 
@@ -70,7 +73,7 @@ class Router:
         if not (isinstance(exact, ExactScan) and exact.streams and self._scans_everything(request)):
             return None
         own, rest = exact.state_and_rest(request, request.take(index), wanted)
-        return own, merge(own.take(index), rest)
+        return own, self.merge(own if isinstance(index, slice) else own.take(index), rest)
 
     def unconditional(
         self, request: Request, own: PosteriorState, shared_products: SharedProducts | None = None
@@ -81,7 +84,7 @@ class Router:
         """
         if isinstance(self.mode, FullScan) or self.index is None:
             # the classes are scanned already: the rest of the data completes the unconditional state
-            return merge(own, self.exact.rest(request, Wanted()))
+            return self.merge(own, self.exact.rest(request, Wanted()))
         return self.state(request.unconditional, Wanted(), shared_products)
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -72,6 +73,7 @@ class RequestBuilder:
         source = exclude if nobody else _named_rows("source", conditions.source, batch, self.data)
         if conditions.exclude is not None:
             _check_nonempty(labels, exclude, self.data)
+        scale, all_guided = _guidance_scale(conditions.guidance, times, labels)
         request = Request(
             x=flat,
             times=times,
@@ -81,9 +83,10 @@ class RequestBuilder:
             exclude=exclude,
             excluded=_excluded_ranges(exclude, some=conditions.exclude is not None),
             source=source,
-            scale=_guidance_scale(conditions.guidance, times, labels),
+            scale=scale,
             rounding=ROUNDING[x.dtype],
             guided=conditions.guidance is not None,
+            all_guided=all_guided,
         )
         if conditions.source is not None:
             self._check_source(request)
@@ -193,18 +196,24 @@ def _none_left(query: int) -> InputError:
 
 def _guidance_scale(
     guidance: Numbers | Guidance | None, times: Float64[Tensor, "B"], labels: Int64[Tensor, "B U"] | None
-) -> Float64[Tensor, "B"]:
-    """Return the guidance scale of each query, 1 where it is not guided."""
+) -> tuple[Float64[Tensor, "B"], bool]:
+    """Return the scale of each query, [B], and whether it is known not to be one for all queries with a class."""
     if guidance is None:
-        return torch.ones_like(times)
+        return torch.ones_like(times), False
     if labels is None:
         raise invalid("guidance", "needs labels to guide towards", "no labels", "pass labels=")
     chosen = guidance if isinstance(guidance, Guidance) else Guidance(guidance)
-    scale = reals("guidance", chosen.scale, times.device).detach()
     needs, remedy = f"must be a finite number or [{len(times)}]", "pass one scale a query"
+    always, classes = (chosen.t_min, chosen.t_max) == (0.0, 1.0), labels[:, 0] >= 0
+    if labels.shape[1] > 1:
+        classes = (labels >= 0).any(1)
+    if always and isinstance(chosen.scale, int | float) and math.isfinite(factor := float(chosen.scale)):
+        # nothing of such a number has to be read anywhere
+        return torch.ones_like(times).masked_fill_(classes, factor), factor != 1.0
+    scale = reals("guidance", chosen.scale, times.device).detach()
     if scale.shape not in ((), times.shape):
         raise invalid("guidance", needs, chosen.scale, remedy)
     check(scale.isfinite, lambda: invalid("guidance", needs, chosen.scale, remedy))
     inside: Bool[Tensor, "B"] = (times >= chosen.t_min) & (times <= chosen.t_max)
     # a query without a class has nothing to be guided towards
-    return torch.where(inside & (labels >= 0).any(1), scale, 1.0)
+    return torch.where(inside & classes, scale, 1.0), False

@@ -83,21 +83,30 @@ def range_sums(
     return torch.where(stop > start, sums[name[start.clamp_max(len(name) - 1)]], 0.0)
 
 
-def class_pairs(
-    labels: Int64[Tensor, "B U"], sorted_labels: Int64[Tensor, "N"], *, one_each: bool = False
-) -> tuple[Int64[Tensor, "P"], Int64[Tensor, "P 2"]]:
-    """Return the pairs of a query, [P], and the rows of a class that it uses, [P, 2].
+def used_ranges(labels: Int64[Tensor, "B U"], sorted_labels: Int64[Tensor, "N"]) -> Int64[Tensor, "B U 2"]:
+    """Return the row ranges that every query uses, [B, U, 2]: those of its classes, or all rows.
 
-    labels: classes of each query, -1 for none; a query with nothing but -1 is unconditional and uses all rows.
-    sorted_labels: those of the rows. one_each: whether there is one column and every class has rows, so that the pairs
-    are those of the queries one after the other, and the host need not wait to learn how many there are.
+    labels: classes of each query, -1 for none; a query with nothing but -1 is unconditional. sorted_labels: those of
+    the rows. Empty ranges as in :func:`class_ranges`.
     """
     ranges = class_ranges(labels, sorted_labels)
-    free = labels[:, 0] < 0 if one_each else (labels < 0).all(1)
+    free = labels[:, 0] < 0 if labels.shape[1] == 1 else (labels < 0).all(1)
     ranges[:, 0, 0].masked_fill_(free, 0)
     ranges[:, 0, 1].masked_fill_(free, len(sorted_labels))
+    return ranges
+
+
+def class_pairs(
+    ranges: Int64[Tensor, "B U 2"], *, one_each: bool = False
+) -> tuple[Int64[Tensor, "P"], Int64[Tensor, "P 2"]]:
+    """Return the pairs of a query, [P], and some rows that it uses, [P, 2].
+
+    ranges: the rows of each query, as :func:`used_ranges` has them. one_each: whether there is one column and every
+    class has rows, so that the pairs are those of the queries one after the other, and the host need not wait to learn
+    how many there are.
+    """
     if one_each:
-        return torch.arange(len(labels), device=labels.device), ranges[:, 0]
+        return torch.arange(len(ranges), device=ranges.device), ranges[:, 0]
     query, column = (ranges[:, :, 1] > ranges[:, :, 0]).nonzero().unbind(1)
     return query, ranges[query, column]
 

@@ -15,7 +15,7 @@ from ..data.dataset import OracleDataset
 from ..kernels import GivenPoints, Pairs, PosteriorState, Query, Span, ValueQuery, Wanted, Work, pairs_state
 from ..kernels.screens import BOUND_FAILURE, Source
 from ..paths.paths import Coefficients
-from .classes import class_ranges, range_sums
+from .classes import range_sums, used_ranges
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class Request:
     source: row that a query was made from, -1 for unknown, [B].
     scale: guidance scale, 1 where there is none, [B].
     rounding: unit roundoff of the dtype of x. guided: whether a guidance was passed, so that scales may differ from 1.
+    all_guided: whether it is known without a look at them that those of all queries with a class do.
     """
 
     x: Float64[Tensor, "B D"]
@@ -42,6 +43,7 @@ class Request:
     scale: Float64[Tensor, "B"]
     rounding: float
     guided: bool = True
+    all_guided: bool = False
 
     def __len__(self) -> int:
         return len(self.x)
@@ -128,12 +130,29 @@ class Request:
             kept = self._counts[id(data)] = data, self._usable(data)
         return kept[1]
 
+    def ranges(self, data: OracleDataset) -> Int64[Tensor, "B U 2"]:
+        """Return the rows of `data` that each query uses, [B, U, 2], of its classes or all; kept for the next who asks.
+
+        Empty where a union names no class. Raises AssertionError for queries or data without classes, which are refused
+        before.
+        """
+        kept = self._ranges.get(id(data))
+        if kept is None:
+            if self.labels is None or data.sorted_labels is None:
+                raise AssertionError("queries and data without classes are refused before any scan")
+            kept = self._ranges[id(data)] = data, used_ranges(self.labels, data.sorted_labels)
+        return kept[1]
+
+    @cached_property
+    def _ranges(self) -> dict[int, tuple[OracleDataset, Int64[Tensor, "B U 2"]]]:
+        return {}
+
     def _usable(self, data: OracleDataset) -> Int64[Tensor, "B"]:
         """Return how many samples each query may use."""
         count = torch.full(self.times.shape, len(data), dtype=torch.int64, device=self.times.device)
         if self.labels is None or data.sorted_labels is None:
             return count if self._excludes_none else count - (self.exclude >= 0).long()
-        start, stop = class_ranges(self.labels, data.sorted_labels).unbind(2)
+        start, stop = self.ranges(data).unbind(2)
         conditional = (self.labels >= 0).any(1)
         count = torch.where(conditional, (stop - start).sum(1), count)
         if self._excludes_none:
@@ -169,7 +188,7 @@ class Request:
         mass = weights.sum().expand(len(self))
         own = torch.ones(len(self), dtype=torch.bool, device=mass.device)
         if self.labels is not None and data.sorted_labels is not None:
-            ranges, row = class_ranges(self.labels, data.sorted_labels), self.exclude[:, None]
+            ranges, row = self.ranges(data), self.exclude[:, None]
             unconditional = (self.labels < 0).all(1)
             mass = torch.where(unconditional, mass, range_sums(weights, ranges, data.sorted_labels).sum(1))
             own = unconditional | ((row >= ranges[:, :, 0]) & (row < ranges[:, :, 1])).any(1)
@@ -194,6 +213,7 @@ class PlainRequest(Request):
 
     labels = None
     guided = False
+    all_guided = False
 
     def __init__(
         self,

@@ -15,16 +15,19 @@ from ..base.settings import Settings
 from ..kernels import (
     Combination,
     NativeAnswers,
+    PosteriorState,
     Rows,
     ValueSpace,
     combined,
     covariance_product,
     gpu_combined,
     gpu_memory,
+    gpu_merged,
     gpu_proven,
     gpu_ready,
     gpu_segments,
     gpu_state,
+    merged_means,
     native_combined,
     native_library,
     native_memory,
@@ -43,6 +46,9 @@ from .scanner import Scanner
 # what computes an answer from a posterior mean, in a dtype
 Combine = Callable[[Combination, Float64[Tensor, "B D"], torch.dtype], Float[Tensor, "B D"]]
 
+# what makes one state of those over two parts of the rows: means and log-partitions
+Merge = Callable[[PosteriorState, PosteriorState], PosteriorState]
+
 # what answers queries of all rows, without a look at states, or None where it cannot read the rows
 Answers = Callable[[Rows, ValueSpace, Probes | None], NativeAnswers | None]
 
@@ -52,10 +58,10 @@ class Backend:
     """What computes states in full precision, what memory that needs for a batch, and what computes them in half.
 
     segments: computes states over several spans at once in full precision, or None where one is scanned after the
-    other. product: multiplies changes of logits with rows. combine: computes answers from posterior means. answers:
-    answers queries that ask for nothing but x and t, or None. ready: makes what scans of some rows read beside them, so
-    that no graph has to hold it. waits_once: whether a scan reads no value on the host, and does no harm for queries
-    that are refused later.
+    other. product: multiplies changes of logits with rows. combine: computes answers from posterior means. merge: makes
+    one mean of those over two parts of the rows. answers: answers queries that ask for nothing but x and t, or None.
+    ready: makes what scans of some rows read beside them, so that no graph has to hold it. waits_once: whether a scan
+    reads no value on the host, and does no harm for queries that are refused later.
     """
 
     state: ScanState
@@ -64,6 +70,7 @@ class Backend:
     segments: SegmentState | None = None
     product: CovarianceProduct = covariance_product
     combine: Combine = combined
+    merge: Merge = merged_means
     answers: Answers | None = None
     ready: Callable[[Rows], None] = lambda rows: None
     waits_once: bool = False
@@ -88,6 +95,7 @@ BACKENDS = {
         partial(gpu_state, half=True),
         gpu_segments,
         combine=gpu_combined,
+        merge=gpu_merged,
         ready=gpu_ready,
         waits_once=True,
     ),

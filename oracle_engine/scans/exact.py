@@ -15,7 +15,7 @@ from ..base.cuda_graphs import capturing
 from ..base.outside.rows import OutsideRows
 from ..data.dataset import OracleDataset
 from ..kernels import Directions, PosteriorState, SegmentWork, Wanted, Work, concatenate
-from ..queries.classes import batch_slices, class_pairs, class_ranges, rows_between, scan_tasks, scanned_together
+from ..queries.classes import batch_slices, class_pairs, rows_between, scan_tasks, scanned_together
 from ..queries.request import Request, nothing_scored
 from .scanner import Scanner
 
@@ -151,28 +151,18 @@ class ExactScan:
         # states of classes merge with each other, and with that of the rest of the data
         work = request.work(self.data, replace(wanted, mergeable=True))
         if capturing():
-            return self._without(work, rows_between(self._ranges(request), len(self.data)))
+            return self._without(work, rows_between(request.ranges(self.data), len(self.data)))
         one_each = self.whole and request.labels.shape[1] == 1
-        pairs, spans = class_pairs(request.labels, self._sorted_labels(), one_each=one_each)
+        pairs, spans = class_pairs(request.ranges(self.data), one_each=one_each)
         return SegmentWork(
             work.rows, work.query, pairs, spans, work.wanted, one_each, self._longest if one_each else None
         )
 
     def _rest_work(self, request: Request, wanted: Wanted) -> Work:
         work = request.work(self.data, replace(wanted, mergeable=True))
-        return self._without(work, self._ranges(request))
+        return self._without(work, request.ranges(self.data))
 
     def _without(self, work: Work, ranges: Int64[Tensor, "B V 2"]) -> Work:
         """Return the work over all samples, of which each query leaves out some ranges of rows."""
         excluded = torch.cat([work.query.excluded, ranges], dim=1)
         return replace(work, query=work.query.excluding(excluded))
-
-    def _ranges(self, request: Request) -> Int64[Tensor, "B U 2"]:
-        if request.labels is None:
-            raise AssertionError("guidance without labels is refused before any scan")
-        return class_ranges(request.labels, self._sorted_labels())
-
-    def _sorted_labels(self) -> Int64[Tensor, "N"]:
-        if self.data.sorted_labels is None:
-            raise AssertionError("labels of unlabelled data are refused before any scan")
-        return self.data.sorted_labels

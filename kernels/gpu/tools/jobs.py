@@ -19,6 +19,7 @@ from ..fused import fused_kernel
 from ..live_rows import DENSE_SHARE, PREFIX_BLOCK, place_kernel, prefix_kernel
 from ..logits import finish_kernel, score_kernel
 from ..logits_int8 import digits_kernel
+from ..merge import MERGE_BLOCK, merge_kernel
 from ..one_read import ONE_READ_ARCHITECTURES, ONE_READ_DIM, one_read_kernel, one_read_tile
 from ..operands import EXACT, HALF, operand_dtype, part_slots
 from ..panels import PANEL_BLOCK, panels_kernel
@@ -142,7 +143,7 @@ PRODUCTS = (*SCORES, "dense", "listed", "fused")
 COMPENSATED = ("compensate", "compensated spread", "compensated slots", "based")
 DOUBLE = (
     *("distance", "rescore", "spread", "one read", *COMPENSATED),
-    *("partition", "add", "state", "variance", "parts", "split digits", "combine"),
+    *("partition", "add", "state", "variance", "parts", "split digits", "combine", "merge"),
 )
 
 # their arguments that are no float64 pointers, where another kernel has one of that name
@@ -270,7 +271,18 @@ def _rescoring(target: str) -> Iterator[Job]:
     yield Job(target, "split digits", torch.uint8, QUERY_TILE)
     yield Job(target, "prefix", torch.float32, RESCORE_TILE)
     yield Job(target, "based", torch.float32, replace(COMPENSATED_TILE, warps=1))
-    for kernel in ("shift", "partition", "add", "state", "variance", "candidates", "panels", "segments", "order"):
+    for kernel in (
+        "shift",
+        "partition",
+        "add",
+        "state",
+        "variance",
+        "candidates",
+        "panels",
+        "segments",
+        "merge",
+        "order",
+    ):
         yield Job(target, kernel, torch.float32, RESCORE_TILE)
 
 
@@ -425,6 +437,7 @@ def _kernel_of(job: Job) -> tuple[Any, dict[str, Any]]:
         ),
         "variance": (variance_kernel, {"CENTRED": True, "BLOCK": VARIANCE_BLOCK}),
         "candidates": (candidates_kernel, {"SEGMENTED": True, "BLOCK": 256}),
+        "merge": (merge_kernel, {"BLOCK": MERGE_BLOCK}),
         "segments": (segment_order_kernel, {"BLOCK": SEGMENT_BLOCK}),
         "panels": (panels_kernel, {"BLOCK_B": 16, "BLOCK": PANEL_BLOCK}),
         "combine": (combine_kernel, {"BLOCK": COMBINE_BLOCK}),

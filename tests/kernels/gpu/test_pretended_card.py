@@ -83,6 +83,22 @@ def test_posteriors_of_classes_cost_the_same_however_many_there_are(card: Preten
     assert found[1].waits == 1, found[1]
 
 
+@pytest.mark.parametrize("guidance", [None, 2.0])
+def test_classes_and_guidance_cost_the_same_however_many_there_are(guidance: float | None, card: PretendedCard) -> None:
+    points, x = torch.randn(720, 784).half(), torch.randn(48, 784)
+    found = []
+    for classes in (3, 24):
+        engine = OracleEngine(OracleDataset(points, labels=torch.arange(720) % classes), backend="triton")
+        answer = partial(
+            engine.velocity, x, torch.full((48,), 0.3), labels=torch.arange(48) % classes, guidance=guidance
+        )
+        card.count(answer)
+        found.append(card.count(answer))
+    assert found[0].total == found[1].total, found
+    assert found[1].total <= (2 * ANSWER if guidance else 60), found[1]
+    assert found[1].waits == 1, found[1]
+
+
 def test_a_graph_records_no_check(card: PretendedCard, monkeypatch: pytest.MonkeyPatch) -> None:
     engine, x = engine_of(torch.float16, 700, 784), torch.randn(64, 784)
     checked = card.count(lambda: engine.velocity(x, 0.3))
