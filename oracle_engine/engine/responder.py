@@ -16,7 +16,7 @@ from ..base.outputs import rounded_answer
 from ..data.dataset import OracleDataset
 from ..kernels import Combination, PosteriorState, Wanted, combined
 from ..kernels.screens import BOUND_FAILURE, SharedProducts
-from ..paths.paths import Prediction, factors
+from ..paths.predictions import Prediction, factors
 from ..queries.answer import Answer
 from ..queries.posterior import Posterior
 from ..queries.request import Request
