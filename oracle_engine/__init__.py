@@ -27,11 +27,12 @@ if TYPE_CHECKING:
     from .science.stages.analysis import analyse
     from .science.stages.report import StageReport
     from .science.transition import stage_boundary
+    from .training.conditional import conditional_target, drop_labels, path_sample
     from .training.estimates import Exact, Flip, PosteriorDraw, References
     from .training.losses import LossPart, LossTerms, OracleLoss, oracle_loss
     from .training.posterior_draws import posterior_draw
     from .training.prefetch import prefetched
-    from .training.targets import OracleTarget, conditional_target, drop_labels, path_sample
+    from .training.targets import OracleTarget
 
 __all__ = [
     "EDM",
@@ -112,13 +113,13 @@ _MODULES = {
     "VP": "paths.paths",
     "ValueMap": "data.values",
     "analyse": "science.stages.analysis",
-    "conditional_target": "training.targets",
-    "drop_labels": "training.targets",
+    "conditional_target": "training.conditional",
+    "drop_labels": "training.conditional",
     "load_dataset": "data.load",
     "load_latents": "data.latents.latents",
     "oracle_loss": "training.losses",
     "pack": "data.packs.pack",
-    "path_sample": "training.targets",
+    "path_sample": "training.conditional",
     "posterior_draw": "training.posterior_draws",
     "prefetched": "training.prefetch",
     "sharded": "engine.sharded",

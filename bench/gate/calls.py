@@ -34,11 +34,10 @@ SIZES = 40
 # the most that a call may ask of a card
 MOST = {"device_calls": 60.0, "waits": 1.0, "compilations": 2.0}
 
-# calls that ask for more: guidance is two scans, and statistics take operations of their own
+# calls that ask for more: guidance is two scans, and statistics of classes take operations of their own
 MORE = {
-    "posterior": {"device_calls": 65.0},
-    "guidance": {"device_calls": 90.0},
-    "posterior of classes": {"device_calls": 105.0},
+    "guidance": {"device_calls": 80.0},
+    "posterior of classes": {"device_calls": 95.0},
     # the host decides at every level which queries go on
     "search": {"device_calls": 160.0, "waits": 11.0},
 }

@@ -27,6 +27,7 @@ from .jit import INTERPRET
 from .limits import DEFAULT_LIMITS, ScanLimits
 from .logits import Scores, score
 from .logits_int8 import score_digits
+from .moved_query import make_ready
 from .narrow import NARROW_DIM, narrow_memory, narrow_state
 from .one_read import one_read_state, reads_once
 from .operands import (
@@ -70,6 +71,7 @@ def triton_state(work: Work, split: Split = EXACT, *, limits: ScanLimits = DEFAU
     config = checked_config(work, split)
     device = work.rows.device
     with on_device(device), ieee_products(device.type):
+        make_ready(work.query)
         if work.rows.dim <= NARROW_DIM:
             return narrow_state(work, limits)
         if reads_once(work):

@@ -10,6 +10,7 @@ import triton.language as tl
 
 from ...base.arrays import Int64, Tensor
 from ..common.rows import Query
+from .moved_query import taken
 
 # pairs that a program compares at once
 SEGMENT_BLOCK = 64
@@ -91,4 +92,4 @@ class SegmentOrder:
             spans.contiguous(), pairs, query.excluded.contiguous(), order, place, which, own, ranges, count, longest,
             rows, excluded, BLOCK=SEGMENT_BLOCK, num_warps=4, enable_fp_fusion=True,
         )  # fmt: skip
-        return cls(order, place, query.excluding(query.excluded[:, :0]).take(which).excluding(ranges), own)
+        return cls(order, place, taken(query, which).excluding(ranges), own)

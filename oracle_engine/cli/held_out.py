@@ -10,8 +10,8 @@ from ..base.arrays import Float, Int64, Tensor
 from ..base.errors import OracleError, invalid
 from ..data.dataset import OracleDataset
 from ..data.load import load_dataset
-from .options import in_options
 from .shared import read_alike
+from .words import in_options
 
 
 def held_out_of(

@@ -31,8 +31,9 @@ from .commands.serve import add_serve
 from .commands.stages import add_stages
 from .commands.train_demo import add_train_demo
 from .commands.velocity import add_velocity
-from .options import Commands, Parser, in_options
+from .options import Commands, Parser
 from .torchrun import one_of_many, reports
+from .words import in_options
 
 # in the order in which --help lists them
 COMMANDS = (

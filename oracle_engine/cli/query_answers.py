@@ -16,9 +16,9 @@ from ..engine.engine import OracleEngine
 from ..engine.point_gaussians import PointGaussians
 from ..paths.paths import coefficients, resolve_times
 from ..queries.stored import Queries
-from .options import in_options
 from .query_files import QueryFile, check_result, read_queries, result_file
 from .shared import check_output, engine_of
+from .words import in_options
 
 
 def queries_of(arguments: Namespace) -> Queries:

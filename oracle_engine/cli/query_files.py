@@ -18,8 +18,8 @@ from ..base.errors import OracleError, bad_file, invalid
 from ..base.files import replacing
 from ..base.mapped import open_safetensors
 from ..data.formats import read_path, reading
-from .options import in_options
 from .torchrun import reports
+from .words import in_options
 
 QUERY_SUFFIXES = (".npy", ".npz", ".safetensors")
 

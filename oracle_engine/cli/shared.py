@@ -20,8 +20,8 @@ from ..data.load import load_dataset
 from ..engine.engine import OracleEngine
 from ..science.plot_style import require_matplotlib
 from ..search.index import SearchIndex
-from .options import in_options
 from .torchrun import engine_over, reports, together
+from .words import in_options
 
 FIGURE_SUFFIXES = (".png", ".pdf", ".svg")
 

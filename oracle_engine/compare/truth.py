@@ -75,11 +75,6 @@ def velocity_of(data: OracleDataset, batch: Batch, weights: Tensor) -> Tensor:
     return mean - (query - alpha * mean) / (1 - alpha)
 
 
-def exact_velocity(data: OracleDataset, batch: Batch) -> Tensor:
-    """Return the rectified-flow velocity of the queries as [B, D] float64, after two passes over the data."""
-    return velocity_of(data, batch, posterior_weights(data, batch))
-
-
 def relative_error(velocity: Tensor, truth: Tensor) -> float:
     """Return the largest |v - truth| / |truth| over the queries, of an answer [B, *shape] and a truth [B, D]."""
     difference = velocity.double().reshape(truth.shape) - truth

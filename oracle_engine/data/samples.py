@@ -13,7 +13,8 @@ import torch
 
 from ..base.arrays import STORAGE_DTYPES, Int64, Shaped, Tensor
 from ..base.errors import OracleError, bad_file, invalid
-from ..base.outside.rows import FilePart, OutsideRows
+from ..base.outside.parts import FilePart
+from ..base.outside.rows import OutsideRows
 
 # bytes up to which samples of files are copied where they would have to be gathered
 READ_BYTES = 256 << 20

@@ -16,7 +16,8 @@ from ..base.errors import InputError, invalid
 from ..base.transforms import recorded
 from ..data.dataset import OracleDataset
 from ..kernels import Directions, Query, Wanted
-from ..paths.paths import Coefficients, Path, Prediction, coefficients
+from ..paths.paths import Coefficients, Path, coefficients
+from ..paths.predictions import Prediction
 from ..queries.builder import RequestBuilder
 from ..queries.conditions import Conditions, Guidance
 from ..queries.request import Request

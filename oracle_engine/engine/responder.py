@@ -16,7 +16,7 @@ from ..base.outputs import rounded_answer
 from ..data.dataset import OracleDataset
 from ..kernels import Combination, PosteriorState, Wanted, combined
 from ..kernels.screens import BOUND_FAILURE, SharedProducts
-from ..paths.paths import Prediction, factors
+from ..paths.predictions import Prediction, factors
 from ..queries.answer import Answer
 from ..queries.posterior import Posterior
 from ..queries.request import Request
@@ -66,6 +66,9 @@ def mixed(terms: Sequence[Term]) -> Float64[Tensor, "B D"]:
         return whole.state.mean
     mean = _times_factor(whole)
     for term in others:
+        if term.index is None and term.factor is not None:
+            mean = torch.addcmul(mean, term.factor[:, None], term.state.mean)
+            continue
         part = _times_factor(term)
         mean = mean + part if term.index is None else mean.index_add(0, term.index, part)
     return mean

@@ -14,7 +14,8 @@ from ..base.errors import InputError, invalid
 from ..data.dataset import OracleDataset
 from ..data.sharded import ShardedDataset, refused_together
 from ..kernels import float64_values
-from ..paths.paths import Path, coefficients, marginal_variance, resolve_times
+from ..paths.paths import Path, coefficients, resolve_times
+from ..paths.predictions import marginal_variance
 from .classes import class_ranges
 from .conditions import UNCONDITIONAL, Conditions, Guidance
 from .labels import resolve_labels

@@ -91,8 +91,9 @@ def used_ranges(labels: Int64[Tensor, "B U"], sorted_labels: Int64[Tensor, "N"])
     """
     ranges = class_ranges(labels, sorted_labels)
     free = labels[:, 0] < 0 if labels.shape[1] == 1 else (labels < 0).all(1)
-    ranges[:, 0, 0].masked_fill_(free, 0)
-    ranges[:, 0, 1].masked_fill_(free, len(sorted_labels))
+    # in rising order too
+    ranges.masked_fill_(free[:, None, None], 0)
+    ranges[:, -1, 1].masked_fill_(free, len(sorted_labels))
     return ranges
 
 

@@ -149,16 +149,15 @@ class Request:
 
     def _usable(self, data: OracleDataset) -> Int64[Tensor, "B"]:
         """Return how many samples each query may use."""
-        count = torch.full(self.times.shape, len(data), dtype=torch.int64, device=self.times.device)
         if self.labels is None or data.sorted_labels is None:
+            count = torch.full(self.times.shape, len(data), dtype=torch.int64, device=self.times.device)
             return count if self._excludes_none else count - (self.exclude >= 0).long()
         start, stop = self.ranges(data).unbind(2)
-        conditional = (self.labels >= 0).any(1)
-        count = torch.where(conditional, (stop - start).sum(1), count)
+        count = (stop - start).sum(1)
         if self._excludes_none:
             return count
         row = self.exclude[:, None]
-        return count - ((row >= 0).any(1) & (~conditional | ((row >= start) & (row < stop)).any(1))).long()
+        return count - ((row >= start) & (row < stop)).any(1).long()
 
     @cached_property
     def _counts(self) -> dict[int, tuple[OracleDataset, Int64[Tensor, "B"]]]:

@@ -12,7 +12,7 @@ import torch
 from ..base.arrays import Float, Float64, Numbers, Tensor
 from ..base.errors import invalid
 from ..engine.oracle import Oracle
-from ..paths.paths import Path, coefficients, resolve_path, resolve_times, same_path
+from ..paths.paths import Path, numbers_at, resolve_path, resolve_times, same_path
 from ..queries.conditions import Guidance
 
 
@@ -177,10 +177,10 @@ def path_at(path: Path, t: float) -> tuple[float, float, float, float]:
 
     Raises InputError for `t` outside [0, 1], and where alpha or sigma is not finite.
     """
-    at = coefficients(path, resolve_times(t, 1, None, torch.device("cpu")))
-    if not (math.isfinite(at.alpha_t) and math.isfinite(at.sigma_t)):
+    found = numbers_at(path, float(resolve_times(t, 1, None, torch.device("cpu"))))
+    if not all(map(math.isfinite, found[:2])):
         raise invalid("path", "must have finite alpha_t and sigma_t", f"another one at t = {t}", "check the path")
-    return float(at.alpha_t), float(at.sigma_t), float(at.d_alpha_t), float(at.d_sigma_t)
+    return found
 
 
 def times_like(t: float, x: Float[Tensor, "B ..."]) -> Float64[Tensor, "B"]:

@@ -17,8 +17,9 @@ from ..base.seeds import seeded
 from ..engine.engine import OracleEngine
 from ..paths.paths import Path
 from ..paths.time_grids import shift_for
+from ..training.conditional import conditional_target, path_sample
 from ..training.estimates import References
-from ..training.targets import OracleTarget, conditional_target, path_sample
+from ..training.targets import OracleTarget
 from .demo.batches import LAST_TIME
 from .stages.analysis import analyse
 from .stages.report import StageReport
@@ -173,7 +174,8 @@ def _scale(engine: OracleEngine, report: StageReport) -> Advice:
 
 def _moved(path: Path, t: float, spread: float, point_std: float) -> float | None:
     """Return the time at which the path has the SNR of `t` times the squared spread."""
-    from ..paths.paths import coefficients, marginal_variance
+    from ..paths.paths import coefficients
+    from ..paths.predictions import marginal_variance
 
     at = coefficients(path, torch.tensor([t], dtype=torch.float64))
     snr = float(at.alpha_t.square() / marginal_variance(at, point_std))

@@ -68,12 +68,12 @@ def plane_of(context: Float[Tensor, "M ..."]) -> Callable[[Tensor, int], Tensor]
     The function takes samples [..., *shape] and the number of leading axes, and returns [..., 2].
     """
     flat = context.reshape(len(context), -1)
-    center = flat.mean(0)
-    directions = torch.linalg.svd(flat - center, full_matrices=False).Vh[:2]
+    centre = flat.mean(0)
+    directions = torch.linalg.svd(flat - centre, full_matrices=False).Vh[:2]
 
     def project(part: Tensor, batch: int) -> Tensor:
         """Return the coordinates of samples in the plane."""
-        points = (part.reshape(*part.shape[:batch], -1) - center) @ directions.T
+        points = (part.reshape(*part.shape[:batch], -1) - centre) @ directions.T
         return torch.nn.functional.pad(points, (0, 2 - points.shape[-1]))
 
     return project

@@ -15,7 +15,8 @@ from ..base.seeds import seeded
 from ..data.checks import BLOCK_VALUES
 from ..data.dataset import OracleDataset
 from ..engine.engine import OracleEngine
-from ..paths.paths import Path, coefficients, marginal_variance
+from ..paths.paths import Path, coefficients
+from ..paths.predictions import marginal_variance
 
 # the spectrum is taken from this many samples at most, fewer where their Gram matrix would cost seconds
 SPECTRUM_SAMPLES = 2048
@@ -144,17 +145,17 @@ def time_of_snr(path: Path, snr: float, point_std: float = 0.0) -> float | None:
 
 
 def time_grid(
-    center: float | None, *, count: int = 24, first: float = EARLIEST_TIME, last: float = 0.99
+    around: float | None, *, count: int = 24, first: float = EARLIEST_TIME, last: float = 0.99
 ) -> list[float]:
-    """Return increasing times, evenly spaced in logit(t) but denser around `center`.
+    """Return increasing times, evenly spaced in logit(t) but denser at `around`.
 
-    center: a time; None, or one outside of the interval, makes no part denser. count: number of times before rounding
+    around: a time; None, or one outside of the interval, makes no part denser. count: number of times before rounding
     makes some of them equal. first, last: the ends, in (0, 1).
     """
     place = torch.linspace(_logit(first), _logit(last), 4097, dtype=torch.float64)
     share = torch.linspace(0.0, 1.0, 4097, dtype=torch.float64)
-    if center is not None and first < center < last:
-        bump = torch.sigmoid((place - _logit(center)) / GRID_WIDTH)
+    if around is not None and first < around < last:
+        bump = torch.sigmoid((place - _logit(around)) / GRID_WIDTH)
         share = (1 - GRID_SHARE) * share + GRID_SHARE * (bump - bump[0]) / (bump[-1] - bump[0])
     index = torch.searchsorted(share, torch.linspace(0.0, 1.0, count, dtype=torch.float64)).clamp_max(4096)
     digits = 3 if first >= 0.001 and last <= 0.999 else 6

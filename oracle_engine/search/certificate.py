@@ -9,7 +9,7 @@ import torch
 from ..base.arrays import Float64, Tensor
 from ..data.dataset import OracleDataset
 from ..kernels import Combination, PosteriorState, combined_norms
-from ..paths.paths import factors, velocity_gain
+from ..paths.predictions import factors, velocity_gain
 from ..queries.request import Request
 
 # a search aims this far below the tolerance: the velocity it aims with is not yet the final one

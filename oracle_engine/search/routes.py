@@ -20,7 +20,7 @@ from ..kernels.screens import (
     sampled_state,
     source_log_omitted,
 )
-from ..paths.paths import factors, velocity_gain
+from ..paths.predictions import factors, velocity_gain
 from ..queries.answer import Answer, Route
 from ..queries.classes import scan_tasks
 from ..queries.modes import Budget

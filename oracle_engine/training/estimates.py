@@ -18,7 +18,8 @@ from ..data.dataset import OracleDataset
 from ..data.sharded import ShardedDataset, stored_rows
 from ..engine.engine import OracleEngine
 from ..kernels import Span
-from ..paths.paths import Coefficients, Path, coefficients, marginal_variance
+from ..paths.paths import Coefficients, Path, coefficients
+from ..paths.predictions import marginal_variance
 from ..queries.conditions import Conditions
 from .posterior_draws import draw_references, draw_with_density, equally_weighted, uniforms
 

@@ -16,7 +16,8 @@ from ..base.errors import invalid
 from ..engine.oracle import Oracle
 from ..paths.paths import resolve_times
 from ..queries.labels import check_null_label
-from .targets import OracleTarget, conditional_target, drop_labels, path_sample
+from .conditional import conditional_target, drop_labels, path_sample
+from .targets import OracleTarget
 
 # a network, called as model(x_t, t), or as model(x_t, t, labels) where there are labels
 Network = Callable[..., Tensor]

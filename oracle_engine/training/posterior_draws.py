@@ -16,7 +16,7 @@ from ..engine.arguments import check_engine
 from ..engine.autograd import refuse_transforms
 from ..engine.engine import OracleEngine
 from ..kernels import Query, Rows, Span
-from ..paths.paths import marginal_variance
+from ..paths.predictions import marginal_variance
 from ..queries.classes import batch_slices, scan_tasks
 from ..queries.conditions import Conditions
 from ..queries.request import Request, nothing_scored

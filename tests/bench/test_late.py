@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from truth_cases import exact_velocity
 
 from bench.late import __main__ as late
 from bench.late.passages import late_passage
@@ -15,7 +16,7 @@ from oracle_engine import load_dataset
 from oracle_engine.compare.floors import Rates
 from oracle_engine.compare.peers import Centred
 from oracle_engine.compare.peers.nearest import FLAT, faiss_peers
-from oracle_engine.compare.truth import BAR, exact_velocity, relative_error
+from oracle_engine.compare.truth import BAR, relative_error
 from oracle_engine.compare.workloads import HELD, TRAINING
 
 

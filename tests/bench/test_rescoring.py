@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from truth_cases import exact_velocity
 
 from bench.comparison import Comparison
 from bench.rescoring import without_rescoring
 from oracle_engine import OracleDataset, OracleEngine
 from oracle_engine.compare.peers import UnavailableError
 from oracle_engine.compare.record import OURS, OURS_COARSE
-from oracle_engine.compare.truth import BAR, exact_velocity, relative_error
+from oracle_engine.compare.truth import BAR, relative_error
 from oracle_engine.compare.workloads import Workload
 
 

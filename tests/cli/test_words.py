@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from oracle_engine import OracleDataset, OracleEngine
 from oracle_engine.base.errors import bad_file, invalid
-from oracle_engine.cli.options import in_options
+from oracle_engine.cli.words import in_options
 
 
 @pytest.fixture

@@ -8,13 +8,14 @@ from types import ModuleType
 import pytest
 import torch
 from torch import Tensor, nn
+from truth_cases import exact_velocity
 
 from oracle_engine import OracleDataset, load_dataset
 from oracle_engine.compare.peers import Centred, UnavailableError, methods
 from oracle_engine.compare.peers.libraries import ideal_denoiser, kernel_density
 from oracle_engine.compare.peers.methods import METHODS, difference_tensor, mean_of_chunks
 from oracle_engine.compare.peers.nearest import FLAT, HNSW, IVF, nearest_peer
-from oracle_engine.compare.truth import BAR, exact_velocity, log_density_of, relative_error
+from oracle_engine.compare.truth import BAR, log_density_of, relative_error
 from oracle_engine.compare.workloads import Batch, Workload
 
 

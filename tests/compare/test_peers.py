@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from truth_cases import exact_velocity
 
 from oracle_engine import OracleDataset, OracleEngine, load_dataset
 from oracle_engine.compare.peers import (
@@ -16,7 +17,7 @@ from oracle_engine.compare.peers import (
     default_peers,
     numpy_peers,
 )
-from oracle_engine.compare.truth import BAR, exact_velocity, relative_error
+from oracle_engine.compare.truth import BAR, relative_error
 from oracle_engine.compare.workloads import LABELLED, Workload
 
 CPU = torch.device("cpu")

@@ -9,7 +9,7 @@ from closed_form import normal
 from torch import Tensor
 
 from oracle_engine import Flip, OracleDataset, path_sample
-from oracle_engine.training.targets import PredictionName
+from oracle_engine.training.conditional import PredictionName
 
 PREDICTIONS: tuple[PredictionName, ...] = get_args(PredictionName)
 TIMES = torch.tensor([0.05, 0.3, 0.6, 0.95], dtype=torch.float64)

@@ -31,7 +31,7 @@ from oracle_engine import (
 from oracle_engine.adapters import EDMDenoiser, SolverModel, VelocityModel
 from oracle_engine.paths.paths import PATHS, Path
 from oracle_engine.samplers.runs import initial_noise, noised, sample
-from oracle_engine.training.targets import PredictionName
+from oracle_engine.training.conditional import PredictionName
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 DIVERGING: tuple[Any, ...] = ("vp", "linear_vp", VPScheduler(), LinearVPScheduler())

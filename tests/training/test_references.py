@@ -17,8 +17,8 @@ from torch import Tensor
 
 from oracle_engine import Flip, OracleDataset, OracleEngine, OracleTarget, References, conditional_target, path_sample
 from oracle_engine.kernels import Span
+from oracle_engine.training.conditional import PredictionName
 from oracle_engine.training.posterior_draws import draw_references
-from oracle_engine.training.targets import PredictionName
 
 
 def averaged(

@@ -22,7 +22,7 @@ from oracle_engine import (
     path_sample,
 )
 from oracle_engine.paths.paths import PATHS
-from oracle_engine.training.targets import PredictionName
+from oracle_engine.training.conditional import PredictionName
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)

@@ -20,6 +20,7 @@ from ..live_rows import DENSE_SHARE, PREFIX_BLOCK, place_kernel, prefix_kernel
 from ..logits import finish_kernel, score_kernel
 from ..logits_int8 import digits_kernel
 from ..merge import MERGE_BLOCK, merge_kernel
+from ..moved_query import MOVE_BLOCK, moved_query_kernel
 from ..one_read import ONE_READ_ARCHITECTURES, ONE_READ_DIM, one_read_kernel, one_read_tile
 from ..operands import EXACT, HALF, operand_dtype, part_slots
 from ..panels import PANEL_BLOCK, panels_kernel
@@ -109,6 +110,7 @@ TYPES = {
     "p_counts": "*i32",
     "p_column": "*i64",
     "p_output": "*i64",
+    "p_which": "*i64",
     "p_query": "*i64",
     "p_bits": "*i64",
     "p_end": "*i64",
@@ -143,7 +145,7 @@ PRODUCTS = (*SCORES, "dense", "listed", "fused")
 COMPENSATED = ("compensate", "compensated spread", "compensated slots", "based")
 DOUBLE = (
     *("distance", "rescore", "spread", "one read", *COMPENSATED),
-    *("partition", "add", "state", "variance", "parts", "split digits", "combine", "merge"),
+    *("partition", "add", "state", "variance", "parts", "split digits", "combine", "merge", "move"),
 )
 
 # their arguments that are no float64 pointers, where another kernel has one of that name
@@ -281,6 +283,7 @@ def _rescoring(target: str) -> Iterator[Job]:
         "panels",
         "segments",
         "merge",
+        "move",
         "order",
     ):
         yield Job(target, kernel, torch.float32, RESCORE_TILE)
@@ -437,6 +440,7 @@ def _kernel_of(job: Job) -> tuple[Any, dict[str, Any]]:
         ),
         "variance": (variance_kernel, {"CENTRED": True, "BLOCK": VARIANCE_BLOCK}),
         "candidates": (candidates_kernel, {"SEGMENTED": True, "BLOCK": 256}),
+        "move": (moved_query_kernel, {"GATHERED": True, "BLOCK": MOVE_BLOCK}),
         "merge": (merge_kernel, {"BLOCK": MERGE_BLOCK}),
         "segments": (segment_order_kernel, {"BLOCK": SEGMENT_BLOCK}),
         "panels": (panels_kernel, {"BLOCK_B": 16, "BLOCK": PANEL_BLOCK}),

@@ -11,7 +11,8 @@ import torch
 
 from ..arrays import Bool, Int64, Shaped, Tensor
 from ..errors import bad_file
-from .rows import BLOCK_BYTES, FilePart, MemoryPart, OutsideRows
+from .parts import FilePart, MemoryPart
+from .rows import BLOCK_BYTES, OutsideRows
 
 # what the system reads for a row that is asked for by itself, beside the row
 PAGE_BYTES = 4096

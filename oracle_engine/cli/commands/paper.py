@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from ...base.errors import OracleError, invalid
 from ...base.names import PATH_NAMES
-from ..options import Commands, add_command, add_source, in_options, refuse_key
+from ..options import Commands, add_command, add_source, refuse_key
+from ..words import in_options
 
 if TYPE_CHECKING:
     from ...data.dataset import OracleDataset

@@ -71,8 +71,8 @@ def run_sizes(arguments: Namespace) -> None:
     from ...base.errors import InputError, invalid
     from ...engine.plans.cards import card_named
     from ...engine.plans.scale_plan import ScaleProblem, plan_scale
-    from ..options import in_options
     from ..shared import say
+    from ..words import in_options
 
     if arguments.dim is None:
         raise invalid("--dim", "must be given with --samples", "none", "pass --dim 4096, the values of a sample")

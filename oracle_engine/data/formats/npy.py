@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ...base.errors import bad_file
-from ...base.outside.rows import FilePart
+from ...base.outside.parts import FilePart
 from ..samples import Samples, samples_of
 from .reading import check_magic, content, reading
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ...base.mapped import mapped
-from ...base.outside.rows import FilePart
+from ...base.outside.parts import FilePart
 from ..samples import STORAGE_NAMES, Samples, samples_of, tensor_of
 from .naming import check_no_labels, check_unkeyed, choose
 from .reading import library, reading

@@ -12,7 +12,7 @@ import torch
 from ...base.arrays import Tensor
 from ...base.errors import bad_file, invalid
 from ...base.mapped import open_safetensors
-from ...base.outside.rows import FilePart
+from ...base.outside.parts import FilePart
 from ..samples import STORAGE_NAMES, Samples, dtype_name, samples_of
 from .naming import check_no_labels, choose
 from .reading import FRESH_COPY, ZIP_MAGIC, reading, start_of

@@ -18,7 +18,7 @@ import torch
 from ...base.arrays import Float, Float64, Int64, Tensor
 from ...base.errors import bad_file, invalid
 from ...base.mapped import open_safetensors
-from ...base.outside.rows import FilePart
+from ...base.outside.parts import FilePart
 from ..formats import FRESH_COPY, member, read_npy, reading
 from ..formats.label_files import LABELS_FILE
 from ..samples import Samples, joined, labels_of, tensor_of
@@ -146,9 +146,9 @@ def _read_mean_std(path: Path, storage: torch.dtype | None) -> LatentFiles:
 
     def mean(moments: Tensor) -> Tensor:
         """Return the mean of a latent, [1, C, H, W], and note the mean square of its widths."""
-        center, width = moments.chunk(2)
+        middle, width = moments.chunk(2)
         squares.append(float(width.double().square().mean()))
-        return center[None]
+        return middle[None]
 
     points, labels = _each_moments(path, mean, storage)
     return LatentFiles("mean-std", points, labels, point_std=float(np.mean(squares)) ** 0.5)

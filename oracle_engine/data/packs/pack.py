@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 
 from ...base.errors import DataFileError, InputError, bad_file, invalid
-from ...base.outside.rows import FilePart, OutsideRows, stamp_of
+from ...base.outside.parts import FilePart, stamp_of
+from ...base.outside.rows import OutsideRows
 from ...base.progress import Progress
 from ...kernels import Measures, centre_of, most_copies
 from ..checks import first_non_finite

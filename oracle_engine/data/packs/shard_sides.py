@@ -13,7 +13,8 @@ from ...base.arrays import Float64, Int64, Tensor
 from ...base.errors import DataFileError, bad_file
 from ...base.files import hash_tensors, read_some, write_tensors
 from ...base.outside.blocks import blocks
-from ...base.outside.rows import BLOCK_BYTES, FilePart, OutsideRows
+from ...base.outside.parts import FilePart
+from ...base.outside.rows import BLOCK_BYTES, OutsideRows
 from ...kernels import Measures, native_measured, random_directions
 from ..samples import Samples
 

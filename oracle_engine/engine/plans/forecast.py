@@ -11,7 +11,8 @@ import torch
 from ...base.arrays import Bool, Float64, Int64, Tensor
 from ...data.dataset import OracleDataset
 from ...kernels.screens import BOUND_FAILURE, TRIAL_MASS, Knowledge, Source, default_widths, source_log_omitted
-from ...paths.paths import Coefficients, Path, coefficients, marginal_variance
+from ...paths.paths import Coefficients, Path, coefficients
+from ...paths.predictions import marginal_variance
 from ...queries.answer import Route
 from ...queries.modes import Auto, Budget, FullScan, Mode, TopK
 from ...search.index import SearchIndex

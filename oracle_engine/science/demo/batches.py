@@ -13,8 +13,9 @@ from ...base.seeds import seeded
 from ...engine.engine import OracleEngine
 from ...engine.oracle import Oracle
 from ...paths.paths import RectifiedFlow
+from ...training.conditional import conditional_target, path_sample
 from ...training.estimates import References
-from ...training.targets import OracleTarget, conditional_target, path_sample
+from ...training.targets import OracleTarget
 from .report import TARGET_NAMES
 from .velocity_net import VelocityNet
 

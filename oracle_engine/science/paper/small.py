@@ -9,7 +9,7 @@ import torch
 from ...base.progress import Progress
 from ...base.seeds import seeded
 from ...engine.engine import OracleEngine
-from ...training.targets import conditional_target, path_sample
+from ...training.conditional import conditional_target, path_sample
 from ..demo.batches import LAST_TIME
 from ..demo.velocity_net import LEARNING_RATE, VelocityNet
 from .fig8 import Checkpoint

@@ -13,7 +13,8 @@ from ...base.progress import Progress
 from ...base.seeds import seeded
 from ...data.values import is_picture
 from ...engine.engine import OracleEngine
-from ...paths.paths import Coefficients, coefficients, marginal_variance
+from ...paths.paths import Coefficients, coefficients
+from ...paths.predictions import marginal_variance
 from ...queries.posterior import Posterior
 from .points import QUERY_STATISTICS, StagePoint, stage_point
 from .scope import Scope, StageQueries

@@ -9,7 +9,8 @@ import torch
 
 from ...base.arrays import Float, Float64, Int64, Tensor
 from ...engine.engine import OracleEngine
-from ...paths.paths import Coefficients, coefficients, marginal_variance
+from ...paths.paths import Coefficients, coefficients
+from ...paths.predictions import marginal_variance
 from ..transition import crossing, draw_rows
 from .scope import StageQueries
 

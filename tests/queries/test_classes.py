@@ -1,0 +1,36 @@
+"""Which rows queries use by their classes, and which lie between these."""
+
+from __future__ import annotations
+
+import torch
+
+from oracle_engine.queries.classes import class_pairs, rows_between, used_ranges
+
+# rows of no class come first
+SORTED = torch.tensor([-1, -1, 0, 0, 0, 2, 2, 5])
+
+
+def test_queries_use_the_rows_of_their_classes_or_all() -> None:
+    labels = torch.tensor([[5, 0], [2, -1], [-1, -1]])
+    ranges = used_ranges(labels, SORTED)
+    used = [[list(range(*span)) for span in spans if span[1] > span[0]] for spans in ranges.tolist()]
+    assert used == [[[2, 3, 4], [7]], [[5, 6]], [[0, 1, 2, 3, 4, 5, 6, 7]]]
+    query, spans = class_pairs(ranges)
+    assert query.tolist() == [0, 0, 1, 2]
+    assert spans.tolist() == [[2, 5], [7, 8], [5, 7], [0, 8]]
+
+
+def test_what_lies_between_them_is_the_rest() -> None:
+    for labels in (torch.tensor([[5, 0], [2, -1], [-1, -1]]), torch.tensor([[0], [2], [-1]])):
+        ranges = used_ranges(labels, SORTED)
+        for own, between in zip(ranges.tolist(), rows_between(ranges, 8).tolist(), strict=True):
+            inside = {row for span in own for row in range(*span)}
+            outside = {row for span in between for row in range(*span)}
+            assert inside | outside == set(range(8))
+            assert not inside & outside
+
+
+def test_a_class_each_makes_the_pairs_of_the_queries_one_after_the_other() -> None:
+    query, spans = class_pairs(used_ranges(torch.tensor([[5], [-1]]), SORTED), one_each=True)
+    assert query.tolist() == [0, 1]
+    assert spans.tolist() == [[7, 8], [0, 8]]
