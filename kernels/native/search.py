@@ -122,6 +122,7 @@ class _Asked(View):
         ("coordinates", c_int64),
         ("edges", c_void_p),
         ("blocks", c_int64),
+        ("projected", c_int64),
         ("levels", c_void_p),
         ("depth", c_int64),
         *((name, c_double) for name in ("upper_error", "coordinate_error", "row_error", "row_radius", "weight_error")),
@@ -202,6 +203,8 @@ class NativeSearch:
         """
         asked = self.asked
         asked.levels, asked.depth = addressof(self.levels[level]), len(self.leading.widths) - level
+        # the first level is for batches to which few rows are left: further coordinates wait until they are asked for
+        asked.projected = asked.blocks if level else self.levels[0].skipped
         called("oracle_search", asked)
         return Searched(self.state, self.log_omitted, *self.counts)
 

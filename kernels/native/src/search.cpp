@@ -12,6 +12,10 @@ constexpr double kLowestFloor = -1e38;
 // sums of float32 terms, and below which they would vanish
 constexpr double kSumError = 1.0 + 1e-4, kLeastSum = 1e-300;
 
+// what the product of a query with a whole row costs, which comes from memory, in such of one with a direction of the
+// basis, which stays in the cache: measured
+constexpr int64_t kWholeRow = 8;
+
 constexpr float kNever = std::numeric_limits<float>::infinity();
 
 class Search {
@@ -30,7 +34,11 @@ class Search {
 
     void run() {
         bound();
-        const std::vector<Visited> visited = tiles_.visit(floors_.data());
+        std::vector<Visited> visited = tiles_.visit(floors_.data());
+        while (more_coordinates_pay(visited)) {
+            queries_.project_block();
+            tiles_.narrow(visited, floors_.data());
+        }
         score(visited);
         write();
     }
@@ -46,6 +54,16 @@ class Search {
     std::vector<Kept> kept_;                          // [B]
 
     int threads() const { return usable_threads(asked_.threads); }
+
+    // Whether projecting all queries on one more block costs less than scoring all rows that are left whole.
+    bool more_coordinates_pay(const std::vector<Visited>& visited) const {
+        const int64_t block = queries_.projected();
+        if (block == asked_.blocks) return false;
+        size_t rows = 0;
+        for (const Visited& share : visited) rows += share.rows.size();
+        const int64_t width = asked_.edges[block + 1] - asked_.edges[block];
+        return static_cast<int64_t>(rows) * kWholeRow > batch_ * width;
+    }
 
     // Bounds all rows, and closes the tiles that the most promising row of each query proves to hold nothing.
     void bound() {

@@ -26,8 +26,8 @@ struct SearchAsked {
     int64_t ranges, threads, most_tiles, most_rows;
     const float* basis;  // [coordinates, dim], rows beyond the last coordinate are zero
     int64_t coordinates;
-    const int64_t* edges;  // where blocks begin, and where the last one ends
-    int64_t blocks;
+    const int64_t* edges;       // where blocks begin, and where the last one ends
+    int64_t blocks, projected;  // projected: of them, on whose directions queries are projected before rows are bounded
     const SearchLevel* levels;  // from the one that all rows are bounded by; the last one has coordinates of all blocks
     int64_t depth;
     // relative errors of upper logits, of a norm by coordinates, of products with whole rows, with norms up to

@@ -16,18 +16,29 @@ double product(const double* one, const double* other, int64_t dim) {
 }  // namespace
 
 SearchQueries::SearchQueries(const SearchAsked& asked)
-    : slack(0), shared_gain(0), asked_(asked), queries_(*asked.rows, asked.queries) {
-    const int64_t batch = asked.queries.count, dim = asked.rows->dim, all = lanes();
-    slack.assign(all, kClosed), shared_gain.assign(all, 0.0f), hopeless.assign(batch, 0);
-    share_.assign(batch, 0.0), rest_square_ = queries_.squares;
-    if (asked.shared != nullptr) rest_.resize(batch * dim);
-    coordinates_.resize(all * asked.coordinates);
-    for (int64_t level = 0; level < asked.depth; ++level) factors_.emplace_back(all * asked.levels[level].stride, 0.0f);
+    : asked_(asked), queries_(*asked.rows, asked.queries), projected_(asked.projected) {
+    const int64_t batch = asked.queries.count, all = lanes();
+    slack.assign(all, kClosed), shared_gain.assign(all, 0.0f), rest_gain.assign(all, 0.0f), hopeless.assign(batch, 0);
+    share_.assign(batch, 0.0), sourced_.assign(batch, 0), rest_square_ = queries_.squares;
+    if (asked.shared != nullptr) rest_.resize(batch * asked.rows->dim);
+    squares_.assign(batch * (asked.blocks + 1), 0.0);
+    coordinates_.resize(all * asked.coordinates), scaled_.resize(all * asked.coordinates);
+    factors_.assign(all * first().stride, 0.0f);
     share_out(usable_threads(asked.threads), all / kPairLanes, [&](int64_t task) {
-        const int64_t first = task * kPairLanes, last = std::min(batch, first + kPairLanes);
-        for (int64_t b = first; asked.shared != nullptr && b < last; ++b) take_shared_off(b);
-        project(first);
-        for (int64_t b = first; b < last; ++b) make_factors(b);
+        const int64_t lane = task * kPairLanes, last = std::min(batch, lane + kPairLanes);
+        for (int64_t b = lane; asked.shared != nullptr && b < last; ++b) take_shared_off(b);
+        project(lane, kFirst, projected_);
+        for (int64_t b = lane; b < last; ++b) make_factors(b);
+    });
+}
+
+void SearchQueries::project_block() {
+    const int64_t block = projected_++;
+    share_out(usable_threads(asked_.threads), lanes() / kPairLanes, [&](int64_t task) {
+        const int64_t lane = task * kPairLanes, last = std::min(asked_.queries.count, lane + kPairLanes);
+        project(lane, block, block + 1);
+        for (int64_t b = lane; b < last; ++b)
+            if (!hopeless[b]) set_gains(b);
     });
 }
 
@@ -41,58 +52,79 @@ void SearchQueries::take_shared_off(int64_t b) {
     share_[b] = share, rest_square_[b] = squared_norm(rest, dim);
 }
 
-// Writes the coordinates of the queries from `first` on that are multiplied together.
-void SearchQueries::project(int64_t first) {
+// Projects the queries from `lane` on that are multiplied together on the blocks [from, to).
+void SearchQueries::project(int64_t lane, int64_t from, int64_t to) {
+    const int64_t last = std::min(asked_.queries.count, lane + kPairLanes);
+    multiply(lane, begin(from), asked_.edges[to]);
+    for (int64_t b = lane; b < last; ++b) {
+        const float* coordinates = coordinates_.data() + b * asked_.coordinates;
+        float* scaled = scaled_.data() + b * asked_.coordinates;
+        const double factor = gain(b);
+        for (int64_t block = from; block < to; ++block) {
+            double square = 0.0;
+            for (int64_t k = begin(block); k < asked_.edges[block + 1]; ++k) {
+                square += static_cast<double>(coordinates[k]) * coordinates[k];
+                scaled[k] = static_cast<float>(factor * coordinates[k]);
+            }
+            square_of(b, block) = square;
+        }
+    }
+}
+
+// Writes the coordinates [from, to) of the queries from `lane` on, and those beside them that take no time.
+void SearchQueries::multiply(int64_t lane, int64_t from, int64_t to) {
     constexpr int W = kLanesOfScreen;
     const int64_t dim = asked_.rows->dim, all = asked_.coordinates;
     const double* points = asked_.shared != nullptr ? rest_.data() : asked().point;
-    const int64_t count = std::min(kPairLanes, asked_.queries.count - first);
+    const int64_t count = std::min(kPairLanes, asked_.queries.count - lane);
     std::vector<float> packed(dim * kPairLanes);
     // a few values of all queries at a time: they are written side by side
-    for (int64_t from = 0; from < dim; from += 16)
-        for (int64_t lane = 0; lane < count; ++lane)
-            for (int64_t d = from; d < std::min(from + 16, dim); ++d)
-                packed[d * kPairLanes + lane] = static_cast<float>(points[(first + lane) * dim + d]);
-    for (int64_t at = 0; at < all; at += kRowsTogether) {
+    for (int64_t some = 0; some < dim; some += 16)
+        for (int64_t k = 0; k < count; ++k)
+            for (int64_t d = some; d < std::min(some + 16, dim); ++d)
+                packed[d * kPairLanes + k] = static_cast<float>(points[(lane + k) * dim + d]);
+    for (int64_t at = from / kRowsTogether * kRowsTogether; at < to; at += kRowsTogether) {
         FloatVector sums[kRowsTogether][2];
         multiply_floats<kRowsTogether, 2>(asked_.basis + at * dim, dim, dim, packed.data(), sums);
         for (int r = 0; r < kRowsTogether; ++r)
-            for (int64_t lane = 0; lane < count; ++lane)
-                coordinates_[(first + lane) * all + at + r] = sums[r][lane / W][lane % W];
+            for (int64_t k = 0; k < count; ++k) coordinates_[(lane + k) * all + at + r] = sums[r][k / W][k % W];
     }
 }
 
-// What norms of residuals are multiplied with: of all blocks, of what none of them holds, and of everything, [blocks +
-// 2].
-std::vector<double> SearchQueries::residual_gains(int64_t b) const {
-    const float* coordinates = coordinates_.data() + b * asked_.coordinates;
-    std::vector<double> gains(asked_.blocks + 2, 0.0);
+// The norm of what a query has beyond the blocks that it is projected on, at most.
+double SearchQueries::rest_norm(int64_t b) {
     double known = 0.0;
-    for (int64_t k = 0; k < asked_.edges[asked_.blocks]; ++k)
-        known += static_cast<double>(coordinates[k]) * coordinates[k];
-    for (int64_t block = 0; block < asked_.blocks; ++block) {
-        double square = 0.0;
-        for (int64_t k = asked_.edges[block]; k < asked_.edges[block + 1]; ++k)
-            square += static_cast<double>(coordinates[k]) * coordinates[k];
-        gains[block] = gain(b) * std::sqrt(square);
-    }
+    for (int64_t block = kFirst; block < projected_; ++block) known += square_of(b, block);
     // what cancels here is lost below the rounding of the projection, relative to the norm, which is added
     const double square = rest_square_[b] * (1.0 + 2.0 * asked_.coordinate_error) - known;
-    gains[asked_.blocks] = gain(b) * std::sqrt(std::max(square, 0.0));
-    if (asked_.source != nullptr && asked_.source[b] >= 0) from_source(b, gains);
-    return gains;
+    return std::sqrt(std::max(square, 0.0));
+}
+
+// Writes what norms of residuals are multiplied with: in the blocks that the query is projected on, and of the rest; of
+// all blocks and the whole where the source of the query bounds it.
+void SearchQueries::set_gains(int64_t b) {
+    if (sourced_[b]) return;
+    std::vector<double> gains(asked_.blocks + 2, 0.0);
+    for (int64_t block = 0; block < projected_; ++block) gains[block] = gain(b) * std::sqrt(square_of(b, block));
+    double rest = gain(b) * rest_norm(b);
+    sourced_[b] = asked_.source != nullptr && asked_.source[b] >= 0 && from_source(b, gains, rest);
+    rest_gain[b] = sourced_[b] ? 0.0f : static_cast<float>(rest * kUpward);
+    float* to = factors_.data() + b * first().stride + first().width;
+    for (int64_t k = first().skipped; k < asked_.blocks + 2; ++k) *to++ = static_cast<float>(gains[k] * kUpward);
 }
 
 // Replaces the gains by those of a known source where these bound a typical row more closely.
-bool SearchQueries::from_source(int64_t b, std::vector<double>& gains) const {
+bool SearchQueries::from_source(int64_t b, std::vector<double>& gains, double rest) const {
     const SearchLevel& level = *asked_.source_level;
     const float* own = level.features + asked_.source[b] * level.stride + level.width;
     std::vector<double> other(gains.size());
-    double before = 0.0, after = 0.0;
+    double before = 0.0, after = 0.0, beyond = 0.0;
     for (int64_t k = 0; k <= asked_.blocks; ++k) {
         other[k] = gain(b) * asked().alpha[b] * own[k];
         before += gains[k] * asked_.typical[k], after += other[k] * asked_.typical[k];
+        if (k >= projected_) beyond += asked_.typical[k] * asked_.typical[k];
     }
+    before += rest * std::sqrt(beyond);
     const double deviation = 1.0 / std::sqrt(asked().inverse_variance[b]);
     other.back() = gain(b) * (deviation * asked_.deviations + asked_.blur[b]);
     after += other.back() * asked_.typical[asked_.blocks + 1];
@@ -103,7 +135,6 @@ bool SearchQueries::from_source(int64_t b, std::vector<double>& gains) const {
 
 void SearchQueries::make_factors(int64_t b) {
     const double alpha = asked().alpha[b], factor = gain(b), radius = asked_.rows->radius;
-    const std::vector<double> gains = residual_gains(b);
     double rounding =
         asked_.upper_error * (std::sqrt(rest_square_[b]) * 2.0 * radius + std::fabs(alpha) * radius * radius);
     if (asked_.shared != nullptr) {
@@ -116,15 +147,12 @@ void SearchQueries::make_factors(int64_t b) {
     // rounding the slack, and what it is added to
     slack[b] = hopeless[b] ? 0.0f : static_cast<float>(allowed + allowed * 0x1p-20);
     if (hopeless[b]) return;
-    const float* coordinates = coordinates_.data() + b * asked_.coordinates;
-    for (int64_t at = 0; at < asked_.depth; ++at) {
-        const SearchLevel& level = asked_.levels[at];
-        float* to = factors_[at].data() + b * level.stride;
-        for (int64_t k = 0; k < level.width; ++k) *to++ = static_cast<float>(factor * coordinates[k]);
-        for (int64_t k = level.skipped; k < asked_.blocks + 2; ++k) *to++ = static_cast<float>(gains[k] * kUpward);
-        *to++ = static_cast<float>(-factor * alpha);
-        if (asked_.rows->log_weights != nullptr) *to = 1.0f;
-    }
+    set_gains(b);
+    float* to = factors_.data() + b * first().stride;
+    std::copy(coordinates(b), coordinates(b) + first().width, to);
+    to += first().width + first().norms(asked_.blocks);
+    *to++ = static_cast<float>(-factor * alpha);
+    if (asked_.rows->log_weights != nullptr) *to = 1.0f;
 }
 
 }  // namespace oracle

@@ -71,7 +71,7 @@ SearchTiles::SearchTiles(const SearchAsked& asked, const SearchQueries& queries)
     for (int64_t lane = 0; lane < queries.lanes(); lane += kPairLanes) {
         Pair pair = {std::vector<float>(stride * kPairLanes), true, std::vector<int32_t>(kPairLanes)};
         for (int64_t k = 0; k < kPairLanes && lane + k < batch; ++k) {
-            const float* from = queries.factors(0, lane + k);
+            const float* from = queries.factors(lane + k);
             for (int64_t d = 0; d < stride; ++d) pair.factors[d * kPairLanes + k] = from[d];
             if (asked.shared != nullptr) pair.columns[k] = static_cast<int32_t>(asked.shared_column[lane + k]);
             pair.adjacent = pair.adjacent && pair.columns[k] == pair.columns[0] + k;
@@ -107,6 +107,7 @@ void SearchTiles::bound(int64_t tile, int64_t lane, std::vector<float>& room, Va
     const Pair& pair = pairs_[lane / kPairLanes];
     const int64_t norms = level.norms(asked_.blocks), beside = level.width + norms;
     const float *slack = queries_.slack.data() + lane, *gain = queries_.shared_gain.data() + lane;
+    const float* rest_gain = queries_.rest_gain.data() + lane;
     for (int at = 0; at < kTile; at += kRowsTogether) {
         FloatVector sums[kRowsTogether][2];
 #pragma GCC unroll 12
@@ -124,9 +125,12 @@ void SearchTiles::bound(int64_t tile, int64_t lane, std::vector<float>& room, Va
         for (int r = 0; r < kRowsTogether; ++r)
             for (int v = 0; v < 2; ++v) store(estimate + r * kPairLanes + v * W, sums[r][v]);
         add_products(from + level.width, level.stride, norms, pair.factors.data() + level.width * kPairLanes, sums);
-#pragma GCC unroll 12
-        for (int r = 0; r < kRowsTogether; ++r)
-            for (int v = 0; v < 2; ++v) store(upper + r * kPairLanes + v * W, sums[r][v] + load(slack + v * W));
+        for (int r = 0; r < kRowsTogether; ++r) {
+            const FloatVector rest = broadcast(queries_.rest_of(from + r * level.stride + level.width));
+            for (int v = 0; v < 2; ++v)
+                store(upper + r * kPairLanes + v * W,
+                      sums[r][v] + (rest * load(rest_gain + v * W) + load(slack + v * W)));
+        }
     }
     std::fill(values.estimate + count * kPairLanes, values.estimate + kTile * kPairLanes, kClosed);
     std::fill(values.upper + count * kPairLanes, values.upper + kTile * kPairLanes, kClosed);
@@ -219,48 +223,71 @@ void SearchTiles::look(int64_t tile, int64_t lane, const float* floors, std::vec
                 left.add(lane + v * W + k, values.estimate[at + k], upper[k]);
             }
         }
-        if (left.count > 0) refine(left, floors, found);
+        if (left.count > 0) hand_on(left, first().skipped, floors, found);
     }
     for (int v = 0; v < 2; ++v)
         for (int k = 0; k < W; ++k) found.below[lane + v * W + k] += sums[v][k];
 }
 
-// Bounds a row by more coordinates, block after block, for the queries whose floors it still reaches.
-void SearchTiles::refine(Left& left, const float* floors, Visited& found) const {
-    const SearchLevel &level = first(), &last = asked_.levels[asked_.depth - 1];
-    const float* norms = level.features + left.row * level.stride + level.width;
-    const float* features = last.features + left.row * last.stride;
-    for (int64_t block = level.skipped; block < asked_.blocks && left.count > 0; ++block) {
-        const int64_t from = asked_.edges[block], width = asked_.edges[block + 1] - from;
-        int64_t kept = 0;
-        for (int64_t some = 0; some < left.count; some += kFour) {
-            const float* queries[kFour];
-            float products[kFour];
-            const int64_t stop = std::min<int64_t>(some + kFour, left.count);
-            for (int q = 0; q < kFour; ++q)
-                queries[q] =
-                    queries_.factors(asked_.depth - 1, left.lane[std::min<int64_t>(some + q, stop - 1)]) + from;
-            if (stop - some == 1)
-                one_product(features + from, queries[0], width, products);
-            else
-                four_products(features + from, queries, width, products);
-            for (int64_t q = some; q < stop; ++q) {
-                const int64_t lane = left.lane[q];
-                const float estimate = left.estimate[q] + products[q - some];
-                const float* gains = queries_.factors(0, lane) + level.width;
-                float upper = estimate + queries_.slack[lane];
-                for (int64_t k = block + 1 - level.skipped; k < level.norms(asked_.blocks); ++k)
-                    upper += norms[k] * gains[k];
-                upper = std::min(upper, left.upper[q]);
-                if (upper >= floors[lane])
-                    left.lane[kept] = lane, left.estimate[kept] = estimate, left.upper[kept++] = upper;
-                else
-                    found.below[lane] += weight_below(upper - floors[lane]);
-            }
+void SearchTiles::narrow(std::vector<Visited>& visited, const float* floors) const {
+    share_out(threads_, threads_, [&](int64_t share) {
+        Visited& found = visited[share];
+        const std::vector<MatteringRow> rows = std::move(found.rows);
+        found.rows.clear();
+        for (size_t k = 0; k < rows.size();) {
+            Left left(rows[k].row);
+            for (; k < rows.size() && rows[k].row == left.row && left.count < kPairLanes; ++k)
+                left.add(rows[k].query, rows[k].estimate, rows[k].upper);
+            hand_on(left, queries_.projected() - 1, floors, found);
         }
-        left.count = kept;
+    });
+}
+
+// Bounds a row by the blocks from `block` on, and hands it on to the queries whose floors it still reaches.
+void SearchTiles::hand_on(Left& left, int64_t block, const float* floors, Visited& found) const {
+    for (; block < queries_.projected() && left.count > 0; ++block) refine(left, block, floors, found);
+    for (int64_t q = 0; q < left.count; ++q)
+        found.rows.push_back({left.lane[q], left.row, left.upper[q], left.estimate[q]});
+}
+
+// Products of `width` coordinates from `from` on of a row with the queries that it is left to.
+void SearchTiles::multiply(const Left& left, int64_t from, int64_t width, float* products) const {
+    const SearchLevel& last = asked_.levels[asked_.depth - 1];
+    const float* features = last.features + left.row * last.stride + from;
+    for (int64_t some = 0; some < left.count; some += kFour) {
+        const float* queries[kFour];
+        const int64_t stop = std::min<int64_t>(some + kFour, left.count);
+        for (int q = 0; q < kFour; ++q)
+            queries[q] = queries_.coordinates(left.lane[std::min<int64_t>(some + q, stop - 1)]) + from;
+        if (stop - some == 1)
+            one_product(features, queries[0], width, products + some);
+        else
+            four_products(features, queries, width, products + some);
     }
-    for (int64_t q = 0; q < left.count; ++q) found.rows.push_back({left.lane[q], left.row, left.upper[q]});
+}
+
+// Bounds a row by the coordinates of a block, too, for the queries that it is left to.
+void SearchTiles::refine(Left& left, int64_t block, const float* floors, Visited& found) const {
+    const SearchLevel& level = first();
+    const float* norms = level.features + left.row * level.stride + level.width;
+    const int64_t from = asked_.edges[block];
+    float products[kPairLanes];
+    multiply(left, from, asked_.edges[block + 1] - from, products);
+    const float rest = queries_.rest_of(norms);
+    int64_t kept = 0;
+    for (int64_t q = 0; q < left.count; ++q) {
+        const int64_t lane = left.lane[q];
+        const float estimate = left.estimate[q] + products[q];
+        const float* gains = queries_.factors(lane) + level.width;
+        float upper = estimate + queries_.slack[lane] + rest * queries_.rest_gain[lane];
+        for (int64_t k = block + 1 - level.skipped; k < level.norms(asked_.blocks); ++k) upper += norms[k] * gains[k];
+        upper = std::min(upper, left.upper[q]);
+        if (upper >= floors[lane])
+            left.lane[kept] = lane, left.estimate[kept] = estimate, left.upper[kept++] = upper;
+        else
+            found.below[lane] += weight_below(upper - floors[lane]);
+    }
+    left.count = kept;
 }
 
 }  // namespace oracle

@@ -5,10 +5,10 @@
 
 namespace oracle {
 
-// A row that may matter to a query, and its upper logit at the last level.
+// A row that may matter to a query, its upper logit, and what its logit is estimated to be.
 struct MatteringRow {
     int64_t query, row;
-    float upper;
+    float upper, estimate;
 };
 
 // What shares of the tiles find, in the order of the rows.
@@ -28,8 +28,11 @@ class SearchTiles {
     // How many tiles reach the floor of each query, and what the others hold relative to it, [lanes] each.
     void close(const float* floors, int64_t* open, double* below) const;
 
-    // Rows that reach the floors at every level; those of closed queries have infinite floors.
+    // Rows that reach the floors by all blocks that the queries are projected on; those of closed queries are infinite.
     std::vector<Visited> visit(const float* floors) const;
+
+    // Keeps the rows that reach the floors by the block that the queries are projected on last, too.
+    void narrow(std::vector<Visited>& visited, const float* floors) const;
 
   private:
     struct Pair {                      // two vectors of queries
@@ -62,7 +65,9 @@ class SearchTiles {
     void share_products(const Pair& pair, int64_t row, FloatVector* products) const;
     void exclude(int64_t row, int64_t count, int64_t lane, Values& values) const;
     void look(int64_t tile, int64_t lane, const float* floors, std::vector<float>& room, Visited& found) const;
-    void refine(Left& left, const float* floors, Visited& found) const;
+    void hand_on(Left& left, int64_t block, const float* floors, Visited& found) const;
+    void refine(Left& left, int64_t block, const float* floors, Visited& found) const;
+    void multiply(const Left& left, int64_t from, int64_t width, float* products) const;
 };
 
 }  // namespace oracle
