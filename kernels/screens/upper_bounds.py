@@ -84,10 +84,20 @@ class UpperLogits:
         return replace(self, level=level)
 
     def terms(self, level: int) -> Terms | None:
-        """Return what the kernels of the device add up for a level, the cheapest is 0; None where none apply."""
-        terms = self.screen.terms(self.work.rows, level, self.query_bound)
-        applies = terms is not None and (screens_apply(self.work, terms) or gpu_screens_apply(self.work, terms))
-        return terms if applies else None
+        """Return what the kernels of the device add up for a level, the cheapest is 0; None where none apply.
+
+        It is kept for the next who asks.
+        """
+        if level not in self._terms:
+            terms = self.screen.terms(self.work.rows, level, self.query_bound)
+            applies = terms is not None and (screens_apply(self.work, terms) or gpu_screens_apply(self.work, terms))
+            self._terms[level] = terms if applies else None
+        return self._terms[level]
+
+    @cached_property
+    def _terms(self) -> dict[int, Terms | None]:
+        """What was found for each level."""
+        return {}
 
     def finer(self) -> Terms | None:
         """Return what native kernels add up for single rows, from the rows as they are stored; None where they cannot.

@@ -209,7 +209,7 @@ def _guidance_scale(
         classes = (labels >= 0).any(1)
     if always and isinstance(chosen.scale, int | float) and math.isfinite(factor := float(chosen.scale)):
         # nothing of such a number has to be read anywhere
-        return torch.ones_like(times).masked_fill_(classes, factor), factor != 1.0
+        return torch.ones_like(times).masked_fill(classes, factor), factor != 1.0
     scale = reals("guidance", chosen.scale, times.device).detach()
     if scale.shape not in ((), times.shape):
         raise invalid("guidance", needs, chosen.scale, remedy)
