@@ -15,6 +15,6 @@ def pairs_state(rows: Rows, query: Query, pairs: Pairs, wanted: Wanted) -> Poste
     rows, query: the samples and B queries. wanted: of the states. Logits are in twice the digits where the gaps
     between them ask for it. Costs one read of P rows, a second of those with weight for the mean.
     """
-    if gpu_proven(rows):
+    if gpu_proven(rows, "late"):
         return gpu_pairs_state(rows, query, pairs, wanted)
     return native_pairs_state(rows, query, pairs, wanted)

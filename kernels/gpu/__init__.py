@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
+from typing import Literal
 
 import torch
 
 from ...base.arrays import Float, Float64, Tensor
+from ...base.settings import Settings
 from ..common.combine import Combination
 from ..common.rescore import Pairs
 from ..common.rows import Query, Rows
@@ -74,7 +76,7 @@ def gpu_merged(first: PosteriorState, second: PosteriorState) -> PosteriorState:
 
 def gpu_screens_apply(work: Work, terms: Terms) -> bool:
     """Return whether the kernels bound the rows of `work` by the `terms` of a level of a screen."""
-    if len(work.span) == 0 or not gpu_proven(work.rows):
+    if len(work.span) == 0 or not gpu_proven(work.rows, "late"):
         return False
     from .screen_logits import screen_fits
 
@@ -91,25 +93,32 @@ def gpu_screen_level(work: Work, terms: Terms, shared: Shared | None, before: Op
     return TritonLevel(work, terms, shared, before)
 
 
-# compute capabilities of GPUs on which the tests of the kernels have passed
-PROVEN = ((9, 0),)
+# what kernels do: scans, or late answers, whose screens and rescoring have kernels of their own
+Task = Literal["scans", "late"]
+
+# compute capabilities of GPUs on which the tests of the kernels of a task have passed
+PROVEN: dict[Task, tuple[tuple[int, int], ...]] = {"scans": ((9, 0),), "late": ()}
 
 # storage dtypes that the kernels read; float64 rows are for the torch implementation
 KERNEL_DTYPES = (torch.uint8, torch.int8, torch.float16, torch.bfloat16, torch.float32)
 
 
-def gpu_proven(rows: Rows) -> bool:
-    """Return whether the kernels read `rows` as they are, on a GPU of an architecture that they were tested on."""
+def gpu_proven(rows: Rows, task: Task) -> bool:
+    """Return whether the kernels of a task read `rows` as they are, on a GPU that :func:`proven_card` accepts."""
     stored = rows.stored
     readable = stored.dtype in KERNEL_DTYPES and rows.dim > 0 and (rows.dim == 1 or stored.stride(1) == 1)
-    return readable and proven_card(stored.device)
+    return readable and proven_card(stored.device, task)
 
 
-def proven_card(device: torch.device) -> bool:
-    """Return whether `device` is a GPU of an architecture that the kernels were tested on, and Triton is there."""
+def proven_card(device: torch.device, task: Task) -> bool:
+    """Return whether `device` is a GPU on which the kernels of a task were tested, and Triton is there.
+
+    ORACLE_BACKEND=triton asks for the kernels of late answers wherever those of scans were tested.
+    """
     if device.type != "cuda" or torch.version.hip or find_spec("triton") is None:
         return False
-    return torch.cuda.get_device_capability(device) in PROVEN
+    asked = Settings.read().backend == "triton"
+    return torch.cuda.get_device_capability(device) in PROVEN["scans" if asked else task]
 
 
 def gpu_ready(rows: Rows) -> None:

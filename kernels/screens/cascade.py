@@ -253,7 +253,7 @@ def _rescored(work: Work, candidates: _Candidates, index: Int64[Tensor, "b"]) ->
     if len(index) < len(work.query):
         work, candidates = work.take(index), candidates.take(index)
     # a card scores all of them in float64 as soon as it would find the light ones in float32
-    if candidates.error is None and not gpu_proven(work.rows):
+    if candidates.error is None and not gpu_proven(work.rows, "late"):
         candidates = _without_light_rows(work, candidates)
     state = pairs_state(work.rows, work.query, candidates.pairs, work.wanted)
     omitted = candidates.log_omitted + query_term(work.query)

@@ -128,7 +128,7 @@ def resolve_backend(backend: str, rows: Rows) -> tuple[str, str]:
 
 def _best(rows: Rows) -> tuple[str, str]:
     """Return the backend that scans these rows fastest, and why it is taken."""
-    if gpu_proven(rows):
+    if gpu_proven(rows, "scans"):
         return "triton", "the tests of the Triton kernels have passed on a GPU of this architecture"
     if rows.device.type != "cpu":
         return "torch", "the torch backend runs on every device"

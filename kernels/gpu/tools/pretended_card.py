@@ -184,7 +184,7 @@ def pretended_card() -> Iterator[PretendedCard]:
         patch.object(torch, "empty", _zeros(torch.empty)),
         patch.object(scan, "device_of", lambda device: H100),
         patch.object(scan, "INTERPRET", True),
-        patch("oracle_engine.kernels.gpu.proven_card", lambda device: True),
+        patch("oracle_engine.kernels.gpu.proven_card", lambda device, task: True),
         # what is on a card is not read at once, and its samples have no probes
         patch.object(checked, "on_host", lambda values: False),
         patch.object(Snapshot, "differs", lambda *values: False),

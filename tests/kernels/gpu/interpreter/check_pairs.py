@@ -55,7 +55,7 @@ def test_samples_are_rescored_where_they_are(
         calls.append(len(named))
         return triton_pairs_state(rows, query, named, wanted)
 
-    monkeypatch.setattr(pairs, "gpu_proven", lambda rows: proven)
+    monkeypatch.setattr(pairs, "gpu_proven", lambda rows, task: proven)
     monkeypatch.setattr(pairs, "gpu_pairs_state", counted)
     rows = make_rows(torch.float32, 40, 30, generator)
     query = make_query(rows, torch.tensor([0.2, 0.9]).double(), generator)

@@ -22,7 +22,7 @@ TIMES = (0.0, 0.05, 0.3, 0.6, 0.9, 0.99, 1 - 1e-4)
 @pytest.fixture(autouse=True)
 def proven(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows are on a card whose kernels have been proven."""
-    monkeypatch.setattr(gpu, "proven_card", lambda device: True)
+    monkeypatch.setattr(gpu, "proven_card", lambda device, task: True)
 
 
 def tiles_of(upper: UpperLogits, level: int, remaining: Remaining | None = None) -> KernelTiles:
@@ -122,7 +122,7 @@ def test_shortlists_are_those_of_the_formula(
     kind: str, dtype: torch.dtype, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # what the rows of a shortlist hold is checked by other tests, and takes the interpreter long
-    monkeypatch.setattr(pairs, "gpu_proven", lambda rows: False)
+    monkeypatch.setattr(pairs, "gpu_proven", lambda rows, task: False)
     rows: Rows = prepare_rows(stored_as(near_duplicates(200, 48, generator), dtype), None)
     query = make_query(rows, generator, 18, (0.6, 0.9, 0.99))
     work = Work(rows, query, whole(rows), Wanted(moments=True))
