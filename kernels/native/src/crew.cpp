@@ -10,7 +10,7 @@ namespace oracle {
 namespace {
 
 // operations of a scan that is worth waking threads for by itself, which takes up to 6 ms on a virtual machine
-constexpr double kWorthWaking = 1.2e8;
+constexpr double kWorthWaking = 8e7;
 
 // Seconds that scans one after the other take alone before threads are woken for the next ones: what it cost the last
 // time, so that it is never more than doubled. The first time, at least, and at most where threads have not paid.
