@@ -44,6 +44,9 @@ from oracle_engine.adapters import (
 from oracle_engine.paths.time_grids import sampling_times
 from oracle_engine.samplers.runs import initial_noise, sample
 
+# asked thousands of times: annotations are checked where the same is asked once
+pytestmark = pytest.mark.usefixtures("unchecked")
+
 NULL = 1000
 
 

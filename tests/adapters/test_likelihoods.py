@@ -25,6 +25,9 @@ from oracle_engine.adapters import (
     VelocityModel,
 )
 
+# asked thousands of times: annotations are checked where the same is asked once
+pytestmark = pytest.mark.usefixtures("unchecked")
+
 WIDTH = 0.5
 
 

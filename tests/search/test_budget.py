@@ -15,6 +15,9 @@ from oracle_engine import InputError, OracleEngine
 from oracle_engine.kernels import Rows
 from oracle_engine.queries.modes import Budget
 
+# asked thousands of times: annotations are checked where the same is asked once
+pytestmark = pytest.mark.usefixtures("unchecked")
+
 TIMES = torch.tensor([0.0, 0.1, 0.2, 0.3, 0.5, 0.8]).double()
 SEEDS = 100
 

@@ -13,6 +13,9 @@ from tolerances import assert_close
 
 from oracle_engine import Flip, OracleDataset, OracleEngine, OracleTarget, PosteriorDraw, posterior_draw
 
+# asked thousands of times: annotations are checked where the same is asked once
+pytestmark = pytest.mark.usefixtures("unchecked")
+
 
 # all rows at once, and blocks of four rows for a thousand queries
 @pytest.mark.parametrize("block_values", [1 << 22, 1 << 12])

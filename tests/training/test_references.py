@@ -20,6 +20,9 @@ from oracle_engine.kernels import Span
 from oracle_engine.training.conditional import PredictionName
 from oracle_engine.training.posterior_draws import draw_references
 
+# asked thousands of times: annotations are checked where the same is asked once
+pytestmark = pytest.mark.usefixtures("unchecked")
+
 
 def averaged(
     engine: OracleEngine,

@@ -15,6 +15,9 @@ from oracle_engine.science.stages.run import StageRun
 from oracle_engine.science.stages.scope import Scope, StageQueries
 from oracle_engine.science.transition import grid_where_it_changes
 
+# asked thousands of times: annotations are checked where the same is asked once
+pytestmark = pytest.mark.usefixtures("unchecked")
+
 TIMES = [0.1, 0.25, 0.4, 0.6]
 
 
