@@ -64,7 +64,7 @@ $(NATIVE)/lib/.stamp: $(NATIVE_SOURCES) $(NATIVE)/build.py | $(VENV)/.stamp
 interpreter: $(VENV)/.stamp
 	@EVERY_CASE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal tests/kernels/gpu/test_interpreter.py
 
-# what the tests do too with the best of the libraries, with all
+# all libraries that this machine can run, of which the tests take the best
 sanitize: native
 	@EVERY_CASE=1 $(BIN)/python -m pytest tests/kernels/native/test_sanitizers.py
 

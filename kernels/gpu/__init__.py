@@ -94,23 +94,23 @@ def gpu_screen_level(work: Work, terms: Terms, shared: Shared | None, before: Op
 
 
 # what kernels do: scans, or late answers, whose screens and rescoring have kernels of their own
-Task = Literal["scans", "late"]
+KernelTask = Literal["scans", "late"]
 
 # compute capabilities of GPUs on which the tests of the kernels of a task have passed
-PROVEN: dict[Task, tuple[tuple[int, int], ...]] = {"scans": ((9, 0),), "late": ()}
+PROVEN: dict[KernelTask, tuple[tuple[int, int], ...]] = {"scans": ((9, 0),), "late": ()}
 
 # storage dtypes that the kernels read; float64 rows are for the torch implementation
 KERNEL_DTYPES = (torch.uint8, torch.int8, torch.float16, torch.bfloat16, torch.float32)
 
 
-def gpu_proven(rows: Rows, task: Task) -> bool:
+def gpu_proven(rows: Rows, task: KernelTask) -> bool:
     """Return whether the kernels of a task read `rows` as they are, on a GPU that :func:`proven_card` accepts."""
     stored = rows.stored
     readable = stored.dtype in KERNEL_DTYPES and rows.dim > 0 and (rows.dim == 1 or stored.stride(1) == 1)
     return readable and proven_card(stored.device, task)
 
 
-def proven_card(device: torch.device, task: Task) -> bool:
+def proven_card(device: torch.device, task: KernelTask) -> bool:
     """Return whether `device` is a GPU on which the kernels of a task were tested, and Triton is there.
 
     ORACLE_BACKEND=triton asks for the kernels of late answers wherever those of scans were tested.
