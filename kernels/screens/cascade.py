@@ -135,7 +135,8 @@ class _Search:
             return self.limit, self.limit
         costs, rows = self.upper.screen.costs, len(self.upper.work.span)
         if level + 1 < len(costs.levels):
-            each, start = costs.queries[level + 1] + rows * costs.levels[level + 1], costs.call
+            each = costs.queries[level + 1] + rows * costs.levels[level + 1]
+            start = costs.call + rows * costs.starts[level + 1]
         else:
             each, start = 0.5 * rows * costs.scan, 0.5 * rows * costs.scan_start
         left = max(1, int((count > max(FIRST_ROWS, each / costs.tile)).sum()))

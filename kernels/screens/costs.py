@@ -20,12 +20,14 @@ class SearchCosts:
     """Nanoseconds, or whatever unit all of them share.
 
     A scan of b queries over n rows costs n (scan_start + b scan). A search of them costs at each level l that it takes
-    call + b queries[l] beside its rows, n b levels[l] for these, `tile` for each tile that turns out to be open, and
-    `row` for each row that is scored again.
+    call + b queries[l] beside its rows, n (starts[l] + b levels[l]) for these, `tile` for each tile that turns out to
+    be open, and `row` for each row that is scored again. The starts are what a query alone costs more than one of many:
+    kernels compute with several at once.
     """
 
     scan_start: float
     scan: float
+    starts: tuple[float, ...]
     levels: tuple[float, ...]
     call: float
     queries: tuple[float, ...]
@@ -39,7 +41,8 @@ class SearchCosts:
         dim: values of a row. levels: coordinates that cost as much as the product with each level.
         """
         free = (0.0,) * len(levels)
-        return cls(0.0, float(dim), tuple(map(float, levels)), 0.0, free, TILE_OPERATIONS * dim, ROW_OPERATIONS * dim)
+        each = tuple(map(float, levels))
+        return cls(0.0, float(dim), free, each, 0.0, free, TILE_OPERATIONS * dim, ROW_OPERATIONS * dim)
 
     def saved(self, entering: Sequence[int], rows: int, *, everyone: bool) -> float:
         """Return what a search saves of a scan where its queries are certified at the level that they enter at.
@@ -52,7 +55,8 @@ class SearchCosts:
 
     def searched(self, level: int, rows: int, batch: int) -> float:
         """Return what a level costs for `batch` queries over so many `rows`, but for open tiles and what follows."""
-        return self.call + batch * (self.queries[level] + rows * self.levels[level])
+        beside_rows = self.call + batch * self.queries[level]
+        return beside_rows + rows * (self.starts[level] + batch * self.levels[level])
 
     def share(self, level: int, rows: int, beside: float, batch: int) -> float:
         """Return what a search of `batch` queries costs at a level, relative to a scan of them.

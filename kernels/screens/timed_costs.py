@@ -84,7 +84,8 @@ def timed_costs(rows: Rows, screen: Screen, watch: Stopwatch | None = None) -> S
         return SearchCosts(
             scan_start=scan_start / count,
             scan=max(scan / count, LEAST_COST),
-            levels=tuple(max(level, LEAST_COST) for level in levels),
+            starts=tuple(start for start, _ in levels),
+            levels=tuple(max(each, LEAST_COST) for _, each in levels),
             call=min(call for call, _ in searches),
             queries=tuple(query for _, query in searches),
             tile=max(tile, LEAST_COST),
@@ -120,28 +121,36 @@ class _Bench:
         return native_state(upper.work)
 
     @property
-    def short(self) -> Work:
-        """The queries and so few rows that only what they cost beside their rows counts."""
-        work = self.upper.work
-        return Work(work.rows, work.query, Span(work.span.start, min(work.span.stop, work.span.start + FIRST_ROWS)))
+    def short(self) -> Span:
+        """So few rows that only what a batch costs beside them counts."""
+        span = self.upper.work.span
+        return Span(span.start, min(span.stop, span.start + FIRST_ROWS))
 
     def search(self, level: int, upper: UpperLogits) -> object:
         """Search a few rows for the queries of `upper` from this level on."""
-        work = Work(upper.work.rows, upper.work.query, self.short.span)
+        work = Work(upper.work.rows, upper.work.query, self.short)
         entry = torch.full_like(work.query.alpha, level, dtype=torch.int64)
         part = UpperLogits.of(work, upper.screen, SideInformation(), level)
         return screened(part, FixedAllowance(1e-6), entry=entry, limit=FIRST_ROWS)
 
-    def level(self, level: int) -> float:
-        """Return what it costs to bound a row by this level for a query, whose coefficients are known before."""
-        upper = self.upper.for_level(level)
+    def level(self, level: int) -> tuple[float, float]:
+        """Return what it costs to bound a row by this level: for any batch, at least 0, and for each query.
+
+        The coefficients of the queries are known before.
+        """
+        many, few = (self._level_rows(upper.for_level(level), level) for upper in (self.upper, self.few))
+        each = (many - few) / (TRIALS - FEW)
+        return max(few - FEW * max(each, LEAST_COST), 0.0), each
+
+    def _level_rows(self, upper: UpperLogits, level: int) -> float:
+        """Return what it costs to bound a row by this level for the queries of `upper`."""
         bound, everything = upper.query_bound, Remaining.everything(len(upper), upper.work.rows.device)
         taken = []
-        for work in (upper.work, self.short):
-            part = replace(upper, work=work)
-            vars(part)["query_bound"] = bound
-            taken.append(self.watch(partial(tile_bounds, part, level, everything)))
-        return (taken[0] - taken[1]) / (TRIALS * max(1, len(upper.work.span) - len(self.short.span)))
+        for span in (upper.work.span, self.short):
+            looked = replace(upper, work=replace(upper.work, span=span))
+            vars(looked)["query_bound"] = bound
+            taken.append(self.watch(partial(tile_bounds, looked, level, everything)))
+        return (taken[0] - taken[1]) / max(1, len(upper.work.span) - len(self.short))
 
     def tile(self) -> float:
         """Return what it costs to look into a tile that is open, where many queries have some."""

@@ -297,10 +297,12 @@ class OracleEngine(Oracle, torch.nn.Module):
 
     @cached_property
     def straight(self) -> StraightWay | None:
-        """What answers queries without conditions in one call, where there is no other route than the scan."""
-        if not self.responder.router.only_scans:
+        """What answers queries without conditions in one call, where no other route than the scan can be theirs."""
+        least = self.responder.router.searched_from
+        if least == 0.0:
             return None
-        return StraightWay.of(self.data, self.path, BACKENDS[self.backend], self.point_std, self.t_max)
+        backend = BACKENDS[self.backend]
+        return StraightWay.of(self.data, self.path, backend, self.point_std, t_max=self.t_max, searched_from=least)
 
     def _respond(self, name: str, x: Tensor, t: Numbers, conditions: Conditions) -> Tensor:
         """Return an answer by the way that fits: recorded in compiled code, with derivatives, or plain."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -91,6 +92,16 @@ class Router:
     def only_scans(self) -> bool:
         """Whether there is no other route than the scan of everything."""
         return isinstance(self.mode, FullScan) or (isinstance(self.mode, Auto) and self.index is None)
+
+    @property
+    def searched_from(self) -> float:
+        """Least alpha^2 / sigma^2, in row units, of the queries without conditions that another route may answer."""
+        if self.only_scans:
+            return math.inf
+        if not isinstance(self.mode, Auto):
+            return 0.0
+        search = self._late().search
+        return search.least_snr if search.certified else math.inf
 
     def _scans_everything(self, request: Request) -> bool:
         # what a search finds depends on values, so a CUDA graph records the scan, which is right at every t

@@ -5,6 +5,7 @@ It refuses nothing in words: whatever it cannot answer takes the general way, wh
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -28,6 +29,8 @@ class StraightWay:
     """Answers over all samples of `data` along `path`.
 
     t_max: where times are clamped, or None. answers: the calls of a kernel. most: queries of one call.
+    point_std: width of every sample. searched_from: least alpha^2 / sigma^2, in row units, of queries that a search
+    may answer, which take the general way.
     """
 
     data: OracleDataset
@@ -35,10 +38,19 @@ class StraightWay:
     t_max: float | None
     answers: NativeAnswers
     most: int
+    point_std: float
+    searched_from: float
 
     @classmethod
     def of(
-        cls, data: OracleDataset, path: Path, backend: Backend, point_std: float, t_max: float | None
+        cls,
+        data: OracleDataset,
+        path: Path,
+        backend: Backend,
+        point_std: float,
+        *,
+        t_max: float | None,
+        searched_from: float,
     ) -> StraightWay | None:
         """Return the straight way over `data` with samples of width `point_std`, or None where `backend` has none."""
         if backend.answers is None or isinstance(data, ShardedDataset):
@@ -48,7 +60,7 @@ class StraightWay:
         if answers is None:
             return None
         most = min(scanned_together(data.dim), int(MOST_OPERATIONS / answers.operations(1)))
-        return cls(data, path, t_max, answers, most)
+        return cls(data, path, t_max, answers, most, point_std, searched_from)
 
     def answer(self, name: str, x: Tensor, t: Numbers) -> Tensor | None:
         """Return the answer called `name` to x at t, like x and without a graph, or None where another look is needed.
@@ -58,7 +70,7 @@ class StraightWay:
         if not self._takes(x) or self.data.is_counted_changed:
             return None
         factors = self._factors(name, t, x.shape[0])
-        if factors is None:
+        if factors is None or self._searched(factors):
             return None
         out = torch.empty_like(x, memory_format=torch.contiguous_format)
         return out if self.answers.write(x.contiguous(), factors, out) else None
@@ -72,6 +84,16 @@ class StraightWay:
         if shape[1:] != self.data.sample_shape or x.ndim == 0 or not 0 < shape[0] <= self.most:
             return False
         return x.layout is torch.strided and not x.is_nested and not x.is_neg()
+
+    def _searched(self, factors: Tensor | Sequence[float]) -> bool:
+        """Return whether a search may answer a query with these alpha and sigma."""
+        if math.isinf(self.searched_from):
+            return False
+        alpha, sigma = factors[0], factors[1]
+        noise = (sigma / self.data.value_map.scale) ** 2
+        width = (alpha * self.point_std / self.data.value_map.scale) ** 2
+        above = alpha**2 >= self.searched_from * (noise + width)
+        return bool(above.any()) if isinstance(above, Tensor) else bool(above)
 
     def _factors(self, name: str, t: Numbers, batch: int) -> Tensor | Sequence[float] | None:
         """Return alpha, sigma, and what sample and noise are multiplied with; None where t needs another look."""

@@ -48,6 +48,11 @@ class FlatSearch:
     certified: bool = True
     indexes: dict[IndexKey, Any] = field(default_factory=dict, repr=False, compare=False)
 
+    @property
+    def least_snr(self) -> float:
+        """Zero: every query is searched for."""
+        return 0.0
+
     def within(self, work: Work, side: SideInformation, allowance: Allowance) -> Shortlist:
         """Return the samples that can matter where they are fewer than `count`; other queries are pending.
 
@@ -91,6 +96,7 @@ class FactorySearch:
     """
 
     certified = False
+    least_snr = math.inf
 
     def __init__(self, spec: str) -> None:
         self.spec = spec

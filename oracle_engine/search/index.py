@@ -40,7 +40,7 @@ from .faiss import FactorySearch, FlatSearch, check_spec
 from .search import NoSearch, ScreenSearch, Search
 
 # what a saved file says it is
-INDEX_KIND = "oracle-index-5"
+INDEX_KIND = "oracle-index-6"
 
 # how a screen of each kind is read back
 RESTORED: Mapping[str, Callable[..., Screen]] = MappingProxyType(

@@ -133,7 +133,7 @@ class LateRoute:
         found = _joined(work, parts, [self._within(part, allowed) for part in parts])
         # a shortlist without any weight proves nothing
         certified = found.certified & (found.state.lse > -torch.inf)
-        if wanted.mean:
+        if wanted.mean and bool(certified.any()):
             # the velocity aimed with may have been larger than the final one is
             certified = certified & allowed.met_by(found.state, found.log_omitted)
         return Answer.listed(found, self.route, request.source >= 0), certified
@@ -167,16 +167,18 @@ class SourceRoute:
 
     def certified(
         self, request: Request, wanted: Wanted, tolerance: Float64[Tensor, "B"]
-    ) -> tuple[Answer, Bool[Tensor, "B"]]:
+    ) -> tuple[Answer | None, Bool[Tensor, "B"]]:
         """Return answers within `tolerance` but with probability BOUND_FAILURE, and for which queries they hold, [B].
 
         request: the queries. wanted: what is wanted of their posteriors. tolerance: largest relative velocity errors,
-        in (0, 1), [B] float64. Costs one row for each query.
+        in (0, 1), [B] float64. The answers are None where no query has one. Costs one row for each query.
         """
         query = request.query(self.data)
         log_omitted = self._log_omitted(request, query)
         # one comparison tells for most queries that their source does not hold enough
         named = log_omitted <= largest_allowance(tolerance).log()
+        if not bool(named.any()):
+            return None, named
         state = self._state(request, wanted, named)
         answer = Answer.bounded(state, state.lse + log_omitted, named.long(), Route.SOURCE)
         allowed = VelocityAllowance(self.data, request, tolerance, self.point_std)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -9,6 +10,7 @@ from ..base.errors import invalid
 from ..kernels import Work
 from ..kernels.screens import (
     Allowance,
+    Knowledge,
     Screen,
     Shortlist,
     SideInformation,
@@ -26,6 +28,11 @@ class Search(Protocol):
     @property
     def certified(self) -> bool:
         """Whether it bounds what it leaves out."""
+        ...
+
+    @property
+    def least_snr(self) -> float:
+        """Ratio alpha^2 / sigma^2, in row units, below which it finds nothing for queries of which nothing is known."""
         ...
 
     def within(self, work: Work, side: SideInformation, allowance: Allowance) -> Shortlist:
@@ -51,6 +58,11 @@ class ScreenSearch:
 
     screen: Screen
     certified: bool = True
+
+    @property
+    def least_snr(self) -> float:
+        """The lowest threshold of the levels of the screen."""
+        return min(self.screen.thresholds[Knowledge.NOTHING])
 
     def within(self, work: Work, side: SideInformation, allowance: Allowance) -> Shortlist:
         """Return all samples that can matter; `work`, `side` and `allowance` as in :meth:`Search.within`.
@@ -80,6 +92,11 @@ class NoSearch:
 
     reason: str
     certified: bool = False
+
+    @property
+    def least_snr(self) -> float:
+        """Infinite: there is no query that it finds anything for."""
+        return math.inf
 
     def within(self, work: Work, side: SideInformation, allowance: Allowance) -> Shortlist:
         """Return nothing, whatever `side` and `allowance` are: every query of `work` is left to a scan."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -206,3 +207,37 @@ def test_a_negative_view_is_read_as_what_it_stands_for(generator: torch.Generato
     x = torch.view_as_complex(normal(3, 10, generator).reshape(3, 5, 2)).conj().imag
     assert x.is_neg()
     assert torch.equal(engine.velocity(x, 0.5), engine.velocity(x.resolve_neg(), 0.5))
+
+
+def test_queries_that_no_search_helps_take_the_straight_way(generator: torch.Generator) -> None:
+    data = OracleDataset(normal(3000, 96, generator).float())
+    scans, engine = OracleEngine(data, mode="exact"), OracleEngine(data).prepare("pca")
+    assert engine.index is not None
+    assert engine.index.screen is not None
+    screen = replace(engine.index.screen, thresholds=((9.0,) * len(engine.index.screen.widths),) * 3)
+    engine.index = replace(engine.index, screen=screen)
+    # alpha^2 / sigma^2 is 9 at t = .75
+    x = normal(4, 96, generator).float()
+    for t in (0.5, 0.74, torch.tensor([0.1, 0.74, 0.3, 0.5])):
+        assert engine.posterior(x, t).route == ("exact",) * 4
+        found = straight(engine, "velocity", x, t)
+        assert found is not None
+        assert torch.equal(found, scans.velocity(x, t))
+    for t in (0.76, torch.tensor([0.1, 0.76, 0.3, 0.5])):
+        assert straight(engine, "velocity", x, t) is None
+    near = (0.9 * data.rows.stored[:4] + 0.1 * x).float()
+    assert straight(engine, "velocity", near, 0.9) is None
+    assert engine.posterior(near, 0.9).route == ("screen",) * 4
+
+
+def test_the_width_of_samples_counts_as_noise_where_a_search_begins(generator: torch.Generator) -> None:
+    data = OracleDataset(normal(3000, 96, generator).float())
+    engine = OracleEngine(data, point_std=0.5).prepare("pca")
+    assert engine.index is not None
+    assert engine.index.screen is not None
+    screen = replace(engine.index.screen, thresholds=((2.0,) * len(engine.index.screen.widths),) * 3)
+    engine.index = replace(engine.index, screen=screen)
+    x = normal(4, 96, generator).float()
+    # alpha^2 / (sigma^2 + alpha^2 / 4) is 2 at t = sqrt(2) / (1 + sqrt(2)) = .586 without width, at .667 with it
+    assert straight(engine, "velocity", x, 0.66) is not None
+    assert straight(engine, "velocity", x, 0.67) is None

@@ -169,7 +169,7 @@ def test_the_measured_costs_are_kept_and_said(generator: torch.Generator, tmp_pa
     screen = engine.index.screen
     assert screen is not None
     each = tuple(0.5 for _ in screen.widths)
-    costs = SearchCosts(1.0, 5.0, each, 2e6, each, 20.0, 30.0)
+    costs = SearchCosts(1.0, 5.0, each, each, 2e6, each, 20.0, 30.0)
     replace(engine.index, screen=replace(screen, measured_costs=costs)).save(tmp_path / "timed")
     again = OracleEngine(data).prepare(path=tmp_path / "timed")
     assert again.index is not None

@@ -188,7 +188,16 @@ def test_queries_that_too_many_rows_matter_to_stay_pending(generator: torch.Gene
 
 
 # a search costs 100 a call, 10 or 20 a query and 1 or 4 a row; a scan 8 a row
-COSTS = SearchCosts(scan_start=2.0, scan=8.0, levels=(1.0, 4.0), call=100.0, queries=(10.0, 20.0), tile=10.0, row=10.0)
+COSTS = SearchCosts(
+    scan_start=2.0,
+    scan=8.0,
+    starts=(0.0, 0.0),
+    levels=(1.0, 4.0),
+    call=100.0,
+    queries=(10.0, 20.0),
+    tile=10.0,
+    row=10.0,
+)
 
 
 def entered(batch: Query, *thresholds: float, rows: int = 200, **changed: Any) -> list[int]:
@@ -216,6 +225,9 @@ def test_a_search_has_to_cost_less_than_the_scan_of_its_queries(generator: torch
     assert entered(query, 1000.0, math.inf, call=2700.0) == [2, 0, 2, 0]
     assert entered(query, 1000.0, math.inf, call=2800.0) == [2, 2, 2, 2]
     assert entered(query, 1000.0, math.inf, queries=(1400.0, 1400.0)) == [2, 2, 2, 2]
+    # kernels that compute with many queries at once: 200 x (2 x (8 - 1) - 13) - 2 x 10 - 100 is saved
+    assert entered(query, 1000.0, math.inf, starts=(13.0, 0.0), call=100.0) == [2, 0, 2, 0]
+    assert entered(query, 1000.0, math.inf, starts=(14.0, 0.0), call=100.0) == [2, 2, 2, 2]
     # over few rows the scan is cheap
     assert entered(query, 1000.0, math.inf, rows=8) == [2, 2, 2, 2]
     # where nobody is left for a scan, its start is saved too

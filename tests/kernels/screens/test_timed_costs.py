@@ -27,20 +27,24 @@ def screens(generator: torch.Generator) -> list[tuple[Rows, Screen]]:
 
 def test_what_is_timed_becomes_costs_of_its_unit(generator: torch.Generator) -> None:
     rows, screen = screens(generator)[0]
-    # a scan of the large and the small batch, a search of both at two levels, these over all rows and few, open tiles
+    # a scan of the large and the small batch, a search of both at two levels, for both these over all rows and few, and
+    # open tiles
     scans, searches = [9000.0 + 5.0 * batch for batch in (TRIALS, FEW)], [70.0 + batch for batch in (TRIALS, FEW)]
-    taken = iter([*scans, *searches, *searches, 4800.0, 0.0, 9600.0, 0.0, 30.0, 50.0, 2000.0])
+    levels = [4800.0, 0.0, 600.0, 0.0, 9600.0, 0.0, 150.0, 0.0]
+    taken = iter([*scans, *searches, *searches, *levels, 30.0, 50.0, 2000.0])
 
     def watch(run: Callable[[], object]) -> float:
         run()
         return next(taken, 0.0)
 
-    costs, rows_timed = timed_costs(rows, screen, watch), TRIALS * (COUNT - FIRST_ROWS)
+    costs, rows_timed = timed_costs(rows, screen, watch), COUNT - FIRST_ROWS
     assert costs.scan_start == pytest.approx(9000.0 / COUNT)
     assert costs.scan == pytest.approx(5.0 / COUNT)
     assert costs.call == pytest.approx(70.0)
     assert costs.queries == pytest.approx((1.0, 1.0))
-    assert costs.levels == pytest.approx((4800.0 / rows_timed, 9600.0 / rows_timed))
+    each = 4200.0 / (TRIALS - FEW), 9450.0 / (TRIALS - FEW)
+    assert costs.levels == pytest.approx([one / rows_timed for one in each])
+    assert costs.starts == pytest.approx([(600.0 - each[0]) / rows_timed, (150.0 - each[1]) / rows_timed])
     # a difference that a busy machine turns around is no cost
     assert 0.0 < costs.tile <= 20.0
     assert 0.0 < costs.row <= 1970.0
@@ -51,7 +55,7 @@ def test_costs_are_positive_however_few_rows_there_are(generator: torch.Generato
     rows = prepare_rows(normal(count, 64, generator).float(), None)
     costs = timed_costs(rows, principal_screen(rows, (1,)))
     assert min(costs.scan, *costs.levels, costs.tile, costs.row) > 0.0
-    assert min(costs.scan_start, costs.call, *costs.queries) >= 0.0
+    assert min(costs.scan_start, costs.call, *costs.starts, *costs.queries) >= 0.0
 
 
 @pytest.mark.parametrize("portable", [False, True])
