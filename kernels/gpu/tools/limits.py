@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ..tables import KINDS, TABLES, table_name
 from ..tiles import WeighConfig
 from .figures import FEW_QUERIES, Number
-from .jobs import COMPENSATED, KERNEL_NAMES, Job
+from .jobs import COMPENSATED, TRITON_NAMES, Job
 
 # queries of a batch from which on the matrix unit sets the pace, and operands must not crowd the cache
 MANY_QUERIES = 128
@@ -35,7 +35,7 @@ class Limit:
 
     def concerns(self, job: Job) -> bool:
         """Return whether `job` is one of those."""
-        named = ((self.targets, job.target), (self.kernels, job.kernel), (self.stored, KERNEL_NAMES[job.stored]))
+        named = ((self.targets, job.target), (self.kernels, job.kernel), (self.stored, TRITON_NAMES[job.stored]))
         few = job.config.block_b <= FEW_QUERIES
         wanted = self.few in (None, few) and job.half >= self.half
         return wanted and all(not names or name in names for names, name in named)

@@ -20,7 +20,7 @@ from oracle_engine.kernels.gpu.devices import Device
 from oracle_engine.kernels.gpu.jit import INTERPRET
 from oracle_engine.kernels.gpu.scan import check_shared_memory, triton_state
 from oracle_engine.kernels.gpu.tiles import ANY, Choice, DigitConfig, ScoreConfig, WeighConfig
-from oracle_engine.kernels.gpu.tools import jobs, limits, tune
+from oracle_engine.kernels.gpu.tools import jobs, limits, listed_jobs, sources, tune
 from oracle_engine.kernels.gpu.tools.compilation import Compilation, options_of
 from oracle_engine.kernels.gpu.tools.machine_code import Instruction, now_and_then, product_loop, unguarded
 from oracle_engine.kernels.gpu.tools.machines import MACHINES
@@ -29,7 +29,7 @@ H100 = Device("an H100", "sm_90", 132, 227 << 10)
 
 
 def test_what_no_kernel_may_have_is_seen() -> None:
-    job = next(job for job in jobs.jobs(["sm_90"]) if job.kernel == "score" and job.stored == torch.float16)
+    job = next(job for job in listed_jobs.jobs(["sm_90"]) if job.kernel == "score" and job.stored == torch.float16)
     good = Compilation(job, 200, 0, 98304, {"HGMMA": 16}, 48)
     assert good.complaints == []
     assert Compilation(job, 200, 0, 98304, {"HGMMA": 16}, 48, races=2).complaints == ["2 float atomics"]
@@ -82,15 +82,15 @@ def test_programs_of_a_multiprocessor_are_bound_by_what_they_take() -> None:
 def test_the_atomics_that_there_are_count_whole_numbers() -> None:
     import triton
 
-    job = next(job for job in jobs.jobs(["sm_80"]) if job.kernel == "weights")
+    job = next(job for job in listed_jobs.jobs(["sm_80"]) if job.kernel == "weights")
     options = {"num_warps": 4, "enable_fp_fusion": True}
-    compiled = triton.compile(jobs.source_of(job), target=jobs.TARGETS["sm_80"][0], options=options)
+    compiled = triton.compile(sources.source_of(job), target=jobs.TARGETS["sm_80"][0], options=options)
     assert "atomic_rmw add" in compiled.asm["ttir"]
 
 
 def test_what_rounding_leaves_over_is_found_without_joined_operations() -> None:
-    job = next(job for job in jobs.jobs(["sm_90"]) if job.kernel == "compensated slots")
-    source, target = jobs.source_of(job), jobs.TARGETS["sm_90"][0]
+    job = next(job for job in listed_jobs.jobs(["sm_90"]) if job.kernel == "compensated slots")
+    source, target = sources.source_of(job), jobs.TARGETS["sm_90"][0]
     plain = triton.compile(source, target=target, options=options_of(job))
     joined = triton.compile(source, target=target, options={**options_of(job), "enable_fp_fusion": True})
     assert "fma.rn.f64" in joined.asm["ptx"]
@@ -156,7 +156,7 @@ def test_no_slice_of_digits_is_long_enough_to_overflow(dim: int) -> None:
 
 
 def test_digits_want_an_integer_unit() -> None:
-    job = next(job for job in jobs.jobs(["sm_90"]) if job.kernel == "digits")
+    job = next(job for job in listed_jobs.jobs(["sm_90"]) if job.kernel == "digits")
     assert Compilation(job, 200, 0, 49152, {"IGMMA": 12}, 48).complaints == []
     assert Compilation(job, 200, 0, 49152, {"HGMMA": 12}, 48).complaints == [
         "no matrix instructions",
