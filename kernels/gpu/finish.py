@@ -85,6 +85,24 @@ def added_sums(
     return lse, some, mass, squares, first_logit, half_norm
 
 
+@triton.jit
+@no_type_check
+def shares_of_mass(coarse, fine, base):
+    """Return the shares of two masses, the log of their sum, -inf without any, and what float64 cut off that log.
+
+    coarse, fine: logs of the masses less `base`; their difference alone makes the shares, however large they are.
+    """
+    top = tl.maximum(coarse, fine)
+    origin = tl.where(top == float("-inf"), 0.0, top)
+    own = tl.exp(coarse - origin)
+    other = tl.exp(fine - origin)
+    both = own + other
+    some = both > 0.0
+    lse, rest = twice_sum(base, tl.where(some, origin + tl.log(tl.where(some, both, 1.0)), 0.0))
+    both = tl.where(some, both, 1.0)
+    return own / both, other / both, tl.where(some, lse, float("-inf")), tl.where(some, rest, 0.0)
+
+
 @triton.jit(do_not_specialize=["batch", "parts", "shares", "span"])
 @no_type_check
 def state_kernel(
@@ -139,17 +157,7 @@ def state_kernel(
     list_base = tl.load(p_base + i_b)
     coarse -= list_base
 
-    # shares from the difference of the logs, however large these are
-    top = tl.maximum(coarse, fine)
-    base = tl.where(top == float("-inf"), 0.0, top)
-    own = tl.exp(coarse - base)
-    other = tl.exp(fine - base)
-    both = own + other
-    some_mass = both > 0.0
-    lse, rest = twice_sum(list_base, tl.where(some_mass, base + tl.log(tl.where(some_mass, both, 1.0)), 0.0))
-    both = tl.where(both > 0.0, both, 1.0)
-    own = own / both
-    other = other / both
+    own, other, lse, rest = shares_of_mass(coarse, fine, list_base)
     i_out = i_b
     if MOVED:
         i_out = tl.load(p_output + i_b)
@@ -157,13 +165,13 @@ def state_kernel(
         p_stat = p_stats + i_out
         entropy = own * (tl.log(added) - own_first / added) + other * (tl.log(scale) - first_logit / scale)
         concentration = own * own * own_squares / added / added + other * other * squares / scale / scale
-        tl.store(p_stat, tl.where(some_mass, lse, float("-inf")))
+        tl.store(p_stat, lse)
         tl.store(p_stat + batch, concentration)
         tl.store(p_stat + 2 * batch, entropy + share_entropy(own) + share_entropy(other))
         tl.store(p_stat + 3 * batch, own)
         tl.store(p_stat + 4 * batch, tl.where(some, 2.0 * half_norm / added, 0.0))
         tl.store(p_stat + 5 * batch, added)
-        tl.store(p_stat + 6 * batch, tl.where(some_mass, rest, 0.0))
+        tl.store(p_stat + 6 * batch, rest)
         tl.store(p_stat + 7 * batch, 0.0)
 
     o_d = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
