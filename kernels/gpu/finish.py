@@ -13,7 +13,7 @@ from ..common.state import PosteriorState
 from ..common.work import Work
 from .compensated import twice_sum
 from .jit import where_positive
-from .query_operand import Measured
+from .query_operand import QueryMeasures
 from .rescore import RESCORE_TILE, listed_share
 from .rescored import Rescored
 from .running_sums import MOST_PARTS, RunningSums, added_partials
@@ -196,12 +196,12 @@ def state_kernel(
 class Finish:
     """What the state of a scan is made of.
 
-    work: of the scan. measured: of its queries. sums: over what was added. rescored: over what was rescored. output:
+    work: of the scan. measures: of its queries. sums: over what was added. rescored: over what was rescored. output:
     the place of each query in the states, [B], where it is not its own; without moments.
     """
 
     work: Work
-    measured: Measured
+    measures: QueryMeasures
     sums: RunningSums
     rescored: Rescored
     output: Int64[Tensor, "B"] | None = None
@@ -215,7 +215,7 @@ class Finish:
         (batch, dim), rescored = self.sums.total.shape, self.rescored
         stats, mean = self.sums.total.new_empty(8, batch), self.sums.total.new_empty(batch, dim)
         state_kernel[(batch, max(1, triton.cdiv(dim, STATE_BLOCK)))](
-            self.sums.scalars, self.sums.partials, self.sums.total, self.measured.facts, query.alpha.contiguous(),
+            self.sums.scalars, self.sums.partials, self.sums.total, self.measures.facts, query.alpha.contiguous(),
             query.inverse_variance.contiguous(), rows.operand_centre, rescored.rescore_list.count, rescored.sums,
             rescored.base, rescored.means, rescored.rescore_list.count if self.output is None else self.output, stats,
             mean, batch, self.sums.parts, rescored.sums.shape[1], rescored.rescore_list.run, len(self.work.span), dim,

@@ -118,7 +118,7 @@ class TritonScan(Generic[Operand]):
         self.work = replace(work, rows=operand_rows(work.rows))
         self.config, self.split, self.limits = config, split, limits
         self.operand, self.rounding = self._operand()
-        self.meeting = Meeting.of(self.work, Law.of(self.work, self.rounding, split), self.operand.measured)
+        self.meeting = Meeting.of(self.work, Law.of(self.work, self.rounding, split), self.operand.measures)
         dim = self.rows.dim if work.wanted.mean else 0
         self.sums = RunningSums.empty(len(self.query), dim, self.rows.device)
         self.list = ListedPairs.empty(self.meeting.counts[0], limits.listed(len(work.span)))
@@ -153,7 +153,7 @@ class TritonScan(Generic[Operand]):
         # the samples to rescore are those with weight in the whole span
         rescore_list = RescoreList.of_list(self.list, self.meeting.reference[1], self.meeting.counts[1])
         rescored = Rescored.of(self.work, rescore_list)
-        state = Finish(self.work, self.operand.measured, self.sums, rescored, self.output).state()
+        state = Finish(self.work, self.operand.measures, self.sums, rescored, self.output).state()
         return self._with_top(state, rescored) if self.work.wanted.top_k else state
 
     def _with_top(self, state: PosteriorState, rescored: Rescored) -> PosteriorState:

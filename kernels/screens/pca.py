@@ -19,12 +19,11 @@ from ...base.arrays import Float, Float64, Int64, Tensor
 from ...base.progress import Progress
 from ..common.rounding import UNIT_ROUNDOFF, WALK
 from ..common.rows import Query, Rows, Span
-from ..common.screen_terms import Terms
+from ..common.screen_terms import UPWARD, Terms
 from ..native.search import BASIS_ROWS, Leading, Roundings
 from .nearest import DistanceVectors
 from .query_bounds import (
     TYPICAL_ROWS,
-    UPWARD,
     Projected,
     QueryBound,
     Source,
@@ -33,7 +32,7 @@ from .query_bounds import (
     walk_error,
     weight_rounding,
 )
-from .screen import Place, Screen, Thresholds, chosen_rows, gaps, log_weights, no_thresholds
+from .screen import Screen, SomeRows, Thresholds, chosen_rows, gaps, log_weights, no_thresholds
 
 # coordinates beyond those of a level are bounded in blocks, each of which ends this many times further out
 BLOCK_GROWTH = 2
@@ -155,7 +154,7 @@ class PrincipalScreen(Screen):
         return torch.cat([query_bound.projection[:, :width], *gains], dim=1).float()
 
     def bound(
-        self, rows: Rows, level: int, query_bound: QueryBound, place: Place, *, out: Float[Tensor, "n B"]
+        self, rows: Rows, level: int, query_bound: QueryBound, place: SomeRows, *, out: Float[Tensor, "n B"]
     ) -> None:
         """Write upper logits less slack and shared products into `out`, [n, B]; arguments as in :meth:`Screen.bound`.
 

@@ -10,7 +10,7 @@ from triton.backends.compiler import GPUTarget
 from ..devices import Device
 from ..operands import EXACT, HALF, operand_dtype, part_slots
 from ..tiles import Tile
-from .machine_code import FLOATING
+from .machine_code import ON_FLOATS
 
 # what is compiled for, and the shared memory that a program may use there: sm_80 also stands for the 99 KB of sm_86
 TARGETS = {
@@ -40,7 +40,7 @@ PRODUCTS = (*SCORES, "dense", "listed", "fused")
 COMPENSATED = ("compensate", "compensated spread", "compensated slots", "based")
 
 # matrix instructions of each target on whole numbers
-INTEGER = {"sm_80": ("IMMA",), "sm_90": ("IGMMA", "IMMA"), "sm_100": ("UTCIMMA",), "gfx942": ("MFMA_I8",)}
+INTEGER_UNITS = {"sm_80": ("IMMA",), "sm_90": ("IGMMA", "IMMA"), "sm_100": ("UTCIMMA",), "gfx942": ("MFMA_I8",)}
 
 
 @dataclass(frozen=True)
@@ -98,5 +98,5 @@ class Job:
         """The matrix instructions that may appear: on whole numbers for digits, on floating point ones for others."""
         if self.kernel in BOUNDS:
             # codes beside features
-            return (*INTEGER[self.target], *FLOATING)
-        return INTEGER[self.target] if self.kernel == "digits" else FLOATING
+            return (*INTEGER_UNITS[self.target], *ON_FLOATS)
+        return INTEGER_UNITS[self.target] if self.kernel == "digits" else ON_FLOATS

@@ -15,9 +15,9 @@ from ..rescore import RESCORE_TILE
 from ..screen_logits import (
     DIGITS_BLOCK,
     DIGITS_WARPS,
-    FEW_QUERIES,
-    MANY_QUERIES,
     SCREEN_CODES,
+    SCREEN_FEW_QUERIES,
+    SCREEN_MANY_QUERIES,
     SCREEN_ROWS,
     SCREEN_STAGES,
     SCREEN_WARPS,
@@ -120,7 +120,7 @@ def _rescoring(target: str) -> Iterator[Job]:
 
 def _bounding(target: str) -> Iterator[Job]:
     """Yield the kernels of screens: of float32 features, and of 8-bit codes with features beside them."""
-    for batch in (FEW_QUERIES, MANY_QUERIES):
+    for batch in (SCREEN_FEW_QUERIES, SCREEN_MANY_QUERIES):
         tile = Tile(SCREEN_ROWS, batch, SCREEN_CODES, SCREEN_WARPS, SCREEN_STAGES)
         for kernel in BOUNDS:
             for stored in (torch.float32, torch.int8, torch.uint8):

@@ -356,7 +356,7 @@ def test_shortlists_of_disjoint_rows_join(generator: torch.Generator) -> None:
     def joined(upper: UpperLogits) -> Shortlist:
         total = Shortlist.nothing(upper.work)
         for span in cuts:
-            total = total.joined(strongest(replace(upper, work=replace(upper.work, span=span)), 2))
+            total = total.merged(strongest(replace(upper, work=replace(upper.work, span=span)), 2))
         return total
 
     assert int(assert_honest(upper_logits(rows, query), joined).survivors.max()) == 5

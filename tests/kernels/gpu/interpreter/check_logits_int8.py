@@ -72,9 +72,9 @@ def test_digits_make_up_the_number(count: int, generator: torch.Generator) -> No
     for numbers in (drawn, ends[None].clamp(-largest, largest)):
         ones, centre = torch.ones(len(numbers)).double(), torch.arange(-3.0, numbers.shape[1] - 3).double()
         query = Query(numbers, ones, ones, torch.zeros(len(numbers), 0, 2, dtype=torch.int64))
-        digits, sums, measured = query_digits(query, centre, 7, digits=count, unit=16)
+        digits, sums, measures = query_digits(query, centre, 7, digits=count, unit=16)
         assert digits.dtype == torch.int8
-        assert measured.gain.tolist() == [1.0] * len(numbers)
+        assert measures.gain.tolist() == [1.0] * len(numbers)
         products = torch.nn.functional.pad(digits.double() * (centre - 7), (0, -len(centre) % 16))
         assert torch.equal(sums.double(), products.unflatten(2, (-1, 16)).sum(3).transpose(1, 2))
         made = sum(digit.double() * 256.0 ** (count - 1 - place) for place, digit in enumerate(digits))
