@@ -88,6 +88,7 @@ def names_of(known: Callable[[str], object]) -> Callable[[str], list[str]]:
     """Return a function that reads comma-separated names of a command line, each of which must be known."""
 
     def parse(line: str) -> list[str]:
+        """Return the names of one argument."""
         chosen = line.split(",")
         for name in chosen:
             if not known(name):

@@ -60,6 +60,7 @@ class Step:
         seldom, every = now_and_then(loop), max(1, job.config.every if not isinstance(job.config, DigitConfig) else 1)
 
         def weighed(part: Sequence[Instruction]) -> float:
+            """Return the number of instructions, those that run now and then by their share."""
             skipped = sum(instruction.place in seldom for instruction in part)
             return round(len(part) - skipped + skipped / every, 2)
 

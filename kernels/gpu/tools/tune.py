@@ -221,6 +221,7 @@ def tune_digits(problem: Problem, device: Device) -> Iterator[Trial]:
 
 def _score_trial(problem: Problem, config: ScoreConfig | DigitConfig, call: Callable[[], Scores]) -> Trial:
     def error(scores: Scores) -> float:
+        """Return the largest difference from the true logits, relative to the largest of these."""
         difference = scores.logits[:, : len(problem.query)].double() - problem.logits
         return float(difference.abs().max()) / float(problem.logits.abs().max())
 
@@ -240,6 +241,7 @@ def tune_weigh(problem: Problem, device: Device) -> Iterator[Trial]:
     shares = choose(device, block.rows.dtype, batch, dim).weigh_shares(len(block), batch, dim)
 
     def error(total: torch.Tensor) -> float:
+        """Return the largest difference from the true sum, relative to the largest of its values."""
         return float((total.sum(0, dtype=torch.float64) - true).abs().max()) / float(true.abs().max())
 
     for config in problem.candidates(problem.tuning.weigh, WeighConfig, device):
