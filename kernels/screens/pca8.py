@@ -22,7 +22,14 @@ from ..common.screen_terms import UPWARD, Terms
 from .int8 import CUT_DEVIATIONS, LARGEST_CODE, EightBitScreen
 from .int8_products import SCREENING_DIGITS, given_or_timed, integers_pay, products, relative_cost
 from .nearest import DistanceVectors
-from .pca import PROJECT_BYTES, norm_beyond, principal_basis, projection_error, residual_norm, row_features
+from .principal_coordinates import (
+    PROJECT_BYTES,
+    norm_beyond,
+    principal_basis,
+    projection_error,
+    residual_norm,
+    row_features,
+)
 from .query_bounds import TYPICAL_ROWS, Projected, QueryBound, Source, SourceResidual, product_rounding
 from .screen import SomeRows, Thresholds, chosen_rows, gaps, log_weights, no_thresholds
 

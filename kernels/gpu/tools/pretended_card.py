@@ -21,7 +21,7 @@ from triton.runtime.jit import JITFunction
 
 from ....base import checked
 from ....base.changes import Snapshot
-from .. import scan
+from .. import launch_checks
 from ..devices import Device
 
 H100 = Device("NVIDIA H100 80GB HBM3", "sm_90", 132, 227 << 10)
@@ -186,8 +186,8 @@ def pretended_card() -> Iterator[PretendedCard]:
         patch.object(torch.Tensor, "tolist", card._reading(torch.Tensor.tolist)),
         patch.object(torch.Tensor, "new_empty", _zeros(torch.Tensor.new_empty)),
         patch.object(torch, "empty", _zeros(torch.empty)),
-        patch.object(scan, "device_of", lambda device: H100),
-        patch.object(scan, "INTERPRET", True),
+        patch.object(launch_checks, "device_of", lambda device: H100),
+        patch.object(launch_checks, "INTERPRET", True),
         patch("oracle_engine.kernels.gpu.proven_card", lambda device, task: True),
         # what is on a card is not read at once, and its samples have no probes
         patch.object(checked, "on_host", lambda values: False),

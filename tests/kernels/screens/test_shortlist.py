@@ -22,7 +22,8 @@ from oracle_engine.kernels.native.search import Mass
 from oracle_engine.kernels.reference import state_from_logits
 from oracle_engine.kernels.screens.cascade import entry_levels, screened, tried
 from oracle_engine.kernels.screens.costs import SearchCosts
-from oracle_engine.kernels.screens.pca import PrincipalScreen, principal_screen, row_features
+from oracle_engine.kernels.screens.pca import PrincipalScreen, principal_screen
+from oracle_engine.kernels.screens.principal_coordinates import row_features
 from oracle_engine.kernels.screens.query_bounds import Knowledge, SideInformation, Source
 from oracle_engine.kernels.screens.screen import no_thresholds
 from oracle_engine.kernels.screens.shared_products import SharedProducts
