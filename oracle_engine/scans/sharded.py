@@ -21,7 +21,7 @@ from .exchange import Codec, Exchange
 from .gathering import gathered_directions, gathered_request
 from .layout import Layout, Sums
 
-T = TypeVar("T")
+Part = TypeVar("Part")
 
 # a scan of one shard
 ShardScan = Callable[[ExactScan, Request, Wanted], PosteriorState]
@@ -75,14 +75,14 @@ class ShardedScan:
             return asked
         return any(found for (found,) in self.data.ranks.compare("a term", [], [int(asked)]))
 
-    def draw(self, operation: str, request: Request, codec: Codec[T], draw: Callable[[int, Request], T]) -> T:
+    def draw(self, operation: str, request: Request, codec: Codec[Part], draw: Callable[[int, Request], Part]) -> Part:
         """Return what `draw` finds in each shard, merged; for queries as :meth:`state` has them.
 
         operation: in words. codec: how values are merged. draw: called with the number of each shard of this rank,
         also of empty ones, and the request to it. Raises and costs as :meth:`state` does.
         """
         whole, counts = self._request(operation, request, Wanted())
-        exchange: Exchange[T] = Exchange(self.data.ranks, self.data.deal.shards, codec)
+        exchange: Exchange[Part] = Exchange(self.data.ranks, self.data.deal.shards, codec)
         return self._over_shards(operation, exchange, lambda number: draw(number, self._within(whole, number)), counts)
 
     def _merged(self, operation: str, request: Request, wanted: Wanted, scan: ShardScan) -> PosteriorState:
@@ -102,7 +102,9 @@ class ShardedScan:
 
         return self._over_shards(operation, exchange, part, counts)
 
-    def _over_shards(self, operation: str, exchange: Exchange[T], part: Callable[[int], T], counts: Sequence[int]) -> T:
+    def _over_shards(
+        self, operation: str, exchange: Exchange[Part], part: Callable[[int], Part], counts: Sequence[int]
+    ) -> Part:
         with self.data.ranks.working():
             nodes = exchange.nodes({(number, number + 1): part(number) for number in exchange.held})
         return exchange.answered(operation, nodes, counts)

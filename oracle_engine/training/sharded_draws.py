@@ -12,8 +12,8 @@ from ..data.dataset import OracleDataset
 from ..queries.request import Request
 from ..scans.sharded import ShardedScan
 
-# seeds are whole numbers below this
-SEEDS = 1 << 62
+# seeds are whole numbers below this; those of shards are this far apart, 2^64 over the golden ratio
+SEEDS, SEED_STEP = 1 << 62, 0x9E3779B97F4A7C15
 
 # draws the row of a data set for each query, [B] int64, -1 for none, with the log of the weight of all, [B] float64
 LocalDraw = Callable[[OracleDataset, Request, torch.Generator], tuple[Tensor, Tensor]]
@@ -72,7 +72,7 @@ def draw_over_shards(
         nothing = torch.full_like(some.times, -torch.inf)
         if number not in data.shards:
             return ShardDraw(nothing, nothing, torch.full_like(some.exclude, -1))
-        shard = torch.Generator().manual_seed((seed + number * 0x9E3779B97F4A7C15) % (1 << 63))
+        shard = torch.Generator().manual_seed((seed + number * SEED_STEP) % (1 << 63))
         lse, row = draw(data.shards[number], some, shard)
         noise = -(-torch.rand(len(some), generator=shard, dtype=torch.float64).log()).log()
         return ShardDraw(lse, lse + noise.to(device), data.deal.rows_of(number, row))
