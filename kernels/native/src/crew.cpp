@@ -16,8 +16,7 @@ constexpr double kWorthWaking = 8e7;
 // time, so that it is never more than doubled. The first time, at least, and at most where threads have not paid.
 constexpr double kFirstPrice = 1e-3, kLeastPrice = 1e-4, kHighestPrice = 1.0;
 
-// what is left of a price above the first one after every pause: another process may have had the processor when threads
-// were woken
+// what is left of a price above the first one after every pause: what waking cost may have been another process's doing
 constexpr double kRemembered = 0.5;
 
 // seconds that help may lose before it is done without, and that it can have saved at most: where others have the
