@@ -6,10 +6,10 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 
+from oracle_engine.cli.commands.bench import listed_of
 from oracle_engine.compare.floors import Rates
 from oracle_engine.compare.peers import CLASSES, PEERS, default_peers
 from oracle_engine.compare.record import OURS, OURS_COARSE, OURS_RECORDED, Row
@@ -20,8 +20,6 @@ from .comparison import Comparison
 from .data import CLASSES_DATA, DATA, KNOWN, is_known, load_data
 from .record import document_of, machine_name, write_json
 from .report import SIDE_COLUMNS, SUMMARY_COLUMNS, side_lines, summary_lines
-
-T = TypeVar("T")
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -66,8 +64,8 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     sides = f"{', '.join(names)}; default: all but the slowest"
     add("--data", type=names_of(is_known), metavar="NAMES", help=f"{', '.join(KNOWN)}, or paths of files")
     add("--labelled", action="store_true", help="every query asks about its class, beside the peers for that")
-    add("--batch", type=list_of(int), default=list(BATCHES), metavar="B,...", help="numbers of queries")
-    add("--t", type=list_of(_time), default=list(TIMES), metavar="T,...", help="times in (0, 1), or mixed")
+    add("--batch", type=listed_of(int), default=list(BATCHES), metavar="B,...", help="numbers of queries")
+    add("--t", type=listed_of(_time), default=list(TIMES), metavar="T,...", help="times in (0, 1), or mixed")
     add("--sides", type=names_of(names.__contains__), metavar="NAMES", help=sides)
     add("--budget", type=float, default=5.0, metavar="SECONDS", help="timing of a row, 5 by default")
     add("--device", default="cpu", help="cpu or cuda")
@@ -86,19 +84,11 @@ def _time(word: str) -> float | None:
     return None if word == "mixed" else float(word)
 
 
-def list_of(kind: Callable[[str], T]) -> Callable[[str], list[T]]:
-    """Return a function that reads comma-separated values of a command line."""
-
-    def parse(line: str) -> list[T]:
-        return [kind(word) for word in line.split(",")]
-
-    return parse
-
-
 def names_of(known: Callable[[str], object]) -> Callable[[str], list[str]]:
     """Return a function that reads comma-separated names of a command line, each of which must be known."""
 
     def parse(line: str) -> list[str]:
+        """Return the names of one argument."""
         chosen = line.split(",")
         for name in chosen:
             if not known(name):

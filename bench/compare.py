@@ -24,9 +24,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from oracle_engine.cli.commands.bench import listed_of
 from oracle_engine.compare.tables import as_text, milliseconds
 
-from .__main__ import list_of, say
+from .__main__ import say
 
 ROOT = Path(__file__).resolve().parent.parent
 LIBRARIES = Path("kernels", "native", "lib")
@@ -100,8 +101,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("new", help="another")
     add("--data", default="patches", help="digits, patches, or the path of a file (patches)")
     add("--count", type=int, default=0, metavar="N", help="samples; 0 for all")
-    add("--batch", type=list_of(int), default=[1, 64], metavar="B,...", help="numbers of queries")
-    add("--t", type=list_of(float), default=[0.1, 0.5, 0.9], metavar="T,...", help="times")
+    add("--batch", type=listed_of(int), default=[1, 64], metavar="B,...", help="numbers of queries")
+    add("--t", type=listed_of(float), default=[0.1, 0.5, 0.9], metavar="T,...", help="times")
     add("--rounds", type=int, default=15, help="in which each side answers once (15)")
     add("--clock", choices=("wall", "cpu"), default="wall", help="cpu: of all threads, for a busy machine")
     options = parser.parse_args(arguments)

@@ -52,6 +52,7 @@ def recorded(engine: OracleEngine) -> Velocity:
     recordings: dict[int, Recording] = {}
 
     def velocity(x: Tensor, t: Tensor | float) -> Tensor:
+        """Return the velocity, of a recording that the first call of a batch size makes."""
         if len(x) not in recordings:
             recordings[len(x)] = Recording.of(engine, x, t)
         return recordings[len(x)].replay(x, t)

@@ -79,23 +79,27 @@ def timed_parts(engine: oe.OracleEngine, call: Callable[[], Any]) -> dict[str, l
 
     @contextmanager
     def timed(name: str) -> Iterator[None]:
+        """Add what is spent inside to the part `name`."""
         began = time.perf_counter(), time.process_time()
         yield
         ended = time.perf_counter(), time.process_time()
         spent[name].append((1e3 * (ended[0] - began[0]), 1e3 * (ended[1] - began[1])))
 
     def timed_compare(*arguments: Any) -> Any:
+        """Compare what ranks have been asked once all have come."""
         compare(ranks, "the start", [])
         with timed("compare"):
             return compare(*arguments)
 
     def timed_answered(*arguments: Any) -> Any:
+        """Merge states once all ranks have come."""
         compare(ranks, "the start", [])
         with timed("merge"):
             return answered(*arguments)
 
     @contextmanager
     def timed_working(owner: Ranks) -> Iterator[None]:
+        """Scan, as `owner`."""
         with working(owner), timed("scan"):
             yield
 

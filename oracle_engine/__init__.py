@@ -29,10 +29,12 @@ if TYPE_CHECKING:
     from .science.stages.report import StageReport
     from .science.transition import stage_boundary
     from .training.conditional import conditional_target, drop_labels, path_sample
-    from .training.estimates import Exact, Flip, PosteriorDraw, References
-    from .training.losses import LossPart, LossTerms, OracleLoss, oracle_loss
+    from .training.estimates import Exact, Flip, PosteriorDraw
+    from .training.loss_terms import LossPart, LossTerms
+    from .training.losses import OracleLoss, oracle_loss
     from .training.posterior_draws import posterior_draw
     from .training.prefetch import prefetched
+    from .training.references import References
     from .training.targets import OracleTarget
 
 __all__ = [
@@ -95,8 +97,8 @@ _MODULES = {
     "GVP": "paths.paths",
     "Guidance": "queries.conditions",
     "LinearVP": "paths.paths",
-    "LossPart": "training.losses",
-    "LossTerms": "training.losses",
+    "LossPart": "training.loss_terms",
+    "LossTerms": "training.loss_terms",
     "Normalisation": "data.latents.latents",
     "OracleDataset": "data.dataset",
     "OracleEngine": "engine.engine",
@@ -109,7 +111,7 @@ _MODULES = {
     "Posterior": "queries.posterior",
     "PosteriorDraw": "training.estimates",
     "RectifiedFlow": "paths.paths",
-    "References": "training.estimates",
+    "References": "training.references",
     "StageReport": "science.stages.report",
     "TopK": "queries.modes",
     "VP": "paths.paths",

@@ -1,13 +1,13 @@
-"""What every test module shares: the Hypothesis profiles, a seeded generator, and annotations left unchecked."""
+"""What every test module shares: the Hypothesis profiles, a seeded generator, and which annotations are checked."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
 
-import jaxtyping
 import pytest
 import torch
+from annotations import EVERY_CASE, check_first_examples, later_cases, unchecked_annotations
 from hypothesis import settings
 
 from oracle_engine.kernels import Rows
@@ -18,6 +18,26 @@ settings.register_profile("ci", derandomize=True, deadline=None, max_examples=25
 # what looks for new problems: HYPOTHESIS_PROFILE=search
 settings.register_profile("search", deadline=None, max_examples=1000, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+LATER_CASES = pytest.StashKey[set[str]]()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Note in which cases annotations are left unchecked."""
+    config.stash[LATER_CASES] = set() if EVERY_CASE else later_cases(items)
+    if not EVERY_CASE:
+        check_first_examples(items)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Run a test, without checks of annotations in its later cases."""
+    if item.nodeid not in item.config.stash[LATER_CASES]:
+        return (yield)
+    with unchecked_annotations():
+        return (yield)
 
 
 @pytest.fixture
@@ -57,6 +77,7 @@ def recompiled(unchecked: None) -> Iterator[None]:
 
 
 @pytest.fixture
-def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
+def unchecked() -> Iterator[None]:
     """Annotations are not checked, as for a user: what is wrong reaches the library's own checks."""
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    with unchecked_annotations():
+        yield

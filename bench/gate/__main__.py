@@ -18,7 +18,8 @@ import triton
 
 from oracle_engine.kernels.gpu.tools import waves
 from oracle_engine.kernels.gpu.tools.compilation import Compilation, compile_job
-from oracle_engine.kernels.gpu.tools.jobs import TARGETS, Job, jobs, subset
+from oracle_engine.kernels.gpu.tools.jobs import TARGETS, Job
+from oracle_engine.kernels.gpu.tools.listed_jobs import jobs, subset
 
 from . import calls
 from .kept import PATH, Change, Kept, Section, changes, read, updated

@@ -78,6 +78,7 @@ def counted(ask: Callable[[], Any]) -> dict[str, Number]:
     own = str(Path(oracle_engine.__file__).parent), str(ROOT / "kernels")
 
     def count(frame: FrameType, event: str, argument: object) -> None:
+        """Count the calls of functions of the package."""
         nonlocal functions
         # a comprehension is a function to some versions of Python only
         code = frame.f_code

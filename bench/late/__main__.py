@@ -13,6 +13,7 @@ from statistics import median, quantiles
 import torch
 
 from oracle_engine.base.errors import OracleError
+from oracle_engine.cli.commands.bench import listed_of
 from oracle_engine.compare.floors import Rates
 from oracle_engine.compare.load import watch_others
 from oracle_engine.compare.tables import as_text
@@ -20,7 +21,7 @@ from oracle_engine.compare.timing import Timing, interleave
 from oracle_engine.compare.truth import relative_error
 from oracle_engine.compare.workloads import HELD, TRAINING
 
-from ..__main__ import RESULTS, list_of, names_of, say
+from ..__main__ import RESULTS, names_of, say
 from ..data import KNOWN, is_known
 from ..record import document_of, machine_name, read_json, write_json
 from .figure import late_figure
@@ -82,9 +83,9 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     names = f"{', '.join(KNOWN)}, or paths of files (fashion-mnist,patches)"
     add("--data", type=names_of(is_known), default=["fashion-mnist", "patches"], metavar="NAMES", help=names)
     add("--count", type=int, default=50_000, metavar="N", help="samples at most, beside those held out (50,000)")
-    add("--batch", type=list_of(int), default=[64, 256], metavar="B,...", help="numbers of queries (64,256)")
-    add("--t", type=list_of(float), default=[0.2, 0.3, 0.4, 0.5, 0.7, 0.9], metavar="T,...", help="times in (0, 1)")
-    add("--tolerance", type=list_of(float), default=[1e-3, 1e-6], metavar="E,...", help="of mode auto (1e-3,1e-6)")
+    add("--batch", type=listed_of(int), default=[64, 256], metavar="B,...", help="numbers of queries (64,256)")
+    add("--t", type=listed_of(float), default=[0.2, 0.3, 0.4, 0.5, 0.7, 0.9], metavar="T,...", help="times in (0, 1)")
+    add("--tolerance", type=listed_of(float), default=[1e-3, 1e-6], metavar="E,...", help="of mode auto (1e-3,1e-6)")
     add("--steps", type=int, default=50, help="of the runs from noise, at the first of --batch (50); 0 for no runs")
     add("--budget", type=float, default=2.0, metavar="SECONDS", help="timing of a row beyond three rounds (2)")
     add("--limit", type=float, default=float("inf"), metavar="SECONDS", help="begin no row after so long")

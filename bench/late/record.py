@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from oracle_engine.compare.record import Measured
+from oracle_engine.compare.record import MeasuredWorkload
 
 from ..record import measured_fields
 
@@ -44,7 +44,7 @@ class LateSide:
     peak_mib: float | None
 
 
-class LateRow(Measured[LateSide]):
+class LateRow(MeasuredWorkload[LateSide]):
     """One batch and the sides that answered it; the floor is that of the exact route."""
 
 

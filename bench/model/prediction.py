@@ -11,7 +11,7 @@ from oracle_engine.kernels.gpu.narrow import NARROW_DIM
 from oracle_engine.kernels.gpu.one_read import ONE_READ_DIM, one_read_tile
 from oracle_engine.kernels.gpu.scan import TwoPhaseScan
 from oracle_engine.kernels.gpu.tiles import ceil_div
-from oracle_engine.kernels.gpu.tools.jobs import KERNEL_NAMES, Job
+from oracle_engine.kernels.gpu.tools.jobs import TRITON_NAMES, Job
 from oracle_engine.kernels.gpu.tools.pretended_card import H100
 from oracle_engine.kernels.gpu.tools.waves import launches
 from oracle_engine.kernels.gpu.weights import WEIGHTS_WARPS, weights_rows
@@ -60,7 +60,7 @@ def predicted(case: Case, batch: int, kept: Kept, card: Card, *, early: bool) ->
         for name, (seconds, bound) in block_times(case, count, batch, kept, card, early=early).items():
             kernels[name] = (kernels.get(name, (0.0, ""))[0] + seconds, bound)
     # of bfloat16 as many as of float16
-    name = KERNEL_NAMES[case.storage].replace("bf16", "fp16")
+    name = TRITON_NAMES[case.storage].replace("bf16", "fp16")
     asked = kept.sections["calls"][f"velocity {name}"]
     calls = CALL * (asked["device_calls"] + BLOCK_CALLS * (len(counts) - 1))
     return Prediction(kernels, calls, floor(case, batch, card, early=early))

@@ -12,7 +12,7 @@ import torch
 from ...base.arrays import Float, Tensor
 
 # up to this many queries MKL adds the products of a sum one after the other, and rounding grows with their number
-FEW_QUERIES = 16
+SERIAL_QUERIES = 16
 
 # rows summed in one go for so few
 SUM_ROWS = 512
@@ -69,7 +69,7 @@ def score_product(block: Float[Tensor, "n D"], queries: Float[Tensor, "B D"], lo
     longest: coordinates that one sum may have where a library adds them one after the other, see `longest_sum`.
     """
     dim = block.shape[1]
-    if block.is_cuda or len(queries) > FEW_QUERIES or dim <= longest:
+    if block.is_cuda or len(queries) > SERIAL_QUERIES or dim <= longest:
         return block @ queries.T
     # sums of equal length
     length = -(-dim // -(-dim // longest))
@@ -82,7 +82,7 @@ def score_product(block: Float[Tensor, "n D"], queries: Float[Tensor, "B D"], lo
 
 def mean_product(weights: Float[Tensor, "B n"], block: Float[Tensor, "n D"]) -> Float[Tensor, "B D"]:
     """Return weights @ block."""
-    if block.is_cuda or len(weights) > FEW_QUERIES or len(block) <= SUM_ROWS:
+    if block.is_cuda or len(weights) > SERIAL_QUERIES or len(block) <= SUM_ROWS:
         return weights @ block
     parts = -(-len(block) // SUM_ROWS)
     whole = len(block) // parts * parts

@@ -17,7 +17,7 @@ from ...base.transforms import cached_tensor
 # a raw operand costs no pass over the data; one whose radius is this much larger loses too many digits
 RAW_RADIUS_LIMIT = 3.0
 
-T = TypeVar("T")
+Derived = TypeVar("Derived")
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Rows:
         """Return what a copy or a pickle holds: what was derived holds addresses, and is derived again."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
-    def derived(self, name: str, make: Callable[..., T], *, anew: bool = False, **options: Any) -> T:
+    def derived(self, name: str, make: Callable[..., Derived], *, anew: bool = False, **options: Any) -> Derived:
         """Return `make(self, **options)`, which is kept under `name` with these rows, for as long as they are.
 
         anew: make it once more. While a CUDA graph is captured nothing is kept: its memory belongs to the graph.
@@ -101,7 +101,7 @@ class Rows:
             if capturing():
                 return made
             self._derived[name] = made
-        kept: T = self._derived[name]
+        kept: Derived = self._derived[name]
         return kept
 
     @cached_property

@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 from ...base.arrays import Float, Float64, Int64, Shaped, Tensor
 from .rescore import Pairs
 
-# norms are rounded up
+# norms are stored a little larger than they are: a few float32 roundings
 UPWARD = 1.0 + 2.0**-21
 
 # sums of float32 terms, and below which they would vanish

@@ -132,6 +132,6 @@ def gpu_ready(rows: Rows) -> None:
 
 def gpu_memory(rows: Rows, batch: int) -> int:
     """Return the most bytes that the posterior means of `batch` queries need beyond the data in `rows`."""
-    from .scan import triton_memory
+    from .scan_memory import triton_memory
 
     return triton_memory(rows, batch)

@@ -10,7 +10,7 @@ from typing import no_type_check
 import triton
 import triton.language as tl
 
-from .compensated import digits_lost, joined, twice_logits, twice_sum
+from .compensated import digits_lost, sum_of_three, twice_logits, twice_sum
 from .rescore import UNSEEN, RescoreConfig, difference_logits
 
 # float64 sums in two numbers, and what is left of every operation on the way, take many registers
@@ -69,7 +69,11 @@ def compensated_slots_kernel(
     alpha, precision = tl.load(p_alpha + i_b), tl.load(p_precision + i_b)
     samples = (p_rows, p_centre, p_log_weight, dim, row_stride)
     query = (p_point + i_b * dim, alpha, precision)
-    given = (p_given + i_b * dim, joined(scale, scale_rest, scale_last), joined(offset, offset_rest, offset_last))
+    given = (
+        p_given + i_b * dim,
+        sum_of_three(scale, scale_rest, scale_last),
+        sum_of_three(offset, offset_rest, offset_last),
+    )
     base, window, asked = in_question(p_best, i_b, alpha, precision, reach, TWICE=True)
     if asked:
         for start in range(tl.program_id(1) * BLOCK_N, room, tl.num_programs(1) * BLOCK_N):

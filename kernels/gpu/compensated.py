@@ -60,7 +60,7 @@ def digits_lost(best, alpha, precision, reach):
 
 @triton.jit
 @no_type_check
-def joined(first, second, third):
+def sum_of_three(first, second, third):
     """Return the float64 number that three float32 ones add up to."""
     return tl.cast(first, tl.float64) + tl.cast(second, tl.float64) + tl.cast(third, tl.float64)
 

@@ -24,7 +24,7 @@ from .query_operand import RADIX, TOP_DIGIT, digit_shift, query_digits
 class DigitOperand(ScoredQuery):
     """Queries in digits: <numbers, row> = sum_k <parts[k], stored - centre> 256^(P-1-k).
 
-    parts: [P, B, D] int8, the highest digit first. measured: with the gain alpha / sigma^2 times the scale.
+    parts: [P, B, D] int8, the highest digit first. measures: with the gain alpha / sigma^2 times the scale.
     excluded: [B, H, 2] int64, as in Query.
     unit: values of D in a tile. sums: [P, U, B] int32, of the digits times the centre of the rows, as int8, over each
     tile. shifts: what :meth:`shift` has returned, by the number of slices.
@@ -42,8 +42,8 @@ class DigitOperand(ScoredQuery):
         """
         # unsigned levels are multiplied less 128
         middle = 128 if rows.stored.dtype == torch.uint8 else 0
-        parts, sums, measured = query_digits(query, rows.centre, middle, digits=split.digits, unit=unit)
-        return cls(parts, measured, query.excluded, sums, unit)
+        parts, sums, measures = query_digits(query, rows.centre, middle, digits=split.digits, unit=unit)
+        return cls(parts, measures, query.excluded, sums, unit)
 
     def shift(self, slices: int) -> Shaped[Tensor, "P S B"]:
         """Return the sums of digits times centre over each of `slices` slices of D, [P, S, B] int32.

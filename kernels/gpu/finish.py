@@ -13,7 +13,7 @@ from ..common.state import PosteriorState
 from ..common.work import Work
 from .compensated import twice_sum
 from .jit import where_positive
-from .query_operand import Measured
+from .query_operand import QueryMeasures
 from .rescore import RESCORE_TILE, listed_share
 from .rescored import Rescored
 from .running_sums import MOST_PARTS, RunningSums, added_partials
@@ -85,6 +85,24 @@ def added_sums(
     return lse, some, mass, squares, first_logit, half_norm
 
 
+@triton.jit
+@no_type_check
+def shares_of_mass(coarse, fine, base):
+    """Return the shares of two masses, the log of their sum, -inf without any, and what float64 cut off that log.
+
+    coarse, fine: logs of the masses less `base`; their difference alone makes the shares, however large they are.
+    """
+    top = tl.maximum(coarse, fine)
+    origin = tl.where(top == float("-inf"), 0.0, top)
+    own = tl.exp(coarse - origin)
+    other = tl.exp(fine - origin)
+    both = own + other
+    some = both > 0.0
+    lse, rest = twice_sum(base, tl.where(some, origin + tl.log(tl.where(some, both, 1.0)), 0.0))
+    both = tl.where(some, both, 1.0)
+    return own / both, other / both, tl.where(some, lse, float("-inf")), tl.where(some, rest, 0.0)
+
+
 @triton.jit(do_not_specialize=["batch", "parts", "shares", "span"])
 @no_type_check
 def state_kernel(
@@ -139,17 +157,7 @@ def state_kernel(
     list_base = tl.load(p_base + i_b)
     coarse -= list_base
 
-    # shares from the difference of the logs, however large these are
-    top = tl.maximum(coarse, fine)
-    base = tl.where(top == float("-inf"), 0.0, top)
-    own = tl.exp(coarse - base)
-    other = tl.exp(fine - base)
-    both = own + other
-    some_mass = both > 0.0
-    lse, rest = twice_sum(list_base, tl.where(some_mass, base + tl.log(tl.where(some_mass, both, 1.0)), 0.0))
-    both = tl.where(both > 0.0, both, 1.0)
-    own = own / both
-    other = other / both
+    own, other, lse, rest = shares_of_mass(coarse, fine, list_base)
     i_out = i_b
     if MOVED:
         i_out = tl.load(p_output + i_b)
@@ -157,13 +165,13 @@ def state_kernel(
         p_stat = p_stats + i_out
         entropy = own * (tl.log(added) - own_first / added) + other * (tl.log(scale) - first_logit / scale)
         concentration = own * own * own_squares / added / added + other * other * squares / scale / scale
-        tl.store(p_stat, tl.where(some_mass, lse, float("-inf")))
+        tl.store(p_stat, lse)
         tl.store(p_stat + batch, concentration)
         tl.store(p_stat + 2 * batch, entropy + share_entropy(own) + share_entropy(other))
         tl.store(p_stat + 3 * batch, own)
         tl.store(p_stat + 4 * batch, tl.where(some, 2.0 * half_norm / added, 0.0))
         tl.store(p_stat + 5 * batch, added)
-        tl.store(p_stat + 6 * batch, tl.where(some_mass, rest, 0.0))
+        tl.store(p_stat + 6 * batch, rest)
         tl.store(p_stat + 7 * batch, 0.0)
 
     o_d = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
@@ -188,12 +196,12 @@ def state_kernel(
 class Finish:
     """What the state of a scan is made of.
 
-    work: of the scan. measured: of its queries. sums: over what was added. rescored: over what was rescored. output:
+    work: of the scan. measures: of its queries. sums: over what was added. rescored: over what was rescored. output:
     the place of each query in the states, [B], where it is not its own; without moments.
     """
 
     work: Work
-    measured: Measured
+    measures: QueryMeasures
     sums: RunningSums
     rescored: Rescored
     output: Int64[Tensor, "B"] | None = None
@@ -207,7 +215,7 @@ class Finish:
         (batch, dim), rescored = self.sums.total.shape, self.rescored
         stats, mean = self.sums.total.new_empty(8, batch), self.sums.total.new_empty(batch, dim)
         state_kernel[(batch, max(1, triton.cdiv(dim, STATE_BLOCK)))](
-            self.sums.scalars, self.sums.partials, self.sums.total, self.measured.facts, query.alpha.contiguous(),
+            self.sums.scalars, self.sums.partials, self.sums.total, self.measures.facts, query.alpha.contiguous(),
             query.inverse_variance.contiguous(), rows.operand_centre, rescored.rescore_list.count, rescored.sums,
             rescored.base, rescored.means, rescored.rescore_list.count if self.output is None else self.output, stats,
             mean, batch, self.sums.parts, rescored.sums.shape[1], rescored.rescore_list.run, len(self.work.span), dim,

@@ -9,7 +9,7 @@ import triton.language as tl
 
 from ...base.arrays import Int64, Tensor
 from ..common.rows import GivenPoints, Query, ValueQuery
-from .compensated import joined
+from .compensated import sum_of_three
 from .given import float32_parts
 
 # values of D that a program moves
@@ -33,7 +33,7 @@ def moved_query_kernel(
         i_from = tl.load(p_which + i_b)
     o_d = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     m_d = o_d < dim
-    unit, alpha = joined(scale, scale_rest, scale_last), tl.load(p_alpha + i_from)
+    unit, alpha = sum_of_three(scale, scale_rest, scale_last), tl.load(p_alpha + i_from)
     # [BLOCK]
     b_x = tl.load(p_x + i_from * dim + o_d, mask=m_d, other=0.0)
     b_point = (b_x - alpha * tl.load(p_base + o_d, mask=m_d, other=0.0)) / unit

@@ -20,7 +20,7 @@ from ..common.work import Work
 from .finish import Finish
 from .jit import share_of
 from .limits import ScanLimits
-from .query_operand import Measured
+from .query_operand import QueryMeasures
 from .rescore import RESCORE_TILE, scored, slice_width, store_sums
 from .rescore_list import RESCORE_PROGRAMS, RescoreList
 from .rescore_top import rescored_top, top_memory
@@ -170,7 +170,7 @@ def narrow_state(work: Work, limits: ScanLimits) -> PosteriorState:
     # nothing is added in another way: what is measured of the queries for that, and summed, is not read
     nothing = RunningSums.empty(batch, work.rows.dim if wanted.mean else 0, device)
     rescored = narrow_sums(work, every)
-    state = Finish(work, Measured.empty(work.query), nothing, rescored).state()
+    state = Finish(work, QueryMeasures.empty(work.query), nothing, rescored).state()
     if not wanted.top_k:
         return state
     top = rescored_top(rescored, reads_values=not capturing(), limits=limits)

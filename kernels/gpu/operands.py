@@ -12,7 +12,7 @@ from ...base.arrays import Float, Float64, Int64, Shaped, Tensor
 from ..common.rounding import COARSE_LIMIT, LOGIT_BUDGET, Rounding
 from ..common.rows import Query, Rows, Span
 from .devices import Device
-from .query_operand import Measured, query_parts
+from .query_operand import QueryMeasures, query_parts
 from .tiles import AnyConfig, DigitConfig, WeighConfig
 
 # bits of a significand, the hidden one included; 8-bit numbers are exact in float16
@@ -166,12 +166,12 @@ def _raised_centre(rows: Rows) -> Float[Tensor, "C"]:
 class ScoredQuery:
     """Queries split into numbers of a matrix unit: logit = gain <numbers, row> + slope |r|^2 / 2.
 
-    parts: [P, B, D] in the dtype of the matrix unit. measured: gain and slope, and what the laws of rounding ask for.
+    parts: [P, B, D] in the dtype of the matrix unit. measures: gain and slope, and what the laws of rounding ask for.
     excluded: [B, H, 2] int64, as in Query.
     """
 
     parts: Shaped[Tensor, "P B D"]
-    measured: Measured
+    measures: QueryMeasures
     excluded: Int64[Tensor, "B H 2"]
 
     def __len__(self) -> int:
@@ -180,12 +180,12 @@ class ScoredQuery:
     @property
     def gain(self) -> Float[Tensor, "B"]:
         """Factor of products with the parts in a logit, [B] float32."""
-        return self.measured.gain
+        return self.measures.gain
 
     @property
     def slope(self) -> Float[Tensor, "B"]:
         """Factor of |r|^2 / 2 in a logit, [B] float32."""
-        return self.measured.slope
+        return self.measures.slope
 
 
 @dataclass(frozen=True)
@@ -193,7 +193,7 @@ class QueryOperand(ScoredQuery):
     """Queries in floating point numbers, whose sum is q / 2^e, at most one in size.
 
     parts: [P, B, D] float16 or bfloat16, a power of two of them, since tiles hold all side by side; the last may be
-    zero. measured: with the gain alpha / sigma^2 2^e. excluded: [B, H, 2] int64, as in Query.
+    zero. measures: with the gain alpha / sigma^2 2^e. excluded: [B, H, 2] int64, as in Query.
     """
 
     @classmethod
@@ -206,8 +206,8 @@ class QueryOperand(ScoredQuery):
         or None.
         """
         count = split.query[dtype]
-        parts, measured = query_parts(query, dtype, count, part_slots(count), centre)
-        return cls(parts, measured, query.excluded)
+        parts, measures = query_parts(query, dtype, count, part_slots(count), centre)
+        return cls(parts, measures, query.excluded)
 
 
 def part_slots(parts: int) -> int:

@@ -11,7 +11,7 @@ from ..common.rows import Query, Rows, Span
 from ..common.state import PosteriorState, Wanted
 from ..common.work import Work
 from .finish import Finish
-from .query_operand import Measured
+from .query_operand import QueryMeasures
 from .rescore_list import RescoreList
 from .rescore_top import rescored_top
 from .rescored import Rescored
@@ -31,7 +31,7 @@ def triton_pairs_state(rows: Rows, query: Query, pairs: Pairs, wanted: Wanted) -
     work = Work(rows, query.excluding(query.excluded[:, :0]), Span(0, len(rows)), wanted)
     rescored = Rescored.of(work, list_of(pairs, len(query)))
     nothing = RunningSums.nothing(len(query), rows.dim if wanted.mean else 0, rows.device)
-    state = Finish(work, Measured.empty(query), nothing, rescored).state()
+    state = Finish(work, QueryMeasures.empty(query), nothing, rescored).state()
     if not wanted.top_k:
         return state
     top = rescored_top(rescored, reads_values=False)

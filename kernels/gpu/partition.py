@@ -26,7 +26,7 @@ from ..common.rounding import (
 from ..common.work import Work
 from .jit import finite, where_positive
 from .operands import Split
-from .query_operand import Measured
+from .query_operand import QueryMeasures
 from .running_sums import MOST_PARTS, RunningSums, added_partials
 
 # tiles and queries that a program looks at together
@@ -220,28 +220,28 @@ def partition_kernel(
 class Meeting:
     """What meets the blocks of a scan one after the other: its law, what was measured of its queries, and its room.
 
-    work: of the scan. law: of rounding. measured: of the queries. reference: [3, B] float32, the origin of the weights
+    work: of the scan. law: of rounding. measures: of the queries. reference: [3, B] float32, the origin of the weights
     and the floors of weights and of rescoring. counts: [2, B] int32, samples listed for rescoring, in any order and in
     that of the rows.
     """
 
     work: Work
     law: Law
-    measured: Measured
+    measures: QueryMeasures
     reference: Float[Tensor, "3 B"]
     counts: Shaped[Tensor, "2 B"]
 
     @classmethod
-    def of(cls, work: Work, law: Law, measured: Measured) -> Meeting:
+    def of(cls, work: Work, law: Law, measures: QueryMeasures) -> Meeting:
         """Return what meets the first block next.
 
-        work: of the scan. law: of rounding. measured: of its queries.
+        work: of the scan. law: of rounding. measures: of its queries.
         """
-        batch, gain = len(work.query), measured.gain
+        batch, gain = len(work.query), measures.gain
         # rows that begin at multiples of 64 bytes, as every tensor does: a kernel is compiled anew for others
         padded = 16 * triton.cdiv(batch, 16)
         reference, counts = gain.new_empty(3, padded), gain.new_empty(2, padded, dtype=torch.int32)
-        return cls(work, law, measured, reference[:, :batch], counts[:, :batch])
+        return cls(work, law, measures, reference[:, :batch], counts[:, :batch])
 
     def meet(self, stats: Float[Tensor, "T 2 P"], sums: RunningSums) -> None:
         """Count a block as met: move the origin of `sums` to the log-partition so far, and set reference and counts.
@@ -252,7 +252,7 @@ class Meeting:
         (tiles, _, padded), query = stats.shape, self.work.query
         batch = len(query)
         partition_kernel[(triton.cdiv(batch, PARTITION_QUERIES),)](
-            stats, self.measured.facts, query.alpha.contiguous(), query.inverse_variance.contiguous(), sums.scalars,
+            stats, self.measures.facts, query.alpha.contiguous(), query.inverse_variance.contiguous(), sums.scalars,
             sums.partials, sums.factor, self.reference, self.counts, tiles, batch, padded,
             self.reference.stride(0), sums.parts,
             int(sums.begun), *self.law, PARTS=MOST_PARTS, BLOCK_T=TILE_BLOCK, BLOCK_B=PARTITION_QUERIES, num_warps=4,

@@ -30,7 +30,7 @@ _RADIX, _TOP_DIGIT, _LEAST = tl.constexpr(float(RADIX)), tl.constexpr(float(TOP_
 
 @triton.jit
 @no_type_check
-def measured(p_point, p_centre, p_facts, dim, batch, CENTRED: tl.constexpr, BLOCK: tl.constexpr):
+def store_facts(p_point, p_centre, p_facts, dim, batch, CENTRED: tl.constexpr, BLOCK: tl.constexpr):
     """Store |q|^2, the largest |q_d| and <q, centre> of the query of this program, and return the largest."""
     i_b = tl.program_id(0).to(tl.int64)
     o_d = tl.arange(0, BLOCK)
@@ -86,7 +86,7 @@ def query_parts_kernel(
 
     p_point: [B, D] float64. p_parts: [SLOTS, B, D], zeros from PARTS on. p_facts: [3, B] float64.
     """
-    size = measured(p_point, p_centre, p_facts, dim, batch, CENTRED, BLOCK)
+    size = store_facts(p_point, p_centre, p_facts, dim, batch, CENTRED, BLOCK)
     # the exponent of a float64, and the two powers of two by their bits; a query of zeros has the scale one
     exponent = tl.minimum((size.to(tl.int64, bitcast=True) >> 52) & 0x7FF, 2044)
     exponent = tl.where(exponent == 0, 1022, exponent)
@@ -132,7 +132,7 @@ def query_digits_kernel(
     p_point: [B, D] float64. p_digits: [DIGITS, B, D] int8, the highest first. p_sums: [DIGITS, units, B] int32.
     p_facts: [3, B] float64.
     """
-    size = measured(p_point, p_centre, p_facts, dim, batch, False, BLOCK)
+    size = store_facts(p_point, p_centre, p_facts, dim, batch, False, BLOCK)
     scale = tl.maximum(size, _LEAST) / _TOP_DIGIT
     for _ in tl.static_range(DIGITS - 1):
         scale = scale / _RADIX
@@ -175,7 +175,7 @@ def shift_kernel(p_sums, p_shift, batch, units, width, slices, BLOCK: tl.constex
 
 
 @dataclass(frozen=True)
-class Measured:
+class QueryMeasures:
     """What is measured of queries on the way.
 
     gain: [B] float32, alpha / sigma^2 times the scale of the operand. slope: [B] float32, -alpha^2 / sigma^2.
@@ -187,7 +187,7 @@ class Measured:
     facts: Float64[Tensor, "3 B"]
 
     @classmethod
-    def empty(cls, query: Query) -> Measured:
+    def empty(cls, query: Query) -> QueryMeasures:
         """Return room for what is measured of `query`."""
         gain = query.point.new_empty(len(query), dtype=torch.float32)
         return cls(gain, torch.empty_like(gain), query.point.new_empty(3, len(query)))
@@ -195,14 +195,14 @@ class Measured:
 
 def query_parts(
     query: Query, dtype: torch.dtype, parts: int, slots: int, centre: Float64[Tensor, "D"] | None = None
-) -> tuple[Shaped[Tensor, "P B D"], Measured]:
+) -> tuple[Shaped[Tensor, "P B D"], QueryMeasures]:
     """Return the queries over a power of two as the sums of numbers of `dtype`, [slots, B, D]; no synchronisation.
 
     query: [B] queries. dtype: of the operands. parts: how many numbers. slots: room for them, zeros behind the last.
     centre: what is left in the rows, or None.
     Costs two reads of the queries.
     """
-    (batch, dim), found = query.point.shape, Measured.empty(query)
+    (batch, dim), found = query.point.shape, QueryMeasures.empty(query)
     point, out = query.point.contiguous(), _room(query, slots, dtype)
     query_parts_kernel[(batch,)](
         point, query.alpha.contiguous(), query.inverse_variance.contiguous(), point if centre is None else centre,
@@ -215,14 +215,14 @@ def query_parts(
 
 def query_digits(
     query: Query, centre: Float64[Tensor, "D"], middle: int, *, digits: int, unit: int
-) -> tuple[Shaped[Tensor, "P B D"], Shaped[Tensor, "P U B"], Measured]:
+) -> tuple[Shaped[Tensor, "P B D"], Shaped[Tensor, "P U B"], QueryMeasures]:
     """Return the digits of queries, [P, B, D] int8, and their sums with the centre; no synchronisation.
 
     query: [B] queries. centre: [D], whole numbers; the sums, [P, U, B] int32, are those of the digits times it less
     `middle`, over `unit` values of D each, a power of two. digits: of a number.
     Costs two reads of the queries.
     """
-    (batch, dim), found = query.point.shape, Measured.empty(query)
+    (batch, dim), found = query.point.shape, QueryMeasures.empty(query)
     units, out = -(-dim // unit), _room(query, digits, torch.int8)
     sums = query.point.new_empty(digits, units, batch, dtype=torch.int32)
     query_digits_kernel[(batch,)](

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 
 from .compensate import in_question, near_logits
-from .compensated import joined
+from .compensated import sum_of_three
 from .jit import finite
 from .rescore import UNSEEN, add_rows, difference_logits, distances, listed_share, slot_rows, store_sums
 from .softmax import softmax_step
@@ -59,7 +59,11 @@ def rescore_kernel(
     alpha, precision = tl.load(p_alpha + i_b), tl.load(p_precision + i_b)
     samples = (p_rows, p_centre, p_log_weight, dim, row_stride)
     query = (p_point + i_b * dim, alpha, precision)
-    given = (p_given + i_b * dim, joined(scale, scale_rest, scale_last), joined(offset, offset_rest, offset_last))
+    given = (
+        p_given + i_b * dim,
+        sum_of_three(scale, scale_rest, scale_last),
+        sum_of_three(offset, offset_rest, offset_last),
+    )
     names = (p_first + i_b * limit, p_excluded + i_b * excluded * 2, excluded, begin, stop, run)
     base, window, asked = in_question(p_best, i_b, alpha, precision, reach, TWICE)
     if TWICE:
@@ -100,7 +104,11 @@ def spread_kernel(
     alpha, precision = tl.load(p_alpha + i_b), tl.load(p_precision + i_b)
     samples = (p_rows, p_centre, p_log_weight, dim, row_stride)
     query = (p_point + i_b * dim, alpha, precision)
-    given = (p_given + i_b * dim, joined(scale, scale_rest, scale_last), joined(offset, offset_rest, offset_last))
+    given = (
+        p_given + i_b * dim,
+        sum_of_three(scale, scale_rest, scale_last),
+        sum_of_three(offset, offset_rest, offset_last),
+    )
     names = (p_first + i_b * limit, p_excluded + i_b * excluded * 2, excluded, begin, stop, run)
     base, window, asked = in_question(p_best, i_b, alpha, precision, reach, TWICE)
     if asked:

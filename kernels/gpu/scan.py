@@ -10,47 +10,41 @@ import torch
 
 from ...base.arrays import Int64, Tensor
 from ...base.cuda_graphs import capturing
-from ...base.errors import invalid
 from ..common.matmul import ieee_products
 from ..common.rounding import Rounding
 from ..common.rows import Query, Rows, Span
 from ..common.state import PosteriorState, Wanted
 from ..common.work import Work
-from . import KERNEL_DTYPES
 from .candidates import TileCandidates
-from .configs import LaunchConfig, choose
-from .devices import device_of
+from .configs import LaunchConfig
 from .digits import DigitOperand, digit_rounding
 from .finish import Finish
 from .fused import fused
-from .jit import INTERPRET
+from .launch_checks import checked_config
 from .limits import DEFAULT_LIMITS, ScanLimits
 from .logits import Scores, score
 from .logits_int8 import score_digits
 from .moved_query import make_ready
-from .narrow import NARROW_DIM, narrow_memory, narrow_state
+from .narrow import NARROW_DIM, narrow_state
 from .one_read import one_read_state, reads_once
 from .operands import (
     EXACT,
-    HALF,
     BlockOperand,
     QueryOperand,
     Split,
     block_dtype,
-    copied,
     operand_dtype,
     operand_rows,
-    shared_bound,
     unit_rounding,
 )
 from .partition import Law, Meeting
 from .rescore_list import RescoreList
-from .rescore_top import rescored_top, top_memory
-from .rescored import Rescored, rescore_memory
+from .rescore_top import rescored_top
+from .rescored import Rescored
 from .running_sums import RunningSums
-from .tiles import AnyConfig, DigitConfig, FusedConfig, ScoreConfig
+from .tiles import DigitConfig, FusedConfig, ScoreConfig
 from .weighted_sum import weigh
-from .weights import ListedPairs, Reference, weights_of, weights_rows
+from .weights import ListedPairs, Reference, weights_of
 
 # the fused kernel unrolls its loop over excluded ranges and is compiled for each number of them, up to this one
 FUSED_RANGES = 4
@@ -118,7 +112,7 @@ class TritonScan(Generic[Operand]):
         self.work = replace(work, rows=operand_rows(work.rows))
         self.config, self.split, self.limits = config, split, limits
         self.operand, self.rounding = self._operand()
-        self.meeting = Meeting.of(self.work, Law.of(self.work, self.rounding, split), self.operand.measured)
+        self.meeting = Meeting.of(self.work, Law.of(self.work, self.rounding, split), self.operand.measures)
         dim = self.rows.dim if work.wanted.mean else 0
         self.sums = RunningSums.empty(len(self.query), dim, self.rows.device)
         self.list = ListedPairs.empty(self.meeting.counts[0], limits.listed(len(work.span)))
@@ -153,7 +147,7 @@ class TritonScan(Generic[Operand]):
         # the samples to rescore are those with weight in the whole span
         rescore_list = RescoreList.of_list(self.list, self.meeting.reference[1], self.meeting.counts[1])
         rescored = Rescored.of(self.work, rescore_list)
-        state = Finish(self.work, self.operand.measured, self.sums, rescored, self.output).state()
+        state = Finish(self.work, self.operand.measures, self.sums, rescored, self.output).state()
         return self._with_top(state, rescored) if self.work.wanted.top_k else state
 
     def _with_top(self, state: PosteriorState, rescored: Rescored) -> PosteriorState:
@@ -251,81 +245,6 @@ class FusedScan(TritonScan[QueryOperand]):
             self.operand, block, reference, self.list, config=self.fused, shares=shares, mean=self.work.wanted.mean,
             split=self.split,
         )  # fmt: skip
-
-
-def triton_memory(rows: Rows, batch: int, *, limits: ScanLimits = DEFAULT_LIMITS) -> int:
-    """Return the most bytes that posterior means need beyond the data.
-
-    rows: of the data set, [N, D]. batch: number of queries. limits: those of :func:`triton_state`.
-    """
-    if rows.dim <= NARROW_DIM:
-        return narrow_memory(rows, batch, limits)
-    config = choose(device_of(rows.device), block_dtype(rows), batch, rows.dim)
-    pair_bytes = (TwoPhaseScan if config.fused is None else FusedScan).pair_bytes
-    count = min(limits.block_rows(rows, batch, pair_bytes), len(rows))
-    padded, values = -(-batch // 16) * 16, batch * rows.dim
-    # norms and weights of the rows, and a centred copy where one is needed
-    held = 8 * len(rows) + count * (4 * rows.dim if copied(rows) else 0)
-    if config.fused is None:
-        slices, shares = (part(count, batch, rows.dim) for part in (config.score_slices, config.weigh_shares))
-        tiles_b = -(-batch // config.weigh.block_b)
-        # logits and slices of them, weights, and those that are gathered; both weights may be for more queries
-        held += count * (padded * (4 + (4 * slices if slices > 1 else 0)) + 8 * tiles_b * config.weigh.block_b)
-        # statistics of tiles, and the rows with weight of each tile
-        held += 96 * padded * -(-count // min(config.score.block_n, weights_rows(config.weigh.block_b)))
-        held += 16 * (count + 1024) * tiles_b
-    else:
-        shares = config.fused_shares(count, batch)
-        held += 8 * padded * -(-count // config.parts.block_n) + 4 * padded * shares
-    held += 12 * batch * limits.listed(len(rows))
-    listed = limits.listed(len(rows))
-    held += rescore_memory(rows, batch, listed) + top_memory(batch, listed, len(rows), limits)
-    # queries and their parts, sums and means, most of them in float64, and the sum of every share
-    return held + values * (16 * 8 + 4 * shares)
-
-
-def checked_config(work: Work, split: Split = EXACT, *, batch: int | None = None) -> LaunchConfig:
-    """Return the launch configuration for `work`, whose operands are split by `split`.
-
-    batch: number of queries that tiles are chosen for, that of the work where None.
-
-    Raises InputError where the kernels cannot run: on another device, for another dtype, in half precision for samples
-    that are read in float32, without rows, values or queries, and for rows that are not contiguous.
-    """
-    rows, query, span = work.rows, work.query, work.span
-    stored = rows.stored
-    if not (INTERPRET or stored.is_cuda):
-        raise invalid("device", "must be a CUDA device for the Triton kernels", stored.device, "use backend='torch'")
-    if stored.dtype not in KERNEL_DTYPES:
-        names = ", ".join(str(dtype).removeprefix("torch.") for dtype in KERNEL_DTYPES)
-        raise invalid("points", f"must be {names} for the Triton kernels", stored.dtype, "use backend='torch'")
-    if split == HALF and block_dtype(rows) == torch.float32:
-        received = f"{stored.dtype}, read as {block_dtype(rows)}"
-        needs = "must be full for these samples: half is for 8-bit ones, and for 16-bit ones whose mean is small"
-        raise invalid("precision", needs, received, "pass precision='full'")
-    if rows.dim == 0 or len(span) == 0 or len(query) == 0:
-        received = f"{len(query)} queries for {len(span)} x {rows.dim}"
-        raise invalid("points", "must be samples of at least one value, for at least one query", received, "pass some")
-    if rows.dim > 1 and stored.stride(1) != 1:
-        raise invalid("points", "must be contiguous along D", f"strides {stored.stride()}", "pass points.contiguous()")
-    config = choose(device_of(stored.device), block_dtype(rows), batch or len(query), rows.dim)
-    check_shared_memory(config, block_dtype(rows))
-    return config
-
-
-def check_shared_memory(config: LaunchConfig, stored: torch.dtype) -> None:
-    """Refuse configurations whose programs might need more shared memory than the device has.
-
-    config: of a call, with its device. stored: dtype of the rows as the kernels read them.
-
-    Raises InputError for them.
-    """
-    parts: list[AnyConfig] = [config.score, config.weigh]
-    parts += [config.fused] if config.fused else []
-    for part in parts:
-        if shared_bound(part, stored) > config.device.shared_bytes:
-            limit, remedy = f"{config.device.shared_bytes} bytes of shared memory", "delete its tuned file"
-            raise invalid("configuration", f"must fit into {limit} of {config.device.name}", f"{part}", remedy)
 
 
 def on_device(device: torch.device) -> AbstractContextManager[object]:

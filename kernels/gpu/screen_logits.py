@@ -18,7 +18,7 @@ from .jit import masked_by_ranges, signed
 SCREEN_ROWS = 64
 
 # queries of a tile, for few of them and for many; coordinates of codes and of float32 features that are read together
-FEW_QUERIES, MANY_QUERIES, SCREEN_CODES, SCREEN_FEATURES = 16, 32, 32, 16
+SCREEN_FEW_QUERIES, SCREEN_MANY_QUERIES, SCREEN_CODES, SCREEN_FEATURES = 16, 32, 32, 16
 
 SCREEN_WARPS, SCREEN_STAGES = 4, 3
 
@@ -212,7 +212,7 @@ class ScreenOperand:
             "WEIGHTED": weights is not None,
             "SHARED": shared is not None,
             "BLOCK_N": SCREEN_ROWS,
-            "BLOCK_B": FEW_QUERIES if len(work.query) <= FEW_QUERIES else MANY_QUERIES,
+            "BLOCK_B": SCREEN_FEW_QUERIES if len(work.query) <= SCREEN_FEW_QUERIES else SCREEN_MANY_QUERIES,
             "BLOCK_D": SCREEN_CODES,
             "BLOCK_E": SCREEN_FEATURES,
             "num_warps": SCREEN_WARPS,

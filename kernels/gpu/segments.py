@@ -16,13 +16,14 @@ from ..common.state import PosteriorState, concatenate, merge
 from ..common.work import Work
 from .configs import LaunchConfig
 from .digits import DigitOperand
+from .launch_checks import checked_config
 from .limits import DEFAULT_LIMITS, ScanLimits
 from .logits import Scores, score
 from .logits_int8 import score_digits
 from .narrow import NARROW_DIM
 from .operands import EXACT, BlockOperand, QueryOperand, Split
 from .panels import Panels
-from .scan import BlockSums, TwoPhaseScan, checked_config, on_device, triton_state
+from .scan import BlockSums, TwoPhaseScan, on_device, triton_state
 from .segment_order import SegmentOrder
 from .tiles import DigitConfig, ScoreConfig
 from .weighted_sum import weigh

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ..common.matmul import FEW_QUERIES, SUM_ROWS, ieee_products
+from ..common.matmul import SERIAL_QUERIES, SUM_ROWS, ieee_products
 from ..common.rescore import GATHER_VALUES
 from ..common.rows import Rows, Span
 from ..common.state import PosteriorState
@@ -13,7 +13,7 @@ from .blocks import BLOCK_LIMITS, BlockLimits, block_rows
 from .double import double_state
 from .single import single_state
 
-# below this width a float64 product costs less than the exponentials beside it
+# the largest D that is scanned in float64: the products cost less than the exponentials beside them
 NARROW_DIM = 64
 
 # radii whose squares, and products with queries a million times as far, are float32 numbers
@@ -56,6 +56,6 @@ def scan_memory(rows: Rows, batch: int) -> int:
     logits = 3 * size * batch  # the product, its transpose with the bias, and a mask
     # scaled and padded queries and sums; query, means and their merge in float64
     sums = batch * rows.dim * (3 + 8 * 8 // dtype.itemsize)
-    shares = batch * rows.dim * dtype.itemsize * (-(-size // SUM_ROWS) if batch <= FEW_QUERIES else 1)
+    shares = batch * rows.dim * dtype.itemsize * (-(-size // SUM_ROWS) if batch <= SERIAL_QUERIES else 1)
     again = 0 if dtype == torch.float64 else 4 * 8 * min(GATHER_VALUES, batch * len(rows) * rows.dim)
     return (copies + logits + sums) * dtype.itemsize + shares + again

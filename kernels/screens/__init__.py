@@ -9,7 +9,7 @@ from a screen what a budget cannot rescore.
 
 from ..native.search import Mass
 from .cascade import entry_levels, screened
-from .choose import SCREEN_KINDS, TRIAL_MASS, best_screen, build_kind, measured, refusal
+from .choose import SCREEN_KINDS, TRIAL_MASS, best_screen, build_kind, refusal, with_thresholds
 from .costs import SearchCosts
 from .exact8 import StoredScreen
 from .importance import Sampled, sampled_state
@@ -49,7 +49,6 @@ __all__ = [
     "default_widths",
     "entry_levels",
     "extended_distances",
-    "measured",
     "nearest_distances",
     "query_term",
     "refusal",
@@ -57,4 +56,5 @@ __all__ = [
     "screened",
     "source_log_omitted",
     "strongest",
+    "with_thresholds",
 ]

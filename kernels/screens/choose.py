@@ -15,7 +15,7 @@ from ..common.rows import Rows
 from .cascade import tried
 from .exact8 import STORED_DTYPES, stored_screen
 from .int8 import code_screen
-from .int8_products import given_or_timed, relative_cost
+from .int8_products import SCREENING_DIGITS, given_or_timed, relative_cost
 from .pca import default_widths, principal_screen
 from .pca8 import FEWEST_CODES, LEADING, SHARES, code_widths, leading_code_screen
 from .query_bounds import Knowledge
@@ -45,7 +45,7 @@ TRIAL_MASS = 1e-6
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredScreen:
     """A screen with its SNR thresholds, and the share of the products of a scan that it saves.
 
     saved: averaged over s = sigma / (alpha d + sigma) in [0, 1], d the deviation of a coordinate, and over what may be
@@ -70,7 +70,7 @@ def refusal(kind: str, rows: Rows) -> str | None:
 
 def build_kind(
     kind: str, rows: Rows, steps: PartProgress | None = None, *, product_cost: float | None = None
-) -> Measured:
+) -> MeasuredScreen:
     """Return the screen of a kind with its measured SNR thresholds.
 
     kind: one of SCREEN_KINDS that :func:`refusal` says nothing against. rows: the data. steps: hears of "projecting"
@@ -86,7 +86,7 @@ def build_kind(
         screen = code_screen(rows, progress, product_cost=product_cost)
     else:
         screen = stored_screen(rows, product_cost)
-    return measured(rows, screen, progress=_part(steps, "measuring"))
+    return with_thresholds(rows, screen, progress=_part(steps, "measuring"))
 
 
 def best_screen(
@@ -117,7 +117,7 @@ def best_screen(
     return made.screen, reason
 
 
-def measured(rows: Rows, screen: Screen, seed: int = 0, progress: Progress | None = None) -> Measured:
+def with_thresholds(rows: Rows, screen: Screen, seed: int = 0, progress: Progress | None = None) -> MeasuredScreen:
     """Return `screen` with the SNR threshold of each level: the alpha^2 / sigma^2 from which on it is worth its cost.
 
     rows: the data. screen: of them, whatever its thresholds and costs are. seed: of the trials. progress: called with
@@ -130,7 +130,7 @@ def measured(rows: Rows, screen: Screen, seed: int = 0, progress: Progress | Non
         if progress is not None:
             progress(len(found), len(Knowledge))
     thresholds = tuple(least for least, _ in found)
-    return Measured(replace(screen, thresholds=thresholds), sum(saved for _, saved in found) / len(found))
+    return MeasuredScreen(replace(screen, thresholds=thresholds), sum(saved for _, saved in found) / len(found))
 
 
 def _idle(kind: str, rows: Rows, product_cost: float | None) -> str | None:
@@ -141,7 +141,7 @@ def _idle(kind: str, rows: Rows, product_cost: float | None) -> str | None:
     if kind != "pca8" and eight != (kind == "exact8"):
         return "is for 8-bit storage" if kind == "exact8" else "would copy what is 8-bit already"
     width = code_widths(rows)[0] - LEADING if kind == "pca8" else rows.dim
-    cost = relative_cost(given_or_timed(product_cost, rows.device, 2 if kind == "int8" else 1), width)
+    cost = relative_cost(given_or_timed(product_cost, rows.device, 2 if kind == "int8" else SCREENING_DIGITS), width)
     return None if cost < WORTHWHILE_COST else "costs what a scan does: no quicker 8-bit products here"
 
 

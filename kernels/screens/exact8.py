@@ -12,14 +12,11 @@ from ...base.progress import Progress
 from ..common.rows import Query, Rows, Span
 from ..common.screen_terms import Terms
 from .int8 import EightBitScreen
-from .int8_products import BASE, given_or_timed, products
+from .int8_products import BASE, SCREENING_DIGITS, given_or_timed, products
 from .query_bounds import Projected, QueryBound, product_rounding
-from .screen import Place, Thresholds, chosen_rows, log_weights, no_thresholds
+from .screen import SomeRows, Thresholds, chosen_rows, log_weights, no_thresholds
 
 STORED_DTYPES = (torch.uint8, torch.int8)
-
-# digits of queries that native kernels multiply all rows with; those that may matter are multiplied with two
-DIGITS = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +42,7 @@ class StoredScreen(EightBitScreen):
 
     def to(self, device: torch.device) -> StoredScreen:
         """Return the screen on `device`, where products are timed if it is another one."""
-        cost = self.product_cost if device == self.device else given_or_timed(None, device, DIGITS)
+        cost = self.product_cost if device == self.device else given_or_timed(None, device, SCREENING_DIGITS)
         return replace(self, device=device, product_cost=cost)
 
     def extended(self, rows: Rows, kept: Int64[Tensor, "n"], progress: Progress | None = None) -> StoredScreen:
@@ -64,7 +61,7 @@ class StoredScreen(EightBitScreen):
         return Projected(projection, point[:, :0], rounding)
 
     def bound(
-        self, rows: Rows, level: int, query_bound: QueryBound, place: Place, *, out: Float[Tensor, "n B"]
+        self, rows: Rows, level: int, query_bound: QueryBound, place: SomeRows, *, out: Float[Tensor, "n B"]
     ) -> None:
         """Write upper logits less slack into `out`, [n, B]; arguments as in :meth:`Screen.bound`.
 
@@ -90,7 +87,7 @@ class StoredScreen(EightBitScreen):
             centre=rows.centre,
             radius=rows.radius,
             norm_gain=bound.norm_gain,
-            digits=DIGITS,
+            digits=SCREENING_DIGITS,
         )
         return terms if self.integers else None
 
@@ -111,7 +108,7 @@ class StoredScreen(EightBitScreen):
         tensors: is empty. facts: what :attr:`facts` were. thresholds: its SNR thresholds.
         """
         dim, device = facts["dim"], torch.device("cpu")
-        cost = given_or_timed(None, device, DIGITS)
+        cost = given_or_timed(None, device, SCREENING_DIGITS)
         return cls(
             thresholds=thresholds, dim=dim, widths=(dim,), product_cost=cost, count=facts["count"], device=device
         )
@@ -126,7 +123,7 @@ def stored_screen(rows: Rows, product_cost: float | None = None) -> StoredScreen
         thresholds=no_thresholds(1),
         dim=rows.dim,
         widths=(rows.dim,),
-        product_cost=given_or_timed(product_cost, rows.device, DIGITS),
+        product_cost=given_or_timed(product_cost, rows.device, SCREENING_DIGITS),
         count=len(rows),
         device=rows.device,
     )

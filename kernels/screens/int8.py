@@ -15,11 +15,11 @@ import torch
 from ...base.arrays import Float, Float64, Int64, Shaped, Tensor
 from ...base.progress import Progress
 from ..common.rows import Query, Rows, Span
-from ..common.screen_terms import Terms
+from ..common.screen_terms import UPWARD, Terms
 from .int8_products import given_or_timed, integers_pay, products, relative_cost, two_digits
 from .nearest import DistanceVectors
-from .query_bounds import TYPICAL_ROWS, UPWARD, Projected, QueryBound, Source, SourceResidual, product_rounding
-from .screen import Place, Screen, Thresholds, chosen_rows, gaps, log_weights, no_thresholds
+from .query_bounds import TYPICAL_ROWS, Projected, QueryBound, Source, SourceResidual, product_rounding
+from .screen import Screen, SomeRows, Thresholds, chosen_rows, gaps, log_weights, no_thresholds
 
 # residuals are bounded in blocks of this many coordinates: a 64th of the memory of the codes
 CODE_BLOCK = 256
@@ -131,7 +131,7 @@ class CodeScreen(EightBitScreen):
         return SourceResidual(own, typical[:count], typical[count], tests=len(self))
 
     def bound(
-        self, rows: Rows, level: int, query_bound: QueryBound, place: Place, *, out: Float[Tensor, "n B"]
+        self, rows: Rows, level: int, query_bound: QueryBound, place: SomeRows, *, out: Float[Tensor, "n B"]
     ) -> None:
         """Write upper logits less slack and shared products into `out`, [n, B]; arguments as in :meth:`Screen.bound`.
 

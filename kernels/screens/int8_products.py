@@ -20,8 +20,11 @@ from ..native.library import native_library
 BASE = 128
 LARGEST = 127 * BASE + 63
 
+# digits of queries that native kernels multiply all codes of a screen with; rows that may matter take two
+SCREENING_DIGITS = 1
+
 # sums of products of digits stay within 32 bits up to so many coordinates
-LONGEST = (2**31 - 1) // (127 * BASE)
+MOST_COORDINATES = (2**31 - 1) // (127 * BASE)
 
 # the integer product of torch wants sizes of this multiple, and on CUDA more than 16 rows
 MULTIPLE, FEWEST_ROWS = 8, 17
@@ -75,7 +78,7 @@ def native_bytes(device: torch.device) -> bool:
 
 def integers_pay(cost: float, dim: int) -> bool:
     """Return whether rows of `dim` 8-bit values are multiplied as integers for a :func:`product_cost` of `cost`."""
-    return dim % MULTIPLE == 0 and dim <= LONGEST and cost < 1.0
+    return dim % MULTIPLE == 0 and dim <= MOST_COORDINATES and cost < 1.0
 
 
 def relative_cost(cost: float, dim: int) -> float:

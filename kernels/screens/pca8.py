@@ -18,19 +18,23 @@ import torch
 from ...base.arrays import Float, Float64, Int64, Shaped, Tensor
 from ...base.progress import Progress
 from ..common.rows import Query, Rows, Span
-from ..common.screen_terms import Terms
+from ..common.screen_terms import UPWARD, Terms
 from .int8 import CUT_DEVIATIONS, LARGEST_CODE, EightBitScreen
-from .int8_products import given_or_timed, integers_pay, products, relative_cost
+from .int8_products import SCREENING_DIGITS, given_or_timed, integers_pay, products, relative_cost
 from .nearest import DistanceVectors
-from .pca import PROJECT_BYTES, norm_beyond, principal_basis, projection_error, residual_norm, row_features
-from .query_bounds import TYPICAL_ROWS, UPWARD, Projected, QueryBound, Source, SourceResidual, product_rounding
-from .screen import Place, Thresholds, chosen_rows, gaps, log_weights, no_thresholds
+from .principal_coordinates import (
+    PROJECT_BYTES,
+    norm_beyond,
+    principal_basis,
+    projection_error,
+    residual_norm,
+    row_features,
+)
+from .query_bounds import TYPICAL_ROWS, Projected, QueryBound, Source, SourceResidual, product_rounding
+from .screen import SomeRows, Thresholds, chosen_rows, gaps, log_weights, no_thresholds
 
 # coordinates in float32: they vary most, and would coarsen the single digit that codes are multiplied with
 LEADING = 16
-
-# digits of queries that native kernels multiply all codes with; rows that may matter are multiplied with two
-DIGITS = 1
 
 # the shares of the dimension that levels have, and the fewest codes of a level
 SHARES, FEWEST_CODES = (12, 6, 3), 16
@@ -84,7 +88,7 @@ class LeadingCodeScreen(EightBitScreen):
 
     def to(self, device: torch.device) -> LeadingCodeScreen:
         """Return the screen on `device`, where products are timed if it is another one."""
-        cost = self.product_cost if device == self.codes.device else given_or_timed(None, device, DIGITS)
+        cost = self.product_cost if device == self.codes.device else given_or_timed(None, device, SCREENING_DIGITS)
         features = tuple(part.to(device) for part in self.features)
         basis, scale, codes = self.basis.to(device), self.scale.to(device), self.codes.to(device)
         return replace(self, product_cost=cost, basis=basis, scale=scale, codes=codes, features=features)
@@ -138,7 +142,7 @@ class LeadingCodeScreen(EightBitScreen):
         return torch.cat([query_bound.projection[:, :LEADING], *gains], dim=1).float()
 
     def bound(
-        self, rows: Rows, level: int, query_bound: QueryBound, place: Place, *, out: Float[Tensor, "n B"]
+        self, rows: Rows, level: int, query_bound: QueryBound, place: SomeRows, *, out: Float[Tensor, "n B"]
     ) -> None:
         """Write upper logits less slack and shared products into `out`, [n, B]; arguments as in :meth:`Screen.bound`.
 
@@ -160,7 +164,7 @@ class LeadingCodeScreen(EightBitScreen):
             self.features[level],
             self._gains(rows, query_bound),
             radius=self.radii[level],
-            digits=DIGITS,
+            digits=SCREENING_DIGITS,
         )
         return terms if self.integers else None
 
@@ -192,7 +196,7 @@ class LeadingCodeScreen(EightBitScreen):
             thresholds=thresholds,
             dim=len(tensors["basis"]),
             widths=widths,
-            product_cost=given_or_timed(None, tensors["codes"].device, DIGITS),
+            product_cost=given_or_timed(None, tensors["codes"].device, SCREENING_DIGITS),
             basis=tensors["basis"],
             scale=tensors["scale"],
             codes=tensors["codes"],
@@ -232,7 +236,7 @@ def leading_code_screen(
         thresholds=no_thresholds(len(widths)),
         dim=rows.dim,
         widths=tuple(widths),
-        product_cost=given_or_timed(product_cost, rows.device, DIGITS),
+        product_cost=given_or_timed(product_cost, rows.device, SCREENING_DIGITS),
         basis=basis,
         scale=made.scale,
         codes=made.codes,

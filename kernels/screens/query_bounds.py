@@ -11,6 +11,7 @@ import torch
 from ...base.arrays import Bool, Float64, Int64, Tensor
 from ..common.rounding import UNIT_ROUNDOFF, WALK
 from ..common.rows import Query, Rows
+from ..common.screen_terms import UPWARD
 from .shared_products import SharedProducts
 
 # probability, over the noise of a query whose source is known, that a bound which uses it does not hold
@@ -18,9 +19,6 @@ BOUND_FAILURE = 1e-6
 
 # rows whose average tells which of two bounds is the smaller
 TYPICAL_ROWS = 1024
-
-# norms are stored a little larger than they are: a few float32 roundings
-UPWARD = 1.0 + 2.0**-21
 
 
 class Knowledge(IntEnum):

@@ -32,7 +32,7 @@ from .query_bounds import (
 )
 
 # rows of a data set: a range, or their numbers
-Place = Span | Int64[Tensor, "n"]
+SomeRows = Span | Int64[Tensor, "n"]
 
 Thresholds = tuple[tuple[float, ...], ...]
 
@@ -128,7 +128,7 @@ class Screen(ABC):
 
     @abstractmethod
     def bound(
-        self, rows: Rows, level: int, query_bound: QueryBound, place: Place, *, out: Float[Tensor, "n B"]
+        self, rows: Rows, level: int, query_bound: QueryBound, place: SomeRows, *, out: Float[Tensor, "n B"]
     ) -> None:
         """Write the upper logits of some rows, less slack and shared products, into `out`, [n, B] float32.
 
@@ -164,7 +164,7 @@ def no_thresholds(levels: int) -> Thresholds:
     return ((0.0,) * levels,) * len(Knowledge)
 
 
-def chosen_rows(part: Shaped[Tensor, "N ..."], place: Place) -> Shaped[Tensor, "n ..."]:
+def chosen_rows(part: Shaped[Tensor, "N ..."], place: SomeRows) -> Shaped[Tensor, "n ..."]:
     """Return the rows of `part`, [N, ...], at `place`: a view of a range, a copy of others."""
     return part[place.start : place.stop] if isinstance(place, Span) else part.index_select(0, place)
 

@@ -82,7 +82,7 @@ class Shortlist:
         """Return the part of the queries in `index`, [b] int64."""
         return Shortlist(self.state.take(index), self.log_omitted[index], self.survivors[index], self.certified[index])
 
-    def joined(self, other: Shortlist) -> Shortlist:
+    def merged(self, other: Shortlist) -> Shortlist:
         """Return the shortlist of the rows of this one and those of `other`, which are others, for the same queries."""
         return Shortlist(
             merge(self.state, other.state),
@@ -93,7 +93,7 @@ class Shortlist:
 
     @classmethod
     def nothing(cls, work: Work) -> Shortlist:
-        """Return the shortlist of no rows at all for the queries of `work`, the neutral element of :meth:`joined`."""
+        """Return the shortlist of no rows at all for the queries of `work`, the neutral element of :meth:`merged`."""
         state = work.nothing()
         none = torch.zeros_like(state.lse, dtype=torch.int64)
         return cls(state, torch.full_like(state.lse, -torch.inf), none, ~none.bool())

@@ -57,6 +57,7 @@ def stopwatch(device: torch.device) -> Stopwatch:
     clock = time.thread_time_ns if alone else time.perf_counter_ns
 
     def nanoseconds(run: Callable[[], object]) -> float:
+        """Return how long `run` takes, the quickest of RUNS."""
         taken = []
         for _ in range(RUNS):
             began = clock()

@@ -170,6 +170,19 @@ class VelocityModel(torch.nn.Module):
 
     def _bound(self, inputs: tuple[Any, ...], extras: dict[str, Any]) -> tuple[Tensor, Any, Any]:
         """Return states, times and classes, and take those that were passed by name out of `extras`."""
+        given, names = self._given(inputs, extras), self.convention.arguments
+        ordered = names if not self.convention.time_first else (names[1], names[0], names[2])
+        x, t, y = (given.get(name, given.get(plain)) for name, plain in zip(ordered, "xty", strict=True))
+        y = self._with_label(y, extras)
+        if self.convention.time_first and x is None and isinstance(t, Tensor):
+            x, t = self._columns(t)
+        if t is None or not isinstance(x, Tensor):
+            raise self._called(f"{type(x).__name__} for states and {type(t).__name__} for times")
+        self._check_order(x, t)
+        return x, t, y
+
+    def _given(self, inputs: tuple[Any, ...], extras: dict[str, Any]) -> dict[str, Any]:
+        """Return what was passed for states, times and classes, by the names that were used or stand for a place."""
         names = self.convention.arguments
         if len(inputs) > len(names):
             raise self._called(f"{len(inputs)} positional arguments")
@@ -178,32 +191,29 @@ class VelocityModel(torch.nn.Module):
             if name in given:
                 raise self._called(f"{name!r} twice")
             given[name] = extras.pop(name)
-        ordered = names if not self.convention.time_first else (names[1], names[0], names[2])
-        x, t, y = (given.get(name, given.get(plain)) for name, plain in zip(ordered, "xty", strict=True))
-        extra = extras.pop("extra", None)
-        if isinstance(extra, dict):
-            named = dict(extra)
-            label = named.pop("label", None)
-            if y is not None and label is not None:
-                raise self._called("classes, and again in extra['label']")
-            y = label if y is None else y
-            # no class, but what the network was told: to be looked at with the other keywords
-            extras.update(named)
-        elif extra is not None:
-            extras["extra"] = extra
-        if self.convention.time_first and x is None and isinstance(t, Tensor):
-            x, t = self._columns(t)
-        if t is None or not isinstance(x, Tensor):
-            raise self._called(f"{type(x).__name__} for states and {type(t).__name__} for times")
-        self._check_order(x, t)
-        return x, t, y
+        return given
 
-    def _columns(self, joined: Tensor) -> tuple[Tensor, Tensor]:
+    def _with_label(self, y: Any, extras: dict[str, Any]) -> Any:
+        """Return classes `y`, or those in flow_matching's extra={"label": classes}, which is taken out of `extras`."""
+        extra = extras.pop("extra", None)
+        if not isinstance(extra, dict):
+            if extra is not None:
+                extras["extra"] = extra
+            return y
+        named = dict(extra)
+        label = named.pop("label", None)
+        if y is not None and label is not None:
+            raise self._called("classes, and again in extra['label']")
+        # no class, but what the network was told: to be looked at with the other keywords
+        extras.update(named)
+        return label if y is None else y
+
+    def _columns(self, columns: Tensor) -> tuple[Tensor, Tensor]:
         """Return states and times of the one argument [B, D + 1] that torchcfm passes to networks of vectors."""
         shape = self.engine.data.sample_shape
-        if len(shape) != 1 or joined.ndim != 2 or joined.shape[1] != shape[0] + 1:
-            raise self._called(f"one argument of shape {list(joined.shape)}")
-        return joined[:, :-1], joined[:, -1]
+        if len(shape) != 1 or columns.ndim != 2 or columns.shape[1] != shape[0] + 1:
+            raise self._called(f"one argument of shape {list(columns.shape)}")
+        return columns[:, :-1], columns[:, -1]
 
     def _check_order(self, x: Tensor, t: Any) -> None:
         shape = self.engine.data.sample_shape

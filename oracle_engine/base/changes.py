@@ -18,7 +18,7 @@ PROBES = 32
 
 
 # rows and columns, [P] each
-Place = tuple[np.ndarray[Any, np.dtype[np.int64]], np.ndarray[Any, np.dtype[np.int64]]]
+Positions = tuple[np.ndarray[Any, np.dtype[np.int64]], np.ndarray[Any, np.dtype[np.int64]]]
 
 
 class Probes(NamedTuple):
@@ -45,7 +45,7 @@ class Snapshot:
     """
 
     versions: tuple[int | None, ...]
-    place: Place | None
+    place: Positions | None
     values: bytes | None
 
     @classmethod
@@ -98,7 +98,7 @@ class Snapshot:
         return Probes((rows * down + columns * across) * size, size, self.values)
 
 
-def _probed(first: Shaped[Tensor, "N D"], place: Place) -> bytes:
+def _probed(first: Shaped[Tensor, "N D"], place: Positions) -> bytes:
     """Return the bytes of the values at some places."""
     # NumPy reads a few values in half the time, and knows no bfloat16
     if not first.is_cpu:

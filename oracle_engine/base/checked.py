@@ -18,7 +18,7 @@ from .transforms import batched, traced, unreadable
 # numbers that are read one by one, at most
 READ_SINGLY = 16
 
-T = TypeVar("T")
+Result = TypeVar("Result")
 
 # a condition, and what finds the error where it does not hold, or None where there is none after all
 Check = tuple[Bool[Tensor, "..."], Callable[[], InputError | None]]
@@ -115,7 +115,7 @@ def checked_together() -> Iterator[None]:
     _read(pending)
 
 
-def answered_together(run: Callable[[], T]) -> T:
+def answered_together(run: Callable[[], Result]) -> Result:
     """Return what `run` returns, whose checks are read together at its end, so that the host waits once.
 
     Where something that it :func:`assumed` does not hold, it runs again, and waits to learn what holds.

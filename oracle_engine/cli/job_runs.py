@@ -19,7 +19,7 @@ from ..base.names import BUILTIN_NAMES
 from ..base.progress import progress_bar
 from ..base.settings import __version__
 from ..engine.engine import OracleEngine
-from ..jobs.folder import WHOLE, JobFolder, check_free, read_spec
+from ..jobs.folder import WHOLE_JOB, JobFolder, check_free, read_spec
 from ..jobs.processes import on_processes
 from ..jobs.ray_tasks import on_ray
 from ..jobs.spec import Spec, shards_of
@@ -262,7 +262,7 @@ def _seldom(call: Callable[[], object]) -> Callable[[], None]:
 def _write_result(folder: JobFolder) -> bool:
     """Write the file of all answers where it is not there yet, and return whether it is there then."""
     spec = folder.spec
-    with folder.claims.hold(WHOLE, wait=True):
+    with folder.claims.hold(WHOLE_JOB, wait=True):
         if not folder.result.exists():
             if folder.pending():
                 return False

@@ -25,7 +25,7 @@ from .shared import check_figure, check_memory, check_output, engine_of
 from .torchrun import reports
 
 # samples of the data from which colours and the plane of the picture are taken
-CONTEXT = 2000
+PICTURE_SAMPLES = 2000
 # a run has ended on a sample when their distance is at most this many standard deviations of the data
 LANDED = 0.01
 
@@ -150,7 +150,7 @@ def write_run(arguments: Namespace, engine: OracleEngine, run: Run) -> list[str]
         files.append(arguments.save)
     if not arguments.no_figure:
         Path(arguments.out).parent.mkdir(parents=True, exist_ok=True)
-        rows = draw_rows(engine.data, min(CONTEXT, len(engine.data)), arguments.seed)
+        rows = draw_rows(engine.data, min(PICTURE_SAMPLES, len(engine.data)), arguments.seed)
         context = engine.data.sample_values(rows)
         if reports():
             samples_figure(run.x.float().cpu(), context.float().cpu(), arguments.out)

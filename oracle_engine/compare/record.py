@@ -56,7 +56,7 @@ S = TypeVar("S")
 
 
 @dataclass(frozen=True)
-class Measured(Generic[S]):
+class MeasuredWorkload(Generic[S]):
     """One workload and the sides that ran on it.
 
     t: the time, "mixed", or the number of steps of a run. others: number of processors that other programs kept busy.
@@ -81,7 +81,7 @@ class Measured(Generic[S]):
         return f"{self.data.removesuffix(FLOAT32)}, {self.count:,} x {self.dim:,} {self.storage}"
 
 
-class Row(Measured[Side]):
+class Row(MeasuredWorkload[Side]):
     """A workload of the engine and its peers."""
 
     @property

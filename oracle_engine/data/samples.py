@@ -63,7 +63,7 @@ def stays_in_files(nbytes: int) -> bool:
     return nbytes > READ_BYTES
 
 
-def joined(shards: Sequence[Samples]) -> Tensor:
+def joined_points(shards: Sequence[Samples]) -> Tensor:
     """Return the points of several files as one tensor: rows that stay in the files where these are large.
 
     shards: of the files, alike in shape and dtype. Up to READ_BYTES, and where a file cannot be mapped, they are

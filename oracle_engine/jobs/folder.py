@@ -16,7 +16,7 @@ from .spec import Spec, Unit
 STATE_KIND, ANSWER_KIND = "oracle-engine-job-state", "oracle-engine-job-answer"
 
 # the claim of whoever begins or ends a job
-WHOLE = 0
+WHOLE_JOB = 0
 
 
 class JobFolder:
@@ -42,7 +42,7 @@ class JobFolder:
         path.mkdir(parents=True, exist_ok=True)
         claims = Claims(path / "claims")
         try:
-            with claims.hold(WHOLE, wait=True):
+            with claims.hold(WHOLE_JOB, wait=True):
                 if not _facts(path).exists():
                     with replacing(_facts(path)) as partial:
                         partial.write_text(json.dumps(spec.facts(), indent=1) + "\n", "utf-8")

@@ -2,7 +2,8 @@
 
 from ..paths.time_grids import sampling_times, shift_for, shifted
 from .fields import Switch, Velocity
-from .runs import METHODS, Capture, Run, initial_noise, noised, sample
+from .runs import Capture, Run, initial_noise, noised, sample
+from .steps import METHODS
 
 __all__ = [
     "METHODS",

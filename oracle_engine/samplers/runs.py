@@ -1,23 +1,22 @@
-"""ODE samplers for the oracle, for models, and for runs that change from one to the other."""
+"""Runs of a sampler: from states at the first time of a grid to those at its last, with what is captured on the way."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from types import MappingProxyType
 
 import torch
 
 from ..base.arrays import Float, Float64, Int64, Numbers, Tensor, check_floating
 from ..base.errors import invalid
-from ..base.names import METHOD_NAMES
 from ..engine.arguments import check_oracle
 from ..engine.oracle import Oracle
 from ..paths.paths import SMALLEST, Path
 from ..paths.time_grids import check_times
 from ..queries.conditions import Guidance
-from .fields import Field, Switch, Velocity, check_velocity, denoiser_from, parts_of, path_at, path_of, times_like
+from .fields import Field, Switch, Velocity, check_velocity, parts_of, path_at, path_of, times_like
+from .steps import METHODS, Step, to_data
 
 
 @dataclass(frozen=True)
@@ -166,24 +165,6 @@ def noised(
     return alpha * samples + sigma * eps
 
 
-@dataclass(frozen=True)
-class _Step:
-    """One step along a field, from the states x at the time `t` to the time `end`."""
-
-    field: Field
-    x: Tensor
-    t: float
-    end: float
-
-    @property
-    def width(self) -> float:
-        return self.end - self.t
-
-
-# takes a step; returns the states at its end and, at least where the second argument is true, the denoiser at its start
-_Advance = Callable[[_Step, bool], tuple[Tensor, Tensor | None]]
-
-
 class _Kept:
     """What was captured of the steps so far, one tensor a step."""
 
@@ -224,14 +205,14 @@ class _Sampler:
     def step(self, x: Tensor, t: float, end: float, kept: _Kept) -> Tensor:
         """Return the states at the time `end`, from `x` at the time `t`, and add what is to be captured to `kept`."""
         source = self.velocity.at(t) if isinstance(self.velocity, Switch) else self.velocity
-        step = _Step(Field(source, self.path, self.labels, self.guidance), x, t, end)
+        step = Step(Field(source, self.path, self.labels, self.guidance), x, t, end)
         if self.capture.states:
             kept.states.append(x)
         if self.capture.top_k and self.engine is not None:
             posterior = self.engine.posterior(x, times_like(t, x), labels=self.labels, top_k=self.capture.top_k)
             kept.weights.append(posterior.top_weights)
             kept.indices.append(posterior.top_indices)
-        advance = _to_data if end == 1.0 else METHODS[self.method]
+        advance = to_data if end == 1.0 else METHODS[self.method]
         reached, denoiser = advance(step, self.capture.denoisers)
         if self.capture.denoisers and denoiser is not None:
             kept.denoisers.append(denoiser)
@@ -249,41 +230,3 @@ class _Sampler:
             top_weights=torch.stack(kept.weights) if self.capture.top_k else None,
             top_indices=torch.stack(kept.indices) if self.capture.top_k else None,
         )
-
-
-def _to_data(step: _Step, with_denoiser: bool) -> tuple[Tensor, Tensor | None]:
-    denoiser = step.field.denoiser(step.x, step.t)
-    return denoiser, denoiser
-
-
-def _euler(step: _Step, with_denoiser: bool) -> tuple[Tensor, Tensor | None]:
-    velocity = step.field.velocity(step.x, step.t)
-    return step.x + step.width * velocity, _denoiser(step, velocity) if with_denoiser else None
-
-
-def _heun(step: _Step, with_denoiser: bool) -> tuple[Tensor, Tensor | None]:
-    first = step.field.velocity(step.x, step.t)
-    second = step.field.velocity(step.x + step.width * first, step.end)
-    reached = step.x + 0.5 * step.width * (first + second)
-    return reached, _denoiser(step, first) if with_denoiser else None
-
-
-def _ddim(step: _Step, with_denoiser: bool) -> tuple[Tensor, Tensor | None]:
-    """Take a step that is exact wherever the denoiser stands still."""
-    denoiser = step.field.denoiser(step.x, step.t)
-    alpha, sigma, _, _ = path_at(step.field.path, step.t)
-    alpha_end, sigma_end, _, _ = path_at(step.field.path, step.end)
-    # alpha' xhat + sigma' (x - alpha xhat) / sigma (Song et al. 2021)
-    share = sigma_end / sigma
-    return share * step.x + (alpha_end - share * alpha) * denoiser, denoiser
-
-
-def _denoiser(step: _Step, velocity: Tensor) -> Tensor:
-    # where a path stands still the velocity determines no denoiser, but an engine has it
-    if isinstance(step.field.source, Oracle) and path_at(step.field.path, step.t)[2:] == (0.0, 0.0):
-        return step.field.denoiser(step.x, step.t)
-    return denoiser_from(velocity, step.x, step.t, step.field.path)
-
-
-# the methods of `sample` by name
-METHODS: Mapping[str, _Advance] = MappingProxyType(dict(zip(METHOD_NAMES, (_euler, _heun, _ddim), strict=True)))

@@ -18,7 +18,7 @@ from ..queries.request import Request
 Parts = dict[str, Tensor]
 
 
-def joined(ranks: Ranks, operation: str, asked: Sequence[Asked], parts: Parts) -> tuple[Parts, list[int]]:
+def gathered_parts(ranks: Ranks, operation: str, asked: Sequence[Asked], parts: Parts) -> tuple[Parts, list[int]]:
     """Return the parts of the queries of all ranks, one after the other, and how many each rank has; a collective.
 
     asked: what has to be the same on all ranks. parts: of the queries here. Columns that other ranks have more of are
@@ -48,7 +48,7 @@ def gathered_request(
     coefficients = {f"at.{field.name}": getattr(request.at, field.name) for field in fields(request.at)}
     plain = {name: getattr(request, name) for name in ("x", "times", "variance", "exclude", "source", "scale")}
     labels = request.exclude.new_empty(len(request), 0) if request.labels is None else request.labels
-    found, counts = joined(ranks, operation, asked, {**plain, "labels": labels, **coefficients})
+    found, counts = gathered_parts(ranks, operation, asked, {**plain, "labels": labels, **coefficients})
     at = Coefficients(*(found.pop(name).contiguous() for name in coefficients))
     classes = found.pop("labels")
     held: dict[str, Any] = {name: part.contiguous() for name, part in found.items()}
@@ -80,7 +80,7 @@ def gathered_directions(
     if query.given is not None:
         parts["given"] = query.given.x
     asked = [Asked("t", len(parts), lambda: f"{sorted(parts)}")]
-    found, counts = joined(ranks, operation, asked, parts)
+    found, counts = gathered_parts(ranks, operation, asked, parts)
     found = {name: part.contiguous() for name, part in found.items()}
     given = None if query.given is None else GivenPoints(found["given"], query.given.scale, query.given.offset)
     ranges = _ranges(found["excluded"])

@@ -13,7 +13,7 @@ from ..base.group.actors import Actors
 from .shards import HeldShards, ShardQuestion
 from .tree import Node
 
-T = TypeVar("T")
+Part = TypeVar("Part")
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class ActorShards:
 
     actors: Actors
 
-    def nodes(self, question: ShardQuestion[T]) -> dict[Node, T]:
+    def nodes(self, question: ShardQuestion[Part]) -> dict[Node, Part]:
         """Return the answers over the fewest nodes of the tree that cover the shards of each actor.
 
         Raises what :meth:`Actors.ask` does. Sends the question to each actor, and gets rows of each node back.

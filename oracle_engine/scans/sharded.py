@@ -23,7 +23,7 @@ from .gathering import gathered_directions, gathered_request
 from .on_actors import ActorShards
 from .shards import CovarianceQuestion, HeldShards, ShardHolder, ShardQuestion, ShardScan, StatesQuestion
 
-T = TypeVar("T")
+Part = TypeVar("Part")
 
 
 @dataclass(frozen=True)
@@ -78,12 +78,12 @@ class ShardedScan:
         # without what is kept for this process
         return request.changed(), [len(request)]
 
-    def answered(self, question: ShardQuestion[T], counts: Sequence[int]) -> T:
+    def answered(self, question: ShardQuestion[Part], counts: Sequence[int]) -> Part:
         """Return the answer to `question` over all shards.
 
         counts: as :meth:`requested` returned them. Raises and costs as :meth:`state` does.
         """
-        exchange: Exchange[T] = Exchange(self.data.ranks, self.data.deal.shards, question.codec)
+        exchange: Exchange[Part] = Exchange(self.data.ranks, self.data.deal.shards, question.codec)
         return exchange.answered(question.operation, self.held.nodes(question), counts)
 
     def _merged(self, operation: str, request: Request, wanted: Wanted, scan: ShardScan) -> PosteriorState:

@@ -17,14 +17,14 @@ from .exchange import Codec, Exchange
 from .layout import Layout, Sums
 from .tree import Node
 
-T = TypeVar("T")
+Part = TypeVar("Part")
 
 # a scan of one shard
 ShardScan = Callable[[ExactScan, Request, Wanted], PosteriorState]
 
 
 @runtime_checkable
-class ShardQuestion(Protocol[T]):
+class ShardQuestion(Protocol[Part]):
     """What is asked of every shard; the answers over disjoint shards merge."""
 
     @property
@@ -33,11 +33,11 @@ class ShardQuestion(Protocol[T]):
         ...
 
     @property
-    def codec(self) -> Codec[T]:
+    def codec(self) -> Codec[Part]:
         """How answers are sent and merged."""
         ...
 
-    def part(self, held: HeldShards, number: int) -> T:
+    def part(self, held: HeldShards, number: int) -> Part:
         """Return the answer of the shard `number`, which may be empty."""
         ...
 
@@ -46,7 +46,7 @@ class ShardQuestion(Protocol[T]):
 class ShardHolder(Protocol):
     """What answers for shards: a process for some, or actors for all of them."""
 
-    def nodes(self, question: ShardQuestion[T]) -> dict[Node, T]:
+    def nodes(self, question: ShardQuestion[Part]) -> dict[Node, Part]:
         """Return the answers over the fewest nodes of the tree that cover the shards, or, of actors, those of each."""
         ...
 
@@ -58,7 +58,7 @@ class HeldShards:
     data: ShardedDataset
     scans: Mapping[int, ExactScan]
 
-    def nodes(self, question: ShardQuestion[T]) -> dict[Node, T]:
+    def nodes(self, question: ShardQuestion[Part]) -> dict[Node, Part]:
         """Return the answers over the fewest nodes of the tree that cover the shards of this rank."""
         exchange = Exchange(self.data.ranks, self.data.deal.shards, question.codec)
         with self.data.ranks.working():

@@ -8,7 +8,7 @@ from typing import TypeVar
 # the shards [start, stop) below a node of the tree
 Node = tuple[int, int]
 
-T = TypeVar("T")
+Part = TypeVar("Part")
 
 
 def halves(node: Node) -> tuple[Node, Node]:
@@ -28,7 +28,7 @@ def cover(held: Node, node: Node) -> list[Node]:
     return [found for half in halves(node) for found in cover(held, half)]
 
 
-def merged(parts: Mapping[Node, T], node: Node, merge: Callable[[T, T], T]) -> T:
+def merged(parts: Mapping[Node, Part], node: Node, merge: Callable[[Part, Part], Part]) -> Part:
     """Return the value of `node` from `parts`, the values of nodes that cover it, merged in the order of the tree."""
     if node in parts:
         return parts[node]

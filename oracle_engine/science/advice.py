@@ -18,7 +18,7 @@ from ..engine.engine import OracleEngine
 from ..paths.paths import Path
 from ..paths.time_grids import shift_for
 from ..training.conditional import conditional_target, path_sample
-from ..training.estimates import References
+from ..training.references import References
 from ..training.targets import OracleTarget
 from .demo.batches import LAST_TIME
 from .stages.analysis import analyse

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 # the pairs shown, from the smallest ratio on
 PAIRS = 10
 WIDTH, HEAD, CURVE = 6.9, 0.5, 1.5
-CONTEXT = 512
+COLOUR_SAMPLES = 512
 
 
 def copies_figure(x: Float[Tensor, "K ..."], found: Nearest, data: OracleDataset, path: str | Path) -> None:
@@ -44,7 +44,7 @@ def copies_figure(x: Float[Tensor, "K ..."], found: Nearest, data: OracleDataset
     if not pictures:
         save_figure(figure, path)
         return
-    colours = Colours.of(data[torch.arange(min(CONTEXT, len(data)))].float().cpu())
+    colours = Colours.of(data[torch.arange(min(COLOUR_SAMPLES, len(data)))].float().cpu())
     rows = (("generated", x[shown]), ("nearest", data.sample_values(data.row_of(found.index[shown, 0]))))
     for row, (name, part) in enumerate(rows):
         top = HEAD + CURVE + 0.6 + row * (side + 0.02)

@@ -31,9 +31,9 @@ from ..kernels.screens import (
     best_screen,
     build_kind,
     extended_distances,
-    measured,
     nearest_distances,
     refusal,
+    with_thresholds,
 )
 from ..queries.answer import Route
 from .faiss import FactorySearch, FlatSearch, check_spec
@@ -148,7 +148,7 @@ class SearchIndex:
         screen, distances = here.screen, here.distances
         if screen is not None:
             screen = screen.extended(rows, kept, _named("projecting", progress))
-            screen = measured(rows, screen, progress=_named("measuring", progress)).screen
+            screen = with_thresholds(rows, screen, progress=_named("measuring", progress)).screen
         if distances is not None:
             vectors = DistanceVectors.of(rows) if screen is None else screen.vectors(rows)
             distances = extended_distances(vectors, distances, kept, _named("neighbours", progress))

@@ -99,7 +99,7 @@ def _joined(work: Work, parts: list[_ClassWork], found: list[Shortlist]) -> Shor
         return found[0]
     total = Shortlist.nothing(work)
     for part, one in zip(parts, found, strict=True):
-        total = total.put(part.index, total.take(part.index).joined(one))
+        total = total.put(part.index, total.take(part.index).merged(one))
     return total
 
 

@@ -220,7 +220,7 @@ def _texts(part: bytes) -> list[str]:
     return found
 
 
-def joined(parts: Sequence[Mapping[str, Tensor | list[str]]]) -> dict[str, Any]:
+def joined_answers(parts: Sequence[Mapping[str, Tensor | list[str]]]) -> dict[str, Any]:
     """Return the answers to several requests as one; texts as a tuple."""
     found: dict[str, Any] = {}
     for name, first in parts[0].items():

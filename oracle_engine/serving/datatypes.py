@@ -13,8 +13,8 @@ import torch
 from ..base.arrays import Tensor
 from ..base.errors import invalid
 
-FLOATING = {"FP16": torch.float16, "BF16": torch.bfloat16, "FP32": torch.float32, "FP64": torch.float64}
-WHOLE = {
+FLOAT_DATATYPES = {"FP16": torch.float16, "BF16": torch.bfloat16, "FP32": torch.float32, "FP64": torch.float64}
+INTEGER_DATATYPES = {
     "INT8": torch.int8,
     "INT16": torch.int16,
     "INT32": torch.int32,
@@ -24,7 +24,7 @@ WHOLE = {
     "UINT32": torch.uint32,
     "UINT64": torch.uint64,
 }
-DATATYPES = FLOATING | WHOLE
+DATATYPES = FLOAT_DATATYPES | INTEGER_DATATYPES
 NAMES = {dtype: name for name, dtype in DATATYPES.items()}
 
 

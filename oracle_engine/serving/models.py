@@ -14,13 +14,13 @@ from ..engine.engine import OracleEngine
 from ..engine.several import PREDICTIONS, Value, several
 from ..paths.described import path_facts
 from ..queries.conditions import Conditions
-from .datatypes import FLOATING, NAMES
+from .datatypes import FLOAT_DATATYPES, NAMES
 from .limits import Limits, RefusedError
 from .protocol import Inference
 from .statistics import Statistics
 
 TOP_K = 8
-FLOAT_DTYPES = tuple(FLOATING.values())
+FLOAT_DTYPES = tuple(FLOAT_DATATYPES.values())
 # datatype and sizes of a sample of each output beside the predictions; -1 is top_k
 OUTPUTS = {
     "log_density": ("FP64", []),
@@ -247,7 +247,9 @@ def _described(name: str, datatype: str, sizes: Sequence[int]) -> dict[str, Any]
 def _check_floating(name: str, value: Tensor) -> None:
     """Raise InputError for an input that is not floating or not finite."""
     if value.dtype not in FLOAT_DTYPES:
-        raise invalid(name, f"must have a datatype among {', '.join(FLOATING)}", NAMES[value.dtype], "convert it")
+        raise invalid(
+            name, f"must have a datatype among {', '.join(FLOAT_DATATYPES)}", NAMES[value.dtype], "convert it"
+        )
     finite = value.reshape(len(value), -1).isfinite().all(1) if value.ndim else value.isfinite()
     if not bool(finite.all()):
         row = int((~finite.reshape(-1)).nonzero()[0])

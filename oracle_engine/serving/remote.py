@@ -16,7 +16,19 @@ from ..engine.oracle import Oracle
 from ..engine.several import STATISTICS
 from ..queries.conditions import Conditions, Guidance
 from ..queries.posterior import Posterior
-from .asking import BROKEN, Ask, Facts, ask_of, checked, joined, model_address, pause, read, remote_error, settings
+from .asking import (
+    BROKEN,
+    Ask,
+    Facts,
+    ask_of,
+    checked,
+    joined_answers,
+    model_address,
+    pause,
+    read,
+    remote_error,
+    settings,
+)
 
 
 class RemoteOracle(Oracle):
@@ -116,7 +128,7 @@ class RemoteOracle(Oracle):
         Raises InputError as an engine does, RemoteError where the server does not answer.
         """
         asked = ask_of(self.facts, names, x, t, Conditions(labels, guidance, exclude, source), top_k=top_k)
-        found = joined([self._answer(part) for part in asked.parts(self.facts)])
+        found = joined_answers([self._answer(part) for part in asked.parts(self.facts)])
         return {name: like(x, value) for name, value in found.items()}
 
     def _respond(self, name: str, x: Tensor, t: Numbers, conditions: Conditions) -> Any:

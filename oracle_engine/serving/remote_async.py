@@ -12,7 +12,19 @@ import torch
 
 from ..base.arrays import Numbers, Tensor
 from ..queries.conditions import Conditions, Guidance
-from .asking import BROKEN, Ask, Facts, ask_of, checked, joined, model_address, pause, read, remote_error, settings
+from .asking import (
+    BROKEN,
+    Ask,
+    Facts,
+    ask_of,
+    checked,
+    joined_answers,
+    model_address,
+    pause,
+    read,
+    remote_error,
+    settings,
+)
 from .remote import like
 
 
@@ -70,7 +82,7 @@ class AsyncRemoteOracle:
     ) -> dict[str, Any]:
         """Return several answers to the same queries, by name; see :meth:`RemoteOracle.ask`."""
         asked = ask_of(self.facts, names, x, t, Conditions(labels, guidance, exclude, source), top_k=top_k)
-        found = joined(await asyncio.gather(*(self._answer(part) for part in asked.parts(self.facts))))
+        found = joined_answers(await asyncio.gather(*(self._answer(part) for part in asked.parts(self.facts))))
         return {name: like(x, value) for name, value in found.items()}
 
     async def velocity(self, x: Tensor | np.ndarray, t: Numbers, **conditions: Any) -> Any:

@@ -13,7 +13,7 @@ from ..base.errors import invalid
 from ..base.transforms import traced
 from ..paths.paths import SMALLEST, Coefficients, Path, coefficients, resolve_path, resolve_times
 from ..queries.labels import whole_labels
-from .posterior_draws import uniforms
+from .random_rows import uniforms
 
 PredictionName = Literal["velocity", "denoiser", "score", "noise"]
 

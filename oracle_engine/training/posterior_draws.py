@@ -22,6 +22,7 @@ from ..queries.classes import batch_slices, scan_tasks
 from ..queries.conditions import Conditions
 from ..queries.request import Request, nothing_scored
 from ..scans.sharded import ShardedScan
+from .random_rows import inverted, uniforms
 from .sharded_draws import draw_over_shards
 
 # float64 values of a block of rows, and of its logits: 32 MB each
@@ -70,7 +71,8 @@ def posterior_draw(
     labels: draw from a class, as in OracleEngine.velocity: an integer, [B], [B, U], or one-hot rows; -1 for none.
     exclude: index of a sample that does not count, one for all or [B], -1 for none (leave-one-out).
     generator: of the draws, on any device; the global one of the data's device unless given.
-    block_values: float64 values of a block of rows and of its logits, at least 1; it bounds the memory.
+    block_values: float64 values of a block of rows and of its logits, at least 1; it bounds the memory. Compiled code
+        takes the default.
     Returns [B] int64. P(index = j) = gamma_j(x, t), the softmax weight of sample j, so that the expectation of
     data[index] is the denoiser where point_std = 0.
     Raises InputError as OracleEngine.velocity does, for `block_values` below 1, where no sample that a query may use
@@ -131,7 +133,7 @@ def draw_with_density(
     Returns the indices drawn, [B] int64, and the log densities in nats, [B] float64.
     Raises InputError where no sample that a query may use has a positive weight. Costs as :func:`posterior_draw`.
     """
-    drawn = _drawn(engine, request, generator, block_values)
+    drawn = _over_shards(engine, request, generator, block_values)
     if bool((drawn.row < 0).any()):
         raise nothing_scored(request, engine.data, drawn.row >= 0)
     variance = marginal_variance(request.at, engine.point_std)
@@ -139,74 +141,11 @@ def draw_with_density(
     return engine.data.index_of(drawn.row), density
 
 
-def uniforms(count: int, generator: torch.Generator | None, device: torch.device) -> Float64[Tensor, "n"]:
-    """Return independent uniform numbers in [0, 1).
-
-    count: how many, at least 0.
-    generator: of the numbers, on any device: they are drawn there and moved. None for the global one of `device`.
-    device: of the result.
-    Returns [count] float64.
-    """
-    place = device if generator is None else generator.device
-    return torch.rand(count, generator=generator, device=place, dtype=torch.float64).to(device)
-
-
-def equally_weighted(data: OracleDataset, span: Span) -> bool:
-    """Return whether all samples of a span count alike.
-
-    data: the samples. span: some of their rows, at least one. Costs a pass over the weights, where there are any.
-    """
-    if data.rows.log_weights is None:
-        return True
-    weights = data.rows.log_weights[span.start : span.stop]
-    return bool((weights == weights[0]).all())
-
-
-def draw_references(
-    data: OracleDataset, span: Span, count: int, generator: torch.Generator | None
-) -> Int64[Tensor, "n"]:
-    """Return rows of a span in random order: different ones where its samples count alike, else drawn by weight.
-
-    data: the samples.
-    span: the rows to draw from, such as those of a class.
-    count: how many rows, at least 0; at most len(span) where the samples count alike.
-    generator: of the draws, on any device; None for the global one.
-    Returns [count] int64 in [span.start, span.stop). With equal weights every ordered choice of `count` different rows
-    is equally likely; with others the rows are independent and may repeat. Costs count log(count) operations, and
-    as many as the span has rows where there are weights or where half of them are drawn.
-    """
-    if equally_weighted(data, span):
-        return span.start + _distinct(len(span), count, generator, data.device)
-    weights = data.rows.log_weights
-    assert weights is not None
-    place = uniforms(count, generator, data.device)
-    return span.start + _inverted(weights[None, span.start : span.stop].exp(), place[None])[0]
-
-
-def _distinct(size: int, count: int, generator: torch.Generator | None, device: torch.device) -> Int64[Tensor, "n"]:
-    """Return `count` different numbers below `size` in random order, each ordered choice equally likely."""
-    if 2 * count >= size:
-        return uniforms(size, generator, device).argsort()[:count]
-    drawn = torch.empty(0, dtype=torch.int64, device=device)
-    while len(drawn) < count:
-        more = (uniforms(count, generator, device) * size).long().clamp_max(size - 1)
-        drawn = _first_occurrences(torch.cat([drawn, more]))
-    return drawn[:count]
-
-
-def _first_occurrences(values: Int64[Tensor, "n"]) -> Int64[Tensor, "k"]:
-    """Return the different values in the order of their first occurrence."""
-    ordered, place = values.sort(stable=True)
-    again = torch.zeros_like(values, dtype=torch.bool)
-    again[place[1:]] = ordered[1:] == ordered[:-1]
-    return values[~again]
-
-
-def _drawn(engine: OracleEngine, request: Request, generator: torch.Generator | None, block_values: int) -> Draw:
+def _over_shards(engine: OracleEngine, request: Request, generator: torch.Generator | None, block_values: int) -> Draw:
     """Return the rows that are drawn, over all shards where there are some."""
     scan = engine.responder.router.exact
     if not isinstance(scan, ShardedScan):
-        return _draws(engine.data, request, generator, block_values)
+        return _in_slices(engine.data, request, generator, block_values)
     drawn = draw_over_shards(scan, request, generator, partial(_drawn_of_shard, block_values=block_values))
     return Draw(drawn.lse, drawn.row)
 
@@ -215,20 +154,22 @@ def _drawn_of_shard(
     shard: OracleDataset, request: Request, generator: torch.Generator, *, block_values: int
 ) -> tuple[Float64[Tensor, "B"], Int64[Tensor, "B"]]:
     """Draw from one shard; see LocalDraw."""
-    found = _draws(shard, request, generator, block_values)
+    found = _in_slices(shard, request, generator, block_values)
     return found.lse, found.row
 
 
-def _draws(data: OracleDataset, request: Request, generator: torch.Generator | None, block_values: int) -> Draw:
+def _in_slices(data: OracleDataset, request: Request, generator: torch.Generator | None, block_values: int) -> Draw:
     """Return a row for each query, a slice of the batch at a time."""
-    parts = [_draw(data, request.take(part), generator, block_values) for part in batch_slices(len(request), data.dim)]
+    parts = [
+        _in_blocks(data, request.take(part), generator, block_values) for part in batch_slices(len(request), data.dim)
+    ]
     if not parts:
         # of no queries: an empty float64 and an empty int64 tensor
         return Draw(request.times, request.exclude)
     return Draw(torch.cat([part.lse for part in parts]), torch.cat([part.row for part in parts]))
 
 
-def _draw(data: OracleDataset, request: Request, generator: torch.Generator | None, block_values: int) -> Draw:
+def _in_blocks(data: OracleDataset, request: Request, generator: torch.Generator | None, block_values: int) -> Draw:
     """Draw a row for each query, a block of rows at a time, of which each may take the place of the last."""
     query = request.query(data)
     nothing = torch.full((len(query),), -torch.inf, dtype=torch.float64, device=data.device)
@@ -237,7 +178,7 @@ def _draw(data: OracleDataset, request: Request, generator: torch.Generator | No
         part = query.take(task.query)
         size = max(1, block_values // max(data.dim, len(part)))
         for start in range(task.span.start, task.span.stop, size):
-            block = _draw_from(data.rows, part, Span(start, min(start + size, task.span.stop)), generator)
+            block = _from_block(data.rows, part, Span(start, min(start + size, task.span.stop)), generator)
             before = Draw(drawn.lse[task.query], drawn.row[task.query])
             merged = merge_draws(before, block, uniforms(len(part), generator, data.device))
             drawn = Draw(
@@ -246,7 +187,7 @@ def _draw(data: OracleDataset, request: Request, generator: torch.Generator | No
     return drawn
 
 
-def _draw_from(rows: Rows, query: Query, span: Span, generator: torch.Generator | None) -> Draw:
+def _from_block(rows: Rows, query: Query, span: Span, generator: torch.Generator | None) -> Draw:
     """Draw a row of one block for each query."""
     index = torch.arange(span.start, span.stop, device=rows.device)
     samples = rows.gather(index) - rows.centre
@@ -261,14 +202,5 @@ def _draw_from(rows: Rows, query: Query, span: Span, generator: torch.Generator 
     weights = (logits - largest.clamp_min(-torch.finfo(torch.float64).max)).exp_()
     lse = largest[:, 0] + weights.sum(1).log()
     place = uniforms(len(query), generator, rows.device)
-    row = span.start + _inverted(weights, place[:, None])[:, 0]
+    row = span.start + inverted(weights, place[:, None])[:, 0]
     return Draw(lse, torch.where(lse == -torch.inf, -1, row))
-
-
-def _inverted(weights: Float64[Tensor, "B n"], place: Float64[Tensor, "B k"]) -> Int64[Tensor, "B k"]:
-    """Return where the cumulative weights pass `place` in [0, 1); rows without weight give their last index."""
-    total = weights.cumsum(1)
-    # strictly below the end, where rounding would otherwise reach past the last sample with weight
-    last = torch.nextafter(total[:, -1:], torch.zeros_like(total[:, -1:]))
-    found = torch.searchsorted(total, (place * total[:, -1:]).minimum(last), right=True)
-    return found.clamp_max(weights.shape[1] - 1)

@@ -16,8 +16,8 @@ from ..scans.exchange import Codec
 from ..scans.sharded import ShardedScan
 from ..scans.shards import HeldShards
 
-# seeds are whole numbers below this
-SEEDS = 1 << 62
+# seeds are whole numbers below this; those of shards are this far apart, 2^64 over the golden ratio
+SEEDS, SEED_STEP = 1 << 62, 0x9E3779B97F4A7C15
 # what ranks are asked for, in words
 DRAW = "a draw"
 
@@ -83,7 +83,7 @@ class DrawQuestion:
         nothing = torch.full_like(some.times, -torch.inf)
         if number not in held.data.shards:
             return ShardDraw(nothing, nothing, torch.full_like(some.exclude, -1))
-        generator = torch.Generator().manual_seed((self.seed + number * 0x9E3779B97F4A7C15) % (1 << 63))
+        generator = torch.Generator().manual_seed((self.seed + number * SEED_STEP) % (1 << 63))
         lse, row = self.draw(held.data.shards[number], some, generator)
         noise = -(-torch.rand(len(some), generator=generator, dtype=torch.float64).log()).log()
         return ShardDraw(lse, lse + noise.to(lse.device), held.data.deal.rows_of(number, row))

@@ -21,7 +21,8 @@ from ..paths.predictions import Prediction
 from ..queries.conditions import Conditions, Guidance
 from ..queries.request import Request
 from .conditional import PredictionName, check_prediction
-from .estimates import Estimate, Exact, Flip, References, TargetQuery, over_points
+from .estimates import Estimate, Exact, Flip, TargetQuery, over_points
+from .references import References
 
 
 class OracleTarget(torch.nn.Module):
@@ -178,7 +179,8 @@ class OracleTarget(torch.nn.Module):
         least = 0 if self.estimate.needs_source else -1
         if not holds((index >= least) & (index < count)):
             bad = index[(index < least) | (index >= count)].reshape(-1)[0].item()
-            remedy = "check the indices" if least else "a query that no sample made has no such target; use Exact()"
+            unmade = "a query that no sample made has no such target; use Exact()"
+            remedy = unmade if bad == -1 else "check the indices"
             raise invalid("source", f"must be indices of samples, {least} .. {count - 1}", bad, remedy)
         return index.expand(batch)
 

@@ -12,7 +12,7 @@ from bench.gate import calls, host, kept
 from bench.gate.table import verdict
 from oracle_engine import DataFileError, OracleDataset, OracleEngine
 from oracle_engine.kernels.gpu.jit import INTERPRET
-from oracle_engine.kernels.gpu.tools import jobs, waves
+from oracle_engine.kernels.gpu.tools import jobs, listed_jobs, waves
 from oracle_engine.kernels.gpu.tools.compilation import compile_job
 
 compiles = pytest.mark.skipif(INTERPRET, reason="the interpreter is on: nothing is compiled")
@@ -28,7 +28,7 @@ def worse(section: str, found: kept.Section) -> list[str]:
 
 
 @compiles
-@pytest.mark.parametrize("job", jobs.subset(), ids=str)
+@pytest.mark.parametrize("job", listed_jobs.subset(), ids=str)
 def test_configurations_pass_the_gate_and_are_no_worse(job: jobs.Job) -> None:
     result = compile_job(job)
     assert verdict(result) == []
@@ -37,7 +37,7 @@ def test_configurations_pass_the_gate_and_are_no_worse(job: jobs.Job) -> None:
 
 
 def test_every_listed_configuration_is_kept_and_fills_the_card() -> None:
-    listed = {str(job) for job in jobs.jobs(list(jobs.TARGETS))}
+    listed = {str(job) for job in listed_jobs.jobs(list(jobs.TARGETS))}
     assert listed <= set(KEPT.sections[gate.CONFIGURATIONS])
     found = waves.waves(KEPT.sections[gate.CONFIGURATIONS])
     assert waves.empty(found) == []

@@ -21,15 +21,15 @@ from oracle_engine import (
 from oracle_engine.engine import point_gaussians
 from oracle_engine.paths.paths import PATHS, coefficients, resolve_path
 
-T = torch.tensor([0.02, 0.3, 0.6, 0.9, 0.999], dtype=torch.float64)
+TIMES = torch.tensor([0.02, 0.3, 0.6, 0.9, 0.999], dtype=torch.float64)
 
 
 def drawn(generator: torch.Generator, *, diagonal: bool = True) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return means and widths of 30 samples of 2 x 3 values, and a query for each time of T."""
+    """Return means and widths of 30 samples of 2 x 3 values, and a query for each time of TIMES."""
     means = torch.randn(30, 2, 3, generator=generator, dtype=torch.float64)
     shape = (30, 2, 3) if diagonal else (30,)
     stds = torch.rand(shape, generator=generator, dtype=torch.float64) * 0.8
-    return means, stds, torch.randn(len(T), 2, 3, generator=generator, dtype=torch.float64)
+    return means, stds, torch.randn(len(TIMES), 2, 3, generator=generator, dtype=torch.float64)
 
 
 @pytest.mark.parametrize("path", [name for name in PATHS if name != "edm"])
@@ -41,24 +41,26 @@ def test_density_and_score_are_those_of_the_mixture(
     # several blocks of samples
     monkeypatch.setattr(point_gaussians, "PAIR_VALUES", 250)
     oracle = PointGaussians(means, stds, path=path)
-    at = coefficients(resolve_path(path), T)
+    at = coefficients(resolve_path(path), TIMES)
     alpha, sigma = at.alpha_t[:, None, None], at.sigma_t[:, None, None]
     wide = stds.reshape(30, -1).expand(30, 6)
     deviation = ((alpha * wide).square() + sigma.square()).sqrt()
     parts = torch.distributions.Independent(torch.distributions.Normal(alpha * means.flatten(1), deviation), 1)
-    weights = torch.distributions.Categorical(torch.ones(len(T), 30, dtype=torch.float64))
+    weights = torch.distributions.Categorical(torch.ones(len(TIMES), 30, dtype=torch.float64))
     mixture = torch.distributions.MixtureSameFamily(weights, parts)
     points = x.flatten(1).requires_grad_()
     density = mixture.log_prob(points)
     (score,) = torch.autograd.grad(density.sum(), points)
-    assert_close(oracle.log_density(x, T), density.detach(), "float64")
-    found = oracle.score(x, T)
+    assert_close(oracle.log_density(x, TIMES), density.detach(), "float64")
+    found = oracle.score(x, TIMES)
     assert_close(found.flatten(1), score, "float64")
     # x = alpha E[X | x] + sigma E[eps | x]
-    assert_close(alpha * oracle.denoiser(x, T) + sigma * oracle.noise(x, T), x, "float64")
-    assert_close(oracle.noise(x, T), -sigma * found, "float64")
+    assert_close(alpha * oracle.denoiser(x, TIMES) + sigma * oracle.noise(x, TIMES), x, "float64")
+    assert_close(oracle.noise(x, TIMES), -sigma * found, "float64")
     d_alpha, d_sigma = at.d_alpha_t[:, None, None], at.d_sigma_t[:, None, None]
-    assert_close(oracle.velocity(x, T), d_alpha * oracle.denoiser(x, T) + d_sigma * oracle.noise(x, T), "float64")
+    assert_close(
+        oracle.velocity(x, TIMES), d_alpha * oracle.denoiser(x, TIMES) + d_sigma * oracle.noise(x, TIMES), "float64"
+    )
 
 
 def test_equal_widths_are_the_width_of_the_engine(generator: torch.Generator) -> None:
@@ -66,12 +68,12 @@ def test_equal_widths_are_the_width_of_the_engine(generator: torch.Generator) ->
     engine = OracleEngine(OracleDataset(means, torch.arange(30) % 3), point_std=0.3)
     for stds in (torch.full((30,), 0.3), torch.full((30, 2, 3), 0.3)):
         oracle = PointGaussians(means, stds.double(), torch.arange(30) % 3)
-        assert_close(oracle(x, T), engine(x, T), "bar")
-        assert_close(oracle.log_density(x, T), engine.log_density(x, T), "moment")
+        assert_close(oracle(x, TIMES), engine(x, TIMES), "bar")
+        assert_close(oracle.log_density(x, TIMES), engine.log_density(x, TIMES), "moment")
         labels = torch.tensor([0, 1, 2, -1, 1])
-        assert_close(oracle.velocity(x, T, labels=labels), engine.velocity(x, T, labels=labels), "bar")
-        assert_close(oracle.denoiser(x, T, labels=2), engine.denoiser(x, T, labels=2), "bar")
-        assert_close(oracle.log_density(x, T, labels=labels), engine.log_density(x, T, labels=labels), "moment")
+        assert_close(oracle.velocity(x, TIMES, labels=labels), engine.velocity(x, TIMES, labels=labels), "bar")
+        assert_close(oracle.denoiser(x, TIMES, labels=2), engine.denoiser(x, TIMES, labels=2), "bar")
+        assert_close(oracle.log_density(x, TIMES, labels=labels), engine.log_density(x, TIMES, labels=labels), "moment")
 
 
 def test_the_conditional_target_averages_to_the_velocity(generator: torch.Generator) -> None:
@@ -94,8 +96,8 @@ def test_widths_keep_noise_until_the_end_and_runs_follow_it(generator: torch.Gen
     run = samplers.sample(oracle, x.float(), samplers.sampling_times(10))
     assert bool(run.x.isfinite().all())
     moments = torch.cat([means[:, :, None], stds[:, :, None] + 0.1], 1)
-    found = PointGaussians.from_moments(moments, scale=0.5).denoiser(x[:, :, None], T)
-    assert_close(found[:, :, 0], PointGaussians(0.5 * means, 0.5 * stds + 0.05).denoiser(x, T), "float64")
+    found = PointGaussians.from_moments(moments, scale=0.5).denoiser(x[:, :, None], TIMES)
+    assert_close(found[:, :, 0], PointGaussians(0.5 * means, 0.5 * stds + 0.05).denoiser(x, TIMES), "float64")
 
 
 def test_what_cannot_be_used_is_refused(generator: torch.Generator, unchecked: None) -> None:
@@ -107,9 +109,9 @@ def test_what_cannot_be_used_is_refused(generator: torch.Generator, unchecked: N
     with pytest.raises(InputError, match="moments"):
         PointGaussians.from_moments(torch.zeros(2, 3, 4, 4))
     with pytest.raises(InputError, match="labels"):
-        PointGaussians(means, stds).velocity(x, T, labels=1)
+        PointGaussians(means, stds).velocity(x, TIMES, labels=1)
     with pytest.raises(InputError, match="labels"):
-        PointGaussians(means, stds, torch.arange(30) % 3).velocity(x, T, labels=5)
+        PointGaussians(means, stds, torch.arange(30) % 3).velocity(x, TIMES, labels=5)
     with pytest.raises(InputError, match="noise or width"):
         PointGaussians(means, 0.0 * stds).velocity(x, 1.0)
 

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
-from closed_form import normal
+from closed_form import near_duplicates, normal, stored_as
 from row_cases import centred, make_query, whole
+from tolerances import assert_close, assert_rows_close
 from torch import Tensor
 
-from oracle_engine.kernels import Query, Rows, Span, Work
+from oracle_engine.kernels import Query, Rows, Span, Wanted, Work, prepare_rows, reference_state
+from oracle_engine.kernels.screens import FixedAllowance, screened
 from oracle_engine.kernels.screens.exact8 import stored_screen
 from oracle_engine.kernels.screens.int8 import code_screen
 from oracle_engine.kernels.screens.pca import principal_screen
 from oracle_engine.kernels.screens.pca8 import leading_code_screen
 from oracle_engine.kernels.screens.query_bounds import SideInformation, Source
 from oracle_engine.kernels.screens.screen import Screen
-from oracle_engine.kernels.screens.tiles import KernelTiles
+from oracle_engine.kernels.screens.tiles import KernelTiles, Remaining, tile_bounds
 from oracle_engine.kernels.screens.upper_bounds import ROW_TILE, UpperLogits
 
 TIMES = (0.0, 1e-6, 0.05, 0.3, 0.6, 0.9, 0.99, 1 - 1e-4)
@@ -117,3 +120,50 @@ def assert_tiles_bounded(tiles: KernelTiles, upper: UpperLogits, floor: Tensor, 
         true = logits[pairs.row - span.start, pairs.query]
         assert bool((pairs.logit >= true).all())
         assert bool((pairs.logit - tiles.pair_error[pairs.query] <= true).all())
+
+
+def kernel_tiles(upper: UpperLogits, level: int, remaining: Remaining | None = None) -> KernelTiles:
+    """Return what kernels tell of a level: of all rows, or of what `remaining` leaves."""
+    everything = Remaining.everything(len(upper), torch.device("cpu"))
+    found = tile_bounds(upper.for_level(level), level, remaining or everything)
+    assert isinstance(found, KernelTiles)
+    return found
+
+
+def assert_deeper_levels_look_at_open_tiles(
+    tiles_of: Callable[..., KernelTiles], generator: torch.Generator, *, below: float, height: int
+) -> None:
+    """Close tiles at a floor so far `below` the best logit: the next level leaves them out, and they are bounded.
+
+    tiles_of: as :func:`kernel_tiles`. height: rows of a tile.
+    """
+    rows = prepare_rows(normal(600, 48, generator).float(), None)
+    query = make_query(rows, generator, 20, (0.8,))
+    upper, logits = (
+        UpperLogits.of(Work(rows, query, whole(rows)), made("pca", rows), UNKNOWN),
+        whole_logits(rows, query),
+    )
+    first, floor, index = tiles_of(upper, 0), (logits.amax(0) - below).float(), torch.tensor([0, 3, 4, 19])
+    first.open_tiles(floor)
+    left = first.left(floor, index)
+    deeper = tiles_of(upper.take(index), 1, left).level.largest[:, : len(index)]
+    closed = first.level.largest[:, index] < floor[index]
+    assert 0.1 < float(closed.double().mean()) < 1.0
+    assert bool((deeper[closed] == -torch.inf).all())
+    padded = torch.nn.functional.pad(logits[:, index], (0, 0, 0, -len(rows) % height), value=-torch.inf)
+    held = padded.unflatten(0, (-1, height)).masked_fill(~closed[:, None], -torch.inf)
+    assert bool((held.flatten(0, 1).logsumexp(0) <= left.log_omitted).all())
+
+
+def assert_shortlists_follow_the_formula(kind: str, dtype: torch.dtype, batch: int, generator: torch.Generator) -> None:
+    """Compare the shortlists of a screen of `kind`, over samples of which many nearly equal others, with float64."""
+    rows = prepare_rows(stored_as(near_duplicates(200, 48, generator), dtype), None)
+    query = make_query(rows, generator, batch, (0.6, 0.9, 0.99))
+    work = Work(rows, query, whole(rows), Wanted(moments=True))
+    found = screened(UpperLogits.of(work, made(kind, rows), UNKNOWN), FixedAllowance(1e-9), limit=100)
+    some = found.certified
+    assert float(some.double().mean()) > 0.5
+    truth = reference_state(work)
+    assert_close(found.state.lse[some], truth.lse[some], "moment")
+    assert_rows_close(found.state.mean[some], truth.mean[some], "mean", rows.radius)
+    assert bool((found.log_omitted[some] <= truth.lse[some]).all())

@@ -16,7 +16,8 @@ from oracle_engine import Guidance, InputError, OracleDataset, OracleEngine
 from oracle_engine.paths.paths import PATHS
 from oracle_engine.paths.time_grids import sampling_times, shift_for, shifted
 from oracle_engine.samplers.fields import Switch
-from oracle_engine.samplers.runs import METHODS, Capture, initial_noise, noised, sample
+from oracle_engine.samplers.runs import Capture, initial_noise, noised, sample
+from oracle_engine.samplers.steps import METHODS
 
 
 @pytest.fixture

@@ -181,7 +181,9 @@ def test_the_measured_costs_are_kept_and_said(generator: torch.Generator, tmp_pa
 def test_an_index_is_tried_on_some_rows_first(generator: torch.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     built, build = [], choose.build_kind
 
-    def counted(kind: str, rows: Rows, steps: PartProgress | None = None, **cost: float | None) -> choose.Measured:
+    def counted(
+        kind: str, rows: Rows, steps: PartProgress | None = None, **cost: float | None
+    ) -> choose.MeasuredScreen:
         built.append(len(rows))
         return build(kind, rows, steps, **cost)
 

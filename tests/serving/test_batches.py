@@ -19,7 +19,7 @@ from oracle_engine.serving.models import Model
 GENERATOR = torch.Generator().manual_seed(5)
 ENGINE = small_engine(GENERATOR)
 X = torch.randn(16, 2, 3, generator=GENERATOR)
-T = torch.linspace(0.1, 0.9, 16, dtype=torch.float64)
+TIMES = torch.linspace(0.1, 0.9, 16, dtype=torch.float64)
 
 
 @pytest.fixture
@@ -59,12 +59,12 @@ def velocity(response: httpx.Response) -> Tensor:
 
 
 def test_requests_of_one_kind_are_one_scan(server: Server, gate: Gate) -> None:
-    bodies = [question(X[place : place + 1], T[place]) for place in range(12)]
+    bodies = [question(X[place : place + 1], TIMES[place]) for place in range(12)]
     responses = asked_together(server, gate, bodies)
     assert gate.asked == [1, 12]
     for place, response in enumerate(responses):
         row = slice(place, place + 1)
-        assert_close(velocity(response), ENGINE.velocity(X[row], T[row]), "bar")
+        assert_close(velocity(response), ENGINE.velocity(X[row], TIMES[row]), "bar")
 
 
 def test_labels_indices_and_their_lack_share_a_batch(server: Server, gate: Gate) -> None:
@@ -99,7 +99,7 @@ def test_outputs_and_dtypes_that_differ_are_scans_of_their_own(server: Server, g
 
 
 def test_only_the_guilty_fail(server: Server, gate: Gate) -> None:
-    bodies = [question(X[place : place + 1], 1.5 if place % 4 == 1 else T[place]) for place in range(16)]
+    bodies = [question(X[place : place + 1], 1.5 if place % 4 == 1 else TIMES[place]) for place in range(16)]
     responses = asked_together(server, gate, bodies)
     for place, response in enumerate(responses):
         if place % 4 == 1:
@@ -107,7 +107,7 @@ def test_only_the_guilty_fail(server: Server, gate: Gate) -> None:
             assert "`t` must lie in [0, 1]" in response.json()["error"]
         else:
             row = slice(place, place + 1)
-            assert_close(velocity(response), ENGINE.velocity(X[row], T[row]), "bar")
+            assert_close(velocity(response), ENGINE.velocity(X[row], TIMES[row]), "bar")
 
 
 def test_what_is_too_late_is_refused_and_never_computed(server: Server, gate: Gate) -> None:

@@ -23,7 +23,7 @@ GENERATOR = torch.Generator().manual_seed(6)
 ENGINE = small_engine(GENERATOR)
 VP = OracleEngine(ENGINE.data, oe.VP(beta_max=10.0), t_max=0.9)
 X = torch.randn(5, 2, 3, generator=GENERATOR)
-T = torch.tensor([0.1, 0.3, 0.5, 0.7, 0.9])
+TIMES = torch.tensor([0.1, 0.3, 0.5, 0.7, 0.9])
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def test_it_knows_the_model(server: Server, remote: RemoteOracle) -> None:
 @pytest.mark.parametrize("labels", [None, 1, [0, 1, 2, -1, 0], [[0, 2, -1]] * 5, np.eye(3)[[0, 1, 2, 1, 0]]])
 def test_answers_are_those_of_the_engine(remote: RemoteOracle, name: str, labels: Any) -> None:
     options: dict[str, Any] = {"labels": labels, "exclude": torch.tensor([1, -1, 3, 4, 5])}
-    for t in (T, 0.4, T[:, None, None]):
+    for t in (TIMES, 0.4, TIMES[:, None, None]):
         found, wanted = (getattr(held, name)(X, t, **options) for held in (remote, ENGINE))
         assert found.dtype == wanted.dtype
         assert_close(found, wanted, "bar")
@@ -59,11 +59,11 @@ def test_answers_are_those_of_the_engine(remote: RemoteOracle, name: str, labels
 
 def test_guidance_keeps_to_its_interval(remote: RemoteOracle) -> None:
     options: dict[str, Any] = {"labels": [0, 1, 2, -1, 0], "guidance": Guidance([2.0, 3.0, 0.5, 2.0, 1.5], 0.2, 0.8)}
-    assert_close(remote.velocity(X, T, **options), ENGINE.velocity(X, T, **options), "bar")
+    assert_close(remote.velocity(X, TIMES, **options), ENGINE.velocity(X, TIMES, **options), "bar")
 
 
 def test_a_posterior_has_all_of_its_fields(remote: RemoteOracle) -> None:
-    found, wanted = (held.posterior(X, T, top_k=4) for held in (remote, ENGINE))
+    found, wanted = (held.posterior(X, TIMES, top_k=4) for held in (remote, ENGINE))
     for name in ("mean", "log_density", "ess", "entropy", "variance", "top_weights", "omitted_mass", "confidence"):
         assert_close(getattr(found, name), getattr(wanted, name), "moment")
     assert found.top_indices.tolist() == wanted.top_indices.tolist()
@@ -72,19 +72,19 @@ def test_a_posterior_has_all_of_its_fields(remote: RemoteOracle) -> None:
 
 
 def test_arrays_come_back_as_arrays(remote: RemoteOracle) -> None:
-    found = remote(X.double().numpy(), T.numpy(), labels=[0, 1, 2, 0, 1])
+    found = remote(X.double().numpy(), TIMES.numpy(), labels=[0, 1, 2, 0, 1])
     assert isinstance(found, np.ndarray)
-    assert_close(torch.from_numpy(found), ENGINE.velocity(X.double(), T, labels=[0, 1, 2, 0, 1]), "moment")
+    assert_close(torch.from_numpy(found), ENGINE.velocity(X.double(), TIMES, labels=[0, 1, 2, 0, 1]), "moment")
 
 
 def test_calls_on_an_event_loop_are_answered_at_the_same_time(server: Server) -> None:
     async def ask() -> list[Tensor]:
         async with await AsyncRemoteOracle.connect(server.url, token="word") as oracle:
             names: list[Callable[..., Any]] = [getattr(oracle, name) for name in (*PREDICTIONS, "log_density")]
-            return list(await asyncio.gather(*(name(X, T) for name in names)))
+            return list(await asyncio.gather(*(name(X, TIMES) for name in names)))
 
     for name, found in zip((*PREDICTIONS, "log_density"), asyncio.run(ask()), strict=True):
-        assert_close(found, getattr(ENGINE, name)(X, T), "bar")
+        assert_close(found, getattr(ENGINE, name)(X, TIMES), "bar")
 
 
 @pytest.mark.usefixtures("unchecked")
@@ -110,7 +110,7 @@ def test_what_cannot_be_asked_is_refused_as_an_engine_does(
     remote: RemoteOracle, change: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(InputError, match=words):
-        remote.velocity(**({"x": X, "t": T} | change))
+        remote.velocity(**({"x": X, "t": TIMES} | change))
 
 
 def test_a_server_that_does_not_know_the_client_says_so(server: Server) -> None:
@@ -177,7 +177,7 @@ def test_adapters_take_a_remote_oracle(remote: RemoteOracle) -> None:
     y = torch.tensor([0, 1, 2, 3, 0])
     for convention in ("repa", "sit", "torchcfm"):
         pair = [adapters.VelocityModel(held, convention, null_label=3) for held in (remote, ENGINE)]
-        order = (T, X) if convention == "torchcfm" else (X, T, y)
+        order = (TIMES, X) if convention == "torchcfm" else (X, TIMES, y)
         first, second = (model(*order) for model in pair)
         first, second = (out[0] if isinstance(out, tuple) else out for out in (first, second))
         assert isinstance(first, Tensor)

@@ -22,7 +22,7 @@ from oracle_engine.serving import create_app, protocol
 GENERATOR = torch.Generator().manual_seed(3)
 ENGINE = small_engine(GENERATOR)
 X = torch.randn(4, 2, 3, generator=GENERATOR)
-T = torch.tensor([0.1, 0.4, 0.6, 0.9], dtype=torch.float64)
+TIMES = torch.tensor([0.1, 0.4, 0.6, 0.9], dtype=torch.float64)
 LABELS = torch.tensor([0, 1, 2, -1])
 
 
@@ -49,7 +49,7 @@ def asked(name: str, value: Tensor, datatype: str, *, binary: bool = True, colum
 def inputs(*, binary: bool = True, columns: bool = False) -> list[Any]:
     return [
         asked("x", X, "FP32", binary=binary),
-        asked("t", T, "FP64", binary=binary, columns=columns),
+        asked("t", TIMES, "FP64", binary=binary, columns=columns),
         asked("labels", LABELS, "INT64", binary=binary, columns=columns),
     ]
 
@@ -65,9 +65,9 @@ def test_tensors_travel_in_every_form(
     answer = client.infer("oracle", inputs(binary=binary_in, columns=columns), outputs=outputs, request_id="seven")
     assert [item["name"] for item in answer.get_response()["outputs"]] == list(names)
     assert answer.get_response()["id"] == "seven"
-    assert_close(torch.tensor(answer.as_numpy("velocity")), ENGINE.velocity(X, T, labels=LABELS), "bar")
-    assert_close(torch.tensor(answer.as_numpy("score")), ENGINE.score(X, T, labels=LABELS), "bar")
-    posterior = ENGINE.posterior(X, T, labels=LABELS)
+    assert_close(torch.tensor(answer.as_numpy("velocity")), ENGINE.velocity(X, TIMES, labels=LABELS), "bar")
+    assert_close(torch.tensor(answer.as_numpy("score")), ENGINE.score(X, TIMES, labels=LABELS), "bar")
+    posterior = ENGINE.posterior(X, TIMES, labels=LABELS)
     assert_close(torch.tensor(answer.as_numpy("log_density")), posterior.log_density, "moment")
     assert answer.as_numpy("top_indices").tolist() == posterior.top_indices.tolist()
     assert [np.asarray(name).item() for name in answer.as_numpy("route")] in (["exact"] * 4, [b"exact"] * 4)
@@ -76,7 +76,7 @@ def test_tensors_travel_in_every_form(
 def test_long_answers_in_json_are_written_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protocol, "WRITTEN", 5)
     asked = protocol.Inference("", {}, {}, False, {})
-    (text,), length = protocol.answer("oracle", asked, {"velocity": X, "ess": T[:0], "route": ("exact",) * 7})
+    (text,), length = protocol.answer("oracle", asked, {"velocity": X, "ess": TIMES[:0], "route": ("exact",) * 7})
     outputs = [item["data"] for item in json.loads(text)["outputs"]]
     assert outputs == [X.reshape(-1).tolist(), [], ["exact"] * 7]
     assert length is None
@@ -84,7 +84,7 @@ def test_long_answers_in_json_are_written_in_parts(monkeypatch: pytest.MonkeyPat
 
 def test_no_outputs_means_all_of_them(client: triton.InferenceServerClient) -> None:
     answer = client.infer("oracle", inputs(), parameters={"top_k": 3})
-    posterior = ENGINE.posterior(X, T, labels=LABELS, top_k=3)
+    posterior = ENGINE.posterior(X, TIMES, labels=LABELS, top_k=3)
     described = client.get_model_metadata("oracle")["outputs"]
     assert [item["name"] for item in answer.get_response()["outputs"]] == [item["name"] for item in described]
     for name in ("ess", "entropy", "variance", "top_weights", "omitted_mass", "velocity_error"):
@@ -96,25 +96,25 @@ def test_no_outputs_means_all_of_them(client: triton.InferenceServerClient) -> N
 def test_answers_have_the_datatype_of_x(client: triton.InferenceServerClient, dtype: Any) -> None:
     kind = "FP16" if dtype is np.float16 else "FP64"
     x = torch.from_numpy(X.numpy().astype(dtype))
-    answer = client.infer("oracle", [asked("x", x, kind), asked("t", T, "FP64")])
+    answer = client.infer("oracle", [asked("x", x, kind), asked("t", TIMES, "FP64")])
     assert answer.as_numpy("velocity").dtype == dtype
-    assert_close(torch.tensor(answer.as_numpy("velocity")), ENGINE.velocity(x, T), "moment")
+    assert_close(torch.tensor(answer.as_numpy("velocity")), ENGINE.velocity(x, TIMES), "moment")
 
 
 def test_bfloat16_is_understood_although_numpy_lacks_it(client: triton.InferenceServerClient) -> None:
     x = triton.InferInput("x", list(X.shape), "BF16")
     x.set_data_from_numpy(X.numpy().astype(ml_dtypes.bfloat16))
-    answer = client.infer("oracle", [x, asked("t", T, "FP64")])
+    answer = client.infer("oracle", [x, asked("t", TIMES, "FP64")])
     output = next(item for item in answer.get_response()["outputs"] if item["name"] == "velocity")
     assert output["datatype"] == "BF16"
     found = torch.tensor(answer.as_numpy("velocity").astype(np.float32))
-    assert_close(found, ENGINE.velocity(X.bfloat16(), T), "bfloat16 output")
+    assert_close(found, ENGINE.velocity(X.bfloat16(), TIMES), "bfloat16 output")
 
 
 @pytest.mark.parametrize("algorithm", ["gzip", "deflate"])
 def test_requests_may_be_compressed(client: triton.InferenceServerClient, algorithm: str) -> None:
     answer = client.infer("oracle", inputs(), request_compression_algorithm=algorithm)
-    assert_close(torch.tensor(answer.as_numpy("velocity")), ENGINE.velocity(X, T, labels=LABELS), "bar")
+    assert_close(torch.tensor(answer.as_numpy("velocity")), ENGINE.velocity(X, TIMES, labels=LABELS), "bar")
 
 
 def test_the_server_and_its_models_describe_themselves(client: triton.InferenceServerClient) -> None:
@@ -154,5 +154,5 @@ def test_guidance_sources_and_excluded_samples_reach_the_engine(client: triton.I
     scale, exclude = torch.tensor([2.0, 1.0, 0.5, 3.0], dtype=torch.float64), torch.tensor([3, -1, 5, 0])
     more = [asked("guidance", scale, "FP64"), asked("exclude", exclude, "INT64")]
     answer = client.infer("oracle", [*inputs(), *more])
-    wanted = ENGINE.velocity(X, T, labels=LABELS, guidance=scale, exclude=exclude)
+    wanted = ENGINE.velocity(X, TIMES, labels=LABELS, guidance=scale, exclude=exclude)
     assert_close(torch.tensor(answer.as_numpy("velocity")), wanted, "bar")

@@ -21,7 +21,7 @@ from oracle_engine import OracleEngine, load_dataset
 
 ENGINE = OracleEngine(load_dataset("digits", count=40, seed=0), "vp")
 X = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(1))
-T = torch.tensor([0.1, 0.3, 0.6, 0.8], dtype=torch.float64)
+TIMES = torch.tensor([0.1, 0.3, 0.6, 0.8], dtype=torch.float64)
 
 
 class Tensor:
@@ -103,7 +103,7 @@ def test_the_configuration_is_what_triton_reads(repository: Path) -> None:
 
 
 def test_the_model_answers_as_the_engine_does(model: Any) -> None:
-    x, t = X.numpy(), T.numpy()
+    x, t = X.numpy(), TIMES.numpy()
     labels = np.array([0, 1, 2, 3])
     requests = [
         Request(["velocity", "route"], {}, x=x[:1], t=t[:1]),
@@ -113,11 +113,11 @@ def test_the_model_answers_as_the_engine_does(model: Any) -> None:
         Request(["velocity"], {}, x=x[:, :, :2], t=t),
     ]
     first, second, late, posterior, narrow = model.execute(requests)
-    assert_close(torch.from_numpy(first.tensors[0].value), ENGINE.velocity(X[:1], T[:1]), "bar")
-    assert_close(torch.from_numpy(second.tensors[0].value), ENGINE.velocity(X[1:], T[1:], labels=labels[1:]), "bar")
+    assert_close(torch.from_numpy(first.tensors[0].value), ENGINE.velocity(X[:1], TIMES[:1]), "bar")
+    assert_close(torch.from_numpy(second.tensors[0].value), ENGINE.velocity(X[1:], TIMES[1:], labels=labels[1:]), "bar")
     assert second.tensors[1].value.tolist() == [b"exact"] * 3
     assert "`t` must lie in [0, 1]" in late.error
-    wanted = ENGINE.posterior(X, T, top_k=3)
+    wanted = ENGINE.posterior(X, TIMES, top_k=3)
     assert_close(torch.from_numpy(posterior.tensors[0].value), wanted.entropy, "moment")
     assert posterior.tensors[1].value.tolist() == wanted.top_indices.tolist()
     assert "`x` must have shape [B, 1, 8, 8]" in narrow.error

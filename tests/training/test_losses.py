@@ -28,7 +28,7 @@ from oracle_engine import (
     stage_boundary,
 )
 from oracle_engine.science.stages.analysis import analyse
-from oracle_engine.training.losses import format_loss_table, json_loss_rows
+from oracle_engine.training.loss_terms import format_loss_table, json_loss_rows
 
 
 @pytest.fixture

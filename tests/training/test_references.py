@@ -18,7 +18,7 @@ from torch import Tensor
 from oracle_engine import Flip, OracleDataset, OracleEngine, OracleTarget, References, conditional_target, path_sample
 from oracle_engine.kernels import Span
 from oracle_engine.training.conditional import PredictionName
-from oracle_engine.training.posterior_draws import draw_references
+from oracle_engine.training.random_rows import draw_references
 
 # asked thousands of times: annotations are checked where the same is asked once
 pytestmark = pytest.mark.usefixtures("unchecked")

@@ -13,9 +13,10 @@ from ..operands import shared_bound
 from ..tiles import DigitConfig, FusedConfig, ScoreConfig, WeighConfig
 from ..weights import WEIGHTS_WARPS
 from .figures import Number, Step, operand_kilobytes
-from .jobs import COMPENSATED, TARGETS, Job, source_of
+from .jobs import COMPENSATED, TARGETS, Job
 from .machine_code import COPIES, MATRIX, amd_code, nvidia_code
 from .machines import MACHINES
+from .sources import source_of
 
 SPILL = ("STL", "LDL")
 

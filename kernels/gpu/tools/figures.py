@@ -20,7 +20,7 @@ Number = int | float
 DOUBLE_PRODUCTS = ("DFMA", "v_fma_f64")
 
 # queries of a tile up to which a step waits for memory, not for the matrix unit
-FEW_QUERIES = 16
+MEMORY_BOUND_QUERIES = 16
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,7 @@ class Step:
         seldom, every = now_and_then(loop), max(1, job.config.every if not isinstance(job.config, DigitConfig) else 1)
 
         def weighed(part: Sequence[Instruction]) -> float:
+            """Return the number of instructions, those that run now and then by their share."""
             skipped = sum(instruction.place in seldom for instruction in part)
             return round(len(part) - skipped + skipped / every, 2)
 
@@ -96,7 +97,7 @@ def step_cycles(job: Job) -> float:
     rows = config.block_n * (2 if job.stored.itemsize == 4 else 1)
     rate = machine.products * (2 if isinstance(config, DigitConfig) else 1)
     unit = rows * products / rate
-    return max(unit, memory) if config.block_b <= FEW_QUERIES else unit
+    return max(unit, memory) if config.block_b <= MEMORY_BOUND_QUERIES else unit
 
 
 def operand_kilobytes(job: Job) -> float | None:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from ..tables import KINDS, TABLES, table_name
 from ..tiles import WeighConfig
-from .figures import FEW_QUERIES, Number
-from .jobs import COMPENSATED, KERNEL_NAMES, Job
+from .figures import MEMORY_BOUND_QUERIES, Number
+from .jobs import COMPENSATED, TRITON_NAMES, Job
 
 # queries of a batch from which on the matrix unit sets the pace, and operands must not crowd the cache
 MANY_QUERIES = 128
@@ -35,8 +35,8 @@ class Limit:
 
     def concerns(self, job: Job) -> bool:
         """Return whether `job` is one of those."""
-        named = ((self.targets, job.target), (self.kernels, job.kernel), (self.stored, KERNEL_NAMES[job.stored]))
-        few = job.config.block_b <= FEW_QUERIES
+        named = ((self.targets, job.target), (self.kernels, job.kernel), (self.stored, TRITON_NAMES[job.stored]))
+        few = job.config.block_b <= MEMORY_BOUND_QUERIES
         wanted = self.few in (None, few) and job.half >= self.half
         return wanted and all(not names or name in names for names, name in named)
 
@@ -52,7 +52,7 @@ SPLIT = "a float32 row becomes two 16-bit numbers in registers, whose products a
 LISTED = "the address of every row comes from a list; taken only where less than half of the rows have weight"
 FUSED = "the loop holds exponentials and sums of weights too; for D up to 128, where nothing is read twice"
 COPIED = "Triton puts a barrier before each copy that one thread asks for, and after each wait"
-DIGITS = "three sums in turn, which take all registers: a wait for each, and a copy of each digit"
+THREE_SUMS = "three sums in turn, which take all registers: a wait for each, and a copy of each digit"
 SMALLER = "mma.sync takes its operands from registers, and an instruction for eight cycles of a quarter of the unit"
 BLACKWELL = "tiles of Hopper in a unit of twice the rate; no such card has timed them"
 DOUBLE = "float64 holds two registers a value, and waits for every logit; off until a card has timed it"
@@ -72,7 +72,7 @@ LIMITS = (
     Limit("outside", 1, "the law of rounding counts on sums that start anew", least=True),
     Limit("ahead", 0, FUSED, kernels=("fused",), least=True),
     Limit("ahead", 1, "products must not wait for memory", least=True),
-    Limit("flying", 0, DIGITS, ("sm_90",), ("digits",), least=True),
+    Limit("flying", 0, THREE_SUMS, ("sm_90",), ("digits",), least=True),
     Limit("flying", 0, SPLIT, ("sm_90",), stored=("fp32",), least=True),
     Limit("flying", 0, TURNED, ("sm_90",), ("listed",), BYTES, few=False, least=True),
     Limit("flying", 1, "the unit must not run dry at a wait", least=True),
@@ -91,7 +91,7 @@ LIMITS = (
     Limit("issued", 0.45, "warps must find room to issue beside the waits of the unit"),
     Limit("barriers", 5, DOUBLE, kernels=("one read",)),
     Limit("barriers", 30, FUSED, kernels=("fused",)),
-    Limit("barriers", 9, f"{DIGITS}; {COPIED}", ("sm_90",), ("digits",)),
+    Limit("barriers", 9, f"{THREE_SUMS}; {COPIED}", ("sm_90",), ("digits",)),
     Limit("barriers", 8, f"{SPLIT}; {COPIED}", ("sm_90",), stored=("fp32",)),
     Limit("barriers", 6, f"{TURNED}; {COPIED}", ("sm_90",), stored=BYTES),
     Limit("barriers", 4, COPIED, ("sm_90",)),

@@ -17,9 +17,9 @@ import triton
 from ....base.errors import invalid
 
 # matrix instructions as they appear in the disassembly, on floating point and on whole numbers
-FLOATING = ("HGMMA", "UTCHMMA", "UTCQMMA", "HMMA", "MFMA")
-WHOLE = ("IGMMA", "UTCIMMA", "IMMA", "MFMA_I8")
-MATRIX = (*FLOATING, *WHOLE)
+ON_FLOATS = ("HGMMA", "UTCHMMA", "UTCQMMA", "HMMA", "MFMA")
+ON_INTEGERS = ("IGMMA", "UTCIMMA", "IMMA", "MFMA_I8")
+MATRIX = (*ON_FLOATS, *ON_INTEGERS)
 
 # asynchronous copies to shared memory
 COPIES = ("LDGSTS", "UTMALDG", "UBLKCP")

@@ -21,7 +21,7 @@ from triton.runtime.jit import JITFunction
 
 from ....base import checked
 from ....base.changes import Snapshot
-from .. import scan
+from .. import launch_checks
 from ..devices import Device
 
 H100 = Device("NVIDIA H100 80GB HBM3", "sm_90", 132, 227 << 10)
@@ -125,6 +125,7 @@ class PretendedCard:
 
     def _reading(self, tolist: Callable[..., Any]) -> Callable[..., Any]:
         def reading(values: torch.Tensor) -> Any:
+            """Count a read of the device, and return the values."""
             # torch reads memory of the host by itself
             self.calls.operations["_local_scalar_dense"] += 1
             return tolist(values)
@@ -135,6 +136,7 @@ class PretendedCard:
         def counting(
             kernel: JITFunction[Any], *args: Any, grid: Any = None, warmup: bool = False, **options: Any
         ) -> Any:
+            """Count a launch of `kernel`, which is prepared but not run."""
             self.seen.add(kernel)
             self.calls.launches[_name(kernel)] += 1
             return run(kernel, *args, grid=grid, warmup=True, **options)
@@ -145,6 +147,7 @@ class PretendedCard:
         def compiling(
             kernel: JITFunction[Any], key: Any, signature: Any, device: int, constants: Any, *rest: Any
         ) -> object:
+            """Count a compilation of `kernel` by its tile, and keep an empty one in its place."""
             names = [kernel.arg_names[place[0]] for place in constants if len(place) == 1]
             tile = sorted((name, constants[kernel.arg_names.index(name),]) for name in names if name.isupper())
             self.calls.compilations[" ".join([_name(kernel), *(f"{name}={value}" for name, value in tile)])] += 1
@@ -161,6 +164,7 @@ def _name(kernel: JITFunction[Any]) -> str:
 
 def _zeros(allocate: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
     def allocating(*size: Any, **options: Any) -> torch.Tensor:
+        """Return a new tensor that holds zeros: no kernel writes what would be read of it."""
         # below the dispatch that counts
         with torch.utils._python_dispatch._disable_current_modes():
             return allocate(*size, **options).zero_()
@@ -182,8 +186,8 @@ def pretended_card() -> Iterator[PretendedCard]:
         patch.object(torch.Tensor, "tolist", card._reading(torch.Tensor.tolist)),
         patch.object(torch.Tensor, "new_empty", _zeros(torch.Tensor.new_empty)),
         patch.object(torch, "empty", _zeros(torch.empty)),
-        patch.object(scan, "device_of", lambda device: H100),
-        patch.object(scan, "INTERPRET", True),
+        patch.object(launch_checks, "device_of", lambda device: H100),
+        patch.object(launch_checks, "INTERPRET", True),
         patch("oracle_engine.kernels.gpu.proven_card", lambda device, task: True),
         # what is on a card is not read at once, and its samples have no probes
         patch.object(checked, "on_host", lambda values: False),

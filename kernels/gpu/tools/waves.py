@@ -11,7 +11,7 @@ from ..limits import DEFAULT_LIMITS
 from ..scan import TwoPhaseScan
 from ..tiles import AnyConfig, ceil_div
 from .figures import Number
-from .jobs import KERNEL_NAMES, Job
+from .jobs import TRITON_NAMES, Job
 from .pretended_card import H100
 
 # samples, values of a sample, storage, numbers of queries
@@ -43,7 +43,7 @@ def waves(figures: Mapping[str, Mapping[str, Number]]) -> dict[str, dict[str, Nu
         for batch in batches:
             grids = launches(choose(H100, stored, batch, dim), stored, count, batch, dim)
             held = {kernel: figures[str(Job("sm_90", kernel, stored, tile))] for kernel, (tile, _) in grids.items()}
-            found[f"{count} x {dim} {KERNEL_NAMES[stored]} B={batch}"] = {
+            found[f"{count} x {dim} {TRITON_NAMES[stored]} B={batch}"] = {
                 kernel: round(_filled(programs, int(held[kernel]["programs"]) * H100.multiprocessors), 3)
                 for kernel, (_, programs) in grids.items()
             }

@@ -16,6 +16,9 @@ constexpr double kWorthWaking = 8e7;
 // time, so that it is never more than doubled. The first time, at least, and at most where threads have not paid.
 constexpr double kFirstPrice = 1e-3, kLeastPrice = 1e-4, kHighestPrice = 1.0;
 
+// what is left of a price above the first one after every pause: what waking cost may have been another process's doing
+constexpr double kRemembered = 0.5;
+
 // seconds that help may lose before it is done without, and that it can have saved at most: where others have the
 // processors a parallel region waits for them
 constexpr double kCredit = 1e-3, kMostCredit = 5e-3;
@@ -48,7 +51,10 @@ double seconds_now() {
 Crew::Crew(int64_t shares, double operations)
     : operations_(operations), hands_(usable_threads(shares)), small_(hands_ > 1 && operations < kWorthWaking) {
     if (!small_) return;
-    if (seconds_now() - past.last > kAwake) past.helped = false, past.spent = 0.0;
+    if (seconds_now() - past.last > kAwake) {
+        past.helped = false, past.spent = 0.0;
+        if (past.price > kFirstPrice) past.price = std::max(kFirstPrice, kRemembered * past.price);
+    }
     if (!past.helped && past.spent >= past.price) past.helped = true, past.woken = false;
     if (!past.helped) hands_ = 1;
 }

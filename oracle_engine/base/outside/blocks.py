@@ -38,5 +38,5 @@ def shared_blocks(rows: OutsideRows, spans: Int64[Tensor, "S 2"]) -> Iterator[It
 
     Its blocks hold the rows in `spans`, and those that others asked for. A pass that runs already is waited for.
     """
-    with passes_of(rows).joined(rows, spans) as found:
+    with passes_of(rows).next_blocks(rows, spans) as found:
         yield found

@@ -159,7 +159,7 @@ class Passes:
         self._waiting: Pass | None = None
 
     @contextmanager
-    def joined(self, rows: OutsideRows, spans: Spans) -> Iterator[Iterator[OutsideBlock]]:
+    def next_blocks(self, rows: OutsideRows, spans: Spans) -> Iterator[Iterator[OutsideBlock]]:
         """Give the blocks of the next pass over `rows`, with those in `spans`, [S, 2], and perhaps others."""
         seat = self._seat(rows, spans)
         try:

@@ -12,7 +12,7 @@ from ..options import Commands, add_command, add_figure, add_source, refuse_key,
 if TYPE_CHECKING:
     from ...compare.run import BenchPlan
 
-T = TypeVar("T")
+Value = TypeVar("Value")
 
 
 def add_bench(commands: Commands) -> None:
@@ -51,10 +51,10 @@ def run_bench(arguments: Namespace) -> None:
     say(arguments, f"{found.format_table()}\n\n{took}", facts | {"files": files})
 
 
-def listed_of(kind: Callable[[str], T]) -> Callable[[str], list[T]]:
+def listed_of(kind: Callable[[str], Value]) -> Callable[[str], list[Value]]:
     """Return a function that reads comma-separated values, each by `kind`, for argparse."""
 
-    def listed(text: str) -> list[T]:
+    def listed(text: str) -> list[Value]:
         """Return the values of one argument."""
         try:
             return [kind(word) for word in text.split(",")]

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from ...base.errors import bad_file
-from ..samples import Samples, joined
+from ..samples import Samples, joined_points
 from .naming import check_unkeyed
 from .npy import read_npy
 from .npz import read_npz
@@ -30,7 +30,7 @@ def read_shards(folder: Path, key: str | None = None) -> Samples:
     if len(shards) == 1:
         return first
     labels = None if first.labels is None else torch.cat([shard.labels for shard in shards if shard.labels is not None])
-    return Samples(joined(shards), labels)
+    return Samples(joined_points(shards), labels)
 
 
 def shard_files(folder: Path) -> list[Path]:

@@ -21,7 +21,7 @@ from ...base.mapped import open_safetensors
 from ...base.outside.parts import FilePart
 from ..formats import FRESH_COPY, member, read_npy, reading
 from ..formats.label_files import LABELS_FILE
-from ..samples import Samples, joined, labels_of, tensor_of
+from ..samples import Samples, joined_points, labels_of, tensor_of
 from .labels import MEAN_STD, is_mean_std, listed_latents
 
 STATS_FILE = "latents_stats.pt"
@@ -209,7 +209,7 @@ def _together(held: Sequence[Samples], where: Callable[[int], Path], storage: to
     for index, shard in enumerate(held):
         _check_kind(shard.points, first, index, where)
     if storage in (None, first.dtype):
-        return joined(held)
+        return joined_points(held)
     return _stacked([len(shard.points) for shard in held], lambda i: held[i].points, where, storage)
 
 

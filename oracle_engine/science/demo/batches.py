@@ -14,7 +14,7 @@ from ...engine.engine import OracleEngine
 from ...engine.oracle import Oracle
 from ...paths.paths import RectifiedFlow
 from ...training.conditional import conditional_target, path_sample
-from ...training.estimates import References
+from ...training.references import References
 from ...training.targets import OracleTarget
 from .report import TARGET_NAMES
 from .velocity_net import VelocityNet

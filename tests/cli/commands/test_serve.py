@@ -19,7 +19,7 @@ from command_line import assert_refused
 from oracle_engine.cli.main import build_parser
 from oracle_engine.cli.serve_models import named_engines
 
-DIGITS = ["serve", "--data", "digits", "--count", "20"]
+SERVE_DIGITS = ["serve", "--data", "digits", "--count", "20"]
 
 
 @contextmanager
@@ -100,7 +100,7 @@ def test_files_that_cannot_be_understood_are_refused(
     ],
 )
 def test_what_cannot_be_served_is_refused(capsys: pytest.CaptureFixture[str], options: list[str], words: str) -> None:
-    assert_refused(capsys, words, *DIGITS, "--port", "0", *options)
+    assert_refused(capsys, words, *SERVE_DIGITS, "--port", "0", *options)
 
 
 @pytest.mark.parametrize(
@@ -117,11 +117,11 @@ def test_a_missing_library_is_named(
     monkeypatch.setitem(sys.modules, module, None)
     for name in {again, "app", "process"}:
         monkeypatch.delitem(sys.modules, f"oracle_engine.serving.{name}", raising=False)
-    assert_refused(capsys, f"needs the package `{package}`", *DIGITS, "--port", "0")
+    assert_refused(capsys, f"needs the package `{package}`", *SERVE_DIGITS, "--port", "0")
 
 
 def test_a_port_in_use_is_refused_in_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     import socket
 
     with socket.create_server(("127.0.0.1", 0)) as held:
-        assert_refused(capsys, "Address already in use", *DIGITS, "--port", str(held.getsockname()[1]))
+        assert_refused(capsys, "Address already in use", *SERVE_DIGITS, "--port", str(held.getsockname()[1]))

@@ -18,9 +18,10 @@ from oracle_engine.kernels.gpu import configs, devices, tables
 from oracle_engine.kernels.gpu.configs import LaunchConfig
 from oracle_engine.kernels.gpu.devices import Device
 from oracle_engine.kernels.gpu.jit import INTERPRET
-from oracle_engine.kernels.gpu.scan import check_shared_memory, triton_state
+from oracle_engine.kernels.gpu.launch_checks import check_shared_memory
+from oracle_engine.kernels.gpu.scan import triton_state
 from oracle_engine.kernels.gpu.tiles import ANY, Choice, DigitConfig, ScoreConfig, WeighConfig
-from oracle_engine.kernels.gpu.tools import jobs, limits, tune
+from oracle_engine.kernels.gpu.tools import jobs, limits, listed_jobs, sources, tile_trials, tune
 from oracle_engine.kernels.gpu.tools.compilation import Compilation, options_of
 from oracle_engine.kernels.gpu.tools.machine_code import Instruction, now_and_then, product_loop, unguarded
 from oracle_engine.kernels.gpu.tools.machines import MACHINES
@@ -29,7 +30,7 @@ H100 = Device("an H100", "sm_90", 132, 227 << 10)
 
 
 def test_what_no_kernel_may_have_is_seen() -> None:
-    job = next(job for job in jobs.jobs(["sm_90"]) if job.kernel == "score" and job.stored == torch.float16)
+    job = next(job for job in listed_jobs.jobs(["sm_90"]) if job.kernel == "score" and job.stored == torch.float16)
     good = Compilation(job, 200, 0, 98304, {"HGMMA": 16}, 48)
     assert good.complaints == []
     assert Compilation(job, 200, 0, 98304, {"HGMMA": 16}, 48, races=2).complaints == ["2 float atomics"]
@@ -82,15 +83,15 @@ def test_programs_of_a_multiprocessor_are_bound_by_what_they_take() -> None:
 def test_the_atomics_that_there_are_count_whole_numbers() -> None:
     import triton
 
-    job = next(job for job in jobs.jobs(["sm_80"]) if job.kernel == "weights")
+    job = next(job for job in listed_jobs.jobs(["sm_80"]) if job.kernel == "weights")
     options = {"num_warps": 4, "enable_fp_fusion": True}
-    compiled = triton.compile(jobs.source_of(job), target=jobs.TARGETS["sm_80"][0], options=options)
+    compiled = triton.compile(sources.source_of(job), target=jobs.TARGETS["sm_80"][0], options=options)
     assert "atomic_rmw add" in compiled.asm["ttir"]
 
 
 def test_what_rounding_leaves_over_is_found_without_joined_operations() -> None:
-    job = next(job for job in jobs.jobs(["sm_90"]) if job.kernel == "compensated slots")
-    source, target = jobs.source_of(job), jobs.TARGETS["sm_90"][0]
+    job = next(job for job in listed_jobs.jobs(["sm_90"]) if job.kernel == "compensated slots")
+    source, target = sources.source_of(job), jobs.TARGETS["sm_90"][0]
     plain = triton.compile(source, target=target, options=options_of(job))
     joined = triton.compile(source, target=target, options={**options_of(job), "enable_fp_fusion": True})
     assert "fma.rn.f64" in joined.asm["ptx"]
@@ -156,7 +157,7 @@ def test_no_slice_of_digits_is_long_enough_to_overflow(dim: int) -> None:
 
 
 def test_digits_want_an_integer_unit() -> None:
-    job = next(job for job in jobs.jobs(["sm_90"]) if job.kernel == "digits")
+    job = next(job for job in listed_jobs.jobs(["sm_90"]) if job.kernel == "digits")
     assert Compilation(job, 200, 0, 49152, {"IGMMA": 12}, 48).complaints == []
     assert Compilation(job, 200, 0, 49152, {"HGMMA": 12}, 48).complaints == [
         "no matrix instructions",
@@ -171,14 +172,14 @@ def test_tuned_choices_come_before_the_tables(tmp_path: Path) -> None:
 
     path = configs.tuned_file(H100.name, tmp_path)
     mine = ScoreConfig(64, 64, 32, 4, 2)
-    done = tune.Trial(mine, 1e-6, 1.5)
+    done = tile_trials.Trial(mine, 1e-6, 1.5)
     text = json.dumps(tune.document(H100, {"half": [(Choice(mine, batch=64), done)]}))
     path.write_text(text)
     try:
         assert chosen(torch.float16, 40).score == mine
         assert chosen(torch.float16, 65).score != mine
         assert chosen(torch.uint8, 40).score != mine
-        slow, digits = tune.Trial(mine, 1e-6, 2.5), tune.Trial(DigitConfig(64, 64, 128, 4, 3), 1e-6, 1.5)
+        slow, digits = tile_trials.Trial(mine, 1e-6, 2.5), tile_trials.Trial(DigitConfig(64, 64, 128, 4, 3), 1e-6, 1.5)
         kinds = {"byte": [(Choice(trial.config, batch=64), trial) for trial in (done, digits, slow)]}
         for entries, operand in ((kinds["byte"][:2], "parts"), (kinds["byte"][1:], "digits")):
             configs.tuned.cache_clear()
@@ -196,15 +197,21 @@ def test_tuned_choices_come_before_the_tables(tmp_path: Path) -> None:
 
 def test_the_tuner_trusts_no_time_of_a_wrong_result() -> None:
     slow, fast, wrong = (ScoreConfig(64, 64, size, 4, 2) for size in (32, 64, 128))
-    trials = [tune.Trial(slow, 1e-6, 2.0), tune.Trial(fast, 1e-6, 1.0), tune.Trial(wrong, 0.5, 0.1)]
-    assert tune.fastest(trials, slow) == trials[1]
-    assert tune.fastest([*trials[:1], tune.Trial(fast, 1e-6, 1.99)], slow) == trials[0]
-    assert tune.fastest(trials[2:], slow) is None
-    assert tune.fastest([tune.Trial(slow, float("nan"), 1.0)], slow) is None
+    trials = [
+        tile_trials.Trial(slow, 1e-6, 2.0),
+        tile_trials.Trial(fast, 1e-6, 1.0),
+        tile_trials.Trial(wrong, 0.5, 0.1),
+    ]
+    assert tile_trials.fastest(trials, slow) == trials[1]
+    assert tile_trials.fastest([*trials[:1], tile_trials.Trial(fast, 1e-6, 1.99)], slow) == trials[0]
+    assert tile_trials.fastest(trials[2:], slow) is None
+    assert tile_trials.fastest([tile_trials.Trial(slow, float("nan"), 1.0)], slow) is None
 
 
 def test_the_tuner_tries_what_fits() -> None:
-    tried = list(tune.candidates(tune.DEFAULT_TUNING.weigh, WeighConfig, 64, shared=99 << 10, stored=torch.float16))
+    tried = list(
+        tile_trials.candidates(tile_trials.DEFAULT_TUNING.weigh, WeighConfig, 64, shared=99 << 10, stored=torch.float16)
+    )
     assert tried
     assert all(config.shared_bytes(2, 4) <= 99 << 10 for config in tried)
     assert all(config.block_b <= 64 for config in tried)

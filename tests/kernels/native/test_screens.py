@@ -4,35 +4,32 @@ from __future__ import annotations
 
 import pytest
 import torch
-from closed_form import FAMILIES, generators, near_duplicates, normal, stored_as
+from closed_form import FAMILIES, generators, normal, stored_as
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from row_cases import make_query, whole
-from screen_cases import assert_tiles_bounded, made, whole_logits
-from tolerances import assert_close, assert_rows_close
+from screen_cases import (
+    assert_deeper_levels_look_at_open_tiles,
+    assert_shortlists_follow_the_formula,
+    assert_tiles_bounded,
+    kernel_tiles,
+    made,
+    whole_logits,
+)
+from tolerances import assert_close
 
 from oracle_engine.base.arrays import STORAGE_DTYPES
-from oracle_engine.kernels import Query, Span, Wanted, Work, prepare_rows, reference_state
+from oracle_engine.kernels import Span, Work, prepare_rows
 from oracle_engine.kernels.native.screens import TILE
 from oracle_engine.kernels.screens import (
-    FixedAllowance,
     SharedProducts,
     SideInformation,
     UpperLogits,
-    screened,
 )
-from oracle_engine.kernels.screens.tiles import KernelTiles, PortableTiles, Remaining, tile_bounds
+from oracle_engine.kernels.screens.tiles import PortableTiles, Remaining, tile_bounds
 
 TIMES = (0.0, 0.05, 0.3, 0.6, 0.9, 0.99, 1 - 1e-4)
 KINDS = ("pca", "pca8", "int8", "exact8")
-
-
-def native_tiles(upper: UpperLogits, level: int, remaining: Remaining | None = None) -> KernelTiles:
-    found = tile_bounds(
-        upper.for_level(level), level, remaining or Remaining.everything(len(upper), torch.device("cpu"))
-    )
-    assert isinstance(found, KernelTiles)
-    return found
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
@@ -65,7 +62,7 @@ def test_tiles_and_rows_are_bounded_for_odd_shapes_and_storage(
         best = whole_logits(rows, query)[span.start : span.stop].amax(0).clamp_min(-1e30)
         for below in (0.0, 3.0, 300.0):
             for level in range(len(upper.screen.widths)):
-                assert_tiles_bounded(native_tiles(upper, level), upper, (best - below).float(), TILE)
+                assert_tiles_bounded(kernel_tiles(upper, level), upper, (best - below).float(), TILE)
 
 
 # rows stored in 8 bits are multiplied with one digit here, and with two there
@@ -76,7 +73,7 @@ def test_maxima_are_those_of_the_portable_upper_logits(target: str, generator: t
     upper = UpperLogits.of(Work(rows, query, whole(rows)), made(kind, rows), SideInformation())
     for level in range(len(upper.screen.widths)):
         portable = upper.for_level(level).at(level)[:132].unflatten(0, (-1, TILE)).amax(1)
-        native = native_tiles(upper, level).level.largest[:, :21]
+        native = kernel_tiles(upper, level).level.largest[:, :21]
         assert_close(native[portable > -torch.inf], portable[portable > -torch.inf], "rounded upper logits")
         assert torch.equal(native == -torch.inf, portable == -torch.inf)
 
@@ -93,24 +90,11 @@ def test_shared_products_narrow_the_bounds(target: str, generator: torch.Generat
     for part in (upper, upper.take(torch.tensor([1, 2, 7, 19]))):
         floor = best[: len(part)] if part is upper else best[torch.tensor([1, 2, 7, 19])]
         for level in range(2):
-            assert_tiles_bounded(native_tiles(part, level), part, (floor - 3.0).float(), TILE)
+            assert_tiles_bounded(kernel_tiles(part, level), part, (floor - 3.0).float(), TILE)
 
 
 def test_a_deeper_level_looks_at_open_tiles_only(target: str, generator: torch.Generator) -> None:
-    rows = prepare_rows(normal(600, 48, generator).float(), None)
-    query = make_query(rows, generator, 20, (0.8,))
-    upper = UpperLogits.of(Work(rows, query, whole(rows)), made("pca", rows), SideInformation())
-    first = native_tiles(upper, 0)
-    floor = (whole_logits(rows, query).amax(0) - 20.0).float()
-    first.open_tiles(floor)
-    index = torch.tensor([0, 3, 4, 19])
-    left = first.left(floor, index)
-    deeper = native_tiles(upper.take(index), 1, left).level.largest[:, :4]
-    closed = first.level.largest[:, index] < floor[index]
-    assert 0.1 < float(closed.double().mean()) < 1.0
-    assert bool((deeper[closed] == -torch.inf).all())
-    held = whole_logits(rows, query)[:, index].unflatten(0, (-1, TILE)).masked_fill(~closed[:, None], -torch.inf)
-    assert bool((held.flatten(0, 1).logsumexp(0) <= left.log_omitted).all())
+    assert_deeper_levels_look_at_open_tiles(kernel_tiles, generator, below=20.0, height=TILE)
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.float32, torch.float16])
@@ -118,15 +102,7 @@ def test_a_deeper_level_looks_at_open_tiles_only(target: str, generator: torch.G
 def test_shortlists_are_those_of_the_formula(
     target: str, generator: torch.Generator, kind: str, dtype: torch.dtype
 ) -> None:
-    rows = prepare_rows(stored_as(near_duplicates(200, 48, generator), dtype), None)
-    query: Query = make_query(rows, generator, 40, (0.6, 0.9, 0.99))
-    work = Work(rows, query, whole(rows), Wanted(moments=True))
-    found = screened(UpperLogits.of(work, made(kind, rows), SideInformation()), FixedAllowance(1e-9), limit=100)
-    some = found.certified
-    assert float(some.double().mean()) > 0.5
-    truth = reference_state(work)
-    assert_close(found.state.lse[some], truth.lse[some], "moment")
-    assert_rows_close(found.state.mean[some], truth.mean[some], "mean", rows.radius)
+    assert_shortlists_follow_the_formula(kind, dtype, 40, generator)
 
 
 def test_upper_logits_are_portable_without_the_library(

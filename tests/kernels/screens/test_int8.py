@@ -16,7 +16,7 @@ from tolerances import assert_within
 
 from oracle_engine.kernels import Query, Rows, Span, Wanted, Work, prepare_rows, reference_logits
 from oracle_engine.kernels.screens.cascade import screened
-from oracle_engine.kernels.screens.choose import best_screen, measured
+from oracle_engine.kernels.screens.choose import best_screen, with_thresholds
 from oracle_engine.kernels.screens.exact8 import stored_screen
 from oracle_engine.kernels.screens.int8 import CodeScreen, code_screen
 from oracle_engine.kernels.screens.int8_products import LARGEST, product_cost, products, two_digits
@@ -218,7 +218,7 @@ def test_what_is_saved_is_what_is_certified_less_its_cost(generator: torch.Gener
     variance = float(2 * rows.half_norms.mean()) / 64
     saved, tried = {}, {}
     for cost in (0.25, 0.5):
-        found = measured(rows, code_screen(rows, product_cost=cost))
+        found = with_thresholds(rows, code_screen(rows, product_cost=cost))
         thresholds = [least for (least,) in found.screen.thresholds]
         assert all(0.0 < least < math.inf for least in thresholds)
         saved[cost] = found.saved

@@ -22,7 +22,8 @@ from oracle_engine.kernels.native.search import Mass
 from oracle_engine.kernels.reference import state_from_logits
 from oracle_engine.kernels.screens.cascade import entry_levels, screened, tried
 from oracle_engine.kernels.screens.costs import SearchCosts
-from oracle_engine.kernels.screens.pca import PrincipalScreen, principal_screen, row_features
+from oracle_engine.kernels.screens.pca import PrincipalScreen, principal_screen
+from oracle_engine.kernels.screens.principal_coordinates import row_features
 from oracle_engine.kernels.screens.query_bounds import Knowledge, SideInformation, Source
 from oracle_engine.kernels.screens.screen import no_thresholds
 from oracle_engine.kernels.screens.shared_products import SharedProducts
@@ -356,7 +357,7 @@ def test_shortlists_of_disjoint_rows_join(generator: torch.Generator) -> None:
     def joined(upper: UpperLogits) -> Shortlist:
         total = Shortlist.nothing(upper.work)
         for span in cuts:
-            total = total.joined(strongest(replace(upper, work=replace(upper.work, span=span)), 2))
+            total = total.merged(strongest(replace(upper, work=replace(upper.work, span=span)), 2))
         return total
 
     assert int(assert_honest(upper_logits(rows, query), joined).survivors.max()) == 5

@@ -17,7 +17,8 @@ from oracle_engine.base.arrays import STORAGE_DTYPES
 from oracle_engine.kernels import Query, Rows, Span, Work, prepare_rows
 from oracle_engine.kernels.common.rescore import Pairs, product_error, product_logits
 from oracle_engine.kernels.screens.nearest import nearest_distances
-from oracle_engine.kernels.screens.pca import PrincipalScreen, principal_screen, row_features
+from oracle_engine.kernels.screens.pca import PrincipalScreen, principal_screen
+from oracle_engine.kernels.screens.principal_coordinates import row_features
 from oracle_engine.kernels.screens.query_bounds import SideInformation
 from oracle_engine.kernels.screens.screen import no_thresholds
 from oracle_engine.kernels.screens.shared_products import SharedProducts

@@ -25,7 +25,7 @@ from oracle_engine.kernels import Query, Rows, Span, Wanted, prepare_rows, refer
 from oracle_engine.kernels.common.accumulate import dropped_constant
 from oracle_engine.kernels.common.rounding import unit_error, windows
 from oracle_engine.kernels.common.work import Work
-from oracle_engine.kernels.gpu import configs, scan, tiles
+from oracle_engine.kernels.gpu import configs, launch_checks, scan_memory, tiles
 from oracle_engine.kernels.gpu.configs import scored_with
 from oracle_engine.kernels.gpu.devices import Device
 from oracle_engine.kernels.gpu.digits import DigitOperand, digit_rounding
@@ -72,9 +72,9 @@ def test_digits_make_up_the_number(count: int, generator: torch.Generator) -> No
     for numbers in (drawn, ends[None].clamp(-largest, largest)):
         ones, centre = torch.ones(len(numbers)).double(), torch.arange(-3.0, numbers.shape[1] - 3).double()
         query = Query(numbers, ones, ones, torch.zeros(len(numbers), 0, 2, dtype=torch.int64))
-        digits, sums, measured = query_digits(query, centre, 7, digits=count, unit=16)
+        digits, sums, measures = query_digits(query, centre, 7, digits=count, unit=16)
         assert digits.dtype == torch.int8
-        assert measured.gain.tolist() == [1.0] * len(numbers)
+        assert measures.gain.tolist() == [1.0] * len(numbers)
         products = torch.nn.functional.pad(digits.double() * (centre - 7), (0, -len(centre) % 16))
         assert torch.equal(sums.double(), products.unflatten(2, (-1, 16)).sum(3).transpose(1, 2))
         made = sum(digit.double() * 256.0 ** (count - 1 - place) for place, digit in enumerate(digits))
@@ -154,7 +154,9 @@ def test_no_mean_is_too_large(
     # a fused scan takes the statistics of its logits from parts
     assert (counted["score"] > 0) == (counted["fused"] > 0) == (dim == 20)
     # no copy, whose four bytes a value would make blocks of data smaller
-    needed = [scan.triton_memory(some, 17, limits=SMALL_BLOCKS) for some in (rows, replace(rows, stored_radius=0.0))]
+    needed = [
+        scan_memory.triton_memory(some, 17, limits=SMALL_BLOCKS) for some in (rows, replace(rows, stored_radius=0.0))
+    ]
     assert needed[0] == needed[1]
 
 
@@ -173,7 +175,7 @@ def test_queries_anywhere_meet_the_bar(
 def test_products_cut_over_the_dimension_meet_the_bar(dtype: torch.dtype, generator: torch.Generator) -> None:
     rows = make_bytes(dtype, 70, 523, generator, "narrow")
     query = make_query(rows, all_times(9), generator, excluded=1)
-    config = scan.checked_config(Work(rows, query, Span(0, 64)))
+    config = launch_checks.checked_config(Work(rows, query, Span(0, 64)))
     assert config.score_slices(64, 9, 523) == 2
     compare(rows, query, Wanted())
 

@@ -16,7 +16,7 @@ from oracle_engine.kernels import Rows, Span, Wanted, prepare_rows
 from oracle_engine.kernels.common.accumulate import dropped_constant
 from oracle_engine.kernels.common.rounding import unit_error
 from oracle_engine.kernels.common.work import Work
-from oracle_engine.kernels.gpu import scan
+from oracle_engine.kernels.gpu import launch_checks
 from oracle_engine.kernels.gpu.configs import scored_with
 from oracle_engine.kernels.gpu.devices import Device
 from oracle_engine.kernels.gpu.operands import BlockOperand
@@ -30,7 +30,7 @@ def architecture(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
     """Kernels launched as on this architecture, few multiprocessors aside, and its matrix unit."""
     name = str(request.param)
     device = Device("imitated", name, 2, 227 << 10)
-    monkeypatch.setattr(scan, "device_of", lambda _: device)
+    monkeypatch.setattr(launch_checks, "device_of", lambda _: device)
     imitate(UNITS[name], monkeypatch)
     return name
 

@@ -13,7 +13,7 @@ from oracle_engine.kernels import PosteriorState, Query, Span, Wanted, reference
 from oracle_engine.kernels.common.work import Work
 from oracle_engine.kernels.gpu.finish import Finish
 from oracle_engine.kernels.gpu.limits import DEFAULT_LIMITS, ScanLimits
-from oracle_engine.kernels.gpu.query_operand import Measured
+from oracle_engine.kernels.gpu.query_operand import QueryMeasures
 from oracle_engine.kernels.gpu.rescore_list import EVERY, RescoreList
 from oracle_engine.kernels.gpu.rescore_top import rescored_top
 from oracle_engine.kernels.gpu.rescored import Rescored
@@ -34,10 +34,10 @@ def state_of(work: Work, rescore_list: RescoreList, limits: ScanLimits) -> Poste
     """Return the state of a rescore list, beside which nothing was added."""
     batch = len(work.query)
     zeros = torch.zeros(6, batch, dtype=torch.float64)
-    measured = Measured(torch.zeros(batch), torch.zeros(batch), zeros[:3])
+    measures = QueryMeasures(torch.zeros(batch), torch.zeros(batch), zeros[:3])
     sums = RunningSums(zeros, zeros[None, :4], zeros[0], zeros.new_zeros(batch, work.rows.dim))
     rescored = Rescored.of(work, rescore_list)
-    state = Finish(work, measured, sums, rescored).state()
+    state = Finish(work, measures, sums, rescored).state()
     top = rescored_top(rescored, reads_values=True, limits=limits)
     return replace(state, top_logits=top.logits, top_rows=top.rows, top_rest=top.rest)
 

@@ -25,8 +25,8 @@ ROUNDINGS = (Rounding(12, 2.0**-23, 2.0**-17), Rounding(0, 1e-7, 2.0**-22))
 def meeting_of(work: Work, rounding: Rounding, split: Split = EXACT) -> Meeting:
     """Return what meets the first block of a scan of `work`."""
     centre = work.rows.centre if work.rows.raw_operand else None
-    measured = QueryOperand.of(work.query, torch.float16, centre=centre).measured
-    return Meeting.of(work, Law.of(work, rounding, split), measured)
+    measures = QueryOperand.of(work.query, torch.float16, centre=centre).measures
+    return Meeting.of(work, Law.of(work, rounding, split), measures)
 
 
 def windows_of(work: Work, rounding: Rounding, split: Split, partition: Tensor) -> Windows:
@@ -68,7 +68,7 @@ def test_parts_make_up_the_query(dtype: torch.dtype, dim: int, generator: torch.
     assert (operand.parts[0].double().abs().amax(1) <= 1.0).all()
     torch.testing.assert_close(operand.gain, (query.gain * scale).float())
     torch.testing.assert_close(operand.slope, (-query.gain * alpha).float())
-    square, size, product = operand.measured.facts
+    square, size, product = operand.measures.facts
     torch.testing.assert_close(square.sqrt(), query.norm)
     assert torch.equal(size, point.abs().amax(1))
     # relative to what is added

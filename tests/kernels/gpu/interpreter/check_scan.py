@@ -15,7 +15,7 @@ from torch import Tensor
 from oracle_engine.base.errors import InputError
 from oracle_engine.kernels import Span, Wanted, prepare_rows, reference_state
 from oracle_engine.kernels.common.work import Work
-from oracle_engine.kernels.gpu import configs, scan
+from oracle_engine.kernels.gpu import configs, launch_checks, scan, scan_memory
 from oracle_engine.kernels.gpu.devices import Device
 from oracle_engine.kernels.gpu.rescore_list import RescoreList
 from oracle_engine.kernels.gpu.rescored import Rescored
@@ -127,7 +127,7 @@ def test_what_cannot_run_is_refused_in_words(generator: torch.Generator) -> None
         scanned(Work(turned, query, Span(0, 10), Wanted()))
     tiny = Device("tiny", "sm_90", 1, 1024)
     with pytest.raises(InputError, match="1024 bytes of shared memory"):
-        scan.check_shared_memory(configs.choose(tiny, torch.float16, 64, 4096), torch.float16)
+        launch_checks.check_shared_memory(configs.choose(tiny, torch.float16, 64, 4096), torch.float16)
 
 
 @pytest.mark.parametrize("dim", [20, 77])
@@ -146,10 +146,10 @@ def test_a_block_takes_no_more_memory_than_planned(
 
     monkeypatch.setattr(torch.Tensor, "new_empty", new_empty)
     state = scanned(Work(rows, query, Span(0, 64), Wanted()))
-    planned = scan.triton_memory(rows, 40, limits=SMALL_BLOCKS)
+    planned = scan_memory.triton_memory(rows, 40, limits=SMALL_BLOCKS)
     assert sum(taken) + state.mean.nbytes < planned
     # twice the queries need more, but less than twice: blocks shrink with them
-    assert planned < scan.triton_memory(rows, 80, limits=SMALL_BLOCKS) < 2 * planned
+    assert planned < scan_memory.triton_memory(rows, 80, limits=SMALL_BLOCKS) < 2 * planned
 
 
 @pytest.mark.parametrize("dim", [20, 77])

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import pytest
 import torch
-from closed_form import near_duplicates, normal, stored_as
+from closed_form import normal, stored_as
 from row_cases import make_query, whole
-from screen_cases import assert_tiles_bounded, made, whole_logits
-from tolerances import assert_close, assert_rows_close
+from screen_cases import (
+    assert_deeper_levels_look_at_open_tiles,
+    assert_shortlists_follow_the_formula,
+    assert_tiles_bounded,
+    kernel_tiles,
+    made,
+    whole_logits,
+)
+from tolerances import assert_close
 from torch import Tensor
 
-from oracle_engine.kernels import Rows, Span, Wanted, Work, gpu, pairs, prepare_rows, reference_state
+from oracle_engine.kernels import Span, Work, gpu, pairs, prepare_rows
 from oracle_engine.kernels.gpu.screen_logits import SCREEN_ROWS
 from oracle_engine.kernels.gpu.screen_tiles import TritonLevel
-from oracle_engine.kernels.screens import FixedAllowance, SharedProducts, SideInformation, UpperLogits, screened
-from oracle_engine.kernels.screens.tiles import KernelTiles, Remaining, tile_bounds
+from oracle_engine.kernels.screens import SharedProducts, SideInformation, UpperLogits
+from oracle_engine.kernels.screens.tiles import KernelTiles, Remaining
 
 TIMES = (0.0, 0.05, 0.3, 0.6, 0.9, 0.99, 1 - 1e-4)
 
@@ -27,17 +34,14 @@ def proven(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def tiles_of(upper: UpperLogits, level: int, remaining: Remaining | None = None) -> KernelTiles:
     """Return what the kernels of a card tell of a level."""
-    everything = Remaining.everything(len(upper), torch.device("cpu"))
-    found = tile_bounds(upper.for_level(level), level, remaining or everything)
-    assert isinstance(found, KernelTiles)
+    found = kernel_tiles(upper, level, remaining)
     assert isinstance(found.level, TritonLevel)
     return found
 
 
-def upper_of(
-    kind: str, dtype: torch.dtype, generator: torch.Generator, *, weighted: bool = False, count: int = 150
-) -> UpperLogits:
-    """Return upper logits of a part of `count` rows for 18 queries with excluded ranges."""
+def upper_of(kind: str, dtype: torch.dtype, generator: torch.Generator, *, weighted: bool) -> UpperLogits:
+    """Return upper logits of a part of the rows for 18 queries with excluded ranges."""
+    count = 150
     weights = torch.rand(count, generator=generator).double() + 1e-9 if weighted else None
     rows = prepare_rows(stored_as(normal(count, 48, generator), dtype), weights)
     query = make_query(rows, generator, 18, TIMES, excluded=2)
@@ -99,22 +103,7 @@ def test_shared_products_narrow_the_bounds(generator: torch.Generator) -> None:
 
 
 def test_a_deeper_level_looks_at_open_tiles_only(generator: torch.Generator) -> None:
-    rows = prepare_rows(normal(600, 48, generator).float(), None)
-    query = make_query(rows, generator, 20, (0.8,))
-    upper = UpperLogits.of(Work(rows, query, whole(rows)), made("pca", rows), SideInformation())
-    first, floor = tiles_of(upper, 0), (best_of(upper) - 4.0).float()
-    first.open_tiles(floor)
-    index = torch.tensor([0, 3, 4, 19])
-    left = first.left(floor, index)
-    deeper = tiles_of(upper.take(index), 1, left).level.largest
-    closed = first.level.largest[:, index] < floor[index]
-    assert 0.1 < float(closed.double().mean()) < 1.0
-    assert bool((deeper[closed] == -torch.inf).all())
-    padded = torch.nn.functional.pad(
-        whole_logits(rows, query)[:, index], (0, 0, 0, -600 % SCREEN_ROWS), value=-torch.inf
-    )
-    held = padded.unflatten(0, (-1, SCREEN_ROWS)).masked_fill(~closed[:, None], -torch.inf)
-    assert bool((held.flatten(0, 1).logsumexp(0) <= left.log_omitted).all())
+    assert_deeper_levels_look_at_open_tiles(tiles_of, generator, below=4.0, height=SCREEN_ROWS)
 
 
 @pytest.mark.parametrize(("kind", "dtype"), [("pca", torch.float16), ("pca8", torch.float32), ("exact8", torch.uint8)])
@@ -123,13 +112,4 @@ def test_shortlists_are_those_of_the_formula(
 ) -> None:
     # what the rows of a shortlist hold is checked by other tests, and takes the interpreter long
     monkeypatch.setattr(pairs, "gpu_proven", lambda rows, task: False)
-    rows: Rows = prepare_rows(stored_as(near_duplicates(200, 48, generator), dtype), None)
-    query = make_query(rows, generator, 18, (0.6, 0.9, 0.99))
-    work = Work(rows, query, whole(rows), Wanted(moments=True))
-    found = screened(UpperLogits.of(work, made(kind, rows), SideInformation()), FixedAllowance(1e-9), limit=100)
-    some = found.certified
-    assert float(some.double().mean()) > 0.5
-    truth = reference_state(work)
-    assert_close(found.state.lse[some], truth.lse[some], "moment")
-    assert_rows_close(found.state.mean[some], truth.mean[some], "mean", rows.radius)
-    assert bool((found.log_omitted[some] <= truth.lse[some]).all())
+    assert_shortlists_follow_the_formula(kind, dtype, 18, generator)

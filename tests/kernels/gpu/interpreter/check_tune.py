@@ -15,10 +15,10 @@ from oracle_engine.kernels.gpu import configs, tiles
 from oracle_engine.kernels.gpu.devices import Device, device_of
 from oracle_engine.kernels.gpu.digits import DigitOperand
 from oracle_engine.kernels.gpu.tiles import DigitConfig, ScoreConfig, WeighConfig
-from oracle_engine.kernels.gpu.tools import tune
+from oracle_engine.kernels.gpu.tools import tile_trials, tune
 
-GRID = tune.TileGrid(block_n=(32,), block_b=(16,), block_d=(32, 64), warps=(4,), stages=(2,))
-SMALL = tune.Tuning(count=70, dim=96, batches=((16, tiles.ANY),), score=GRID, digits=GRID, weigh=GRID)
+GRID = tile_trials.TileGrid(block_n=(32,), block_b=(16,), block_d=(32, 64), warps=(4,), stages=(2,))
+SMALL = tile_trials.Tuning(count=70, dim=96, batches=((16, tiles.ANY),), score=GRID, digits=GRID, weigh=GRID)
 
 
 @pytest.mark.parametrize("quick", ["digits", "parts"])
@@ -40,9 +40,9 @@ def test_both_operands_are_tuned_and_the_faster_is_chosen(quick: str, tmp_path: 
 
 def test_a_wrong_product_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     tuning = replace(SMALL, clock=lambda call: pytest.fail("timed"))
-    problem = tune.Problem.of(torch.uint8, 16, torch.device("cpu"), tuning)
+    problem = tile_trials.Problem.of(torch.uint8, 16, torch.device("cpu"), tuning)
     wrong = torch.full((3, 1, 16), 1000, dtype=torch.int32)
     monkeypatch.setattr(DigitOperand, "shift", lambda operand, slices: wrong)
-    trials = list(tune.tune_digits(problem, device_of(torch.device("cpu"))))
+    trials = list(tile_trials.tune_digits(problem, device_of(torch.device("cpu"))))
     assert trials
-    assert all(trial.milliseconds is None and trial.error > tune.TOLERANCE for trial in trials)
+    assert all(trial.milliseconds is None and trial.error > tile_trials.TOLERANCE for trial in trials)

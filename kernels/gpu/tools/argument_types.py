@@ -1,0 +1,109 @@
+"""The types of the arguments of a kernel, as Triton's compiler is told them."""
+
+from __future__ import annotations
+
+from ..operands import operand_dtype
+from ..partition import Law
+from .jobs import BOUNDS, COMPENSATED, PRODUCTS, TRITON_NAMES, Job
+
+# arguments that are neither float32 pointers nor 32-bit integers; those of the operands depend on the dtype
+TYPES = {
+    "p_centre": "*fp16",
+    "p_shift": "*i32",
+    "p_excluded": "*i64",
+    "p_list": "*i32",
+    "p_live": "*i32",
+    "p_marks": "*i8",
+    "p_offset": "*i32",
+    "p_total": "*i32",
+    "p_panels": "*i32",
+    "row_scale": "fp32",
+    "p_rescore_count": "*i32",
+    "p_rescore_row": "*i64",
+    "p_row": "*i64",
+    "p_first": "*i64",
+    "p_listed": "*i32",
+    "p_count": "*i32",
+    "p_tile": "*i64",
+    "p_columns": "*i32",
+    "p_spans": "*i64",
+    "p_table": "*i32",
+    "p_candidate": "*i64",
+    "p_named": "*i64",
+    "p_row_out": "*i64",
+    "p_counts": "*i32",
+    "p_column": "*i64",
+    "p_output": "*i64",
+    "p_which": "*i64",
+    "p_query": "*i64",
+    "p_bits": "*i64",
+    "p_end": "*i64",
+    "p_place": "*i8",
+    "p_digits": "*i8",
+    "p_origin": "*i32",
+    "p_reached": "*i32",
+    **dict.fromkeys(("radius", "reach"), "fp32"),
+    **dict.fromkeys(("scale", "scale_rest", "scale_last", "offset", "offset_rest", "offset_last"), "fp32"),
+    "first_row": "i64",
+    "row_stride": "i64",
+    "slice_stride": "i64",
+}
+
+# arguments that have another type in one kernel than in others
+OWN = {
+    **dict.fromkeys(BOUNDS, dict.fromkeys(("p_half_norm", "p_log_weight"), "*fp64")),
+    "factor digits": dict.fromkeys(("p_factors", "p_centre", "p_slack"), "*fp64"),
+    "close": {"p_below": "*fp64"},
+    "named": {"p_upper": "*fp64"},
+    "segments": dict.fromkeys(("p_pairs", "p_order", "p_place", "p_query", "p_own", "p_ranges"), "*i64"),
+}
+
+# kernels that compute in float64
+DOUBLE = (
+    *("distance", "rescore", "spread", "one read", *COMPENSATED),
+    *("partition", "add", "state", "variance", "parts", "split digits", "combine", "merge", "move"),
+)
+
+# their arguments that are no float64 pointers, where another kernel has one of that name
+SINGLE = {
+    "p_stats": "partition",
+    "p_sums": "add",
+    "p_reference": "partition",
+    "p_gain": "",
+    "p_slope": "",
+    "p_shares": "",
+}
+
+
+def argument_type(name: str, job: Job) -> str:
+    """Return the type of the argument `name` of the kernel of `job`, such as "*fp16" of a pointer."""
+    stored, operand = TRITON_NAMES[job.stored], TRITON_NAMES[operand_dtype(job.stored)]
+    if name in ("rows", "query", "weights", "gathered") and job.kernel in PRODUCTS:
+        return _tile_type(name, job, stored, "i8" if job.kernel == "digits" else operand)
+    if name in OWN.get(job.kernel, {}):
+        return OWN[job.kernel][name]
+    if name in ("p_rows", "p_codes"):
+        return f"*{stored}"
+    if name in ("p_query", "p_weights", "p_gathered"):
+        return f"*{operand}"
+    if name in ("p_parts", "p_digits", "p_out") and job.kernel in ("parts", "split digits", "combine"):
+        return "*i8" if job.kernel == "split digits" else f"*{stored}"
+    if name in ("p_sums", "p_shift") and job.kernel in ("split digits", "shift"):
+        return "*i32"
+    if name in SINGLE and job.kernel in (SINGLE[name] or DOUBLE):
+        return "*fp32"
+    if name.startswith("p_") and job.kernel in DOUBLE:
+        return TYPES.get(name, "*fp64")
+    if job.kernel == "partition" and name in Law._fields:
+        return "fp32"
+    return TYPES.get(name, "*fp32" if name.startswith("p_") else "i32")
+
+
+def _tile_type(name: str, job: Job, stored: str, operand: str) -> str:
+    """Return the type of what tiles are read through: a descriptor, or a pointer."""
+    config, (queries, weights) = job.config, job.parts
+    held = queries if job.kernel == "score" else 1
+    shapes = {"rows": (config.block_n, config.block_d), "query": (held, config.block_b, config.block_d)}
+    shape = shapes.get(name, (config.block_n, weights * config.block_b))
+    kind = stored if name == "rows" else operand
+    return f"tensordesc<{kind}[{','.join(map(str, shape))}]>" if job.described else f"*{kind}"

@@ -1,0 +1,151 @@
+"""What the compiler is given for a job: the kernel, the constants of its launch, and the types of its arguments."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from triton.compiler import ASTSource
+
+from ..candidates import candidates_kernel
+from ..combine import COMBINE_BLOCK, combine_kernel
+from ..compensate import based_kernel, compensated_slots_kernel
+from ..finish import SHARE_BLOCK, STATE_BLOCK, state_kernel
+from ..fused import fused_kernel
+from ..live_rows import DENSE_SHARE, PREFIX_BLOCK, place_kernel, prefix_kernel
+from ..logits import finish_kernel, score_kernel
+from ..logits_int8 import digits_kernel
+from ..merge import MERGE_BLOCK, merge_kernel
+from ..moved_query import MOVE_BLOCK, moved_query_kernel
+from ..one_read import one_read_kernel
+from ..operands import EXACT, part_slots
+from ..panels import PANEL_BLOCK, panels_kernel
+from ..partition import PARTITION_QUERIES, TILE_BLOCK, partition_kernel
+from ..query_operand import QUERY_BLOCK, query_digits_kernel, query_parts_kernel, shift_kernel
+from ..rescore import RESCORE_TILE
+from ..rescore_kernels import rescore_kernel, spread_kernel
+from ..rescore_list import EVERY, ORDER_BLOCK, order_kernel
+from ..rescore_top import TOP_BLOCK, distance_kernel
+from ..running_sums import MOST_PARTS, SUM_QUERIES, SUM_TILES, TOTAL_BLOCK, add_kernel
+from ..screen_logits import SCREEN_CODES, SCREEN_FEATURES, factor_digits_kernel
+from ..screen_tiles import above_kernel, close_kernel, maxima_kernel, named_kernel
+from ..segment_order import SEGMENT_BLOCK, segment_order_kernel
+from ..variance import VARIANCE_BLOCK, variance_kernel
+from ..weighted_sum import dense_kernel, listed_kernel
+from ..weights import weights_kernel, weights_rows
+from .argument_types import argument_type
+from .jobs import Job
+
+# a kernel, and the constants that it is launched with by name
+Specialisation = tuple[Any, dict[str, Any]]
+
+
+def source_of(job: Job) -> ASTSource:
+    """Return what the compiler is given for `job`, with arguments as in a launch whose D is a multiple of 16."""
+    kernel, constants = _specialisation(job)
+    signature = {name: "constexpr" if name in constants else argument_type(name, job) for name in kernel.arg_names}
+    never = set(kernel.do_not_specialize or ())
+    even = [
+        index
+        for index, (name, kind) in enumerate(signature.items())
+        if name not in never and (kind.startswith("*") or name == "dim" or name.endswith("_stride"))
+    ]
+    attrs = {(index,): [["tt.divisibility", 16]] for index in even}
+    return ASTSource(kernel, signature, constexprs=constants, attrs=attrs)
+
+
+def _specialisation(job: Job) -> Specialisation:
+    return {**_scores(job), **_sums(job), **_rescores(job), **_queries(job), **_states(job), **_bounds(job)}[job.kernel]
+
+
+def _scores(job: Job) -> dict[str, Specialisation]:
+    """Return the kernels of the logits: a query usually has one excluded range, its label, and weights add a load."""
+    tile = {"BLOCK_N": job.config.block_n, "BLOCK_B": job.config.block_b}
+    described = {"SEGMENTED": job.segmented, "DESCRIBED": job.described}
+    scored = {**tile, **described, "BLOCK_D": job.config.block_d, "PARTS": job.parts[0], "WEIGHTED": True}
+    return {
+        "score": (score_kernel, {**scored, "EVERY": job.config.every, "STORE": True}),
+        "digits": (digits_kernel, scored),
+        "finish": (finish_kernel, {**tile, "WEIGHTED": True}),
+    }
+
+
+def _sums(job: Job) -> dict[str, Specialisation]:
+    """Return the kernels of weights and weighted sums, and the one that does everything in one read."""
+    config, (queries, weights) = job.config, job.parts
+    tile = {"BLOCK_N": config.block_n, "BLOCK_B": config.block_b}
+    segmented = {"SEGMENTED": job.segmented}
+    summed = {**tile, "BLOCK_D": config.block_d, "PARTS": weights}
+    described = {"DESCRIBED": job.described, "DENSE": DENSE_SHARE}
+    rows = weights_rows(config.block_b)
+    placed = {"WIDTH": weights * config.block_b, "TAIL": config.block_n, "BLOCK_N": rows}
+    weighed = {**tile, **segmented, "BLOCK_N": rows, "PARTS": weights, "STORE": True, "MOMENTS": False}
+    return {
+        "dense": (dense_kernel, {**summed, **segmented, "EVERY": config.every, "DENSE": DENSE_SHARE}),
+        "listed": (listed_kernel, {**summed, **segmented, **described, "EVERY": config.every}),
+        "weights": (weights_kernel, weighed),
+        "prefix": (prefix_kernel, {"BLOCK": PREFIX_BLOCK}),
+        "place": (place_kernel, {**placed, **segmented, **described}),
+        "fused": (fused_kernel, {**summed, "QUERY_PARTS": queries, "WEIGHTED": True, "MEAN": True, "RANGES": 1}),
+    }
+
+
+def _rescores(job: Job) -> dict[str, Specialisation]:
+    """Return the kernels that score rows again in float64, or in twice its digits."""
+    tile = {"BLOCK_N": job.config.block_n, "BLOCK_D": job.config.block_d}
+    given = {"WEIGHTED": True, "CENTRED": False, **tile}
+    read = {"RANGES": 1, "UNIT": RESCORE_TILE.block_n, "STAGES": job.config.stages}
+    return {
+        "distance": (distance_kernel, {"WEIGHTED": True, **tile}),
+        "rescore": (rescore_kernel, {**given, "MEAN": True, "TWICE": False}),
+        "spread": (spread_kernel, {**given, "TWICE": False}),
+        "compensate": (rescore_kernel, {**given, "MEAN": True, "TWICE": True}),
+        "compensated spread": (spread_kernel, {**given, "TWICE": True}),
+        "compensated slots": (compensated_slots_kernel, given),
+        "based": (based_kernel, {"BLOCK": TOP_BLOCK}),
+        "one read": (one_read_kernel, {**read, "WEIGHTED": True, "MEAN": True, **tile}),
+        "candidates": (candidates_kernel, {"SEGMENTED": True, "BLOCK": 256}),
+        "order": (order_kernel, {"EVERY": EVERY, "BLOCK": ORDER_BLOCK}),
+    }
+
+
+def _queries(job: Job) -> dict[str, Specialisation]:
+    """Return the kernels that write queries as products take them, and that order them."""
+    slots = {"PARTS": job.parts[0], "SLOTS": part_slots(job.parts[0]), "CENTRED": True, "BLOCK": QUERY_BLOCK}
+    return {
+        "parts": (query_parts_kernel, slots),
+        "split digits": (query_digits_kernel, {"DIGITS": EXACT.digits, "UNIT": 128, "BLOCK": QUERY_BLOCK}),
+        "shift": (shift_kernel, {"BLOCK": 128}),
+        "move": (moved_query_kernel, {"GATHERED": True, "BLOCK": MOVE_BLOCK}),
+        "segments": (segment_order_kernel, {"BLOCK": SEGMENT_BLOCK}),
+        "panels": (panels_kernel, {"BLOCK_B": 16, "BLOCK": PANEL_BLOCK}),
+    }
+
+
+def _states(job: Job) -> dict[str, Specialisation]:
+    """Return the kernels that make states of sums over tiles."""
+    state = {"PARTS": MOST_PARTS, "CENTRED": True, "MOVED": True, "BLOCK_N": job.config.block_n}
+    return {
+        "partition": (partition_kernel, {"PARTS": MOST_PARTS, "BLOCK_T": TILE_BLOCK, "BLOCK_B": PARTITION_QUERIES}),
+        "add": (add_kernel, {"SUMS": 4, "BLOCK_T": SUM_TILES, "BLOCK_B": SUM_QUERIES, "BLOCK_D": TOTAL_BLOCK}),
+        "state": (state_kernel, {**state, "BLOCK_S": SHARE_BLOCK, "BLOCK_D": STATE_BLOCK}),
+        "variance": (variance_kernel, {"CENTRED": True, "BLOCK": VARIANCE_BLOCK}),
+        "merge": (merge_kernel, {"BLOCK": MERGE_BLOCK}),
+        "combine": (combine_kernel, {"BLOCK": COMBINE_BLOCK}),
+    }
+
+
+def _bounds(job: Job) -> dict[str, Specialisation]:
+    """Return the kernels of screens; rows that are codes have norms beside them, others all they need."""
+    config, coded = job.config, job.stored != torch.float32
+    beside = {"FEATURES": True, "NORMED": coded, "WEIGHTED": coded, "SHARED": True, "BLOCK_E": SCREEN_FEATURES}
+    # two digits are more than one
+    codes = {"DIGITS": 2 if coded else 0, "BLOCK_D": SCREEN_CODES}
+    bounds = {"BLOCK_N": config.block_n, "BLOCK_B": config.block_b, **beside, **codes}
+    return {
+        "maxima": (maxima_kernel, {**bounds, "BEFORE": True}),
+        "above": (above_kernel, bounds),
+        "factor digits": (factor_digits_kernel, {"CENTRED": True, "DIGITS": 1, "BLOCK": config.block_d}),
+        "close": (close_kernel, {"BLOCK_T": config.block_n, "BLOCK_B": config.block_b}),
+        "named": (named_kernel, {"BLOCK_T": config.block_n, "BLOCK_N": config.block_d}),
+    }
