@@ -13,7 +13,8 @@ from torch import Tensor
 from oracle_engine import DistributedError, OracleEngine
 from oracle_engine.base.errors import lost
 from oracle_engine.serving import Limits, create_app
-from oracle_engine.serving.models import Model, Question
+from oracle_engine.serving.models import Model
+from oracle_engine.serving.questions import Question
 from oracle_engine.serving.together import answers
 
 DATA = small_engine(torch.Generator().manual_seed(5)).data
