@@ -11,7 +11,8 @@ from ..base.arrays import Tensor
 from ..base.errors import OracleError
 from ..engine.several import Value
 from .limits import RefusedError
-from .models import Model, Question
+from .models import Model
+from .questions import Question
 
 log = logging.getLogger("oracle_engine.serving")
 
