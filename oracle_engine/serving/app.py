@@ -17,7 +17,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from ..base.errors import InputError, OracleError, invalid
+from ..base.errors import DistributedError, InputError, OracleError, invalid
 from ..base.settings import __version__
 from ..engine.engine import OracleEngine
 from .batcher import Batcher, Ticket, Values
@@ -265,7 +265,8 @@ def status_of(error: Exception) -> int:
         return error.status
     if isinstance(error, HTTPException):
         return error.status_code
-    return 400 if isinstance(error, InputError) else 500
+    # an actor that was lost may be there again
+    return 400 if isinstance(error, InputError) else 503 if isinstance(error, DistributedError) else 500
 
 
 async def _refusal(request: Request, error: Exception) -> Response:
