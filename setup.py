@@ -175,7 +175,7 @@ setup(
         "plot": PLOT,
         "serve": SERVE,
         "serve-fast": [*SERVE, *SERVE_FAST],
-        # jobs on a cluster; not among what the tests need, it is as large as all of that
+        # jobs and actors on a cluster; not among what the tests need, it is as large as all of that
         "ray": RAY,
         "bench": BENCH,
         "test": TEST,

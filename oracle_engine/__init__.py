@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .data.packs.pack import PackReport, pack
     from .data.values import ValueMap
     from .engine.engine import OracleEngine
+    from .engine.on_actors import sharded_on_ray
     from .engine.point_gaussians import PointGaussians
     from .engine.sharded import sharded
     from .engine.tangents import total_derivative
@@ -82,6 +83,7 @@ __all__ = [
     "prefetched",
     "samplers",
     "sharded",
+    "sharded_on_ray",
     "stage_boundary",
     "total_derivative",
 ]
@@ -125,6 +127,7 @@ _MODULES = {
     "posterior_draw": "training.posterior_draws",
     "prefetched": "training.prefetch",
     "sharded": "engine.sharded",
+    "sharded_on_ray": "engine.on_actors",
     "stage_boundary": "science.transition",
     "total_derivative": "engine.tangents",
 }

@@ -16,10 +16,10 @@ from .jit import finite
 MERGE_BLOCK = 1024
 
 
-@triton.jit(do_not_specialize=["batch"])
+@triton.jit
 @no_type_check
 def merge_kernel(
-    p_lse, p_rest, p_mean, p_lse_other, p_rest_other, p_mean_other, p_lse_out, p_rest_out, p_mean_out, batch, dim,
+    p_lse, p_rest, p_mean, p_lse_other, p_rest_other, p_mean_other, p_lse_out, p_rest_out, p_mean_out, dim,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
     """The log-partition of two parts of the samples together, and a slice of D of the mean, of a query.
@@ -63,6 +63,6 @@ def merged_means(first: PosteriorState, second: PosteriorState) -> PosteriorStat
     mean = first.mean.new_empty(batch, dim)
     parts = [part.contiguous() for state in (first, second) for part in (state.lse, state.lse_rest, state.mean)]
     merge_kernel[(batch, triton.cdiv(dim, MERGE_BLOCK))](
-        *parts, lse, rest, mean, batch, dim, BLOCK=MERGE_BLOCK, num_warps=4, enable_fp_fusion=False
+        *parts, lse, rest, mean, dim, BLOCK=MERGE_BLOCK, num_warps=4, enable_fp_fusion=False
     )
     return replace(first, lse=lse, lse_rest=rest, mean=mean)

@@ -111,7 +111,7 @@ def difference_logits(samples, query, row, m_s, WEIGHTED: tl.constexpr, BLOCK_N:
 
 @triton.jit
 @no_type_check
-def add_rows(samples, p_out, row, m_s, weights, factor, mass, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr):
+def add_rows(samples, p_out, row, m_s, weights, factor, mass, BLOCK_D: tl.constexpr):
     """Rescale the sum at `p_out`, [D] float64, and add weights times rows less the centre; not read without mass."""
     p_rows, p_centre, _, dim, row_stride = samples
     o_d = tl.arange(0, BLOCK_D)

@@ -84,7 +84,7 @@ def rescore_kernel(
             b_weights, factor, top, mass, squares, first_logit = softmax_step(top, mass, squares, first_logit, b_logits)
             if MEAN:  # noqa: SIM102  a constant, which a number cannot be joined to
                 if seen:
-                    add_rows(samples, p_sum, row, m_s, b_weights, factor, had, BLOCK_N, BLOCK_D)
+                    add_rows(samples, p_sum, row, m_s, b_weights, factor, had, BLOCK_D)
         store_sums(p_sums, i_b, batch, (top, mass, squares, first_logit), None)
 
 

@@ -17,12 +17,12 @@ from ..common.top_k import MARGIN
 from .library import native_library
 from .scan import (
     DIGITS,
-    FEW_QUERIES,
     NATIVE_LIMITS,
     ROUNDING,
     ScanAsked,
     applies,
     block_rows,
+    few_queries,
     most_listed,
     product_dtype,
     shares_of,
@@ -60,6 +60,7 @@ class AnswersAsked(Structure):
     )
 
     view: RowsView
+    library: CDLL
     held: Any
 
 
@@ -88,7 +89,7 @@ class NativeAnswers:
         self.rows, self.space, self.probes = rows, space, probes
         # a copy, which nobody else can move to other memory
         self.base = space.base.clone()
-        self._asked = self._made(RowsView.of(rows))
+        self._asked: AnswersAsked | None = None
 
     @classmethod
     def of(cls, rows: Rows, space: ValueSpace, probes: Probes | None) -> NativeAnswers | None:
@@ -112,9 +113,9 @@ class NativeAnswers:
             numbers = FourNumbers(*coefficients)
             each, address = 0, addressof(numbers)
         batch, asked, view = x.shape[0], self._asked, RowsView.of(self.rows)
-        if view is not asked.view:
+        if asked is None or view is not asked.view or library is not asked.library:
             # one assignment: other threads may be at work with what was there before
-            asked = self._asked = self._made(view)
+            asked = self._asked = self._made(view, library)
         threads = shares_of(self.operations(batch), torch.get_num_threads())
         arguments = x.data_ptr(), STORAGE[x.dtype], batch, address, each, threads, out.data_ptr()
         return not _answer_of(library)(addressof(asked), *arguments)
@@ -123,17 +124,18 @@ class NativeAnswers:
         """Return how many operations answers to `batch` queries take."""
         return 4.0 * batch * self.rows.dim * self.rows.stored.shape[0]
 
-    def _made(self, view: RowsView) -> AnswersAsked:
-        rows, space, few = self.rows, self.space, FEW_QUERIES
+    def _made(self, view: RowsView, library: CDLL) -> AnswersAsked:
+        rows, space = self.rows, self.space
         count, rounding, digits = rows.stored.shape[0], ROUNDING[product_dtype(rows)], DIGITS[False]
         listed = most_listed(count, NATIVE_LIMITS)
         scan = ScanAsked(
             *map(addressof, (view, rounding, digits)), stop=count, count=count, listed=listed, margin=MARGIN
         )
-        few_block, block = (block_rows(rows, batch, NATIVE_LIMITS) for batch in (few, few + 1))
+        few_block, block = (block_rows(rows, NATIVE_LIMITS, few=few) for few in (True, False))
+        few = few_queries(rows, library)
         limits = space.scale, space.offset, space.point_std, space.least_variance, few, few_block, block
         place, size, values = (None, 0, b"") if self.probes is None else self.probes
         probed = 0 if place is None else len(place), size, None if place is None else place.ctypes.data, values
         asked = AnswersAsked(scan, self.base.data_ptr(), *limits, *probed)
-        asked.view, asked.held = view, (place, values)
+        asked.view, asked.library, asked.held = view, library, (place, values)
         return asked

@@ -32,9 +32,6 @@ from .double import double_state
 from .library import native_library
 from .views import Digits, OwnStates, QueriesView, RowsView, StatesView
 
-# up to here rows are read as they are stored, without a copy in panels
-FEW_QUERIES = 2
-
 # values of rows up to which products in float64 cost no more than in float32
 NARROW_DIM = 16
 
@@ -133,12 +130,13 @@ def native_state(work: Work, *, limits: NativeLimits = NATIVE_LIMITS) -> Posteri
 
 def native_memory(rows: Rows, batch: int) -> int:
     """Return the most bytes that a native scan of all `rows` for `batch` queries needs beyond the data."""
-    if native_library().library is None or not applies(rows):
+    library = native_library().library
+    if library is None or not applies(rows):
         return scan_memory(rows, batch)
     size = 4 if product_dtype(rows) == torch.float32 else 8
     width = rows.dim + 48
     lanes = -(-batch // 16) * 16
-    block = block_rows(rows, batch, NATIVE_LIMITS)
+    block = block_rows(rows, NATIVE_LIMITS, few=batch <= few_queries(rows, library))
     own = width * block * size + lanes * (width * (size + 8) + 3 * block * size + 24 * (MARGIN + 64) + 8192)
     return torch.get_num_threads() * own + lanes * width * (size + 5 * 8) + scan_memory(rows, batch)
 
@@ -155,11 +153,17 @@ def applies(rows: Rows) -> bool:
     return stored.is_cpu and stored.dtype in STORAGE_DTYPES and plain
 
 
-def block_rows(rows: Rows, batch: int, limits: NativeLimits) -> int:
-    """Return how many rows a block holds."""
+def few_queries(rows: Rows, library: CDLL) -> int:
+    """Return up to how many queries `library` reads rows as they are stored, without a copy in panels."""
+    stored = STORAGE_DTYPES.index(rows.stored.dtype)
+    return int(library.oracle_few_queries(stored, product_dtype(rows) == torch.float64, rows.dim))
+
+
+def block_rows(rows: Rows, limits: NativeLimits, *, few: bool) -> int:
+    """Return how many rows a block holds; few: whether they are read as they are stored."""
     if limits.block_rows is not None:
         return limits.block_rows
-    size = rows.stored.element_size() if batch <= FEW_QUERIES else 4
+    size = rows.stored.element_size() if few else 4
     fitting = int(CACHE_SHARE * cache_bytes()) // (rows.dim * size)
     return max(ROW_UNIT, min(fitting // ROW_UNIT * ROW_UNIT, MOST_ROWS))
 
@@ -195,7 +199,7 @@ class NativeScan:
         # what the library reads must stay where it is while it runs
         self.out, self.queries, self.excluded = OwnStates(work), QueriesView(query), excluded
         self.views = views = RowsView.of(rows), self.rounding(), DIGITS[work.wanted.mergeable]
-        self.operations = self._operations()
+        self.operations, few = self._operations(), self._are_few()
         self.asked = ScanAsked(
             *map(addressof, views),
             self.queries,
@@ -207,8 +211,8 @@ class NativeScan:
             self._threads(),
             most_listed(count, limits),
             MARGIN,
-            block_rows(rows, len(query), limits),
-            len(query) <= FEW_QUERIES,
+            block_rows(rows, limits, few=few),
+            few,
             self.out.view,
         )
 
@@ -234,6 +238,9 @@ class NativeScan:
     def rounding(self) -> Rounding:
         """Return the constants of the rounding law of this scan."""
         return ROUNDING[product_dtype(self.work.rows)]
+
+    def _are_few(self) -> bool:
+        return len(self.work.query) <= few_queries(self.work.rows, self.library)
 
     def _count(self) -> int:
         """Return how many rows a query may use at most."""

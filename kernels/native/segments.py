@@ -15,10 +15,13 @@ from ..common.state import PosteriorState, concatenate
 from ..common.work import Work
 from .double import double_state
 from .library import native_library
-from .scan import FEW_QUERIES, NATIVE_LIMITS, NativeLimits, NativeScan, applies, native_state
+from .scan import NATIVE_LIMITS, NativeLimits, NativeScan, applies, native_state
 
 # queries of a task: their sums stay in the second cache
 MOST_QUERIES = 64
+
+# up to how many of a task read rows as they are stored, without a copy in panels
+FEW_OF_TASK = 2
 
 # tasks that a thread should find: the last ones to end leave little time to wait; no span of fewer rows is cut for it
 TASKS, LEAST_ROWS = 4, 512
@@ -86,6 +89,9 @@ class SegmentScan(NativeScan):
     def _count(self) -> int:
         return self.longest
 
+    def _are_few(self) -> bool:
+        return len(self.work.query) <= FEW_OF_TASK
+
     def _operations(self) -> float:
         return 4.0 * self.together * self.work.rows.dim
 
@@ -98,7 +104,7 @@ class SegmentScan(NativeScan):
         held = work.pairs.contiguous(), work.spans.contiguous()
         segments = SegmentsProblem(
             *(part.data_ptr() for part in held),
-            *(len(work.pairs), len(work.query), MOST_QUERIES, TASKS * self.asked.threads, LEAST_ROWS, FEW_QUERIES),
+            *(len(work.pairs), len(work.query), MOST_QUERIES, TASKS * self.asked.threads, LEAST_ROWS, FEW_OF_TASK),
         )
         self._call("oracle_scan_segments", ctypes.byref(segments))
 

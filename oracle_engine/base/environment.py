@@ -46,7 +46,7 @@ _FEATURES = (
         {"starlette": "starlette", "uvicorn": "uvicorn", "prometheus_client": "prometheus-client", "httpx": "httpx"},
         "serve",
     ),
-    ("jobs on a cluster", {"ray": "ray"}, "ray"),
+    ("jobs and actors on a cluster", {"ray": "ray"}, "ray"),
     ("pictures", {"PIL": "pillow"}, "pictures"),
     ("HDF5, zarr, parquet, LMDB", {"h5py": "h5py", "zarr": "zarr", "pyarrow": "pyarrow", "lmdb": "lmdb"}, "formats"),
     ("built-in images", {"sklearn": "scikit-learn", "PIL": "pillow"}, "demo"),

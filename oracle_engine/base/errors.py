@@ -44,10 +44,10 @@ class DataFileError(OracleError, ValueError):
 
 
 class DistributedError(OracleError, RuntimeError):
-    """Another rank is gone, stopped or elsewhere, so that a call of all ranks has no answer.
+    """A rank, or an actor, is gone, stopped or elsewhere, so that a call of all of them has no answer.
 
-    operation: what was asked for. found: what has become of another rank. rank: that rank, or None where it is not
-    known. seconds: for how long this rank had been waiting.
+    operation: what was asked for. found: what has become of it. rank: its number, or None where it is not known.
+    seconds: for how long the caller had been waiting.
     """
 
     operation: str = ""
@@ -94,14 +94,16 @@ def missing(package: str, feature: str, extra: str) -> MissingDependencyError:
     )
 
 
-def lost(operation: str, found: str, seconds: float, remedy: str, *, rank: int | None = None) -> DistributedError:
+def lost(
+    operation: str, found: str, seconds: float, remedy: str, *, rank: int | None = None, waiting: str = "this rank"
+) -> DistributedError:
     """Return a :class:`DistributedError`, which the caller raises.
 
     operation: what all ranks were to do, a noun. found: what has become of a rank, a sentence without a full stop.
     seconds: for how long this rank has been waiting. remedy: what the caller can do, without a full stop. rank: the
-    rank that failed, where it is known.
+    rank, or the actor, that failed, where it is known. waiting: who waited.
     """
-    text = f"{operation}: {found}; this rank waited {seconds:.1f} s and has no answer. Remedy: {remedy}."
+    text = f"{operation}: {found}; {waiting} waited {seconds:.1f} s and has no answer. Remedy: {remedy}."
     error = _with_remedy(DistributedError(text), None, remedy)
     error.operation, error.found, error.rank, error.seconds = operation, found, rank, seconds
     return error

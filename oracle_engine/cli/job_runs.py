@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from ..base.clusters import require_ray
 from ..base.errors import invalid
 from ..base.files import hash_tensors
 from ..base.names import BUILTIN_NAMES
@@ -20,7 +21,7 @@ from ..base.settings import __version__
 from ..engine.engine import OracleEngine
 from ..jobs.folder import WHOLE_JOB, JobFolder, check_free, read_spec
 from ..jobs.processes import on_processes
-from ..jobs.ray_tasks import on_ray, require_ray
+from ..jobs.ray_tasks import on_ray
 from ..jobs.spec import Spec, shards_of
 from ..jobs.status import Status
 from ..jobs.units import Units
@@ -108,7 +109,7 @@ def _check(arguments: Namespace) -> None:
         if arguments.workers is not None:
             raise invalid("--workers", "is the number of ranks under torchrun", arguments.workers, "leave it out")
     if arguments.engine == "ray":
-        require_ray()
+        require_ray("--engine ray")
     arguments.workers = 1 if arguments.workers is None else arguments.workers
     for name, most in (("workers", 1 << 16), ("shards", MOST_SHARDS), ("batch", 1 << 30), ("threads", 1 << 16)):
         number = getattr(arguments, name)

@@ -29,9 +29,9 @@ class ShardedDataset(OracleDataset):
     """The whole of a data set, whose samples are dealt to the ranks of a group; see :func:`oracle_engine.sharded`.
 
     Attributes beside those of OracleDataset: ranks, the processes; deal, which shard holds which rows; shards, those
-    held here, by number, as data sets; own_queries, whether each rank asks for queries of its own. Every rank holds the
-    labels of all samples, their order and their weights, 8 bytes a sample each, where there are any. `rows` holds what
-    is known of all rows and no row.
+    held here, by number, as data sets; own_queries, whether each rank asks for queries of its own; facts, numbers that
+    differ where the whole data or the options do. Every rank holds the labels of all samples, their order and their
+    weights, 8 bytes a sample each, where there are any. `rows` holds what is known of all rows and no row.
     Values of samples, the fingerprint, variance and range are collectives: all ranks ask for them, or none.
     """
 
@@ -39,6 +39,7 @@ class ShardedDataset(OracleDataset):
     deal: Deal
     shards: Mapping[int, OracleDataset]
     own_queries: bool
+    facts: list[int]
 
     @classmethod
     def deal_out(cls, whole: OracleDataset, ranks: Ranks, *, own_queries: bool, deterministic: bool) -> ShardedDataset:
@@ -49,12 +50,20 @@ class ShardedDataset(OracleDataset):
         the ranks have different data.
         """
         options = f"queries={own_queries}, deterministic={deterministic}"
-        _check_same(whole, ranks, options)
-        shards = ranks.size
-        if deterministic:
-            shards = max(SHARDS, 1 << (ranks.size - 1).bit_length())
+        facts = facts_of(whole, options)
+        ranks.compare("the engine", facts)
+        shards = fixed_shards(ranks.size) if deterministic else ranks.size
         deal = Deal.of(len(whole), whole.sorted_labels, shards)
         held = {number: cut(whole, deal, number) for number in _numbers(ranks, shards)}
+        self = cls._holding(whole, ranks, deal, {number: shard for number, shard in held.items() if shard is not None})
+        self.own_queries, self.facts = own_queries, [one.value for one in facts]
+        return self
+
+    @classmethod
+    def _holding(
+        cls, whole: OracleDataset, ranks: Ranks, deal: Deal, shards: Mapping[int, OracleDataset]
+    ) -> ShardedDataset:
+        """Return `whole` with what all need to know of it, of which this rank holds some `shards` of `deal`."""
         rest = {"order": whole.order, "sorted_labels": whole.sorted_labels}
         self = cls._of_rows(
             _without_samples(whole.rows),
@@ -64,8 +73,7 @@ class ShardedDataset(OracleDataset):
             rest=rest,
         )
         assert isinstance(self, ShardedDataset)
-        self.ranks, self.deal, self.own_queries = ranks, deal, own_queries
-        self.shards = {number: shard for number, shard in held.items() if shard is not None}
+        self.ranks, self.deal, self.shards, self.own_queries = ranks, deal, shards, False
         return self
 
     @property
@@ -105,7 +113,7 @@ class ShardedDataset(OracleDataset):
         asked = [row.cpu()]
         if self.own_queries:
             asked = self.ranks.share("samples", row.cpu()[:, None], counts)
-        held = [self._bytes_of(one.reshape(-1).to(self.device)) for one in asked]
+        held = [self.bytes_of(one.reshape(-1).to(self.device)) for one in asked]
         # each sample is held by one rank, and the others add nothing to its bytes
         if self.own_queries:
             parts = self.ranks.exchange("samples", torch.cat(held), counts, [len(row)] * self.ranks.size)
@@ -114,8 +122,11 @@ class ShardedDataset(OracleDataset):
         found = torch.stack(parts).sum(0, dtype=torch.uint8)
         return found.view(self.storage).reshape(len(row), self.dim).to(self.device)
 
-    def _bytes_of(self, row: Int64[Tensor, "n"]) -> Shaped[Tensor, "n W"]:
-        """Return samples as they are stored, byte for byte, and zeros for those that are not here."""
+    def bytes_of(self, row: Int64[Tensor, "n"]) -> Shaped[Tensor, "n W"]:
+        """Return samples as they are stored, byte for byte, [n, W] uint8, and zeros for those that are not here.
+
+        row: as in :meth:`sample_values`.
+        """
         shard, place = self.deal.find(row)
         found = torch.zeros(len(row), self.dim, dtype=self.storage, device=self.device)
         for number, held in self.shards.items():
@@ -129,35 +140,49 @@ class ShardedDataset(OracleDataset):
 
         It is another one than that of the data in one process, and depends on the number of shards.
         """
-        parts = torch.zeros(self.deal.shards, 16, dtype=torch.uint8)
-        for number, shard in self.shards.items():
-            parts[number] = torch.frombuffer(bytearray.fromhex(shard.fingerprint), dtype=torch.uint8)
-        self.ranks.compare("the fingerprint", [])
-        return hash_tensors(f"{len(self)}", [torch.stack(self.ranks.gather("the fingerprint", parts)).sum(0)])
+        parts = self._of_all("the fingerprint", "fingerprints")
+        return hash_tensors(f"{len(self)}", [torch.stack(parts).sum(0)])
 
     @cached_property
     def variance_per_dim(self) -> float:
         """Variance of the weighted samples in value space, averaged over the D coordinates; a collective."""
         self.check_unchanged()
-        sums = torch.zeros(self.deal.shards, self.dim + 2, dtype=torch.float64)
-        for number, shard in self.shards.items():
-            sums[number] = _moments(shard.rows).cpu()
-        self.ranks.compare("the variance", [])
         # each shard is held by one rank: the order of the sum does not depend on their number
-        mass, half_norm, *mean = (
-            torch.stack(self.ranks.gather("the variance", sums)).sum(0).sum(0).split([1, 1, self.dim])
-        )
+        sums = torch.stack(self._of_all("the variance", "moments")).sum(0).sum(0)
+        mass, half_norm, *mean = sums.split([1, 1, self.dim])
         total = 2.0 * float(half_norm / mass) - float((mean[0] / mass).square().sum())
         return self.value_map.scale**2 * total / self.dim
 
     @cached_property
     def value_range(self) -> tuple[float, float]:
         """The smallest and the largest of all values; a collective, whose first access reads the data once."""
-        ends = [shard.value_range for shard in self.shards.values()] or [(math.inf, -math.inf)]
-        self.ranks.compare("the range", [])
-        own = torch.tensor([min(low for low, _ in ends), max(high for _, high in ends)], dtype=torch.float64)
-        low, high = torch.stack(self.ranks.gather("the range", own)).unbind(1)
+        low, high = torch.stack(self._of_all("the range", "ends")).unbind(1)
         return float(low.min()), float(high.max())
+
+    def _of_all(self, operation: str, what: str) -> list[Tensor]:
+        """Return what the method `what` returns on each rank, of one shape and dtype; a collective."""
+        own: Tensor = getattr(self, what)()
+        self.ranks.compare(operation, [])
+        return self.ranks.gather(operation, own)
+
+    def fingerprints(self) -> Shaped[Tensor, "S 16"]:
+        """Return the fingerprint of each shard, [S, 16] uint8, zeros for those that are not here."""
+        parts = torch.zeros(self.deal.shards, 16, dtype=torch.uint8)
+        for number, shard in self.shards.items():
+            parts[number] = torch.frombuffer(bytearray.fromhex(shard.fingerprint), dtype=torch.uint8)
+        return parts
+
+    def moments(self) -> Float64[Tensor, "S M"]:
+        """Return the sums over each shard that a variance is made of, [S, D + 2], zeros for those not here."""
+        sums = torch.zeros(self.deal.shards, self.dim + 2, dtype=torch.float64)
+        for number, shard in self.shards.items():
+            sums[number] = _moments(shard.rows).cpu()
+        return sums
+
+    def ends(self) -> Float64[Tensor, "2"]:
+        """Return the smallest and the largest value of the shards that are here, [2]; infinite without one."""
+        found = [shard.value_range for shard in self.shards.values()] or [(math.inf, -math.inf)]
+        return torch.tensor([min(low for low, _ in found), max(high for _, high in found)], dtype=torch.float64)
 
     def to(self, device: torch.device | str) -> OracleDataset:
         """Return the data set with the shards of this rank on another device, or itself where they are there already.
@@ -209,6 +234,14 @@ def rows_here(data: OracleDataset) -> list[Rows]:
     return [shard.rows for shard in data.shards.values()] if isinstance(data, ShardedDataset) else [data.rows]
 
 
+def rows_like(data: OracleDataset) -> Rows:
+    """Return rows of the dtype and on the device of those that are scanned in this process; it may hold none."""
+    for rows in rows_here(data):
+        return rows
+    empty = torch.empty(0, data.dim, dtype=data.storage, device=data.device)
+    return replace(data.rows, stored=empty, half_norms=empty[:, 0].double(), log_weights=None)
+
+
 def stored_rows(data: OracleDataset, row: Int64[Tensor, "n"]) -> Shaped[Tensor, "n D"]:
     """Return samples as they are stored, [n, D]; row: [n] int64, rows in 0..N - 1. A collective of sharded data."""
     return data.stored_rows(row) if isinstance(data, ShardedDataset) else data.rows.stored[row]
@@ -236,8 +269,16 @@ def _elsewhere(purpose: str) -> InputError:
     return invalid("data", f"must be in one process for {purpose}", "a sharded data set", remedy)
 
 
-def _check_same(whole: OracleDataset, ranks: Ranks, options: str) -> None:
-    """Compare what is known of the data without a look at the samples, and the options of the engine."""
+def fixed_shards(holders: int) -> int:
+    """Return into how many shards data are dealt whose answers do not depend on the number of their holders."""
+    return max(SHARDS, 1 << (holders - 1).bit_length())
+
+
+def facts_of(whole: OracleDataset, options: str) -> list[Asked]:
+    """Return what has to be the same wherever a part of `whole` is held: its facts, without a look at the samples.
+
+    options: what else has to be the same, in words.
+    """
     rows = whole.rows
     facts = f"{len(whole):,} x {list(whole.sample_shape)} {whole.value_map.describe(whole.storage)}"
 
@@ -246,16 +287,13 @@ def _check_same(whole: OracleDataset, ranks: Ranks, options: str) -> None:
         held = digest_of(" ".join(str(number_of(part)) for part in parts))
         return Asked(parameter, held, lambda: f"those with the checksum {held:08x}")
 
-    ranks.compare(
-        "the engine",
-        [
-            Asked("data", digest_of(f"{facts}{whole.value_map}"), lambda: facts),
-            same("labels", whole.sorted_labels, whole.order),
-            same("weights", rows.log_weights),
-            same("data", rows.centre, rows.half_norms),
-            Asked("options", digest_of(options), lambda: options),
-        ],
-    )
+    return [
+        Asked("data", digest_of(f"{facts}{whole.value_map}"), lambda: facts),
+        same("labels", whole.sorted_labels, whole.order),
+        same("weights", rows.log_weights),
+        same("data", rows.centre, rows.half_norms),
+        Asked("options", digest_of(options), lambda: options),
+    ]
 
 
 def _numbers(ranks: Ranks, shards: int) -> range:

@@ -21,7 +21,7 @@ from ..base.progress import PartProgress
 from ..base.transforms import traced, transformed
 from ..data.dataset import OracleDataset
 from ..data.load import load_dataset
-from ..data.sharded import rows_here
+from ..data.sharded import rows_here, rows_like
 from ..kernels.screens import SharedProducts
 from ..paths.paths import Path as ProbabilityPath
 from ..paths.paths import resolve_path
@@ -141,8 +141,7 @@ class OracleEngine(Oracle, torch.nn.Module):
         return self
 
     def _resolved(self, backend: str) -> tuple[str, str]:
-        # a rank may hold no sample at all
-        return resolve_backend(backend, next(iter(rows_here(self.data)), self.data.rows))
+        return resolve_backend(backend, rows_like(self.data))
 
     def _make_ready(self) -> None:
         """Compute what every answer needs."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -48,13 +49,28 @@ def sharded(
     """
     if queries not in ("same", "own"):
         raise invalid("queries", "must be same or own", repr(queries), "use 'same'")
-    if not isinstance(resolve_mode(options.get("mode", "auto")), FullScan | Auto):
-        raise invalid("mode", "must be auto or exact for a sharded engine", options["mode"], "leave it out")
+    check_mode(options)
     ranks = Ranks(mesh, timeout)
+    return engine_of_rank(data, path, ranks, own_queries=queries == "own", deterministic=deterministic, **options)
+
+
+def engine_of_rank(
+    data: Any, path: Any, ranks: Ranks, *, own_queries: bool, deterministic: bool, **options: Any
+) -> OracleEngine:
+    """Return the engine of a rank, which holds its part of the data; the arguments are those of :func:`sharded`.
+
+    ranks: the processes. own_queries: whether each has queries of its own.
+    """
     whole = data if isinstance(data, OracleDataset) else load_dataset(data)
     wish = Wish.of(options.pop("resident", "auto"), options.pop("memory", None))
     whole, residency = replace(wish, share=ranks.size).granted(whole, options.pop("device", None))
-    held = ShardedDataset.deal_out(whole, ranks, own_queries=queries == "own", deterministic=deterministic)
+    held = ShardedDataset.deal_out(whole, ranks, own_queries=own_queries, deterministic=deterministic)
     engine = OracleEngine(held, path, **options)
     engine.residency = residency
     return engine
+
+
+def check_mode(options: Mapping[str, Any]) -> None:
+    """Raise InputError where `options` of an engine ask for another mode than a sharded one has."""
+    if not isinstance(resolve_mode(options.get("mode", "auto")), FullScan | Auto):
+        raise invalid("mode", "must be auto or exact for a sharded engine", options["mode"], "leave it out")

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from typing import Any
 
-from ..base.errors import missing
+from ..base.clusters import connect, require_ray, result_of
 from .processes import LOOK_PERIOD, Task
 
 
@@ -17,10 +15,8 @@ def on_ray(count: int, task: Task, done: Callable[[], int], *, threads: int, car
     A task whose process is lost is run again, as often as that happens. Raises what a task raised, once the others are
     stopped, and MissingDependencyError without ray.
     """
-    ray = require_ray()
-    mine = not ray.is_initialized()
-    if mine:
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray = require_ray("--engine ray")
+    mine = connect(ray)
     options = {"num_cpus": threads, "num_gpus": cards, "max_retries": -1, "max_calls": 1}
     waiting = [ray.remote(**options)(_run).remote(task, number) for number in range(count)]
     try:
@@ -28,7 +24,7 @@ def on_ray(count: int, task: Task, done: Callable[[], int], *, threads: int, car
             ended, waiting = ray.wait(waiting, timeout=LOOK_PERIOD)
             done()
             for one in ended:
-                _result(ray, one)
+                result_of(ray, one)
     finally:
         for one in waiting:
             ray.cancel(one, force=True)
@@ -36,26 +32,6 @@ def on_ray(count: int, task: Task, done: Callable[[], int], *, threads: int, car
             ray.shutdown()
 
 
-def require_ray() -> Any:
-    """Return the module ray. Raises MissingDependencyError where it is not installed."""
-    # what is computed here is nobody else's concern
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    try:
-        import ray
-    except ImportError as error:
-        raise missing("ray", "--engine ray", "ray") from error
-    return ray
-
-
 def _run(task: Task, number: int) -> None:
     # Ray ends the processes of tasks that are to stop
     task(number, lambda: True)
-
-
-def _result(ray: Any, reference: Any) -> None:
-    """Raise what a task of Ray raised, as it raised it."""
-    try:
-        ray.get(reference)
-    except ray.exceptions.RayTaskError as error:
-        cause: BaseException = error.cause
-        raise cause from None

@@ -10,7 +10,7 @@ from ..base.errors import missing
 
 if TYPE_CHECKING:
     from .app import create_app
-    from .asking import RemoteError
+    from .attempts import RemoteError
     from .limits import Limits
     from .remote import RemoteOracle
     from .remote_async import AsyncRemoteOracle
@@ -20,7 +20,7 @@ __all__ = ["AsyncRemoteOracle", "Limits", "RemoteError", "RemoteOracle", "create
 _MODULES = {
     "AsyncRemoteOracle": "remote_async",
     "Limits": "limits",
-    "RemoteError": "asking",
+    "RemoteError": "attempts",
     "RemoteOracle": "remote",
     "create_app": "app",
 }

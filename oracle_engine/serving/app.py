@@ -6,7 +6,7 @@ import asyncio
 import hmac
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial, wraps
 from typing import Any
@@ -17,7 +17,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from ..base.errors import InputError, OracleError, invalid
+from ..base.errors import DistributedError, InputError, OracleError, invalid
 from ..base.settings import __version__
 from ..engine.engine import OracleEngine
 from .batcher import Batcher, Ticket, Values
@@ -26,6 +26,7 @@ from .limits import Limits, RefusedError
 from .metrics import metrics
 from .models import Model, check_name
 from .protocol import HEADER_LENGTH, Inference, answer, json_length, parse, text_of
+from .questions import Question
 
 log = logging.getLogger("oracle_engine.serving")
 
@@ -187,26 +188,30 @@ class InferenceServer:
         question, names = model.question(inference), model.outputs(inference)
         if self._batcher is None:
             raise RefusedError(503, "the server has not started. Remedy: run the lifespan of the application.")
-        texts = [name for name in names if not inference.outputs.get(name, inference.binary)]
-        numbers = sum(question.numbers(name) for name in texts)
-        if numbers > self.limits.json // NUMBER_BYTES:
-            words = f"JSON may have {self.limits.json // NUMBER_BYTES} numbers; this answer has {numbers}"
-            raise RefusedError(413, f"{words}. Remedy: ask for binary outputs, by binary_data_output.")
+        numbers = self._json_numbers(inference, question, names)
         ticket = self._batcher.submit(model, question, self._seconds(inference))
         values = await _answer_unless_gone(request, ticket)
-        asked = {name: values[name] for name in names}
-        write = partial(answer, model.name, inference, asked)
+        write = partial(answer, model.name, inference, {name: values[name] for name in names})
         parts, header = await asyncio.to_thread(write) if numbers > LARGE else write()
         times = ticket.times(began, time.perf_counter_ns())
         model.statistics.succeeded(times, values["route"], values["omitted_mass"])
         log.debug("model=%s status=200 rows=%d %s", model.name, len(question), _in_microseconds(times))
+        return self._reply(parts, header)
+
+    def _json_numbers(self, inference: Inference, question: Question, names: Sequence[str]) -> int:
+        """Return how many numbers an answer has in JSON. Raises RefusedError for more than are written."""
+        texts = [name for name in names if not inference.outputs.get(name, inference.binary)]
+        numbers, most = sum(question.numbers(name) for name in texts), self.limits.json // NUMBER_BYTES
+        if numbers > most:
+            words = f"JSON may have {most} numbers; this answer has {numbers}"
+            raise RefusedError(413, f"{words}. Remedy: ask for binary outputs, by binary_data_output.")
+        return numbers
+
+    def _reply(self, parts: Sequence[bytes], header: int | None) -> Reply:
+        """Return the response of these parts; `header`: length of their JSON where tensors follow it."""
+        kind = "application/json" if header is None else "application/octet-stream"
         headers = {} if header is None else {HEADER_LENGTH: str(header)}
-        return Reply(
-            self._bodies,
-            b"".join(parts),
-            headers=headers,
-            media_type="application/json" if header is None else "application/octet-stream",
-        )
+        return Reply(self._bodies, b"".join(parts), headers=headers, media_type=kind)
 
     def _seconds(self, inference: Inference) -> float:
         """Return how long a request may take."""
@@ -260,7 +265,8 @@ def status_of(error: Exception) -> int:
         return error.status
     if isinstance(error, HTTPException):
         return error.status_code
-    return 400 if isinstance(error, InputError) else 500
+    # an actor that was lost may be there again
+    return 400 if isinstance(error, InputError) else 503 if isinstance(error, DistributedError) else 500
 
 
 async def _refusal(request: Request, error: Exception) -> Response:

@@ -7,7 +7,6 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import httpx
 import numpy as np
 import torch
 
@@ -23,27 +22,19 @@ from ..base.arrays import (
     on_device,
     reals,
 )
-from ..base.errors import InputError, OracleError, invalid
+from ..base.errors import invalid
 from ..engine.several import PREDICTIONS
 from ..paths.described import path_of_facts
 from ..paths.paths import Path, resolve_times
 from ..queries.conditions import Conditions, Guidance
 from ..queries.labels import whole_labels
+from .attempts import RemoteError
 from .datatypes import DATATYPES, named, to_bytes
 from .protocol import HEADER_LENGTH
 
 CPU = torch.device("cpu")
-# where no answer came: nothing is changed by asking, so asking again is safe
-BROKEN = (httpx.ConnectError, httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError)
-LONGEST_PAUSE = 10.0
 # bytes of a request beside its tensors
 HEAD_ROOM = 4096
-
-
-class RemoteError(OracleError):
-    """A server that did not answer. status: of HTTP, or None where there was no response."""
-
-    status: int | None = None
 
 
 @dataclass(frozen=True)
@@ -143,7 +134,8 @@ def ask_of(
 ) -> Ask:
     """Return what is asked, with everything checked that a client can check.
 
-    Arguments as :func:`several` has them. Raises InputError as an engine does.
+    facts: of the model. names, x, t, conditions, top_k: as :func:`oracle_engine.engine.several.several` takes them.
+    Raises InputError as an engine does.
     """
     if isinstance(x, Tensor) and x.requires_grad and torch.is_grad_enabled():
         raise invalid("x", "must not want a gradient: a server has none", "x.requires_grad", "pass x.detach()")
@@ -191,7 +183,7 @@ def _scale(guidance: Numbers | Guidance, times: Float64[Tensor, "B"]) -> Float64
     return torch.where((times >= chosen.t_min) & (times <= chosen.t_max), scale, 1.0)
 
 
-def read(body: bytes, header_length: str | None) -> dict[str, Tensor | list[str]]:
+def read_answer(body: bytes, header_length: str | None) -> dict[str, Tensor | list[str]]:
     """Return the outputs of an answer by name; raises RemoteError for what is none."""
     try:
         length = len(body) if header_length is None else int(header_length)
@@ -229,46 +221,3 @@ def joined_answers(parts: Sequence[Mapping[str, Tensor | list[str]]]) -> dict[st
             torch.cat(values) if isinstance(first, Tensor) else tuple(text for held in values for text in held)
         )
     return found
-
-
-def pause(response: httpx.Response) -> float | None:
-    """Return after how many seconds a refused request may be repeated, or None where it may not."""
-    if response.status_code not in (429, 503):
-        return None
-    told = response.headers.get("retry-after", "")
-    return min(float(told), LONGEST_PAUSE) if told.isdigit() else 1.0
-
-
-def checked(response: httpx.Response) -> httpx.Response:
-    """Return a response that has an answer.
-
-    Raises InputError with the words of the server where the request cannot be answered, RemoteError where the server
-    does not answer.
-    """
-    if response.status_code == 200:
-        return response
-    try:
-        words = str(response.json()["error"])
-    except (KeyError, TypeError, ValueError):
-        words = response.text[:200]
-    if response.status_code in (400, 413):
-        raise InputError(words)
-    raise remote_error(f"the server refused with status {response.status_code}: {words}", response.status_code)
-
-
-def remote_error(words: str, status: int | None = None) -> RemoteError:
-    """Return the error of a server that did not answer, which the caller raises."""
-    error = RemoteError(words)
-    error.status = status
-    return error
-
-
-def settings(token: str | None, timeout: float) -> dict[str, Any]:
-    """Return the settings of an httpx client. token: of the server. timeout: seconds until an answer."""
-    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-    return {"headers": headers, "timeout": timeout}
-
-
-def model_address(url: str, model: str) -> str:
-    """Return the address of a model."""
-    return f"{url.rstrip('/')}/v2/models/{model}"

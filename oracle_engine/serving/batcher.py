@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .limits import Limits, RefusedError
-from .models import Model, Question
+from .models import Model
+from .questions import Question
 from .together import Result, answers
 
 log = logging.getLogger("oracle_engine.serving")

@@ -20,7 +20,9 @@ from starlette.applications import Starlette
 HEAD_SECONDS = 10.0
 # and a client may read nothing of its answer for so long
 STUCK_SECONDS = 30.0
+# the header by which a client learns that its connection ends
 CLOSE = (b"connection", b"close")
+# seconds between two looks at whether connections have ended
 TICK = 0.05
 
 
@@ -134,8 +136,7 @@ def run(
     """Serve `app` until a signal, after which the process ends where the worker does not.
 
     place: where to listen. ending: how it ends. started: called when it listens. log_level: of uvicorn and of this
-    package, as uvicorn names it.
-    connections: how many there may be.
+    package, as uvicorn names it. connections: how many there may be.
     """
     logging = deepcopy(uvicorn.config.LOGGING_CONFIG)
     logging["loggers"]["oracle_engine"] = {"handlers": ["default"], "level": log_level.upper()}

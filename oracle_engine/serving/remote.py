@@ -16,19 +16,8 @@ from ..engine.oracle import Oracle
 from ..engine.several import STATISTICS
 from ..queries.conditions import Conditions, Guidance
 from ..queries.posterior import Posterior
-from .asking import (
-    BROKEN,
-    Ask,
-    Facts,
-    ask_of,
-    checked,
-    joined_answers,
-    model_address,
-    pause,
-    read,
-    remote_error,
-    settings,
-)
+from .asking import Ask, Facts, ask_of, joined_answers, read_answer
+from .attempts import NO_RESPONSE, checked_response, client_settings, model_address, pause, pause_after
 
 
 class RemoteOracle(Oracle):
@@ -62,7 +51,7 @@ class RemoteOracle(Oracle):
         device: torch.device | str = "cpu",
         client: httpx.Client | None = None,
     ) -> None:
-        self._client = httpx.Client(**settings(token, timeout)) if client is None else client
+        self._client = httpx.Client(**client_settings(token, timeout)) if client is None else client
         self._address, self._retries = model_address(url, model), retries
         try:
             self.facts = Facts.of(self._send("GET", "/config").json(), torch.device(device))
@@ -137,7 +126,7 @@ class RemoteOracle(Oracle):
     def _answer(self, ask: Ask) -> dict[str, Any]:
         body, headers = ask.encoded()
         response = self._send("POST", "/infer", body, headers)
-        return read(response.content, response.headers.get("inference-header-content-length"))
+        return read_answer(response.content, response.headers.get("inference-header-content-length"))
 
     def _send(
         self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None
@@ -146,16 +135,12 @@ class RemoteOracle(Oracle):
         for left in reversed(range(self._retries + 1)):
             try:
                 response = self._client.request(method, self._address + path, content=body, headers=headers)
-            except BROKEN as error:
-                if left == 0:
-                    raise remote_error(f"no response from {self._address}: {error}.") from error
-                wait = 1.0
-            except httpx.TimeoutException as error:
-                raise remote_error(f"no response from {self._address} in time. Remedy: raise timeout.") from error
+            except NO_RESPONSE as error:
+                wait = pause_after(error, self._address, left)
             else:
                 again = pause(response) if left else None
                 if again is None:
-                    return checked(response)
+                    return checked_response(response)
                 wait = again
             time.sleep(wait)
         raise AssertionError("the last attempt returns or raises")

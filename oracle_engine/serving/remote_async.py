@@ -12,19 +12,8 @@ import torch
 
 from ..base.arrays import Numbers, Tensor
 from ..queries.conditions import Conditions, Guidance
-from .asking import (
-    BROKEN,
-    Ask,
-    Facts,
-    ask_of,
-    checked,
-    joined_answers,
-    model_address,
-    pause,
-    read,
-    remote_error,
-    settings,
-)
+from .asking import Ask, Facts, ask_of, joined_answers, read_answer
+from .attempts import NO_RESPONSE, checked_response, client_settings, model_address, pause, pause_after
 from .remote import like
 
 
@@ -51,7 +40,7 @@ class AsyncRemoteOracle:
         client: httpx.AsyncClient | None = None,
     ) -> AsyncRemoteOracle:
         """Return the oracle of a server. Arguments and errors are those of :class:`RemoteOracle`."""
-        held = httpx.AsyncClient(**settings(token, timeout)) if client is None else client
+        held = httpx.AsyncClient(**client_settings(token, timeout)) if client is None else client
         oracle = cls(held, model_address(url, model), retries)
         try:
             oracle.facts = Facts.of((await oracle._send("GET", "/config")).json(), torch.device("cpu"))
@@ -108,7 +97,7 @@ class AsyncRemoteOracle:
     async def _answer(self, ask: Ask) -> dict[str, Any]:
         body, headers = ask.encoded()
         response = await self._send("POST", "/infer", body, headers)
-        return read(response.content, response.headers.get("inference-header-content-length"))
+        return read_answer(response.content, response.headers.get("inference-header-content-length"))
 
     async def _send(
         self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None
@@ -117,16 +106,12 @@ class AsyncRemoteOracle:
         for left in reversed(range(self._retries + 1)):
             try:
                 response = await self._client.request(method, self._address + path, content=body, headers=headers)
-            except BROKEN as error:
-                if left == 0:
-                    raise remote_error(f"no response from {self._address}: {error}.") from error
-                wait = 1.0
-            except httpx.TimeoutException as error:
-                raise remote_error(f"no response from {self._address} in time. Remedy: raise timeout.") from error
+            except NO_RESPONSE as error:
+                wait = pause_after(error, self._address, left)
             else:
                 again = pause(response) if left else None
                 if again is None:
-                    return checked(response)
+                    return checked_response(response)
                 wait = again
             await asyncio.sleep(wait)
         raise AssertionError("the last attempt returns or raises")

@@ -15,10 +15,11 @@ STAGES = ("queue", "compute_input", "compute_infer", "compute_output")
 
 @dataclass
 class Statistics:
-    """Counts and times of a model, changed on the event loop only.
+    """Counts and times of a model, changed on the event loop; `scans` by the worker alone.
 
     requests: answered and refused, by "success" or the status of HTTP. rows: that were answered. scans: calls of the
-    engine. nanoseconds: of answered requests, by stage, and in all. routes: rows by the way they took.
+    engine. nanoseconds: of answered requests, by stage, and in all as "request"; of refused ones as "failure".
+    routes: rows by the way they took.
     omitted: sum of the bounds on omitted mass, of rows where it is known. waiting: requests in the queue.
     last: milliseconds since 1970 of the last answer.
     """

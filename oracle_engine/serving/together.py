@@ -8,10 +8,11 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from ..base.arrays import Tensor
-from ..base.errors import OracleError
+from ..base.errors import DistributedError, OracleError
 from ..engine.several import Value
 from .limits import RefusedError
-from .models import Model, Question
+from .models import Model
+from .questions import Question
 
 log = logging.getLogger("oracle_engine.serving")
 
@@ -22,13 +23,18 @@ def answers(model: Model, questions: Sequence[Question]) -> Iterator[Result]:
     """Yield the answer, or the error, of each question.
 
     model: what answers. questions: of one kind. Where they fail together, each half is tried: one scan where all are
-    right, about 2 log2 of their number for one that is wrong.
+    right, about 2 log2 of their number for one that is wrong. Where an actor that holds samples is lost, all fail.
     """
     if not questions:
         return
     model.statistics.scans += 1
     try:
         values = model.answer(Question.together(questions))
+    except DistributedError as error:
+        # no question is to blame, and each further one would wait as long
+        log.error("the model %s failed: %s", model.name, error)
+        yield from [error] * len(questions)
+        return
     except Exception as error:
         if len(questions) == 1:
             yield _reason(error, model)

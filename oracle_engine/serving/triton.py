@@ -21,8 +21,9 @@ from ..engine.engine import OracleEngine
 from ..paths.described import path_facts, path_of_facts
 from ..search.index import SearchIndex
 from .limits import Limits, RefusedError
-from .models import NUMBERS, Model, Question
+from .models import Model
 from .protocol import Inference
+from .questions import NUMBERS, Question
 from .together import Result, answers
 
 MODEL = '''"""Oracle answers by oracle-velocity-engine, which has to be installed where Triton's Python backend runs."""
@@ -57,23 +58,23 @@ def export(engine: OracleEngine, folder: Path, name: str, limits: Limits) -> lis
         raise invalid(
             "repository", f"must hold no {name}", f"{place}, which exists", "remove it, or choose another name"
         )
-    (place / "1").mkdir(parents=True)
-    files = [
-        place / "config.pbtxt",
-        place / "1" / "model.py",
-        place / "1" / "oracle.json",
-        place / "1" / "data.safetensors",
-    ]
-    options = {"path": facts, "t_max": engine.t_max, "point_std": engine.point_std, "tolerance": engine.tolerance}
-    engine.data.save(files[3])
+    version = place / "1"
+    version.mkdir(parents=True)
+    tensors = [version / "data.safetensors"]
+    engine.data.save(tensors[0])
     if engine.index is not None:
-        files.append(place / "1" / "data.index")
-        engine.index.save(files[4])
-    texts = (configuration(Model(name, engine, limits)), MODEL, json.dumps(options))
-    for file, text in zip(files[:3], texts, strict=True):
+        tensors.append(version / "data.index")
+        engine.index.save(tensors[1])
+    options = {"path": facts, "t_max": engine.t_max, "point_std": engine.point_std, "tolerance": engine.tolerance}
+    texts = {
+        place / "config.pbtxt": configuration(Model(name, engine, limits)),
+        version / "model.py": MODEL,
+        version / "oracle.json": json.dumps(options),
+    }
+    for file, text in texts.items():
         with replacing(file) as partial:
             partial.write_text(text, "utf-8")
-    return files
+    return [*texts, *tensors]
 
 
 def configuration(model: Model) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -145,14 +146,16 @@ def _over_shards(engine: OracleEngine, request: Request, generator: torch.Genera
     scan = engine.responder.router.exact
     if not isinstance(scan, ShardedScan):
         return _in_slices(engine.data, request, generator, block_values)
-
-    def draw(shard: OracleDataset, some: Request, own: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Draw from one shard."""
-        found = _in_slices(shard, some, own, block_values)
-        return found.lse, found.row
-
-    drawn = draw_over_shards(scan, request, generator, draw)
+    drawn = draw_over_shards(scan, request, generator, partial(_drawn_of_shard, block_values=block_values))
     return Draw(drawn.lse, drawn.row)
+
+
+def _drawn_of_shard(
+    shard: OracleDataset, request: Request, generator: torch.Generator, *, block_values: int
+) -> tuple[Float64[Tensor, "B"], Int64[Tensor, "B"]]:
+    """Draw from one shard; see LocalDraw."""
+    found = _in_slices(shard, request, generator, block_values)
+    return found.lse, found.row
 
 
 def _in_slices(data: OracleDataset, request: Request, generator: torch.Generator | None, block_values: int) -> Draw:

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 
 from ..base.arrays import Float64, Int64, Tensor
 from ..data.dataset import OracleDataset
+from ..kernels import Wanted
 from ..queries.request import Request
+from ..scans.exchange import Codec
 from ..scans.sharded import ShardedScan
+from ..scans.shards import HeldShards
 
 # seeds are whole numbers below this; those of shards are this far apart, 2^64 over the golden ratio
 SEEDS, SEED_STEP = 1 << 62, 0x9E3779B97F4A7C15
+# what ranks are asked for, in words
+DRAW = "a draw"
 
 # draws the row of a data set for each query, [B] int64, -1 for none, with the log of the weight of all, [B] float64
 LocalDraw = Callable[[OracleDataset, Request, torch.Generator], tuple[Tensor, Tensor]]
@@ -54,27 +60,45 @@ class DrawCodec:
         return ShardDraw(torch.logaddexp(first.lse, second.lse), key, row)
 
 
+@dataclass(frozen=True)
+class DrawQuestion:
+    """One row of a shard for each query of `request`, drawn from its posterior by `draw`.
+
+    seed: of all shards, each of which has a generator of its own. Maddison, Tarlow and Minka (2014), A* sampling.
+    """
+
+    request: Request
+    draw: LocalDraw
+    seed: int
+    operation: str = DRAW
+
+    @property
+    def codec(self) -> Codec[ShardDraw]:
+        """See ShardQuestion."""
+        return DrawCodec(self.request.x.device)
+
+    def part(self, held: HeldShards, number: int) -> ShardDraw:
+        """Draw from one shard, with a Gumbel variable for the choice among shards."""
+        some = held.within(self.request, number)
+        nothing = torch.full_like(some.times, -torch.inf)
+        if number not in held.data.shards:
+            return ShardDraw(nothing, nothing, torch.full_like(some.exclude, -1))
+        generator = torch.Generator().manual_seed((self.seed + number * SEED_STEP) % (1 << 63))
+        lse, row = self.draw(held.data.shards[number], some, generator)
+        noise = -(-torch.rand(len(some), generator=generator, dtype=torch.float64).log()).log()
+        return ShardDraw(lse, lse + noise.to(lse.device), held.data.deal.rows_of(number, row))
+
+
 def draw_over_shards(
     scan: ShardedScan, request: Request, generator: torch.Generator | None, draw: LocalDraw
 ) -> ShardDraw:
     """Return one row of the whole data for each query of `request`, drawn from its posterior; a collective.
 
-    generator: of the seed, which rank 0 draws for all; each shard has a generator of its own, so that draws do not
-    depend on how many ranks there are. draw: draws from one shard. Maddison, Tarlow and Minka (2014), A* sampling.
+    generator: of the seed, which rank 0 draws for all, so that draws do not depend on how many ranks there are. draw:
+    draws from one shard; it can be pickled.
     """
-    data, device = scan.data, request.x.device
     place = torch.device("cpu") if generator is None else generator.device
     own = int(torch.randint(SEEDS, (), generator=generator, device=place))
-    seed = data.ranks.compare("a draw", [], [own])[0][0]
-
-    def part(number: int, some: Request) -> ShardDraw:
-        """Draw from one shard, with a Gumbel variable for the choice among shards."""
-        nothing = torch.full_like(some.times, -torch.inf)
-        if number not in data.shards:
-            return ShardDraw(nothing, nothing, torch.full_like(some.exclude, -1))
-        shard = torch.Generator().manual_seed((seed + number * SEED_STEP) % (1 << 63))
-        lse, row = draw(data.shards[number], some, shard)
-        noise = -(-torch.rand(len(some), generator=shard, dtype=torch.float64).log()).log()
-        return ShardDraw(lse, lse + noise.to(device), data.deal.rows_of(number, row))
-
-    return scan.draw("a draw", request, DrawCodec(device), part)
+    seed = scan.data.ranks.compare(DRAW, [], [own])[0][0]
+    whole, counts = scan.requested(DRAW, request, Wanted())
+    return scan.answered(DrawQuestion(whole, draw, seed), counts)

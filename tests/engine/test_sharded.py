@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from closed_form import clusters, normal
+from closed_form import normal
 from rank_cases import on_ranks
 from shard_cases import leave_in_files, write_shards
+from shard_questions import BATCH, CLASSES, DIM, Answers, answers, make_data, make_queries, questions
 from tolerances import assert_close, assert_rows_close
 from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
@@ -19,66 +20,8 @@ from oracle_engine import InputError, OracleDataset, OracleEngine
 from oracle_engine.base.outside.rows import OutsideRows
 from oracle_engine.data.sharded import rows_here
 
-# what was asked and which part of the answer, and the answer
-Answers = dict[tuple[str, str], Tensor]
-
-COUNT, DIM, CLASSES, BATCH = 200, 12, 9, 36
-
-STATISTICS = ("log_density", "ess", "entropy", "variance", "top_weights")
-
 # number of ranks: one, those that hold equally many shards, and one that does not divide 16
 WORLDS = (1, 2, 3, 4)
-
-
-def make_data() -> OracleDataset:
-    """Return weighted samples of classes in no order, a few without one."""
-    generator = torch.Generator().manual_seed(5)
-    labels = torch.randint(-1, CLASSES, (COUNT,), generator=generator)
-    weights = 0.5 + torch.rand(COUNT, generator=generator, dtype=torch.float64)
-    return OracleDataset(clusters(COUNT, DIM, generator), labels, weights)
-
-
-def make_queries(data: OracleDataset) -> tuple[Tensor, Tensor]:
-    """Return queries made from the first samples at early and late times."""
-    generator = torch.Generator().manual_seed(6)
-    t = torch.linspace(0.02, 0.97, BATCH, dtype=torch.float64)
-    return oe.path_sample("rectified_flow", data[:BATCH].double(), normal(BATCH, DIM, generator), t), t
-
-
-def questions(data: OracleDataset) -> dict[str, dict[str, Any]]:
-    """Return the conditions under which queries are asked."""
-    assert data.labels is not None
-    own = data.labels[:BATCH]
-    unions = torch.stack([own, torch.where(own == 0, -1, 0)], dim=1)
-    return {
-        "everything": {},
-        "classes": {"labels": own},
-        "unions": {"labels": unions},
-        "without their samples": {"exclude": torch.arange(BATCH)},
-        "without their samples in classes": {"labels": own.clamp_min(0), "exclude": torch.arange(BATCH)},
-        "with sources": {"source": torch.arange(BATCH)},
-        "guided": {"labels": own, "guidance": oe.Guidance(2.0, t_min=0.2, t_max=0.8)},
-    }
-
-
-def answers(engine: OracleEngine, data: OracleDataset) -> Answers:
-    """Return what an engine over `data` answers to all questions."""
-    x, t = make_queries(data)
-    assert data.labels is not None
-    found: Answers = {}
-    for name, asked in questions(data).items():
-        found[name, "velocity"] = engine.velocity(x, t, **asked)
-        if "guidance" not in asked:
-            posterior = engine.posterior(x, t, top_k=4, **asked)
-            for part in (*STATISTICS, "top_indices", "survivors"):
-                found[name, part] = getattr(posterior, part)
-    for name in ("denoiser", "score", "noise", "log_density"):
-        leaf = x.clone().requires_grad_()
-        value = getattr(engine, name)(leaf, t, labels=data.labels[:BATCH], exclude=torch.arange(BATCH))
-        value.square().sum().backward()
-        assert leaf.grad is not None
-        found[name, "value"], found[name, "gradient"] = value.detach(), leaf.grad
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -274,3 +217,10 @@ def test_replicas_of_shards_answer_apart(data: OracleDataset, tmp_path: Path) ->
 def test_a_process_group_is_needed(data: OracleDataset) -> None:
     with pytest.raises(InputError, match="needs an initialised process group"):
         oe.sharded(data)
+
+
+def test_a_rank_without_a_sample_computes_as_the_others_do(tmp_path: Path) -> None:
+    data, x = OracleDataset(normal(1, 3, torch.Generator().manual_seed(7))), torch.ones(2, 3)
+    (alone,) = on_ranks(tmp_path, 1, lambda rank: oe.sharded(data).velocity(x, 0.3))
+    for answered in on_ranks(tmp_path, 2, lambda rank: oe.sharded(data).velocity(x, 0.3)):
+        assert torch.equal(answered, alone)

@@ -5,16 +5,19 @@ from __future__ import annotations
 import re
 
 
-def python_blocks(text: str) -> list[str]:
-    """Return the ```python blocks, each with as many empty lines before it as it has lines above it."""
-    found = re.finditer(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+def python_blocks(text: str, mark: str = "python") -> list[str]:
+    """Return the blocks that begin with ```mark, each with as many empty lines before it as it has lines above it.
+
+    mark: "python", or "py" for those that need more than this package, such as a server.
+    """
+    found = re.finditer(rf"^```{mark}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     return ["\n" * text[: block.start(1)].count("\n") + block[1] for block in found]
 
 
-def run_blocks(text: str, name: str) -> None:
+def run_blocks(text: str, name: str, mark: str = "python") -> None:
     """Run the blocks of a document in one namespace; what fails is reported at its line of the document."""
     namespace: dict[str, object] = {"__name__": "readme"}
-    for block in python_blocks(text):
+    for block in python_blocks(text, mark):
         exec(compile(block, name, "exec"), namespace)
 
 

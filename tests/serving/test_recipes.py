@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import pytest
 import torch
+from pretended_actors import engine_on
+from ray_cases import cluster
 from servers import Server, served
 
 from oracle_engine import OracleEngine, load_dataset
+from oracle_engine.engine.on_actors import NAMESPACE
 from oracle_engine.serving import RemoteOracle, create_app
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -69,24 +74,48 @@ def test_the_notebook_runs(server: Server, monkeypatch: pytest.MonkeyPatch, caps
     assert "`labels` must be" in printed
 
 
+@contextmanager
+def deployed(section: str, port: int) -> Iterator[tuple[Any, RemoteOracle]]:
+    """Yield the module ray and a client of what the blocks of a section deploy, which is ended."""
+    with cluster(4) as ray:
+        serve = pytest.importorskip("ray.serve")
+        try:
+            serve.start(http_options={"port": port})
+            run(blocks_of(section), port)
+            with RemoteOracle(f"http://127.0.0.1:{port}") as oracle:
+                yield ray, oracle
+        finally:
+            serve.shutdown()
+
+
+def kill_a_replica(ray: Any) -> None:
+    """Kill one of the two replicas that serve."""
+    replicas = [held for held in ray.util.list_named_actors(True) if "#Oracle#" in held["name"]]
+    assert len(replicas) == 2
+    ray.kill(ray.get_actor(replicas[0]["name"], namespace=replicas[0]["namespace"]))
+
+
 @pytest.mark.filterwarnings("ignore")
-def test_two_replicas_of_ray_outlive_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    ray = pytest.importorskip("ray", reason='needs pip install "ray[serve]"')
-    serve = pytest.importorskip("ray.serve")
-    monkeypatch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    paths = f"{ROOT}:{Path(ray.__file__).parents[1]}"
-    ray.init(num_cpus=4, include_dashboard=False, runtime_env={"env_vars": {"PYTHONPATH": paths}})
-    try:
-        serve.start(http_options={"port": 8456})
-        run(blocks_of("Ray Serve"), 8456)
-        x, engine = torch.zeros(2, 1, 8, 8), OracleEngine(load_dataset("digits"))
-        with RemoteOracle("http://127.0.0.1:8456") as oracle:
+def test_two_replicas_of_ray_outlive_one() -> None:
+    x, engine = torch.zeros(2, 1, 8, 8), OracleEngine(load_dataset("digits"))
+    with deployed("Ray Serve", 8456) as (ray, oracle):
+        assert torch.equal(oracle.velocity(x, 0.3), engine.velocity(x, 0.3))
+        kill_a_replica(ray)
+        for _ in range(10):
             assert torch.equal(oracle.velocity(x, 0.3), engine.velocity(x, 0.3))
-            actors = [held for held in ray.util.list_named_actors(True) if "#Oracle#" in held["name"]]
-            assert len(actors) == 2
-            ray.kill(ray.get_actor(actors[0]["name"], namespace=actors[0]["namespace"]))
-            for _ in range(10):
-                assert torch.equal(oracle.velocity(x, 0.3), engine.velocity(x, 0.3))
-    finally:
-        serve.shutdown()
-        ray.shutdown()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_replicas_over_actors_outlive_a_replica_and_an_actor() -> None:
+    data, x = load_dataset("digits"), torch.linspace(-1.0, 1.0, 128).reshape(2, 1, 8, 8)
+    engine = engine_on(data, 1, data)
+    guided: dict[str, Any] = {"labels": torch.tensor([3, 4]), "guidance": 2.0, "exclude": 5}
+    with deployed("Ray Serve over shards", 8457) as (ray, oracle):
+        assert torch.equal(oracle.velocity(x, 0.3, **guided), engine.velocity(x, 0.3, **guided))
+        # known by its number in the data, wherever it is held
+        assert torch.equal(oracle.posterior(data[:2], 0.9).top_indices[:, 0], torch.arange(2))
+        kill_a_replica(ray)
+        for _ in range(10):
+            assert torch.equal(oracle.velocity(x, 0.6), engine.velocity(x, 0.6))
+        ray.kill(ray.get_actor("digits-1-of-2", namespace=NAMESPACE), no_restart=False)
+        assert torch.equal(oracle.velocity(x, 0.6), engine.velocity(x, 0.6))

@@ -144,28 +144,8 @@ class Worker {
 
     void few(const Block& block) {
         const Stored* rows = rows_ + block.first * shape_.dim;
-        return shape_.batch == 1 ? few_of<1>(rows, block) : few_of<2>(rows, block);
-    }
-
-    template <int BATCH>
-    void score_few_of(const Stored* rows, const Block& block) {
-#if defined(__AVX512VNNI__)
-        if constexpr (std::is_same<Real, float>::value && sizeof(Stored) == 1) {
-            if (shared_.digits != nullptr && fits_digits(shape_.dim)) {
-                for (int b = 0; b < BATCH; ++b)
-                    score_digits(rows, block.count, shape_.dim, shared_.in_digits[b],
-                                 memory_.logits + b * shape_.rows());
-                return;
-            }
-        }
-#endif
-        score_few<Real, Stored, BATCH>(rows, block.count, shape_, centre_, queries_, memory_.logits);
-    }
-
-    template <int BATCH>
-    void few_of(const Stored* rows, const Block& block) {
-        score_few_of<BATCH>(rows, block);
-        for (int64_t b = 0; b < BATCH; ++b) {
+        score_few_rows(rows, block);
+        for (int64_t b = 0; b < shape_.batch; ++b) {
             RowSoftmax<Real>(problem_, shape_, memory_, b).add(block);
             const int64_t count = memory_.count[b], list = b * shape_.block;
             if (!problem_.wants_mean || count == 0) continue;
@@ -173,6 +153,24 @@ class Worker {
                       memory_.sums + shape_.offset(0, b));
             count_pending(b);
         }
+    }
+
+    // See few_queries() for how many there may be.
+    void score_few_rows(const Stored* rows, const Block& block) {
+#if defined(__AVX512VNNI__)
+        if constexpr (std::is_same<Real, float>::value && sizeof(Stored) == 1) {
+            if (shared_.digits != nullptr && fits_digits(shape_.dim)) {
+                for (int64_t b = 0; b < shape_.batch; ++b)
+                    score_digits(rows, block.count, shape_.dim, shared_.in_digits[b],
+                                 memory_.logits + b * shape_.rows());
+                return;
+            }
+        }
+#endif
+        if (shape_.batch == 1)
+            score_few<Real, Stored, 1>(rows, block.count, shape_, centre_, queries_, memory_.logits);
+        else
+            score_few<Real, Stored, 2>(rows, block.count, shape_, centre_, queries_, memory_.logits);
     }
 };
 

@@ -13,7 +13,9 @@ from ...base.arrays import Float, Numbers, Tensor, exact
 from ...base.errors import InputError, invalid
 from ..dataset import OracleDataset
 from ..values import ValueMap
-from .files import STATS_FILE, LatentFiles, latent_format, read_latents
+from .files import latent_format, read_latents
+from .lightningdit import STATS_FILE
+from .stored import LatentFiles
 
 __all__ = ["LatentFiles", "Normalisation", "latent_format", "load_latents", "read_latents"]
 

@@ -24,6 +24,7 @@ from oracle_engine.kernels import (
     prepare_rows,
 )
 from oracle_engine.kernels.native.answer import STORAGE
+from oracle_engine.kernels.native.library import library_path, usable_targets
 
 pytestmark = pytest.mark.skipif(native_library().library is None, reason=native_library().reason)
 
@@ -60,6 +61,22 @@ def test_parity_on_odd_shapes(generator: torch.Generator, target: str, count: in
         one = coefficients[:, :1]
         assert answers.write(x, one.flatten().tolist(), out)
         assert_close(out, step_by_step(rows, x, one.repeat(1, batch)), "float32 output", scale=10.0)
+
+
+def test_another_library_may_be_chosen_between_calls(
+    generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = prepare_rows(stored_as(normal(63, 130, generator), torch.uint8), None)
+    answers = NativeAnswers(rows, space_of(rows), None)
+    # some batches are few for one library and many for another
+    for batch in range(1, 9):
+        x = normal(batch, 130, generator).float()
+        coefficients = torch.rand(4, batch, generator=generator, dtype=torch.float64) + 0.1
+        for name in (name for name in usable_targets() if library_path(name).is_file()):
+            monkeypatch.setenv("ORACLE_NATIVE", name)
+            out = torch.full_like(x, torch.nan)
+            assert answers.write(x, coefficients, out)
+            assert_close(out, step_by_step(rows, x, coefficients), "float32 output", scale=10.0)
 
 
 @pytest.mark.parametrize("storage", STORAGE_DTYPES)

@@ -67,6 +67,18 @@ def test_parity_for_every_storage(generator: torch.Generator, dtype: torch.dtype
         assert_parity(rows, query, wanted=MEAN_ONLY)
 
 
+@pytest.mark.parametrize("dim", [130, 784])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8])
+def test_parity_of_products_in_digits_on_odd_shapes(
+    generator: torch.Generator, target: str, dtype: torch.dtype, dim: int
+) -> None:
+    rows = prepare_rows(stored_as(normal(63, dim, generator), dtype), None)
+    for batch in (*range(1, 9), 17):
+        query = make_query(rows, generator, batch)
+        assert_parity(rows, query)
+        assert_parity(rows, query, wanted=MEAN_ONLY, limits=NATIVE_LIMITS)
+
+
 @given(generators(), st.integers(1, 200), st.sampled_from([1, 5, 40, 130]), st.integers(0, 3), st.integers(0, 12))
 def test_parity_with_excluded_ranges_weights_and_any_top_k(
     generator: torch.Generator, count: int, dim: int, excluded: int, top_k: int
