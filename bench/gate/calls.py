@@ -28,23 +28,28 @@ STORED = {"fp16": torch.float16, "u8": torch.uint8, "fp32": torch.float32}
 # coordinates of the levels of a screen
 WIDTHS = (64, 128)
 
+# queries of a mixed batch that have no class
+WITHOUT_CLASS = 6
+
 # random sizes that scans are made with
 SIZES = 40
 
 # the most that a call may ask of a card
 MOST = {"device_calls": 60.0, "waits": 1.0, "compilations": 2.0}
 
-# calls that ask for more: guidance is two scans, and statistics of classes take operations of their own
+# calls that ask for more: guidance is two scans, as are batches in which some have no class, and statistics of classes
+# take operations of their own
 MORE = {
     "guidance": {"device_calls": 80.0},
     "posterior of classes": {"device_calls": 95.0},
+    "some without a class": {"device_calls": 80.0},
     # the host decides at every level which queries go on
     "search": {"device_calls": 155.0, "waits": 11.0},
 }
 
 
 def calls(names: Iterable[str] = STORED) -> dict[str, dict[str, Number]]:
-    """Return device calls, launches among them, and waits of every call, and compilations of random sizes.
+    """Return device calls, launches among them, waits and early reads of every call, and compilations of random sizes.
 
     names: of the storage dtypes, keys of STORED.
     """
@@ -54,6 +59,9 @@ def calls(names: Iterable[str] = STORED) -> dict[str, dict[str, Number]]:
             engine = OracleEngine(samples(stored), backend="triton")
             for question, answer in questions(engine).items():
                 found[f"{question} {name}"] = counted(card, answer)
+            card.early = WITHOUT_CLASS
+            found[f"some without a class {name}"] = counted(card, questions(engine)["classes"])
+            card.early = 0
             found[f"sizes {name}"] = {"compilations": float(compilations(card, engine))}
             for question, answer in screen_questions(engine.data.rows).items():
                 found[f"{question} {name}"] = counted(card, answer)
@@ -104,7 +112,12 @@ def counted(card: PretendedCard, answer: Callable[[], Any]) -> dict[str, Number]
     """Return the counts of an answer that was asked for before."""
     card.count(answer)
     seen = card.count(answer)
-    return {"device_calls": float(seen.total), "launches": float(seen.launches.total()), "waits": float(seen.waits)}
+    return {
+        "device_calls": float(seen.total),
+        "launches": float(seen.launches.total()),
+        "waits": float(seen.waits),
+        "early": float(seen.early),
+    }
 
 
 def compilations(card: PretendedCard, engine: OracleEngine) -> int:

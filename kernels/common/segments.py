@@ -19,8 +19,8 @@ class SegmentWork:
 
     rows, query: the samples and B queries. pairs: the query of each pair, [P]; a query may be in none. spans: the rows
     [start, stop) of each pair, [P, 2]; those of one query are disjoint. one_each: whether it is known without a look at
-    them that the pairs are those of the queries one after the other. longest: rows that no span has more of, as far as
-    is known without a look at them, or None.
+    them that the pairs are those of the queries one after the other. longest: rows that no span has more of but
+    those of all rows, as far as is known without a look at them, or None.
     """
 
     rows: Rows

@@ -19,16 +19,23 @@ SEGMENT_BLOCK = 64
 @triton.jit
 @no_type_check
 def segment_key(p_spans, o_p, m_p, longest, rows):
-    """Return the segments of some pairs, of `longest` rows at most, and what they are sorted by: those of none last."""
+    """Return the segments of some pairs, and what they are sorted by.
+
+    Those of more than `longest` rows are apart: they have none here, and are sorted behind all others, even those of no
+    row, whose key is rows (rows + 2).
+    """
     start = tl.load(p_spans + 2 * o_p, mask=m_p, other=0)
-    stop = tl.minimum(tl.load(p_spans + 2 * o_p + 1, mask=m_p, other=0), start + longest)
-    return start, stop, tl.where(stop > start, start * (rows.to(tl.int64) + 1) + stop, rows.to(tl.int64) * (rows + 2))
+    stop = tl.load(p_spans + 2 * o_p + 1, mask=m_p, other=0)
+    m_apart = stop - start > longest
+    stop = tl.where(m_apart, start, stop)
+    key = tl.where(stop > start, start * (rows.to(tl.int64) + 1) + stop, rows.to(tl.int64) * (rows + 2))
+    return start, stop, key + m_apart.to(tl.int64)
 
 
 @triton.jit(do_not_specialize=["count", "longest", "rows", "excluded"])
 @no_type_check
 def segment_order_kernel(
-    p_spans, p_pairs, p_excluded, p_order, p_place, p_query, p_own, p_ranges, count, longest, rows, excluded,
+    p_spans, p_pairs, p_excluded, p_order, p_place, p_query, p_own, p_ranges, p_apart, count, longest, rows, excluded,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Sort some of the pairs by their segments, and write for each what the scan is told in its place.
@@ -36,16 +43,21 @@ def segment_order_kernel(
     p_spans: [P, 2] and p_pairs: [P], the query of each. p_excluded: [B, excluded, 2]. p_order, p_place, p_query: [P],
     the pair in each place, the place of each pair, and the query in each place. p_own: [P, 2], the segment there.
     p_ranges: [P, excluded + 2, 2], rows that do not count there: what its query excludes, and all outside the segment.
+    p_apart: [1], how many pairs are apart.
     """
     o_p = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     m_p = o_p < count
     start, stop, key = segment_key(p_spans, o_p, m_p, longest, rows)
     place = tl.zeros([BLOCK], dtype=tl.int64)
+    apart = tl.zeros([BLOCK], dtype=tl.int64)
     for first in range(0, count, BLOCK):
         o_r = first + tl.arange(0, BLOCK)
         _, _, rival = segment_key(p_spans, o_r, o_r < count, longest, rows)
+        apart += (rival > rows.to(tl.int64) * (rows + 2)).to(tl.int64)
         m_before = (rival[None, :] < key[:, None]) | ((rival[None, :] == key[:, None]) & (o_r[None, :] < o_p[:, None]))
         place += tl.sum((m_before & (o_r < count)[None, :]).to(tl.int64), axis=1)
+    if tl.program_id(0) == 0:
+        tl.store(p_apart, tl.sum(apart, axis=0))
     query = tl.load(p_pairs + o_p, mask=m_p, other=0)
     tl.store(p_order + place, o_p.to(tl.int64), mask=m_p)
     tl.store(p_place + o_p, place, mask=m_p)
@@ -69,13 +81,15 @@ class SegmentOrder:
     """Pairs of a query and a segment, sorted by segments.
 
     order: the pair in each place, and place: the place of each pair, [P]. query: of each place, all rows outside of the
-    segment excluded. spans: the segment there, [P, 2].
+    segment excluded. spans: the segment there, [P, 2]. apart: how many pairs, the last ones in this order, have a
+    segment that is too long, and none here, [1].
     """
 
     order: Int64[Tensor, "P"]
     place: Int64[Tensor, "P"]
     query: Query
     spans: Int64[Tensor, "P 2"]
+    apart: Int64[Tensor, "1"]
 
     @classmethod
     def of(
@@ -83,13 +97,13 @@ class SegmentOrder:
     ) -> SegmentOrder:
         """Return the pairs of queries in `pairs`, [P], and rows in `spans`, [P, 2], sorted; no synchronisation.
 
-        longest: rows after which a segment is cut off. rows: of all segments. Costs the square of P in comparisons.
+        longest: rows of a segment that is not too long. rows: of all segments. Costs the square of P in comparisons.
         """
         count, (_, excluded, _) = len(pairs), query.excluded.shape
         order, place, which = spans.new_empty(3, count).unbind(0)
-        own, ranges = spans.new_empty(count, 2), spans.new_empty(count, excluded + 2, 2)
+        own, ranges, apart = spans.new_empty(count, 2), spans.new_empty(count, excluded + 2, 2), spans.new_empty(1)
         segment_order_kernel[(triton.cdiv(count, SEGMENT_BLOCK),)](
-            spans.contiguous(), pairs, query.excluded.contiguous(), order, place, which, own, ranges, count, longest,
-            rows, excluded, BLOCK=SEGMENT_BLOCK, num_warps=4, enable_fp_fusion=True,
+            spans.contiguous(), pairs, query.excluded.contiguous(), order, place, which, own, ranges, apart,
+            count, longest, rows, excluded, BLOCK=SEGMENT_BLOCK, num_warps=4, enable_fp_fusion=True,
         )  # fmt: skip
-        return cls(order, place, taken(query, which).excluding(ranges), own)
+        return cls(order, place, taken(query, which).excluding(ranges), own, apart)

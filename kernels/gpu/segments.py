@@ -8,7 +8,7 @@ from functools import reduce
 import torch
 
 from ...base.arrays import Bool, Int64, Tensor
-from ...base.checked import assumed
+from ...base.early import EarlyNumber
 from ..common.matmul import ieee_products
 from ..common.rows import Span
 from ..common.segments import SegmentWork, span_by_span
@@ -82,12 +82,15 @@ def segments_state(work: SegmentWork, *, limits: ScanLimits = DEFAULT_LIMITS) ->
         return work.nothing()
     every = Work(work.rows, work.query, Span(0, len(work.rows)), work.wanted)
     checked_config(every)
+    known = work.longest
+    if work.one_each and known is not None and known <= segments_height(every, len(work.pairs), limits):
+        return _some_of_all(work, every, known, limits)
+    lengths = work.spans[:, 1] - work.spans[:, 0]
     if work.one_each:
-        return _pair_states(work, every, _longest(work, every, limits), limits)
+        return _pair_states(work, every, int(lengths.max()), limits)
     place = torch.arange(len(work.pairs), device=work.pairs.device)
     # pairs come in the order of their queries
     rank = place - torch.searchsorted(work.pairs, work.pairs)
-    lengths = work.spans[:, 1] - work.spans[:, 0]
     longest, most = torch.stack([lengths.max(), rank.max()]).tolist()
     found = _pair_states(work, every, longest, limits)
     # one more state for the places of queries with fewer spans than others have
@@ -97,13 +100,19 @@ def segments_state(work: SegmentWork, *, limits: ScanLimits = DEFAULT_LIMITS) ->
     return reduce(merge, [states.take(column) for column in table.unbind(1)])
 
 
-def _longest(work: SegmentWork, every: Work, limits: ScanLimits) -> int:
-    """Return how many rows the longest span has: what is known of it, where the host need not wait to be sure."""
-    lengths, known = work.spans[:, 1] - work.spans[:, 0], work.longest
-    held = known is not None and known <= segments_height(every, len(work.pairs), limits)
-    if held and known is not None and assumed(lambda: lengths <= known):
-        return known
-    return int(lengths.max())
+def _some_of_all(work: SegmentWork, every: Work, longest: int, limits: ScanLimits) -> PosteriorState:
+    """Return the states of pairs that are those of the queries, whose spans have at most `longest` rows, or all.
+
+    The latter are left to a scan of everything; whether there are any the host reads while the device scans the others.
+    """
+    order = _sorted(every, work.pairs, work.spans, longest)
+    apart = EarlyNumber(order.apart)
+    found = _sorted_states(every, order, longest)
+    count = apart.read()
+    if count == 0:
+        return found
+    free = order.order[len(order.order) - count :]
+    return found.put(free, triton_state(replace(every, query=work.query.take(free)), limits=limits))
 
 
 def _pair_states(work: SegmentWork, every: Work, longest: int, limits: ScanLimits) -> PosteriorState:
@@ -144,22 +153,31 @@ def segment_states(
     """Return the states of pairs of a query and a segment of the rows, [P]; no synchronisation.
 
     work: rows, [B] queries, the span that all segments lie in, and what is wanted. which: the query of each pair, [P].
-    spans: rows [start, stop) of each segment, [P, 2], empty for none. longest: rows of the longest one; longer ones are
-    cut off. split: as in :func:`.scan.triton_state`.
+    spans: rows [start, stop) of each segment, [P, 2], empty for none. longest: rows of the longest one; longer ones
+    count for none. split: as in :func:`.scan.triton_state`.
 
     Costs one read of every segment for each 16 queries that are about it, and of its rows with weight once more. Memory
     is 12 bytes for each of 16 queries a pair and row of the longest segment, and P D values.
     """
+    return _sorted_states(work, _sorted(work, which, spans, longest), longest, split)
+
+
+def _sorted(work: Work, which: Int64[Tensor, "P"], spans: Int64[Tensor, "P 2"], longest: int) -> SegmentOrder:
+    with on_device(work.rows.device):
+        return SegmentOrder.of(work.query, which, spans, longest=longest, rows=work.span.stop)
+
+
+def _sorted_states(work: Work, order: SegmentOrder, longest: int, split: Split = EXACT) -> PosteriorState:
+    """Return the states of the pairs of `order`, of the queries of `work`, in the order they were given in, [P]."""
     with on_device(work.rows.device), ieee_products(work.rows.device.type):
-        sorted_pairs = SegmentOrder.of(work.query, which, spans, longest=longest, rows=work.span.stop)
-        asked = replace(work, query=sorted_pairs.query)
+        asked = replace(work, query=order.query)
         config = _config(asked, split)
         scan = SegmentScan(asked, config, split)
-        scan.panels, scan.spans = Panels.of(sorted_pairs.spans, config.score.block_b, longest), sorted_pairs.spans
+        scan.panels, scan.spans = Panels.of(order.spans, config.score.block_b, longest), order.spans
         scan.add(work.span)
         if work.wanted.moments or work.wanted.top_k:
-            return scan.state().take(sorted_pairs.place)
-        scan.output = sorted_pairs.order
+            return scan.state().take(order.place)
+        scan.output = order.order
         return scan.state()
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
@@ -18,13 +18,10 @@ from .transforms import batched, traced, unreadable
 # numbers that are read one by one, at most
 READ_SINGLY = 16
 
-Result = TypeVar("Result")
-
 # a condition, and what finds the error where it does not hold, or None where there is none after all
 Check = tuple[Bool[Tensor, "..."], Callable[[], InputError | None]]
 
 _PENDING: ContextVar[list[Check] | None] = ContextVar("pending", default=None)
-_ASSUMING: ContextVar[bool] = ContextVar("assuming", default=False)
 
 
 def check(condition: Callable[[], Bool[Tensor, "..."] | bool], error: Callable[[], InputError | None]) -> None:
@@ -47,27 +44,6 @@ def check(condition: Callable[[], Bool[Tensor, "..."] | bool], error: Callable[[
         pending.append((asked, error))
     elif not holds(asked):
         _raise(error)
-
-
-class Unforeseen(Exception):
-    """What was :func:`assumed` does not hold."""
-
-
-def assumed(condition: Callable[[], Bool[Tensor, "..."]]) -> bool:
-    """Return whether all of what `condition` returns may be taken for true now and is read later, with the checks.
-
-    condition: returns bool, any shape. Inside of :func:`answered_together` alone, which asks again where it is false:
-    until then what follows must be harmless.
-    """
-    pending = _PENDING.get()
-    if not _ASSUMING.get() or pending is None:
-        return False
-    pending.append((condition(), _unforeseen))
-    return True
-
-
-def _unforeseen() -> InputError | None:
-    raise Unforeseen
 
 
 def on_host(values: Shaped[Tensor, "..."]) -> bool:
@@ -113,24 +89,6 @@ def checked_together() -> Iterator[None]:
         _read(pending)
         raise
     _read(pending)
-
-
-def answered_together(run: Callable[[], Result]) -> Result:
-    """Return what `run` returns, whose checks are read together at its end, so that the host waits once.
-
-    Where something that it :func:`assumed` does not hold, it runs again, and waits to learn what holds.
-    Raises the first of the errors.
-    """
-    token = _ASSUMING.set(True)
-    try:
-        with checked_together():
-            return run()
-    except Unforeseen:
-        pass
-    finally:
-        _ASSUMING.reset(token)
-    with checked_together():
-        return run()
 
 
 def _read(pending: list[Check]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from os import PathLike
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 
 from ..base.arrays import Float, Numbers, Tensor, check_floating, is_number, is_whole
-from ..base.checked import answered_together
+from ..base.checked import checked_together
 from ..base.cuda_graphs import capturing
 from ..base.errors import InputError, invalid
 from ..base.foreign import is_foreign, lent
@@ -182,13 +183,9 @@ class OracleEngine(Oracle, torch.nn.Module):
         self._check_capture("posterior", conditions)
         points: Any = lent(x, self.data.device) if is_foreign(x) else x
         refuse_transforms("posterior", points, t)
-
-        def described() -> Posterior:
-            """Return the posterior."""
+        with self._checks():
             request = self.request_builder.request(points, t, conditions)
             return self.responder.posterior(request, int(top_k), points.shape, points.dtype)
-
-        return answered_together(described) if self._checks_together else described()
 
     def prepare(
         self,
@@ -333,20 +330,15 @@ class OracleEngine(Oracle, torch.nn.Module):
             found = self.straight.answer(name, x, t)
             if found is not None:
                 return found
-
-        def answered() -> Tensor:
-            """Return the answer."""
+        with torch.no_grad(), self._checks():
             request = self.request_builder.request(x, t, conditions)
             values = self.responder.values(name, request, x.dtype)
             return values if name == "log_density" else rounded_answer(values, name, x.dtype, x.shape)
 
-        with torch.no_grad():
-            return answered_together(answered) if self._checks_together else answered()
-
-    @property
-    def _checks_together(self) -> bool:
+    def _checks(self) -> AbstractContextManager[None]:
         # one wait where no search, which reads values, and no long pass could meet what is refused
-        return BACKENDS[self.backend].waits_once and self.index is None and not self.residency.streams
+        together = BACKENDS[self.backend].waits_once and self.index is None and not self.residency.streams
+        return checked_together() if together else nullcontext()
 
     def function(self, name: str, dtype: torch.dtype, conditions: Conditions) -> AnswerFunction:
         """Return the answer called `name` as a function with derivatives.

@@ -4,7 +4,7 @@ import pytest
 import torch
 from recording import Waiting, begin_capture
 
-from oracle_engine.base.checked import answered_together, assumed, check, checked_together
+from oracle_engine.base.checked import check, checked_together
 from oracle_engine.base.errors import InputError, invalid
 
 
@@ -66,35 +66,6 @@ def test_a_second_look_may_find_nothing() -> None:
     check(lambda: passes(False), lambda: None)
     with checked_together():
         check(lambda: passes(False), lambda: None)
-
-
-@pytest.mark.parametrize("holds", [True, False])
-def test_what_is_assumed_is_read_with_the_checks_or_the_answer_found_again(holds: bool) -> None:
-    runs = []
-
-    def answer() -> str:
-        check(lambda: passes(True), lambda: error("a"))
-        runs.append(assumed(lambda: passes(holds, True)))
-        return "fast" if runs[-1] else "sure"
-
-    with Waiting() as waiting:
-        assert answered_together(answer) == ("fast" if holds else "sure")
-    assert runs == ([True] if holds else [True, False])
-    read = waiting.found.count("_local_scalar_dense")
-    assert read == 1 if holds else read > 1
-    # nothing is assumed where nobody asks again
-    with checked_together():
-        assert not assumed(lambda: passes(True))
-
-
-def test_an_error_counts_for_more_than_what_was_assumed_after_it() -> None:
-    def answer() -> None:
-        check(lambda: passes(False), lambda: error("a"))
-        assumed(lambda: passes(False))
-        check(lambda: passes(False), lambda: error("b"))
-
-    with pytest.raises(InputError, match="`a` must hold"):
-        answered_together(answer)
 
 
 def test_no_condition_is_computed_while_a_graph_is_captured(monkeypatch: pytest.MonkeyPatch) -> None:

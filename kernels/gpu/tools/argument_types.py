@@ -55,7 +55,7 @@ OWN = {
     "factor digits": dict.fromkeys(("p_factors", "p_centre", "p_slack"), "*fp64"),
     "close": {"p_below": "*fp64"},
     "named": {"p_upper": "*fp64"},
-    "segments": dict.fromkeys(("p_pairs", "p_order", "p_place", "p_query", "p_own", "p_ranges"), "*i64"),
+    "segments": dict.fromkeys(("p_pairs", "p_order", "p_place", "p_query", "p_own", "p_ranges", "p_apart"), "*i64"),
 }
 
 # kernels that compute in float64

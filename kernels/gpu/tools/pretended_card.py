@@ -1,7 +1,7 @@
 """Count what a call would ask of a card, on a machine without one: nothing is launched, and nothing is compiled.
 
 Triton's driver is replaced by one that names an H100. Tensors stay on the CPU and what kernels would write is zero, so
-answers mean nothing; how many calls lead to them does not depend on values.
+answers mean nothing; how many calls lead to them does not depend on values, but for numbers that the host reads early.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from triton.runtime.jit import JITFunction
 
 from ....base import checked
 from ....base.changes import Snapshot
+from ....base.early import EarlyNumber
 from .. import launch_checks
 from ..devices import Device
 
@@ -45,12 +46,14 @@ class Calls:
     """What was asked of the card.
 
     operations: of torch, by name, those that only look at memory left out. launches: of Triton kernels, by name.
-    compilations: kernels that would have been compiled, by name and constants.
+    compilations: kernels that would have been compiled, by name and constants. early: numbers that the host reads while
+    the card works on.
     """
 
     operations: Counter[str] = field(default_factory=Counter)
     launches: Counter[str] = field(default_factory=Counter)
     compilations: Counter[str] = field(default_factory=Counter)
+    early: int = 0
 
     @property
     def total(self) -> int:
@@ -63,10 +66,11 @@ class Calls:
         return sum(count for name, count in self.operations.items() if name in WAITS)
 
     def __str__(self) -> str:
-        parts = [f"{self.total} device calls, {self.waits} waits, {self.compilations.total()} compilations"]
+        counts = f"{self.waits} waits, {self.early} early reads, {self.compilations.total()} compilations"
+        parts = [f"{self.total} device calls, {counts}"]
         for name in ("launches", "operations", "compilations"):
-            counts = ", ".join(f"{key} {count}" for key, count in getattr(self, name).most_common())
-            parts.append(f"  {name}: {counts}")
+            found = ", ".join(f"{key} {count}" for key, count in getattr(self, name).most_common())
+            parts.append(f"  {name}: {found}")
         return "\n".join(parts)
 
 
@@ -110,11 +114,12 @@ class _Driver:
 class PretendedCard:
     """Counts calls; made by :func:`pretended_card`.
 
-    calls: of everything since the last :meth:`count` began.
+    calls: of everything since the last :meth:`count` began. early: what the host reads early.
     """
 
     calls: Calls = field(default_factory=Calls)
     seen: set[JITFunction[Any]] = field(default_factory=set)
+    early: int = 0
 
     def count(self, function: Callable[[], Any]) -> Calls:
         """Return the calls that `function` makes; what an earlier one has compiled stays compiled."""
@@ -131,6 +136,12 @@ class PretendedCard:
             return tolist(values)
 
         return reading
+
+    def _read_early(self) -> int:
+        # the copy to the host; the card is not waited for
+        self.calls.operations["copy_"] += 1
+        self.calls.early += 1
+        return self.early
 
     def _run(self, run: Callable[..., Any]) -> Callable[..., Any]:
         def counting(
@@ -184,6 +195,7 @@ def pretended_card() -> Iterator[PretendedCard]:
         patch.object(JITFunction, "run", card._run(run)),
         patch.object(JITFunction, "_do_compile", card._compiling()),
         patch.object(torch.Tensor, "tolist", card._reading(torch.Tensor.tolist)),
+        patch.object(EarlyNumber, "read", lambda number: card._read_early()),
         patch.object(torch.Tensor, "new_empty", _zeros(torch.Tensor.new_empty)),
         patch.object(torch, "empty", _zeros(torch.empty)),
         patch.object(launch_checks, "device_of", lambda device: H100),

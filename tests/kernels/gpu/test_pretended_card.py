@@ -99,6 +99,21 @@ def test_classes_and_guidance_cost_the_same_however_many_there_are(guidance: flo
     assert found[1].waits == 1, found[1]
 
 
+@pytest.mark.parametrize("free", [0, 5])
+def test_queries_without_a_class_are_answered_beside_the_others(free: int, card: PretendedCard) -> None:
+    data = OracleDataset(torch.randn(720, 784).half(), labels=torch.arange(720) % 24)
+    answer = partial(
+        OracleEngine(data, backend="triton").velocity, torch.randn(48, 784), 0.3, labels=torch.arange(48) % 24
+    )
+    # a card that is not there does not count these itself
+    card.early = free
+    card.count(answer)
+    calls = card.count(answer)
+    assert (calls.waits, calls.early) == (1, 1), calls
+    # one scan of the classes, and one of everything where that is asked for
+    assert calls.launches["score_kernel"] == calls.launches["weights_kernel"] == (2 if free else 1), calls
+
+
 def test_a_graph_records_no_check(card: PretendedCard, monkeypatch: pytest.MonkeyPatch) -> None:
     engine, x = engine_of(torch.float16, 700, 784), torch.randn(64, 784)
     checked = card.count(lambda: engine.velocity(x, 0.3))

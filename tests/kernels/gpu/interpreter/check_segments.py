@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 import torch
 from kernel_problems import DTYPES, all_times, make_query, make_rows, velocity_error
 from recording import Waiting
 from tolerances import assert_within
 
-from oracle_engine.base.checked import answered_together
 from oracle_engine.kernels import Span, Wanted, reference_state
 from oracle_engine.kernels.common.segments import SegmentWork, span_by_span
 from oracle_engine.kernels.common.work import Work
@@ -90,17 +91,27 @@ def test_unions_are_those_of_the_spans_one_by_one(room: int, wanted: Wanted, gen
     assert torch.equal(found.top_rows, true.top_rows)
 
 
-@pytest.mark.parametrize("whole", [False, True])
-def test_what_is_known_of_spans_spares_a_wait_or_is_found_wrong(whole: bool, generator: torch.Generator) -> None:
-    rows = make_rows(torch.float16, 300, 48, generator)
-    query = make_query(rows, all_times(3), generator)
-    # the last query may use all rows, more than any segment has
-    spans = torch.cat([spans_of((2, 0)), torch.tensor([[0, 300]] if whole else [[260, 300]])])
-    work = SegmentWork(rows, query, torch.arange(3), spans, Wanted(), one_each=True, longest=110)
+@pytest.mark.parametrize("wanted", [Wanted(moments=True, top_k=3), Wanted()])
+@pytest.mark.parametrize("whole", [(1, 3), (), (0, 1, 2, 3, 4)], ids=str)
+def test_queries_of_all_rows_are_answered_beside_those_of_segments(
+    whole: tuple[int, ...], wanted: Wanted, generator: torch.Generator, counted: Counter[str]
+) -> None:
+    rows = make_rows(torch.float16, 300, 48, generator, weighted=True)
+    query = make_query(rows, all_times(5), generator, excluded=1)
+    spans = spans_of((2, 0, 4, 1, -1))
+    spans[list(whole)] = torch.tensor([0, 300])
+    work = SegmentWork(rows, query, torch.arange(5), spans, wanted, one_each=True, longest=110)
     with Waiting() as waiting:
-        found = answered_together(lambda: segments_state(work))
-    assert waiting.found == ["_local_scalar_dense"] or whole
-    assert_within(velocity_error(rows, query, found, span_by_span(work, reference_state)), "bar")
+        found = segments_state(work)
+    # how many use all rows, which the host reads early
+    assert waiting.found == ["_local_scalar_dense"]
+    # those are scanned once, and the others by a scan of their own
+    assert counted["score"] == bool(whole)
+    some = torch.tensor([place for place in range(5) if place < 4 or place in whole])
+    true = span_by_span(work, reference_state)
+    assert_within(velocity_error(rows, query.take(some), found.take(some), true.take(some)), "bar")
+    torch.testing.assert_close(found.lse, true.lse, rtol=2e-6, atol=1e-5)
+    assert torch.equal(found.top_rows, true.top_rows)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.uint8], ids=str)
