@@ -96,17 +96,21 @@ def _facts(data: OracleDataset, found: Nearest, rate: CopyRate) -> dict[str, Any
         "ratio": found.ratio.tolist(),
         "median_ratio": float(found.ratio.median()),
         "median_distance": float(distance.median()),
+        "equal": int((found.distance[:, 0] == 0.0).sum()),
+        "hidden": int((found.distance == 0.0).all(1).sum()),
     }
 
 
 def _words(data: OracleDataset, rate: CopyRate, facts: Mapping[str, Any]) -> str:
     """Return what is printed, without the files."""
+    hidden = f"{facts['hidden']:,} equal several samples of the data, and their distance ratio cannot tell"
     return (
         f"{facts['generated']:,} samples beside the {len(data):,} of {data.name}, {data.describe_values()}\n"
         f"copies (distance ratio below {rate.threshold:.3g}): {100 * rate.rate:.1f} % +- {100 * rate.error:.1f} %, "
         f"95 % interval {100 * rate.low:.1f} .. {100 * rate.high:.1f} %\n"
         f"median distance to the nearest sample {facts['median_distance']:.3g} a coordinate (root mean square), "
-        f"{facts['median_ratio']:.3g} of that to the second"
+        f"{facts['median_ratio']:.3g} of that to the second\n"
+        f"equal to a sample of the data: {facts['equal']:,}" + (f"; {hidden}" if facts["hidden"] else "")
     )
 
 

@@ -83,5 +83,7 @@ def test_copies_among_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str
     pillow.fromarray(pixels[0, :4]).save(tmp_path / "drawn" / "20.png")
     assert_refused(capsys, "pass --size 64", "copies", tmp_path / "drawn", *data)
     assert_refused(capsys, "`IN` must be a path that exists", "copies", tmp_path / "none", *data)
-    assert run_json(capsys, "copies", tmp_path / "drawn", *data, "--size", 8)["generated"] == 5
+    pillow.fromarray(pixels[3]).save(tmp_path / "data" / "twice.png")
+    facts = run_json(capsys, "copies", tmp_path / "drawn", *data, "--size", 8)
+    assert [facts[name] for name in ("generated", "equal", "hidden")] == [5, 2, 1]
     assert_refused(capsys, "`--samples-key`", "copies", tmp_path / "drawn", *data, "--size", 8, "--samples-key", "x")
