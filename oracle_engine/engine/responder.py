@@ -60,10 +60,13 @@ def mixed(terms: Sequence[Term]) -> Float64[Tensor, "B D"]:
     own, *free = terms
     mean = own.state.mean
     for term in free:
-        part = mean if term.index is None else mean[term.index]
-        weight: Any = term.scale[:, None] if isinstance(term.scale, Tensor) else term.scale
-        part = torch.lerp(term.state.mean, part, weight)
-        mean = part if term.index is None else mean.index_copy(0, term.index, part)
+        scale: Any = term.scale[:, None] if isinstance(term.scale, Tensor) else term.scale
+        if term.index is None:
+            mean = torch.lerp(term.state.mean, mean, scale)
+        else:
+            # with the same bits wherever a query stands in its batch
+            part = scale * mean[term.index] + (1.0 - scale) * term.state.mean
+            mean = mean.index_copy(0, term.index, part)
     return mean
 
 
