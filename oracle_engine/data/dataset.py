@@ -80,7 +80,7 @@ class OracleDataset:
         weights = checked_weights(weights, len(points))
         self.name = name
         self.sample_shape = tuple(points.shape[1:])
-        if not isinstance(value_map, ValueMap | None):
+        if not isinstance(value_map, (ValueMap, type(None))):
             raise invalid("value_map", "must be a ValueMap or None", repr(value_map), "pass ValueMap(2 / 255, -1)")
         self.value_map = value_map or default_map or ValueMap()
         self.order, self.sorted_labels = by_label(labels)

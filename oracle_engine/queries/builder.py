@@ -207,7 +207,7 @@ def _guidance_scale(
     always, classes = (chosen.t_min, chosen.t_max) == (0.0, 1.0), labels[:, 0] >= 0
     if labels.shape[1] > 1:
         classes = (labels >= 0).any(1)
-    if always and isinstance(chosen.scale, int | float) and math.isfinite(factor := float(chosen.scale)):
+    if always and isinstance(chosen.scale, (int, float)) and math.isfinite(factor := float(chosen.scale)):
         # nothing of such a number has to be read anywhere
         return torch.ones_like(times).masked_fill(classes, factor), factor != 1.0
     scale = reals("guidance", chosen.scale, times.device).detach()
