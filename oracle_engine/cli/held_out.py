@@ -7,11 +7,8 @@ from argparse import Namespace
 import torch
 
 from ..base.arrays import Float, Int64, Tensor
-from ..base.errors import OracleError, invalid
 from ..data.dataset import OracleDataset
-from ..data.load import load_dataset
-from .shared import read_alike
-from .words import in_options
+from .alike import samples_alike
 
 
 def held_out_of(
@@ -19,21 +16,11 @@ def held_out_of(
 ) -> tuple[Float[Tensor, "Q ..."] | None, Int64[Tensor, "Q"] | None]:
     """Return the samples of --held-out in value space, and their labels; None without the option.
 
-    arguments: with `held_out`, `range` and `seed`. data: whose samples they have to be like.
+    arguments: with `held_out`, and as of :func:`samples_alike`. data: whose samples they have to be like.
 
-    Raises InputError where they have another shape or another map to values, and as `load_dataset` does.
+    Raises as that does.
     """
     if arguments.held_out is None:
         return None, None
-    try:
-        unseen = load_dataset(arguments.held_out, **read_alike(arguments))
-    except OracleError as error:
-        raise in_options(error, "--held-out") from error
-    if unseen.sample_shape != data.sample_shape:
-        found, wanted = list(unseen.sample_shape), list(data.sample_shape)
-        raise invalid("--held-out", f"must hold samples like those of --data, {wanted}", found, "name another file")
-    if unseen.storage == data.storage and unseen.value_map != data.value_map:
-        raise invalid("--held-out", "must have values like those of --data", unseen.value_map, "pass --range for both")
-    index = torch.arange(len(unseen))
-    labels = unseen.labels
-    return unseen[index], labels
+    unseen = samples_alike("--held-out", arguments.held_out, arguments, data)
+    return unseen[torch.arange(len(unseen))], unseen.labels

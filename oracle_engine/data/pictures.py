@@ -35,6 +35,10 @@ _GREY_MODES = ("1", "L", "LA", "La")
 _WIDE_MODES = ("I", "F", "I;")
 
 
+class _TooWide(ValueError):
+    """A picture whose numbers do not fit into 8 bits."""
+
+
 @dataclass(frozen=True)
 class PictureForm:
     """How pictures are made alike.
@@ -82,7 +86,7 @@ def picture_array(image: Any, form: PictureForm, channels: int | None = None) ->
     """
     operations = library("PIL.ImageOps", "pillow", "A picture")
     if image.mode.startswith(_WIDE_MODES):
-        raise ValueError(f"numbers of more than 8 bits, mode {image.mode}: save 8-bit pictures, or arrays as .npy")
+        raise _TooWide(f"numbers of more than 8 bits, mode {image.mode}: save 8-bit pictures, or arrays as .npy")
     grey = form.gray or (_channels(image) if channels is None else channels) == 1
     upright = operations.exif_transpose(image).convert("L" if grey else "RGB")
     if form.size is not None:
@@ -153,6 +157,9 @@ def _opened(image: Any, where: Path, read: Callable[[Any], _Result], named: tupl
             return read(picture)
     except OracleError:
         raise
+    except _TooWide as error:
+        found, _, remedy = str(error).partition(": ")
+        raise bad_file(where / name, "a picture of 8 bits a channel", found, remedy) from error
     except Exception as error:  # decoders raise whatever damaged bytes lead them to
         if lacks_memory(error):
             raise

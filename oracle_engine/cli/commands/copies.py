@@ -19,7 +19,11 @@ def add_copies(commands: Commands) -> None:
     """Add the command to `commands`."""
     summary = "nearest samples of generated ones, and how many are copies: copies.json and copies.png"
     parser = add_command(commands, "copies", summary, run_copies)
-    parser.add_argument("input", metavar="IN", help="generated samples in value space: .npy, .npz or .safetensors")
+    parser.add_argument(
+        "input",
+        metavar="IN",
+        help="generated samples: numbers in value space (.npy, .npz, .safetensors), or pictures (a folder, .zip, .tar)",
+    )
     add_source(parser, None)
     help_key = 'the name of their array in IN ("samples" of `sample --save`, else "x")'
     parser.add_argument("--samples-key", metavar="KEY", help=help_key)
@@ -50,15 +54,30 @@ def run_copies(arguments: Namespace) -> None:
 def _generated(arguments: Namespace) -> tuple[Tensor, OracleDataset]:
     """Return the samples of IN, on the device of the data, and the data. Raises InputError where they are unlike."""
     from ...base.errors import invalid
-    from ..query_files import read_queries
+    from ..query_files import QUERY_SUFFIXES, read_queries
     from ..shared import load_there
 
-    x = read_queries(Path(arguments.input), arguments.samples_key or _key(arguments.input)).x
-    data = load_there(arguments)
+    data, path = load_there(arguments), Path(arguments.input)
+    if path.is_dir() or path.suffix not in QUERY_SUFFIXES:
+        return _pictures(arguments, data).to(data.device), data
+    x = read_queries(path, arguments.samples_key or _key(arguments.input)).x
     if tuple(x.shape[1:]) != data.sample_shape or len(x) < 1:
         requirement = f"must hold samples like those of --data, [K, {', '.join(map(str, data.sample_shape))}]"
         raise invalid("IN", requirement, list(x.shape), "name another file, or --samples-key")
     return x.to(data.device), data
+
+
+def _pictures(arguments: Namespace, data: OracleDataset) -> Tensor:
+    """Return the pictures of IN in value space. Raises InputError where they are unlike the data."""
+    import torch
+
+    from ...base.errors import invalid
+    from ..alike import samples_alike
+
+    if arguments.samples_key is not None:
+        raise invalid("--samples-key", "must name an array of a file of numbers", arguments.input, "leave it out")
+    generated = samples_alike("IN", arguments.input, arguments, data)
+    return generated[torch.arange(len(generated))]
 
 
 def _facts(data: OracleDataset, found: Nearest, rate: CopyRate) -> dict[str, Any]:
@@ -77,17 +96,21 @@ def _facts(data: OracleDataset, found: Nearest, rate: CopyRate) -> dict[str, Any
         "ratio": found.ratio.tolist(),
         "median_ratio": float(found.ratio.median()),
         "median_distance": float(distance.median()),
+        "equal": int((found.distance[:, 0] == 0.0).sum()),
+        "hidden": int((found.distance == 0.0).all(1).sum()),
     }
 
 
 def _words(data: OracleDataset, rate: CopyRate, facts: Mapping[str, Any]) -> str:
     """Return what is printed, without the files."""
+    hidden = f"{facts['hidden']:,} equal several samples of the data, and their distance ratio cannot tell"
     return (
         f"{facts['generated']:,} samples beside the {len(data):,} of {data.name}, {data.describe_values()}\n"
         f"copies (distance ratio below {rate.threshold:.3g}): {100 * rate.rate:.1f} % +- {100 * rate.error:.1f} %, "
         f"95 % interval {100 * rate.low:.1f} .. {100 * rate.high:.1f} %\n"
         f"median distance to the nearest sample {facts['median_distance']:.3g} a coordinate (root mean square), "
-        f"{facts['median_ratio']:.3g} of that to the second"
+        f"{facts['median_ratio']:.3g} of that to the second\n"
+        f"equal to a sample of the data: {facts['equal']:,}" + (f"; {hidden}" if facts["hidden"] else "")
     )
 
 

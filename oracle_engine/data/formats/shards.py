@@ -43,7 +43,7 @@ def shard_files(folder: Path) -> list[Path]:
     files = [file for file in present if file.suffix in SHARD_SUFFIXES]
     if not files:
         found = ", ".join(file.name for file in present[:8]) or "an empty folder"
-        remedy = "pass the folder that has them"
+        remedy = "pass the folder that has them, or pictures"
         if has_pictures(folder):
             remedy = "leave pictures as they are: they are packed below ORACLE_CACHE when they are first used as data"
         raise bad_file(folder, f"files ending in {', '.join(SHARD_SUFFIXES)}", found, remedy)

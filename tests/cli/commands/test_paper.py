@@ -68,3 +68,22 @@ def test_copies_are_counted_and_shown(here: Path, capsys: pytest.CaptureFixture[
     assert_refused(capsys, "`--threshold`", "copies", "drawn.npy", "--data", "data.safetensors", "--threshold", 0)
     np.save("other.npy", np.zeros((3, 5), np.float32))
     assert_refused(capsys, "`IN` must hold samples like", "copies", "other.npy", "--data", "data.safetensors")
+
+
+def test_copies_among_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str], generator: torch.Generator) -> None:
+    pillow = pytest.importorskip("PIL.Image")
+    pixels = torch.randint(0, 256, (20, 8, 8, 3), generator=generator).to(torch.uint8).numpy()
+    for folder, numbers in {"data": range(16), "drawn": (3, 5, 18, 19)}.items():
+        (tmp_path / folder).mkdir()
+        for number in numbers:
+            pillow.fromarray(pixels[number]).save(tmp_path / folder / f"{number:02d}.png")
+    data = ("--data", tmp_path / "data", "--no-figure", "--out", tmp_path)
+    facts = run_json(capsys, "copies", tmp_path / "drawn", *data)
+    assert (facts["copy_rate"], facts["nearest"][:2]) == (0.5, [3, 5])
+    pillow.fromarray(pixels[0, :4]).save(tmp_path / "drawn" / "20.png")
+    assert_refused(capsys, "pass --size 64", "copies", tmp_path / "drawn", *data)
+    assert_refused(capsys, "`IN` must be a path that exists", "copies", tmp_path / "none", *data)
+    pillow.fromarray(pixels[3]).save(tmp_path / "data" / "twice.png")
+    facts = run_json(capsys, "copies", tmp_path / "drawn", *data, "--size", 8)
+    assert [facts[name] for name in ("generated", "equal", "hidden")] == [5, 2, 1]
+    assert_refused(capsys, "`--samples-key`", "copies", tmp_path / "drawn", *data, "--size", 8, "--samples-key", "x")
