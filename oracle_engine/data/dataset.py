@@ -19,7 +19,7 @@ from ..base.outside.rows import OutsideRows
 from ..base.transforms import cached_tensor
 from ..kernels import Rows, Span, counted_copies, recentred, stored_range, total_variance
 from .checks import check_fits, checked_points, checked_weights, in_order, prepared_rows
-from .labels import by_label, checked_labels, class_spans
+from .labels import by_label, checked_labels, class_spans, class_table
 from .samples import NO_CLASS
 from .values import ValueMap, layout_note, range_note
 
@@ -206,6 +206,11 @@ class OracleDataset:
     def segments(self) -> Mapping[int, Span]:
         """The range of rows of each class, by label; samples without a class, whose label is -1, are in none."""
         return class_spans(self.sorted_labels)
+
+    @cached_tensor
+    def class_table(self) -> Int64[Tensor, "K 2"] | None:
+        """The rows of each class, of no class, and of all, as :func:`.labels.class_table` has them."""
+        return class_table(self.segments, len(self), self.device)
 
     @cached_tensor
     def base(self) -> Float64[Tensor, "D"]:

@@ -164,5 +164,6 @@ class ExactScan:
 
     def _without(self, work: Work, ranges: Int64[Tensor, "B V 2"]) -> Work:
         """Return the work over all samples, of which each query leaves out some ranges of rows."""
-        excluded = torch.cat([work.query.excluded, ranges], dim=1)
+        excluded = work.query.excluded
+        excluded = ranges if excluded.shape[1] == 0 else torch.cat([excluded, ranges], dim=1)
         return replace(work, query=work.query.excluding(excluded))

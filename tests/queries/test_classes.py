@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from oracle_engine.queries.classes import class_pairs, rows_between, used_ranges
+from oracle_engine.data.labels import class_spans, class_table
+from oracle_engine.kernels import Span
+from oracle_engine.queries.classes import class_pairs, rows_between, table_ranges, used_ranges
 
 # rows of no class come first
 SORTED = torch.tensor([-1, -1, 0, 0, 0, 2, 2, 5])
@@ -18,6 +20,20 @@ def test_queries_use_the_rows_of_their_classes_or_all() -> None:
     query, spans = class_pairs(ranges)
     assert query.tolist() == [0, 0, 1, 2]
     assert spans.tolist() == [[2, 5], [7, 8], [5, 7], [0, 8]]
+
+
+def test_a_table_of_the_classes_says_the_same_of_one_label_a_query() -> None:
+    segments = class_spans(SORTED)
+    table = class_table(segments, len(SORTED), SORTED.device)
+    assert table is not None
+    labels = torch.tensor([[5], [0], [-1], [2], [3]])
+    found, true = table_ranges(labels, table), used_ranges(labels, SORTED)
+    assert torch.equal(found[:4], true[:4])
+    # no row is of the last one, nor of numbers that no table has
+    for ranges in (found[4:], true[4:], table_ranges(torch.tensor([[6], [99]]), table)):
+        assert (ranges[..., 0] == ranges[..., 1]).all()
+    # numbers may be too large for one
+    assert class_table({10**9: Span(0, 8)}, 8, SORTED.device) is None
 
 
 def test_what_lies_between_them_is_the_rest() -> None:
