@@ -202,7 +202,8 @@ class OracleDataset:
             return self.sorted_labels
         return torch.empty_like(self.sorted_labels).index_copy_(0, self.order, self.sorted_labels)
 
-    @cached_property
+    # read first inside a transform, torch before 2.10 gives its numbers no storage
+    @cached_tensor
     def segments(self) -> Mapping[int, Span]:
         """The range of rows of each class, by label; samples without a class, whose label is -1, are in none."""
         return class_spans(self.sorted_labels)
