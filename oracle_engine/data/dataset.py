@@ -80,7 +80,7 @@ class OracleDataset:
         weights = checked_weights(weights, len(points))
         self.name = name
         self.sample_shape = tuple(points.shape[1:])
-        if not isinstance(value_map, ValueMap | None):
+        if not isinstance(value_map, (ValueMap, type(None))):
             raise invalid("value_map", "must be a ValueMap or None", repr(value_map), "pass ValueMap(2 / 255, -1)")
         self.value_map = value_map or default_map or ValueMap()
         self.order, self.sorted_labels = by_label(labels)
@@ -202,7 +202,8 @@ class OracleDataset:
             return self.sorted_labels
         return torch.empty_like(self.sorted_labels).index_copy_(0, self.order, self.sorted_labels)
 
-    @cached_property
+    # read first inside a transform, torch before 2.10 gives its numbers no storage
+    @cached_tensor
     def segments(self) -> Mapping[int, Span]:
         """The range of rows of each class, by label; samples without a class, whose label is -1, are in none."""
         return class_spans(self.sorted_labels)

@@ -201,7 +201,7 @@ def _guidance_scale(
     chosen = guidance if isinstance(guidance, Guidance) else Guidance(guidance)
     needs, remedy = f"must be a finite number or [{len(times)}]", "pass one scale a query"
     always = (chosen.t_min, chosen.t_max) == (0.0, 1.0)
-    if always and isinstance(chosen.scale, int | float) and math.isfinite(factor := float(chosen.scale)):
+    if always and isinstance(chosen.scale, (int, float)) and math.isfinite(factor := float(chosen.scale)):
         # nothing of such a number has to be read anywhere
         return factor
     scale = reals("guidance", chosen.scale, times.device).detach()
