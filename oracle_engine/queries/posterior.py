@@ -17,7 +17,7 @@ class Posterior:
     top_weights, top_indices: the heaviest samples in falling order, [B, k]; weight 0, index -1 where there are fewer.
     omitted_mass: bound on the posterior mass of the samples that were not scored, in [0, 1]; 0 for exact answers,
         NaN where the index cannot tell.
-    velocity_error: bound on |velocity - exact velocity| / |velocity| that follows, likewise.
+    velocity_error: bound on |velocity - exact velocity| / |velocity| that follows, relative to the velocity returned.
     confidence: probability, over the noise of the query, that both bounds hold: 1 unless `source` was used.
     standard_error: of the velocity, relative to it, for answers of mode "budget"; 0 for others.
     survivors: how many samples were scored in full.
