@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 from ..base.arrays import Float, Float64, Int64, Tensor
@@ -37,3 +38,11 @@ class Posterior:
     standard_error: Float64[Tensor, "B"]
     survivors: Int64[Tensor, "B"]
     route: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        count, *shape = self.mean.shape
+        names = ("ess", "entropy", "log_density") if count else ()
+        found = {name: getattr(self, name) for name in names}
+        ranges = [f"{name} {values.min():.4g} .. {values.max():.4g}" for name, values in found.items()]
+        routes = [f"{number} {name}" for name, number in Counter(self.route).items()]
+        return f"Posterior({', '.join([f'{count:,} queries of {shape}', *ranges, *routes])})"
