@@ -6,13 +6,23 @@ Import them as `oracle_engine.kernels`; the folder is not a package of its own. 
 
 from .common.combine import Combination, combined
 from .common.copies import most_copies, random_directions
+from .common.describe import Described, Description, described, log_densities
 from .common.prepare import Measures, centre_of, counted_copies, prepare_rows, recentred, stored_range, total_variance
 from .common.rescore import Pairs
 from .common.rows import GivenPoints, Query, Rows, Span, ValueQuery
 from .common.segments import SegmentWork, span_by_span
 from .common.state import PosteriorState, Wanted, concatenate, merge, merged_means
 from .common.work import Work
-from .gpu import gpu_combined, gpu_memory, gpu_merged, gpu_proven, gpu_ready, gpu_segments, gpu_state
+from .gpu import (
+    gpu_combined,
+    gpu_described,
+    gpu_memory,
+    gpu_merged,
+    gpu_proven,
+    gpu_ready,
+    gpu_segments,
+    gpu_state,
+)
 from .native import (
     NativeAnswers,
     NativeLibrary,
@@ -35,6 +45,8 @@ from .reference import reference_logits, reference_memory, reference_state
 
 __all__ = [
     "Combination",
+    "Described",
+    "Description",
     "Directions",
     "GivenPoints",
     "Measures",
@@ -56,14 +68,17 @@ __all__ = [
     "concatenate",
     "counted_copies",
     "covariance_product",
+    "described",
     "float64_values",
     "gpu_combined",
+    "gpu_described",
     "gpu_memory",
     "gpu_merged",
     "gpu_proven",
     "gpu_ready",
     "gpu_segments",
     "gpu_state",
+    "log_densities",
     "merge",
     "merged_means",
     "most_copies",

@@ -25,8 +25,8 @@ NUMPY = ("1.26.*", "newest")
 
 PASSED, FAILED, UNTRIED = "passed", "FAILED", "untried"
 
-# beside the package itself; everything else is as new as pip finds
-TOOLS = ("pytest", "pytest-xdist", "pytest-benchmark", "hypothesis", "beartype", "mpmath", "scikit-learn", "pillow")
+# extras of the package that the quick tests take; everything in them is as new as pip finds
+EXTRAS = "[test,faiss]"
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Try the cells, print a line for each, and return 1 where one of them failed."""
     parser = argparse.ArgumentParser(prog="python -m release.matrix", description=__doc__)
     parser.add_argument("--python", action="append", choices=PYTHONS, help="only these; given once for each")
+    parser.add_argument("--cuda", action="store_true", help="take builds of torch for CUDA too: gigabytes a cell")
     parser.add_argument("--list", action="store_true", help="say which cells could be tried, and try none")
     options = parser.parse_args(arguments)
     outcomes = []
@@ -69,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 1
     for cell in cells(options.python or PYTHONS):
-        outcomes.append(tried(cell, wheel, only_look=options.list))
+        outcomes.append(tried(cell, wheel, only_look=options.list, cuda=options.cuda))
         print(f"{outcomes[-1].result:8} {cell}: {outcomes[-1].words}", flush=True)
     counts = {result: sum(one.result == result for one in outcomes) for result in (PASSED, FAILED, UNTRIED)}
     print(", ".join(f"{count} {result.lower()}" for result, count in counts.items()))
@@ -98,14 +99,14 @@ def works(python: str) -> bool:
     return True
 
 
-def tried(cell: Cell, wheel: Path, *, only_look: bool) -> Outcome:
-    """Return what became of a cell; with `only_look`, only whether its versions can be had."""
+def tried(cell: Cell, wheel: Path, *, only_look: bool, cuda: bool = False) -> Outcome:
+    """Return what became of a cell; with `only_look`, only whether its versions can be had. cuda: as in to_install."""
     python = interpreter(cell.python)
     if python is None:
         return Outcome(cell, UNTRIED, "there is no such interpreter here")
     with tempfile.TemporaryDirectory(prefix="matrix-") as scratch:
         folder = Path(scratch)
-        obstacle = lacking(cell, python, folder)
+        obstacle = lacking(cell, python, folder, cuda=cuda)
         if obstacle is not None:
             return Outcome(cell, UNTRIED, f"{obstacle}; {compiled(python, folder)}")
         if only_look:
@@ -113,32 +114,32 @@ def tried(cell: Cell, wheel: Path, *, only_look: bool) -> Outcome:
         try:
             place = folder_of_tests(folder)
             environment = Environment.made(folder / "venv", python)
-            environment.install(str(wheel), *to_install(cell, python, folder), *TOOLS)
+            environment.install(f"{wheel}{EXTRAS}", *to_install(cell, python, folder, cuda=cuda))
             versions = f"torch {environment.version('torch')}, NumPy {environment.version('numpy')}"
             return Outcome(cell, PASSED, f"{versions}: {quick(environment, place)}")
         except FailedError as error:
             return Outcome(cell, FAILED, str(error))
 
 
-def lacking(cell: Cell, python: str, folder: Path) -> str | None:
+def lacking(cell: Cell, python: str, folder: Path, *, cuda: bool = False) -> str | None:
     """Return which of the versions has no wheel that can be had here, in words, or None."""
     try:
-        to_install(cell, python, folder)
+        to_install(cell, python, folder, cuda=cuda)
     except FailedError as error:
         return str(error)
     return None
 
 
-def to_install(cell: Cell, python: str, folder: Path) -> list[str]:
+def to_install(cell: Cell, python: str, folder: Path, *, cuda: bool = False) -> list[str]:
     """Return what pip is to install for a cell. Raises FailedError for what cannot be had here, in words.
 
-    A torch for CUDA counts as none: it would bring gigabytes that no CPU needs. Where the newest torch is one, the
-    version that the project is tested with takes its place.
+    A torch for CUDA counts as none unless `cuda`: it would bring gigabytes that no CPU needs. Where the newest torch is
+    one, the version that the project is tested with takes its place.
     """
     torch, numpy = cell.requirements
     names = [torch] if "==" in torch else [torch, f"torch=={pinned('torch')}"]
     builds = {name: offered(name, cell, python, folder) for name in names}
-    usable = [name for name, build in builds.items() if "cpu" in build or sys.platform != "linux"]
+    usable = [name for name, build in builds.items() if cuda or "cpu" in build or sys.platform != "linux"]
     if not usable:
         raise FailedError(f"of {' and '.join(names)} only builds for CUDA can be had")
     offered(numpy, cell, python, folder)

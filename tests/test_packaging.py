@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ast
 import json
 import subprocess
 import sys
@@ -80,6 +81,20 @@ def test_every_folder_of_modules_is_installed() -> None:
     found = {path.parent for path in (*ROOT.glob("oracle_engine/**/__init__.py"), *ROOT.glob("kernels/**/__init__.py"))}
     names = {".".join(path.relative_to(ROOT).parts) for path in found}
     assert listed == {f"oracle_engine.{name}" if name.startswith("kernels") else name for name in names}
+
+
+def test_types_are_told_apart_by_tuples_which_torch_can_trace() -> None:
+    # torch before 2.10 cannot compile code that asks isinstance(value, int | float)
+    unions = [
+        f"{path}:{node.lineno}"
+        for folder in ("oracle_engine", "kernels")
+        for path in ROOT.joinpath(folder).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Call)
+        and getattr(node.func, "id", "") in ("isinstance", "issubclass")
+        and any(isinstance(argument, ast.BinOp) for argument in node.args)
+    ]
+    assert unions == []
 
 
 def test_the_package_is_marked_as_typed() -> None:

@@ -37,12 +37,8 @@ SIZES = 40
 # the most that a call may ask of a card
 MOST = {"device_calls": 60.0, "waits": 1.0, "compilations": 2.0}
 
-# calls that ask for more: guidance is two scans, as are batches in which some have no class, and statistics of classes
-# take operations of their own
+# calls that ask for more
 MORE = {
-    "guidance": {"device_calls": 80.0},
-    "posterior of classes": {"device_calls": 95.0},
-    "some without a class": {"device_calls": 80.0},
     # the host decides at every level which queries go on
     "search": {"device_calls": 155.0, "waits": 11.0},
 }

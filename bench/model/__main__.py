@@ -24,6 +24,7 @@ from ..__main__ import RESULTS
 from ..gate.kept import Kept, read
 from ..gpu_cases import CASES, Case
 from ..record import read_json, rows_of
+from .from_cache import BLOCK_BYTES, early_cases, from_cache
 from .launches import Card
 from .prediction import Prediction, predicted, predicted_once
 
@@ -43,6 +44,10 @@ COLUMNS = [
     "of floor",
     "what takes it",
 ]
+
+
+# of the second table, about a kernel that there is not
+ONCE_COLUMNS = ["data", "B", "predicted ms", "in one read", "ratio", "us a block", "at most"]
 
 
 def card_of(document: Mapping[str, Any] | None) -> Card:
@@ -82,12 +87,17 @@ def lines(kept: Kept, document: Mapping[str, Any] | None) -> Iterator[list[str]]
             yield line(case, 1, "any, one read", once, None)
 
 
+def data_of(case: Case) -> str:
+    """Return what the data of a case are called in the tables."""
+    return f"{case.count:,} x {case.dim:,} {str(case.storage).removeprefix('torch.')}"
+
+
 def line(case: Case, batch: int, t: str, found: Prediction, measured: float | None) -> list[str]:
     """Return the cells of a prediction, beside the milliseconds that were measured or None."""
     best = 1e3 * found.seconds if measured is None else measured
     parts = [f"{name} {milliseconds(1e3 * seconds)} {bound}" for name, (seconds, bound) in found.kernels.items()]
     return [
-        f"{case.count:,} x {case.dim:,} {str(case.storage).removeprefix('torch.')}",
+        data_of(case),
         str(batch),
         t,
         milliseconds(1e3 * found.seconds),
@@ -97,6 +107,22 @@ def line(case: Case, batch: int, t: str, found: Prediction, measured: float | No
         percent(1e3 * found.floor / best),
         ", ".join([*parts, f"calls {milliseconds(1e3 * found.calls)}"]),
     ]
+
+
+def once_lines(kept: Kept, document: Mapping[str, Any] | None) -> Iterator[list[str]]:
+    """Yield a line for what one read of the rows would save early, for every case and small batch."""
+    card = card_of(document)
+    for case, batch in early_cases(CASES):
+        found = from_cache(case, batch, kept, card)
+        yield [
+            data_of(case),
+            str(batch),
+            milliseconds(1e3 * found.today),
+            milliseconds(1e3 * found.once),
+            f"{found.today / found.once:.2f}",
+            f"{1e6 * found.block:.1f}",
+            f"{1e6 * found.allowed:.1f}",
+        ]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -114,6 +140,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"predicted / measured: {ratios[0]:.2f} to {ratios[-1]:.2f}, median {ratios[len(ratios) // 2]:.2f}")
     else:
         print(f"nothing was measured: {options.results} is not there; all times are predictions")
+    size = BLOCK_BYTES >> 20
+    print(
+        f"\nwere rows read once where all have weight, by a persistent kernel over blocks of {size} MiB in the cache:"
+    )
+    print(as_text(ONCE_COLUMNS, list(once_lines(read(), document))))
     return 0
 
 

@@ -10,6 +10,7 @@ import torch
 from ...base.arrays import Float, Float64, Tensor
 from ...base.settings import Settings
 from ..common.combine import Combination
+from ..common.describe import Described, Description
 from ..common.rescore import Pairs
 from ..common.rows import Query, Rows
 from ..common.screen_terms import OpenTiles, ScreenLevel, Shared, Terms
@@ -62,6 +63,16 @@ def gpu_combined(combination: Combination, mean: Float64[Tensor, "B D"], dtype: 
     from .combine import combined_answer
 
     return combined_answer(combination, mean, dtype)
+
+
+def gpu_described(description: Description) -> Described:
+    """Return the facts of the posteriors of `description`, as `described` does, in one launch.
+
+    description: of at least one query.
+    """
+    from .describe import posterior_facts
+
+    return posterior_facts(description)
 
 
 def gpu_merged(first: PosteriorState, second: PosteriorState) -> PosteriorState:

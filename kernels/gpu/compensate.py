@@ -88,12 +88,24 @@ def compensated_slots_kernel(
 
 @triton.jit(do_not_specialize=["count"])
 @no_type_check
-def based_kernel(p_logits, p_base, p_high, p_rest, count, BLOCK: tl.constexpr):
-    """Logits [B, count] plus the base of their query, as float64 and what it cuts off."""
+def based_kernel(
+    p_logits, p_row, p_base, p_output, p_high, p_rest, p_row_out, count, MOVED: tl.constexpr, BLOCK: tl.constexpr
+):  # fmt: skip
+    """Logits [B, count] plus the base of their query, as float64 and what it cuts off, and their rows.
+
+    MOVED: those of each query are written in the place that p_output, [B], names.
+    """
     i_b = tl.program_id(0).to(tl.int64)
+    i_out = i_b
+    if MOVED:
+        i_out = tl.load(p_output + i_b)
     o_k = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     b_logits = tl.load(p_logits + i_b * count + o_k, mask=o_k < count, other=0.0)
     m_some = b_logits > float("-inf")
     b_high, b_rest = twice_sum(tl.load(p_base + i_b), tl.where(m_some, b_logits, 0.0))
-    tl.store(p_high + i_b * count + o_k, tl.where(m_some, b_high, float("-inf")), mask=o_k < count)
-    tl.store(p_rest + i_b * count + o_k, tl.where(m_some, b_rest, 0.0), mask=o_k < count)
+    tl.store(p_high + i_out * count + o_k, tl.where(m_some, b_high, float("-inf")), mask=o_k < count)
+    tl.store(p_rest + i_out * count + o_k, tl.where(m_some, b_rest, 0.0), mask=o_k < count)
+    if MOVED:
+        tl.store(
+            p_row_out + i_out * count + o_k, tl.load(p_row + i_b * count + o_k, mask=o_k < count), mask=o_k < count
+        )

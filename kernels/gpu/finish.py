@@ -8,7 +8,7 @@ from typing import no_type_check
 import triton
 import triton.language as tl
 
-from ...base.arrays import Int64, Tensor
+from ...base.arrays import Float64, Int64, Tensor
 from ..common.state import PosteriorState
 from ..common.work import Work
 from .compensated import twice_sum
@@ -197,7 +197,7 @@ class Finish:
     """What the state of a scan is made of.
 
     work: of the scan. measures: of its queries. sums: over what was added. rescored: over what was rescored. output:
-    the place of each query in the states, [B], where it is not its own; without moments.
+    the place of each query in the states, [B], where it is not its own.
     """
 
     work: Work
@@ -211,25 +211,38 @@ class Finish:
 
         Costs one read of the sums and, with moments and the mean, another pass over what was rescored.
         """
-        wanted, query, rows = self.work.wanted, self.work.query, self.work.rows
-        (batch, dim), rescored = self.sums.total.shape, self.rescored
+        wanted, rows, batch = self.work.wanted, self.work.rows, len(self.work.query)
+        stats, mean = self._added(None if self._varies else self.output)
+        if self._varies:
+            spread, centred = self.rescored.spread(stats[0], stats[6], mean), rows.raw_operand
+            variance_of(stats, self.sums.total, rows.operand_centre, mean, spread, centred=centred)
+        if self._varies and self.output is not None:
+            stats = stats.new_empty(stats.shape).index_copy_(1, self.output, stats)
+            mean = mean.new_empty(mean.shape).index_copy_(0, self.output, mean)
+        # what was not wanted is zero
+        zeros, none = stats[7], stats.new_empty(batch, 0)
+        mean = mean if wanted.mean else zeros[:, None].expand(batch, rows.dim)
+        state = PosteriorState(stats[0], mean, zeros, zeros, zeros, none, none.long(), stats[6], none)
+        if wanted.moments:
+            state = replace(state, concentration=stats[1], entropy=stats[2])
+        return state
+
+    @property
+    def _varies(self) -> bool:
+        # the variance about the mean takes another pass, in the order of what was scanned
+        return self.work.wanted.moments and self.work.wanted.mean
+
+    def _added(self, output: Int64[Tensor, "B"] | None) -> tuple[Float64[Tensor, "8 B"], Float64[Tensor, "B D"]]:
+        """Return statistics and means as the kernel leaves them; output: the place of each query in them."""
+        query, rows, rescored = self.work.query, self.work.rows, self.rescored
+        batch, dim = self.sums.total.shape
         stats, mean = self.sums.total.new_empty(8, batch), self.sums.total.new_empty(batch, dim)
         state_kernel[(batch, max(1, triton.cdiv(dim, STATE_BLOCK)))](
             self.sums.scalars, self.sums.partials, self.sums.total, self.measures.facts, query.alpha.contiguous(),
             query.inverse_variance.contiguous(), rows.operand_centre, rescored.rescore_list.count, rescored.sums,
-            rescored.base, rescored.means, rescored.rescore_list.count if self.output is None else self.output, stats,
+            rescored.base, rescored.means, rescored.rescore_list.count if output is None else output, stats,
             mean, batch, self.sums.parts, rescored.sums.shape[1], rescored.rescore_list.run, len(self.work.span), dim,
-            PARTS=MOST_PARTS, CENTRED=rows.raw_operand, MOVED=self.output is not None, BLOCK_N=RESCORE_TILE.block_n,
+            PARTS=MOST_PARTS, CENTRED=rows.raw_operand, MOVED=output is not None, BLOCK_N=RESCORE_TILE.block_n,
             BLOCK_S=SHARE_BLOCK, BLOCK_D=STATE_BLOCK, num_warps=4, enable_fp_fusion=True,
         )  # fmt: skip
-        # what was not wanted is zero
-        mean = mean if wanted.mean else stats.new_zeros(batch, rows.dim)
-        zeros, none = stats[7], stats.new_empty(batch, 0)
-        state = PosteriorState(stats[0], mean, zeros, zeros, zeros, none, none.long(), stats[6], none)
-        if wanted.moments:
-            state = replace(state, concentration=stats[1], entropy=stats[2])
-        if wanted.moments and wanted.mean:
-            spread, centred = rescored.spread(state.lse, state.lse_rest, mean), rows.raw_operand
-            variance = variance_of(stats, self.sums.total, rows.operand_centre, mean, spread, centred=centred)
-            state = replace(state, variance=variance)
-        return state
+        return stats, mean

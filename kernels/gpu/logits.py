@@ -67,7 +67,7 @@ def score_kernel(
     """Products of a tile of rows with a tile of queries, over one slice of D; with one slice the logits.
 
     rows: [n, D] as stored. query: [PARTS, B, D]. p_logits: [slices, n, P] products, or [n, P] logits, not written
-    unless STORE. p_stats: [tiles, 2, P], not written with several slices. p_panels: see `panel_of`.
+    unless STORE. p_stats: [tiles, 2, P], by the queries, not written with several slices. p_panels: see `panel_of`.
     """
     where, of_rows, of_queries = tile_of(p_panels, panels, count, batch, SEGMENTED, BLOCK_N, BLOCK_B)
     _, row, m_n = of_rows
@@ -154,7 +154,7 @@ def finish_slice(
     else:
         finish(
             b_product, row, o_b, m_n, m_b, p_half_norm, p_log_weight, p_gain, p_slope, p_excluded, excluded,
-            p_out, p_stats + i_n * 2 * logit_stride + column, logit_stride, WEIGHTED, STORE,
+            p_out, p_stats + i_n * 2 * logit_stride + o_b, logit_stride, WEIGHTED, STORE,
         )  # fmt: skip
 
 
@@ -187,7 +187,7 @@ class Scores:
     """Logits of a block and their statistics; columns from B on are padding and hold nothing.
 
     logits: [n, P] float32 with P >= B. stats: [tiles, 2, Q] float32, the maximum of every tile of rows and its sum of
-    exp(l - maximum), in the same columns, or one for each query where tiles of queries have rows of their own.
+    exp(l - maximum), one for each query, in the order of these.
     tile: rows of a tile.
     """
 

@@ -100,15 +100,19 @@ class NamedSamples(NamedTuple):
     rows: Int64[Tensor, "B k"]
 
     @classmethod
-    def of(cls, top: Heaviest, base: Float64[Tensor, "B"]) -> NamedSamples:
-        """Return the samples of `top`, whose logits lack the `base` of their query, [B]; no synchronisation."""
-        batch, count = top.rows.shape
+    def of(cls, top: Heaviest, base: Float64[Tensor, "B"], output: Int64[Tensor, "B"] | None = None) -> NamedSamples:
+        """Return the samples of `top`, whose logits lack the `base` of their query, [B]; no synchronisation.
+
+        output: the place of each query in the result, [B], or None for its own.
+        """
+        (batch, count), rows = top.rows.shape, top.rows.contiguous()
         logits, rest = base.new_empty(batch, count), base.new_empty(batch, count)
-        grid = (batch, triton.cdiv(count, TOP_BLOCK))
-        based_kernel[grid](
-            top.logits.contiguous(), base, logits, rest, count, BLOCK=TOP_BLOCK, num_warps=1, enable_fp_fusion=False
-        )
-        return cls(logits, rest, top.rows)
+        named = rows if output is None else rows.new_empty(batch, count)
+        based_kernel[(batch, triton.cdiv(count, TOP_BLOCK))](
+            top.logits.contiguous(), rows, base, rows if output is None else output, logits, rest, named, count,
+            MOVED=output is not None, BLOCK=TOP_BLOCK, num_warps=1, enable_fp_fusion=False,
+        )  # fmt: skip
+        return cls(logits, rest, named)
 
 
 @dataclass(frozen=True)
@@ -175,12 +179,13 @@ def rescored_top(
     *,
     reads_values: bool,
     limits: ScanLimits = DEFAULT_LIMITS,
+    output: Int64[Tensor, "B"] | None = None,
 ) -> NamedSamples:
     """Return the heaviest samples that were rescored, or are among some candidates, as many as are wanted.
 
     rescored: samples of every query. candidates: rows that may be heavy too, [B, C], -1 for none; they do not count
     where a list overflowed, which stands for all rows. reads_values: whether the host may wait for the device, which
-    spares launches where lists are short beside the span.
+    spares launches where lists are short beside the span. output: as in :meth:`NamedSamples.of`.
 
     Costs a float64 pass over the rows of each query. Memory is 16 bytes for each pair of a query and a row, at most
     twice `logit_bytes` or the whole list.
@@ -194,7 +199,7 @@ def rescored_top(
     if missing:
         pad = torch.nn.functional.pad
         top = Heaviest(pad(top.logits, (0, missing), value=-torch.inf), pad(top.rows, (0, missing), value=-1))
-    return NamedSamples.of(top, rescored.base)
+    return NamedSamples.of(top, rescored.base, output)
 
 
 def top_memory(batch: int, listed: int, count: int, limits: ScanLimits = DEFAULT_LIMITS) -> int:

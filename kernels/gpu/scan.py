@@ -151,7 +151,9 @@ class TritonScan(Generic[Operand]):
         return self._with_top(state, rescored) if self.work.wanted.top_k else state
 
     def _with_top(self, state: PosteriorState, rescored: Rescored) -> PosteriorState:
-        top = rescored_top(rescored, self.top.rows, reads_values=not capturing(), limits=self.limits)
+        top = rescored_top(
+            rescored, self.top.rows, reads_values=not capturing(), limits=self.limits, output=self.output
+        )
         return replace(state, top_logits=top.logits, top_rows=top.rows, top_rest=top.rest)
 
     def _offer(self, scores: Scores, start: int) -> None:

@@ -20,6 +20,7 @@ from .launch_checks import checked_config
 from .limits import DEFAULT_LIMITS, ScanLimits
 from .logits import Scores, score
 from .logits_int8 import score_digits
+from .moved_query import taken
 from .narrow import NARROW_DIM
 from .operands import EXACT, BlockOperand, QueryOperand, Split
 from .panels import Panels
@@ -28,6 +29,9 @@ from .segment_order import SegmentOrder
 from .tiles import DigitConfig, ScoreConfig
 from .weighted_sum import weigh
 from .weights import Reference, weights_of
+
+# what a state has without moments and heaviest samples
+AVERAGED = ("lse", "lse_rest", "mean")
 
 # the batch whose tiles serve segments, of which few queries share one
 SEGMENT_BATCH = 16
@@ -50,12 +54,10 @@ class SegmentScan(TwoPhaseScan):
         config, operand = self.config.score, self.operand
         if isinstance(config, DigitConfig) and isinstance(operand, DigitOperand):
             slices = config.least_slices(block.dim)
-            found = score_digits(operand, block, config, slices, panels=self.panels)
-        elif isinstance(config, ScoreConfig) and isinstance(operand, QueryOperand):
-            found = score(operand, block, config, 1, panels=self.panels)
-        else:
-            raise AssertionError(f"{type(operand).__name__} has no kernel for {config}")
-        return replace(found, stats=found.stats.index_select(2, self.panels.columns))
+            return score_digits(operand, block, config, slices, panels=self.panels)
+        if isinstance(config, ScoreConfig) and isinstance(operand, QueryOperand):
+            return score(operand, block, config, 1, panels=self.panels)
+        raise AssertionError(f"{type(operand).__name__} has no kernel for {config}")
 
     def _offer(self, scores: Scores, start: int) -> None:
         self.top.offer(scores, start, self.panels, self.spans)
@@ -65,10 +67,9 @@ class SegmentScan(TwoPhaseScan):
         weights = weights_of(
             scores, block, reference, self.list, config=config.weigh, wanted=wanted, split=self.split, panels=panels
         )
-        sums = weights.sums.index_select(2, panels.columns)
         if not wanted.mean:
-            return sums, sums.new_empty(0, len(self.query), 0)
-        return sums, weigh(weights, block, config.weigh, shares=1, panels=panels)
+            return weights.sums, weights.sums.new_empty(0, len(self.query), 0)
+        return weights.sums, weigh(weights, block, config.weigh, shares=1, panels=panels)
 
 
 def segments_state(work: SegmentWork, *, limits: ScanLimits = DEFAULT_LIMITS) -> PosteriorState:
@@ -112,7 +113,12 @@ def _some_of_all(work: SegmentWork, every: Work, longest: int, limits: ScanLimit
     if count == 0:
         return found
     free = order.order[len(order.order) - count :]
-    return found.put(free, triton_state(replace(every, query=work.query.take(free)), limits=limits))
+    asked = taken(work.query, free).excluding(work.query.excluded[free])
+    rest = triton_state(replace(every, query=asked), limits=limits)
+    if work.wanted.moments or work.wanted.top_k:
+        return found.put(free, rest)
+    changed = {name: getattr(found, name).index_copy(0, free, getattr(rest, name)) for name in AVERAGED}
+    return replace(found, **changed)
 
 
 def _pair_states(work: SegmentWork, every: Work, longest: int, limits: ScanLimits) -> PosteriorState:
@@ -175,8 +181,6 @@ def _sorted_states(work: Work, order: SegmentOrder, longest: int, split: Split =
         scan = SegmentScan(asked, config, split)
         scan.panels, scan.spans = Panels.of(order.spans, config.score.block_b, longest), order.spans
         scan.add(work.span)
-        if work.wanted.moments or work.wanted.top_k:
-            return scan.state().take(order.place)
         scan.output = order.order
         return scan.state()
 

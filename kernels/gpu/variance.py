@@ -53,17 +53,16 @@ def variance_of(
     spread: Float64[Tensor, "S B"],
     *,
     centred: bool,
-) -> Float64[Tensor, "B"]:
-    """Return the traces of the posterior covariances, [B], in one launch.
+) -> None:
+    """Write the traces of the posterior covariances, [B], in one launch.
 
     stats: [8, B], of which those from the fourth on are the share of what was added, its mean of |r|^2, and the sum of
     its weights. total: of weights times rows, [B, D]; `centre` is left in it where it is `centred`. mean: of the state,
-    [B, D]. spread: of what was rescored, about that mean, [S, B].
+    [B, D]. spread: of what was rescored, about that mean, [S, B]. The traces replace the last of the `stats`.
     Costs one read of both means.
     """
-    (batch, dim), out = mean.shape, mean.new_empty(len(mean))
+    batch, dim = mean.shape
     variance_kernel[(batch,)](
-        total, centre, mean, stats, spread, out, batch, len(spread), dim, CENTRED=centred, BLOCK=VARIANCE_BLOCK,
+        total, centre, mean, stats, spread, stats[7], batch, len(spread), dim, CENTRED=centred, BLOCK=VARIANCE_BLOCK,
         num_warps=4, enable_fp_fusion=True,
     )  # fmt: skip
-    return out

@@ -56,8 +56,8 @@ def weights_kernel(
 
     p_logits: [n, P]. p_weights: [n, tiles of queries, PARTS, BLOCK_B], not written where no row of a tile has weight.
     p_marks: [tiles of queries, n], 1 where a row has weight for a query of the tile, as p_weights. p_live: [tiles of
-    queries, tiles of rows], how many have. p_sums: [tiles of rows, 4, P] over the samples that are not to be rescored,
-    or [tiles of rows, 1, P], the first of the four, without MOMENTS.
+    queries, tiles of rows], how many have. p_sums: [tiles of rows, 4, P], by the queries, over the samples that are not
+    to be rescored, or [tiles of rows, 1, P], the first of the four, without MOMENTS.
     p_rescore_count: [B], counts that are added to. p_rescore_row, p_rescore_logit: [B, rescore_limit]. p_panels: see
     `panel_of`.
     """
@@ -95,7 +95,7 @@ def weights_kernel(
             tl.store(p_marks + i_b.to(tl.int64) * mark_stride + o_n, m_row.to(tl.int8), mask=o_n < count)
     b_weights = b_weights / WEIGHT_SCALE
     # [BLOCK_B]
-    p_sum = p_sums + i_n * (4 if MOMENTS else 1) * logit_stride + column
+    p_sum = p_sums + i_n * (4 if MOMENTS else 1) * logit_stride + o_b
     tl.store(p_sum, tl.sum(b_weights, axis=0), mask=m_b)
     if MOMENTS:
         half_norm = tl.load(p_half_norm + row, mask=m_n, other=0.0)

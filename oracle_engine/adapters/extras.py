@@ -72,7 +72,7 @@ def check_extras(extras: Mapping[str, Any], *, ignore_conditions: bool) -> None:
 
 def _says_nothing(value: Any) -> bool:
     """Return whether a condition is absent, or all zeros."""
-    if value is None or (isinstance(value, int | float) and value == 0):
+    if value is None or (isinstance(value, (int, float)) and value == 0):
         return True
     if isinstance(value, Tensor):
         # compiled code reads no values
@@ -80,13 +80,13 @@ def _says_nothing(value: Any) -> bool:
     if isinstance(value, Mapping):
         # the scale of LoRA weights, which an oracle has none of
         return all(name == "scale" or _says_nothing(item) for name, item in value.items())
-    return isinstance(value, list | tuple) and not value
+    return isinstance(value, (list, tuple)) and not value
 
 
 def _described(value: Any) -> str:
     """Return a condition in a few words."""
     if isinstance(value, Tensor):
         return f"a tensor of shape {list(value.shape)}"
-    if isinstance(value, Mapping | list | tuple):
+    if isinstance(value, (Mapping, list, tuple)):
         return f"a {type(value).__name__} of {len(value)}"
     return repr(value)

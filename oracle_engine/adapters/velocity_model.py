@@ -186,8 +186,9 @@ class VelocityModel(torch.nn.Module):
         names = self.convention.arguments
         if len(inputs) > len(names):
             raise self._called(f"{len(inputs)} positional arguments")
-        given: dict[str, Any] = dict(zip(names, inputs, strict=False))
-        for name in {*names, "x", "t", "y"} & extras.keys():
+        given: dict[str, Any] = dict(zip(names[: len(inputs)], inputs, strict=True))
+        # not the intersection of both sets, which torch before 2.10 cannot trace
+        for name in [name for name in dict.fromkeys((*names, "x", "t", "y")) if name in extras]:
             if name in given:
                 raise self._called(f"{name!r} twice")
             given[name] = extras.pop(name)

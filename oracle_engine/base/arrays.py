@@ -77,11 +77,11 @@ def on_device(value: Any, device: torch.device, name: str = "value") -> Tensor:
             raise invalid(name, "must have values", "a tensor on the device meta", f"make {name} on {device}")
         return value.to(device)
     try:
-        if isinstance(value, bool | int | float):
+        if isinstance(value, (bool, int, float)):
             return torch.full((), value, dtype=_python_dtype([value]), device=device)
-        if isinstance(value, list | tuple | range) and all(isinstance(item, bool | int | float) for item in value):
+        if isinstance(value, (list, tuple, range)) and all(isinstance(item, (bool, int, float)) for item in value):
             return torch.tensor(list(value), dtype=_python_dtype(value), device=device)
-        if isinstance(value, list | tuple) and any(isinstance(item, Tensor) for item in value):
+        if isinstance(value, (list, tuple)) and any(isinstance(item, Tensor) for item in value):
             return torch.stack([on_device(item, device, name) for item in value])
         if np.ma.is_masked(value):
             raise TypeError("with masked entries")

@@ -59,7 +59,11 @@ def finite(values: Float[Tensor, "..."]) -> Bool[Tensor, ""] | bool:
     """
     if on_host(values):
         return math.isfinite(values.sum().item())
-    return values.abs().amax() < torch.inf if values.numel() else torch.ones((), dtype=torch.bool, device=values.device)
+    if values.numel() == 0:
+        return torch.ones((), dtype=torch.bool, device=values.device)
+    # a NaN among them makes this norm one
+    largest: Tensor = torch.linalg.vector_norm(values, torch.inf)
+    return largest < torch.inf
 
 
 def above(values: Float[Tensor, "B"], floor: float) -> Bool[Tensor, "B"] | bool:

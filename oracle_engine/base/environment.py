@@ -61,13 +61,14 @@ def environment_report(environ: Mapping[str, str] | None = None, *, cpu_info: Pa
     cpu_info: the text file in which Linux lists the processors.
 
     The keys are version, python, platform, packages, cpu, memory_gib, cuda, settings, settings_error and features.
-    Versions come from the metadata of the installed distributions; of these only torch is imported.
+    Versions come from the metadata of the installed distributions, that of torch from itself: only it is imported.
     """
     return {
         "version": __version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "packages": {name: _version(name) for name in _DISTRIBUTIONS},
+        # torch says which build it is, its metadata may not
+        "packages": {name: _version(name) for name in _DISTRIBUTIONS} | {"torch": str(torch.__version__)},
         "cpu": _cpu(cpu_info),
         "memory_gib": _memory_gib(),
         "cuda": {"built_for": torch.version.cuda, "devices": _cuda_devices()},

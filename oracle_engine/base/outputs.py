@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
+from . import checked
 from .arrays import Float, Tensor
-from .checked import check, finite
 from .errors import InputError, invalid
 
 
@@ -16,14 +16,14 @@ def rounded_answer(values: Float[Tensor, "B ..."], name: str, dtype: torch.dtype
 
     values: [B, D] or [B, *sample_shape], float64, or in `dtype` already. name: of the answer, for the error.
     dtype: of the result. shape: [B, *sample_shape].
-    Raises InputError where a value is too large for the dtype. The host reads one number; for a CUDA device only in
-    float16, which ends at 65504, since reading makes it wait for the device.
+    Raises InputError where a value is too large for the dtype. The host reads one number; for a device only in float16,
+    which ends at 65504, since reading makes it wait for the device.
     """
     result = values if values.dtype == dtype else values.to(dtype)
-    if dtype == torch.float16 or not result.is_cuda:
+    if dtype == torch.float16 or checked.on_host(result):
         read = result.detach() if result.requires_grad else result
         # the sum of many numbers of 16 bits may be none
-        check(lambda: finite(read.float() if dtype.itemsize < 4 else read), lambda: _beyond(read, name))
+        checked.check(lambda: checked.finite(read.float() if dtype.itemsize < 4 else read), lambda: _beyond(read, name))
     return result.reshape(shape)
 
 

@@ -191,6 +191,6 @@ def _finite(value: Any) -> Any:
     """Return plain values with None in place of numbers that are not finite."""
     if isinstance(value, dict):
         return {name: _finite(held) for name, held in value.items()}
-    if isinstance(value, list | tuple):
+    if isinstance(value, (list, tuple)):
         return [_finite(held) for held in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

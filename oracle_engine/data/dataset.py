@@ -19,7 +19,7 @@ from ..base.outside.rows import OutsideRows
 from ..base.transforms import cached_tensor
 from ..kernels import Rows, Span, counted_copies, recentred, stored_range, total_variance
 from .checks import check_fits, checked_points, checked_weights, in_order, prepared_rows
-from .labels import by_label, checked_labels, class_spans
+from .labels import by_label, checked_labels, class_spans, class_table
 from .samples import NO_CLASS
 from .values import ValueMap, layout_note, range_note
 
@@ -80,7 +80,7 @@ class OracleDataset:
         weights = checked_weights(weights, len(points))
         self.name = name
         self.sample_shape = tuple(points.shape[1:])
-        if not isinstance(value_map, ValueMap | None):
+        if not isinstance(value_map, (ValueMap, type(None))):
             raise invalid("value_map", "must be a ValueMap or None", repr(value_map), "pass ValueMap(2 / 255, -1)")
         self.value_map = value_map or default_map or ValueMap()
         self.order, self.sorted_labels = by_label(labels)
@@ -202,10 +202,16 @@ class OracleDataset:
             return self.sorted_labels
         return torch.empty_like(self.sorted_labels).index_copy_(0, self.order, self.sorted_labels)
 
-    @cached_property
+    # read first inside a transform, torch before 2.10 gives its numbers no storage
+    @cached_tensor
     def segments(self) -> Mapping[int, Span]:
         """The range of rows of each class, by label; samples without a class, whose label is -1, are in none."""
         return class_spans(self.sorted_labels)
+
+    @cached_tensor
+    def class_table(self) -> Int64[Tensor, "K 2"] | None:
+        """The rows of each class, of no class, and of all, as :func:`.labels.class_table` has them."""
+        return class_table(self.segments, len(self), self.device)
 
     @cached_tensor
     def base(self) -> Float64[Tensor, "D"]:

@@ -110,7 +110,7 @@ def _parts(item: Any, where: str) -> tuple[Any, Any]:
     """Return the sample and the label, or None, of an item."""
     if isinstance(item, Mapping):
         return _of_row(item, where)
-    if isinstance(item, tuple | list) and len(item) in (1, 2):
+    if isinstance(item, (tuple, list)) and len(item) in (1, 2):
         return item[0], item[1] if len(item) == 2 else None
     return item, None
 
@@ -127,7 +127,7 @@ def _of_row(row: Mapping[Any, Any], where: str) -> tuple[Any, Any]:
 
 def _is_batch(sample: Any, label: Any) -> bool:
     """Return whether an item is a batch: labels [n] beside samples [n, *shape], which is no picture [C, H, W]."""
-    if not (isinstance(sample, Tensor | np.ndarray) and isinstance(label, Tensor | np.ndarray)):
+    if not (isinstance(sample, (Tensor, np.ndarray)) and isinstance(label, (Tensor, np.ndarray))):
         return False
     # as many labels as channels may be one label of one picture
     picture = sample.ndim == 3 and len(sample) in CHANNELS

@@ -12,6 +12,9 @@ from ..base.errors import InputError, invalid
 from ..kernels import Span
 from .samples import NO_CLASS
 
+# classes with numbers below this have an entry each in a table
+TABLE_CLASSES = 1 << 16
+
 
 def checked_labels(labels: Any, count: int, device: torch.device) -> Int64[Tensor, "N"] | None:
     """Return labels as int64 on `device`, [N], a copy; None for None.
@@ -69,3 +72,18 @@ def class_spans(sorted_labels: Int64[Tensor, "N"] | None) -> Mapping[int, Span]:
     starts = [0, *ends[:-1]]
     spans = zip(names.tolist(), starts, ends, strict=True)
     return {int(name): Span(start, end) for name, start, end in spans if name != NO_CLASS}
+
+
+def class_table(segments: Mapping[int, Span], count: int, device: torch.device) -> Int64[Tensor, "K 2"] | None:
+    """Return the rows [start, stop) of each class at the place of its number, or None where numbers are large.
+
+    segments: the rows of each class. count: of all rows. device: of the table, [K + 2, 2] with the largest class K - 1.
+    Behind the classes come no rows, for any other number, and all rows, for -1.
+    """
+    classes = 1 + max(segments, default=0)
+    if classes > TABLE_CLASSES:
+        return None
+    spans = {**segments, classes + 1: Span(0, count)}
+    nothing = Span(0, 0)
+    rows = [(span.start, span.stop) for span in (spans.get(name, nothing) for name in range(classes + 2))]
+    return torch.tensor(rows, device=device)

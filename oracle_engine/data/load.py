@@ -138,7 +138,7 @@ def choose_rows(size: int, count: int, seed: int) -> Int64[Tensor, "n"]:
 
 def _is_saved(source: Any) -> bool:
     """Return whether a source is a file that OracleDataset.save wrote."""
-    if not isinstance(source, str | os.PathLike) or Path(source).suffix != ".safetensors":
+    if not isinstance(source, (str, os.PathLike)) or Path(source).suffix != ".safetensors":
         return False
     # the reader raises the error about a file that cannot be opened
     with suppress(OSError):
@@ -155,7 +155,7 @@ def _saved(path: Path, asked: _Asked) -> OracleDataset:
 
 def _packed(source: Any, asked: _Asked) -> _Found | None:
     """Return the packed folder that `source` is, or None where it is none, or where its samples have to be copied."""
-    if not isinstance(source, str | os.PathLike) or source in BUILTINS or asked.count is not None:
+    if not isinstance(source, (str, os.PathLike)) or source in BUILTINS or asked.count is not None:
         return None
     folder = Path(source).expanduser()
     manifest = Manifest.read(folder)
@@ -169,7 +169,7 @@ def _read(source: Any, asked: _Asked) -> _Found:
     """Return what a source holds, whatever it is."""
     if isinstance(source, str) and source in BUILTINS:
         return _read_builtin(source, asked)
-    if isinstance(source, str | os.PathLike):
+    if isinstance(source, (str, os.PathLike)):
         return _read_path(source, asked)
     _refuse({"key": asked.key, "folder": asked.folder}, "samples in memory")
     samples = _from_memory(source, asked.form)
@@ -206,11 +206,11 @@ def _read_path(source: str | os.PathLike[str], asked: _Asked) -> _Found:
 
 def _from_memory(source: Any, form: PictureForm) -> Samples:
     """Return the samples of a tensor, an array or an iterable."""
-    if isinstance(source, Tensor | np.ndarray):
+    if isinstance(source, (Tensor, np.ndarray)):
         _refuse(form.given, "an array")
         return samples_of(source, None, "source")
     indexed = hasattr(source, "__len__") and hasattr(source, "__getitem__")
-    if isinstance(source, OracleDataset | Mapping) or not (indexed or isinstance(source, Iterable)):
+    if isinstance(source, (OracleDataset, Mapping)) or not (indexed or isinstance(source, Iterable)):
         raise invalid("source", f"must be {_KINDS}", type(source).__name__, "wrap the samples as one of these")
     return read_iterable(source, form)
 
@@ -257,7 +257,7 @@ def _labels(found: _Found, asked: _Asked, size: int) -> Int64[Tensor, "N"] | Non
     """Return the labels that the caller gave, in memory or in a file, or those of the source."""
     if asked.labels is None:
         return found.labels()
-    if isinstance(asked.labels, str | os.PathLike):
+    if isinstance(asked.labels, (str, os.PathLike)):
         return read_labels(Path(asked.labels).expanduser(), found.names, size)
     return labels_of(asked.labels, size, "labels")
 
@@ -280,7 +280,7 @@ def _value_map(
 
 def _about_source(error: InputError, points: Tensor, source: Any) -> OracleError:
     """Return an error about samples, which names the file and the place in it where the samples are from one."""
-    if error.parameter != "points" or not isinstance(source, str | os.PathLike):
+    if error.parameter != "points" or not isinstance(source, (str, os.PathLike)):
         return error
     bad, received = first_non_finite(points), str(error).split("; received ")[-1].split(". Remedy: ")[0]
     found = received if bad is None else f"a NaN or an infinity in sample {bad}"

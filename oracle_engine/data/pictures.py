@@ -58,7 +58,7 @@ class PictureForm:
         if size is None:
             return cls(None, gray)
         try:
-            height, width = (index(side) for side in (size if isinstance(size, tuple | list) else (size, size)))
+            height, width = (index(side) for side in (size if isinstance(size, (tuple, list)) else (size, size)))
         except (TypeError, ValueError):
             height = width = 0
         if not (1 <= height <= LARGEST_SIDE and 1 <= width <= LARGEST_SIDE):

@@ -96,7 +96,7 @@ def tensor_of(array: Any, where: Where) -> Tensor:
     array: a tensor or NumPy array of a storage dtype. where: the file or the parameter that errors name.
     Raises DataFileError (for a path) or InputError for other types and dtypes.
     """
-    if not isinstance(array, Tensor | np.ndarray):
+    if not isinstance(array, (Tensor, np.ndarray)):
         raise problem(where, "tensors or NumPy arrays", type(array).__name__, "convert with torch.as_tensor")
     name = dtype_name(array)
     if name not in STORAGE_NAMES:

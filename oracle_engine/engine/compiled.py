@@ -162,16 +162,16 @@ def tensor_like(value: Any, x: Tensor) -> Any:
     """
     if value is None or isinstance(value, Tensor):
         return value
-    if isinstance(value, bool | int | float):
+    if isinstance(value, (bool, int, float)):
         dtype = torch.bool if isinstance(value, bool) else torch.float64 if isinstance(value, float) else torch.int64
         return torch.full((), value, dtype=dtype, device=x.device)
-    if isinstance(value, list | tuple) and any(isinstance(item, float) or _has_float(item) for item in value):
+    if isinstance(value, (list, tuple)) and any(isinstance(item, float) or _has_float(item) for item in value):
         return torch.tensor(value, dtype=torch.float64, device=x.device)
     return torch.as_tensor(value, device=x.device)
 
 
 def _has_float(row: Any) -> bool:
-    return isinstance(row, list | tuple) and any(isinstance(item, float) for item in row)
+    return isinstance(row, (list, tuple)) and any(isinstance(item, float) for item in row)
 
 
 def regression_target(number: int, x: Tensor, t: Any, labels: Any, source: Any) -> Tensor:

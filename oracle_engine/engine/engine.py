@@ -148,6 +148,9 @@ class OracleEngine(Oracle, torch.nn.Module):
         """Compute what every answer needs."""
         # what is kept must not be made by a first call that is recorded in a graph
         _ = self.data.base
+        # numbers on the meta device are shapes only
+        if self.data.device.type != "meta":
+            _ = self.data.class_table
         for rows in rows_here(self.data):
             if not isinstance(rows.stored, OutsideRows):
                 BACKENDS[self.backend].ready(rows)
@@ -290,7 +293,7 @@ class OracleEngine(Oracle, torch.nn.Module):
         backend = BACKENDS[self.backend]
         exact = whole_scan(self.data, backend, self.precision)
         router = Router(self.mode, self.tolerance, exact, self.point_std, self.index, backend.merge)
-        return Responder(self.data, self.point_std, router, backend.combine)
+        return Responder(self.data, self.point_std, router, backend.combine, backend.describe)
 
     @cached_property
     def straight(self) -> StraightWay | None:

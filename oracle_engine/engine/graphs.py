@@ -36,7 +36,7 @@ def obstacle(
         return "backend"
     if streams:
         return "resident"
-    if not isinstance(mode, FullScan | Auto):
+    if not isinstance(mode, (FullScan, Auto)):
         return "mode"
     if conditions.guidance is not None:
         return "guidance"

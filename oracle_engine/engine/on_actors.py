@@ -117,7 +117,7 @@ def sharded_on_ray(
     """
     check_mode(options)
     _check(actors, threads, max_restarts, timeout)
-    if name is not None and not isinstance(data, str | PathLike):
+    if name is not None and not isinstance(data, (str, PathLike)):
         remedy = "write a file with OracleDataset.save and name that, or leave name out"
         raise invalid("data", "must be a file, a folder or a built-in set for actors with a name", type(data), remedy)
     ray = require_ray("oracle_engine.sharded_on_ray")
@@ -167,7 +167,7 @@ def _started(
         "max_task_retries": -1 if restarts else 0,
     }
     # an actor that outlives this process is started again from what stands in its call: the name of a file
-    source = data if isinstance(data, str | PathLike) else ray.put(data)
+    source = data if isinstance(data, (str, PathLike)) else ray.put(data)
     kind, handles = ray.remote(concurrency_groups={PULSE: 1})(ShardActor), []
     for part in parts:
         shared = {"name": _name_of(name, part), "namespace": NAMESPACE, "lifetime": "detached", "get_if_exists": True}
@@ -186,7 +186,7 @@ def _names_of_all(ray: Any) -> set[str]:
 
 def _source(data: Any, whole: OracleDataset) -> Any:
     """Return what an actor opens: a file by its full name, a built-in set by its own, or else the samples."""
-    if isinstance(data, str | PathLike):
+    if isinstance(data, (str, PathLike)):
         place = Path(data)
         return place.resolve() if place.exists() else data
     return whole

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
@@ -14,13 +13,13 @@ from ..base.arrays import Bool, Float, Float64, Int64, Tensor
 from ..base.cuda_graphs import capturing
 from ..base.outputs import rounded_answer
 from ..data.dataset import OracleDataset
-from ..kernels import Combination, PosteriorState, Wanted, combined
+from ..kernels import Combination, Described, Description, PosteriorState, Wanted, combined, described, log_densities
 from ..kernels.screens import BOUND_FAILURE, SharedProducts
 from ..paths.predictions import Prediction, factors
 from ..queries.answer import Answer
 from ..queries.posterior import Posterior
 from ..queries.request import Request
-from ..scans.backends import Combine
+from ..scans.backends import Combine, Describe
 from ..search.certificate import Scale, omitted_mass
 from .router import Router
 
@@ -46,31 +45,28 @@ class Partition(Protocol):
 class Term:
     """A posterior mean that an answer is linear in, for some queries of its batch.
 
-    index: the numbers of these queries, [b], or None for all of them. factor: what their mean is multiplied with, [b],
-    or None for one.
+    index: the numbers of these queries, [b], or None for all of them. scale: how many times the way from this mean to
+    the one given the labels the answer is away from it, [b] or a number, or None for the latter mean itself.
     state: log-partition and mean of their posteriors.
     """
 
     index: Int64[Tensor, "b"] | None
-    factor: Float64[Tensor, "b"] | None
+    scale: Float64[Tensor, "b"] | float | None
     state: PosteriorState
 
 
 def mixed(terms: Sequence[Term]) -> Float64[Tensor, "B D"]:
-    """Return the sum of the means of `terms` times their factors, [B, D] in row units.
-
-    The first term is of the whole batch, and alone it has the factor one.
-    """
-    whole, *others = terms
-    if not others:
-        return whole.state.mean
-    mean = _times_factor(whole)
-    for term in others:
-        if term.index is None and term.factor is not None:
-            mean = torch.addcmul(mean, term.factor[:, None], term.state.mean)
-            continue
-        part = _times_factor(term)
-        mean = mean + part if term.index is None else mean.index_add(0, term.index, part)
+    """Return the mean, [B, D] in row units, that `terms` make: the one given the labels, and unconditional ones."""
+    own, *free = terms
+    mean = own.state.mean
+    for term in free:
+        scale: Any = term.scale[:, None] if isinstance(term.scale, Tensor) else term.scale
+        if term.index is None:
+            mean = torch.lerp(term.state.mean, mean, scale)
+        else:
+            # with the same bits wherever a query stands in its batch
+            part = scale * mean[term.index] + (1.0 - scale) * term.state.mean
+            mean = mean.index_copy(0, term.index, part)
     return mean
 
 
@@ -82,7 +78,7 @@ def _guided(request: Request, guided: Bool[Tensor, "B"] | None) -> Int64[Tensor,
     """
     if request.labels is None or capturing() or (guided is None and not request.guided):
         return None
-    if guided is None and request.all_guided and not checked.on_host(request.times):
+    if guided is None and request.shared_scale not in (None, 1.0) and not checked.on_host(request.times):
         return slice(None)
     return (request.scale != 1.0 if guided is None else guided).nonzero()[:, 0]
 
@@ -91,13 +87,11 @@ def _is_empty(index: Int64[Tensor, "b"] | slice) -> bool:
     return not isinstance(index, slice) and len(index) == 0
 
 
-def _free_term(index: Int64[Tensor, "b"] | slice, scale: Float64[Tensor, "b"], free: PosteriorState) -> Term:
-    """Return the term of unconditional means, of the queries `index`, whose guidance has this `scale`."""
-    return Term(None if isinstance(index, slice) else index, 1.0 - scale, free)
-
-
-def _times_factor(term: Term) -> Float64[Tensor, "b D"]:
-    return term.state.mean if term.factor is None else term.factor[:, None] * term.state.mean
+def _free_term(index: Int64[Tensor, "b"] | slice, request: Request, free: PosteriorState) -> Term:
+    """Return the term of the unconditional means, `free`, of the queries `index` of a request."""
+    if isinstance(index, slice):
+        return Term(None, request.scale if request.shared_scale is None else request.shared_scale, free)
+    return Term(index, request.scale[index], free)
 
 
 @dataclass(frozen=True)
@@ -105,13 +99,14 @@ class Responder:
     """Answers requests over one data set.
 
     point_std: width of every sample in value space. router: finds the posterior states. combine: computes answers
-    from means.
+    from means. describe: says of posteriors what users read.
     """
 
     data: OracleDataset
     point_std: float
     router: Router
     combine: Combine = combined
+    describe: Describe = described
 
     def values(self, name: str, request: Request, dtype: torch.dtype = torch.float64) -> Tensor:
         """Return the answer called `name` to `request`.
@@ -153,7 +148,7 @@ class Responder:
         if both is None or index is None:
             return self._terms(request, self.router.state(request, wanted, shared_products), index, shared_products)
         own, free = both
-        return [Term(None, request.scale, own), _free_term(index, request.scale[index], free)]
+        return [Term(None, None, own), _free_term(index, request, free)]
 
     def guided_terms(
         self,
@@ -173,16 +168,16 @@ class Responder:
         shared_products: SharedProducts | None,
     ) -> list[Term]:
         """Return the conditional term, and the unconditional one of the guided queries in `index`."""
+        terms = [Term(None, None, state)]
         if index is None:
-            return [Term(None, None, state)]
-        terms = [Term(None, request.scale, state)]
+            return terms
         if not self.router.exact.on_any_rank(not _is_empty(index)):
             return terms
         part, own, shared = request, state, shared_products
         if not isinstance(index, slice):
             part, own = request.take(index), state.take(index)
             shared = None if shared_products is None else shared_products.take(index)
-        return [*terms, _free_term(index, part.scale, self.router.unconditional(part, own, shared))]
+        return [*terms, _free_term(index, request, self.router.unconditional(part, own, shared))]
 
     def prediction(self, request: Request, mean: Float64[Tensor, "B D"]) -> Prediction:
         """Return the predictions of a network at the points of `request`, from posterior means in row units, [B, D]."""
@@ -201,15 +196,17 @@ class Responder:
         """Return the posteriors of `request` from their `answer`, which has moments and heaviest samples."""
         state = answer.state
         prediction = self.prediction(request, state.mean)
-        omitted, error, confidence, standard_error = self._missed(request, answer)
+        order, mass = self.data.order, request.log_mass(self.data)
+        facts = self.describe(Description(state, self.data.dim, mass, request.variance, order))
+        omitted, error, confidence, standard_error = self._missed(request, answer, facts)
         return Posterior(
             mean=rounded_answer(prediction.denoiser, "mean", dtype, shape),
-            log_density=self.log_density(request, state),
-            ess=state.concentration.reciprocal(),
+            log_density=facts.log_density,
+            ess=facts.ess,
             entropy=state.entropy,
             variance=self._variance(request, state),
-            top_weights=((state.top_logits - state.lse[:, None]) + (state.top_rest - state.lse_rest[:, None])).exp(),
-            top_indices=self.data.index_of(state.top_rows),
+            top_weights=facts.top_weights,
+            top_indices=facts.top_indices,
             omitted_mass=omitted,
             velocity_error=error,
             confidence=confidence,
@@ -227,12 +224,12 @@ class Responder:
         kept = request.at.sigma_t.square() / request.variance
         return (scale * kept).square() * state.variance + self.data.dim * self.point_std**2 * kept
 
-    def _missed(self, request: Request, answer: Answer) -> tuple[Float64[Tensor, "B"], ...]:
+    def _missed(self, request: Request, answer: Answer, facts: Described) -> tuple[Float64[Tensor, "B"], ...]:
         """Return omitted mass, bound on the velocity error, confidence in both, and standard error, [B] each."""
         state = answer.state
         if answer.scanned:
-            omitted, error, confidence, standard_error = state.lse.new_zeros(4, len(state.lse)).unbind(0)
-            return omitted, error, confidence.fill_(1.0), standard_error
+            omitted, error, standard_error = facts.zeros.unbind(0)
+            return omitted, error, facts.ones, standard_error
         omitted, scale = omitted_mass(state, answer.log_omitted), Scale.of(self.data, request, state, self.point_std)
         return (
             omitted,
@@ -244,6 +241,4 @@ class Responder:
 
     def log_density(self, request: Request, state: Partition) -> Float64[Tensor, "B"]:
         """Return log p_t(x) in nats, [B], from the log-partitions of `state`."""
-        half = 0.5 * self.data.dim
-        constant = request.log_mass(self.data) + half * math.log(2 * math.pi)
-        return torch.sub(state.lse - constant, request.variance.log(), alpha=half)
+        return log_densities(state.lse, request.log_mass(self.data), request.variance, self.data.dim)

@@ -72,5 +72,5 @@ def engine_of_rank(
 
 def check_mode(options: Mapping[str, Any]) -> None:
     """Raise InputError where `options` of an engine ask for another mode than a sharded one has."""
-    if not isinstance(resolve_mode(options.get("mode", "auto")), FullScan | Auto):
+    if not isinstance(resolve_mode(options.get("mode", "auto")), (FullScan, Auto)):
         raise invalid("mode", "must be auto or exact for a sharded engine", options["mode"], "leave it out")

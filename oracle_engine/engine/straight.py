@@ -99,7 +99,7 @@ class StraightWay:
         """Return alpha, sigma, and what sample and noise are multiplied with; None where t needs another look."""
         if isinstance(t, Tensor) and t.numel() == 1 and t.ndim <= 1 and t.dtype in ROUNDING:
             t = t.item()
-        if isinstance(t, int | float) and 0 <= t <= 1:
+        if isinstance(t, (int, float)) and 0 <= t <= 1:
             return self._at_one(name, float(t if self.t_max is None else min(t, self.t_max)))
         return self._at_each(name, t, batch) if isinstance(t, Tensor) else None
 

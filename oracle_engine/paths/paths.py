@@ -241,7 +241,7 @@ def resolve_times(t: Numbers, batch: int, t_max: float | None, device: torch.dev
     Raises InputError for other shapes, for what is no number and for times outside [0, 1]. The values are read by the
     host, except while a CUDA graph is captured, when they are not checked.
     """
-    if isinstance(t, int | float) and 0 <= t <= 1:
+    if isinstance(t, (int, float)) and 0 <= t <= 1:
         # nothing of such a number has to be read anywhere
         times = torch.full((batch,), t, dtype=torch.float64, device=device)
         return times if t_max is None else times.clamp_max(t_max)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -16,7 +17,7 @@ from ..data.sharded import ShardedDataset, refused_together
 from ..kernels import float64_values
 from ..paths.paths import Path, coefficients, resolve_times
 from ..paths.predictions import marginal_variance
-from .classes import class_ranges
+from .classes import class_ranges, with_class
 from .conditions import UNCONDITIONAL, Conditions, Guidance
 from .labels import resolve_labels
 from .request import PlainRequest, Request
@@ -65,32 +66,27 @@ class RequestBuilder:
         at = coefficients(self.path, times)
         variance = marginal_variance(at, self.point_std)
         _check_noise(times, variance)
-        if conditions.are_none:
-            return PlainRequest(flat, times, at, variance, rounding=ROUNDING[x.dtype])
         labels = resolve_labels(conditions.labels, batch, self.data.segments, device)
+        scale = _guidance_scale(conditions.guidance, times, labels)
+        shared = None if isinstance(scale, Tensor) else scale
+        plain = PlainRequest(flat, times, at, variance, rounding=ROUNDING[x.dtype], labels=labels, shared_scale=shared)
+        if conditions.exclude is None and conditions.source is None and not isinstance(scale, Tensor):
+            return plain
+        changes = {"scale": scale} if isinstance(scale, Tensor) else {}
+        request = plain.changed(guided=scale is not None, **changes, **self._rows(conditions, labels, batch))
+        if conditions.source is not None:
+            self._check_source(request)
+        return request
+
+    def _rows(self, conditions: Conditions, labels: Int64[Tensor, "B U"] | None, batch: int) -> dict[str, Any]:
+        """Return the rows that do not count and those that queries come from, as fields of a request."""
         exclude = _named_rows("exclude", conditions.exclude, batch, self.data)
         nobody = conditions.exclude is None and conditions.source is None
         source = exclude if nobody else _named_rows("source", conditions.source, batch, self.data)
         if conditions.exclude is not None:
             _check_nonempty(labels, exclude, self.data)
-        scale, all_guided = _guidance_scale(conditions.guidance, times, labels)
-        request = Request(
-            x=flat,
-            times=times,
-            at=at,
-            variance=variance,
-            labels=labels,
-            exclude=exclude,
-            excluded=_excluded_ranges(exclude, some=conditions.exclude is not None),
-            source=source,
-            scale=scale,
-            rounding=ROUNDING[x.dtype],
-            guided=conditions.guidance is not None,
-            all_guided=all_guided,
-        )
-        if conditions.source is not None:
-            self._check_source(request)
-        return request
+        excluded = _excluded_ranges(exclude, some=conditions.exclude is not None)
+        return {"exclude": exclude, "excluded": excluded, "source": source}
 
     def _check_source(self, request: Request) -> None:
         """Refuse sources that cannot have made x: what is left would be too long for noise."""
@@ -196,24 +192,22 @@ def _none_left(query: int) -> InputError:
 
 def _guidance_scale(
     guidance: Numbers | Guidance | None, times: Float64[Tensor, "B"], labels: Int64[Tensor, "B U"] | None
-) -> tuple[Float64[Tensor, "B"], bool]:
-    """Return the scale of each query, [B], and whether it is known not to be one for all queries with a class."""
+) -> Float64[Tensor, "B"] | float | None:
+    """Return the scale of each query, [B], or the number that it is for all with a class, or None without guidance."""
     if guidance is None:
-        return torch.ones_like(times), False
+        return None
     if labels is None:
         raise invalid("guidance", "needs labels to guide towards", "no labels", "pass labels=")
     chosen = guidance if isinstance(guidance, Guidance) else Guidance(guidance)
     needs, remedy = f"must be a finite number or [{len(times)}]", "pass one scale a query"
-    always, classes = (chosen.t_min, chosen.t_max) == (0.0, 1.0), labels[:, 0] >= 0
-    if labels.shape[1] > 1:
-        classes = (labels >= 0).any(1)
-    if always and isinstance(chosen.scale, int | float) and math.isfinite(factor := float(chosen.scale)):
+    always = (chosen.t_min, chosen.t_max) == (0.0, 1.0)
+    if always and isinstance(chosen.scale, (int, float)) and math.isfinite(factor := float(chosen.scale)):
         # nothing of such a number has to be read anywhere
-        return torch.ones_like(times).masked_fill(classes, factor), factor != 1.0
+        return factor
     scale = reals("guidance", chosen.scale, times.device).detach()
     if scale.shape not in ((), times.shape):
         raise invalid("guidance", needs, chosen.scale, remedy)
     check(scale.isfinite, lambda: invalid("guidance", needs, chosen.scale, remedy))
     inside: Bool[Tensor, "B"] = (times >= chosen.t_min) & (times <= chosen.t_max)
     # a query without a class has nothing to be guided towards
-    return torch.where(inside & classes, scale, 1.0), False
+    return torch.where(inside & with_class(labels), scale, 1.0)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..base.arrays import Float64, Int64, Tensor
+from ..base.arrays import Bool, Float64, Int64, Tensor
 from ..kernels import Span
 
 # queries scanned together: their logits and sums stay small beside a block of rows
@@ -90,24 +90,32 @@ def used_ranges(labels: Int64[Tensor, "B U"], sorted_labels: Int64[Tensor, "N"])
     the rows. Empty ranges as in :func:`class_ranges`.
     """
     ranges = class_ranges(labels, sorted_labels)
-    free = labels[:, 0] < 0 if labels.shape[1] == 1 else (labels < 0).all(1)
+    free = ~with_class(labels)
     # in rising order too
     ranges.masked_fill_(free[:, None, None], 0)
     ranges[:, -1, 1].masked_fill_(free, len(sorted_labels))
     return ranges
 
 
-def class_pairs(
-    ranges: Int64[Tensor, "B U 2"], *, one_each: bool = False
-) -> tuple[Int64[Tensor, "P"], Int64[Tensor, "P 2"]]:
+def with_class(labels: Int64[Tensor, "B U"]) -> Bool[Tensor, "B"]:
+    """Return which queries name a class, [B]; labels: classes of each query, -1 for none."""
+    return labels[:, 0] >= 0 if labels.shape[1] == 1 else (labels >= 0).any(1)
+
+
+def table_ranges(labels: Int64[Tensor, "B 1"], table: Int64[Tensor, "K 2"]) -> Int64[Tensor, "B 1 2"]:
+    """Return what :func:`used_ranges` does for one label a query, from the rows of each class, [K, 2].
+
+    table: as :func:`~oracle_engine.data.labels.class_table` returns it.
+    """
+    ranges: Int64[Tensor, "B 1 2"] = table[labels.clamp(-1, len(table) - 2)]
+    return ranges
+
+
+def class_pairs(ranges: Int64[Tensor, "B U 2"]) -> tuple[Int64[Tensor, "P"], Int64[Tensor, "P 2"]]:
     """Return the pairs of a query, [P], and some rows that it uses, [P, 2].
 
-    ranges: the rows of each query, as :func:`used_ranges` has them. one_each: whether there is one column and every
-    class has rows, so that the pairs are those of the queries one after the other, and the host need not wait to learn
-    how many there are.
+    ranges: the rows of each query, as :func:`used_ranges` has them. The host waits to learn how many pairs there are.
     """
-    if one_each:
-        return torch.arange(len(ranges), device=ranges.device), ranges[:, 0]
     query, column = (ranges[:, :, 1] > ranges[:, :, 0]).nonzero().unbind(1)
     return query, ranges[query, column]
 

@@ -137,7 +137,7 @@ def _union(classes: Int64[Tensor, "B U"], width: int) -> Int64[Tensor, "B V"]:
 def _check_known(classes: Int64[Tensor, "B U"], segments: Mapping[int, Span]) -> None:
     """Raise InputError for a class without samples."""
     first, last = min(segments), max(segments)
-    known = (classes >= -1) & (classes <= last)
+    known = classes == classes.clamp(-1, last)
     if first > 0 or len(segments) <= last - first:
         # some numbers between are no class
         known = torch.isin(classes, torch.tensor([-1, *segments], device=classes.device))

@@ -15,7 +15,7 @@ from ..data.dataset import OracleDataset
 from ..kernels import GivenPoints, Pairs, PosteriorState, Query, Span, ValueQuery, Wanted, Work, pairs_state
 from ..kernels.screens import BOUND_FAILURE, Source
 from ..paths.paths import Coefficients
-from .classes import range_sums, used_ranges
+from .classes import range_sums, table_ranges, used_ranges, with_class
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Request:
     source: row that a query was made from, -1 for unknown, [B].
     scale: guidance scale, 1 where there is none, [B].
     rounding: unit roundoff of the dtype of x. guided: whether a guidance was passed, so that scales may differ from 1.
-    all_guided: whether it is known without a look at them that those of all queries with a class do.
+    shared_scale: the scale of all queries with a class where it is known to be one number, else None.
     """
 
     x: Float64[Tensor, "B D"]
@@ -43,7 +43,7 @@ class Request:
     scale: Float64[Tensor, "B"]
     rounding: float
     guided: bool = True
-    all_guided: bool = False
+    shared_scale: float | None = None
 
     def __len__(self) -> int:
         return len(self.x)
@@ -140,7 +140,9 @@ class Request:
         if kept is None:
             if self.labels is None or data.sorted_labels is None:
                 raise AssertionError("queries and data without classes are refused before any scan")
-            kept = self._ranges[id(data)] = data, used_ranges(self.labels, data.sorted_labels)
+            table = data.class_table if self.labels.shape[1] == 1 else None
+            found = used_ranges(self.labels, data.sorted_labels) if table is None else table_ranges(self.labels, table)
+            kept = self._ranges[id(data)] = data, found
         return kept[1]
 
     @cached_property
@@ -153,7 +155,8 @@ class Request:
             count = torch.full(self.times.shape, len(data), dtype=torch.int64, device=self.times.device)
             return count if self._excludes_none else count - (self.exclude >= 0).long()
         start, stop = self.ranges(data).unbind(2)
-        count = (stop - start).sum(1)
+        count = stop - start
+        count = count[:, 0] if count.shape[1] == 1 else count.sum(1)
         if self._excludes_none:
             return count
         row = self.exclude[:, None]
@@ -208,11 +211,10 @@ class Request:
 
 
 class PlainRequest(Request):
-    """Queries without conditions, of all samples; what says so for each of them is made where it is asked for."""
+    """Queries that name no sample, neither to leave out nor as their source, and share their scale if they have one.
 
-    labels = None
-    guided = False
-    all_guided = False
+    What says so for each of them is made where it is asked for.
+    """
 
     def __init__(
         self,
@@ -222,9 +224,13 @@ class PlainRequest(Request):
         variance: Float64[Tensor, "B"],
         *,
         rounding: float,
+        labels: Int64[Tensor, "B U"] | None = None,
+        shared_scale: float | None = None,
     ) -> None:
         """Hold the queries; the arguments are those of Request."""
+        guided = shared_scale is not None
         vars(self).update(x=x, times=times, at=at, variance=variance, rounding=rounding)
+        vars(self).update(labels=labels, shared_scale=shared_scale, guided=guided)
 
     @cached_property
     def exclude(self) -> Int64[Tensor, "B"]:
@@ -243,18 +249,22 @@ class PlainRequest(Request):
 
     @cached_property
     def scale(self) -> Float64[Tensor, "B"]:
-        """1 for each query, [B]."""
-        return torch.ones_like(self.times)
+        """The scale of each query, [B], 1 for those without a class."""
+        ones = torch.ones_like(self.times)
+        if self.labels is None or self.shared_scale is None:
+            return ones
+        return ones.masked_fill(with_class(self.labels), self.shared_scale)
 
     @property
-    def unconditional(self) -> PlainRequest:
-        """The queries themselves."""
-        return self
+    def unconditional(self) -> Request:
+        """The same queries of the whole data set."""
+        return self if self.labels is None else self.changed(labels=None)
 
     def take(self, index: slice | Int64[Tensor, "b"]) -> PlainRequest:
         """Return the queries at `index`, a slice or [b]."""
+        labels = None if self.labels is None else self.labels[index]
         parts = self.x[index], self.times[index], self.at.take(index), self.variance[index]
-        return PlainRequest(*parts, rounding=self.rounding)
+        return PlainRequest(*parts, rounding=self.rounding, labels=labels, shared_scale=self.shared_scale)
 
 
 def nothing_scored(request: Request, data: OracleDataset, scored: Bool[Tensor, "B"]) -> InputError:

@@ -69,7 +69,7 @@ def check_velocity(velocity: Velocity | Switch) -> None:
     data, such as a VelocityModel of "repa".
     """
     for part in parts_of(velocity):
-        if isinstance(part, Oracle | HasVelocity) and not isinstance(part, type):
+        if isinstance(part, (Oracle, HasVelocity)) and not isinstance(part, type):
             continue
         if not callable(part) or isinstance(part, type):
             found = part.__name__ if isinstance(part, type) else type(part).__name__

@@ -14,13 +14,17 @@ from ..base.errors import invalid
 from ..base.settings import Settings
 from ..kernels import (
     Combination,
+    Described,
+    Description,
     NativeAnswers,
     PosteriorState,
     Rows,
     ValueSpace,
     combined,
     covariance_product,
+    described,
     gpu_combined,
+    gpu_described,
     gpu_memory,
     gpu_merged,
     gpu_proven,
@@ -46,6 +50,9 @@ from .scanner import Scanner
 # what computes an answer from a posterior mean, in a dtype
 Combine = Callable[[Combination, Float64[Tensor, "B D"], torch.dtype], Float[Tensor, "B D"]]
 
+# what says of posteriors what users read, beside their means
+Describe = Callable[[Description], Described]
+
 # what makes one state of those over two parts of the rows: means and log-partitions
 Merge = Callable[[PosteriorState, PosteriorState], PosteriorState]
 
@@ -58,10 +65,11 @@ class Backend:
     """What computes states in full precision, what memory that needs for a batch, and what computes them in half.
 
     segments: computes states over several spans at once in full precision, or None where one is scanned after the
-    other. product: multiplies changes of logits with rows. combine: computes answers from posterior means. merge: makes
-    one mean of those over two parts of the rows. answers: answers queries that ask for nothing but x and t, or None.
-    ready: makes what scans of some rows read beside them, so that no graph has to hold it. waits_once: whether a scan
-    reads no value on the host, and does no harm for queries that are refused later.
+    other. product: multiplies changes of logits with rows. combine: computes answers from posterior means. describe:
+    says what users read of posteriors. merge: makes one mean of those over two parts of the rows. answers: answers
+    queries that ask for nothing but x and t, or None. ready: makes what scans of some rows read beside them, so that no
+    graph has to hold it. waits_once: whether a scan reads no value on the host, and does no harm for queries that are
+    refused later.
     """
 
     state: ScanState
@@ -70,6 +78,7 @@ class Backend:
     segments: SegmentState | None = None
     product: CovarianceProduct = covariance_product
     combine: Combine = combined
+    describe: Describe = described
     merge: Merge = merged_means
     answers: Answers | None = None
     ready: Callable[[Rows], None] = lambda rows: None
@@ -95,6 +104,7 @@ BACKENDS = {
         partial(gpu_state, half=True),
         gpu_segments,
         combine=gpu_combined,
+        describe=gpu_described,
         merge=gpu_merged,
         ready=gpu_ready,
         waits_once=True,

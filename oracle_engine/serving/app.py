@@ -95,7 +95,7 @@ def models_of(engines: Any, limits: Limits) -> dict[str, Model]:
     found: dict[str, Model] = {}
     for name, engine in named.items():
         check_name(name)
-        if not isinstance(engine, OracleEngine | Model):
+        if not isinstance(engine, (OracleEngine, Model)):
             raise invalid("engines", "must be OracleEngines", type(engine).__name__, "make one with OracleEngine(data)")
         found[name] = engine if isinstance(engine, Model) else Model(name, engine, limits)
     return found

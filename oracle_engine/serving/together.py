@@ -60,7 +60,7 @@ def _reason(error: Exception, model: Model) -> Exception:
     """Return the error that a client is told; others than the library's are logged."""
     if isinstance(error, OracleError):
         return error
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return RefusedError(413, "the device has too little memory for this request. Remedy: send fewer rows.")
     log.error("the model %s failed", model.name, exc_info=error)
     return RefusedError(500, f"the model {model.name} failed. Remedy: see the log of the server.")

@@ -43,7 +43,7 @@ def first(output: Any) -> Tensor:
     return found
 
 
-def compiled(call: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
+def compiled(call: Callable[..., Any]) -> Callable[..., Any]:
     torch._dynamo.reset()
     return torch.compile(call, fullgraph=True, backend="eager")
 
@@ -81,7 +81,7 @@ def test_compiled_adapters_refuse_what_they_cannot_answer(engine: OracleEngine, 
     with refused("`augment_labels` must be None, empty or zeros"):
         compiled(lambda x: edm(x, 1.0, augment_labels=torch.ones(4, 9)))(x)
     with refused(r"`t` must lie in \[0, 1\]"):
-        compiled(lambda x: solver(x, torch.tensor(1.5)))(x)
+        compiled(solver)(x, torch.tensor(1.5))
 
 
 def test_copies_of_a_denoiser_follow_their_own_engine(engine: OracleEngine, x: Tensor) -> None:

@@ -8,6 +8,7 @@ pytest.importorskip("triton")
 from bench.gate.kept import Kept, read
 from bench.gpu_cases import Case
 from bench.model import __main__ as model
+from bench.model.from_cache import from_cache
 from bench.model.launches import Card, Launch, together
 from bench.model.prediction import Prediction, predicted, predicted_once
 from bench.record import read_json
@@ -45,6 +46,19 @@ def test_one_read_takes_half_the_time_where_memory_sets_the_pace() -> None:
     assert predicted_once(Case(50_000, 3072, torch.uint8, (1,)), KEPT, CARD) is None
 
 
+def test_a_persistent_kernel_pays_for_each_block_what_it_saves_of_memory() -> None:
+    case = Case(1_280_000, 4096, torch.float16, (16, 64))
+    few, many = (from_cache(case, batch, KEPT, CARD) for batch in case.batches)
+    # few queries leave time to wait for each other, and many do not
+    assert few.once < few.today
+    assert many.once > many.today
+    for found in (few, many):
+        assert (found.block < found.allowed) == (found.once < found.today)
+    # a card with less memory bandwidth gains more
+    slow = Card(CARD.machine, CARD.read / 3, CARD.product)
+    assert from_cache(case, 16, KEPT, slow).once < 0.65 * from_cache(case, 16, KEPT, slow).today
+
+
 def test_a_launch_counts_what_its_tile_multiplies() -> None:
     launch = Launch(Job("sm_90", "score", torch.float16, ScoreConfig(128, 64, 64, 4, 4)), 10, 64, 1e6)
     # two parts of a query
@@ -60,6 +74,7 @@ def test_the_table_names_predictions_beside_what_was_measured(capsys: pytest.Cap
     text = capsys.readouterr().out
     assert "predicted ms" in text
     assert "predicted / measured: " in text
+    assert "in one read" in text
     document = read_json(model.MEASURED)
     ratios = [float(cells[5]) for cells in model.lines(KEPT, document) if cells[5] != "-"]
     # what was measured with these kernels; others would have to be measured again

@@ -142,7 +142,10 @@ def test_total_derivatives_compile(engine: OracleEngine, x: Tensor, given: bool,
     "call",
     [
         lambda e, x: torch.func.jvp(lambda x: e(x, TIMES), (x,), (x,))[1],
-        lambda e, x: torch.func.grad(lambda x: e(x, TIMES).sum())(x),
+        pytest.param(
+            lambda e, x: torch.func.grad(lambda x: e(x, TIMES).sum())(x),
+            marks=pytest.mark.skipif(torch.__version__.startswith("2.9."), reason="torch 2.9 fails by itself"),
+        ),
         lambda e, x: torch.func.vmap(lambda x: e(x[None], 0.5)[0])(x),
     ],
 )

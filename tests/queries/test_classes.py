@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from oracle_engine.queries.classes import class_pairs, rows_between, used_ranges
+from oracle_engine.data.labels import class_spans, class_table
+from oracle_engine.kernels import Span
+from oracle_engine.queries.classes import class_pairs, rows_between, table_ranges, used_ranges
 
 # rows of no class come first
 SORTED = torch.tensor([-1, -1, 0, 0, 0, 2, 2, 5])
@@ -20,6 +22,20 @@ def test_queries_use_the_rows_of_their_classes_or_all() -> None:
     assert spans.tolist() == [[2, 5], [7, 8], [5, 7], [0, 8]]
 
 
+def test_a_table_of_the_classes_says_the_same_of_one_label_a_query() -> None:
+    segments = class_spans(SORTED)
+    table = class_table(segments, len(SORTED), SORTED.device)
+    assert table is not None
+    labels = torch.tensor([[5], [0], [-1], [2], [3]])
+    found, true = table_ranges(labels, table), used_ranges(labels, SORTED)
+    assert torch.equal(found[:4], true[:4])
+    # no row is of the last one, nor of numbers that no table has
+    for ranges in (found[4:], true[4:], table_ranges(torch.tensor([[6], [99]]), table)):
+        assert (ranges[..., 0] == ranges[..., 1]).all()
+    # numbers may be too large for one
+    assert class_table({10**9: Span(0, 8)}, 8, SORTED.device) is None
+
+
 def test_what_lies_between_them_is_the_rest() -> None:
     for labels in (torch.tensor([[5, 0], [2, -1], [-1, -1]]), torch.tensor([[0], [2], [-1]])):
         ranges = used_ranges(labels, SORTED)
@@ -28,9 +44,3 @@ def test_what_lies_between_them_is_the_rest() -> None:
             outside = {row for span in between for row in range(*span)}
             assert inside | outside == set(range(8))
             assert not inside & outside
-
-
-def test_a_class_each_makes_the_pairs_of_the_queries_one_after_the_other() -> None:
-    query, spans = class_pairs(used_ranges(torch.tensor([[5], [-1]]), SORTED), one_each=True)
-    assert query.tolist() == [0, 1]
-    assert spans.tolist() == [[7, 8], [0, 8]]

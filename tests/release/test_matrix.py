@@ -29,6 +29,7 @@ def test_a_torch_for_cards_counts_as_none(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr("sys.platform", "linux")
     monkeypatch.setattr(matrix, "run", lambda command, folder: reports("https://x/torch-2.9.1-cp311-linux.whl"))
     assert lacking(CELL, "python", tmp_path) == "of torch==2.9.* only builds for CUDA can be had"
+    assert to_install(CELL, "python", tmp_path, cuda=True) == CELL.requirements
     monkeypatch.setattr(matrix, "run", lambda command, folder: reports("file:///x/torch-2.9.1+cpu-cp311-linux.whl"))
     assert lacking(CELL, "python", tmp_path) is None
     assert to_install(CELL, "python", tmp_path) == CELL.requirements
@@ -62,7 +63,7 @@ def test_the_status_is_that_of_the_failures(
 ) -> None:
     results = iter([PASSED, UNTRIED, FAILED, PASSED])
     monkeypatch.setattr(matrix, "native_wheel", lambda: Path("x.whl"))
-    monkeypatch.setattr(matrix, "tried", lambda cell, wheel, only_look: matrix.Outcome(cell, next(results), "so"))
+    monkeypatch.setattr(matrix, "tried", lambda cell, wheel, **options: matrix.Outcome(cell, next(results), "so"))
     assert main(["--python", "3.11"]) == 1
     assert capsys.readouterr().out.splitlines()[-1] == "2 passed, 1 failed, 1 untried"
     results = iter([PASSED, UNTRIED] * 2)

@@ -44,6 +44,7 @@ TYPES = {
     "p_reached": "*i32",
     **dict.fromkeys(("radius", "reach"), "fp32"),
     **dict.fromkeys(("scale", "scale_rest", "scale_last", "offset", "offset_rest", "offset_last"), "fp32"),
+    **dict.fromkeys(("half", "constant", "constant_rest", "constant_last"), "fp32"),
     "first_row": "i64",
     "row_stride": "i64",
     "slice_stride": "i64",
@@ -53,6 +54,7 @@ TYPES = {
 OWN = {
     **dict.fromkeys(BOUNDS, dict.fromkeys(("p_half_norm", "p_log_weight"), "*fp64")),
     "factor digits": dict.fromkeys(("p_factors", "p_centre", "p_slack"), "*fp64"),
+    "describe": dict.fromkeys(("p_order", "p_index"), "*i64"),
     "close": {"p_below": "*fp64"},
     "named": {"p_upper": "*fp64"},
     "segments": dict.fromkeys(("p_pairs", "p_order", "p_place", "p_query", "p_own", "p_ranges", "p_apart"), "*i64"),
@@ -61,7 +63,7 @@ OWN = {
 # kernels that compute in float64
 DOUBLE = (
     *("distance", "rescore", "spread", "one read", *COMPENSATED),
-    *("partition", "add", "state", "variance", "parts", "split digits", "combine", "merge", "move"),
+    *("partition", "add", "state", "variance", "parts", "split digits", "combine", "merge", "move", "describe"),
 )
 
 # their arguments that are no float64 pointers, where another kernel has one of that name

@@ -58,7 +58,7 @@ class Compilation:
             found.append("no wgmma")
         if job.wants_matrix_unit and not job.target.startswith("gfx") and not self.copies:
             found.append("no asynchronous copies")
-        if job.wants_matrix_unit and isinstance(job.config, ScoreConfig | DigitConfig | WeighConfig | FusedConfig):
+        if job.wants_matrix_unit and isinstance(job.config, (ScoreConfig, DigitConfig, WeighConfig, FusedConfig)):
             bound = shared_bound(job.config, job.stored)
             if not self.shared <= bound <= TARGETS[job.target][1]:
                 found.append(f"launches are checked with a bound of {bound}")

@@ -41,7 +41,7 @@ SUBSET = (
     *(("weights", "bf16"), ("place", "fp16")),
     *(("distance", "fp32"), ("rescore", "u8"), ("spread", "fp16"), ("order", "fp32")),
     *(("compensate", "fp16"), ("compensated slots", "u8"), ("based", "fp32")),
-    *(("parts", "bf16"), ("combine", "fp16"), ("split digits", "u8")),
+    *(("parts", "bf16"), ("combine", "fp16"), ("describe", "fp32"), ("split digits", "u8")),
     *(("maxima", "u8"), ("above", "fp32"), ("factor digits", "i8")),
     *(("shift", "fp32"), ("partition", "fp32"), ("add", "fp32"), ("state", "fp32")),
 )
@@ -101,7 +101,8 @@ def _rescoring(target: str) -> Iterator[Job]:
         yield Job(target, "combine", stored, RESCORE_TILE)
     yield Job(target, "split digits", torch.uint8, QUERY_TILE)
     yield Job(target, "prefix", torch.float32, RESCORE_TILE)
-    yield Job(target, "based", torch.float32, replace(COMPENSATED_TILE, warps=1))
+    for kernel in ("based", "describe"):
+        yield Job(target, kernel, torch.float32, replace(COMPENSATED_TILE, warps=1))
     for kernel in (
         "shift",
         "partition",

@@ -123,10 +123,12 @@ class PretendedCard:
 
     def count(self, function: Callable[[], Any]) -> Calls:
         """Return the calls that `function` makes; what an earlier one has compiled stays compiled."""
-        self.calls = Calls()
-        with _Operations(self.calls):
+        self.calls = found = Calls()
+        with _Operations(found):
             function()
-        return self.calls
+        # what happens outside is not counted in these
+        self.calls = Calls()
+        return found
 
     def _reading(self, tolist: Callable[..., Any]) -> Callable[..., Any]:
         def reading(values: torch.Tensor) -> Any:
@@ -183,6 +185,11 @@ def _zeros(allocate: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]
     return allocating
 
 
+def _float64_values(x: torch.Tensor, dim: int) -> tuple[torch.Tensor, None]:
+    # as on a card, where the native library does not read them
+    return x.detach().double().reshape(len(x), dim), None
+
+
 @contextmanager
 def pretended_card() -> Iterator[PretendedCard]:
     """Have the Triton kernels take the CPU for an H100 in this context, and count; not for the interpreter.
@@ -201,6 +208,7 @@ def pretended_card() -> Iterator[PretendedCard]:
         patch.object(launch_checks, "device_of", lambda device: H100),
         patch.object(launch_checks, "INTERPRET", True),
         patch("oracle_engine.kernels.gpu.proven_card", lambda device, task: True),
+        patch("oracle_engine.queries.builder.float64_values", _float64_values),
         # what is on a card is not read at once, and its samples have no probes
         patch.object(checked, "on_host", lambda values: False),
         patch.object(Snapshot, "differs", lambda *values: False),

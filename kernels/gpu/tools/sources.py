@@ -10,6 +10,7 @@ from triton.compiler import ASTSource
 from ..candidates import candidates_kernel
 from ..combine import COMBINE_BLOCK, combine_kernel
 from ..compensate import based_kernel, compensated_slots_kernel
+from ..describe import DESCRIBE_BLOCK, describe_kernel
 from ..finish import SHARE_BLOCK, STATE_BLOCK, state_kernel
 from ..fused import fused_kernel
 from ..live_rows import DENSE_SHARE, PREFIX_BLOCK, place_kernel, prefix_kernel
@@ -102,7 +103,7 @@ def _rescores(job: Job) -> dict[str, Specialisation]:
         "compensate": (rescore_kernel, {**given, "MEAN": True, "TWICE": True}),
         "compensated spread": (spread_kernel, {**given, "TWICE": True}),
         "compensated slots": (compensated_slots_kernel, given),
-        "based": (based_kernel, {"BLOCK": TOP_BLOCK}),
+        "based": (based_kernel, {"MOVED": True, "BLOCK": TOP_BLOCK}),
         "one read": (one_read_kernel, {**read, "WEIGHTED": True, "MEAN": True, **tile}),
         "candidates": (candidates_kernel, {"SEGMENTED": True, "BLOCK": 256}),
         "order": (order_kernel, {"EVERY": EVERY, "BLOCK": ORDER_BLOCK}),
@@ -131,6 +132,7 @@ def _states(job: Job) -> dict[str, Specialisation]:
         "state": (state_kernel, {**state, "BLOCK_S": SHARE_BLOCK, "BLOCK_D": STATE_BLOCK}),
         "variance": (variance_kernel, {"CENTRED": True, "BLOCK": VARIANCE_BLOCK}),
         "merge": (merge_kernel, {"BLOCK": MERGE_BLOCK}),
+        "describe": (describe_kernel, {"MASSES": True, "ORDERED": True, "BLOCK": DESCRIBE_BLOCK}),
         "combine": (combine_kernel, {"BLOCK": COMBINE_BLOCK}),
     }
 

@@ -210,7 +210,7 @@ class OutsideRows(torch.Tensor):
 
 
 def _first(args: Sequence[Any]) -> OutsideRows:
-    flat = [item for one in args for item in (one if isinstance(one, list | tuple) else [one])]
+    flat = [item for one in args for item in (one if isinstance(one, (list, tuple)) else [one])]
     return next(item for item in flat if isinstance(item, OutsideRows))
 
 

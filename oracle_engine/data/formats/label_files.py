@@ -86,7 +86,7 @@ def _of_json(path: Path, text: str) -> list[Any] | dict[str, Any]:
         held = held["labels"]
     if isinstance(held, list) and held and all(isinstance(entry, list) and len(entry) == 2 for entry in held):
         held = {str(name): label for name, label in held}
-    if not isinstance(held, list | dict):
+    if not isinstance(held, (list, dict)):
         remedy = 'write [3, 1, ...], {"a.png": 3, ...} or {"labels": [["a.png", 3], ...]}'
         raise bad_file(path, "a list of labels or an object of names and labels", type(held).__name__, remedy)
     return held
@@ -122,7 +122,7 @@ def _numbered(path: Path, labels: Sequence[Any]) -> list[int]:
 
 def _whole(label: Any) -> bool:
     """Return whether a label is a whole number, also one in text."""
-    if isinstance(label, bool | float):
+    if isinstance(label, (bool, float)):
         return False
     try:
         int(label)

@@ -52,9 +52,9 @@ def read_pt(path: Path, key: str | None = None, *, labelled: bool = True) -> Sam
         return _of_dict(path, held, key, labelled)
     if key is not None:
         raise invalid("key", "names a tensor of a dict", f"{key!r} for {path}, a {type(held).__name__}", "leave it out")
-    if isinstance(held, tuple | list) and len(held) == 2 and isinstance(held[1], Tensor) and held[1].ndim == 1:
+    if isinstance(held, (tuple, list)) and len(held) == 2 and isinstance(held[1], Tensor) and held[1].ndim == 1:
         return samples_of(held[0], held[1] if labelled else None, path)
-    if isinstance(held, tuple | list) and held and all(isinstance(item, Tensor) for item in held):
+    if isinstance(held, (tuple, list)) and held and all(isinstance(item, Tensor) for item in held):
         with reading(path, "tensors of one shape"):
             return samples_of(torch.stack(list(held)), None, path)
     return samples_of(held, None, path)

@@ -39,7 +39,7 @@ class Normalisation:
     multiplier: float = 1.0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.multiplier, float | int):
+        if not isinstance(self.multiplier, (float, int)):
             remedy = "pass a number, such as 0.18215"
             raise invalid("normalisation", "must have a number as multiplier", repr(self.multiplier), remedy)
         if not all(0.0 < value < math.inf for value in (*_numbers(self.std), self.multiplier)):

@@ -86,7 +86,7 @@ def _of_denoiser(model: Any, engine: OracleEngine) -> VelocityFunction:
 
 def _tensor(output: Any) -> Tensor:
     """Return the tensor in what a model returned: itself, the first of several, or `.sample`."""
-    held = output[0] if isinstance(output, tuple | list) else getattr(output, "sample", output)
+    held = output[0] if isinstance(output, (tuple, list)) else getattr(output, "sample", output)
     if not isinstance(held, Tensor):
         found = type(output).__name__
         raise invalid("model", "must return a tensor, a tuple or an object with .sample", found, "wrap the model")

@@ -145,7 +145,7 @@ def _from_facts(cls: type[StageReport], facts: Mapping[str, Any]) -> StageReport
 def _number(value: Any) -> Any:
     """Return a number, numbers or None. Raises TypeError for anything else."""
     parts = value if isinstance(value, tuple) else (value,)
-    if not all(part is None or (isinstance(part, int | float) and not isinstance(part, bool)) for part in parts):
+    if not all(part is None or (isinstance(part, (int, float)) and not isinstance(part, bool)) for part in parts):
         raise TypeError(f"one with {value!r} in place of a number")
     return value
 
