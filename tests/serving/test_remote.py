@@ -81,7 +81,8 @@ def test_arrays_come_back_as_arrays(remote: RemoteOracle) -> None:
 
 def test_copies_and_pickles_ask_the_same_server(server: Server, remote: RemoteOracle) -> None:
     model = adapters.VelocityModel(remote, "sit")
-    for other in (copy.deepcopy(model).engine, pickle.loads(pickle.dumps(remote))):
+    others: list[Any] = [copy.deepcopy(model).engine, pickle.loads(pickle.dumps(remote))]
+    for other in others:
         assert other is not remote
         assert_close(other.velocity(X, TIMES), ENGINE.velocity(X, TIMES), "bar")
         other.close()
