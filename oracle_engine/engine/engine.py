@@ -24,7 +24,7 @@ from ..data.load import load_dataset
 from ..data.sharded import rows_here, rows_like
 from ..kernels.screens import SharedProducts
 from ..paths.paths import Path as ProbabilityPath
-from ..paths.paths import resolve_path
+from ..paths.paths import check_derivatives, resolve_path
 from ..queries.builder import RequestBuilder
 from ..queries.conditions import Conditions, Guidance
 from ..queries.modes import Auto, Budget, Mode, resolve_mode
@@ -110,6 +110,7 @@ class OracleEngine(Oracle, torch.nn.Module):
         self._wished_residency = Wish.of(resident, memory)
         self.data, self.residency = self._wished_residency.granted(data, device)
         self.path = resolve_path(path)
+        check_derivatives(self.path)
         self._wished_backend = backend
         self.backend, self.backend_reason = self._resolved(backend)
         self.precision = resolve_precision(precision, self.backend)
