@@ -229,7 +229,7 @@ class OracleEngine(Oracle, torch.nn.Module):
 
     def trajectory(
         self,
-        x: Float[Tensor, "B ..."],
+        x: Any,
         t: Numbers = 0.0,
         *,
         labels: Numbers | None = None,
@@ -244,11 +244,13 @@ class OracleEngine(Oracle, torch.nn.Module):
         """
         conditions = Conditions(labels, guidance)
         self._check_capture("trajectory", conditions)
-        refuse_transforms("trajectory", x, t)
-        request = self.request_builder.request(x, t, conditions)
+        points: Any = lent(x, self.data.device) if is_foreign(x) else x
+        refuse_transforms("trajectory", points, t)
+        request = self.request_builder.request(points, t, conditions)
         useful = isinstance(self.mode, Auto) and self.index is not None and self.index.uses_shared_products
         point = request.query(self.data).point
-        return Trajectory(self._follow, SharedProducts.of(self.data.rows, point) if useful else None, conditions)
+        shared_products = SharedProducts.of(self.data.rows, point) if useful else None
+        return Trajectory(self._follow, shared_products, conditions, self.data.device)
 
     def _follow(
         self, name: str, x: Tensor, t: Numbers, conditions: Conditions, shared_products: SharedProducts | None
