@@ -353,17 +353,33 @@ def _second_slopes(path: Path, times: Float64[Tensor, "B"]) -> list[Float64[Tens
         try:
             at = coefficients(path, moving)
         except (RuntimeError, TypeError) as error:
-            raise _not_differentiable(path, type(error).__name__) from error
+            raise not_differentiable(path, type(error).__name__) from error
         found = [_elementwise(part.sum(), [moving])[0] for part in (at.d_alpha_t, at.d_sigma_t)]
     # a slope without a graph must be constant: compare with another time, whichever this one is
     other = coefficients(path, torch.where(times < 0.5, times + 0.37, times - 0.37))
     for part, elsewhere in ((at.d_alpha_t, other.d_alpha_t), (at.d_sigma_t, other.d_sigma_t)):
         if not part.requires_grad and not torch.allclose(part, elsewhere, rtol=1e-6, atol=0.0):
-            raise _not_differentiable(path, "coefficients without a graph")
+            raise not_differentiable(path, "coefficients without a graph")
     return found
 
 
-def _not_differentiable(path: Path, found: str) -> InputError:
+def seen_in_time(path: Path) -> bool:
+    """Return whether autograd sees how the coefficients of a path and their slopes change in t, at three times."""
+    times = torch.tensor([0.2, 0.5, 0.8], dtype=torch.float64)
+    try:
+        _second_slopes(path, times)
+    except InputError:
+        return False
+    with recorded():
+        moving = times.requires_grad_()
+        at = coefficients(path, moving)
+        pairs = ((at.alpha_t, at.d_alpha_t), (at.sigma_t, at.d_sigma_t))
+        # schedules of other libraries may be made in single precision
+        return all(torch.allclose(_elementwise(one.sum(), [moving])[0], slope, 1e-3, 1e-5) for one, slope in pairs)
+
+
+def not_differentiable(path: Path, found: str) -> InputError:
+    """Return the error about a path whose coefficients autograd cannot follow in t, of which `found` says why."""
     wanted = "must be differentiable for a derivative of the velocity in t"
     return invalid(
         "path", wanted, f"{found} of {path!r}", "compute its coefficients with torch operations on t, or detach t"

@@ -6,19 +6,36 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from os import PathLike
+from typing import NamedTuple
 
 import torch
+from torch.utils.checkpoint import checkpoint
 
-from ..base.arrays import Float, Float64, Int64, Numbers, Tensor, check_floating, check_shape, integers
+from ..base.arrays import Float, Float64, Int64, Numbers, Tensor, check_floating, check_shape, integers, reals
+from ..base.checked import required
 from ..base.errors import invalid
+from ..base.transforms import transformed
 from ..data.latents.files import read_moments
 from ..data.latents.latents import Normalisation
-from ..paths.paths import Coefficients, Path, check_derivatives, coefficients, resolve_path, resolve_times
+from ..paths.paths import (
+    Coefficients,
+    Path,
+    check_derivatives,
+    coefficients,
+    one_per_query,
+    resolve_path,
+    resolve_times,
+)
 from ..queries.builder import NO_NOISE
+from .autograd import differentiable
+from .derivatives import not_differentiable, seen_in_time
 
 # values of a block of queries and samples, and the queries of a block
 PAIR_VALUES = 1 << 22
 PAIR_QUERIES = 64
+# values of a block where autograd keeps a graph between blocks: above 32 MiB memory is given back to the system, where
+# smaller blocks leave holes between what is kept
+GRAPH_VALUES = 1 << 23
 
 
 @dataclass(frozen=True)
@@ -28,6 +45,16 @@ class _Answer:
     mean: Float64[Tensor, "B D"]
     pull: Float64[Tensor, "B D"]
     log_density: Float64[Tensor, "B"]
+
+
+class _Sums(NamedTuple):
+    """Weighted sums over the samples that b queries have met: weights are exp(logit - top), met says of how many."""
+
+    top: Float64[Tensor, "b"]
+    total: Float64[Tensor, "b"]
+    met: Float64[Tensor, "b"]
+    mean: Float64[Tensor, "b D"]
+    pull: Float64[Tensor, "b D"]
 
 
 class PointGaussians:
@@ -43,6 +70,9 @@ class PointGaussians:
     gamma_i = softmax_i(-1/2 sum (x - alpha mu_i)^2 / V_i - 1/2 sum log V_i) and
     E[X | x] = sum_i gamma_i (mu_i + alpha s_i^2 / V_i (x - alpha mu_i)). With one width for all samples this is
     OracleEngine(data, point_std=s), which is many times faster.
+
+    Answers are differentiable in x and t to any order, also by torch.func; means and widths are constants. A block is
+    computed again for a derivative, so that memory stays that of an answer; inside of torch.func all blocks are kept.
 
     Raises InputError for other shapes, widths below 0, numbers that are not finite, and as OracleEngine for the path.
     Computed by direct differences in float64, in blocks; costs about 10 B N D operations an answer.
@@ -70,6 +100,7 @@ class PointGaussians:
             raise invalid("stds", requirement, list(stds.shape), "pass standard deviations, not their logarithms")
         self.sample_shape, self.path = tuple(means.shape[1:]), resolve_path(path)
         check_derivatives(self.path)
+        self._seen_in_time = seen_in_time(self.path)
         self._means = means.detach().double().reshape(len(means), -1)
         self._variances = stds.detach().to(means.device).double().square().reshape(len(means), -1)
         self._labels = None if labels is None else _checked_labels(labels, len(means), means.device)
@@ -158,20 +189,16 @@ class PointGaussians:
     def _like(self, values: Float64[Tensor, "B D"], x: Tensor) -> Tensor:
         return values.reshape(x.shape).to(x.dtype)
 
-    @torch.no_grad()
     def _answer(self, x: Tensor, t: Numbers, labels: Numbers | None) -> tuple[Coefficients, _Answer]:
         """Return the posterior of checked queries, and the path at their times."""
         check_floating("x", x)
         check_shape("x", x, self.sample_shape)
         if x.device != self._means.device:
             raise invalid("x", f"must be on {self._means.device}, like the samples", x.device, "move x there")
-        points = x.detach().double().reshape(len(x), -1)
-        at = coefficients(self.path, resolve_times(t, len(x), None, x.device))
+        points = x.double().reshape(len(x), -1)
+        at = coefficients(self.path, self._times(t, x))
         least = at.alpha_t.square() * self._variances.min() + at.sigma_t.square()
-        if not bool((least > NO_NOISE).all()):
-            raise invalid(
-                "t", "must leave some noise or width", "a time without either", "stop before the end, at 0.999"
-            )
+        required(least, least > NO_NOISE, "t", "must leave some noise or width", "stop before the end, at 0.999")
         classes = self._classes(labels, len(x), x.device)
         parts = []
         for start in range(0, len(x), PAIR_QUERIES):
@@ -190,35 +217,82 @@ class PointGaussians:
         sigma: Float64[Tensor, "b"],
         classes: Int64[Tensor, "b"] | None,
     ) -> _Answer:
-        """Return the answer of a few queries by one pass over the samples, with running maxima."""
+        """Return the answer of a few queries by passes over the samples."""
+        # hooks of saved tensors and torch.func exclude each other
+        again = differentiable(x, alpha, sigma) and not transformed()
         top = torch.full_like(alpha, -math.inf)
-        total, count = torch.zeros_like(alpha), torch.zeros_like(alpha)
-        mean, pull = torch.zeros_like(x), torch.zeros_like(x)
-        scale = alpha[:, None, None]
-        for rows in self._spans(x.numel()):
-            means, widths = self._means[rows], self._variances[rows]
-            variance = scale.square() * widths + sigma.square()[:, None, None]
-            gap = x[:, None] - scale * means
-            share = gap / variance
-            wide = variance.log().sum(2) * (x.shape[1] / variance.shape[2])
-            logits = -0.5 * ((gap * share).sum(2) + wide)
-            counted = torch.ones_like(logits, dtype=torch.bool)
-            if classes is not None and self._labels is not None:
-                counted = (classes[:, None] < 0) | (self._labels[rows] == classes[:, None])
-            logits = logits.masked_fill(~counted, -math.inf)
-            best = torch.maximum(top, logits.amax(1))
-            # no sample of the class has been met yet: nothing is weighed
-            safe = torch.where(best > -math.inf, best, 0.0)
-            kept, weights = (top - safe).exp(), (logits - safe[:, None]).exp()
-            total, count = kept * total + weights.sum(1), count + counted.sum(1)
-            moved = torch.einsum("bn,bnd->bd", weights, share)
-            inside = torch.einsum("bn,bnd->bd", weights, means + scale * widths * share)
-            mean, pull, top = kept[:, None] * mean + inside, kept[:, None] * pull + moved, best
-        density = top + total.log() - count.log() - 0.5 * x.shape[1] * math.log(2.0 * math.pi)
+        if again:
+            # with the final shift nothing of a block has to be kept
+            with torch.no_grad():
+                top = self._summed(top, x, alpha, sigma, classes, again=False).top
+        top, total, met, mean, pull = self._summed(top, x, alpha, sigma, classes, again=again)
+        density = top + total.log() - met.log() - 0.5 * x.shape[1] * math.log(2.0 * math.pi)
         return _Answer(mean / total[:, None], pull / total[:, None], density)
 
-    def _spans(self, values: int) -> Iterator[slice]:
-        size = max(1, PAIR_VALUES // max(1, values))
+    def _summed(
+        self,
+        top: Float64[Tensor, "b"],
+        x: Float64[Tensor, "b D"],
+        alpha: Float64[Tensor, "b"],
+        sigma: Float64[Tensor, "b"],
+        classes: Int64[Tensor, "b"] | None,
+        *,
+        again: bool,
+    ) -> _Sums:
+        """Return sums over all samples. top: as large as known. again: whether derivatives compute each block anew."""
+        none, zeros = torch.zeros_like(alpha), torch.zeros_like(x)
+        sums = _Sums(top, none, none, zeros, zeros)
+        for rows in self._spans(x.numel(), GRAPH_VALUES if again else PAIR_VALUES):
+            arguments = (sums.top, x, alpha, sigma, classes, rows)
+            if again:
+                part = _Sums(*checkpoint(self._part, *arguments, use_reentrant=False, preserve_rng_state=False))
+            else:
+                part = self._part(*arguments)
+            sums = _joined(sums, part)
+        return sums
+
+    def _part(
+        self,
+        top: Float64[Tensor, "b"],
+        x: Float64[Tensor, "b D"],
+        alpha: Float64[Tensor, "b"],
+        sigma: Float64[Tensor, "b"],
+        classes: Int64[Tensor, "b"] | None,
+        rows: slice,
+    ) -> _Sums:
+        """Return the sums over some rows, whose top is `top` or a larger logit of theirs."""
+        means, widths, scale = self._means[rows], self._variances[rows], alpha[:, None, None]
+        variance = scale.square() * widths + sigma.square()[:, None, None]
+        gap = x[:, None] - scale * means
+        share = gap / variance
+        wide = variance.log().sum(2) * (x.shape[1] / variance.shape[2])
+        logits = -0.5 * ((gap * share).sum(2) + wide)
+        counted = torch.ones_like(logits, dtype=torch.bool)
+        if classes is not None and self._labels is not None:
+            counted = (classes[:, None] < 0) | (self._labels[rows] == classes[:, None])
+        logits = logits.masked_fill(~counted, -math.inf)
+        # answers do not depend on what exponents are shifted by, so that it is a constant for derivatives
+        best = torch.maximum(top, logits.detach().amax(1))
+        weights = (logits - _shift(best)[:, None]).exp()
+        return _Sums(
+            top=best,
+            total=weights.sum(1),
+            met=counted.sum(1).double(),
+            mean=torch.einsum("bn,bnd->bd", weights, means + scale * widths * share),
+            pull=torch.einsum("bn,bnd->bd", weights, share),
+        )
+
+    def _times(self, t: Numbers, x: Tensor) -> Float64[Tensor, "B"]:
+        """Return one checked time for each query, with its derivative. Raises InputError where the path has none."""
+        times = resolve_times(t, len(x), None, x.device)
+        if not isinstance(t, Tensor) or not (differentiable(t) or transformed()):
+            return times
+        if not self._seen_in_time:
+            raise not_differentiable(self.path, "coefficients without a graph")
+        return one_per_query(reals("t", t, x.device), len(x))
+
+    def _spans(self, values: int, block: int) -> Iterator[slice]:
+        size = max(1, block // max(1, values))
         for start in range(0, len(self), size):
             yield slice(start, start + size)
 
@@ -237,6 +311,23 @@ class PointGaussians:
                 "labels", f"must be {count} classes with samples, or -1", found, "name classes of the samples"
             )
         return named
+
+
+def _joined(sums: _Sums, part: _Sums) -> _Sums:
+    """Return the sums over what both have met; the top of `part` is the larger one."""
+    kept = (sums.top - _shift(part.top)).exp()
+    return _Sums(
+        top=part.top,
+        total=kept * sums.total + part.total,
+        met=sums.met + part.met,
+        mean=kept[:, None] * sums.mean + part.mean,
+        pull=kept[:, None] * sums.pull + part.pull,
+    )
+
+
+def _shift(top: Float64[Tensor, "b"]) -> Float64[Tensor, "b"]:
+    """Return `top`, and 0 where no sample of the class has been met yet: nothing is weighed there."""
+    return torch.where(top > -math.inf, top, 0.0)
 
 
 def _checked_labels(labels: Numbers, count: int, device: torch.device) -> Int64[Tensor, "N"]:

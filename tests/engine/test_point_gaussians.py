@@ -19,7 +19,12 @@ from oracle_engine import (
     samplers,
 )
 from oracle_engine.engine import point_gaussians
-from oracle_engine.paths.paths import PATHS, coefficients, resolve_path
+from oracle_engine.paths.paths import PATHS, Coefficients, coefficients, resolve_path
+
+# torch itself uses it where derivatives are taken forward
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+
+ANSWERS = ("velocity", "denoiser", "noise", "score", "log_density")
 
 TIMES = torch.tensor([0.02, 0.3, 0.6, 0.9, 0.999], dtype=torch.float64)
 
@@ -98,6 +103,80 @@ def test_widths_keep_noise_until_the_end_and_runs_follow_it(generator: torch.Gen
     moments = torch.cat([means[:, :, None], stds[:, :, None] + 0.1], 1)
     found = PointGaussians.from_moments(moments, scale=0.5).denoiser(x[:, :, None], TIMES)
     assert_close(found[:, :, 0], PointGaussians(0.5 * means, 0.5 * stds + 0.05).denoiser(x, TIMES), "float64")
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+@pytest.mark.parametrize("diagonal", [True, False])
+def test_derivatives_agree_with_differences(
+    name: str, diagonal: bool, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    means, stds, x = drawn(generator, diagonal=diagonal)
+    # several blocks of samples, in some of which a class has none
+    monkeypatch.setattr(point_gaussians, "PAIR_VALUES", 150)
+    monkeypatch.setattr(point_gaussians, "GRAPH_VALUES", 150)
+    oracle = PointGaussians(means, stds, torch.arange(30) // 10, path="gvp")
+    labels = torch.tensor([2, -1])
+
+    def answer(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = getattr(oracle, name)(x, t, labels=labels)
+        return found
+
+    inputs = x[:2].clone().requires_grad_(), TIMES[1:3].clone().requires_grad_()
+    assert torch.autograd.gradcheck(answer, inputs)
+    if name in ("score", "log_density"):
+        assert torch.autograd.gradgradcheck(answer, inputs)
+
+
+def test_equal_widths_have_the_derivatives_of_the_engine(generator: torch.Generator) -> None:
+    means, _, x = drawn(generator)
+    engine = OracleEngine(OracleDataset(means), point_std=0.3)
+    oracle = PointGaussians(means, torch.full((30,), 0.3))
+    times = TIMES.clone().requires_grad_()
+    for name in ANSWERS:
+        found, wanted = (
+            torch.autograd.grad(getattr(one, name)(x.requires_grad_(), times).square().sum(), (x, times))
+            for one in (oracle, engine)
+        )
+        for part, its in zip(found, wanted, strict=True):
+            assert_close(part, its, "derivative")
+
+
+def test_transforms_take_the_derivatives_of_autograd(generator: torch.Generator) -> None:
+    means, stds, x = drawn(generator)
+    oracle, tangent = PointGaussians(means, stds), torch.randn(5, 2, 3, generator=generator, dtype=torch.float64)
+    points, times = x.clone().requires_grad_(), TIMES.clone().requires_grad_()
+    by_x, by_t = torch.autograd.grad((oracle.velocity(points, times) * tangent).sum(), (points, times))
+    found = torch.func.grad(lambda x, t: (oracle.velocity(x, t) * tangent).sum(), (0, 1))(x, TIMES)
+    assert_close(found[0], by_x, "float64")
+    assert_close(found[1], by_t, "float64")
+    change = torch.func.jvp(lambda t: oracle.velocity(x, t), (TIMES,), (torch.ones_like(TIMES),))[1]
+    assert_close((change * tangent).flatten(1).sum(1), by_t, "float64")
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(TIMES, torch.ones_like(TIMES))
+        forward = torch.autograd.forward_ad.unpack_dual(oracle.velocity(x, dual)).tangent
+    assert forward is not None
+    assert_close(forward, change, "float64")
+    one_by_one = torch.vmap(lambda x, t: oracle.velocity(x[None], t)[0])(x, TIMES)
+    assert_close(one_by_one, oracle.velocity(x, TIMES), "float64")
+
+
+class Blind:
+    """Rectified flow whose coefficients autograd does not see."""
+
+    def __call__(self, t: torch.Tensor) -> Coefficients:
+        t = t.detach()
+        return Coefficients(t, 1.0 - t, torch.ones_like(t), -torch.ones_like(t))
+
+
+def test_a_path_that_autograd_cannot_follow_has_no_derivative_in_t(generator: torch.Generator) -> None:
+    means, stds, x = drawn(generator)
+    oracle = PointGaussians(means, stds, path=Blind())
+    points = x.clone().requires_grad_()
+    (by_x,) = torch.autograd.grad(oracle.velocity(points, TIMES).sum(), points)
+    (wanted,) = torch.autograd.grad(PointGaussians(means, stds).velocity(points, TIMES).sum(), points)
+    assert torch.equal(by_x, wanted)
+    with pytest.raises(InputError, match=r"`path` must be differentiable .* compute its coefficients with torch"):
+        oracle.velocity(x, TIMES.clone().requires_grad_())
 
 
 def test_what_cannot_be_used_is_refused(generator: torch.Generator, unchecked: None) -> None:
