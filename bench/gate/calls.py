@@ -39,8 +39,6 @@ MOST = {"device_calls": 60.0, "waits": 1.0, "compilations": 2.0}
 
 # calls that ask for more
 MORE = {
-    # one scan of the classes, and one of everything
-    "some without a class": {"device_calls": 62.0},
     # the host decides at every level which queries go on
     "search": {"device_calls": 155.0, "waits": 11.0},
 }

@@ -98,10 +98,12 @@ def _opened(
             metadata = file.metadata
             tensors = read(file) if metadata.get("kind") == kind else {}
     except ValueError as error:
-        raise bad_file(path, f"a {kind} file", f"{error}", "write it again; it is damaged or incomplete") from None
+        raise bad_file(
+            path, f"a file of kind {kind!r}", f"{error}", "write it again; it is damaged or incomplete"
+        ) from None
     if metadata.get("kind") != kind:
         remedy = "name a file of this kind, or write it again"
-        raise bad_file(path, f"a {kind} file", f"kind {metadata.get('kind')!r}", remedy)
+        raise bad_file(path, f"a file of kind {kind!r}", f"kind {metadata.get('kind')!r}", remedy)
     if not {"facts", "checksum"} <= metadata.keys():
         raise bad_file(path, "facts and a checksum", f"{sorted(metadata)}", "write it again; it is damaged")
     return tensors, metadata

@@ -36,16 +36,17 @@ def is_foreign(x: Any) -> bool:
     return not isinstance(x, Tensor) and (isinstance(x, np.ndarray) or hasattr(x, "__dlpack__"))
 
 
-def lent(x: Any, device: torch.device, name: str = "x") -> Tensor:
-    """Return an array of another library as a tensor on `device`.
+def lent(x: Any, device: torch.device | None, name: str = "x") -> Tensor:
+    """Return an array of another library as a tensor on `device`, or where it is for None.
 
     x: the array; NumPy's are copied, others share their memory where they are on that device. name: the parameter that
     errors name. Raises InputError where torch cannot take it.
     """
     if isinstance(x, np.ndarray):
-        return on_device(x, device, name)
+        return on_device(x, device or torch.device("cpu"), name)
     try:
-        return from_dlpack(x).to(device)
+        held: Tensor = from_dlpack(x)
+        return held if device is None else held.to(device)
     except (BufferError, RuntimeError, TypeError, ValueError, AttributeError) as error:
         found = f"{type(x).__name__} ({str(error).splitlines()[0]})"
         raise invalid(name, "must be an array that torch can take by DLPack", found, "pass a tensor") from error
@@ -57,21 +58,30 @@ def answered_alike(x: Any, device: torch.device, answer: Callable[[Tensor], Tens
     x: the array, for which :func:`is_foreign` holds. device: where the answer is computed. answer: of a tensor.
     Raises InputError where torch cannot take it, or where its library takes no answer.
     """
+    given, back = there_and_back(x, device)
+    return back(answer(given))
+
+
+def there_and_back(x: Any, device: torch.device | None, name: str = "x") -> tuple[Tensor, Callable[[Tensor], Any]]:
+    """Return an array of another library as a tensor, and what makes an array like it, where it is, of a tensor.
+
+    x, device, name: as in :func:`lent`; errors as of :func:`answered_alike`.
+    """
     if isinstance(x, np.ndarray):
-        return answer(lent(x, device)).detach().cpu().numpy()
-    back = _from_dlpack(x)
-    given = lent(x, device)
+        return lent(x, device, name), lambda answer: answer.detach().cpu().numpy()
+    back = _from_dlpack(x, name)
+    given = lent(x, device, name)
     home = from_dlpack(x).device
-    return back(answer(given).detach().to(home).contiguous())
+    return given, lambda answer: back(answer.detach().to(home).contiguous())
 
 
-def _from_dlpack(x: Any) -> Callable[[Any], Any]:
+def _from_dlpack(x: Any, name: str) -> Callable[[Any], Any]:
     """Return what makes an array of the library of `x` of a tensor."""
     spaces = [x.__array_namespace__()] if hasattr(x, "__array_namespace__") else []
     spaces.append(sys.modules.get(type(x).__module__.partition(".")[0]))
     found = next((space.from_dlpack for space in spaces if hasattr(space, "from_dlpack")), None)
     if found is None:
         kind = f"{type(x).__module__}.{type(x).__name__}"
-        raise invalid("x", "must be of a library with from_dlpack", kind, "pass torch.from_dlpack(x)")
+        raise invalid(name, "must be of a library with from_dlpack", kind, f"pass torch.from_dlpack({name})")
     made: Callable[[Any], Any] = found
     return made

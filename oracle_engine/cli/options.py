@@ -34,7 +34,11 @@ class Parser(argparse.ArgumentParser):
         args: the arguments, None for those of the process. namespace: to which they are added, None for an empty one.
         """
         given = None if args is None else self._with_action(_joined(args))
-        return super().parse_known_args(given, namespace)
+        found, unknown = super().parse_known_args(given, namespace)
+        if unknown and " " in self.prog:
+            # by the command, whose --help has those that it takes
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return found, unknown
 
     def _with_action(self, arguments: list[str]) -> list[str]:
         named = not arguments or arguments[0] in ("-h", "--help", *self.actions)

@@ -84,7 +84,7 @@ def chosen_labels(arguments: Namespace) -> list[int] | None:
     return None if given is None else [given[run % len(given)] for run in range(arguments.draw)]
 
 
-def draw_run(arguments: Namespace) -> tuple[OracleEngine, Run]:
+def draw_run(arguments: Namespace) -> tuple[OracleEngine, Run[Tensor]]:
     """Return the engine that the arguments describe, and --draw runs of it from noise to data.
 
     arguments: of `oracle-engine sample`.
@@ -105,7 +105,7 @@ def draw_run(arguments: Namespace) -> tuple[OracleEngine, Run]:
         return engine, sample(engine, x, times, progress=progress, **options)
 
 
-def land(engine: OracleEngine, run: Run) -> Landing:
+def land(engine: OracleEngine, run: Run[Tensor]) -> Landing:
     """Return where a run ended, by one pass over the data.
 
     engine: of the run, whose samples are searched. run: its end is compared with the samples.
@@ -119,7 +119,7 @@ def land(engine: OracleEngine, run: Run) -> Landing:
     return Landing(index, distance, engine.data.variance_per_dim**0.5)
 
 
-def run_facts(engine: OracleEngine, run: Run, landing: Landing) -> dict[str, Any]:
+def run_facts(engine: OracleEngine, run: Run[Tensor], landing: Landing) -> dict[str, Any]:
     """Return what was computed, as plain values that json can write.
 
     engine: of the run. run: what is described. landing: where it ended, as :func:`land` returns.
@@ -135,7 +135,7 @@ def run_facts(engine: OracleEngine, run: Run, landing: Landing) -> dict[str, Any
     }
 
 
-def write_run(arguments: Namespace, engine: OracleEngine, run: Run) -> list[str]:
+def write_run(arguments: Namespace, engine: OracleEngine, run: Run[Tensor]) -> list[str]:
     """Return the names of the files that are written: the numbers to --save, and the picture to --out.
 
     arguments: with `save`, `out`, `no_figure` and `seed`. engine: its data give the colours or the plane of the

@@ -5,7 +5,8 @@ from __future__ import annotations
 import ipaddress
 import os
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from socket import socket
 
 from ..base.errors import invalid, missing
 from ..serving.limits import MIB, Limits
@@ -18,9 +19,9 @@ TOKEN = "ORACLE_TOKEN"
 def serve(arguments: Namespace) -> None:
     """Listen until a signal.
 
-    arguments: of `oracle-engine serve`. Raises InputError for an address that needs a token, for limits that cannot be
-    and for models that cannot be made, MissingDependencyError without the libraries of the server, OSError where the
-    address cannot be listened at.
+    arguments: of `oracle-engine serve`. Raises InputError for an address that needs a token, for limits that cannot be,
+    for an address that cannot be listened at and for models that cannot be made, MissingDependencyError without the
+    libraries of the server.
     """
     from ..serving import create_app
 
@@ -33,13 +34,22 @@ def serve(arguments: Namespace) -> None:
     check_address(arguments.host, arguments.open, token)
     limits = limits_of(arguments)
     ending = Ending(arguments.lame_duck, arguments.grace)
-    with listener(arguments.host, arguments.port) as place:
+    with _listening(listener, arguments.host, arguments.port) as place:
         engines = named_engines(arguments)
         models = {name: Model(name, engine, limits, guidance) for name, (engine, guidance) in engines.items()}
         app = create_app(models, limits, token)
         words = first_words(f"http://{_shown(arguments.host)}:{place.getsockname()[1]}", models, token)
         options = {"log_level": arguments.log_level, "connections": arguments.max_connections}
         run(app, place, ending=ending, started=lambda: print(words, flush=True), **options)
+
+
+def _listening(listener: Callable[[str, int], socket], host: str, port: int) -> socket:
+    """Return what `listener` returns. Raises InputError where the address cannot be listened at."""
+    try:
+        return listener(host, port)
+    except OSError as error:
+        found, remedy = f"{host}:{port} ({error.strerror or error})", "pass another one, or 0 for any that is free"
+        raise invalid("--port", "must be free, and --host an address of this machine", found, remedy) from error
 
 
 def check_address(host: str, everybody: bool, token: str | None) -> None:

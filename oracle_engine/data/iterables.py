@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from operator import index, length_hint
 from typing import Any
 
 import numpy as np
 import torch
 
-from ..base.arrays import Tensor
+from ..base.arrays import Int64, Tensor
 from ..base.errors import invalid
 from ..base.progress import progress_bar
 from .pictures import CHANNELS, PictureForm, is_picture_item, picture_array
-from .samples import Samples, problem, samples_of, tensor_of
+from .samples import Choice, Samples, problem, samples_of, tensor_of
 
 # names under which rows hold the sample, and its label, in the order in which they are looked for
 SAMPLE_NAMES = ("image", "img", "pixel_values", "x", "sample", "latent", "latents", "jpg", "png", "webp", "jpeg", "npy")
@@ -46,6 +46,43 @@ def read_iterable(source: Any, form: PictureForm | None = None) -> Samples:
             if number % REPORTED == 0 and table.hint:
                 progress(number, table.hint)
     return table.samples()
+
+
+def read_some(
+    source: Any, form: PictureForm, choose: Callable[[int], Int64[Tensor, "n"]]
+) -> tuple[Samples, Choice] | None:
+    """Return some samples of an object that is indexed, and which; of the others only item 0 is read, for the shape.
+
+    source, form: as in :func:`read_iterable`, which raises the same errors. choose: returns which to read, ascending,
+        for the number of all. Returns None for a source whose items are not samples that an index finds.
+    """
+    if not _is_indexed(source) or len(source) == 0:
+        return None
+    table = _Table(form, 1)
+    table.add(source[0], "source[0]", 0, False)
+    if len(table.labels) != 1:
+        return None
+    rows = choose(len(source))
+    rest = [number for number in rows.tolist() if number > 0]
+    table.hint = len(rest) + 1
+    with progress_bar("reading samples") as progress:
+        for done, number in enumerate(rest):
+            table.add(source[number], f"source[{number}]", number, False)
+            if done % REPORTED == 0:
+                progress(done, len(rest))
+    if len(table.labels) != len(rest) + 1:
+        return None
+    found, first = table.samples(), len(rest) + 1 - len(rows)
+    labels = None if found.labels is None else found.labels[first:]
+    return Samples(found.points[first:], labels), Choice(rows, len(source))
+
+
+def _is_indexed(source: Any) -> bool:
+    """Return whether an index finds the items that come in turn, as far as the kind of the source tells."""
+    indexed = hasattr(source, "__len__") and hasattr(source, "__getitem__")
+    return indexed and (
+        isinstance(source, Sequence) or not isinstance(source, Iterable) or hasattr(source, "__getitems__")
+    )
 
 
 class _Table:

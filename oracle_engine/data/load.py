@@ -21,15 +21,15 @@ from .builtin import BUILTINS, load_builtin
 from .checks import checked_weights, first_non_finite
 from .dataset import OracleDataset
 from .formats import Pictures, open_path, read_labels, read_npy
-from .iterables import read_iterable
+from .iterables import read_iterable, read_some
 from .labels import by_label
 from .latents.files import latent_format
 from .latents.latents import load_as_stored
 from .packs.manifest import Manifest
 from .packs.packed import PackedFolder
-from .picture_cache import POINTS, cached_pictures
+from .picture_cache import POINTS, cached_pictures, chosen_pictures
 from .pictures import PictureForm
-from .samples import Samples, labels_of, problem, samples_of
+from .samples import Choice, Samples, labels_of, problem, samples_of
 from .values import ValueMap, float_map
 
 _KINDS = "the name of a built-in set, a path, a tensor, an array or an iterable of samples"
@@ -54,8 +54,9 @@ class _Asked:
 class _Found:
     """What a source holds: samples or a packed folder, the name of the set, and what else is known of it.
 
-    labels: returns those that come with the samples, or None. origin: what the source was taken for, in words, or "".
-    names: of the samples, or None. own_map: from the stored numbers to values, or None.
+    labels: returns those that come with the samples that are held, or None. origin: what the source was taken for, in
+    words, or "". names: of all samples of the source, or None. own_map: from the stored numbers to values, or None.
+    choice: which samples are held where that was decided before they were read, or None.
     """
 
     held: Samples | PackedFolder
@@ -64,6 +65,7 @@ class _Found:
     origin: str = ""
     names: Sequence[str] | None = None
     own_map: ValueMap | None = None
+    choice: Choice | None = None
 
 
 def load_dataset(
@@ -97,7 +99,8 @@ def load_dataset(
     storage: floating dtype to cast to, as in OracleDataset.
     folder: where the files of a built-in set are.
     count: how many samples to use, 1..N. "patches" draws that many; of anything else a random subset without
-        replacement is taken, in the order of the source, and its labels and weights with it.
+        replacement is taken, in the order of the source, and its labels and weights with it. Of pictures, and of data
+        sets that are indexed, the others are not decoded.
     seed: of that choice, an integer.
     size: height and width, one number or two, to which pictures are cropped about their centre and scaled; None keeps
         theirs, which have to be equal. gray: whether pictures get one channel.
@@ -172,8 +175,8 @@ def _read(source: Any, asked: _Asked) -> _Found:
     if isinstance(source, (str, os.PathLike)):
         return _read_path(source, asked)
     _refuse({"key": asked.key, "folder": asked.folder}, "samples in memory")
-    samples = _from_memory(source, asked.form)
-    return _Found(samples, "data", lambda: samples.labels)
+    samples, choice = _from_memory(source, asked)
+    return _Found(samples, "data", lambda: samples.labels, choice=choice)
 
 
 def _read_builtin(name: str, asked: _Asked) -> _Found:
@@ -198,21 +201,33 @@ def _read_path(source: str | os.PathLike[str], asked: _Asked) -> _Found:
     if not isinstance(held, Pictures):
         _refuse(asked.form.given, words)
         return _Found(held, name, lambda: held.labels, words)
+    return _of_pictures(held, asked, name, words)
+
+
+def _of_pictures(held: Pictures, asked: _Asked, name: str, words: str) -> _Found:
+    """Return what encoded pictures show."""
+    size = len(held.names)
+    if asked.count is not None and asked.count != size:
+        choice = Choice(choose_rows(size, asked.count, asked.seed), size)
+        points = chosen_pictures(held, asked.form, choice.rows)
+        return _Found(points, name, lambda: _rows_of(held.labels(), choice.rows), words, held.names, choice=choice)
     folder = cached_pictures(held, asked.form)
-    copied = asked.count is not None or asked.storage is not None
-    points = read_npy(folder.folder / POINTS) if copied else folder
-    return _Found(points, name, held.labels, words, held.names)
+    found = folder if asked.storage is None else read_npy(folder.folder / POINTS)
+    return _Found(found, name, held.labels, words, held.names)
 
 
-def _from_memory(source: Any, form: PictureForm) -> Samples:
-    """Return the samples of a tensor, an array or an iterable."""
+def _from_memory(source: Any, asked: _Asked) -> tuple[Samples, Choice | None]:
+    """Return the samples of a tensor, an array or an iterable, and which they are where only some were read."""
     if isinstance(source, (Tensor, np.ndarray)):
-        _refuse(form.given, "an array")
-        return samples_of(source, None, "source")
+        _refuse(asked.form.given, "an array")
+        return samples_of(source, None, "source"), None
     indexed = hasattr(source, "__len__") and hasattr(source, "__getitem__")
     if isinstance(source, (OracleDataset, Mapping)) or not (indexed or isinstance(source, Iterable)):
         raise invalid("source", f"must be {_KINDS}", type(source).__name__, "wrap the samples as one of these")
-    return read_iterable(source, form)
+    count, some = asked.count, None
+    if count is not None:
+        some = read_some(source, asked.form, lambda size: choose_rows(size, count, asked.seed))
+    return some or (read_iterable(source, asked.form), None)
 
 
 def _of_folder(found: _Found, asked: _Asked) -> OracleDataset:
@@ -233,13 +248,16 @@ def _of_folder(found: _Found, asked: _Asked) -> OracleDataset:
 
 def _of_samples(found: _Found, asked: _Asked, source: Any) -> OracleDataset:
     """Return the data set of samples, or of some of them."""
-    samples = found.held
+    samples, choice = found.held, found.choice
     assert isinstance(samples, Samples)
-    size, points, device = len(samples.points), samples.points, samples.points.device
+    points, device = samples.points, samples.points.device
+    size = len(points) if choice is None else choice.size
     labels = _labels(found, asked, size)
     labels = None if labels is None else labels.to(device)
     weights = None if asked.weights is None else _weights_of(asked.weights, size).to(device)
-    if asked.count is not None and asked.count != size:
+    if choice is not None:
+        weights = _rows_of(weights, choice.rows)
+    elif asked.count is not None and asked.count != size:
         rows = choose_rows(size, asked.count, asked.seed).to(device)
         points, labels, weights = points[rows], _rows_of(labels, rows), _rows_of(weights, rows)
     elif by_label(labels)[0] is not None:
@@ -258,8 +276,10 @@ def _labels(found: _Found, asked: _Asked, size: int) -> Int64[Tensor, "N"] | Non
     if asked.labels is None:
         return found.labels()
     if isinstance(asked.labels, (str, os.PathLike)):
-        return read_labels(Path(asked.labels).expanduser(), found.names, size)
-    return labels_of(asked.labels, size, "labels")
+        given = read_labels(Path(asked.labels).expanduser(), found.names, size)
+    else:
+        given = labels_of(asked.labels, size, "labels")
+    return given if found.choice is None else given[found.choice.rows]
 
 
 def _value_map(

@@ -12,14 +12,16 @@ from pathlib import Path
 
 import numpy as np
 
+from ..base.arrays import Int64, Tensor
 from ..base.errors import DataFileError, OracleError, invalid
 from ..base.progress import progress_bar
 from ..base.settings import cache_folder
-from .formats import Pictures
+from .formats import Pictures, read_npy
 from .packs.manifest import Manifest
 from .packs.pack import pack
 from .packs.packed import PackedFolder
 from .pictures import PictureForm, decode, shape_of
+from .samples import Samples
 
 # the one shard of the set
 POINTS = "points.npy"
@@ -40,7 +42,31 @@ def cached_pictures(pictures: Pictures, form: PictureForm) -> PackedFolder:
     Raises DataFileError for a picture that cannot be decoded, InputError where the cache cannot be written, and
     MissingDependencyError without Pillow.
     """
-    folder = cache_folder() / "pictures" / picture_key(pictures, form)
+    return _kept(_folder_of(picture_key(pictures, form)), pictures, form)
+
+
+def chosen_pictures(pictures: Pictures, form: PictureForm, rows: Int64[Tensor, "n"]) -> Samples:
+    """Return some pictures as samples, uint8 [n, C, H, W], without labels, in a file below the cache.
+
+    pictures, form: as in :func:`cached_pictures`, which raises the same errors. rows: which of them, ascending. Only
+    these are decoded, unless all were before; where they are grey, headers of others tell whether there are colours.
+    """
+    key = picture_key(pictures, form)
+    folder = _folder_of(key)
+    if _opened(folder) is not None:
+        points = read_npy(folder / POINTS).points
+        return Samples(points[rows])
+    digest = hashlib.blake2b(rows.numpy().tobytes(), digest_size=8).hexdigest()
+    some = _kept(_folder_of(f"{key}-{digest}"), pictures.some(rows.tolist()), form, pictures)
+    return read_npy(some.folder / POINTS)
+
+
+def _folder_of(key: str) -> Path:
+    return cache_folder() / "pictures" / key
+
+
+def _kept(folder: Path, pictures: Pictures, form: PictureForm, whole: Pictures | None = None) -> PackedFolder:
+    """Return the packed folder `folder`, which is written where there is none; `whole` as in :func:`shape_of`."""
     found = _opened(folder)
     if found is not None:
         return found
@@ -49,7 +75,7 @@ def cached_pictures(pictures: Pictures, form: PictureForm) -> PackedFolder:
         found = _opened(folder)
         if found is None:
             shutil.rmtree(folder, ignore_errors=True)
-            _write(pictures, form, folder)
+            _write(pictures, form, folder, whole)
             found = PackedFolder(folder, _manifest(folder))
     return found
 
@@ -102,7 +128,7 @@ def _manifest(folder: Path) -> Manifest:
     return found
 
 
-def _write(pictures: Pictures, form: PictureForm, folder: Path) -> None:
+def _write(pictures: Pictures, form: PictureForm, folder: Path, whole: Pictures | None) -> None:
     """Write the packed folder under a temporary name, and rename it."""
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     for left in folder.parent.glob(".*.partial"):
@@ -111,7 +137,7 @@ def _write(pictures: Pictures, form: PictureForm, folder: Path) -> None:
     name = pictures.where.name
     try:
         with progress_bar(f"looking at the pictures of {name}") as progress:
-            shape = (len(pictures.names), *shape_of(pictures, form, progress))
+            shape = (len(pictures.names), *shape_of(pictures, form, progress, whole))
         partial.mkdir(parents=True)
         _check_room(partial, int(np.prod(shape)))
         rows = np.lib.format.open_memmap(partial / POINTS, mode="w+", dtype=np.uint8, shape=shape)

@@ -96,15 +96,21 @@ def picture_array(image: Any, form: PictureForm, channels: int | None = None) ->
     return np.ascontiguousarray(array[None] if grey else array.transpose(2, 0, 1))
 
 
-def shape_of(pictures: Pictures, form: PictureForm, progress: Progress) -> tuple[int, int, int]:
+def shape_of(
+    pictures: Pictures, form: PictureForm, progress: Progress, whole: Pictures | None = None
+) -> tuple[int, int, int]:
     """Return the shape [C, H, W] that all pictures get: one channel where none has colours.
 
-    pictures, form: what to look at, and how it is made alike. progress: called with pictures done and all.
+    pictures, form: what to look at, and how it is made alike. progress: called with pictures done and all. whole: the
+    set of which `pictures` are some, where they are; a colour in it counts, too.
     Raises DataFileError for a picture that cannot be read and, without a size, for the first one of another size. Only
     headers are decoded.
     """
     found = list(_each(pictures, _head, progress))
     channels = 1 if form.gray else max(channels for channels, _ in found)
+    if channels == 1 and whole is not None and not form.gray:
+        # as many as the whole set would get
+        channels = next((channels for channels, _ in _each(whole, _head, progress) if channels > 1), 1)
     if form.size is not None:
         return channels, *form.size
     first = found[0][1]
@@ -134,7 +140,7 @@ def _each(pictures: Pictures, read: Callable[[Any], _Result], progress: Progress
     image = library("PIL.Image", "pillow", "A picture")
     # not by several threads at once
     image.init()
-    named = zip(pictures.names, pictures.contents(), strict=True)
+    named = zip(pictures.names, pictures.contents(range(len(pictures.names))), strict=True)
     done = 0
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         for block in _blocks(named):

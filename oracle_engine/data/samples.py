@@ -58,6 +58,17 @@ class Samples:
         return OutsideRows.of([self.part], self.points.dtype, self.points.shape[1:])
 
 
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """Which samples of a source are held.
+
+    rows: their numbers among all, [n] int64, ascending. size: how many the source has, N.
+    """
+
+    rows: Int64[Tensor, "n"]
+    size: int
+
+
 def stays_in_files(nbytes: int) -> bool:
     """Return whether samples of so many bytes stay in their files where a copy would be needed otherwise."""
     return nbytes > READ_BYTES

@@ -24,7 +24,7 @@ from ..data.load import load_dataset
 from ..data.sharded import rows_here, rows_like
 from ..kernels.screens import SharedProducts
 from ..paths.paths import Path as ProbabilityPath
-from ..paths.paths import resolve_path
+from ..paths.paths import check_derivatives, resolve_path
 from ..queries.builder import RequestBuilder
 from ..queries.conditions import Conditions, Guidance
 from ..queries.modes import Auto, Budget, Mode, resolve_mode
@@ -110,6 +110,7 @@ class OracleEngine(Oracle, torch.nn.Module):
         self._wished_residency = Wish.of(resident, memory)
         self.data, self.residency = self._wished_residency.granted(data, device)
         self.path = resolve_path(path)
+        check_derivatives(self.path)
         self._wished_backend = backend
         self.backend, self.backend_reason = self._resolved(backend)
         self.precision = resolve_precision(precision, self.backend)
@@ -228,7 +229,7 @@ class OracleEngine(Oracle, torch.nn.Module):
 
     def trajectory(
         self,
-        x: Float[Tensor, "B ..."],
+        x: Any,
         t: Numbers = 0.0,
         *,
         labels: Numbers | None = None,
@@ -243,11 +244,13 @@ class OracleEngine(Oracle, torch.nn.Module):
         """
         conditions = Conditions(labels, guidance)
         self._check_capture("trajectory", conditions)
-        refuse_transforms("trajectory", x, t)
-        request = self.request_builder.request(x, t, conditions)
+        points: Any = lent(x, self.data.device) if is_foreign(x) else x
+        refuse_transforms("trajectory", points, t)
+        request = self.request_builder.request(points, t, conditions)
         useful = isinstance(self.mode, Auto) and self.index is not None and self.index.uses_shared_products
         point = request.query(self.data).point
-        return Trajectory(self._follow, SharedProducts.of(self.data.rows, point) if useful else None, conditions)
+        shared_products = SharedProducts.of(self.data.rows, point) if useful else None
+        return Trajectory(self._follow, shared_products, conditions, self.data.device)
 
     def _follow(
         self, name: str, x: Tensor, t: Numbers, conditions: Conditions, shared_products: SharedProducts | None

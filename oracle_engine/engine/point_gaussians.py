@@ -13,7 +13,7 @@ from ..base.arrays import Float, Float64, Int64, Numbers, Tensor, check_floating
 from ..base.errors import invalid
 from ..data.latents.files import read_moments
 from ..data.latents.latents import Normalisation
-from ..paths.paths import Coefficients, Path, coefficients, resolve_path, resolve_times
+from ..paths.paths import Coefficients, Path, check_derivatives, coefficients, resolve_path, resolve_times
 from ..queries.builder import NO_NOISE
 
 # values of a block of queries and samples, and the queries of a block
@@ -44,7 +44,7 @@ class PointGaussians:
     E[X | x] = sum_i gamma_i (mu_i + alpha s_i^2 / V_i (x - alpha mu_i)). With one width for all samples this is
     OracleEngine(data, point_std=s), which is many times faster.
 
-    Raises InputError for other shapes, widths below 0 and numbers that are not finite.
+    Raises InputError for other shapes, widths below 0, numbers that are not finite, and as OracleEngine for the path.
     Computed by direct differences in float64, in blocks; costs about 10 B N D operations an answer.
 
     >>> import torch, oracle_engine as oe
@@ -69,6 +69,7 @@ class PointGaussians:
             requirement = f"must be {list(means.shape[:1])} or {list(means.shape)} finite widths of at least 0"
             raise invalid("stds", requirement, list(stds.shape), "pass standard deviations, not their logarithms")
         self.sample_shape, self.path = tuple(means.shape[1:]), resolve_path(path)
+        check_derivatives(self.path)
         self._means = means.detach().double().reshape(len(means), -1)
         self._variances = stds.detach().to(means.device).double().square().reshape(len(means), -1)
         self._labels = None if labels is None else _checked_labels(labels, len(means), means.device)

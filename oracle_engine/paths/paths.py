@@ -201,7 +201,34 @@ def resolve_path(path: str | Path) -> Path:
         return PATHS[path]()
     if not callable(path):
         raise invalid("path", "must be a name or a callable of t", type(path).__name__, "pass 'rectified_flow'")
+    if isinstance(path, type):
+        found = f"the class {path.__name__}"
+        raise invalid("path", "must be a name or a callable of t", found, f"make one, {path.__name__}()")
     return path
+
+
+def check_derivatives(path: Path) -> None:
+    """Raise InputError where alpha and sigma of a path contradict its derivatives at most of nine times in 0.05..0.95.
+
+    path: a callable as :class:`Path` says; those of PATHS are taken as they are.
+    """
+    if type(path) in PATHS.values():
+        return
+    times, step = torch.linspace(0.05, 0.95, 9, dtype=torch.float64), 1e-3
+    try:
+        at, before, after = (coefficients(path, times + shift) for shift in (0.0, -step, step))
+    except RuntimeError:
+        # of a schedule that lies on a card; calls say what is wrong with others
+        return
+    for name in ("alpha_t", "sigma_t"):
+        told, slope = getattr(at, f"d_{name}"), (getattr(after, name) - getattr(before, name)) / (2 * step)
+        # a schedule may have corners, and be made in single precision
+        wrong = (told - slope).abs() > 0.05 * slope.abs() + 1e-2
+        if int(wrong.sum()) > len(times) // 2:
+            first = int(wrong.nonzero()[0])
+            requirement = f"must have the derivative of {name} in t as d_{name}"
+            found = f"{told[first]:.4g} at t = {times[first]:.3g}, where {name} changes by {slope[first]:.4g}"
+            raise invalid("path", requirement, found, "differentiate in t, 0 noise and 1 data")
 
 
 def resolve_times(t: Numbers, batch: int, t_max: float | None, device: torch.device) -> Float64[Tensor, "B"]:

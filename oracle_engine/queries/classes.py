@@ -111,17 +111,11 @@ def table_ranges(labels: Int64[Tensor, "B 1"], table: Int64[Tensor, "K 2"]) -> I
     return ranges
 
 
-def class_pairs(
-    ranges: Int64[Tensor, "B U 2"], *, one_each: bool = False
-) -> tuple[Int64[Tensor, "P"], Int64[Tensor, "P 2"]]:
+def class_pairs(ranges: Int64[Tensor, "B U 2"]) -> tuple[Int64[Tensor, "P"], Int64[Tensor, "P 2"]]:
     """Return the pairs of a query, [P], and some rows that it uses, [P, 2].
 
-    ranges: the rows of each query, as :func:`used_ranges` has them. one_each: whether there is one column and every
-    class has rows, so that the pairs are those of the queries one after the other, and the host need not wait to learn
-    how many there are.
+    ranges: the rows of each query, as :func:`used_ranges` has them. The host waits to learn how many pairs there are.
     """
-    if one_each:
-        return torch.arange(len(ranges), device=ranges.device), ranges[:, 0]
     query, column = (ranges[:, :, 1] > ranges[:, :, 0]).nonzero().unbind(1)
     return query, ranges[query, column]
 

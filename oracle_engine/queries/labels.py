@@ -146,7 +146,7 @@ def _check_known(classes: Int64[Tensor, "B U"], segments: Mapping[int, Span]) ->
 
 def _unknown(classes: Int64[Tensor, "n"], segments: Mapping[int, Span]) -> InputError:
     known = f"{min(segments)} .. {max(segments)} ({len(segments)} classes)"
-    remedy = "list them with data.segments"
+    remedy = "list them with data.segments; a number that stands for no class is null_label= of losses and adapters"
     return invalid("labels", f"must be classes of the data, {known}, or -1", int(classes.min()), remedy)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 from ..base.arrays import Float, Float64, Int64, Tensor
@@ -17,7 +18,7 @@ class Posterior:
     top_weights, top_indices: the heaviest samples in falling order, [B, k]; weight 0, index -1 where there are fewer.
     omitted_mass: bound on the posterior mass of the samples that were not scored, in [0, 1]; 0 for exact answers,
         NaN where the index cannot tell.
-    velocity_error: bound on |velocity - exact velocity| / |velocity| that follows, likewise.
+    velocity_error: bound on |velocity - exact velocity| / |velocity| that follows, relative to the velocity returned.
     confidence: probability, over the noise of the query, that both bounds hold: 1 unless `source` was used.
     standard_error: of the velocity, relative to it, for answers of mode "budget"; 0 for others.
     survivors: how many samples were scored in full.
@@ -37,3 +38,11 @@ class Posterior:
     standard_error: Float64[Tensor, "B"]
     survivors: Int64[Tensor, "B"]
     route: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        count, *shape = self.mean.shape
+        names = ("ess", "entropy", "log_density") if count else ()
+        found = {name: getattr(self, name) for name in names}
+        ranges = [f"{name} {values.min():.4g} .. {values.max():.4g}" for name, values in found.items()]
+        routes = [f"{number} {name}" for name, number in Counter(self.route).items()]
+        return f"Posterior({', '.join([f'{count:,} queries of {shape}', *ranges, *routes])})"

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any, Generic, cast
 
 import torch
 
 from ..base.arrays import Float, Float64, Int64, Numbers, Tensor, check_floating
 from ..base.errors import invalid
+from ..base.foreign import Queries, is_foreign, there_and_back
 from ..engine.arguments import check_oracle
 from ..engine.oracle import Oracle
 from ..paths.paths import SMALLEST, Path
@@ -40,10 +42,11 @@ class Capture:
 
 
 @dataclass(frozen=True, eq=False)
-class Run:
+class Run(Generic[Queries]):
     """The result of a sampler over S steps.
 
-    x: the states at the last time, [B, *sample_shape], in the dtype of the first.
+    x: the states at the last time, [B, *sample_shape], in the dtype and of the kind of the first, as `states` and
+        `denoisers` are.
     times: the grid, [S + 1] float64 on the CPU.
     path, method: what was integrated, and how.
     states: x_t before each step and at the end, [S + 1, B, *sample_shape], or None unless captured.
@@ -52,12 +55,12 @@ class Run:
         int64, or None unless captured.
     """
 
-    x: Float[Tensor, "B ..."]
+    x: Queries
     times: Float64[Tensor, "T"]
     path: Path
     method: str
-    states: Float[Tensor, "T B ..."] | None = None
-    denoisers: Float[Tensor, "S B ..."] | None = None
+    states: Queries | None = None
+    denoisers: Queries | None = None
     top_weights: Float64[Tensor, "S B K"] | None = None
     top_indices: Int64[Tensor, "S B K"] | None = None
 
@@ -65,7 +68,7 @@ class Run:
 @torch.no_grad()
 def sample(
     velocity: Velocity | Switch,
-    x: Float[Tensor, "B ..."],
+    x: Queries,
     times: Numbers,
     *,
     method: str = "euler",
@@ -74,12 +77,14 @@ def sample(
     guidance: Numbers | Guidance | None = None,
     capture: Capture | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> Run:
+) -> Run[Queries]:
     """Integrate dx/dt = v(x, t) over `times` from `x` and return the run; no gradient is kept.
 
     velocity: an OracleEngine; an object with `velocity(x, t)`, t [B] float64; a model v(x, t), t [B] in the dtype of x,
         float32 at least; or a Switch between two of these.
-    x: states at the first time, [B, *sample_shape], any floating dtype: initial_noise(...), or noised(...) to resume.
+    x: states at the first time, [B, *sample_shape], any floating dtype: initial_noise(...), or noised(...) to resume. A
+        NumPy array, or one that speaks DLPack (JAX, CuPy), is taken from where it is; models get tensors on the device
+        of the engine in the run, or of x where there is none.
     times: S + 1 strictly increasing times in [0, 1], floating, as sampling_times gives them.
     method: "euler"; "heun", second order with two evaluations a step (Karras et al. 2022, algorithm 1, in t); "ddim"
         (Song et al. 2021), exact wherever the denoiser stands still.
@@ -87,7 +92,7 @@ def sample(
     labels, guidance: for the engine, as in OracleEngine.velocity; bind those of a model beforehand.
     capture: what to keep of every step; nothing unless given.
     progress: called with the number of steps done and of all steps, after each.
-    Returns a Run whose `x` is [B, *sample_shape] in the dtype of x.
+    Returns a Run whose `x` is [B, *sample_shape] in the dtype and of the kind of x, as captured states are.
 
     No velocity is evaluated at t = 1: a step that ends there goes to the denoiser, which for rectified flow is the
     Euler step, so a full-oracle run ends on samples of the data. Raises InputError for arguments that do not
@@ -101,17 +106,18 @@ def sample(
     >>> float(torch.cdist(run.x.flatten(1), engine.data[:].flatten(1)).amin(1).max()) < 1e-3
     True
     """
-    check_floating("x", x)
     check_velocity(velocity)
-    grid = check_times(times).tolist()
     sampler = _Sampler(velocity, path_of(velocity, path), method, labels, guidance, capture or Capture())
+    home = None if sampler.engine is None else sampler.engine.data.device
+    states, back = _taken("x", x, home)
+    grid = check_times(times).tolist()
     sampler.check()
     kept = _Kept()
     for step, (t, end) in enumerate(pairwise(grid)):
-        x = sampler.step(x, t, end, kept)
+        states = sampler.step(states, t, end, kept)
         if progress is not None:
             progress(step + 1, len(grid) - 1)
-    return sampler.run(x, grid, kept)
+    return sampler.run(states, grid, kept, back)
 
 
 def initial_noise(
@@ -146,23 +152,31 @@ def initial_noise(
     return sigma * eps
 
 
-def noised(
-    engine: Oracle, samples: Float[Tensor, "B ..."], t: float, *, generator: torch.Generator | None = None
-) -> Float[Tensor, "B ..."]:
+def noised(engine: Oracle, samples: Queries, t: float, *, generator: torch.Generator | None = None) -> Queries:
     """Return alpha(t) X + sigma(t) eps, the states that a run resumes with at the time `t`.
 
     engine: with the path.
-    samples: X, [B, *sample_shape], any floating dtype.
+    samples: X, [B, *sample_shape], any floating dtype; an array of NumPy or one that speaks DLPack too.
     t: the first time of the run, in [0, 1].
     generator: of the noise, on the device of `samples`; the global one unless given.
-    Returns [B, *sample_shape] in the dtype of `samples`: the samples themselves where sigma(t) = 0.
+    Returns [B, *sample_shape] in the dtype and of the kind of `samples`: the samples themselves where sigma(t) = 0.
     Raises InputError for what is no engine, for samples that are not floating and for `t` outside [0, 1].
     """
     check_oracle(engine)
-    check_floating("samples", samples)
+    points, back = _taken("samples", samples, None)
     alpha, sigma, _, _ = path_at(engine.path, t)
-    eps = torch.randn(samples.shape, dtype=samples.dtype, device=samples.device, generator=generator)
-    return alpha * samples + sigma * eps
+    eps = torch.randn(points.shape, dtype=points.dtype, device=points.device, generator=generator)
+    return cast(Queries, back(alpha * points + sigma * eps))
+
+
+def _taken(name: str, x: Any, device: torch.device | None) -> tuple[Tensor, Callable[[Tensor], Any]]:
+    """Return `x`, which errors call `name`, as a tensor, and what makes an array like it of a tensor.
+
+    device: where an array of another library goes, or None for where it is.
+    """
+    points, back = there_and_back(x, device, name) if is_foreign(x) else (x, lambda answer: answer)
+    check_floating(name, points)
+    return points, back
 
 
 class _Kept:
@@ -218,15 +232,15 @@ class _Sampler:
             kept.denoisers.append(denoiser)
         return reached
 
-    def run(self, x: Tensor, grid: list[float], kept: _Kept) -> Run:
-        """Return the run over the times of `grid` that ended in `x`, with what was captured."""
+    def run(self, x: Tensor, grid: list[float], kept: _Kept, back: Callable[[Tensor], Any]) -> Run[Any]:
+        """Return the run over the times of `grid` that ended in `x`, with what was captured; `back` is for states."""
         return Run(
-            x=x,
+            x=back(x),
             times=torch.tensor(grid, dtype=torch.float64),
             path=self.path,
             method=self.method,
-            states=torch.stack([*kept.states, x]) if self.capture.states else None,
-            denoisers=torch.stack(kept.denoisers) if self.capture.denoisers else None,
+            states=back(torch.stack([*kept.states, x])) if self.capture.states else None,
+            denoisers=back(torch.stack(kept.denoisers)) if self.capture.denoisers else None,
             top_weights=torch.stack(kept.weights) if self.capture.top_k else None,
             top_indices=torch.stack(kept.indices) if self.capture.top_k else None,
         )

@@ -13,6 +13,7 @@ from ..base.arrays import Float64, Int64, Tensor
 from ..base.checked import above, check
 from ..base.cuda_graphs import capturing
 from ..base.outside.rows import OutsideRows
+from ..base.transforms import cached_tensor
 from ..data.dataset import OracleDataset
 from ..kernels import Directions, PosteriorState, SegmentWork, Wanted, Work, concatenate
 from ..queries.classes import batch_slices, class_pairs, rows_between, scan_tasks, scanned_together
@@ -127,6 +128,11 @@ class ExactScan:
         """Rows of the largest class: only queries without one use more."""
         return max(map(len, self.data.segments.values()), default=0)
 
+    @cached_tensor
+    def _places(self) -> Int64[Tensor, "B"]:
+        """The numbers of as many queries as are scanned together."""
+        return torch.arange(scanned_together(self.data.dim), device=self.data.device)
+
     def _is_one_scan(self, request: Request) -> bool:
         return 0 < len(request) <= scanned_together(self.data.dim)
 
@@ -153,7 +159,9 @@ class ExactScan:
         if capturing():
             return self._without(work, rows_between(request.ranges(self.data), len(self.data)))
         one_each = self.whole and request.labels.shape[1] == 1
-        pairs, spans = class_pairs(request.ranges(self.data), one_each=one_each)
+        ranges = request.ranges(self.data)
+        # with a class each that has rows, or all of them, the pairs are those of the queries one after the other
+        pairs, spans = (self._places[: len(request)], ranges[:, 0]) if one_each else class_pairs(ranges)
         return SegmentWork(
             work.rows, work.query, pairs, spans, work.wanted, one_each, self._longest if one_each else None
         )

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from ..base.arrays import Float, Float64, Int64, Tensor, check_floating
 from ..base.errors import invalid
+from ..base.foreign import is_foreign, lent
 from ..base.seeds import seeded
 from ..engine.arguments import check_engine
 from ..engine.engine import OracleEngine
@@ -128,7 +130,7 @@ def copy_rate(ratio: Float64[Tensor, "B"], *, threshold: float = COPY_RATIO, see
     return CopyRate(rate, float(drawn.std()), max(0.0, low), min(1.0, high), count, threshold)
 
 
-def kinetic_energy(run: Run) -> Float64[Tensor, "B"]:
+def kinetic_energy(run: Run[Any]) -> Float64[Tensor, "B"]:
     """Return the kinetic energy of the way of each sample, 1/2 int |dx/dt|^2 dt, [B] float64.
 
     run: of a sampler with `capture=Capture(states=True)`.
@@ -140,10 +142,11 @@ def kinetic_energy(run: Run) -> Float64[Tensor, "B"]:
     if run.states is None:
         requirement = "must have kept its states"
         raise invalid("run", requirement, "one without", "pass capture=samplers.Capture(states=True) to `sample`")
-    steps = run.times.diff().to(run.states.device)
-    energy = torch.zeros(run.states.shape[1], dtype=torch.float64, device=run.states.device)
+    states = lent(run.states, None) if is_foreign(run.states) else run.states
+    steps = run.times.diff().to(states.device)
+    energy = torch.zeros(states.shape[1], dtype=torch.float64, device=states.device)
     for index, step in enumerate(steps):
-        moved = run.states[index + 1].double() - run.states[index].double()
+        moved = states[index + 1].double() - states[index].double()
         energy += 0.5 * moved.reshape(len(energy), -1).square().sum(1) / step
     return energy
 

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, cast
 
-from ..base.arrays import Float, Numbers, Tensor
+import torch
+
+from ..base.arrays import Numbers, Tensor
 from ..base.errors import invalid
+from ..base.foreign import Queries, answered_alike, is_foreign
 from ..data.dataset import OracleDataset
 from ..kernels.screens import SharedProducts
 from ..queries.conditions import Conditions
@@ -25,28 +29,39 @@ class Trajectory:
     kept, 4 B N bytes, so that the late route bounds only the mixture, and is certified much earlier in time.
     Answers are those of the engine.
     respond: answers for the engine. shared_products: of the starting points with all samples, or None where they would
-    not help. given: the conditions of every answer.
+    not help. given: the conditions of every answer. device: of the data.
     """
 
     respond: Respond
     shared_products: SharedProducts | None
     given: Conditions
+    device: torch.device
 
-    def velocity(self, x: Float[Tensor, "B ..."], t: Numbers) -> Float[Tensor, "B ..."]:
+    def velocity(self, x: Queries, t: Numbers) -> Queries:
         """Return the oracle velocity at states of the run, like x.
 
-        x: [B, *sample_shape], in the order of the starting points. t: a number, [] or [B], in [0, 1].
+        x: [B, *sample_shape], any floating dtype, in the order of the starting points; an array of NumPy or one that
+        speaks DLPack too, whatever the starting points were. t: a number, [] or [B], in [0, 1].
         Raises InputError where x cannot be reached by deterministic steps, as after adding fresh noise.
         """
-        return self.respond("velocity", x, t, self.given, self.shared_products)
+        return self._asked("velocity", x, t)
 
-    def denoiser(self, x: Float[Tensor, "B ..."], t: Numbers) -> Float[Tensor, "B ..."]:
+    def denoiser(self, x: Queries, t: Numbers) -> Queries:
         """Return the posterior mean at the states `x` at `t`, like x; errors as in :meth:`velocity`."""
-        return self.respond("denoiser", x, t, self.given, self.shared_products)
+        return self._asked("denoiser", x, t)
 
-    def __call__(self, x: Float[Tensor, "B ..."], t: Numbers) -> Float[Tensor, "B ..."]:
+    def __call__(self, x: Queries, t: Numbers) -> Queries:
         """Return :meth:`velocity`."""
         return self.velocity(x, t)
+
+    def _asked(self, name: str, x: Queries, t: Numbers) -> Queries:
+        """Return the answer called `name` as an array like x."""
+
+        def answer(points: Tensor) -> Tensor:
+            return self.respond(name, points, t, self.given, self.shared_products)
+
+        asked: Any = x
+        return cast(Queries, answered_alike(x, self.device, answer) if is_foreign(x) else answer(asked))
 
 
 def check_deterministic(data: OracleDataset, request: Request, shared_products: SharedProducts) -> None:

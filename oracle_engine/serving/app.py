@@ -274,6 +274,8 @@ async def _refusal(request: Request, error: Exception) -> Response:
     status = status_of(error)
     words = "the server failed. Remedy: see its log." if status == 500 else str(error)
     words = error.detail if isinstance(error, HTTPException) else words
+    if isinstance(error, HTTPException) and status == 404:
+        words = f"there is nothing at {request.url.path}. Remedy: GET /v2, /v2/models/NAME; POST /v2/models/NAME/infer."
     headers = {"Retry-After": "1"} if status == 503 else {}
     headers |= {"WWW-Authenticate": "Bearer"} if status == 401 else {}
     # a body that was refused unread is still on its way

@@ -6,7 +6,7 @@ from typing import Any
 
 import httpx
 
-from ..base.errors import InputError, OracleError
+from ..base.errors import InputError, OracleError, invalid
 
 # what a client raises where no response came; in time, or at all
 NO_RESPONSE = (
@@ -75,5 +75,7 @@ def client_settings(token: str | None, timeout: float) -> dict[str, Any]:
 
 
 def model_address(url: str, model: str) -> str:
-    """Return the address of a model."""
+    """Return the address of a model. Raises InputError for a URL of a server that is none."""
+    if not url.startswith(("http://", "https://")):
+        raise invalid("url", "must begin with http:// or https://", repr(url), "pass http://127.0.0.1:8000")
     return f"{url.rstrip('/')}/v2/models/{model}"

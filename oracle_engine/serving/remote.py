@@ -27,11 +27,12 @@ class RemoteOracle(Oracle):
     seconds until an answer. retries: how often a request is repeated that was refused because the server is busy, or
     that got no response; asking changes nothing, so that is safe. device: where runs begin; answers are where x is.
     client: an httpx.Client to use in place of an own one.
-    Raises RemoteError where there is no such server or model.
+    Raises RemoteError where there is no such server or model, InputError for a URL that is none.
 
     Methods, arguments and errors are those of OracleEngine; x may be a NumPy array, and the answer is one then. Large
     batches travel in parts. Adapters, samplers and OracleTarget take it in place of an engine, where no gradient is
-    wanted and no sample is drawn from the data.
+    wanted and no sample is drawn from the data. A copy of it, and one in another process, has connections of its own;
+    pickled it holds the token.
 
     >>> import torch
     >>> from oracle_engine.serving import RemoteOracle
@@ -51,8 +52,9 @@ class RemoteOracle(Oracle):
         device: torch.device | str = "cpu",
         client: httpx.Client | None = None,
     ) -> None:
-        self._client = httpx.Client(**client_settings(token, timeout)) if client is None else client
         self._address, self._retries = model_address(url, model), retries
+        self._settings = client_settings(token, timeout) if client is None else None
+        self._client = httpx.Client(**client_settings(token, timeout)) if client is None else client
         try:
             self.facts = Facts.of(self._send("GET", "/config").json(), torch.device(device))
         except BaseException:
@@ -64,6 +66,17 @@ class RemoteOracle(Oracle):
     def __call__(self, x: Tensor | np.ndarray, t: Numbers, **conditions: Any) -> Any:
         """Return :meth:`velocity` of x at t under `conditions`, its keywords."""
         return self.ask(("velocity",), x, t, **conditions)["velocity"]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy or a file keeps. Raises TypeError for a client of one's own, which has no copy."""
+        if self._settings is None:
+            raise TypeError("a RemoteOracle with a client of its own cannot be copied. Remedy: leave client out.")
+        return {name: part for name, part in self.__dict__.items() if name != "_client"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore a copy, with connections of its own."""
+        self.__dict__.update(state)
+        self._client = httpx.Client(**state["_settings"])
 
     def __enter__(self) -> RemoteOracle:
         """Return the oracle, whose connections are closed at the end of the context."""

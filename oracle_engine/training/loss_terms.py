@@ -39,6 +39,13 @@ class LossPart:
     cross: float
     cross_error: float
 
+    def __str__(self) -> str:
+        return (
+            f"{self.name}, t in {self.first:.3g} .. {self.last:.3g}: CFM loss {self.conditional:.4g} = oracle "
+            f"{self.oracle:.4g} + V(t) {self.variance:.4g} + cross {self.cross:.2g} +- {self.cross_error:.1g}, "
+            f"{self.count:,} queries"
+        )
+
 
 @dataclass(frozen=True)
 class LossTerms:
@@ -55,6 +62,9 @@ class LossTerms:
 
     def __len__(self) -> int:
         return len(self.times)
+
+    def __repr__(self) -> str:
+        return f"LossTerms({self.whole()})"
 
     @classmethod
     def concatenate(cls, parts: Sequence[LossTerms]) -> LossTerms:

@@ -41,6 +41,9 @@ class OracleLoss:
     t: Float[Tensor, "B"]
     target: Float[Tensor, "B ..."]
 
+    def __repr__(self) -> str:
+        return f"OracleLoss(loss={self.loss.item():.4g}, terms={self.terms})"
+
 
 def oracle_loss(
     model: Network,

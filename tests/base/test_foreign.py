@@ -12,6 +12,8 @@ from refusals import refused
 from torch.utils.dlpack import from_dlpack
 
 import oracle_engine as oe
+from oracle_engine import samplers
+from oracle_engine.science.memorisation import kinetic_energy
 
 NAMES = ("velocity", "denoiser", "score", "noise", "log_density")
 
@@ -89,6 +91,44 @@ def test_posteriors_take_them_too(engine: oe.OracleEngine, generator: torch.Gene
     assert torch.equal(engine.posterior(Array(x), 0.3).mean, engine.posterior(x, 0.3).mean)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_runs_of_a_sampler_keep_the_kind(kind: str, generator: torch.Generator) -> None:
+    points = torch.randn(40, 2, 3, generator=generator)
+    made, back = KINDS[kind]
+    x, times = torch.randn(5, 2, 3, generator=generator), samplers.sampling_times(4)
+    given = made(x)
+    for velocity in (oe.OracleEngine(points), lambda x, t: -x):
+        capture = samplers.Capture(states=True, denoisers=True)
+        wanted = samplers.sample(velocity, x, times, capture=capture)
+        run = samplers.sample(velocity, given, times, capture=capture)
+        for name in ("x", "states", "denoisers"):
+            assert type(getattr(run, name)) is type(given)
+            assert torch.equal(back(getattr(run, name)), getattr(wanted, name))
+        assert torch.equal(kinetic_energy(run), kinetic_energy(wanted))
+    noisy = samplers.noised(oe.OracleEngine(points), given, 0.3, generator=torch.Generator().manual_seed(1))
+    wanted_noisy = samplers.noised(oe.OracleEngine(points), x, 0.3, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(back(noisy), wanted_noisy)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("prepared", [False, True])
+def test_trajectories_answer_in_kind(kind: str, prepared: bool, generator: torch.Generator) -> None:
+    made, back = KINDS[kind]
+    engine = oe.OracleEngine(torch.randn(300, 64, generator=generator))
+    if prepared:
+        engine.prepare("pca")
+    x = torch.randn(5, 64, generator=generator)
+    given, wanted = engine.trajectory(made(x), labels=None), engine.trajectory(x)
+    assert (given.shared_products is not None) == prepared
+    then = x + 0.3 * wanted.velocity(x, 0.0)
+    for t, state in ((0.0, x), (0.3, then)):
+        found = given.velocity(made(state), np.full(5, t))
+        assert type(found) is type(made(state))
+        assert torch.equal(back(found), wanted.velocity(state, t))
+        assert torch.equal(back(given.denoiser(made(state), t)), wanted.denoiser(state, t))
+        assert torch.equal(given(state, t), wanted(state, t))
+
+
 @pytest.mark.usefixtures("unchecked")
 def test_arrays_that_cannot_be_queries_are_refused(engine: oe.OracleEngine) -> None:
     with refused("`x` must have a floating dtype; received torch.int64"):
@@ -101,6 +141,12 @@ def test_arrays_that_cannot_be_queries_are_refused(engine: oe.OracleEngine) -> N
         engine.velocity(Nameless(torch.zeros(3, 2, 3)), 0.5)
     with refused("`x` must be a torch.Tensor; received list"):
         engine.velocity([[0.0]], 0.5)  # type: ignore[type-var]
+    with refused("`x` must have a floating dtype"):
+        samplers.sample(engine, np.zeros((3, 2, 3), np.int64), [0.0, 0.5])
+    with refused("`samples` must be of a library with from_dlpack"):
+        samplers.noised(engine, Nameless(torch.zeros(3, 2, 3)), 0.5)
+    with refused("`x` must be a torch.Tensor; received list"):
+        samplers.sample(engine, [[0.0]], [0.0, 0.5])  # type: ignore[type-var]
 
 
 def test_an_engine_takes_what_load_dataset_takes() -> None:

@@ -339,3 +339,11 @@ def test_no_progress_where_nobody_looks(capsys: pytest.CaptureFixture[str]) -> N
     with progress_bar("stages") as report:
         report(1, 2)
     assert capsys.readouterr().err == ""
+
+
+def test_an_unknown_option_points_to_the_help_of_its_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run("velocity", "x.npz", "y.npz", "--data", "digits", "--guidance", 2)
+    assert (
+        "unrecognized arguments: --guidance 2. Remedy: see `oracle-engine velocity --help`" in capsys.readouterr().err
+    )

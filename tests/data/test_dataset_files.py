@@ -99,7 +99,9 @@ def test_changed_facts_are_noticed_like_changed_samples(tmp_path: Path, changes:
 def test_a_file_cut_short_is_refused(tmp_path: Path) -> None:
     path = save_six(tmp_path)
     path.write_bytes(path.read_bytes()[:-5])
-    with pytest.raises(DataFileError, match=r"expected a oracle-dataset-1 file; found .*damaged or incomplete"):
+    with pytest.raises(
+        DataFileError, match=r"expected a file of kind 'oracle-dataset-1'; found .*damaged or incomplete"
+    ):
         OracleDataset.load(path, verify=False)
 
 
@@ -110,7 +112,9 @@ def test_other_files_are_refused_by_name(tmp_path: Path) -> None:
     assert not OracleDataset.is_saved(tmp_path / "text.txt")
     assert not OracleDataset.is_saved(tmp_path / "missing")
     assert OracleDataset.is_saved(save_six(tmp_path))
-    with pytest.raises(DataFileError, match=r"other\.safetensors: expected a oracle-dataset-1 file; found kind None"):
+    with pytest.raises(
+        DataFileError, match=r"other\.safetensors: expected a file of kind 'oracle-dataset-1'; found kind None"
+    ):
         OracleDataset.load(tmp_path / "other.safetensors")
     with pytest.raises(DataFileError, match=r"text\.txt: expected"):
         OracleDataset.load(tmp_path / "text.txt")

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import oracle_engine as oe
 from oracle_engine.base.errors import InputError
+from oracle_engine.data.load import choose_rows
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -101,3 +102,38 @@ def test_a_loader_of_another_order_is_read_in_that() -> None:
 def test_a_label_of_three_numbers_makes_no_batch_of_three_channels(sample: Callable[[], Any]) -> None:
     with pytest.raises(InputError, match=r"`source\[0\]` must hold x or \(x, integer label\)"):
         oe.load_dataset([(sample(), torch.tensor([0, 1, 0]))])
+
+
+@pytest.mark.parametrize("colour", [0, 5])
+def test_of_a_count_no_other_item_is_read_but_the_first(colour: int) -> None:
+    asked: list[int] = []
+
+    def item(number: int) -> Any:
+        asked.append(number)
+        return image(number) if number == colour else image(number).convert("L"), int(LABELS[number])
+
+    rows = choose_rows(len(PIXELS), 4, 1).tolist()
+    assert not {0, 5} & set(rows)
+    data = oe.load_dataset(Mapped(item), count=4, seed=1)
+    assert asked == [0, *rows]
+    # item 0 tells the channels of all
+    assert data.sample_shape == (3 if colour == 0 else 1, 8, 8)
+
+
+@pytest.mark.parametrize("count", [1, 4, 12])
+def test_a_count_of_items_is_that_of_the_array(count: int) -> None:
+    wanted = oe.load_dataset(PIXELS, labels=LABELS, weights=1.0 + LABELS, count=count, seed=2)
+    for source in PICTURES.values():
+        data = oe.load_dataset(source(), weights=1.0 + LABELS, count=count, seed=2)
+        assert data.fingerprint == wanted.fingerprint
+    pairs = Mapped(lambda number: (POINTS[number], -1))
+    given = oe.load_dataset(pairs, labels=LABELS, count=count)
+    assert given.fingerprint == oe.load_dataset(POINTS, labels=LABELS, count=count).fingerprint
+    with pytest.raises(InputError, match=r"`count` must lie in 1\.\.12"):
+        oe.load_dataset(pairs, count=13)
+
+
+def test_a_count_of_batches_is_one_of_samples() -> None:
+    batches = [(POINTS[start : start + 5], torch.from_numpy(LABELS[start : start + 5])) for start in (0, 5, 10)]
+    wanted = oe.load_dataset(POINTS, labels=LABELS, count=7)
+    assert oe.load_dataset(batches, count=7).fingerprint == wanted.fingerprint

@@ -22,6 +22,7 @@ from oracle_engine.base.errors import DataFileError, InputError
 from oracle_engine.base.outside.rows import OutsideRows
 from oracle_engine.data import picture_cache
 from oracle_engine.data.formats import picture_folder
+from oracle_engine.data.load import choose_rows
 from oracle_engine.data.picture_cache import picture_key
 from oracle_engine.data.pictures import PictureForm
 
@@ -349,3 +350,42 @@ def test_forms_that_are_none(options: dict[str, Any], message: str) -> None:
 def test_sizes_are_for_pictures(source: Any) -> None:
     with pytest.raises(InputError, match=r"`size` (has no meaning for|is for pictures)"):
         oe.load_dataset(source, size=8)
+
+
+@pytest.mark.parametrize("kind", CONTAINERS)
+@pytest.mark.parametrize("grey", [False, True])
+def test_of_a_count_no_other_picture_is_decoded(tmp_path: Path, kind: str, grey: bool) -> None:
+    array, rows = pixels(), choose_rows(12, 5, seed=3)
+    if grey:
+        array[rows] = array[rows, :1]
+    named, labels = by_class(array)
+    for row in rows.tolist() if grey else []:
+        named[row] = (f"{named[row][0][:10]}.png", encoded(array[row, :1]))
+    for row in set(range(12)) - set(rows.tolist()):
+        # the header of a picture, which its numbers do not follow
+        named[row] = (named[row][0], named[row][1][:-20])
+    (tmp_path / "here").mkdir()
+    path = CONTAINERS[kind](tmp_path / "here", named)
+    data = oe.load_dataset(path, count=5, seed=3)
+    plain = oe.load_dataset(array, labels=labels, count=5, seed=3)
+    assert data.fingerprint == plain.fingerprint
+    assert data.labels is not None
+    assert data.labels.tolist() == labels[rows.numpy()].tolist()
+    numbers = np.arange(12)
+    given = oe.load_dataset(path, count=5, seed=3, labels=numbers, weights=1.0 + numbers)
+    wanted = oe.load_dataset(array, count=5, seed=3, labels=numbers, weights=1.0 + numbers)
+    assert given.fingerprint == wanted.fingerprint
+    with pytest.raises(DataFileError, match="damaged or incomplete"):
+        oe.load_dataset(path)
+
+
+def test_some_pictures_are_found_again_and_in_the_whole_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    some, whole = (write_folder(tmp_path / name, by_class(pixels() ^ bit)[0]) for bit, name in enumerate("ab"))
+    first, _ = oe.load_dataset(some, count=5), oe.load_dataset(whole)
+    forbid_decoding(monkeypatch)
+    assert oe.load_dataset(some, count=5).fingerprint == first.fingerprint
+    assert len(oe.load_dataset(whole, count=5)) == 5
+    with pytest.raises(AssertionError, match="decoded again"):
+        oe.load_dataset(some, count=5, seed=1)
+    with pytest.raises(InputError, match=r"`count` must lie in 1\.\.12"):
+        oe.load_dataset(some, count=13)

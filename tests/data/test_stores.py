@@ -161,6 +161,8 @@ def test_pictures_of_parquet_files_and_lmdb(tmp_path: Path) -> None:
     for path, labels in sources:
         data = oe.load_dataset(path)
         assert data.fingerprint == oe.load_dataset(array, labels=labels).fingerprint
+        some = oe.load_dataset(path, size=8, count=5)
+        assert some.fingerprint == oe.load_dataset(array, labels=labels, count=5).fingerprint
         assert oe.load_dataset(path, size=4, gray=True).sample_shape == (1, 4, 4)
 
 

@@ -125,7 +125,14 @@ def test_classes_weights_guidance_and_exclusion(side: Side, shape: str) -> None:
     data = draw(side, torch.float16, count, dim, labels=labels, weights=weights)
     x, t = queries(side, data, 9)
     unions = torch.tensor([[0, 1], [2, -1], [-1, -1], [5, 6], [3, -1], [4, -1], [0, -1], [1, -1], [-1, 2]]).to(x.device)
-    for asked in ({"labels": 3}, {"labels": unions, "guidance": 2.5}, {"labels": unions, "exclude": 7}):
+    one_each: dict[str, Any] = {"labels": unions[:, 0]}
+    for asked in (
+        {"labels": 3},
+        one_each,
+        {**one_each, "guidance": 2.5},
+        {"labels": unions, "guidance": 2.5},
+        {"labels": unions, "exclude": 7},
+    ):
         assert_rows_close(side.engine(data)(x, t, **asked), side.truth(data)(x, t, **asked), "bar")
 
 

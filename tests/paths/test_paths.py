@@ -16,6 +16,7 @@ from tolerances import assert_close
 from torch import Tensor
 
 from oracle_engine.base.errors import InputError
+from oracle_engine.engine.engine import OracleEngine
 from oracle_engine.paths.paths import EDM, PATHS, VP, Polynomial, coefficients, resolve_path, resolve_times
 
 CPU = torch.device("cpu")
@@ -129,6 +130,30 @@ def test_a_name_or_an_object_is_a_path() -> None:
     not_a_path: Any = 3
     with pytest.raises(InputError, match="must be a name or a callable of t; received int"):
         resolve_path(not_a_path)
+    a_class: Any = VP
+    with pytest.raises(InputError, match=r"received the class VP\. Remedy: make one, VP\(\)"):
+        resolve_path(a_class)
+
+
+@pytest.mark.parametrize(
+    ("slope", "wrong"), [((2.0, -2.0), "sigma_t"), ((-1.0, -1.0), "alpha_t"), ((1.0, 1.0), "sigma_t")]
+)
+def test_a_path_whose_derivatives_are_of_something_else_is_refused(slope: tuple[float, float], wrong: str) -> None:
+    def path(t: Tensor) -> SimpleNamespace:
+        return SimpleNamespace(
+            alpha_t=slope[0] * t if slope[0] > 1 else t, sigma_t=1 - t, d_alpha_t=slope[0], d_sigma_t=slope[1]
+        )
+
+    with pytest.raises(InputError, match=f"`path` must have the derivative of {wrong} in t as d_{wrong}; received"):
+        OracleEngine(torch.randn(5, 3), path=path)
+
+
+@pytest.mark.parametrize(("name", "path"), CASES)
+def test_every_true_path_is_taken(name: str, path: Any) -> None:
+    def own(t: Tensor) -> Any:
+        return path(t)
+
+    assert OracleEngine(torch.randn(5, 3), path=own).path is own
 
 
 @pytest.mark.parametrize("n", [0.5, 0.0, -1.0, math.inf, math.nan])

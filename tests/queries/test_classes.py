@@ -44,9 +44,3 @@ def test_what_lies_between_them_is_the_rest() -> None:
             outside = {row for span in between for row in range(*span)}
             assert inside | outside == set(range(8))
             assert not inside & outside
-
-
-def test_a_class_each_makes_the_pairs_of_the_queries_one_after_the_other() -> None:
-    query, spans = class_pairs(used_ranges(torch.tensor([[5], [-1]]), SORTED), one_each=True)
-    assert query.tolist() == [0, 1]
-    assert spans.tolist() == [[7, 8], [0, 8]]

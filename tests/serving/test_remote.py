@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+import pickle
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -75,6 +77,26 @@ def test_arrays_come_back_as_arrays(remote: RemoteOracle) -> None:
     found = remote(X.double().numpy(), TIMES.numpy(), labels=[0, 1, 2, 0, 1])
     assert isinstance(found, np.ndarray)
     assert_close(torch.from_numpy(found), ENGINE.velocity(X.double(), TIMES, labels=[0, 1, 2, 0, 1]), "moment")
+
+
+def test_copies_and_pickles_ask_the_same_server(server: Server, remote: RemoteOracle) -> None:
+    model = adapters.VelocityModel(remote, "sit")
+    others: list[Any] = [copy.deepcopy(model).engine, pickle.loads(pickle.dumps(remote))]
+    for other in others:
+        assert other is not remote
+        assert_close(other.velocity(X, TIMES), ENGINE.velocity(X, TIMES), "bar")
+        other.close()
+    with httpx.Client(headers={"Authorization": "Bearer word"}) as client:
+        own = RemoteOracle(server.url, client=client)
+        with pytest.raises(TypeError, match="leave client out"):
+            copy.deepcopy(own)
+
+
+def test_an_address_without_a_scheme_or_of_nothing_is_refused_in_words(server: Server) -> None:
+    with pytest.raises(InputError, match="`url` must begin with http"):
+        RemoteOracle("localhost:8000")
+    with pytest.raises(RemoteError, match="there is nothing at /v1/v2/models/oracle/config"):
+        RemoteOracle(f"{server.url}/v1", token="word")
 
 
 def test_calls_on_an_event_loop_are_answered_at_the_same_time(server: Server) -> None:

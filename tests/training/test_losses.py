@@ -65,6 +65,17 @@ def test_the_terms_add_up_for_every_query(engine: OracleEngine, generator: torch
     assert_within(whole.conditional - whole.oracle - whole.variance - whole.cross, "float64")
 
 
+def test_a_loss_and_a_posterior_are_printed_in_a_line(engine: OracleEngine, generator: torch.Generator) -> None:
+    x1 = engine.data[:5]
+    found = oracle_loss(lambda x, t: -x, OracleTarget(engine), x1, generator=generator)
+    posterior = engine.posterior(found.x_t, found.t)
+    for held in (found, found.terms, found.terms.stages(0.5)[0], posterior, engine.posterior(x1[:0], 0.5)):
+        assert len(str(held)) < 200
+    assert "5 queries" in repr(found)
+    assert str(posterior).startswith("Posterior(5 queries of")
+    assert "5 exact" in str(posterior)
+
+
 @pytest.mark.parametrize("prediction", ["velocity", "denoiser", "score", "noise"])
 def test_the_cross_term_averages_to_zero(prediction: Any, engine: OracleEngine, generator: torch.Generator) -> None:
     x1, source = drawn(engine, 6000, generator)

@@ -14,7 +14,7 @@ import numpy as np
 from ...base.errors import bad_file
 from ..samples import Samples, samples_of
 from .label_files import LABELS_FILE, by_name
-from .picture_lists import Opener, Pictures, is_picture_name, pictures_among
+from .picture_lists import Opener, Pictures, is_picture_name, picked, pictures_among
 from .reading import reading
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
@@ -51,10 +51,10 @@ def zipped_pictures(path: Path) -> Pictures:
     return Pictures(path, names, partial(_unzipped, path, names), [path], listed)
 
 
-def _unzipped(path: Path, names: Sequence[str]) -> Iterator[Opener]:
+def _unzipped(path: Path, names: Sequence[str], numbers: Sequence[int]) -> Iterator[Opener]:
     with reading(path, "a zip archive of pictures"), zipfile.ZipFile(path) as archive:
-        for name in names:
-            yield partial(io.BytesIO, archive.read(name))
+        for number in numbers:
+            yield partial(io.BytesIO, archive.read(names[number]))
 
 
 def read_tar(path: Path) -> Samples | Pictures:
@@ -127,10 +127,10 @@ def is_tar_name(name: str) -> bool:
     return name.lower().endswith(TAR_SUFFIXES) and not name.startswith(".")
 
 
-def _untarred(files: Sequence[Path]) -> Iterator[Opener]:
-    for name, content in _parts(files, _is_picture):
-        if _is_picture(name):
-            yield partial(io.BytesIO, content)
+def _untarred(files: Sequence[Path], numbers: Sequence[int]) -> Iterator[Opener]:
+    contents = (content for name, content in _parts(files, _is_picture) if _is_picture(name))
+    for content in picked(contents, numbers):
+        yield partial(io.BytesIO, content)
 
 
 def _is_picture(name: str) -> bool:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ...base.errors import bad_file
-from .picture_lists import MAGICS, Opener, Pictures
+from .picture_lists import MAGICS, Opener, Pictures, picked
 from .reading import library, reading
 
 DATA_FILE = "data.mdb"
@@ -39,9 +39,9 @@ def read_lmdb(path: Path) -> Pictures:
     return Pictures(path, names, partial(_contents, lmdb, path), [file], plain=True)
 
 
-def _contents(lmdb: Any, path: Path) -> Iterator[Opener]:
+def _contents(lmdb: Any, path: Path, numbers: Sequence[int]) -> Iterator[Opener]:
     with reading(path, _EXPECTED), _opened(lmdb, path) as entries:
-        for _, value in _pictures(entries):
+        for _, value in picked(_pictures(entries), numbers):
             yield partial(io.BytesIO, bytes(value))
 
 

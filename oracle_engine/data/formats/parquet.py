@@ -13,7 +13,7 @@ import numpy as np
 from ...base.errors import bad_file
 from ..samples import Samples, samples_of
 from .naming import choose
-from .picture_lists import Opener, Pictures
+from .picture_lists import Opener, Pictures, picked
 from .reading import library, reading
 
 PARQUET_MAGIC = b"PAR1"
@@ -79,14 +79,20 @@ def _is_list(types: Any, kind: Any) -> bool:
     return bool(types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind))
 
 
-def _contents(parquet: Any, files: Sequence[Path], name: str) -> Iterator[Opener]:
-    """Yield what opens each picture of a column."""
+def _contents(parquet: Any, files: Sequence[Path], name: str, numbers: Sequence[int]) -> Iterator[Opener]:
+    """Yield what opens each picture of a column that has one of these numbers."""
+    for held in picked(_encoded(parquet, files, name), numbers):
+        yield partial(io.BytesIO, held)
+
+
+def _encoded(parquet: Any, files: Sequence[Path], name: str) -> Iterator[bytes]:
+    """Yield the bytes of each picture of a column."""
     for file in files:
         with reading(file, _EXPECTED), parquet.ParquetFile(file) as table:
             for batch in table.iter_batches(batch_size=_BATCH, columns=[name]):
                 for row in batch.column(0).to_pylist():
                     held = row["bytes"] if isinstance(row, dict) else row
-                    yield partial(io.BytesIO, held or b"")
+                    yield held or b""
 
 
 def _dense(path: Path, arrow: Any, column: Any) -> np.ndarray:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from ...base.arrays import Int64, Tensor
 from ...base.errors import bad_file
@@ -26,24 +27,35 @@ _SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}
 # what opens the bytes of a picture; it may be called in another thread
 Opener = Callable[[], IO[bytes]]
 
+_Part = TypeVar("_Part")
+
 
 @dataclass(frozen=True, eq=False)
 class Pictures:
     """Encoded pictures, before they are decoded.
 
     where: the folder or the file, for errors. names: of the pictures, with / between folders, in the order of the
-    samples. contents: returns what opens each picture, in this order. files: those whose content decides the pictures.
-    listed: labels by the names that a dataset.json has, empty where it says that there are none, or None.
-    own: the label of each picture, or None. plain: whether names have no folders.
+    samples. contents: returns what opens each of the pictures with some numbers, ascending. files: those whose content
+    decides the pictures. listed: labels by the names that a dataset.json has, empty where it says that there are none,
+    or None. own: the label of each picture, or None. plain: whether names have no folders.
     """
 
     where: Path
     names: Sequence[str]
-    contents: Callable[[], Iterator[Opener]]
+    contents: Callable[[Sequence[int]], Iterator[Opener]]
     files: Sequence[Path]
     listed: Mapping[str, Any] | None = None
     own: Sequence[Any] | None = None
     plain: bool = False
+
+    def some(self, numbers: Sequence[int]) -> Pictures:
+        """Return the pictures with these numbers, ascending, without labels: these are numbered among all."""
+        names = [self.names[number] for number in numbers]
+
+        def contents(among: Sequence[int]) -> Iterator[Opener]:
+            return self.contents([numbers[number] for number in among])
+
+        return replace(self, names=names, contents=contents, listed={}, own=None)
 
     def labels(self) -> Int64[Tensor, "N"] | None:
         """Return the labels that come with the pictures, [N]: their own, those of dataset.json, or their folders.
@@ -72,12 +84,20 @@ def picture_folder(folder: Path) -> Pictures:
     listed = folder / LABELS_FILE
     labels = by_name(listed, listed.read_text("utf-8-sig")) if listed.is_file() else None
     files = [folder / name for name in names]
-    return Pictures(folder, names, lambda: (partial(_opened, file) for file in files), files, labels)
+    return Pictures(folder, names, lambda among: (partial(_opened, files[one]) for one in among), files, labels)
 
 
 def has_pictures(folder: Path) -> bool:
     """Return whether there is a picture in a folder, or in one inside."""
     return any(is_picture_name(name) for name in _inside(folder))
+
+
+def picked(parts: Iterable[_Part], numbers: Iterable[int]) -> Iterator[_Part]:
+    """Yield the parts with these numbers, ascending; none after the last is read."""
+    rest, place = iter(parts), 0
+    for number in numbers:
+        yield next(islice(rest, number - place, None))
+        place = number + 1
 
 
 def is_picture_name(name: str) -> bool:

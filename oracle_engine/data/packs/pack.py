@@ -135,8 +135,8 @@ def _before(folder: Path, key: str | None) -> Manifest | None:
             raise bad_file(folder / MANIFEST, "the manifest of a packed folder", "a file of another program", remedy)
         return None
     if key is not None and key != before.key:
-        remedy = f"pass key={before.key!r}, or remove {MANIFEST}"
-        raise invalid("key", f"must be that of the first pack, {before.key!r}", repr(key), remedy)
+        remedy = f"{'leave key out' if before.key is None else f'pass key={before.key!r}'}, or remove {MANIFEST}"
+        raise invalid("key", f"must be that of the first pack, {before.key or 'none'}", repr(key), remedy)
     check_present(folder, before)
     return before
 

@@ -108,7 +108,7 @@ def _band(axes: Axes, place: list[float], values: list[float], errors: list[floa
 def _finish(panels: Sequence[Axes], reports: Sequence[StageReport], *, linear: bool) -> None:
     """Set titles, ticks and limits of the panels."""
     name = "t" if linear else "t (logit scale)"
-    titles = ("mean top-1 weight (open: predicted)", "median ESS, middle 50 %", "V(t) = E|u − v|² / D")
+    titles = ("top-1 weight, open: predicted", "median ESS, middle 50 %", "V(t) = E|u − v|² / D")
     for axes, title in zip(panels, titles, strict=True):
         style(axes, title, name)
         if linear:

@@ -162,7 +162,7 @@ def test_an_interrupted_build_leaves_nothing(
         (["build", "--data", "short.npy", "--out", "out.index"], "must have at least 48 values a sample"),
         (["build", "--data", "data.npy", "--index", "nonsense", "--out", "o"], "could not parse index string"),
         (["info", "none.index"], "none.index: no such file"),
-        (["info", "data.npy"], "expected a oracle-index-6 file"),
+        (["info", "data.npy"], "expected a file of kind 'oracle-index-6'"),
         (["info", "damaged.index"], "damaged"),
     ],
 )

@@ -124,4 +124,4 @@ def test_a_port_in_use_is_refused_in_a_line(capsys: pytest.CaptureFixture[str]) 
     import socket
 
     with socket.create_server(("127.0.0.1", 0)) as held:
-        assert_refused(capsys, "Address already in use", *SERVE_DIGITS, "--port", str(held.getsockname()[1]))
+        assert_refused(capsys, "`--port` must be free", *SERVE_DIGITS, "--port", str(held.getsockname()[1]))
