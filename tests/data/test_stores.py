@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import re
 from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
@@ -354,3 +355,26 @@ def test_a_key_is_for_arrays_with_names(tmp_path: Path) -> None:
     with pytest.raises(DataFileError, match="expected one array of samples; found mean, std"):
         oe.load_dataset(tmp_path / "b.pt")
     assert oe.load_dataset(tmp_path / "b.pt", key="std").value_range == (1.0, 1.0)
+
+
+def test_folders_of_save_to_disk_are_named_with_the_line_that_reads_them(tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    for name in ("train", "test"):
+        (photos / name).mkdir(parents=True)
+        for file in ("state.json", "dataset_info.json"):
+            (photos / name / file).write_text("{}")
+        (photos / name / "data-00000-of-00001.arrow").write_bytes(b"\xff\xff\xff\xff")
+    whole = re.escape(f"datasets.load_from_disk({str(photos / 'train')!r})")
+    with pytest.raises(DataFileError, match=rf"found a data set that save_to_disk wrote\. Remedy: pass {whole} in"):
+        oe.load_dataset(photos / "train")
+    (photos / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
+    part = re.escape(f"datasets.load_from_disk({str(photos)!r})['train']")
+    with pytest.raises(DataFileError, match=rf"with the splits train, test\. Remedy: pass {part} in place of the path"):
+        oe.load_dataset(photos)
+    with pytest.raises(DataFileError, match=rf"{part}\.to_parquet\('data\.parquet'\)"):
+        oe.load_dataset(photos, key="image")
+    with pytest.raises(DataFileError, match=r"found an Arrow file\. Remedy: pass datasets\.Dataset\.from_file\("):
+        oe.load_dataset(photos / "test" / "data-00000-of-00001.arrow")
+    (photos / "dataset_dict.json").write_text("{")
+    with pytest.raises(DataFileError, match=r"dataset_dict\.json: expected the splits of a data set; found damaged"):
+        oe.load_dataset(photos)

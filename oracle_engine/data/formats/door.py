@@ -10,6 +10,7 @@ from ...base.errors import bad_file
 from ..samples import Samples
 from .archives import is_tar_name, read_tar, tar_files, zip_names, zipped_pictures
 from .cifar import BINARY_BATCHES, PICKLE_MAGIC, PYTHON_BATCHES, PYTHON_NAME, read_cifar10, read_cifar_python
+from .hugging_face import ARROW_SUFFIX, is_saved, refuse_arrow, refuse_saved
 from .idx import IDX_NAME, find_idx, read_idx
 from .lmdb_stores import DATA_FILE, read_lmdb
 from .naming import check_unkeyed
@@ -167,6 +168,7 @@ FILES = (
     ),
     Format(_CIFAR, _never, _ends(".bin"), _unkeyed(read_cifar10)),
     Format("an IDX file", _never, lambda name: IDX_NAME.search(name) is not None, _unkeyed(read_idx)),
+    Format("an Arrow file", _never, _ends(ARROW_SUFFIX), lambda path, key, labelled: refuse_arrow(path)),
     Format("an LMDB file", _never, _ends(".mdb", ".lmdb"), _unkeyed(read_lmdb)),
 )
 
@@ -184,6 +186,12 @@ FOLDERS = (
         _holds(*ZARR_FILES),
         bool,
         lambda path, key, labelled: read_zarr(path, key, labelled=labelled),
+    ),
+    Format(
+        "a data set of Hugging Face",
+        lambda path, start: is_saved(path),
+        bool,
+        lambda path, key, labelled: refuse_saved(path),
     ),
     Format("an LMDB environment", _holds(DATA_FILE), bool, _unkeyed(read_lmdb)),
     Format(
