@@ -44,7 +44,7 @@ def unreadable(*values: Any) -> bool:
 
 def batched(*values: Any) -> bool:
     """Return whether vmap has batched one of `values`."""
-    if torch._C._functorch.peek_interpreter_stack() is None:
+    if not transformed():
         return False
     for value in values:
         while isinstance(value, torch.Tensor) and torch._C._functorch.is_functorch_wrapped_tensor(value):

@@ -153,7 +153,7 @@ def test_gradients_in_the_noise_level_are_those_of_differences(data: OracleDatas
         assert torch.autograd.gradcheck(call, (level,), eps=1e-5, atol=1e-5)
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
 def test_transforms_of_functions_go_through_the_adapters(data: OracleDataset, generator: torch.Generator) -> None:
     engine = OracleEngine(data)
     x, along = normal(3, 2, generator), normal(3, 2, generator)

@@ -14,7 +14,7 @@ from oracle_engine import InputError, OracleDataset, OracleEngine
 from oracle_engine.queries import classes
 
 # torch itself uses it where derivatives are taken forward
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
 
 
 @pytest.fixture

@@ -136,7 +136,7 @@ def test_total_derivatives_compile(engine: OracleEngine, x: Tensor, given: bool,
 
 
 # torch itself uses it where derivatives are taken forward, and reads .grad where it takes up a frame again
-@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
 @pytest.mark.parametrize(
     "call",
@@ -162,6 +162,7 @@ def test_transforms_inside_are_refused_in_words_or_left_out(
     assert_rows_close(torch.compile(inner, backend="eager")(x.detach()), call(engine, x.detach()), "float64")
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
 @pytest.mark.parametrize("name", ["velocity", "log_density"])
 @pytest.mark.parametrize("batch", [5, 0])
 def test_the_operator_keeps_the_rules_of_the_library(engine: OracleEngine, x: Tensor, name: str, batch: int) -> None:

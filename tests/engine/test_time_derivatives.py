@@ -20,7 +20,7 @@ from oracle_engine.base.arrays import STORAGE_DTYPES
 from oracle_engine.paths.paths import Coefficients, RectifiedFlow
 
 # torch itself uses it where derivatives are taken forward
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
 
 ANSWERS = (*PREDICTIONS, "log_density")
 

@@ -20,7 +20,7 @@ from oracle_engine import InputError, OracleDataset, OracleEngine, total_derivat
 
 # torch itself uses it where derivatives are taken forward
 pytestmark = pytest.mark.filterwarnings(
-    "ignore:`torch.jit.script` is deprecated:DeprecationWarning",
+    "ignore:`torch.jit.script` is deprecated",
     "ignore:`torch.jit.script_method` is deprecated:DeprecationWarning",
 )
 

@@ -44,6 +44,15 @@ class Ranks:
         """Return what each rank returned, or the exception that it raised; None for those that are `gone`."""
         return [None if rank in gone else self._result(rank) for rank in range(len(self.pids))]
 
+    def wait_for(self, *files: Path) -> None:
+        """Wait until all `files` are there; an error of a rank is raised here."""
+        while not all(path.exists() for path in files):
+            for path in self.folder.glob("trace-*"):
+                raise AssertionError(f"a rank has failed:\n{path.read_text()}")
+            if time.monotonic() - self.began > DEADLINE:
+                raise AssertionError(f"{[path.name for path in files if not path.exists()]} did not come")
+            time.sleep(0.01)
+
     def end(self) -> None:
         """Kill the ranks that have not ended."""
         for pid in self.pids:

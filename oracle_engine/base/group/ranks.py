@@ -92,7 +92,7 @@ class Ranks:
         # that of the first rank counts: ranks may have been in different groups before
         numbers = [torch.zeros(1, dtype=torch.int64) for _ in everyone]
         dist.all_gather(numbers, torch.tensor([next(_numbers)]), group=self._group)
-        dist.distributed_c10d._set_pg_timeout(FOREVER, self._group)
+        _set_timeout(FOREVER, self._group)
         name = f"oracle-engine/{everyone[0]}/{int(numbers[0])}"
         store = torch._C._distributed_c10d.PrefixStore(name, dist.distributed_c10d._get_default_store())
         # a connection of its own: a call that waits for the store holds up no other
@@ -269,6 +269,13 @@ class Ranks:
 
 # numbers of a header: what is asked at once is less
 HEADER = 24
+
+
+def _set_timeout(limit: timedelta, group: Any) -> None:
+    """Let what a group is asked from now on last as long as `limit`."""
+    # torch before 2.14 has it under this name only
+    setter: Any = getattr(dist, "set_timeout", None) or dist.distributed_c10d._set_pg_timeout
+    setter(limit, group)
 
 
 def _members(mesh: Any) -> list[int] | None:

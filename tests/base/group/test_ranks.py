@@ -58,8 +58,7 @@ def losses(folder: Path, count: int, harm: Callable[[list[int]], None], gone: tu
 
     ranks = Ranks(folder, count, work)
     try:
-        while not all((folder / f"ready-{rank}").exists() for rank in range(count)):
-            time.sleep(0.01)
+        ranks.wait_for(*(folder / f"ready-{rank}" for rank in range(count)))
         harm(ranks.pids)
         found = ranks.results(gone=gone)
     finally:
