@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ...base.arrays import Float64, Tensor
+from ...base.arrays import Bool, Float64, Tensor
 from .rows import Query, Rows
 
 UNIT_ROUNDOFF = {torch.float32: 2.0**-24, torch.float64: 2.0**-53}
@@ -43,6 +43,10 @@ WALK = 8.0
 # samples that hold more than a FEW_SHARES-th of a posterior are few, and cost little to score again; off the path they
 # may be FAR_APART times further apart than on it
 FEW_SHARES, FAR_APART = 16.0, 4.0
+
+# what float32 sums of a mean lose, in roundings of the largest row; how far an error of a logit moves the mean of two
+# samples, relative to it; and |E[eps | x]| of a query with little noise, relative to sqrt(D)
+SUM_ROUNDINGS, MOVED, LITTLE_NOISE = 4.0, 0.25, 0.25
 
 # beyond this error coarse weights are no longer first-order correct, and whatever is live is scored again
 COARSE_LIMIT = 0.01
@@ -217,3 +221,24 @@ def windows(
         weight,
         rescore_window(weight, error, spread, copies=rows.copies, budget=budget, limit=limit, far_apart=far_apart),
     )
+
+
+def loss_shows(
+    rows: Rows,
+    query: Query,
+    mean: Float64[Tensor, "B D"],
+    coarse: Float64[Tensor, "B"],
+    error: Float64[Tensor, "B"],
+) -> Bool[Tensor, "B"]:
+    """Return for which queries the loss of a float32 scan shows in E[eps | x] = (x - alpha m) / sigma, [B].
+
+    rows, query: the samples and B queries. mean: m of each, [B, D]. coarse: the share of the posterior that was summed
+    in float32, in [0, 1], [B]. error: delta of its logits, [B] nats.
+    A query on top of a sample or midway between two has next to nothing of E[eps | x], and where a path ends slowly its
+    velocity is no larger. The mean may be off by (SUM_ROUNDINGS u + MOVED delta) R.
+    """
+    distance = torch.addcmul(query.point, query.alpha[:, None], mean, value=-1.0).norm(dim=1)
+    little = LITTLE_NOISE * (rows.dim / query.inverse_variance).sqrt()
+    loss = coarse * (SUM_ROUNDINGS * UNIT_ROUNDOFF[torch.float32] + MOVED * error) * query.alpha.abs() * rows.radius
+    shows: Tensor = (distance < little) & (loss > LOGIT_BUDGET * distance)
+    return shows

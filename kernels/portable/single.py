@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ...base.arrays import Bool, Float, Int64, Tensor
+from ...base.arrays import Bool, Float, Float64, Int64, Tensor
 from ..common.accumulate import EVERYONE, BlockSums, Index, RunningSums
 from ..common.matmul import mean_product
 from ..common.rescore import Pairs, pairs_state
-from ..common.rounding import Windows, logit_error, windows
+from ..common.rounding import Windows, logit_error, loss_shows, windows
 from ..common.state import PosteriorState, Wanted, merge, without_top
 from ..common.top_k import TopCandidates
 from ..common.work import Work
@@ -31,12 +31,13 @@ class ScanResult:
     """What a scan in float32 leaves.
 
     coarse: states over the samples that were not listed. listed: the samples to rescore. overflowed: queries, [B], with
-    more samples to rescore than are rescored one by one.
+    more samples to rescore than are rescored one by one. partition: of the coarse logits, [B] nats.
     """
 
     coarse: PosteriorState
     listed: Pairs
     overflowed: Bool[Tensor, "B"]
+    partition: Float64[Tensor, "B"]
 
 
 def single_state(work: Work, limits: BlockLimits = BLOCK_LIMITS) -> PosteriorState:
@@ -50,7 +51,13 @@ def single_state(work: Work, limits: BlockLimits = BLOCK_LIMITS) -> PosteriorSta
     if len(found.listed):
         rescored = pairs_state(work.rows, work.query, found.listed, work.wanted)
         state = merge(without_top(state, rescored.top_rows), rescored)
-    overflowed = found.overflowed.nonzero()[:, 0]
+    again = found.overflowed
+    if work.wanted.mean:
+        rows, query = work.rows, work.query
+        share = (found.coarse.lse - state.lse).exp().nan_to_num(0.0).clamp_max(1.0)
+        error = logit_error(rows, query, torch.float32, found.partition)
+        again = again | loss_shows(rows, query, state.mean, share, error)
+    overflowed = again.nonzero()[:, 0]
     return state.put(overflowed, double_state(work.take(overflowed), limits)) if len(overflowed) else state
 
 
@@ -102,7 +109,8 @@ class SingleScan:
         has_weight = pairs.logit >= (self.partition - self._windows().weight)[pairs.query]
         rows, query = self.work.rows, self.work.query
         coarse = self.top.heaviest(self.sums.state(rows, query), rows, query)
-        return ScanResult(coarse, pairs.where(has_weight & ~overflowed[pairs.query]), overflowed)
+        listed = pairs.where(has_weight & ~overflowed[pairs.query])
+        return ScanResult(coarse, listed, overflowed, self.partition)
 
     def _windows(self) -> Windows:
         rows, query, count = self.work.rows, self.work.query, len(self.work.span)

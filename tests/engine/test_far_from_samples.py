@@ -6,11 +6,12 @@ import mpmath
 import pytest
 import torch
 from closed_form import normal, stored_as
-from tolerances import assert_within
+from tolerances import assert_rows_close, assert_within
 from torch import Tensor
 
 from oracle_engine import OracleDataset, OracleEngine
 from oracle_engine.base.arrays import STORAGE_DTYPES
+from oracle_engine.paths.paths import coefficients
 
 LATE = (0.5, 0.99, 0.999, 0.9999, 1 - 1e-6)
 
@@ -53,6 +54,27 @@ def test_half_way_between_two_samples(generator: torch.Generator, dtype: torch.d
     first, second = data[0].double(), data[1].double()
     for t in LATE:
         assert_exact(data, t * (first + second) / 2, t)
+
+
+@pytest.mark.parametrize("backend", ["auto", "torch"])
+@pytest.mark.parametrize("path", ["gvp", "vp"])
+@pytest.mark.parametrize(("dim", "amplitude", "t"), [(64, 3, 0.97), (784, 1, 0.97), (64, 1, 0.99), (64, 3, 0.99)])
+def test_half_way_with_next_to_no_noise_along_paths_that_end_slowly(
+    generator: torch.Generator, backend: str, path: str, dim: int, amplitude: int, t: float
+) -> None:
+    # the signal hardly grows any more, and E[eps | x] is next to nothing: so is the velocity
+    stored = (amplitude * normal(40, dim, generator)).round().to(torch.int8)
+    data = OracleDataset(stored)
+    engine, reference = (
+        OracleEngine(data, path=path, backend=backend),
+        OracleEngine(data, path=path, backend="reference"),
+    )
+    at = coefficients(engine.path, torch.tensor([t], dtype=torch.float64))
+    values = stored.double() * data.value_map.scale + data.value_map.offset
+    x = at.alpha_t * (values[:20] + values[20:]) / 2 + 1e-4 * at.sigma_t * normal(20, dim, generator)
+    mean, noise = reference.denoiser(x, t), reference.noise(x, t)
+    terms = at.d_alpha_t.abs() * mean.norm(dim=1) + at.d_sigma_t.abs() * noise.norm(dim=1)
+    assert_rows_close(engine.velocity(x, t), reference.velocity(x, t), "bar", terms)
 
 
 @pytest.mark.parametrize("classes", [[0, 1], [0, 0]])

@@ -7,6 +7,14 @@
 namespace oracle {
 namespace {
 
+// what float32 sums of a mean lose, in roundings of the largest row; how far an error of a logit moves the mean of two
+// samples, relative to it; and the error relative to E[eps | x] that may show
+constexpr double kSumRoundings = 4.0, kMoved = 0.25, kShown = 1e-5;
+
+// |E[eps | x]| of a query with little noise, relative to sqrt(D), and the least share of a posterior whose loss is
+// looked at
+constexpr double kLittleNoise = 0.25, kLeastShare = 1e-6;
+
 // The state of a query over the rows that were summed.
 void write_coarse(const StatesView& out, Problem& problem, int64_t b) {
     const ScanProblem& found = problem.view();
@@ -122,16 +130,51 @@ void name_heaviest(const ScanAsked& asked, const QueriesView& queries, const Sca
     }
 }
 
-}  // namespace
+// |x - alpha m|, m the mean of a query.
+double distance_to_mean(const AskedQueries& queries, const double* mean, int64_t dim, int64_t b) {
+    const double *point = queries.point + b * dim, alpha = queries.alpha[b];
+    Wide total = {};
+    int64_t d = 0;
+    for (; d + kLanes <= dim; d += kLanes) {
+        const Wide rest = wide(point + d) - alpha * wide(mean + d);
+        total += rest * rest;
+    }
+    double square = lane_sum(total);
+    for (; d < dim; ++d) square += (point[d] - alpha * mean[d]) * (point[d] - alpha * mean[d]);
+    return std::sqrt(square);
+}
 
-void finish_states(ScanAsked& asked, Problem& problem, const Listed& listed, int64_t tops) {
+// Whether what float32 sums may have lost of a mean shows in E[eps | x] = (x - alpha m) / sigma, of which a query on
+// top of a sample or midway between two has next to none. coarse: share of these sums in the posterior.
+bool loss_shows(const ScanAsked& asked, Problem& problem, int64_t b, double coarse) {
+    const AskedQueries& queries = problem.queries.asked();
+    const int64_t dim = problem.view().dim;
+    const double little = kLittleNoise * std::sqrt(dim / queries.inverse_variance[b]);
+    const double reach = std::fabs(queries.alpha[b]) * asked.rows->radius;
+    // no mean is longer than the longest row
+    if (coarse < kLeastShare || std::sqrt(problem.queries.squares[b]) - reach > little) return false;
+    const double distance = distance_to_mean(queries, asked.out.mean + b * dim, dim, b);
+    if (!(distance < little)) return false;
+    const ScanProblem& found = problem.view();
+    const double error = logit_error(found.scan, found.law[b], found.sums[found.batch + b]);
+    return coarse * (kSumRoundings * asked.rounding->roundoff + kMoved * error) * reach > kShown * distance;
+}
+
+// Leaves queries whose mean needs more digits to a scan in double precision. coarse: log-partitions of float32 sums.
+void leave_little_noise(ScanAsked& asked, Problem& problem, const std::vector<double>& coarse) {
+    const StatesView& out = asked.out;
+    if (out.mean == nullptr || asked.rounding->wide) return;
+    for (size_t b = 0; b < coarse.size(); ++b) {
+        if (std::isnan(out.lse_rest[b]) || !(coarse[b] > kNothing)) continue;
+        if (!loss_shows(asked, problem, b, std::min(std::exp(coarse[b] - out.lse[b]), 1.0))) continue;
+        out.lse_rest[b] = std::nan(""), ++asked.overflows;
+    }
+}
+
+// Adds the rows that are listed, scored again, to the states of the others, and names the heaviest samples.
+void add_rescored(ScanAsked& asked, Problem& problem, const Listed& listed, int64_t tops) {
     const ScanProblem& found = problem.view();
     const int64_t batch = found.batch;
-    asked.overflows = 0;
-    for (int64_t b = 0; b < batch; ++b) {
-        write_coarse(asked.out, problem, b);
-        if (found.kept[b] < 0) asked.out.lse_rest[b] = std::nan(""), ++asked.overflows;
-    }
     if (listed.row.empty() && asked.out.top_k == 0) return;
     const QueriesView queries = problem.queries.in_stored_coordinates();
     if (listed.row.empty()) return name_heaviest(asked, queries, found, nullptr, tops);
@@ -142,6 +185,20 @@ void finish_states(ScanAsked& asked, Problem& problem, const Listed& listed, int
 #pragma omp parallel for num_threads(threads) schedule(static) if (batch * found.dim > kWorthSharing)
     for (int64_t b = 0; b < batch; ++b) merge_state(asked.out, rescored.view, found.dim, b);
     if (asked.out.top_k > 0) name_heaviest(asked, queries, found, &rescored.view, tops);
+}
+
+}  // namespace
+
+void finish_states(ScanAsked& asked, Problem& problem, const Listed& listed, int64_t tops) {
+    const ScanProblem& found = problem.view();
+    asked.overflows = 0;
+    for (int64_t b = 0; b < found.batch; ++b) {
+        write_coarse(asked.out, problem, b);
+        if (found.kept[b] < 0) asked.out.lse_rest[b] = std::nan(""), ++asked.overflows;
+    }
+    const std::vector<double> coarse(asked.out.lse, asked.out.lse + found.batch);
+    add_rescored(asked, problem, listed, tops);
+    leave_little_noise(asked, problem, coarse);
 }
 
 }  // namespace oracle

@@ -55,10 +55,15 @@ struct Windows {
     double weight, rescore;
 };
 
+// Returns the root mean square error of a logit, in nats.
+inline double logit_error(const ScanLaw& scan, const QueryLaw& query, double partition) {
+    const double size = std::min(query.bound, std::fabs(partition) + query.norms);
+    return scan.factor * (size + query.own) + scan.rounding;
+}
+
 // Returns the windows in nats; see `windows`, `logit_error` and `rescore_window` over there.
 inline Windows windows_at(const ScanLaw& scan, const QueryLaw& query, double partition) {
-    const double size = std::min(query.bound, std::fabs(partition) + query.norms);
-    const double error = scan.factor * (size + query.own) + scan.rounding;
+    const double error = logit_error(scan, query, partition);
     const double weight = scan.log_count + 2.0 * scan.worst_case * error;
     const double excess = std::max(error * query.spread / scan.budget, 1e-300);
     double window = 2.0 * std::log(excess);
