@@ -124,10 +124,9 @@ class InferenceServer:
         """Whether requests should be sent here."""
         return self._batcher is not None and self._batcher.ready and not self.draining
 
-    @property
-    def busy(self) -> bool:
-        """Whether the worker computes."""
-        return self._batcher is not None and self._batcher.busy
+    def ended(self, seconds: float) -> bool:
+        """Return whether the worker has ended; it is waited for so many seconds where it computes nothing."""
+        return self._batcher is None or self._batcher.ended(seconds)
 
     async def about(self, request: Request) -> Response:
         """Return the name, version and extensions of the server."""

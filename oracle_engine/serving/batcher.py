@@ -63,7 +63,8 @@ class Batcher:
         self._waiting: list[Ticket] = []
         self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         # a daemon: a scan that outlasts the deadline of a shutdown does not keep the process
-        threading.Thread(target=self._serve, name="oracle-engine", daemon=True).start()
+        self._worker = threading.Thread(target=self._serve, name="oracle-engine", daemon=True)
+        self._worker.start()
         self._work.put(lambda: self._warm_up(models))
 
     def submit(self, model: Model, question: Question, seconds: float) -> Ticket:
@@ -87,6 +88,11 @@ class Batcher:
     def close(self) -> None:
         """Let the worker end when it has answered what it has begun."""
         self._work.put(None)
+
+    def ended(self, seconds: float) -> bool:
+        """Return whether the worker has ended, which it may do within so many seconds where it computes nothing."""
+        self._worker.join(0.0 if self.busy else seconds)
+        return not self._worker.is_alive()
 
     def _expire(self, ticket: Ticket, seconds: float) -> None:
         if not ticket.answer.done():

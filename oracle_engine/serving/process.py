@@ -24,6 +24,8 @@ STUCK_SECONDS = 30.0
 CLOSE = (b"connection", b"close")
 # seconds between two looks at whether connections have ended
 TICK = 0.05
+# a worker that computes nothing has ended after so long
+LAST_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -153,6 +155,6 @@ def run(
     )
     process = Process(app, config, ending, started)
     process.run([place])
-    if app.state.server.busy:
-        # a scan cannot be interrupted, and Python would wait for it
+    if not app.state.server.ended(LAST_SECONDS):
+        # a scan cannot be interrupted, and Python would end in the midst of it
         os._exit(1)

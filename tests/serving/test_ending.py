@@ -82,3 +82,17 @@ def test_an_interrupt_waits_for_what_was_accepted_and_not_for_balancers(monkeypa
             until(lambda: server.process.should_exit)
             gate.opened.set()
             assert first.result().status_code == 200
+
+
+def test_its_worker_ends_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = Gate(monkeypatch, Model)
+    monkeypatch.setattr(Model, "warm_up", lambda model: None)
+    with ThreadPoolExecutor(1) as pool:
+        with served(create_app(ENGINE)) as server:
+            first = pool.submit(server.post, question(X))
+            assert gate.entered.wait(30)
+            # one that computes is not waited for
+            assert not server.app.state.server.ended(60.0)
+            gate.opened.set()
+            assert first.result().status_code == 200
+        assert server.app.state.server.ended(60.0)
