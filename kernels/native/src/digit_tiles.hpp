@@ -20,11 +20,11 @@ ORACLE_INLINE bool by_digit_tiles(int64_t dim) {
 #endif
 }
 
-// Copies the digits of one query into its lane of a panel, [D / 4][kDigits][16][4].
+// Copies the digits of one query into its lane of a panel, [kDigits][D / 4][16][4].
 ORACLE_APART void place_digits(const DigitQuery& query, int64_t dim, int64_t lane, int8_t* panel) {
     for (int64_t d = 0; d < dim; ++d)
         for (int digit = 0; digit < kDigits; ++digit)
-            panel[((d / kTogether * kDigits + digit) * 16 + lane) * kTogether + d % kTogether] =
+            panel[digit * dim * 16 + (d / kTogether * 16 + lane) * kTogether + d % kTogether] =
                 query.digits[digit * query.width + d];
 }
 
@@ -35,7 +35,7 @@ void pack_digits(const ScanProblem& problem, const Shape<Real>& shape, const Sha
     const int64_t W = shape.W, size = kDigits * shape.dim;
     for (int64_t b = thread * W; b < shape.batch; b += b % W == W - 1 ? (problem.threads - 1) * W + 1 : 1) {
         DigitQuery& query = shared.in_digits[b];
-        query = {shared.digits + b * kDigits * width, width, 0, 1.0};
+        query = {shared.digits + b * kDigits * width, width, 0, 0, 1.0, 0.0};
         write_digits(problem.point + b * shape.dim, problem.gain[b], problem.centre, shape.dim, shift, query);
         shared.offsets[b] = static_cast<double>(query.offset), shared.units[b] = query.unit;
         if (shared.digit_panels) place_digits(query, shape.dim, b % 16, shared.digit_panels + b / 16 * 16 * size);
@@ -43,6 +43,7 @@ void pack_digits(const ScanProblem& problem, const Shape<Real>& shape, const Sha
     if (thread != 0) return;
     std::fill(shared.units + shape.batch, shared.units + shape.lanes(), 0.0);
     std::fill(shared.offsets + shape.batch, shared.offsets + shape.lanes(), 0.0);
+    std::fill(shared.in_digits + shape.batch, shared.in_digits + shape.lanes(), DigitQuery{});
 }
 
 #if defined(__AVX512VNNI__)
@@ -64,10 +65,10 @@ ORACLE_APART void score_digit_tile(const uint8_t* rows, int64_t count, int64_t d
     Ahead soon = ahead;
     for (int64_t d = 0; d < dim; d += kTogether) {
         soon.next();
-        const int8_t* q = panel + d / kTogether * kDigits * 64;
         __m512i digits[kDigits];
 #pragma GCC unroll 3
-        for (int digit = 0; digit < kDigits; ++digit) digits[digit] = _mm512_loadu_si512(q + digit * 64);
+        for (int digit = 0; digit < kDigits; ++digit)
+            digits[digit] = _mm512_loadu_si512(panel + (digit * dim + d) * 16);
 #pragma GCC unroll 8
         for (int r = 0; r < kDigitRows; ++r) {
             int32_t four;

@@ -8,6 +8,9 @@ namespace oracle {
 constexpr int kDigits = 3;
 constexpr double kLargest = 127.0 * 65536 + 127.0 * 256 + 127.0;
 
+// the value of one in the leading digit
+constexpr int64_t kLeading = 65536;
+
 // coordinates of a vector of digits
 constexpr int64_t kDigitLanes = 64;
 
@@ -23,16 +26,23 @@ ORACLE_APART void write_digits(const double* point, double gain, const double* c
     for (int64_t d = 0; d < dim; ++d) largest = std::max(largest, std::fabs(gain * point[d]));
     query.unit = largest > 0.0 ? largest / kLargest : 1.0;
     const double each = 1.0 / query.unit;
-    query.offset = 0;
+    query.offset = query.leading_offset = 0;
+    double rests = 0.0;
     for (int64_t d = 0; d < query.width; ++d) {
-        int64_t rest = d < dim ? std::lrint(gain * point[d] * each) : 0;
-        if (d < dim) query.offset += rest * (std::lrint(centre[d]) + shift);
+        const int64_t whole = d < dim ? std::lrint(gain * point[d] * each) : 0;
+        int64_t rest = whole;
         for (int digit = 0; digit < kDigits; ++digit) {
             const int8_t low = static_cast<int8_t>(rest & 255);
             query.digits[digit * query.width + d] = low;
-            rest = (rest - low) / 256;
+            rest = digit + 1 < kDigits ? (rest - low) / 256 : low;
         }
+        if (d >= dim) continue;
+        const int64_t level = std::lrint(centre[d]) + shift;
+        query.offset += whole * level, query.leading_offset += rest * level;
+        const double lower = static_cast<double>(whole - rest * kLeading);
+        rests += lower * lower;
     }
+    query.rest = query.unit * std::sqrt(rests);
 }
 
 #if defined(__AVX512VNNI__)

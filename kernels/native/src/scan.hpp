@@ -98,11 +98,12 @@ ORACLE_INLINE void fetch_ahead(const void* at) {
 }
 
 // A query in digits of eight bits, see digits.hpp. digits: [3][width], the lowest first. offset: its product with the
-// centre, and with what rows are shifted by to be without a sign. unit: the value of one.
+// centre, and with what rows are shifted by to be without a sign; leading_offset: that of its leading digits. unit: the
+// value of one. rest: the norm of what its leading digits leave.
 struct DigitQuery {
     int8_t* digits;
-    int64_t width, offset;
-    double unit;
+    int64_t width, offset, leading_offset;
+    double unit, rest;
 };
 
 // coordinates of a query in digits: a multiple of those that are read together
@@ -116,29 +117,35 @@ template <class Real>
 struct Shared {
     Real *queries, *centre;
     int8_t* digits;           // [B][3][digit_width]
-    DigitQuery* in_digits;    // [B]
-    int8_t* digit_panels;     // [vectors][D / 4][3][16][4], of many queries
+    DigitQuery* in_digits;    // [lanes]
+    int8_t* digit_panels;     // [vectors][3][D / 4][16][4], of many queries
     double *offsets, *units;  // [lanes], of the queries in digits
 
     Shared(const Shape<Real>& shape, bool few, bool bytes, Arena& arena)
         : queries(arena.take<Real>(shape.lanes() * shape.panels * shape.width)),
           centre(arena.take<Real>(shape.panels * shape.width)),
           digits(bytes ? arena.take<int8_t>(shape.batch * 3 * digit_width(shape.dim)) : nullptr),
-          in_digits(arena.take<DigitQuery>(shape.batch)),
+          in_digits(arena.take<DigitQuery>(shape.lanes())),
           digit_panels(bytes && !few ? arena.take<int8_t>(shape.vectors * 16 * 3 * digit_width(shape.dim)) : nullptr),
           offsets(arena.take<double>(shape.lanes())),
           units(arena.take<double>(shape.lanes())) {}
 };
 
+// For how many more blocks all digits of a vector of queries are multiplied at once, and for how many the next time.
+struct Patience {
+    int32_t left, next;
+};
+
 // What one thread keeps while it scans its share of the rows.
 template <class Real>
 struct Memory {
-    Real *rows, *logits, *half_norms, *log_weights, *sums, *reference, *floor;
+    Real *rows, *logits, *half_norms, *norms, *log_weights, *sums, *reference, *floor;
     double *total, *met, *mass, *squares, *first_logit, *half_norm;
     Real* weights;                   // [block][W]: of the vector of queries at hand; of few queries [block], of one
     Real* packed;                    // [tiles][block][of_tile]: weights of the rows that have any for a tile of queries
     int32_t *index, *count;          // [tiles][block], [tiles]: these rows
     int32_t* pending;                // [tiles]: rows summed in Real since the sums were emptied into `total`
+    Patience* patience;              // [vectors]: whether the leading digits of queries are looked at first
     Real* top_logits;                // [B][top], in falling order
     int64_t *top_rows, *list_count;  // [B][top], [B]
     int64_t* list_rows;              // [B][listed]
@@ -151,13 +158,14 @@ struct Memory {
         weights = arena.take<Real>(few ? shape.rows() : Shape<Real>::W * block),
         packed = arena.take<Real>(lanes * block);
         half_norms = arena.take<Real>(shape.rows()), log_weights = arena.take<Real>(shape.rows());
+        norms = arena.take<Real>(shape.rows());
         sums = arena.take<Real>(lanes * values);
         total = std::is_same<Real, double>::value ? nullptr : arena.take<double>(lanes * values);
         reference = arena.take<Real>(lanes), floor = arena.take<Real>(lanes);
         met = arena.take<double>(lanes), mass = arena.take<double>(lanes), squares = arena.take<double>(lanes);
         first_logit = arena.take<double>(lanes), half_norm = arena.take<double>(lanes);
         index = arena.take<int32_t>(shape.tiles * block), count = arena.take<int32_t>(shape.tiles);
-        pending = arena.take<int32_t>(shape.tiles);
+        pending = arena.take<int32_t>(shape.tiles), patience = arena.take<Patience>(shape.vectors);
         top_logits = arena.take<Real>(lanes * shape.top), top_rows = arena.take<int64_t>(lanes * shape.top);
         list_count = arena.take<int64_t>(lanes);
         list_rows = arena.take<int64_t>(lanes * shape.listed), list_logits = arena.take<double>(lanes * shape.listed);

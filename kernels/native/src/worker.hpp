@@ -2,6 +2,7 @@
 #pragma once
 #include "digit_tiles.hpp"
 #include "few.hpp"
+#include "leading_digits.hpp"
 #include "rows.hpp"
 #include "softmax.hpp"
 #include "sums.hpp"
@@ -13,6 +14,9 @@ constexpr int64_t kPanelsTogether = 5;
 
 // rows summed in single precision before the sums are emptied into double precision
 constexpr int32_t kLongestSum = 1024;
+
+// blocks that get all digits at once, at most, before leading digits are tried again
+constexpr int32_t kMostPatience = 256;
 
 template <class Real, class Stored>
 class Worker {
@@ -61,6 +65,7 @@ class Worker {
         for (int64_t r = 0; r < block.count; ++r) {
             memory_.half_norms[r] = static_cast<Real>(problem_.half_norms[block.first + r]);
             const bool equal = problem_.log_weights == nullptr;
+            memory_.norms[r] = static_cast<Real>(std::sqrt(2.0 * problem_.half_norms[block.first + r]) * kNormUpward);
             memory_.log_weights[r] = equal ? Real(0) : static_cast<Real>(problem_.log_weights[block.first + r]);
         }
     }
@@ -79,20 +84,53 @@ class Worker {
         weigh();
     }
 
+    // Products in digits with all queries, and of those that may matter only where few rows do.
     void score_by_digits(const Stored* rows, const Block& block) {
 #if defined(__AVX512VNNI__)
-        if constexpr (std::is_same<Real, float>::value && std::is_same<Stored, uint8_t>::value) {
-            const int64_t size = kDigits * shape_.dim * W;
-            for (int64_t v = 0; v < shape_.vectors; ++v)
-                for (int64_t r = 0; r < block.count; r += kDigitRows)
-                    score_digit_tile(rows + r * shape_.dim, block.count - r, shape_.dim,
-                                     shared_.digit_panels + v * size, shared_.offsets + v * W, shared_.units + v * W,
-                                     memory_.logits + (v * shape_.block + r) * W, ahead_);
-        }
+        if constexpr (std::is_same<Real, float>::value && std::is_same<Stored, uint8_t>::value)
+            for (int64_t v = 0; v < shape_.vectors;) {
+                const int64_t together = v + 1 < shape_.vectors && patient(v) && patient(v + 1) ? 2 : 1;
+                if (patient(v))
+                    together == 2 ? score_leading<2>(rows, block, v) : score_leading<1>(rows, block, v);
+                else
+                    --memory_.patience[v].left, score_all_digits(rows, block, v, 0);
+                v += together;
+            }
 #else
         (void)rows, (void)block;
 #endif
     }
+
+#if defined(__AVX512VNNI__)
+    bool patient(int64_t vector) const { return memory_.patience[vector].left == 0; }
+
+    const int8_t* digit_panel(int64_t vector) const { return shared_.digit_panels + vector * kDigits * shape_.dim * W; }
+
+    // Scores the rows of a block from `first` on.
+    void score_all_digits(const uint8_t* rows, const Block& block, int64_t v, int64_t first) {
+        for (int64_t r = first; r < block.count; r += kDigitRows)
+            score_digit_tile(rows + r * shape_.dim, block.count - r, shape_.dim, digit_panel(v),
+                             shared_.offsets + v * W, shared_.units + v * W,
+                             memory_.logits + (v * shape_.block + r) * W, ahead_);
+    }
+
+    // Scores the rows of a block that may matter to VECTORS vectors of queries; all where many may.
+    template <int VECTORS>
+    void score_leading(const uint8_t* rows, const Block& block, int64_t v) {
+        constexpr int64_t ROWS = leading_rows(VECTORS);
+        const int64_t dim = shape_.dim, step = shape_.block * W, count = block.count / ROWS * ROWS;
+        const int8_t* panel = digit_panel(v) + (kDigits - 1) * dim * W;
+        for (int64_t r = 0; r < count; r += ROWS)
+            score_leading_tile<VECTORS>(rows + r * dim, dim, panel, kDigits * dim * W, shared_.in_digits + v * W,
+                                        memory_.logits + v * step + r * W, step, ahead_);
+        for (int64_t own = v; own < v + VECTORS; ++own) {
+            Patience& patience = memory_.patience[own];
+            const bool few = LeadingDigits(problem_, shape_, shared_, memory_, own).sift(rows, block, count);
+            patience = few ? Patience{0, 4} : Patience{patience.next, std::min(4 * patience.next, kMostPatience)};
+            score_all_digits(rows, block, own, few ? count : 0);
+        }
+    }
+#endif
 
     void score(const Block& block) {
         const int64_t length = shape_.panels * P, step = shape_.block * W;
