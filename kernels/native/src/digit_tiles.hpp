@@ -4,41 +4,60 @@
 
 namespace oracle {
 
-// rows of a tile, and coordinates that are multiplied together
+// rows of a tile
 constexpr int kDigitRows = 8;
-constexpr int64_t kTogether = 4;
 
 // Whether tiles of digits read these rows.
 template <class Real, class Stored>
 ORACLE_INLINE bool by_digit_tiles(int64_t dim) {
 #if defined(__AVX512VNNI__)
-    return std::is_same<Real, float>::value && std::is_same<Stored, uint8_t>::value && dim % kTogether == 0 &&
-           fits_digits(dim);
+    return std::is_same<Real, float>::value && sizeof(Stored) == 1 && dim % kTogether == 0 && fits_digits(dim);
 #else
     (void)dim;
     return false;
 #endif
 }
 
+// queries from which on it pays to bring rows into codes
+constexpr int64_t kWorthCodes = 32;
+
+// What queries are written in digits for where a thread scans `count` rows.
+template <class Real>
+DigitUse digit_use(const ScanProblem& problem, int64_t count) {
+    const bool bytes = problem.stored <= kInt8, fits = fits_digits(problem.dim) && count >= kWorthDigits;
+#if defined(__AVX512VNNI__)
+    const bool leading = std::is_same<Real, float>::value && !problem.few && fits;
+#else
+    const bool leading = false;
+#endif
+    const bool codes = leading && !bytes && problem.batch >= kWorthCodes;
+    return {bytes && fits, leading && (bytes ? problem.dim % kTogether == 0 : codes), codes};
+}
+
 // Copies the digits of one query into its lane of a panel, [kDigits][D / 4][16][4].
 ORACLE_APART void place_digits(const DigitQuery& query, int64_t dim, int64_t lane, int8_t* panel) {
-    for (int64_t d = 0; d < dim; ++d)
+    const int64_t whole = padded(dim, kTogether);
+    for (int64_t d = 0; d < whole; ++d)
         for (int digit = 0; digit < kDigits; ++digit)
-            panel[digit * dim * 16 + (d / kTogether * 16 + lane) * kTogether + d % kTogether] =
+            panel[digit * whole * 16 + (d / kTogether * 16 + lane) * kTogether + d % kTogether] =
                 query.digits[digit * query.width + d];
 }
 
 // Writes queries in digits: those of whole vectors, so that no two threads write into one.
 template <class Real>
 void pack_digits(const ScanProblem& problem, const Shape<Real>& shape, const Shared<Real>& shared, int64_t thread) {
-    const int64_t width = digit_width(shape.dim), shift = problem.stored == kInt8 ? 128 : 0;
-    const int64_t W = shape.W, size = kDigits * shape.dim;
+    const int64_t width = digit_width(shape.dim), shift = problem.stored == kUint8 ? 0 : 128;
+    const double* centre = problem.stored <= kInt8 ? problem.centre : nullptr;
+    const int64_t W = shape.W, size = kDigits * padded(shape.dim, kTogether);
     for (int64_t b = thread * W; b < shape.batch; b += b % W == W - 1 ? (problem.threads - 1) * W + 1 : 1) {
         DigitQuery& query = shared.in_digits[b];
-        query = {shared.digits + b * kDigits * width, width, 0, 0, 1.0, 0.0};
-        write_digits(problem.point + b * shape.dim, problem.gain[b], problem.centre, shape.dim, shift, query);
+        query = {shared.digits + b * kDigits * width, width, 0, 0, 1.0, 0.0, 0.0};
+        write_digits(problem.point + b * shape.dim, problem.gain[b], centre, shape.dim, shift, query);
         shared.offsets[b] = static_cast<double>(query.offset), shared.units[b] = query.unit;
         if (shared.digit_panels) place_digits(query, shape.dim, b % 16, shared.digit_panels + b / 16 * 16 * size);
+        for (int64_t d = 0; shared.single && d < code_stride(shape.dim); ++d)
+            shared.single[b * code_stride(shape.dim) + d] =
+                d < shape.dim ? static_cast<Real>(problem.gain[b] * problem.point[b * shape.dim + d]) : Real(0);
     }
     if (thread != 0) return;
     std::fill(shared.units + shape.batch, shared.units + shape.lanes(), 0.0);
@@ -55,11 +74,20 @@ ORACLE_INLINE __m256 digit_value(__m256i low, __m256i middle, __m256i high, cons
     return _mm512_cvtpd_ps(_mm512_mul_pd(_mm512_sub_pd(total, _mm512_loadu_pd(offsets)), _mm512_loadu_pd(units)));
 }
 
+// Four coordinates of a row without a sign in every lane.
+template <class Stored>
+ORACLE_INLINE __m512i four_unsigned(const Stored* at) {
+    uint32_t four;
+    std::memcpy(&four, at, sizeof four);
+    return _mm512_set1_epi32(static_cast<int32_t>(std::is_same<Stored, int8_t>::value ? four ^ 0x80808080u : four));
+}
+
 // Writes <x_r - c, q> of a tile of rows for the 16 queries of a panel. rows: `dim` bytes each, of which the first
 // `count` rows are there. out: [kDigitRows][16]. offsets, units: [16], as in DigitQuery.
-ORACLE_APART void score_digit_tile(const uint8_t* rows, int64_t count, int64_t dim, const int8_t* panel,
+template <class Stored>
+ORACLE_APART void score_digit_tile(const Stored* rows, int64_t count, int64_t dim, const int8_t* panel,
                                    const double* offsets, const double* units, float* out, Ahead& ahead) {
-    const uint8_t* x[kDigitRows];
+    const Stored* x[kDigitRows];
     for (int r = 0; r < kDigitRows; ++r) x[r] = rows + std::min<int64_t>(r, count - 1) * dim;
     __m512i sums[kDigitRows][kDigits] = {};
     Ahead soon = ahead;
@@ -71,9 +99,7 @@ ORACLE_APART void score_digit_tile(const uint8_t* rows, int64_t count, int64_t d
             digits[digit] = _mm512_loadu_si512(panel + (digit * dim + d) * 16);
 #pragma GCC unroll 8
         for (int r = 0; r < kDigitRows; ++r) {
-            int32_t four;
-            std::memcpy(&four, x[r] + d, sizeof four);
-            const __m512i values = _mm512_set1_epi32(four);
+            const __m512i values = four_unsigned(x[r] + d);
 #pragma GCC unroll 3
             for (int digit = 0; digit < kDigits; ++digit) add_products(sums[r][digit], values, digits[digit]);
         }

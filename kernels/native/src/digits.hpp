@@ -11,6 +11,9 @@ constexpr double kLargest = 127.0 * 65536 + 127.0 * 256 + 127.0;
 // the value of one in the leading digit
 constexpr int64_t kLeading = 65536;
 
+// rows from which on it pays to write queries in digits
+constexpr int64_t kWorthDigits = 1024;
+
 // coordinates of a vector of digits
 constexpr int64_t kDigitLanes = 64;
 
@@ -19,7 +22,8 @@ constexpr bool fits_digits(int64_t dim) {
     return 128 <= dim && dim <= 1 << 16;
 }
 
-// Writes gain * point, [D], in digits; rows are larger by `shift` than the values that they stand for.
+// Writes gain * point, [D], in digits; rows are larger by `shift` than the values that they stand for, which still
+// carry `centre` where it is not null.
 ORACLE_APART void write_digits(const double* point, double gain, const double* centre, int64_t dim, int64_t shift,
                                DigitQuery& query) {
     double largest = 0.0;
@@ -27,22 +31,23 @@ ORACLE_APART void write_digits(const double* point, double gain, const double* c
     query.unit = largest > 0.0 ? largest / kLargest : 1.0;
     const double each = 1.0 / query.unit;
     query.offset = query.leading_offset = 0;
-    double rests = 0.0;
+    double lower = 0.0, leading = 0.0;
     for (int64_t d = 0; d < query.width; ++d) {
         const int64_t whole = d < dim ? std::lrint(gain * point[d] * each) : 0;
         int64_t rest = whole;
-        for (int digit = 0; digit < kDigits; ++digit) {
+        for (int digit = 0; digit + 1 < kDigits; ++digit) {
             const int8_t low = static_cast<int8_t>(rest & 255);
             query.digits[digit * query.width + d] = low;
-            rest = digit + 1 < kDigits ? (rest - low) / 256 : low;
+            rest = (rest - low) / 256;
         }
+        query.digits[(kDigits - 1) * query.width + d] = static_cast<int8_t>(rest);
         if (d >= dim) continue;
-        const int64_t level = std::lrint(centre[d]) + shift;
+        const int64_t level = (centre == nullptr ? 0 : std::lrint(centre[d])) + shift;
         query.offset += whole * level, query.leading_offset += rest * level;
-        const double lower = static_cast<double>(whole - rest * kLeading);
-        rests += lower * lower;
+        const double other = static_cast<double>(whole - rest * kLeading), first = static_cast<double>(rest);
+        lower += other * other, leading += first * first;
     }
-    query.rest = query.unit * std::sqrt(rests);
+    query.lower_norm = query.unit * std::sqrt(lower), query.leading_norm = query.unit * kLeading * std::sqrt(leading);
 }
 
 #if defined(__AVX512VNNI__)
