@@ -24,22 +24,27 @@ constexpr int64_t kWorthCodes = 32;
 // What queries are written in digits for where a thread scans `count` rows.
 template <class Real>
 DigitUse digit_use(const ScanProblem& problem, int64_t count) {
-    const bool bytes = problem.stored <= kInt8, fits = fits_digits(problem.dim) && count >= kWorthDigits;
 #if defined(__AVX512VNNI__)
-    const bool leading = std::is_same<Real, float>::value && !problem.few && fits;
+    constexpr bool products = true, leading = std::is_same<Real, float>::value;
+#elif defined(__AVX2__)
+    constexpr bool products = false, leading = std::is_same<Real, float>::value;
 #else
-    const bool leading = false;
+    constexpr bool products = false, leading = false;
 #endif
-    const bool codes = leading && !bytes && problem.batch >= kWorthCodes;
-    return {bytes && fits, leading && (bytes ? problem.dim % kTogether == 0 : codes), codes};
+    if (!fits_digits(problem.dim) || count < kWorthDigits) return {};
+    const bool bytes = problem.stored <= kInt8, rows = products && bytes;
+    const bool worth = bytes ? problem.dim % kTogether == 0 : problem.batch >= kWorthCodes;
+    const bool first = leading && !problem.few && worth;
+    return {rows, first, first && !bytes, first && !rows};
 }
 
-// Copies the digits of one query into its lane of a panel, [kDigits][D / 4][16][4].
+// Copies the digits of one query into its lane of a panel, [kDigits][D / 4][W][4].
 ORACLE_APART void place_digits(const DigitQuery& query, int64_t dim, int64_t lane, int8_t* panel) {
+    constexpr int64_t W = Tile<float>::lanes;
     const int64_t whole = padded(dim, kTogether);
     for (int64_t d = 0; d < whole; ++d)
         for (int digit = 0; digit < kDigits; ++digit)
-            panel[digit * whole * 16 + (d / kTogether * 16 + lane) * kTogether + d % kTogether] =
+            panel[digit * whole * W + (d / kTogether * W + lane) * kTogether + d % kTogether] =
                 query.digits[digit * query.width + d];
 }
 
@@ -54,9 +59,9 @@ void pack_digits(const ScanProblem& problem, const Shape<Real>& shape, const Sha
         query = {shared.digits + b * kDigits * width, width, 0, 0, 1.0, 0.0, 0.0};
         write_digits(problem.point + b * shape.dim, problem.gain[b], centre, shape.dim, shift, query);
         shared.offsets[b] = static_cast<double>(query.offset), shared.units[b] = query.unit;
-        if (shared.digit_panels) place_digits(query, shape.dim, b % 16, shared.digit_panels + b / 16 * 16 * size);
-        for (int64_t d = 0; shared.single && d < code_stride(shape.dim); ++d)
-            shared.single[b * code_stride(shape.dim) + d] =
+        if (shared.digit_panels) place_digits(query, shape.dim, b % W, shared.digit_panels + b / W * W * size);
+        for (int64_t d = 0, stride = code_stride(shape.dim); shared.single && d < stride; ++d)
+            shared.single[b * stride + d] =
                 d < shape.dim ? static_cast<Real>(problem.gain[b] * problem.point[b * shape.dim + d]) : Real(0);
     }
     if (thread != 0) return;
@@ -72,14 +77,6 @@ ORACLE_INLINE __m256 digit_value(__m256i low, __m256i middle, __m256i high, cons
     __m512d total = _mm512_fmadd_pd(_mm512_cvtepi32_pd(high), _mm512_set1_pd(65536.0), _mm512_cvtepi32_pd(low));
     total = _mm512_fmadd_pd(_mm512_cvtepi32_pd(middle), _mm512_set1_pd(256.0), total);
     return _mm512_cvtpd_ps(_mm512_mul_pd(_mm512_sub_pd(total, _mm512_loadu_pd(offsets)), _mm512_loadu_pd(units)));
-}
-
-// Four coordinates of a row without a sign in every lane.
-template <class Stored>
-ORACLE_INLINE __m512i four_unsigned(const Stored* at) {
-    uint32_t four;
-    std::memcpy(&four, at, sizeof four);
-    return _mm512_set1_epi32(static_cast<int32_t>(std::is_same<Stored, int8_t>::value ? four ^ 0x80808080u : four));
 }
 
 // Writes <x_r - c, q> of a tile of rows for the 16 queries of a panel. rows: `dim` bytes each, of which the first

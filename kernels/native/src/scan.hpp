@@ -97,9 +97,9 @@ ORACLE_INLINE void fetch_ahead(const void* at) {
     __builtin_prefetch(static_cast<const char*>(at) + kFarAhead);
 }
 
-// A query in digits of eight bits, see digits.hpp. digits: [3][width], the lowest first. offset: its product with the
-// centre, and with what rows are shifted by to be without a sign; leading_offset: that of its leading digits. unit: the
-// value of one. leading_norm, lower_norm: of its leading digits, and of all others.
+// A query in digits of eight bits, see digits.hpp. digits: [kDigits][width], the lowest first. offset: its product with
+// the centre, and with what rows are shifted by to be without a sign; leading_offset: that of its leading digits. unit:
+// the value of one. leading_norm, lower_norm: of its leading digits, and of all others.
 struct DigitQuery {
     int8_t* digits;
     int64_t width, offset, leading_offset;
@@ -107,9 +107,10 @@ struct DigitQuery {
 };
 
 // What queries in digits are multiplied with: 8-bit rows as they are stored, all digits; rows of which few may matter,
-// leading digits first; rows that are brought into codes of eight bits for that.
+// leading digits first; rows that are brought into codes of eight bits for that. single: whether rows that may matter
+// are multiplied with the queries as they are.
 struct DigitUse {
-    bool rows, leading, codes;
+    bool rows = false, leading = false, codes = false, single = false;
 
     bool any() const { return rows || leading; }
 };
@@ -117,6 +118,11 @@ struct DigitUse {
 // coordinates of a query in digits: a multiple of those that are read together
 constexpr int64_t digit_width(int64_t dim) {
     return padded(dim, 128);
+}
+
+// the digits of a query, at most
+constexpr int64_t digits_of(int64_t dim) {
+    return 3 * digit_width(dim);
 }
 
 // coordinates that are multiplied together
@@ -133,23 +139,22 @@ template <class Real>
 struct Shared {
     DigitUse use;
     Real *queries, *centre;
-    int8_t* digits;           // [B][3][digit_width]
+    int8_t* digits;           // [B][kDigits][digit_width]
     DigitQuery* in_digits;    // [lanes]
-    int8_t* digit_panels;     // [vectors][3][D / 4][16][4], of many queries
+    int8_t* digit_panels;     // [vectors][kDigits][D / 4][W][4], of many queries
     double *offsets, *units;  // [lanes], of the queries in digits
-    Real* single;             // [B][code_stride], where rows are brought into codes
+    Real* single;             // [B][code_stride], or null
 
     Shared(const Shape<Real>& shape, bool few, DigitUse uses, Arena& arena)
         : use(uses),
           queries(arena.take<Real>(shape.lanes() * shape.panels * shape.width)),
           centre(arena.take<Real>(shape.panels * shape.width)),
-          digits(use.any() ? arena.take<int8_t>(shape.batch * 3 * digit_width(shape.dim)) : nullptr),
+          digits(use.any() ? arena.take<int8_t>(shape.batch * digits_of(shape.dim)) : nullptr),
           in_digits(arena.take<DigitQuery>(shape.lanes())),
-          digit_panels(use.any() && !few ? arena.take<int8_t>(shape.vectors * 16 * 3 * digit_width(shape.dim))
-                                         : nullptr),
+          digit_panels(use.any() && !few ? arena.take<int8_t>(shape.lanes() * digits_of(shape.dim)) : nullptr),
           offsets(arena.take<double>(shape.lanes())),
           units(arena.take<double>(shape.lanes())),
-          single(use.codes ? arena.take<Real>(shape.batch * code_stride(shape.dim)) : nullptr) {}
+          single(use.single ? arena.take<Real>(shape.batch * code_stride(shape.dim)) : nullptr) {}
 };
 
 // blocks of which whole products are made at once before leading digits are tried again: more each time

@@ -11,10 +11,11 @@
 
 namespace oracle {
 
-// share of the pairs of a block that may be multiplied one by one: beyond it, all of them at once cost less
-constexpr double kFewPairs = 0.25;
+// share of the pairs of a block that may be multiplied one by one, in digits or as they are: beyond it, all of them at
+// once cost less
+constexpr double kFewPairs = 0.25, kFewSingle = 0.1;
 
-#if defined(__AVX512VNNI__)
+#if defined(__AVX2__)
 // One vector of queries against a block that has products with their leading digits.
 template <class Stored>
 class Sift : QuerySoftmax<float> {
@@ -31,9 +32,9 @@ class Sift : QuerySoftmax<float> {
           logits_(memory.logits + vector * W * shape.block),
           reaching_(memory.index + first_ / Tile<float>::queries * shape.block) {}
 
-    // Gives the `rows` of the block that may matter their whole products, and takes the others out. Returns whether
-    // these are few; otherwise products are left as they are.
-    __attribute__((noinline)) bool keep_few(const Stored* rows, const Block& block) {
+    // Gives the `rows` of the block that may matter their whole products, and takes the others out. Returns how many
+    // pairs are taken out; -1 where too few are, and products are left as they are.
+    __attribute__((noinline)) int64_t keep_few(const Stored* rows, const Block& block) {
         const int64_t count = block.count;
         prepare(block);
         uint32_t lanes = find_reaching(count);
@@ -42,10 +43,10 @@ class Sift : QuerySoftmax<float> {
         find_reaching(count);
         int64_t pairs = 0;
         for (int64_t r = 0; r < count; ++r) pairs += __builtin_popcount(reaching_[r]);
-        if (pairs > kFewPairs * static_cast<double>(count * lanes_)) return false;
+        const double few = shared_.use.single ? kFewSingle : kFewPairs;
+        if (static_cast<double>(pairs) > few * static_cast<double>(count * lanes_)) return -1;
         for (int64_t r = 0; r < count; ++r) finish(rows, r);
-        *memory_.closed += count * lanes_ - pairs;
-        return true;
+        return count * lanes_ - pairs;
     }
 
   private:
@@ -114,10 +115,10 @@ class Sift : QuerySoftmax<float> {
         const int64_t dim = shape_.dim, b = first_ + lane;
         const Stored* row = rows + r * dim;
         float* out = logits_ + r * W + lane;
-        if constexpr (sizeof(Stored) == 1)
-            score_digits(row, 1, dim, shared_.in_digits[b], out);
-        else
-            score_few<float, Stored, 1>(row, 1, shape_, shared_.centre, shared_.single + b * code_stride(dim), out);
+#if defined(__AVX512VNNI__)
+        if constexpr (sizeof(Stored) == 1) return score_digits(row, 1, dim, shared_.in_digits[b], out);
+#endif
+        score_few<float, Stored, 1>(row, 1, shape_, shared_.centre, shared_.single + b * code_stride(dim), out);
     }
 
     // Gives a row its whole products with the queries that it may matter to, and takes it out for the others.

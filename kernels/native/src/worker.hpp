@@ -91,14 +91,13 @@ class Worker {
 
     // Brings rows into codes where leading digits are multiplied first for some queries.
     void make_codes(const Stored* rows, const Block& block) {
-#if defined(__AVX512VNNI__)
-        if constexpr (std::is_same<Real, float>::value && sizeof(Stored) > 1) {
-            bool some = false;
-            for (int64_t v = 0; v < shape_.vectors; v += 2) some = some || memory_.patience[v].left == 0;
+        bool some = false;
+        for (int64_t v = 0; v < shape_.vectors; v += 2) some = some || memory_.patience[v].left == 0;
+#if defined(__AVX2__)
+        if constexpr (std::is_same<Real, float>::value && sizeof(Stored) > 1)
             if (some) code_rows(rows, block.count, shape_.dim, centre_, memory_);
-        }
 #else
-        (void)rows, (void)block;
+        (void)rows, (void)block, (void)some;
 #endif
     }
 
@@ -106,47 +105,57 @@ class Worker {
     bool few_matter(const Stored* rows, const Block& block, int64_t v) {
         Patience& patience = memory_.patience[v];
         if (patience.left > 0) return --patience.left, false;
-        const int64_t last = std::min(v + 2, shape_.vectors);
-        bool few = true;
-        score_leading_digits(rows, block, v, last);
-#if defined(__AVX512VNNI__)
-        if constexpr (std::is_same<Real, float>::value)
-            for (int64_t own = v; own < last && few; ++own)
-                few = Sift<Stored>(problem_, shape_, shared_, memory_, own).keep_few(rows, block);
-#endif
-        // the first rows fill lists of the heaviest ones, whatever their time
+        const int64_t closed = close_pairs(rows, block, v, std::min(v + 2, shape_.vectors));
         const int32_t growth = shape_.top > 0 ? 2 : 4;
-        patience = few ? Patience{0, kLeastPatience}
-                       : Patience{patience.next, std::min(growth * patience.next, kMostPatience)};
-        return few;
+        // the first rows fill lists of the heaviest ones, whatever their time
+        patience = closed >= 0 ? Patience{0, kLeastPatience}
+                               : Patience{patience.next, std::min(growth * patience.next, kMostPatience)};
+        *memory_.closed += std::max<int64_t>(closed, 0);
+        return closed >= 0;
     }
 
-    void score_leading_digits(const Stored* rows, const Block& block, int64_t v, int64_t last) {
-#if defined(__AVX512VNNI__)
+    // Returns how many pairs of rows with the vectors [v, last) leading digits close; -1 where these are too few.
+    int64_t close_pairs(const Stored* rows, const Block& block, int64_t v, int64_t last) {
+        int64_t closed = 0;
+#if defined(__AVX2__)
         if constexpr (std::is_same<Real, float>::value) {
-            const int64_t size = padded(shape_.dim, kTogether) * W, step = shape_.block * W;
-            const auto score = [&](auto* bytes, int64_t stride) {
-                const LeadingOperands<std::remove_const_t<std::remove_pointer_t<decltype(bytes)>>> of{
-                    bytes,
-                    memory_.scales,
-                    stride,
-                    shape_.dim,
-                    shared_.digit_panels + (v + 1) * kDigits * size - size,
-                    kDigits * size,
-                    shared_.in_digits + v * W,
-                    memory_.logits + v * step,
-                    step};
-                last - v == 2 ? score_leading<2>(of, block.count, ahead_) : score_leading<1>(of, block.count, ahead_);
-            };
-            if constexpr (sizeof(Stored) == 1)
-                score(rows, shape_.dim);
-            else
-                score(static_cast<const uint8_t*>(memory_.codes), code_stride(shape_.dim));
+            score_leading_digits(rows, block, v, last);
+            for (; v < last; ++v) {
+                const int64_t own = Sift<Stored>(problem_, shape_, shared_, memory_, v).keep_few(rows, block);
+                if (own < 0) return -1;
+                closed += own;
+            }
         }
 #else
         (void)rows, (void)block, (void)v, (void)last;
 #endif
+        return closed;
     }
+
+#if defined(__AVX2__)
+    void score_leading_digits(const Stored* rows, const Block& block, int64_t v, int64_t last) {
+        if constexpr (sizeof(Stored) == 1)
+            score_leading_bytes(rows, shape_.dim, block, v, last);
+        else
+            score_leading_bytes(static_cast<const uint8_t*>(memory_.codes), code_stride(shape_.dim), block, v, last);
+    }
+
+    template <class Byte>
+    void score_leading_bytes(const Byte* rows, int64_t stride, const Block& block, int64_t v, int64_t last) {
+        const int64_t size = padded(shape_.dim, kTogether) * W, step = shape_.block * W;
+        const int8_t* panel = shared_.digit_panels + (v * kDigits + kDigits - 1) * size;
+        const LeadingOperands<Byte> of{rows,
+                                       memory_.scales,
+                                       stride,
+                                       shape_.dim,
+                                       panel,
+                                       kDigits * size,
+                                       shared_.in_digits + v * W,
+                                       memory_.logits + v * step,
+                                       step};
+        last - v == 2 ? score_leading<2>(of, block.count, ahead_) : score_leading<1>(of, block.count, ahead_);
+    }
+#endif
 
     // Scores all rows of a block for a pair of vectors of queries.
     void score(const Stored* rows, const Block& block, int64_t v) {

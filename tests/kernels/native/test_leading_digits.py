@@ -30,6 +30,9 @@ pytestmark = pytest.mark.skipif(native_library().library is None, reason=native_
 # blocks of a tile each, and two threads
 SMALL = NativeLimits(block_rows=24, threads=2)
 
+# libraries that have products of bytes
+LEADING = ("v3", "v4")
+
 LATE = (0.9, 0.95, 0.99, 0.999)
 
 # rows that are brought into codes where many queries share them, and those that are multiplied as they are
@@ -57,10 +60,9 @@ def test_parity_where_few_rows_matter(generator: torch.Generator, target: str, d
         share = closed_share(rows, query, wanted=MEAN_ONLY)
         closed_share(rows, query)
         closed_share(rows, query, Span(5, 391), limits=NATIVE_LIMITS)
-        # only the best library has such products; tiles read bytes in fours, and codes pay for many queries
-        codes = dtype.is_floating_point
-        led = target == "v4" and (batch >= 32 if codes else dim % 4 == 0)
-        assert share > 0.8 if led else share == 0.0
+        # bytes are multiplied in fours, and codes pay for many queries
+        led = target in LEADING and (batch >= 32 if dtype.is_floating_point else dim % 4 == 0)
+        assert share > 0.3 if led else share == 0.0
 
 
 def test_early_queries_are_multiplied_whole(generator: torch.Generator) -> None:
@@ -71,7 +73,7 @@ def test_early_queries_are_multiplied_whole(generator: torch.Generator) -> None:
 def test_lists_of_the_heaviest_rows_close_what_is_not_among_them(generator: torch.Generator, target: str) -> None:
     rows = prepare_rows(stored_as(normal(6000, 132, generator), torch.uint8), None)
     share = closed_share(rows, make_query(rows, generator, 32, LATE), wanted=Wanted(top_k=1))
-    assert share > 0.3 if target == "v4" else share == 0.0
+    assert share > 0.3 if target in LEADING else share == 0.0
 
 
 @given(generators(), st.sampled_from(DTYPES), st.sampled_from(sorted(FAMILIES)), st.integers(0, 3), st.integers(0, 9))
