@@ -55,7 +55,7 @@ def closed_share(
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_parity_where_few_rows_matter(generator: torch.Generator, target: str, dtype: torch.dtype, batch: int) -> None:
     for dim in (128, 132, 133):
-        rows = prepare_rows(stored_as(FAMILIES["clusters"](400, dim, generator), dtype), None)
+        rows = prepare_rows(stored_as(normal(400, dim, generator), dtype), None)
         query = make_query(rows, generator, batch, LATE)
         share = closed_share(rows, query, wanted=MEAN_ONLY)
         closed_share(rows, query)
