@@ -11,12 +11,9 @@ import torch
 
 from ...base.arrays import Bool, Float64, Int64, Tensor
 from .compensated import DoubleDouble, compensated_logits, largest, two_sum
-from .rounding import UNIT_ROUNDOFF, WALK, logit_error
+from .rounding import UNIT_ROUNDOFF, WALK
 from .rows import Query, Rows
 from .state import PosteriorState, Wanted, concatenate, merge
-
-# float64 products are used while their error in a logit stays below this; beyond, differences
-PRODUCT_LIMIT = 1e-7
 
 # error of a float64 logit from which on it is taken in twice the digits, in nats where samples compete, relative to the
 # logit where one has all of the weight; samples this many nats further below have no weight
@@ -58,9 +55,8 @@ class Pairs:
 def candidate_logits(rows: Rows, query: Query, candidates: Int64[Tensor, "B K"]) -> DoubleDouble:
     """Return log w_j - |q - alpha r_j|^2 / 2 sigma^2 of the rows in `candidates`, [B, K]; -inf where an entry is -1.
 
-    rows, query: the samples and B queries. Products and norms in float64 while that is exact enough, else the
-    difference is taken before it is squared, which errs no more than the inputs do at any sigma. Costs one gather of B
-    K rows, in slices of bounded memory.
+    rows, query: the samples and B queries. The difference is taken before it is squared, which errs no more than the
+    inputs do at any sigma. Costs one gather of B K rows, in slices of bounded memory.
     """
     high = candidates.new_full(candidates.shape, -torch.inf, dtype=torch.float64)
     low = torch.zeros_like(high)
@@ -178,21 +174,11 @@ def logits_of(
     rows, query: the samples and B queries. mergeable: samples that are not among these may compete with them. The low
     parts are zero but for queries so far from all samples that float64 does not hold the gaps between their logits.
     """
-    error = logit_error(rows, query, torch.float64)
-    named = chosen.clamp_min(0)
-    if bool((error <= PRODUCT_LIMIT).all()):
-        # two passes fewer than the difference, and exact enough: |q - alpha r|^2 from the norms and a product
-        products = torch.bmm(samples, query.point[:, :, None])[:, :, 0] - (query.point @ rows.centre)[:, None]
-        norms = 0.5 * query.norm.square()[:, None] + query.alpha.square()[:, None] * rows.half_norms[named]
-        halves = norms - query.alpha[:, None] * products
-    else:
-        difference = torch.addcmul(
-            query.in_stored_coordinates(rows)[:, None], samples, query.alpha[:, None, None], value=-1.0
-        )
-        halves = 0.5 * torch.linalg.vecdot(difference, difference)
-    logits: Tensor = -query.inverse_variance[:, None] * halves
+    point = query.in_stored_coordinates(rows)[:, None]
+    difference = torch.addcmul(point, samples, query.alpha[:, None, None], value=-1.0)
+    logits: Tensor = -0.5 * query.inverse_variance[:, None] * torch.linalg.vecdot(difference, difference)
     if rows.log_weights is not None:
-        logits = logits + rows.log_weights[named]
+        logits = logits + rows.log_weights[chosen.clamp_min(0)]
     logits = logits.masked_fill(chosen < 0, -torch.inf)
     which, column = _compensated_pairs(rows, query, logits, mergeable)
     high, low = logits, torch.zeros_like(logits)

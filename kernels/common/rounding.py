@@ -16,8 +16,9 @@ from .rows import Query, Rows
 UNIT_ROUNDOFF = {torch.float32: 2.0**-24, torch.float64: 2.0**-53}
 
 # posterior mass that an answer may leave out of the mean: a tenth of the accuracy bar on the velocity; a scan in double
-# precision, which is as good as it can be, nothing that would show
+# precision, which is as good as it can be, nothing that would show, and one of differences less than float64 holds
 DROPPED_MASS = {torch.float32: 1e-6, torch.float64: 1e-12}
+FINEST_MASS = 1e-18
 
 # velocity error that rounding of logits may cause by the estimate below, which takes the worst of everything: errors
 # measured on photographs and drawings are a fifth of it at most
@@ -44,8 +45,8 @@ WALK = 8.0
 # may be FAR_APART times further apart than on it
 FEW_SHARES, FAR_APART = 16.0, 4.0
 
-# what float32 sums of a mean lose, in roundings of the largest row; how far an error of a logit moves the mean of two
-# samples, relative to it; and |E[eps | x]| of a query with little noise, relative to sqrt(D)
+# what sums of a mean lose, in roundings of the largest row; how far an error of a logit moves the mean of two samples,
+# relative to it; and |E[eps | x]| of a query with little noise, relative to sqrt(D)
 SUM_ROUNDINGS, MOVED, LITTLE_NOISE = 4.0, 0.25, 0.25
 
 # beyond this error coarse weights are no longer first-order correct, and whatever is live is scored again
@@ -140,13 +141,13 @@ def unit_error(
     return law + query.gain.abs() * rows.operand_radius * coordinate + rounding.weight
 
 
-def weight_window(count: int, error: Float64[Tensor, "B"], dtype: torch.dtype = torch.float32) -> Float64[Tensor, "B"]:
+def weight_window(count: int, error: Float64[Tensor, "B"], dropped: float) -> Float64[Tensor, "B"]:
     """Return how far below the log-partition a coarse logit may lie and still belong in the mean, [B] nats.
 
-    count: samples of the scan. error: of coarse logits, root mean square, [B] nats. dtype: of the scan. Everything
-    further below holds less than DROPPED_MASS of the posterior.
+    count: samples of the scan. error: of coarse logits, root mean square, [B] nats. dropped: more of the posterior than
+    everything further below holds.
     """
-    return math.log(count / DROPPED_MASS[dtype]) + 2.0 * WORST_CASE * error
+    return math.log(count / dropped) + 2.0 * WORST_CASE * error
 
 
 def competitor_spread(rows: Rows, query: Query, count: int) -> Float64[Tensor, "B"]:
@@ -216,7 +217,8 @@ def windows(
     error: of coarse logits, root mean square, [B] nats, see :func:`logit_error`. budget, limit, far_apart: as in
     :func:`rescore_window`, whose defaults are those of an exact answer.
     """
-    weight, spread = weight_window(count, error), competitor_spread(rows, query, count)
+    weight = weight_window(count, error, DROPPED_MASS[torch.float32])
+    spread = competitor_spread(rows, query, count)
     return Windows(
         weight,
         rescore_window(weight, error, spread, copies=rows.copies, budget=budget, limit=limit, far_apart=far_apart),
@@ -229,16 +231,19 @@ def loss_shows(
     mean: Float64[Tensor, "B D"],
     coarse: Float64[Tensor, "B"],
     error: Float64[Tensor, "B"],
+    *,
+    dtype: torch.dtype = torch.float32,
 ) -> Bool[Tensor, "B"]:
-    """Return for which queries the loss of a float32 scan shows in E[eps | x] = (x - alpha m) / sigma, [B].
+    """Return for which queries the loss of a scan shows in E[eps | x] = (x - alpha m) / sigma, [B].
 
-    rows, query: the samples and B queries. mean: m of each, [B, D]. coarse: the share of the posterior that was summed
-    in float32, in [0, 1], [B]. error: delta of its logits, [B] nats.
+    rows, query: the samples and B queries. mean: m of each, [B, D]. coarse: the share of the posterior whose sums lost
+    digits, in [0, 1], [B]. error: delta of its logits, [B] nats. dtype: of the scan.
     A query on top of a sample or midway between two has next to nothing of E[eps | x], and where a path ends slowly its
-    velocity is no larger. The mean may be off by (SUM_ROUNDINGS u + MOVED delta) R.
+    velocity is no larger. The mean may be off by (SUM_ROUNDINGS u + MOVED delta) R, and by DROPPED_MASS R.
     """
     distance = torch.addcmul(query.point, query.alpha[:, None], mean, value=-1.0).norm(dim=1)
     little = LITTLE_NOISE * (rows.dim / query.inverse_variance).sqrt()
-    loss = coarse * (SUM_ROUNDINGS * UNIT_ROUNDOFF[torch.float32] + MOVED * error) * query.alpha.abs() * rows.radius
+    share = coarse * (SUM_ROUNDINGS * UNIT_ROUNDOFF[dtype] + MOVED * error) + DROPPED_MASS[dtype]
+    loss = share * query.alpha.abs() * rows.radius
     shows: Tensor = (distance < little) & (loss > LOGIT_BUDGET * distance)
     return shows

@@ -25,27 +25,27 @@ def in_question(p_best, i_b, alpha, precision, reach, TWICE: tl.constexpr):
     """Return what the logits of a query are relative to, from how far below it on, and whether they are asked for.
 
     In float64: zero, of every query. TWICE the digits: the largest of its logits, p_best [B], of those queries whose
-    gaps float64 does not hold.
+    gaps float64 does not hold, and for others zero, below which by nothing none is.
     """
     base, window, asked = tl.cast(0.0, tl.float64), tl.cast(0.0, tl.float64), i_b >= 0
     if TWICE:
-        base = tl.load(p_best + i_b)
-        error, asked = digits_lost(base, alpha, precision, reach)
-        window = _UNSEEN + 2.0 * error
+        best = tl.load(p_best + i_b)
+        error, asked = digits_lost(best, alpha, precision, reach)
+        base = tl.where(asked, best, 0.0)
+        window = tl.where(asked, _UNSEEN + 2.0 * error, float("-inf"))
     return base, window, asked
 
 
 @triton.jit
 @no_type_check
 def near_logits(
-    samples, query, given, base, window, row, m_s,
+    b_logits, samples, query, given, base, window, row, m_s,
     WEIGHTED: tl.constexpr, CENTRED: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """Return the logits of some rows of one query less `base`, [BLOCK_N], -inf for those that do not count.
+    """Return the logits of some rows of one query, [BLOCK_N], -inf for those that do not count, less `base`.
 
-    Those that are not a `window` below it are taken in twice the digits.
+    b_logits: as float64 has them. Those that are not a `window` below the base are taken in twice the digits.
     """
-    b_logits = difference_logits(samples, query, row, m_s, WEIGHTED, BLOCK_N, BLOCK_D)
     m_near = m_s & (b_logits >= base - window)
     b_gap = b_logits - base
     if tl.max(m_near.to(tl.int32), axis=0) > 0:
@@ -80,8 +80,9 @@ def compensated_slots_kernel(
             o_s = start + tl.arange(0, BLOCK_N)
             row = tl.load(p_named + i_b * room + o_s, mask=o_s < room, other=-1)
             if tl.max(row, axis=0) >= 0:
+                b_logits = difference_logits(samples, query, row, row >= 0, WEIGHTED, BLOCK_N, BLOCK_D)
                 b_logits = near_logits(
-                    samples, query, given, base, window, row, row >= 0, WEIGHTED, CENTRED, BLOCK_N, BLOCK_D
+                    b_logits, samples, query, given, base, window, row, row >= 0, WEIGHTED, CENTRED, BLOCK_N, BLOCK_D
                 )
                 tl.store(p_logits + i_b * room + o_s, b_logits, mask=o_s < room)
 

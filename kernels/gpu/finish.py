@@ -11,42 +11,12 @@ import triton.language as tl
 from ...base.arrays import Float64, Int64, Tensor
 from ..common.state import PosteriorState
 from ..common.work import Work
-from .compensated import twice_sum
-from .jit import where_positive
 from .query_operand import QueryMeasures
 from .rescore import RESCORE_TILE, listed_share
 from .rescored import Rescored
-from .running_sums import MOST_PARTS, RunningSums, added_partials
+from .running_sums import MOST_PARTS, RunningSums
+from .state_steps import SHARE_BLOCK, STATE_BLOCK, added_sums, log_mass, mean_slice, rescored_sums, shares_of_mass
 from .variance import variance_of
-
-# shares of rescored samples and values of D that a program looks at together
-SHARE_BLOCK, STATE_BLOCK = 32, 1024
-
-
-@triton.jit
-@no_type_check
-def rescored_sums(p_sums, i_b, used_shares, shares, batch, BLOCK: tl.constexpr):
-    """Return the largest logit of the rescored samples of a query, and their sums, of `used_shares` shares."""
-    top = tl.cast(float("-inf"), tl.float64)
-    for start in range(0, used_shares, BLOCK):
-        o_s = start + tl.arange(0, BLOCK)
-        top = tl.maximum(top, tl.max(tl.load(p_sums + o_s * batch + i_b, mask=o_s < used_shares, other=float("-inf"))))
-    origin = tl.where(top == float("-inf"), 0.0, top)
-    stride = shares.to(tl.int64) * batch
-    mass = tl.cast(0.0, tl.float64)
-    squares = tl.cast(0.0, tl.float64)
-    first_logit = tl.cast(0.0, tl.float64)
-    for start in range(0, used_shares, BLOCK):
-        o_s = start + tl.arange(0, BLOCK)
-        m_s = o_s < used_shares
-        p_share = p_sums + o_s * batch + i_b
-        b_mass = tl.load(p_share + stride, mask=m_s, other=0.0)
-        b_step = tl.where(b_mass > 0.0, tl.load(p_share, mask=m_s, other=0.0) - origin, 0.0)
-        b_factor = tl.exp(b_step)
-        mass += tl.sum(b_factor * b_mass)
-        squares += tl.sum(b_factor * b_factor * tl.load(p_share + 2 * stride, mask=m_s, other=0.0))
-        first_logit += tl.sum(b_factor * (tl.load(p_share + 3 * stride, mask=m_s, other=0.0) + b_step * b_mass))
-    return origin, mass, squares, first_logit
 
 
 @triton.jit
@@ -54,53 +24,6 @@ def rescored_sums(p_sums, i_b, used_shares, shares, batch, BLOCK: tl.constexpr):
 def share_entropy(share):
     """Return -share log(share), 0 for a share of 0."""
     return -share * tl.log(tl.where(share > 0.0, share, 1.0))
-
-
-@triton.jit
-@no_type_check
-def log_mass(origin, mass):
-    """Return origin + log(mass), -inf where there is no mass."""
-    return tl.where(mass > 0.0, origin + tl.log(tl.where(mass > 0.0, mass, 1.0)), float("-inf"))
-
-
-@triton.jit
-@no_type_check
-def added_sums(
-    p_scalars, p_partials, p_facts, p_alpha, p_precision, i_b, parts, batch, count, PARTS: tl.constexpr
-):  # fmt: skip
-    """Return what was added for a query: log-partition, whether there is anything, and the sums, its mass not zero.
-
-    Nothing was where the `count` of the query says that its list overflowed.
-    """
-    o_b = i_b + tl.arange(0, 1)
-    one = where_positive(o_b >= 0, count + 1)
-    sums = added_partials(p_scalars + o_b, p_partials + o_b, parts, batch, one, PARTS)
-    mass, squares, first_logit, half_norm = tl.sum(sums[0]), tl.sum(sums[1]), tl.sum(sums[2]), tl.sum(sums[3])
-    some = mass > 0.0
-    mass = tl.where(some, mass, 1.0)
-    precision = tl.load(p_precision + i_b)
-    dropped = 0.5 * precision * tl.load(p_facts + i_b)
-    dropped += tl.load(p_alpha + i_b) * precision * tl.load(p_facts + 2 * batch + i_b)
-    lse = tl.where(some, tl.load(p_scalars + batch + i_b) + tl.log(mass) - dropped, float("-inf"))
-    return lse, some, mass, squares, first_logit, half_norm
-
-
-@triton.jit
-@no_type_check
-def shares_of_mass(coarse, fine, base):
-    """Return the shares of two masses, the log of their sum, -inf without any, and what float64 cut off that log.
-
-    coarse, fine: logs of the masses less `base`; their difference alone makes the shares, however large they are.
-    """
-    top = tl.maximum(coarse, fine)
-    origin = tl.where(top == float("-inf"), 0.0, top)
-    own = tl.exp(coarse - origin)
-    other = tl.exp(fine - origin)
-    both = own + other
-    some = both > 0.0
-    lse, rest = twice_sum(base, tl.where(some, origin + tl.log(tl.where(some, both, 1.0)), 0.0))
-    both = tl.where(some, both, 1.0)
-    return own / both, other / both, tl.where(some, lse, float("-inf")), tl.where(some, rest, 0.0)
 
 
 @triton.jit(do_not_specialize=["batch", "parts", "shares", "span"])
@@ -175,21 +98,10 @@ def state_kernel(
         tl.store(p_stat + 7 * batch, 0.0)
 
     o_d = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
-    m_d = o_d < dim
-    # [BLOCK_D]
-    b_mean = tl.load(p_total + i_b * dim + o_d, mask=where_positive(m_d, own), other=0.0) / added
-    if CENTRED:
-        b_mean -= tl.load(p_centre + o_d, mask=m_d, other=0.0)
-    b_mean = tl.where(own > 0.0, own * b_mean, 0.0)
-    p_sum = p_rescored + i_b
-    p_part = p_means + i_b * dim + o_d
-    for _ in range(used_shares):
-        weight = tl.exp(tl.load(p_sum) - origin) * other / scale
-        b_part = tl.load(p_part, mask=where_positive(m_d, weight), other=0.0)
-        b_mean += tl.where(weight > 0.0, weight * b_part, 0.0)
-        p_sum += batch
-        p_part += batch.to(tl.int64) * dim
-    tl.store(p_mean + i_out * dim + o_d, b_mean, mask=m_d)
+    added_rows = (p_total + i_b * dim, p_centre, added, own)
+    rescored_rows = (p_rescored + i_b, p_means + i_b * dim, origin, other, scale, used_shares)
+    b_mean = mean_slice(added_rows, rescored_rows, o_d, dim, batch, CENTRED)
+    tl.store(p_mean + i_out * dim + o_d, b_mean, mask=o_d < dim)
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from .jit import share_of
 from .limits import ScanLimits
 from .query_operand import QueryMeasures
 from .rescore import RESCORE_TILE, scored, slice_width, store_sums
-from .rescore_list import RESCORE_PROGRAMS, RescoreList
+from .rescore_list import RESCORE_PROGRAMS
 from .rescore_top import rescored_top, top_memory
 from .rescored import Rescored
 from .running_sums import RunningSums
@@ -129,10 +129,10 @@ def narrow_kernel(
         tl.store(p_total, b_total, mask=(o_d < dim)[:, None] & m_b[None, :])
 
 
-def narrow_sums(work: Work, every: RescoreList) -> Rescored:
+def narrow_sums(work: Work) -> Rescored:
     """Return the sums over all samples of the span of `work`, as those of rescored ones; no synchronisation.
 
-    work: rows of at most NARROW_DIM values, queries, the span, and what is wanted. every: the list that names all.
+    work: rows of at most NARROW_DIM values, queries, the span, and what is wanted.
 
     Costs one read of the span for each tile of queries and 5 B n D operations in float64. Memory is 8 (D + 4) bytes for
     each query and share of the rows.
@@ -148,7 +148,7 @@ def narrow_sums(work: Work, every: RescoreList) -> Rescored:
         BLOCK_N=NARROW_ROWS, BLOCK_B=NARROW_QUERIES, BLOCK_D=slice_width(rows.dim), num_warps=NARROW_WARPS,
         enable_fp_fusion=True,
     )  # fmt: skip
-    return Rescored.compensated(work, every, sums, means)
+    return Rescored.every(work, sums, means)
 
 
 def narrow_shares(batch: int, count: int) -> int:
@@ -166,10 +166,9 @@ def narrow_state(work: Work, limits: ScanLimits) -> PosteriorState:
     limits: `logit_bytes` bounds the logits held at once where the heaviest samples are wanted.
     """
     batch, device, wanted = len(work.query), work.rows.device, work.wanted
-    every = RescoreList.everything(batch, device)
     # nothing is added in another way: what is measured of the queries for that, and summed, is not read
     nothing = RunningSums.empty(batch, work.rows.dim if wanted.mean else 0, device)
-    rescored = narrow_sums(work, every)
+    rescored = narrow_sums(work)
     state = Finish(work, QueryMeasures.empty(work.query), nothing, rescored).state()
     if not wanted.top_k:
         return state

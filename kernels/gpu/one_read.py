@@ -23,7 +23,6 @@ from .finish import Finish
 from .jit import share_of
 from .query_operand import QueryMeasures
 from .rescore import RESCORE_TILE, scored, store_sums
-from .rescore_list import RescoreList
 from .rescored import Rescored
 from .running_sums import RunningSums
 from .softmax import softmax_step
@@ -157,8 +156,7 @@ def one_read_state(work: Work) -> PosteriorState:
     )  # fmt: skip
     # nothing is added in another way
     nothing = RunningSums.empty(1, rows.dim if work.wanted.mean else 0, rows.device)
-    every = RescoreList.everything(1, rows.device)
-    return Finish(work, QueryMeasures.empty(query), nothing, Rescored.compensated(work, every, sums, means)).state()
+    return Finish(work, QueryMeasures.empty(query), nothing, Rescored.every(work, sums, means)).state()
 
 
 def one_read_shares(work: Work, least: int) -> int:

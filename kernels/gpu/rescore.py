@@ -33,6 +33,9 @@ RESCORE_TILE = RescoreConfig(block_n=8, block_b=1, block_d=512, warps=4, stages=
 
 STAGES = tl.constexpr(RESCORE_TILE.stages)
 
+# tiles of values of D after which rows are left that turn out to be far
+_FAR_TILES = tl.constexpr(4)
+
 
 @triton.jit
 @no_type_check
@@ -79,23 +82,29 @@ def slot_rows(start, end, listed, names, BLOCK_N: tl.constexpr):
 
 @triton.jit
 @no_type_check
-def distances(samples, p_point, alpha, row, m_s, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr):
-    """Return |q - alpha (row - centre)|^2 of some rows in float64, [BLOCK_N]; p_point: [D] float64."""
-    p_rows, p_centre, _, dim, row_stride = samples
+def add_squares(b_square, samples, p_point, alpha, row, m_s, begin, end, BLOCK_D: tl.constexpr):
+    """Return `b_square`, [BLOCK_N, BLOCK_D], plus the squares of q - alpha (row - centre) at values [begin, end)."""
+    p_rows, p_centre, _, _, row_stride = samples
     o_d = tl.arange(0, BLOCK_D)
     p_block = p_rows + row[:, None] * row_stride + o_d[None, :]
-    # [BLOCK_N, BLOCK_D]
-    b_square = tl.zeros([BLOCK_N, BLOCK_D], dtype=tl.float64)
     # lists are short: what a step would wait for is asked for two steps before
-    for first in tl.range(0, dim, BLOCK_D, num_stages=STAGES):
-        m_d = first + o_d < dim
+    for first in tl.range(begin, end, BLOCK_D, num_stages=STAGES):
+        m_d = first + o_d < end
         point = tl.load(p_point + first + o_d, mask=m_d, other=0.0)
         centre = tl.load(p_centre + first + o_d, mask=m_d, other=0.0)
         mask = m_s[:, None] & m_d[None, :]
         b_rows = tl.load(p_block + first, mask=mask, other=0).to(tl.float64)
         b_gap = point[None, :] - alpha * (b_rows - centre[None, :])
         b_square += tl.where(mask, b_gap * b_gap, 0.0)
-    return tl.sum(b_square, axis=1)
+    return b_square
+
+
+@triton.jit
+@no_type_check
+def distances(samples, p_point, alpha, row, m_s, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr):
+    """Return |q - alpha (row - centre)|^2 of some rows in float64, [BLOCK_N]; p_point: [D] float64."""
+    b_square = tl.zeros([BLOCK_N, BLOCK_D], dtype=tl.float64)
+    return tl.sum(add_squares(b_square, samples, p_point, alpha, row, m_s, 0, samples[3], BLOCK_D), axis=1)
 
 
 @triton.jit
@@ -105,6 +114,31 @@ def difference_logits(samples, query, row, m_s, WEIGHTED: tl.constexpr, BLOCK_N:
     p_point, alpha, precision = query
     b_logits = -0.5 * precision * distances(samples, p_point, alpha, row, m_s, BLOCK_N, BLOCK_D)
     if WEIGHTED:
+        b_logits += tl.load(samples[2] + row, mask=m_s, other=0.0)
+    return tl.where(m_s, b_logits, float("-inf"))
+
+
+@triton.jit
+@no_type_check
+def logits_above(samples, query, floor, row, m_s, WEIGHTED: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr):
+    """Return what `difference_logits` does, or, where all of the rows are below `floor`, numbers that are so too.
+
+    Rows that are far are read no further than that takes.
+    """
+    p_point, alpha, precision = query
+    dim = samples[3]
+    limit = -2.0 * floor / precision
+    b_square = tl.zeros([BLOCK_N, BLOCK_D], dtype=tl.float64)
+    nearest = tl.cast(float("-inf"), tl.float64)
+    first = 0
+    while (first < dim) & (nearest < limit):
+        end = tl.minimum(first + _FAR_TILES * BLOCK_D, dim)
+        b_square = add_squares(b_square, samples, p_point, alpha, row, m_s, first, end, BLOCK_D)
+        nearest = tl.min(tl.where(m_s, tl.sum(b_square, axis=1), float("inf")), axis=0)
+        first += _FAR_TILES * BLOCK_D
+    b_logits = -0.5 * precision * tl.sum(b_square, axis=1)
+    if WEIGHTED:
+        # no log of a weight is above zero
         b_logits += tl.load(samples[2] + row, mask=m_s, other=0.0)
     return tl.where(m_s, b_logits, float("-inf"))
 

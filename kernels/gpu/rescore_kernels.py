@@ -2,7 +2,8 @@
 
 A launch in float64 scores and weighs whatever is listed, a whole span where a list overflowed; nothing listed costs
 nothing. A second one takes queries whose gaps float64 does not hold once more, in TWICE its digits: it is compiled
-without fused multiply-adds, which would change what rounding leaves over.
+without fused multiply-adds, which would change what rounding leaves over. It also takes every row of queries that are
+in doubt only once they were weighed.
 """
 
 from __future__ import annotations
@@ -15,26 +16,11 @@ import triton.language as tl
 from .compensate import in_question, near_logits
 from .compensated import sum_of_three
 from .jit import finite
-from .rescore import UNSEEN, add_rows, difference_logits, distances, listed_share, slot_rows, store_sums
+from .rescore import UNSEEN, add_rows, difference_logits, distances, listed_share, logits_above, slot_rows, store_sums
+from .rescore_list import AGAIN
 from .softmax import softmax_step
 
-_UNSEEN = tl.constexpr(UNSEEN)
-
-
-@triton.jit
-@no_type_check
-def step_logits(
-    samples, query, given, base, window, row, m_s,
-    TWICE: tl.constexpr, WEIGHTED: tl.constexpr, CENTRED: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
-):  # fmt: skip
-    """Return the logits of some rows of one query less `base`, [BLOCK_N], -inf for those that do not count."""
-    if TWICE:
-        b_logits = near_logits(
-            samples, query, given, base, window, row, m_s, WEIGHTED, CENTRED, BLOCK_N, BLOCK_D
-        )  # fmt: skip
-    else:
-        b_logits = difference_logits(samples, query, row, m_s, WEIGHTED, BLOCK_N, BLOCK_D)
-    return b_logits
+_UNSEEN, _AGAIN = tl.constexpr(UNSEEN), tl.constexpr(AGAIN)
 
 
 @triton.jit(do_not_specialize=["batch", "begin", "stop", "limit", "excluded"])
@@ -52,8 +38,9 @@ def rescore_kernel(
     p_sums: [4, shares, B]: the largest logit l, and the sums of w, w^2 and w (l - largest), w = exp(l - largest).
     p_out: [shares, B, D], the sum of w times the rows less the centre, written where one has weight.
     TWICE the digits: sums of queries whose gaps float64 does not hold are replaced by those relative to p_base [B]: the
-    largest logit, p_best [B], for such a query, and zero for the others, whose sums stay. p_given: [B, D], the queries
-    as they were given. Three numbers add up to the scale, and three to the offset.
+    largest logit, p_best [B], for such a query, and zero for the others, whose sums stay, or are replaced by those over
+    every row where p_count says AGAIN. p_given: [B, D], the queries as they were given. Three numbers add up to the
+    scale, and three to the offset.
     """
     i_b, i_share = tl.program_id(0).to(tl.int64), tl.program_id(1)
     alpha, precision = tl.load(p_alpha + i_b), tl.load(p_precision + i_b)
@@ -66,8 +53,11 @@ def rescore_kernel(
     )
     names = (p_first + i_b * limit, p_excluded + i_b * excluded * 2, excluded, begin, stop, run)
     base, window, asked = in_question(p_best, i_b, alpha, precision, reach, TWICE)
+    floor = tl.cast(float("-inf"), tl.float64)
     if TWICE:
-        tl.store(p_base + i_b, tl.where(asked, base, 0.0), mask=i_share == 0)
+        tl.store(p_base + i_b, base, mask=i_share == 0)
+        floor = tl.load(p_best + i_b) - tl.maximum(window, _UNSEEN)
+        asked = asked | (tl.load(p_count + i_b) == _AGAIN)
     if asked:
         listed, slot, end = listed_share(p_count, i_b, i_share, tl.num_programs(1), run, stop - begin, BLOCK_N)
         p_sum = p_out + (i_share.to(tl.int64) * batch + i_b) * dim
@@ -77,9 +67,13 @@ def rescore_kernel(
         first_logit = tl.cast(0.0, tl.float64)
         for start in range(slot, end, BLOCK_N):
             row, m_s = slot_rows(start, end, listed, names, BLOCK_N)
-            b_logits = step_logits(
-                samples, query, given, base, window, row, m_s, TWICE, WEIGHTED, CENTRED, BLOCK_N, BLOCK_D
-            )
+            if TWICE:
+                b_logits = logits_above(samples, query, floor, row, m_s, WEIGHTED, BLOCK_N, BLOCK_D)
+                b_logits = near_logits(
+                    b_logits, samples, query, given, base, window, row, m_s, WEIGHTED, CENTRED, BLOCK_N, BLOCK_D
+                )
+            else:
+                b_logits = difference_logits(samples, query, row, m_s, WEIGHTED, BLOCK_N, BLOCK_D)
             seen, had = tl.max(b_logits, axis=0) > top - _UNSEEN, mass
             b_weights, factor, top, mass, squares, first_logit = softmax_step(top, mass, squares, first_logit, b_logits)
             if MEAN:  # noqa: SIM102  a constant, which a number cannot be joined to
@@ -120,9 +114,11 @@ def spread_kernel(
         total = tl.zeros([BLOCK_N], dtype=tl.float64)
         for start in range(slot, end, BLOCK_N):
             row, m_s = slot_rows(start, end, listed, names, BLOCK_N)
-            b_logits = step_logits(
-                samples, query, given, base, window, row, m_s, TWICE, WEIGHTED, CENTRED, BLOCK_N, BLOCK_D
-            )
+            b_logits = difference_logits(samples, query, row, m_s, WEIGHTED, BLOCK_N, BLOCK_D)
+            if TWICE:
+                b_logits = near_logits(
+                    b_logits, samples, query, given, base, window, row, m_s, WEIGHTED, CENTRED, BLOCK_N, BLOCK_D
+                )
             b_far = distances(samples, p_mean + i_b * dim, 1.0, row, m_s, BLOCK_N, BLOCK_D)
             total += tl.exp(b_logits + shift) * b_far
         tl.store(p_out + tl.program_id(1) * batch + i_b, tl.sum(total, axis=0))

@@ -12,8 +12,9 @@ import triton.language as tl
 from ...base.arrays import Bool, Float, Int64, Shaped, Tensor
 from .weights import ListedPairs
 
-# the count of a query whose list overflowed: every row of the span is rescored
-EVERY = -1
+# the count of a query whose list overflowed: every row of the span is rescored; and of one whose samples on the list
+# were rescored, but for which every row is after all
+EVERY, AGAIN = -1, -2
 
 # programs that fill a GPU, and blocks of slots that each of them gets at least
 RESCORE_PROGRAMS, LEAST_BLOCKS = 1024, 4
@@ -26,8 +27,8 @@ ORDER_BLOCK = 64
 class RescoreList:
     """Samples of each query to be rescored: runs of neighbouring rows, in rising order.
 
-    first: [B, L] int64, the row that each run begins with. count: [B] int32, runs of each query, or EVERY. run: rows
-    of a run. may_overflow: whether any count may be EVERY.
+    first: [B, L] int64, the row that each run begins with. count: [B] int32, runs of each query, or EVERY, or
+    AGAIN. run: rows of a run. may_overflow: whether any count may be one of these.
     """
 
     first: Int64[Tensor, "B L"]
@@ -37,8 +38,8 @@ class RescoreList:
 
     @property
     def overflowed(self) -> Bool[Tensor, "B"]:
-        """Which queries have so many samples to rescore that every row of the span is rescored, [B]."""
-        return self.count == EVERY
+        """Of which queries every row of the span is rescored, [B]."""
+        return self.count < 0
 
     @property
     def width(self) -> int:

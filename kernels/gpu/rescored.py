@@ -11,6 +11,7 @@ from ...base.arrays import Float64, Int64, Tensor
 from ..common.rows import Rows
 from ..common.work import Work
 from .compensate import COMPENSATED_TILE, compensated_slots_kernel
+from .doubt import Doubt
 from .given import GivenOperand
 from .jit import INTERPRET
 from .rescore import RESCORE_TILE, scored, slice_width
@@ -40,10 +41,11 @@ class Rescored:
     work: Work
 
     @classmethod
-    def of(cls, work: Work, rescore_list: RescoreList) -> Rescored:
+    def of(cls, work: Work, rescore_list: RescoreList, doubt: Doubt | None = None) -> Rescored:
         """Return the sums over the samples on a rescore list; no synchronisation.
 
-        work: rows, queries, the span that the samples lie in, and what is wanted. rescore_list: for every query.
+        work: rows, queries, the span that the samples lie in, and what is wanted. rescore_list: for every query. doubt:
+        what marks queries on it for which float32 sums do not do, where the mean is wanted.
         Costs a float64 pass over the rows of each query, twice with the mean. Memory is 8 D bytes for each program.
         """
         batch, mean = len(work.query), work.wanted.mean
@@ -53,19 +55,33 @@ class Rescored:
         # what only twice the digits need is not read
         before, after, unread = _before(work, rescore_list, sums), _after(work, rescore_list), sums
         rescore_kernel[(batch, shares)](*before, unread, sums, means, *after, MEAN=mean, **_once(work))
-        return cls.compensated(work, rescore_list, sums, means)
+        best = sums[0].amax(0) if doubt is None else doubt.best(rescore_list, sums, means)
+        return cls.compensated(work, rescore_list, best, sums=sums, means=means)
+
+    @classmethod
+    def every(cls, work: Work, sums: Float64[Tensor, "4 S B"], means: Float64[Tensor, "S B E"]) -> Rescored:
+        """Return sums over every row of the span of `work` as :meth:`compensated` does."""
+        everything = RescoreList.everything(len(work.query), work.rows.device)
+        return cls.compensated(work, everything, sums[0].amax(0), sums=sums, means=means)
 
     @classmethod
     def compensated(
-        cls, work: Work, rescore_list: RescoreList, sums: Float64[Tensor, "4 S B"], means: Float64[Tensor, "S B E"]
+        cls,
+        work: Work,
+        rescore_list: RescoreList,
+        best: Float64[Tensor, "B"],
+        *,
+        sums: Float64[Tensor, "4 S B"],
+        means: Float64[Tensor, "S B E"],
     ) -> Rescored:
         """Return sums in float64, those of some queries taken once more in twice the digits; no synchronisation.
 
-        work, rescore_list: what was rescored. sums, means: of it, relative to no base; they change in place.
-        Costs nothing for queries whose logits float64 holds, else another pass over their rows.
+        work, rescore_list: what was rescored. best: the largest logit of each query, [B]. sums, means: of what was
+        rescored, relative to no base; they change in place.
+        Costs nothing for queries whose logits float64 holds and that are not marked AGAIN, else another pass over their
+        rows.
         """
-        best, (_, shares, batch) = sums[0].amax(0), sums.shape
-        base = torch.empty_like(best)
+        base, (_, shares, batch) = torch.empty_like(best), sums.shape
         before, after = _before(work, rescore_list, best), _after(work, rescore_list)
         rescore_kernel[(batch, shares)](*before, base, sums, means, *after, MEAN=work.wanted.mean, **_twice(work))
         return cls(sums, means, best, base, rescore_list, work)

@@ -18,6 +18,7 @@ from ..common.work import Work
 from .candidates import TileCandidates
 from .configs import LaunchConfig
 from .digits import DigitOperand, digit_rounding
+from .doubt import Doubt
 from .finish import Finish
 from .fused import fused
 from .launch_checks import checked_config
@@ -146,9 +147,15 @@ class TritonScan(Generic[Operand]):
         """Return the state of all samples of the span, once every block was added."""
         # the samples to rescore are those with weight in the whole span
         rescore_list = RescoreList.of_list(self.list, self.meeting.reference[1], self.meeting.counts[1])
-        rescored = Rescored.of(self.work, rescore_list)
+        rescored = Rescored.of(self.work, rescore_list, self._doubt())
         state = Finish(self.work, self.operand.measures, self.sums, rescored, self.output).state()
         return self._with_top(state, rescored) if self.work.wanted.top_k else state
+
+    def _doubt(self) -> Doubt | None:
+        """Return what tells whether a loss of the sums shows in the mean, None where that is not wanted."""
+        if not self.work.wanted.mean:
+            return None
+        return Doubt(self.work, self.operand.measures, self.sums, self.meeting.law)
 
     def _with_top(self, state: PosteriorState, rescored: Rescored) -> PosteriorState:
         top = rescored_top(

@@ -10,7 +10,7 @@ from functools import reduce
 
 import torch
 
-from ..common.rounding import DROPPED_MASS
+from ..common.rounding import FINEST_MASS
 from ..common.rows import Span
 from ..common.state import PosteriorState, merge
 from ..common.work import Work
@@ -82,7 +82,7 @@ def _scanned(work: Work) -> PosteriorState:
     shares = shares_for(batch)
     states = writable(PosteriorState.empty(shares * batch, rows.dim, wanted.top_k, rows.device))
     # states of a span are merged: what each of them lost to rounding may compete with another
-    scan = ScanView(work, shares, DROPPED_MASS[torch.float64])
+    scan = ScanView(work, shares, FINEST_MASS)
     views = RowsView.of(rows), QueriesView(work.query), Digits(True), scan
     called("oracle_scan_double", *views, StatesView(states, wanted))
     return reduce(merge, (states.take(torch.arange(batch) + share * batch) for share in range(shares)))

@@ -17,7 +17,10 @@ from ..common.rounding import (
     DROPPED_MASS,
     FAR_APART,
     FEW_SHARES,
+    LITTLE_NOISE,
     LOGIT_BUDGET,
+    MOVED,
+    SUM_ROUNDINGS,
     UNIT_ROUNDOFF,
     WORST_CASE,
     Windows,
@@ -54,6 +57,7 @@ class Rounding(Structure):
     _fields_ = (
         *((name, c_double) for name in ("roundoff", "calm_dim", "dropped_mass", "budget", "far_apart")),
         *((name, c_double) for name in ("worst_case", "few_shares", "limit", "double_limit")),
+        *((name, c_double) for name in ("sum_roundings", "moved", "little_noise")),
         ("wide", c_int64),
     )
 
@@ -69,7 +73,8 @@ class Rounding(Structure):
         which on whatever has weight is scored again.
         """
         law = UNIT_ROUNDOFF[dtype], CALM_DIM, DROPPED_MASS[dtype], budget, FAR_APART
-        super().__init__(*law, WORST_CASE, FEW_SHARES, *limits, dtype == torch.float64)
+        loss = SUM_ROUNDINGS, MOVED, LITTLE_NOISE
+        super().__init__(*law, WORST_CASE, FEW_SHARES, *limits, *loss, dtype == torch.float64)
 
 
 ROUNDING = {dtype: Rounding(dtype) for dtype in (torch.float32, torch.float64)}

@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 import torch
 
-from ...base.arrays import Float64, Int64, Tensor
+from ...base.arrays import Bool, Float64, Int64, Tensor
 from ..common.accumulate import dropped_constant
 from ..common.rescore import Pairs, pairs_state
-from ..common.rounding import logit_error, weight_window
+from ..common.rounding import FINEST_MASS, logit_error, loss_shows, weight_window
 from ..common.state import PosteriorState, merge, without_top
 from ..common.top_k import TopCandidates
 from ..common.work import Work
@@ -30,11 +30,25 @@ def double_state(work: Work, limits: BlockLimits = BLOCK_LIMITS) -> PosteriorSta
 
     limits: sizes of blocks. Samples that matter to queries for which products in float64 are too coarse are rescored
     from differences. Costs one read of the span and 4 B n D operations, half of them only for the blocks and queries
-    that carry weight, another read where rescoring meets many samples; memory is a block of rows and its logits in
-    float64.
+    that carry weight, another read where rescoring meets many samples or where the error of a product shows; memory is
+    a block of rows and its logits in float64.
     """
+    error = logit_error(work.rows, work.query, torch.float64)
+    rescored = error > DOUBLE_LIMIT
+    state = _double_state(work, limits, rescored)
+    if not work.wanted.mean:
+        return state
+    shows = loss_shows(work.rows, work.query, state.mean, torch.ones_like(error), error, dtype=torch.float64)
+    index = (shows & ~rescored & (state.lse > -torch.inf)).nonzero()[:, 0]
+    if len(index) == 0:
+        return state
+    return state.put(index, _double_state(work.take(index), limits, torch.ones_like(index, dtype=torch.bool)))
+
+
+def _double_state(work: Work, limits: BlockLimits, rescored: Bool[Tensor, "B"]) -> PosteriorState:
+    """Return the states over the span; rescored: for which queries samples that matter are rescored, [B]."""
     rows, query = work.rows, work.query
-    coarse = (logit_error(rows, query, torch.float64) > DOUBLE_LIMIT).nonzero()[:, 0]
+    coarse = rescored.nonzero()[:, 0]
     # candidates for the top-k are those for rescoring as well
     named = max(work.wanted.top_k, 1 if len(coarse) else 0)
     scores, top = BlockLogits(work, torch.float64, limits), TopCandidates(len(query), named, rows.device)
@@ -82,7 +96,7 @@ def _rescored(
 def _weight_floor(state: PosteriorState, work: Work) -> Float64[Tensor, "B"]:
     """Return below which coarse logits rows have no weight, from a state whose lse is still that of coarse logits."""
     error = logit_error(work.rows, work.query, torch.float64)
-    return state.lse - weight_window(len(work.span), error, torch.float64)
+    return state.lse - weight_window(len(work.span), error, FINEST_MASS)
 
 
 class _Scored(NamedTuple):

@@ -56,7 +56,7 @@ def single_state(work: Work, limits: BlockLimits = BLOCK_LIMITS) -> PosteriorSta
         rows, query = work.rows, work.query
         share = (found.coarse.lse - state.lse).exp().nan_to_num(0.0).clamp_max(1.0)
         error = logit_error(rows, query, torch.float32, found.partition)
-        again = again | loss_shows(rows, query, state.mean, share, error)
+        again = again | (loss_shows(rows, query, state.mean, share, error) & (state.lse > -torch.inf))
     overflowed = again.nonzero()[:, 0]
     return state.put(overflowed, double_state(work.take(overflowed), limits)) if len(overflowed) else state
 

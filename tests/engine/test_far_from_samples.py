@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+
 import mpmath
 import pytest
 import torch
@@ -11,26 +14,70 @@ from torch import Tensor
 
 from oracle_engine import OracleDataset, OracleEngine
 from oracle_engine.base.arrays import STORAGE_DTYPES
-from oracle_engine.paths.paths import coefficients
+from oracle_engine.paths.paths import Coefficients, coefficients
 
 LATE = (0.5, 0.99, 0.999, 0.9999, 1 - 1e-6)
 
 
-def exact_answer(data: OracleDataset, x: Tensor, t: float) -> tuple[list[mpmath.mpf], mpmath.mpf]:
-    """Velocity and log density of rectified flow at one point, in 60 digits, from the stored numbers."""
+@dataclass(frozen=True)
+class Exact:
+    """Velocity, its two terms and log density at one point, in 60 digits."""
+
+    velocity: list[mpmath.mpf]
+    terms: mpmath.mpf
+    log_density: mpmath.mpf
+
+    def error(self, velocity: Tensor) -> mpmath.mpf:
+        """How far a velocity is off."""
+        pairs = zip(velocity.tolist(), self.velocity, strict=True)
+        return mpmath.sqrt(sum((mpmath.mpf(a) - b) ** 2 for a, b in pairs))
+
+
+@dataclass(frozen=True)
+class Still:
+    """A signal that stays and noise that shrinks: E[eps | x] alone is the velocity, as it nearly is where paths end."""
+
+    alpha: float
+    sigma: float
+
+    def __call__(self, t: Tensor) -> Coefficients:
+        one = torch.ones_like(t)
+        return Coefficients(self.alpha * one, self.sigma * (1.5 - t), 0.0 * one, -self.sigma * one)
+
+
+def exact_answer(data: OracleDataset, x: Tensor, at: Coefficients) -> Exact:
+    """What is true of one point, from the stored numbers, at the one time of `at`."""
     scale, offset = mpmath.mpf(data.value_map.scale), mpmath.mpf(data.value_map.offset)
     samples = [[scale * mpmath.mpf(value) + offset for value in row] for row in data.rows.stored.double().tolist()]
-    point, alpha = [mpmath.mpf(value) for value in x.tolist()], mpmath.mpf(t)
-    sigma = 1 - alpha
+    point = [mpmath.mpf(value) for value in x.tolist()]
+    alpha, sigma, d_alpha, d_sigma = (
+        mpmath.mpf(float(one)) for one in (at.alpha_t, at.sigma_t, at.d_alpha_t, at.d_sigma_t)
+    )
     squares = [sum(((a - alpha * b) ** 2 for a, b in zip(point, row, strict=True)), mpmath.mpf(0)) for row in samples]
     logits = [-square / (2 * sigma**2) for square in squares]
     largest = max(logits)
     weights = [mpmath.e ** (logit - largest) for logit in logits]
     mass = sum(weights)
     mean = [sum(w * row[i] for w, row in zip(weights, samples, strict=True)) / mass for i in range(len(point))]
-    velocity = [m - (a - alpha * m) / sigma for m, a in zip(mean, point, strict=True)]
+    kept, noise = (
+        [d_alpha * m for m in mean],
+        [d_sigma * (a - alpha * m) / sigma for m, a in zip(mean, point, strict=True)],
+    )
     density = largest + mpmath.log(mass) - mpmath.log(len(samples))
-    return velocity, density - mpmath.mpf(len(point)) / 2 * mpmath.log(2 * mpmath.pi * sigma**2)
+    return Exact(
+        [a + b for a, b in zip(kept, noise, strict=True)],
+        sum(mpmath.sqrt(sum(one * one for one in term)) for term in (kept, noise)),
+        density - mpmath.mpf(len(point)) / 2 * mpmath.log(2 * mpmath.pi * sigma**2),
+    )
+
+
+def assert_within_terms(engine: OracleEngine, x: Tensor) -> None:
+    """Compare velocities at some points, whose noise may be next to nothing, with the truth: the bar of the terms."""
+    found, at = engine.velocity(x, 0.5), coefficients(engine.path, torch.tensor([0.5], dtype=torch.float64))
+    with mpmath.workdps(60):
+        truths = [exact_answer(engine.data, one, at) for one in x]
+        errors = [float(true.error(one) / true.terms) for true, one in zip(truths, found, strict=True)]
+    assert_within(torch.tensor(errors), "bar of the terms")
 
 
 def assert_exact(data: OracleDataset, x: Tensor, t: float, **conditions: object) -> None:
@@ -39,11 +86,10 @@ def assert_exact(data: OracleDataset, x: Tensor, t: float, **conditions: object)
     velocity = engine.velocity(x[None], times, **conditions)[0]  # type: ignore[arg-type]
     density = float(engine.log_density(x[None], times, **conditions))  # type: ignore[arg-type]
     with mpmath.workdps(60):
-        true, log_density = exact_answer(data, x, t)
-        pairs = zip(velocity.tolist(), true, strict=True)
-        error = mpmath.sqrt(sum((mpmath.mpf(a) - b) ** 2 for a, b in pairs)) / mpmath.sqrt(sum(b * b for b in true))
-        missed = abs(mpmath.mpf(density) - log_density)
-        assert missed <= max(mpmath.mpf(1e-9), mpmath.mpf(1e-6) * abs(log_density)), (t, float(missed))
+        true = exact_answer(data, x, coefficients(engine.path, times))
+        error = true.error(velocity) / mpmath.sqrt(sum(b * b for b in true.velocity))
+        missed = abs(mpmath.mpf(density) - true.log_density)
+        assert missed <= max(mpmath.mpf(1e-9), mpmath.mpf(1e-6) * abs(true.log_density)), (t, float(missed))
     assert_within(torch.tensor([float(error)]), "bar")
 
 
@@ -75,6 +121,35 @@ def test_half_way_with_next_to_no_noise_along_paths_that_end_slowly(
     mean, noise = reference.denoiser(x, t), reference.noise(x, t)
     terms = at.d_alpha_t.abs() * mean.norm(dim=1) + at.d_sigma_t.abs() * noise.norm(dim=1)
     assert_rows_close(engine.velocity(x, t), reference.velocity(x, t), "bar", terms)
+
+
+@pytest.mark.parametrize("backend", ["auto", "torch"])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize(("dim", "share"), [(24, 1e-5), (24, 1e-7), (24, 1e-10), (80, 1e-7), (80, 1e-10)])
+def test_on_top_of_a_sample_beside_others_that_hold_next_to_nothing(
+    generator: torch.Generator, backend: str, dtype: torch.dtype, dim: int, share: float
+) -> None:
+    # all of E[eps | x] comes from a mass that a scan might leave out
+    data = OracleDataset(stored_as(normal(20, dim, generator), dtype))
+    values = data.rows.stored.double() * data.value_map.scale + data.value_map.offset
+    nearest = float((values[1:] - values[0]).norm(dim=1).min())
+    sigma = nearest / math.sqrt(-2.0 * math.log(share))
+    assert_within_terms(OracleEngine(data, path=Still(1.0, sigma), backend=backend), values[:1])
+
+
+@pytest.mark.parametrize("backend", ["auto", "torch"])
+@pytest.mark.parametrize("dtype", [torch.int8, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("dim", [8, 24, 80])
+@pytest.mark.parametrize("noise", [1e-6, 1e-3])
+def test_half_way_between_two_samples_where_only_the_noise_is_left(
+    generator: torch.Generator, backend: str, dtype: torch.dtype, dim: int, noise: float
+) -> None:
+    data = OracleDataset(stored_as(normal(12, dim, generator), dtype))
+    values = data.rows.stored.double() * data.value_map.scale + data.value_map.offset
+    for distance in (0.1, 0.03, 0.003):
+        sigma = distance * data.value_map.scale * data.rows.radius
+        x = 0.7 * (values[:3] + values[3:6]) / 2 + noise * sigma * normal(3, dim, generator)
+        assert_within_terms(OracleEngine(data, path=Still(0.7, sigma), backend=backend), x)
 
 
 @pytest.mark.parametrize("classes", [[0, 1], [0, 0]])

@@ -63,7 +63,19 @@ OWN = {
 # kernels that compute in float64
 DOUBLE = (
     *("distance", "rescore", "spread", "one read", *COMPENSATED),
-    *("partition", "add", "state", "variance", "parts", "split digits", "combine", "merge", "move", "describe"),
+    *(
+        "partition",
+        "add",
+        "doubt",
+        "state",
+        "variance",
+        "parts",
+        "split digits",
+        "combine",
+        "merge",
+        "move",
+        "describe",
+    ),
 )
 
 # their arguments that are no float64 pointers, where another kernel has one of that name
@@ -96,7 +108,7 @@ def argument_type(name: str, job: Job) -> str:
         return "*fp32"
     if name.startswith("p_") and job.kernel in DOUBLE:
         return TYPES.get(name, "*fp64")
-    if job.kernel == "partition" and name in Law._fields:
+    if job.kernel in ("partition", "doubt") and name in Law._fields:
         return "fp32"
     return TYPES.get(name, "*fp32" if name.startswith("p_") else "i32")
 

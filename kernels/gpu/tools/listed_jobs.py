@@ -43,7 +43,7 @@ SUBSET = (
     *(("compensate", "fp16"), ("compensated slots", "u8"), ("based", "fp32")),
     *(("parts", "bf16"), ("combine", "fp16"), ("describe", "fp32"), ("split digits", "u8")),
     *(("maxima", "u8"), ("above", "fp32"), ("factor digits", "i8")),
-    *(("shift", "fp32"), ("partition", "fp32"), ("add", "fp32"), ("state", "fp32")),
+    *(("shift", "fp32"), ("partition", "fp32"), ("add", "fp32"), ("doubt", "fp32"), ("state", "fp32")),
 )
 
 # and those of it whose operands are split as in half precision
@@ -107,6 +107,7 @@ def _rescoring(target: str) -> Iterator[Job]:
         "shift",
         "partition",
         "add",
+        "doubt",
         "state",
         "variance",
         "candidates",

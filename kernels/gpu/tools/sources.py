@@ -11,7 +11,8 @@ from ..candidates import candidates_kernel
 from ..combine import COMBINE_BLOCK, combine_kernel
 from ..compensate import based_kernel, compensated_slots_kernel
 from ..describe import DESCRIBE_BLOCK, describe_kernel
-from ..finish import SHARE_BLOCK, STATE_BLOCK, state_kernel
+from ..doubt import doubt_kernel
+from ..finish import state_kernel
 from ..fused import fused_kernel
 from ..live_rows import DENSE_SHARE, PREFIX_BLOCK, place_kernel, prefix_kernel
 from ..logits import finish_kernel, score_kernel
@@ -31,6 +32,7 @@ from ..running_sums import MOST_PARTS, SUM_QUERIES, SUM_TILES, TOTAL_BLOCK, add_
 from ..screen_logits import SCREEN_CODES, SCREEN_FEATURES, factor_digits_kernel
 from ..screen_tiles import above_kernel, close_kernel, maxima_kernel, named_kernel
 from ..segment_order import SEGMENT_BLOCK, segment_order_kernel
+from ..state_steps import SHARE_BLOCK, STATE_BLOCK
 from ..variance import VARIANCE_BLOCK, variance_kernel
 from ..weighted_sum import dense_kernel, listed_kernel
 from ..weights import weights_kernel, weights_rows
@@ -125,11 +127,13 @@ def _queries(job: Job) -> dict[str, Specialisation]:
 
 def _states(job: Job) -> dict[str, Specialisation]:
     """Return the kernels that make states of sums over tiles."""
-    state = {"PARTS": MOST_PARTS, "CENTRED": True, "MOVED": True, "BLOCK_N": job.config.block_n}
+    blocks = {"BLOCK_N": job.config.block_n, "BLOCK_S": SHARE_BLOCK, "BLOCK_D": STATE_BLOCK}
+    state = {"PARTS": MOST_PARTS, "CENTRED": True, **blocks}
     return {
         "partition": (partition_kernel, {"PARTS": MOST_PARTS, "BLOCK_T": TILE_BLOCK, "BLOCK_B": PARTITION_QUERIES}),
         "add": (add_kernel, {"SUMS": 4, "BLOCK_T": SUM_TILES, "BLOCK_B": SUM_QUERIES, "BLOCK_D": TOTAL_BLOCK}),
-        "state": (state_kernel, {**state, "BLOCK_S": SHARE_BLOCK, "BLOCK_D": STATE_BLOCK}),
+        "doubt": (doubt_kernel, state),
+        "state": (state_kernel, {**state, "MOVED": True}),
         "variance": (variance_kernel, {"CENTRED": True, "BLOCK": VARIANCE_BLOCK}),
         "merge": (merge_kernel, {"BLOCK": MERGE_BLOCK}),
         "describe": (describe_kernel, {"MASSES": True, "ORDERED": True, "BLOCK": DESCRIBE_BLOCK}),

@@ -7,14 +7,6 @@
 namespace oracle {
 namespace {
 
-// what float32 sums of a mean lose, in roundings of the largest row; how far an error of a logit moves the mean of two
-// samples, relative to it; and the error relative to E[eps | x] that may show
-constexpr double kSumRoundings = 4.0, kMoved = 0.25, kShown = 1e-5;
-
-// |E[eps | x]| of a query with little noise, relative to sqrt(D), and the least share of a posterior whose loss is
-// looked at
-constexpr double kLittleNoise = 0.25, kLeastShare = 1e-6;
-
 // The state of a query over the rows that were summed.
 void write_coarse(const StatesView& out, Problem& problem, int64_t b) {
     const ScanProblem& found = problem.view();
@@ -144,28 +136,30 @@ double distance_to_mean(const AskedQueries& queries, const double* mean, int64_t
     return std::sqrt(square);
 }
 
-// Whether what float32 sums may have lost of a mean shows in E[eps | x] = (x - alpha m) / sigma, of which a query on
-// top of a sample or midway between two has next to none. coarse: share of these sums in the posterior.
+// Whether what sums may have lost of a mean shows in E[eps | x], as loss_shows in kernels/common/rounding.py has it.
+// coarse: share of these sums in the posterior.
 bool loss_shows(const ScanAsked& asked, Problem& problem, int64_t b, double coarse) {
     const AskedQueries& queries = problem.queries.asked();
+    const Rounding& law = *asked.rounding;
     const int64_t dim = problem.view().dim;
-    const double little = kLittleNoise * std::sqrt(dim / queries.inverse_variance[b]);
+    const double little = law.little_noise * std::sqrt(dim / queries.inverse_variance[b]);
     const double reach = std::fabs(queries.alpha[b]) * asked.rows->radius;
     // no mean is longer than the longest row
-    if (coarse < kLeastShare || std::sqrt(problem.queries.squares[b]) - reach > little) return false;
+    if (std::sqrt(problem.queries.squares[b]) - reach > little) return false;
     const double distance = distance_to_mean(queries, asked.out.mean + b * dim, dim, b);
     if (!(distance < little)) return false;
     const ScanProblem& found = problem.view();
     const double error = logit_error(found.scan, found.law[b], found.sums[found.batch + b]);
-    return coarse * (kSumRoundings * asked.rounding->roundoff + kMoved * error) * reach > kShown * distance;
+    const double share = coarse * (law.sum_roundings * law.roundoff + law.moved * error) + law.dropped_mass;
+    return share * reach > law.budget * distance;
 }
 
-// Leaves queries whose mean needs more digits to a scan in double precision. coarse: log-partitions of float32 sums.
+// Leaves queries whose mean needs more digits to a scan of differences. coarse: log-partitions of the sums.
 void leave_little_noise(ScanAsked& asked, Problem& problem, const std::vector<double>& coarse) {
     const StatesView& out = asked.out;
-    if (out.mean == nullptr || asked.rounding->wide) return;
+    if (out.mean == nullptr) return;
     for (size_t b = 0; b < coarse.size(); ++b) {
-        if (std::isnan(out.lse_rest[b]) || !(coarse[b] > kNothing)) continue;
+        if (std::isnan(out.lse_rest[b]) || !(out.lse[b] > kNothing)) continue;
         if (!loss_shows(asked, problem, b, std::min(std::exp(coarse[b] - out.lse[b]), 1.0))) continue;
         out.lse_rest[b] = std::nan(""), ++asked.overflows;
     }

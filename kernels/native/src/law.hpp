@@ -21,6 +21,7 @@ struct ScanLaw {
 // The constants of the law for products in float32, or else in float64.
 struct Rounding {
     double roundoff, calm_dim, dropped_mass, budget, far_apart, worst_case, few_shares, limit, double_limit;
+    double sum_roundings, moved, little_noise;
     int64_t wide;
 };
 

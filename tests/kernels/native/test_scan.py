@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import math
 import multiprocessing
 import pickle
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from row_cases import EVERYTHING, MEAN_ONLY, assert_identical, assert_state_parity, make_query, whole
 from tolerances import assert_close
+from torch import Tensor
 
 from oracle_engine.base.arrays import STORAGE_DTYPES
 from oracle_engine.kernels import (
@@ -32,7 +35,9 @@ from oracle_engine.kernels import (
 from oracle_engine.kernels.common.rounding import logit_error, windows
 from oracle_engine.kernels.native import scan as native_scan
 from oracle_engine.kernels.native.scan import NATIVE_LIMITS, NativeLimits, NativeScan
+from oracle_engine.kernels.portable import single as portable_single
 from oracle_engine.kernels.portable.double import DOUBLE_LIMIT, double_state
+from oracle_engine.kernels.portable.scan import posterior_state
 
 pytestmark = pytest.mark.skipif(native_library().library is None, reason=native_library().reason)
 
@@ -134,6 +139,42 @@ def test_many_near_duplicates_are_scanned_again_in_float64(
     rows = prepare_rows(torch.cat([crowd, normal(600, 784, generator)]).float(), None)
     assert_parity(rows, make_query(rows, generator, times=(0.95,)))
     assert again
+
+
+def scanned_again(
+    monkeypatch: pytest.MonkeyPatch, module: Any, scan: Callable[[Work], PosteriorState], work: Work
+) -> Tensor:
+    """Which queries of `work` a scan leaves to the float64 scan of its `module`, [B]."""
+    again: list[Tensor] = []
+
+    def recorded(part: Work, *_: object) -> PosteriorState:
+        again.extend(part.query.alpha)
+        return double_state(part)
+
+    monkeypatch.setattr(module, "double_state", recorded)
+    scan(work)
+    return torch.isin(work.query.alpha, torch.stack([work.query.alpha.new_tensor(-1.0), *again]))
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("heavy", [1, 2])
+def test_queries_with_next_to_no_noise_are_scanned_again_as_the_portable_scan_does(
+    generator: torch.Generator, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, heavy: int
+) -> None:
+    rows = prepare_rows(stored_as(normal(60, 80, generator), dtype), None)
+    # on top of a sample and between two, with noise that hardly shows and some that does
+    centre = (rows.gather(torch.arange(heavy)) - rows.centre).mean(0)
+    noise = torch.logspace(-8, 0.5, 24, dtype=torch.float64)
+    # by their alphas queries are told apart
+    alpha = torch.linspace(0.4, 0.8, 24, dtype=torch.float64)
+    sigma = 0.3 * rows.radius / math.sqrt(rows.dim)
+    point = alpha[:, None] * centre + noise[:, None] * sigma * normal(24, 80, generator)
+    query = Query(point, alpha, torch.full_like(alpha, sigma**-2), torch.empty(24, 0, 2, dtype=torch.int64))
+    work = Work(rows, query, whole(rows), MEAN_ONLY)
+    native = scanned_again(monkeypatch, native_scan, native_state, work)
+    portable = scanned_again(monkeypatch, portable_single, posterior_state, work)
+    assert native.tolist() == portable.tolist()
+    assert 0 < int(native.sum()) < len(query)
 
 
 @pytest.mark.parametrize("batch", [1, 24])

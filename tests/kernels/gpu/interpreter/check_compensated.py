@@ -108,8 +108,8 @@ def test_only_queries_whose_gaps_float64_lacks_are_weighed_again(
 
     class Kept(Rescored):
         @classmethod
-        def compensated(cls, work: Work, rescore_list: RescoreList, sums: Tensor, means: Tensor) -> Rescored:
-            found = super().compensated(work, rescore_list, sums, means)
+        def compensated(cls, work: Work, rescore_list: RescoreList, best: Tensor, **sums: Tensor) -> Rescored:
+            found = super().compensated(work, rescore_list, best, **sums)
             bases.append(found.base)
             return found
 

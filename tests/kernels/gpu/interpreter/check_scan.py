@@ -17,6 +17,7 @@ from oracle_engine.kernels import Span, Wanted, prepare_rows, reference_state
 from oracle_engine.kernels.common.work import Work
 from oracle_engine.kernels.gpu import configs, launch_checks, scan, scan_memory
 from oracle_engine.kernels.gpu.devices import Device
+from oracle_engine.kernels.gpu.doubt import Doubt
 from oracle_engine.kernels.gpu.rescore_list import RescoreList
 from oracle_engine.kernels.gpu.rescored import Rescored
 
@@ -78,9 +79,9 @@ def test_overflowed_queries_are_rescored_in_float64(
 
     class Watched(Rescored):
         @classmethod
-        def of(cls, work: Work, rescore_list: RescoreList) -> Rescored:
+        def of(cls, work: Work, rescore_list: RescoreList, doubt: Doubt | None = None) -> Rescored:
             overflowed.append(rescore_list.overflowed.tolist())
-            return Rescored.of(work, rescore_list)
+            return Rescored.of(work, rescore_list, doubt)
 
     monkeypatch.setattr(scan, "Rescored", Watched)
     rows = make_rows(torch.float16, 20, dim, generator)
