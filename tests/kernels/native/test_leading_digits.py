@@ -1,4 +1,4 @@
-"""Late in time leading digits close most pairs of a row and a query, and the states are still those of the reference."""
+"""Late in time leading digits close most pairs of a row and a query, and states are still those of the reference."""
 
 from __future__ import annotations
 
