@@ -10,7 +10,7 @@ from .common.describe import Described, Description, described, log_densities
 from .common.prepare import Measures, centre_of, counted_copies, prepare_rows, recentred, stored_range, total_variance
 from .common.rescore import Pairs
 from .common.rows import GivenPoints, Query, Rows, Span, ValueQuery
-from .common.segments import SegmentWork, span_by_span
+from .common.segments import SegmentWork, outside, span_by_span
 from .common.state import PosteriorState, Wanted, concatenate, merge, merged_means
 from .common.work import Work
 from .gpu import (
@@ -88,6 +88,7 @@ __all__ = [
     "native_memory",
     "native_prepared",
     "native_state",
+    "outside",
     "pairs_state",
     "posterior_state",
     "prepare_rows",

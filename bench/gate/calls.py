@@ -41,6 +41,8 @@ MOST = {"device_calls": 60.0, "waits": 1.0, "compilations": 2.0}
 MORE = {
     # the host decides at every level which queries go on
     "search": {"device_calls": 155.0, "waits": 11.0},
+    # the host reads how many classes the unions name
+    "unions": {"device_calls": 76.0, "waits": 2.0},
 }
 
 
@@ -75,12 +77,14 @@ def questions(engine: OracleEngine) -> dict[str, Callable[[], Any]]:
     """Return what an engine is asked, by a name for each."""
     x, t, own = torch.randn(BATCH, DIM), torch.full((BATCH,), 0.3), torch.arange(BATCH)
     labels = own % CLASSES
+    unions = torch.stack([labels, (labels + 1) % CLASSES], dim=1)
     return {
         "velocity": lambda: engine.velocity(x, t),
         "log density": lambda: engine.log_density(x, t),
         "excluded": lambda: engine.velocity(x, t, exclude=own),
         "posterior": lambda: engine.posterior(x, t, top_k=8),
         "classes": lambda: engine.velocity(x, t, labels=labels),
+        "unions": lambda: engine.velocity(x, t, labels=unions),
         "guidance": lambda: engine.velocity(x, t, labels=labels, guidance=2.0),
         "posterior of classes": lambda: engine.posterior(x, t, labels=labels, top_k=8),
     }

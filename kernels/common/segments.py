@@ -17,9 +17,10 @@ from .work import Work
 class SegmentWork:
     """Pairs of a query and a span of rows, and what is wanted of the posterior of each query over its spans together.
 
-    rows, query: the samples and B queries. pairs: the query of each pair, [P]; a query may be in none. spans: the rows
-    [start, stop) of each pair, [P, 2]; those of one query are disjoint. one_each: whether it is known without a look at
-    them that the pairs are those of the queries one after the other. longest: rows that no span has more of but
+    rows, query: the samples and B queries. pairs: the query of each pair, [P], in rising order; a query may be in none.
+    spans: the rows [start, stop) of each pair, [P, 2]; those of one query are disjoint, in rising order. each: how many
+    pairs every query has, as far as is known without a look at them, or None; where it is more than one, some may have
+    a span of no row. longest: rows that no span has more of but
     those of all rows, as far as is known without a look at them, or None.
     """
 
@@ -28,7 +29,7 @@ class SegmentWork:
     pairs: Int64[Tensor, "P"]
     spans: Int64[Tensor, "P 2"]
     wanted: Wanted = Wanted()  # noqa: RUF009  a frozen value
-    one_each: bool = False
+    each: int | None = None
     longest: int | None = None
 
     def grouped(self) -> tuple[Int64[Tensor, "P"], Int64[Tensor, "G"]]:
@@ -46,16 +47,35 @@ class SegmentWork:
 
     def take(self, index: Int64[Tensor, "b"]) -> SegmentWork:
         """Return the work of the queries in `index`, in which each stands once at most."""
-        place = torch.full((len(self.query),), -1, device=index.device).index_copy_(
-            0, index, torch.arange(len(index), device=index.device)
-        )
-        kept = place[self.pairs] >= 0
-        pairs, spans = place[self.pairs[kept]], self.spans[kept]
-        return replace(self, query=self.query.take(index), pairs=pairs, spans=spans, one_each=False)
+        some, numbers = self.some(), torch.arange(len(index), device=index.device)
+        place = torch.full((len(self.query),), -1, device=index.device).index_copy_(0, index, numbers)
+        kept = place[some.pairs] >= 0
+        pairs, spans = place[some.pairs[kept]], some.spans[kept]
+        return replace(some, query=self.query.take(index), pairs=pairs, spans=spans, each=None)
+
+    def some(self) -> SegmentWork:
+        """Return the work without pairs of no row, where there may be any; the host waits for how many there are."""
+        if self.each is None or self.each == 1:
+            return self
+        kept = (self.spans[:, 1] > self.spans[:, 0]).nonzero()[:, 0]
+        return replace(self, pairs=self.pairs[kept], spans=self.spans[kept], each=None, longest=None)
+
+    def in_one(self, spans: Int64[Tensor, "B U 2"]) -> Work:
+        """Return the work as one over all rows, of which each query leaves out those in none of its `spans`."""
+        excluded, others = self.query.excluded, outside(spans, len(self.rows))
+        excluded = others if excluded.shape[1] == 0 else torch.cat([excluded, others], dim=1)
+        return Work(self.rows, self.query.excluding(excluded), Span(0, len(self.rows)), self.wanted)
 
     def nothing(self) -> PosteriorState:
         """Return the states of no sample at all, one for each query."""
         return PosteriorState.empty(len(self.query), self.rows.dim, self.wanted.top_k, self.rows.device)
+
+
+def outside(ranges: Int64[Tensor, "B U 2"], count: int) -> Int64[Tensor, "B V 2"]:
+    """Return the ranges of rows before, between and behind `ranges`, [B, U + 1, 2]; count: of all rows."""
+    ends = torch.nn.functional.pad(ranges.reshape(len(ranges), -1), (1, 1))
+    ends[:, -1].fill_(count)
+    return ends.reshape(len(ranges), -1, 2)
 
 
 def span_by_span(work: SegmentWork, state: Callable[[Work], PosteriorState]) -> PosteriorState:
@@ -64,7 +84,7 @@ def span_by_span(work: SegmentWork, state: Callable[[Work], PosteriorState]) -> 
     state: what scans a span. Costs its overhead for every span.
     """
     # states of spans merge with each other
-    work = replace(work, wanted=replace(work.wanted, mergeable=True))
+    work = replace(work.some(), wanted=replace(work.wanted, mergeable=True))
     total = work.nothing()
     for index, part in work.over_spans():
         found = state(part)

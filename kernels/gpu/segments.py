@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import reduce
 
 import torch
 
@@ -12,7 +11,7 @@ from ...base.early import EarlyNumber
 from ..common.matmul import ieee_products
 from ..common.rows import Span
 from ..common.segments import SegmentWork, span_by_span
-from ..common.state import PosteriorState, concatenate, merge
+from ..common.state import PosteriorState
 from ..common.work import Work
 from .configs import LaunchConfig
 from .digits import DigitOperand
@@ -27,6 +26,7 @@ from .panels import Panels
 from .scan import BlockSums, TwoPhaseScan, on_device, triton_state
 from .segment_order import SegmentOrder
 from .tiles import DigitConfig, ScoreConfig
+from .unions import Unions
 from .weighted_sum import weigh
 from .weights import Reference, weights_of
 
@@ -75,7 +75,8 @@ class SegmentScan(TwoPhaseScan):
 def segments_state(work: SegmentWork, *, limits: ScanLimits = DEFAULT_LIMITS) -> PosteriorState:
     """Return the states of the queries of `work` over their spans together, [B]; the host waits twice at most.
 
-    limits: of the logits held at once: longer spans are scanned one after the other.
+    limits: of the logits held at once: longer spans are scanned one after the other, and queries of several of them by
+    one scan of all rows, as rows of few values always are.
 
     Raises InputError where the kernels cannot run. Costs as :func:`segment_states`.
     """
@@ -83,36 +84,46 @@ def segments_state(work: SegmentWork, *, limits: ScanLimits = DEFAULT_LIMITS) ->
         return work.nothing()
     every = Work(work.rows, work.query, Span(0, len(work.rows)), work.wanted)
     checked_config(every)
-    known = work.longest
-    if work.one_each and known is not None and known <= segments_height(every, len(work.pairs), limits):
+    known, each = work.longest, work.each
+    if each is not None and work.rows.dim <= NARROW_DIM:
+        return triton_state(work.in_one(work.spans.unflatten(0, (-1, each))), limits=limits)
+    if each is not None and known is not None and known <= segments_height(every, len(work.pairs), limits):
         return _some_of_all(work, every, known, limits)
+    return _looked_at(work.some(), every, limits)
+
+
+def _looked_at(work: SegmentWork, every: Work, limits: ScanLimits) -> PosteriorState:
+    """Return the states as :func:`segments_state` does, after a look at how long the spans are and how many of each."""
+    if len(work.pairs) == 0:
+        return work.nothing()
     lengths = work.spans[:, 1] - work.spans[:, 0]
-    if work.one_each:
+    if work.each == 1:
         return _pair_states(work, every, int(lengths.max()), limits)
     place = torch.arange(len(work.pairs), device=work.pairs.device)
     # pairs come in the order of their queries
     rank = place - torch.searchsorted(work.pairs, work.pairs)
     longest, most = torch.stack([lengths.max(), rank.max()]).tolist()
-    found = _pair_states(work, every, longest, limits)
-    # one more state for the places of queries with fewer spans than others have
-    states = concatenate([found, replace(work, query=work.query.take(place[:1])).nothing()])
-    table = torch.full((len(work.query), most + 1), len(place), device=place.device)
-    table[work.pairs, rank] = place
-    return reduce(merge, [states.take(column) for column in table.unbind(1)])
+    if most == 0:
+        return work.nothing().put(work.pairs, _pair_states(work, every, longest, limits))
+    table = torch.full((len(work.query), most + 1, 2), len(work.rows), device=place.device)
+    table[work.pairs, rank] = work.spans
+    return triton_state(work.in_one(table), limits=limits)
 
 
 def _some_of_all(work: SegmentWork, every: Work, longest: int, limits: ScanLimits) -> PosteriorState:
-    """Return the states of pairs that are those of the queries, whose spans have at most `longest` rows, or all.
+    """Return the states of queries with as many spans each, which have at most `longest` rows, or all.
 
     The latter are left to a scan of everything; whether there are any the host reads while the device scans the others.
     """
     order = _sorted(every, work.pairs, work.spans, longest)
     apart = EarlyNumber(order.apart)
-    found = _sorted_states(every, order, longest)
+    found = _sorted_states(every, order, longest, union=None if work.each == 1 else work, limits=limits)
     count = apart.read()
     if count == 0:
         return found
     free = order.order[len(order.order) - count :]
+    if work.each != 1:
+        free = work.pairs[free]
     asked = taken(work.query, free).excluding(work.query.excluded[free])
     rest = triton_state(replace(every, query=asked), limits=limits)
     if work.wanted.moments or work.wanted.top_k:
@@ -173,8 +184,19 @@ def _sorted(work: Work, which: Int64[Tensor, "P"], spans: Int64[Tensor, "P 2"], 
         return SegmentOrder.of(work.query, which, spans, longest=longest, rows=work.span.stop)
 
 
-def _sorted_states(work: Work, order: SegmentOrder, longest: int, split: Split = EXACT) -> PosteriorState:
-    """Return the states of the pairs of `order`, of the queries of `work`, in the order they were given in, [P]."""
+def _sorted_states(
+    work: Work,
+    order: SegmentOrder,
+    longest: int,
+    split: Split = EXACT,
+    *,
+    union: SegmentWork | None = None,
+    limits: ScanLimits = DEFAULT_LIMITS,
+) -> PosteriorState:
+    """Return the states of the pairs of `order`, of the queries of `work`, in the order they were given in, [P].
+
+    union: whose pairs they are, as many of each query, where the states of the queries are asked for instead, [B].
+    """
     with on_device(work.rows.device), ieee_products(work.rows.device.type):
         asked = replace(work, query=order.query)
         config = _config(asked, split)
@@ -182,7 +204,10 @@ def _sorted_states(work: Work, order: SegmentOrder, longest: int, split: Split =
         scan.panels, scan.spans = Panels.of(order.spans, config.score.block_b, longest), order.spans
         scan.add(work.span)
         scan.output = order.order
-        return scan.state()
+        if union is None or union.each is None:
+            return scan.state()
+        one = union.in_one(union.spans.unflatten(0, (-1, union.each)))
+        return Unions(one, order.place, scan.operand.measures, scan.meeting.law).state(scan.state(), limits)
 
 
 def _config(work: Work, split: Split) -> LaunchConfig:

@@ -49,7 +49,7 @@ def segments_state(work: SegmentWork, *, limits: NativeLimits = NATIVE_LIMITS) -
     rows. Costs one read of each span for every MOST_QUERIES queries, 4 D operations for a query and a row; memory is
     that of a scan for so many queries, and D values for every span of a query beyond the first.
     """
-    library = native_library().library if applies(work.rows) else None
+    work, library = work.some(), native_library().library if applies(work.rows) else None
     if library is None or _is_one_span(work):
         return span_by_span(work, partial(native_state, limits=limits))
     parts = [SegmentScan(part, library, limits).state() for part in _calls(work, limits)]

@@ -8,11 +8,14 @@ from dataclasses import dataclass
 import torch
 
 from ..base.arrays import Bool, Float64, Int64, Tensor
-from ..kernels import Span
+from ..kernels import Span, outside
 
 # queries scanned together: their logits and sums stay small beside a block of rows
 MAX_BATCH = 1024
 MAX_BATCH_VALUES = 1 << 26
+
+# classes of a union up to which none is looked for that names fewer than others: pairs of no row cost little
+FEW_CLASSES = 8
 
 
 @dataclass(frozen=True)
@@ -125,7 +128,5 @@ def rows_between(ranges: Int64[Tensor, "B U 2"], count: int) -> Int64[Tensor, "B
 
     count: of all rows.
     """
-    ends = torch.nn.functional.pad(ranges.reshape(len(ranges), -1), (1, 1))
-    ends[:, -1].fill_(count)
     named = (ranges[:, :, 1] > ranges[:, :, 0]).any(1)
-    return ends.reshape(len(ranges), -1, 2) * named[:, None, None]
+    return outside(ranges, count) * named[:, None, None]

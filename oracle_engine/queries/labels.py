@@ -120,13 +120,14 @@ def _union(classes: Int64[Tensor, "B U"], width: int) -> Int64[Tensor, "B V"]:
         return classes
     named = classes.sort(dim=1, descending=True).values
     again = (named[:, 1:] == named[:, :-1]) & (named[:, 1:] != -1)
-    if bool(again.any()):
+    # all that is asked of the values is read at once
+    repeated, most, unknown = torch.stack([again.sum(), (named != -1).sum(1).max(), (named < -1).sum()]).tolist()
+    if repeated:
         query, place = again.nonzero()[0].tolist()
         found = f"class {int(named[query, place])} twice in query {query}"
         remedy = f"pad unions with -1; one-hot rows have {width} columns here, or pass labels.argmax(1)"
         raise invalid("labels", "must name each class of a union once", found, remedy)
-    most = int((named != -1).sum(1).max())
-    if bool((named < -1).any()):
+    if unknown:
         # they stand behind the padding, and are refused by name
         return classes
     # read once more, unions as wide as one-hot rows would be taken for these

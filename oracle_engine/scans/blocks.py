@@ -148,8 +148,8 @@ class SegmentsScan:
     """Scans the spans of `work` by `state`."""
 
     def __init__(self, work: SegmentWork, state: SegmentState) -> None:
-        self.work, self.state, self.merged = work, state, _Merged(work)
-        self.spans = work.spans.unique(dim=0).cpu()
+        self.work, self.state, self.merged = work.some(), state, _Merged(work)
+        self.spans = self.work.spans.unique(dim=0).cpu()
 
     def add(self, block: RowBlock) -> None:
         """Scan what a block holds of the spans."""

@@ -56,6 +56,7 @@ OWN = {
     "factor digits": dict.fromkeys(("p_factors", "p_centre", "p_slack"), "*fp64"),
     "describe": dict.fromkeys(("p_order", "p_index"), "*i64"),
     "close": {"p_below": "*fp64"},
+    "union doubt": {"p_place": "*i64"},
     "named": {"p_upper": "*fp64"},
     "segments": dict.fromkeys(("p_pairs", "p_order", "p_place", "p_query", "p_own", "p_ranges", "p_apart"), "*i64"),
 }
@@ -63,19 +64,8 @@ OWN = {
 # kernels that compute in float64
 DOUBLE = (
     *("distance", "rescore", "spread", "one read", *COMPENSATED),
-    *(
-        "partition",
-        "add",
-        "doubt",
-        "state",
-        "variance",
-        "parts",
-        "split digits",
-        "combine",
-        "merge",
-        "move",
-        "describe",
-    ),
+    *("partition", "add", "doubt", "state", "variance", "union", "union doubt"),
+    *("parts", "split digits", "combine", "merge", "move", "describe"),
 )
 
 # their arguments that are no float64 pointers, where another kernel has one of that name
@@ -108,7 +98,7 @@ def argument_type(name: str, job: Job) -> str:
         return "*fp32"
     if name.startswith("p_") and job.kernel in DOUBLE:
         return TYPES.get(name, "*fp64")
-    if job.kernel in ("partition", "doubt") and name in Law._fields:
+    if job.kernel in ("partition", "doubt", "union doubt") and name in Law._fields:
         return "fp32"
     return TYPES.get(name, "*fp32" if name.startswith("p_") else "i32")
 

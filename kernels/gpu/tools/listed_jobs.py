@@ -44,6 +44,7 @@ SUBSET = (
     *(("parts", "bf16"), ("combine", "fp16"), ("describe", "fp32"), ("split digits", "u8")),
     *(("maxima", "u8"), ("above", "fp32"), ("factor digits", "i8")),
     *(("shift", "fp32"), ("partition", "fp32"), ("add", "fp32"), ("doubt", "fp32"), ("state", "fp32")),
+    *(("union", "fp32"), ("union doubt", "fp32")),
 )
 
 # and those of it whose operands are split as in half precision
@@ -114,6 +115,8 @@ def _rescoring(target: str) -> Iterator[Job]:
         "panels",
         "segments",
         "merge",
+        "union",
+        "union doubt",
         "move",
         "order",
     ):

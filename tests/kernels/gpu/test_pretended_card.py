@@ -99,6 +99,34 @@ def test_classes_and_guidance_cost_the_same_however_many_there_are(guidance: flo
     assert found[1].waits == 1, found[1]
 
 
+@pytest.mark.parametrize("dim", [12, 784])
+def test_unions_cost_the_same_however_many_classes_they_name(dim: int, card: PretendedCard) -> None:
+    data = OracleDataset(torch.randn(720, dim).half(), labels=torch.arange(720) % 24)
+    engine, x, own = OracleEngine(data, backend="triton"), torch.randn(48, dim), torch.arange(48)
+    found = []
+    for classes in (2, 5):
+        labels = (own[:, None] + torch.arange(classes)) % 24
+        # some name fewer
+        labels[::3, 1] = -1
+        answer = partial(engine.velocity, x, 0.3, labels=labels)
+        card.count(answer)
+        found.append(card.count(answer))
+    assert found[0].total == found[1].total <= 75, found
+    # the host reads how many classes they name at most, too
+    assert found[1].waits == 2, found[1]
+
+
+def test_classes_of_few_values_are_answered_by_one_scan(card: PretendedCard) -> None:
+    data = OracleDataset(torch.randn(720, 12).half(), labels=torch.arange(720) % 24)
+    answer = partial(
+        OracleEngine(data, backend="triton").velocity, torch.randn(48, 12), 0.3, labels=torch.arange(48) % 24
+    )
+    card.count(answer)
+    calls = card.count(answer)
+    assert calls.launches["narrow_kernel"] == 1, calls
+    assert (calls.total <= ANSWER, calls.waits) == (True, 1), calls
+
+
 @pytest.mark.parametrize("free", [0, 5])
 def test_queries_without_a_class_are_answered_beside_the_others(free: int, card: PretendedCard) -> None:
     data = OracleDataset(torch.randn(720, 784).half(), labels=torch.arange(720) % 24)

@@ -100,7 +100,7 @@ def test_queries_of_all_rows_are_answered_beside_those_of_segments(
     query = make_query(rows, all_times(5), generator, excluded=1)
     spans = spans_of((2, 0, 4, 1, -1))
     spans[list(whole)] = torch.tensor([0, 300])
-    work = SegmentWork(rows, query, torch.arange(5), spans, wanted, one_each=True, longest=110)
+    work = SegmentWork(rows, query, torch.arange(5), spans, wanted, each=1, longest=110)
     with Waiting() as waiting:
         found = segments_state(work)
     # how many use all rows, which the host reads early
@@ -123,7 +123,7 @@ def test_the_heaviest_of_a_segment_each_come_from_one_launch(
     query = make_query(rows, all_times(9), generator, excluded=1)
     # the last query uses all rows, which leaves it behind in less room
     spans = torch.cat([spans_of((0, 2, 2, 4, 1, 3, 0, 2)), torch.tensor([[0, 300]])])
-    work = SegmentWork(rows, query, torch.arange(9), spans, Wanted(moments=True, top_k=4), one_each=True)
+    work = SegmentWork(rows, query, torch.arange(9), spans, Wanted(moments=True, top_k=4), each=1)
     found = segments_state(work, limits=ScanLimits(score_bytes=12 * 16 * 9 * room))
     true = span_by_span(work, reference_state)
     assert_within(velocity_error(rows, query, found, true), "bar")
