@@ -96,6 +96,7 @@ class ScanAsked(Structure):
         *((name, c_int64) for name in ("ranges", "threads", "listed", "margin", "block", "few")),
         ("out", StatesView),
         ("overflows", c_int64),
+        ("closed", c_int64),
         ("begun", c_void_p),
     )
 
@@ -142,8 +143,8 @@ def native_memory(rows: Rows, batch: int) -> int:
     width = rows.dim + 48
     lanes = -(-batch // 16) * 16
     block = block_rows(rows, NATIVE_LIMITS, few=batch <= few_queries(rows, library))
-    own = width * block * size + lanes * (width * (size + 8) + 3 * block * size + 24 * (MARGIN + 64) + 8192)
-    return torch.get_num_threads() * own + lanes * width * (size + 5 * 8) + scan_memory(rows, batch)
+    own = width * block * (size + 1) + lanes * (width * (size + 8) + 3 * block * size + 24 * (MARGIN + 64) + 8192)
+    return torch.get_num_threads() * own + lanes * width * (size + 5 * 8 + 10) + scan_memory(rows, batch)
 
 
 def product_dtype(rows: Rows) -> torch.dtype:

@@ -20,6 +20,7 @@ struct ScanAsked {
     int64_t ranges, threads, listed, margin, block, few;
     StatesView out;     // zeros, apart from what is here written in any case
     int64_t overflows;  // how many queries list too many rows: of these out.lse_rest becomes NaN
+    int64_t closed;     // pairs of a row and a query that leading digits told to have no weight
     void* begun;        // the scan between two calls
 };
 

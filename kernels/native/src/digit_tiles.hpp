@@ -4,45 +4,70 @@
 
 namespace oracle {
 
-// rows of a tile, and coordinates that are multiplied together
+// rows of a tile
 constexpr int kDigitRows = 8;
-constexpr int64_t kTogether = 4;
 
 // Whether tiles of digits read these rows.
 template <class Real, class Stored>
 ORACLE_INLINE bool by_digit_tiles(int64_t dim) {
 #if defined(__AVX512VNNI__)
-    return std::is_same<Real, float>::value && std::is_same<Stored, uint8_t>::value && dim % kTogether == 0 &&
-           fits_digits(dim);
+    return std::is_same<Real, float>::value && sizeof(Stored) == 1 && dim % kTogether == 0 && fits_digits(dim);
 #else
     (void)dim;
     return false;
 #endif
 }
 
-// Copies the digits of one query into its lane of a panel, [D / 4][kDigits][16][4].
+// queries from which on it pays to bring rows into codes
+constexpr int64_t kWorthCodes = 32;
+
+// What queries are written in digits for where a thread scans `count` rows.
+template <class Real>
+DigitUse digit_use(const ScanProblem& problem, int64_t count) {
+#if defined(__AVX512VNNI__)
+    constexpr bool products = true, leading = std::is_same<Real, float>::value;
+#elif defined(__AVX2__)
+    constexpr bool products = false, leading = std::is_same<Real, float>::value;
+#else
+    constexpr bool products = false, leading = false;
+#endif
+    if (!fits_digits(problem.dim) || count < kWorthDigits) return {};
+    const bool bytes = problem.stored <= kInt8, rows = products && bytes;
+    const bool worth = bytes ? problem.dim % kTogether == 0 : problem.batch >= kWorthCodes;
+    const bool first = leading && !problem.few && worth;
+    return {rows, first, first && !bytes, first && !rows};
+}
+
+// Copies the digits of one query into its lane of a panel, [kDigits][D / 4][W][4].
 ORACLE_APART void place_digits(const DigitQuery& query, int64_t dim, int64_t lane, int8_t* panel) {
-    for (int64_t d = 0; d < dim; ++d)
+    constexpr int64_t W = Tile<float>::lanes;
+    const int64_t whole = padded(dim, kTogether);
+    for (int64_t d = 0; d < whole; ++d)
         for (int digit = 0; digit < kDigits; ++digit)
-            panel[((d / kTogether * kDigits + digit) * 16 + lane) * kTogether + d % kTogether] =
+            panel[digit * whole * W + (d / kTogether * W + lane) * kTogether + d % kTogether] =
                 query.digits[digit * query.width + d];
 }
 
 // Writes queries in digits: those of whole vectors, so that no two threads write into one.
 template <class Real>
 void pack_digits(const ScanProblem& problem, const Shape<Real>& shape, const Shared<Real>& shared, int64_t thread) {
-    const int64_t width = digit_width(shape.dim), shift = problem.stored == kInt8 ? 128 : 0;
-    const int64_t W = shape.W, size = kDigits * shape.dim;
+    const int64_t width = digit_width(shape.dim), shift = problem.stored == kUint8 ? 0 : 128;
+    const double* centre = problem.stored <= kInt8 ? problem.centre : nullptr;
+    const int64_t W = shape.W, size = kDigits * padded(shape.dim, kTogether);
     for (int64_t b = thread * W; b < shape.batch; b += b % W == W - 1 ? (problem.threads - 1) * W + 1 : 1) {
         DigitQuery& query = shared.in_digits[b];
-        query = {shared.digits + b * kDigits * width, width, 0, 1.0};
-        write_digits(problem.point + b * shape.dim, problem.gain[b], problem.centre, shape.dim, shift, query);
+        query = {shared.digits + b * kDigits * width, width, 0, 0, 1.0, 0.0, 0.0};
+        write_digits(problem.point + b * shape.dim, problem.gain[b], centre, shape.dim, shift, query);
         shared.offsets[b] = static_cast<double>(query.offset), shared.units[b] = query.unit;
-        if (shared.digit_panels) place_digits(query, shape.dim, b % 16, shared.digit_panels + b / 16 * 16 * size);
+        if (shared.digit_panels) place_digits(query, shape.dim, b % W, shared.digit_panels + b / W * W * size);
+        for (int64_t d = 0, stride = code_stride(shape.dim); shared.single && d < stride; ++d)
+            shared.single[b * stride + d] =
+                d < shape.dim ? static_cast<Real>(problem.gain[b] * problem.point[b * shape.dim + d]) : Real(0);
     }
     if (thread != 0) return;
     std::fill(shared.units + shape.batch, shared.units + shape.lanes(), 0.0);
     std::fill(shared.offsets + shape.batch, shared.offsets + shape.lanes(), 0.0);
+    std::fill(shared.in_digits + shape.batch, shared.in_digits + shape.lanes(), DigitQuery{});
 }
 
 #if defined(__AVX512VNNI__)
@@ -56,23 +81,22 @@ ORACLE_INLINE __m256 digit_value(__m256i low, __m256i middle, __m256i high, cons
 
 // Writes <x_r - c, q> of a tile of rows for the 16 queries of a panel. rows: `dim` bytes each, of which the first
 // `count` rows are there. out: [kDigitRows][16]. offsets, units: [16], as in DigitQuery.
-ORACLE_APART void score_digit_tile(const uint8_t* rows, int64_t count, int64_t dim, const int8_t* panel,
+template <class Stored>
+ORACLE_APART void score_digit_tile(const Stored* rows, int64_t count, int64_t dim, const int8_t* panel,
                                    const double* offsets, const double* units, float* out, Ahead& ahead) {
-    const uint8_t* x[kDigitRows];
+    const Stored* x[kDigitRows];
     for (int r = 0; r < kDigitRows; ++r) x[r] = rows + std::min<int64_t>(r, count - 1) * dim;
     __m512i sums[kDigitRows][kDigits] = {};
     Ahead soon = ahead;
     for (int64_t d = 0; d < dim; d += kTogether) {
         soon.next();
-        const int8_t* q = panel + d / kTogether * kDigits * 64;
         __m512i digits[kDigits];
 #pragma GCC unroll 3
-        for (int digit = 0; digit < kDigits; ++digit) digits[digit] = _mm512_loadu_si512(q + digit * 64);
+        for (int digit = 0; digit < kDigits; ++digit)
+            digits[digit] = _mm512_loadu_si512(panel + (digit * dim + d) * 16);
 #pragma GCC unroll 8
         for (int r = 0; r < kDigitRows; ++r) {
-            int32_t four;
-            std::memcpy(&four, x[r] + d, sizeof four);
-            const __m512i values = _mm512_set1_epi32(four);
+            const __m512i values = four_unsigned(x[r] + d);
 #pragma GCC unroll 3
             for (int digit = 0; digit < kDigits; ++digit) add_products(sums[r][digit], values, digits[digit]);
         }

@@ -1,12 +1,24 @@
-// Products of 8-bit rows with a query written in three signed digits of eight bits: exact sums of whole numbers.
+// Products of 8-bit rows with a query written in signed digits: exact sums of whole numbers.
 #pragma once
 #include "scan.hpp"
 
 namespace oracle {
 
-// digits of a query, and the largest whole number that they hold: as fine as single precision
+// Digits of a query, the largest whole number that they hold, and the value of one in the leading digit. Three of eight
+// bits are as fine as single precision; where products of bytes are not summed to 32 bits, there is only a leading one,
+// of which two products with bytes fit into 16 bits.
+#if defined(__AVX512VNNI__)
 constexpr int kDigits = 3;
 constexpr double kLargest = 127.0 * 65536 + 127.0 * 256 + 127.0;
+constexpr int64_t kLeading = 65536;
+#else
+constexpr int kDigits = 1;
+constexpr double kLargest = 32.0;
+constexpr int64_t kLeading = 1;
+#endif
+
+// rows from which on it pays to write queries in digits
+constexpr int64_t kWorthDigits = 1024;
 
 // coordinates of a vector of digits
 constexpr int64_t kDigitLanes = 64;
@@ -16,24 +28,48 @@ constexpr bool fits_digits(int64_t dim) {
     return 128 <= dim && dim <= 1 << 16;
 }
 
-// Writes gain * point, [D], in digits; rows are larger by `shift` than the values that they stand for.
+// Writes gain * point, [D], in digits; rows are larger by `shift` than the values that they stand for, which still
+// carry `centre` where it is not null.
 ORACLE_APART void write_digits(const double* point, double gain, const double* centre, int64_t dim, int64_t shift,
                                DigitQuery& query) {
     double largest = 0.0;
     for (int64_t d = 0; d < dim; ++d) largest = std::max(largest, std::fabs(gain * point[d]));
     query.unit = largest > 0.0 ? largest / kLargest : 1.0;
     const double each = 1.0 / query.unit;
-    query.offset = 0;
+    query.offset = query.leading_offset = 0;
+    double lower = 0.0, leading = 0.0;
     for (int64_t d = 0; d < query.width; ++d) {
-        int64_t rest = d < dim ? std::lrint(gain * point[d] * each) : 0;
-        if (d < dim) query.offset += rest * (std::lrint(centre[d]) + shift);
-        for (int digit = 0; digit < kDigits; ++digit) {
+        const int64_t whole = d < dim ? std::lrint(gain * point[d] * each) : 0;
+        int64_t rest = whole;
+        for (int digit = 0; digit + 1 < kDigits; ++digit) {
             const int8_t low = static_cast<int8_t>(rest & 255);
             query.digits[digit * query.width + d] = low;
             rest = (rest - low) / 256;
         }
+        query.digits[(kDigits - 1) * query.width + d] = static_cast<int8_t>(rest);
+        if (d >= dim) continue;
+        const int64_t level = (centre == nullptr ? 0 : std::lrint(centre[d])) + shift;
+        query.offset += whole * level, query.leading_offset += rest * level;
+        const double first = static_cast<double>(rest), other = gain * point[d] * each - first * kLeading;
+        lower += other * other, leading += first * first;
     }
+    query.lower_norm = query.unit * std::sqrt(lower), query.leading_norm = query.unit * kLeading * std::sqrt(leading);
 }
+
+#if defined(__AVX2__)
+// Four coordinates of a row without a sign in every lane.
+template <class Stored>
+ORACLE_INLINE auto four_unsigned(const Stored* at) {
+    uint32_t four;
+    std::memcpy(&four, at, sizeof four);
+    const int32_t found = static_cast<int32_t>(std::is_same<Stored, int8_t>::value ? four ^ 0x80808080u : four);
+#if defined(__AVX512F__)
+    return _mm512_set1_epi32(found);
+#else
+    return _mm256_set1_epi32(found);
+#endif
+}
+#endif
 
 #if defined(__AVX512VNNI__)
 // Adds the products of four neighbouring bytes each. Written out because GCC 12 copies every sum before it adds to it.

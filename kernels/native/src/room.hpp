@@ -17,7 +17,7 @@ struct Room {
     Shared<Real> shared;
     Memory<Real> memory;
 
-    Room(const ScanProblem& asked, bool digits, Arena arena)
+    Room(const ScanProblem& asked, DigitUse use, Arena arena)
         : problem(asked),
           point(arena.take<double>(asked.batch * asked.dim)),
           gain(arena.take<double>(asked.batch)),
@@ -25,8 +25,8 @@ struct Room {
           law(arena.take<QueryLaw>(asked.batch)),
           excluded(arena.take<int64_t>(asked.batch * asked.ranges * 2)),
           shape(asked),
-          shared(shape, asked.few != 0, digits, arena),
-          memory(shape, asked.few != 0, arena),
+          shared(shape, asked.few != 0, use, arena),
+          memory(shape, asked.few != 0, use, arena),
           bytes(arena.used()) {
         problem.point = point, problem.gain = gain, problem.bias = bias, problem.law = law, problem.excluded = excluded;
     }

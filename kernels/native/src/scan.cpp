@@ -24,11 +24,12 @@ class Scan : public Steps {
           problem(all_.view()),
           crew_(problem.threads, 4.0 * problem.batch * problem.dim * (asked.stop - asked.start)),
           shape(problem),
+          use_(digit_use<Real>(problem, kWorthDigits)),
           memory_(static_cast<char*>(std::aligned_alloc(64, padded(bytes(), 64))), std::free),
           arena(problem.memory = memory_.get()),
-          shared(shape, problem.few != 0, digits(), arena) {
+          shared(shape, problem.few != 0, use_, arena) {
         if (!memory_) throw std::bad_alloc();
-        for (int64_t t = 0; t < problem.threads; ++t) memories.emplace_back(shape, problem.few != 0, arena);
+        for (int64_t t = 0; t < problem.threads; ++t) memories.emplace_back(shape, problem.few != 0, use_, arena);
         begin();
     }
 
@@ -56,7 +57,8 @@ class Scan : public Steps {
         ScanAsked by_crew = asked;
         by_crew.threads = crew_.hands();
         finish_states(by_crew, all_, listed(), problem.threads);
-        asked.overflows = by_crew.overflows;
+        asked.overflows = by_crew.overflows, asked.closed = 0;
+        for (const Memory<Real>& own : memories) asked.closed += *own.closed;
     }
 
   private:
@@ -64,17 +66,16 @@ class Scan : public Steps {
     ScanProblem& problem;
     Crew crew_;
     Shape<Real> shape;
+    const DigitUse use_;
     std::unique_ptr<char, void (*)(void*)> memory_;
     Arena arena;
     Shared<Real> shared;
     std::vector<Memory<Real>> memories;
 
-    bool digits() const { return problem.stored <= kInt8 && fits_digits(problem.dim); }
-
     int64_t bytes() const {
         Arena empty(nullptr);
-        const Shared<Real> needed(shape, problem.few != 0, digits(), empty);
-        for (int64_t t = 0; t < problem.threads; ++t) Memory<Real>(shape, problem.few != 0, empty);
+        const Shared<Real> needed(shape, problem.few != 0, use_, empty);
+        for (int64_t t = 0; t < problem.threads; ++t) Memory<Real>(shape, problem.few != 0, use_, empty);
         return empty.used();
     }
 
@@ -82,7 +83,7 @@ class Scan : public Steps {
         parallel(shape.batch * shape.dim, [this](int64_t t) {
             pack_queries(problem, shape, shared.queries, t);
             if (t == 0) pack_centre(problem, shape, shared.centre);
-            if (shared.digits) pack_digits(problem, shape, shared, t);
+            if (use_.any()) pack_digits(problem, shape, shared, t);
             begin_sums(problem, shape, memories[t]);
         });
     }

@@ -97,12 +97,22 @@ ORACLE_INLINE void fetch_ahead(const void* at) {
     __builtin_prefetch(static_cast<const char*>(at) + kFarAhead);
 }
 
-// A query in digits of eight bits, see digits.hpp. digits: [3][width], the lowest first. offset: its product with the
-// centre, and with what rows are shifted by to be without a sign. unit: the value of one.
+// A query in digits of eight bits, see digits.hpp. digits: [kDigits][width], the lowest first. offset: its product with
+// the centre, and with what rows are shifted by to be without a sign; leading_offset: that of its leading digits. unit:
+// the value of one. leading_norm, lower_norm: of its leading digits, and of all others.
 struct DigitQuery {
     int8_t* digits;
-    int64_t width, offset;
-    double unit;
+    int64_t width, offset, leading_offset;
+    double unit, leading_norm, lower_norm;
+};
+
+// What queries in digits are multiplied with: 8-bit rows as they are stored, all digits; rows of which few may matter,
+// leading digits first; rows that are brought into codes of eight bits for that. single: whether rows that may matter
+// are multiplied with the queries as they are.
+struct DigitUse {
+    bool rows = false, leading = false, codes = false, single = false;
+
+    bool any() const { return rows || leading; }
 };
 
 // coordinates of a query in digits: a multiple of those that are read together
@@ -110,56 +120,88 @@ constexpr int64_t digit_width(int64_t dim) {
     return padded(dim, 128);
 }
 
-// What all threads read: the queries as the products want them, in 8-bit digits too for few queries, and the centre,
-// [panels * width].
+// the digits of a query, at most
+constexpr int64_t digits_of(int64_t dim) {
+    return 3 * digit_width(dim);
+}
+
+// coordinates that are multiplied together
+constexpr int64_t kTogether = 4;
+
+// bytes from one row in codes to the next
+constexpr int64_t code_stride(int64_t dim) {
+    return padded(dim, 64);
+}
+
+// What all threads read: the queries as the products want them, in digits and one after the other too where these are
+// used, and the centre, [panels * width].
 template <class Real>
 struct Shared {
+    DigitUse use;
     Real *queries, *centre;
-    int8_t* digits;           // [B][3][digit_width]
-    DigitQuery* in_digits;    // [B]
-    int8_t* digit_panels;     // [vectors][D / 4][3][16][4], of many queries
+    int8_t* digits;           // [B][kDigits][digit_width]
+    DigitQuery* in_digits;    // [lanes]
+    int8_t* digit_panels;     // [vectors][kDigits][D / 4][W][4], of many queries
     double *offsets, *units;  // [lanes], of the queries in digits
+    Real* single;             // [B][code_stride], or null
 
-    Shared(const Shape<Real>& shape, bool few, bool bytes, Arena& arena)
-        : queries(arena.take<Real>(shape.lanes() * shape.panels * shape.width)),
+    Shared(const Shape<Real>& shape, bool few, DigitUse uses, Arena& arena)
+        : use(uses),
+          queries(arena.take<Real>(shape.lanes() * shape.panels * shape.width)),
           centre(arena.take<Real>(shape.panels * shape.width)),
-          digits(bytes ? arena.take<int8_t>(shape.batch * 3 * digit_width(shape.dim)) : nullptr),
-          in_digits(arena.take<DigitQuery>(shape.batch)),
-          digit_panels(bytes && !few ? arena.take<int8_t>(shape.vectors * 16 * 3 * digit_width(shape.dim)) : nullptr),
+          digits(use.any() ? arena.take<int8_t>(shape.batch * digits_of(shape.dim)) : nullptr),
+          in_digits(arena.take<DigitQuery>(shape.lanes())),
+          digit_panels(use.any() && !few ? arena.take<int8_t>(shape.lanes() * digits_of(shape.dim)) : nullptr),
           offsets(arena.take<double>(shape.lanes())),
-          units(arena.take<double>(shape.lanes())) {}
+          units(arena.take<double>(shape.lanes())),
+          single(use.single ? arena.take<Real>(shape.batch * code_stride(shape.dim)) : nullptr) {}
+};
+
+// blocks of which whole products are made at once before leading digits are tried again: more each time
+constexpr int32_t kLeastPatience = 4, kMostPatience = 256;
+
+// For how many more blocks whole products are made for a pair of vectors of queries, and for how many the next time.
+struct Patience {
+    int32_t left, next;
 };
 
 // What one thread keeps while it scans its share of the rows.
 template <class Real>
 struct Memory {
-    Real *rows, *logits, *half_norms, *log_weights, *sums, *reference, *floor;
+    Real *rows, *logits, *half_norms, *norms, *log_weights, *sums, *reference, *floor;
+    Real *scales, *errors;  // [block]: of rows in codes the value of one, and the norm of what the codes leave
+    uint8_t* codes;         // [block][code_stride], or null
     double *total, *met, *mass, *squares, *first_logit, *half_norm;
     Real* weights;                   // [block][W]: of the vector of queries at hand; of few queries [block], of one
     Real* packed;                    // [tiles][block][of_tile]: weights of the rows that have any for a tile of queries
     int32_t *index, *count;          // [tiles][block], [tiles]: these rows
     int32_t* pending;                // [tiles]: rows summed in Real since the sums were emptied into `total`
+    Patience* patience;              // [vectors], at the first one of each pair
     Real* top_logits;                // [B][top], in falling order
     int64_t *top_rows, *list_count;  // [B][top], [B]
+    int64_t* closed;                 // [1]: pairs of a row and a query that leading digits tell to have no weight
     int64_t* list_rows;              // [B][listed]
     double* list_logits;             // [B][listed]
 
-    Memory(const Shape<Real>& shape, bool few, Arena& arena) {
+    Memory(const Shape<Real>& shape, bool few, DigitUse use, Arena& arena) {
         const int64_t lanes = shape.lanes(), block = shape.block, values = shape.panels * shape.width;
         rows = few ? nullptr : arena.take<Real>(values * block);
         logits = arena.take<Real>(few ? shape.batch * shape.rows() : lanes * block);
         weights = arena.take<Real>(few ? shape.rows() : Shape<Real>::W * block),
         packed = arena.take<Real>(lanes * block);
         half_norms = arena.take<Real>(shape.rows()), log_weights = arena.take<Real>(shape.rows());
+        norms = arena.take<Real>(shape.rows());
+        scales = arena.take<Real>(shape.rows()), errors = arena.take<Real>(shape.rows());
+        codes = use.codes ? arena.take<uint8_t>(block * code_stride(shape.dim)) : nullptr;
         sums = arena.take<Real>(lanes * values);
         total = std::is_same<Real, double>::value ? nullptr : arena.take<double>(lanes * values);
         reference = arena.take<Real>(lanes), floor = arena.take<Real>(lanes);
         met = arena.take<double>(lanes), mass = arena.take<double>(lanes), squares = arena.take<double>(lanes);
         first_logit = arena.take<double>(lanes), half_norm = arena.take<double>(lanes);
         index = arena.take<int32_t>(shape.tiles * block), count = arena.take<int32_t>(shape.tiles);
-        pending = arena.take<int32_t>(shape.tiles);
+        pending = arena.take<int32_t>(shape.tiles), patience = arena.take<Patience>(shape.vectors);
         top_logits = arena.take<Real>(lanes * shape.top), top_rows = arena.take<int64_t>(lanes * shape.top);
-        list_count = arena.take<int64_t>(lanes);
+        list_count = arena.take<int64_t>(lanes), closed = arena.take<int64_t>(1);
         list_rows = arena.take<int64_t>(lanes * shape.listed), list_logits = arena.take<double>(lanes * shape.listed);
     }
 };

@@ -19,9 +19,6 @@ struct Segments {
 
 namespace {
 
-// 8-bit rows from which on it pays to write queries in digits
-constexpr int64_t kWorthDigits = 1024;
-
 struct Candidate {
     double logit;
     int64_t row;
@@ -45,8 +42,7 @@ class SegmentScan {
           extra_(problem.wants_mean ? new double[tasks_.extra * problem.dim] : nullptr) {
         for (int64_t batch = 1; batch <= tasks_.most; ++batch)
             if (batch <= segments.few || batch == tasks_.most)
-                bytes_ =
-                    std::max(bytes_, Room<Real>(of_thread(problem, batch, segments.few), true, Arena(nullptr)).bytes);
+                bytes_ = std::max(bytes_, bytes_of(of_thread(problem, batch, segments.few)));
     }
 
     // Returns whether there was enough memory.
@@ -73,6 +69,11 @@ class SegmentScan {
     const std::unique_ptr<double[]> extra_;  // sums of the shares of a query beyond the first
     int64_t bytes_ = 0;
     std::atomic<bool> failed_{false};
+
+    // The memory of a task, at most.
+    static int64_t bytes_of(const ScanProblem& task) {
+        return Room<Real>(task, digit_use<Real>(task, std::numeric_limits<int64_t>::max()), Arena(nullptr)).bytes;
+    }
 
     // An exception must not leave a parallel region.
     template <class Step>
@@ -109,13 +110,13 @@ class SegmentScan {
     template <class Stored>
     void scan(const Task& task, Arena arena) {
         const int64_t batch = task.behind - task.first;
-        const bool digits =
-            problem_.stored <= kInt8 && fits_digits(problem_.dim) && task.stop - task.start >= kWorthDigits;
-        Room<Real> room(of_thread(problem_, batch, segments_.few), digits, arena);
+        const ScanProblem own = of_thread(problem_, batch, segments_.few);
+        const DigitUse use = digit_use<Real>(own, task.stop - task.start);
+        Room<Real> room(own, use, arena);
         for (int64_t b = 0; b < batch; ++b) room.take_query(problem_, tasks_.query[task.first + b], b);
         pack_queries(room.problem, room.shape, room.shared.queries, 0);
         pack_centre(room.problem, room.shape, room.shared.centre);
-        if (digits) pack_digits(room.problem, room.shape, room.shared, 0);
+        if (use.any()) pack_digits(room.problem, room.shape, room.shared, 0);
         begin_sums(room.problem, room.shape, room.memory);
         Worker<Real, Stored>(room.problem, room.shape, room.shared, room.memory).run(task.start, task.stop);
         for (int64_t b = 0; b < batch; ++b) keep(room, b, task.first + b);

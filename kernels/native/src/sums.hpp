@@ -69,9 +69,11 @@ ORACLE_APART void begin_sums(const ScanProblem& problem, const Shape<Real>& shap
     for (double* sum : {memory.met, memory.mass, memory.squares, memory.first_logit, memory.half_norm})
         std::fill_n(sum, lanes, 0.0);
     std::fill_n(memory.pending, shape.tiles, 0);
+    std::fill_n(memory.patience, shape.vectors, Patience{0, kLeastPatience});
     std::fill_n(memory.top_logits, lanes * shape.top, nothing);
     std::fill_n(memory.top_rows, lanes * shape.top, int64_t{-1});
     std::fill_n(memory.list_count, lanes, int64_t{0});
+    *memory.closed = 0;
 }
 
 // Merges the sums of a query over all threads, apart from its mean: factors, [threads], are those of each thread's

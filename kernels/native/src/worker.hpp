@@ -3,6 +3,7 @@
 #include "digit_tiles.hpp"
 #include "few.hpp"
 #include "rows.hpp"
+#include "sift.hpp"
 #include "softmax.hpp"
 #include "sums.hpp"
 
@@ -26,7 +27,8 @@ class Worker {
           centre_(shared.centre),
           shared_(shared),
           memory_(memory),
-          rows_(static_cast<const Stored*>(problem.rows)) {}
+          rows_(static_cast<const Stored*>(problem.rows)),
+          use_(shared.use) {}
 
     // Adds the rows [start, stop).
     void run(int64_t start, int64_t stop) {
@@ -49,6 +51,8 @@ class Worker {
     const Shared<Real>& shared_;
     Memory<Real>& memory_;
     const Stored* rows_;
+    const DigitUse use_;
+    bool packed_ = false;  // whether the block lies in panels
     Ahead ahead_;
 
     // The next block is fetched while this one is computed with.
@@ -61,54 +65,127 @@ class Worker {
         for (int64_t r = 0; r < block.count; ++r) {
             memory_.half_norms[r] = static_cast<Real>(problem_.half_norms[block.first + r]);
             const bool equal = problem_.log_weights == nullptr;
+            memory_.norms[r] = static_cast<Real>(std::sqrt(2.0 * problem_.half_norms[block.first + r]) * kNormUpward);
+            memory_.scales[r] = 1, memory_.errors[r] = 0;
             memory_.log_weights[r] = equal ? Real(0) : static_cast<Real>(problem_.log_weights[block.first + r]);
         }
     }
 
     void many(const Block& block) {
         const Stored* rows = rows_ + block.first * shape_.dim;
-        const bool digits = shared_.digit_panels != nullptr && by_digit_tiles<Real, Stored>(shape_.dim);
-        if (digits)
-            score_by_digits(rows, block);
-        else
-            pack_rows(rows, block.count, shape_, centre_, memory_.rows), score(block);
+        packed_ = false;
+        if (use_.codes) make_codes(rows, block);
+        for (int64_t v = 0; v < shape_.vectors; v += 2)
+            if (!use_.leading || !few_matter(rows, block, v)) score(rows, block, v);
         soften(block);
         const bool any = std::any_of(memory_.count, memory_.count + shape_.tiles, [](int32_t count) { return count; });
         if (!problem_.wants_mean || !any) return;
-        if (digits) pack_rows(rows, block.count, shape_, centre_, memory_.rows);
+        pack(rows, block);
         weigh();
     }
 
-    void score_by_digits(const Stored* rows, const Block& block) {
-#if defined(__AVX512VNNI__)
-        if constexpr (std::is_same<Real, float>::value && std::is_same<Stored, uint8_t>::value) {
-            const int64_t size = kDigits * shape_.dim * W;
-            for (int64_t v = 0; v < shape_.vectors; ++v)
-                for (int64_t r = 0; r < block.count; r += kDigitRows)
-                    score_digit_tile(rows + r * shape_.dim, block.count - r, shape_.dim,
-                                     shared_.digit_panels + v * size, shared_.offsets + v * W, shared_.units + v * W,
-                                     memory_.logits + (v * shape_.block + r) * W, ahead_);
-        }
+    void pack(const Stored* rows, const Block& block) {
+        if (!packed_) pack_rows(rows, block.count, shape_, centre_, memory_.rows);
+        packed_ = true;
+    }
+
+    // Brings rows into codes where leading digits are multiplied first for some queries.
+    void make_codes(const Stored* rows, const Block& block) {
+        bool some = false;
+        for (int64_t v = 0; v < shape_.vectors; v += 2) some = some || memory_.patience[v].left == 0;
+#if defined(__AVX2__)
+        if constexpr (std::is_same<Real, float>::value && sizeof(Stored) > 1)
+            if (some) code_rows(rows, block.count, shape_.dim, centre_, memory_);
 #else
-        (void)rows, (void)block;
+        (void)rows, (void)block, (void)some;
 #endif
     }
 
-    void score(const Block& block) {
-        const int64_t length = shape_.panels * P, step = shape_.block * W;
-        for (int64_t first = 0; first < shape_.panels; first += kPanelsTogether) {
-            const int64_t last = std::min(first + kPanelsTogether, shape_.panels);
-            for (int64_t v = 0; v < shape_.vectors; v += 2)
-                for (int64_t r = 0; r < block.count; r += Tile<Real>::rows) {
-                    const ScoreOperands<Real> of{
-                        memory_.rows + r * P, queries_ + v * W * length,         shape_.block * P,
-                        shape_.dim,           memory_.logits + v * step + r * W, step};
-                    if (v + 1 < shape_.vectors)
-                        score_tile<Real, 2>(of, first, last, ahead_);
-                    else
-                        score_tile<Real, 1>(of, first, last, ahead_);
-                }
+    // Scores the rows of a block that may matter to a pair of vectors of queries, and returns true if these are few.
+    bool few_matter(const Stored* rows, const Block& block, int64_t v) {
+        Patience& patience = memory_.patience[v];
+        if (patience.left > 0) return --patience.left, false;
+        const int64_t closed = close_pairs(rows, block, v, std::min(v + 2, shape_.vectors));
+        const int32_t growth = shape_.top > 0 ? 2 : 4;
+        // the first rows fill lists of the heaviest ones, whatever their time
+        patience = closed >= 0 ? Patience{0, kLeastPatience}
+                               : Patience{patience.next, std::min(growth * patience.next, kMostPatience)};
+        *memory_.closed += std::max<int64_t>(closed, 0);
+        return closed >= 0;
+    }
+
+    // Returns how many pairs of rows with the vectors [v, last) leading digits close; -1 where these are too few.
+    int64_t close_pairs(const Stored* rows, const Block& block, int64_t v, int64_t last) {
+        int64_t closed = 0;
+#if defined(__AVX2__)
+        if constexpr (std::is_same<Real, float>::value) {
+            score_leading_digits(rows, block, v, last);
+            for (; v < last; ++v) {
+                const int64_t own = Sift<Stored>(problem_, shape_, shared_, memory_, v).keep_few(rows, block);
+                if (own < 0) return -1;
+                closed += own;
+            }
         }
+#else
+        (void)rows, (void)block, (void)v, (void)last;
+#endif
+        return closed;
+    }
+
+#if defined(__AVX2__)
+    void score_leading_digits(const Stored* rows, const Block& block, int64_t v, int64_t last) {
+        if constexpr (sizeof(Stored) == 1)
+            score_leading_bytes(rows, shape_.dim, block, v, last);
+        else
+            score_leading_bytes(static_cast<const uint8_t*>(memory_.codes), code_stride(shape_.dim), block, v, last);
+    }
+
+    template <class Byte>
+    void score_leading_bytes(const Byte* rows, int64_t stride, const Block& block, int64_t v, int64_t last) {
+        const int64_t size = padded(shape_.dim, kTogether) * W, step = shape_.block * W;
+        const int8_t* panel = shared_.digit_panels + (v * kDigits + kDigits - 1) * size;
+        const LeadingOperands<Byte> of{rows,
+                                       memory_.scales,
+                                       stride,
+                                       shape_.dim,
+                                       panel,
+                                       kDigits * size,
+                                       shared_.in_digits + v * W,
+                                       memory_.logits + v * step,
+                                       step};
+        last - v == 2 ? score_leading<2>(of, block.count, ahead_) : score_leading<1>(of, block.count, ahead_);
+    }
+#endif
+
+    // Scores all rows of a block for a pair of vectors of queries.
+    void score(const Stored* rows, const Block& block, int64_t v) {
+        const int64_t last = std::min(v + 2, shape_.vectors);
+        if (use_.rows && by_digit_tiles<Real, Stored>(shape_.dim)) {
+            for (; v < last; ++v) score_digits_of(rows, block, v);
+            return;
+        }
+        pack(rows, block);
+        const int64_t length = shape_.panels * P, step = shape_.block * W;
+        for (int64_t first = 0; first < shape_.panels; first += kPanelsTogether)
+            for (int64_t r = 0; r < block.count; r += Tile<Real>::rows) {
+                const ScoreOperands<Real> of{memory_.rows + r * P, queries_ + v * W * length,         shape_.block * P,
+                                             shape_.dim,           memory_.logits + v * step + r * W, step};
+                const int64_t stop = std::min(first + kPanelsTogether, shape_.panels);
+                last - v == 2 ? score_tile<Real, 2>(of, first, stop, ahead_)
+                              : score_tile<Real, 1>(of, first, stop, ahead_);
+            }
+    }
+
+    void score_digits_of(const Stored* rows, const Block& block, int64_t v) {
+#if defined(__AVX512VNNI__)
+        if constexpr (std::is_same<Real, float>::value && sizeof(Stored) == 1)
+            for (int64_t r = 0; r < block.count; r += kDigitRows)
+                score_digit_tile(rows + r * shape_.dim, block.count - r, shape_.dim,
+                                 shared_.digit_panels + v * kDigits * shape_.dim * W, shared_.offsets + v * W,
+                                 shared_.units + v * W, memory_.logits + (v * shape_.block + r) * W, ahead_);
+#else
+        (void)rows, (void)block, (void)v;
+#endif
     }
 
     void soften(const Block& block) {
