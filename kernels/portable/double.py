@@ -34,7 +34,8 @@ def double_state(work: Work, limits: BlockLimits = BLOCK_LIMITS) -> PosteriorSta
     a block of rows and its logits in float64.
     """
     error = logit_error(work.rows, work.query, torch.float64)
-    rescored = error > DOUBLE_LIMIT
+    # beside equal rows products are exact, but not the norm of a query that is far from them
+    rescored = (error > DOUBLE_LIMIT) | (work.rows.radius == 0.0)
     state = _double_state(work, limits, rescored)
     if not work.wanted.mean:
         return state

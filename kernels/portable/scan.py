@@ -41,7 +41,7 @@ def score_dtype(rows: Rows, narrow: int = NARROW_DIM) -> torch.dtype:
     narrow: values of rows that products in float64 are taken of in any case.
     """
     wide = rows.stored.dtype != torch.float64 and rows.dim > narrow
-    squares = rows.radius == 0.0 or LEAST_RADIUS < rows.radius < MOST_RADIUS
+    squares = LEAST_RADIUS < rows.radius < MOST_RADIUS
     return torch.float32 if wide and squares else torch.float64
 
 

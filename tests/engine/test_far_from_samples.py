@@ -126,6 +126,17 @@ def test_posteriors_far_from_all_samples(generator: torch.Generator) -> None:
     assert_within((found.top_weights - 0.5).abs()[0] * 1e-3, "bar")
 
 
+@pytest.mark.parametrize("backend", ["auto", "torch"])
+@pytest.mark.parametrize("count", [1, 3, 600])
+def test_equal_samples_far_away_share_the_weight(generator: torch.Generator, backend: str, count: int) -> None:
+    data = OracleDataset((normal(1, 70, generator) - 1000.0).expand(count, 70).float())
+    x = 1.5 * data[:1].double() + normal(1, 70, generator)
+    found = OracleEngine(data, backend=backend).posterior(x, 1.0 - 1e-5, top_k=3)
+    share = torch.full_like(found.top_weights, 1.0 / count)
+    share[:, count:] = 0.0
+    assert_within(found.top_weights - share, "float64")
+
+
 @pytest.mark.parametrize("dim", [2, 96])
 def test_the_heaviest_samples_are_named_where_float64_logits_tie(generator: torch.Generator, dim: int) -> None:
     # so far away that the logits differ in digits that float64 does not hold

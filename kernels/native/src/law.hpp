@@ -48,7 +48,9 @@ inline QueryLaw query_law(const Rounding& of, const ScanLaw& scan, const RowsVie
     const double bound = gain * norm * rows.radius, own = 4.0 * squared * rows.radius * rows.radius;
     const double spread = std::min(apart / std::max(std::fabs(alpha), 1e-300), 1.0);
     double limit = of.limit;
-    if (of.wide) limit = scan.factor * (bound + own) > of.double_limit ? -1.0 : std::numeric_limits<double>::infinity();
+    // beside equal rows products are exact, but not the norm of a query that is far from them
+    const bool listed = rows.radius == 0.0 || scan.factor * (bound + own) > of.double_limit;
+    if (of.wide) limit = listed ? -1.0 : std::numeric_limits<double>::infinity();
     return {bound, 0.5 * squared * rows.radius * rows.radius, own, spread, limit};
 }
 
