@@ -156,9 +156,8 @@ def _state(rows: Rows, query: Query, candidates: Int64[Tensor, "B K"], *, width:
     for chosen in candidates.split(width, dim=1):
         samples = rows.gather(chosen.clamp_min(0))
         logits = logits_of(rows, query, chosen, samples, mergeable=mergeable)
-        parts.append(_weigh(logits, samples, chosen, wanted))
-    state = reduce(merge, parts)
-    return replace(state, mean=state.mean - rows.centre) if wanted.mean else state
+        parts.append(_weigh(logits, samples - rows.centre, chosen, wanted))
+    return reduce(merge, parts)
 
 
 def logits_of(

@@ -129,12 +129,20 @@ def test_posteriors_far_from_all_samples(generator: torch.Generator) -> None:
 @pytest.mark.parametrize("backend", ["auto", "torch"])
 @pytest.mark.parametrize("count", [1, 3, 600])
 def test_equal_samples_far_away_share_the_weight(generator: torch.Generator, backend: str, count: int) -> None:
-    data = OracleDataset((normal(1, 70, generator) - 1000.0).expand(count, 70).float())
+    data = OracleDataset((normal(1, 70, generator) - 1000.0).repeat(count, 1).float())
     x = 1.5 * data[:1].double() + normal(1, 70, generator)
     found = OracleEngine(data, backend=backend).posterior(x, 1.0 - 1e-5, top_k=3)
     share = torch.full_like(found.top_weights, 1.0 / count)
     share[:, count:] = 0.0
     assert_within(found.top_weights - share, "float64")
+
+
+@pytest.mark.parametrize("backend", ["auto", "torch"])
+def test_many_copies_far_from_zero_weigh_as_one(generator: torch.Generator, backend: str) -> None:
+    # weights that add up to one but for rounding move a mean by their error times where it is
+    sample = (normal(1, 20, generator) - 1000.0).float()
+    x = sample.double() + 1e-7 * normal(1, 20, generator)
+    assert_within_terms(OracleEngine(OracleDataset(sample.repeat(300, 1)), path=Still(1.0, 0.01), backend=backend), x)
 
 
 @pytest.mark.parametrize("dim", [2, 96])
