@@ -13,7 +13,7 @@ from .devices import device_of
 ALIGNED_BYTES = 16
 
 
-def described(*tensors: Tensor) -> bool:
+def reads_descriptors(*tensors: Tensor) -> bool:
     """Return whether kernels read `tensors`, on one device, through descriptors: it has them, and all are aligned."""
     return device_of(tensors[0].device).has_descriptors and all(map(_aligned, tensors))
 
@@ -28,7 +28,7 @@ def _aligned(tensor: Tensor) -> bool:
 def tile_of_rows(rows: Tensor, block_n: int, block_d: int, uses: bool) -> Any:
     """Return what a kernel reads tiles [block_n, block_d] of `rows` [n, D] through: a descriptor, or the rows.
 
-    uses: whether it is a descriptor, as :func:`described` says.
+    uses: whether it is a descriptor, as :func:`reads_descriptors` says.
     """
     return TensorDescriptor.from_tensor(rows, [block_n, block_d]) if uses else rows
 

@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 
 from ...base.arrays import Shaped, Tensor
-from .descriptors import described
+from .descriptors import reads_descriptors
 from .jit import panel_of
 from .operands import BlockOperand
 from .panels import Panels
@@ -135,7 +135,7 @@ def live_rows(weights: Weights, block: BlockOperand, tail: int, panels: Panels |
     Costs one read and one write of the weights of the rows with weight, where these are few.
     """
     count, tiles_b, parts, block_b = weights.values.shape
-    tiles, uses = weights.live.shape[1], described(block.rows)
+    tiles, uses = weights.live.shape[1], reads_descriptors(block.rows)
     room = room_for(count, tail, uses)
     offset, total = torch.empty_like(weights.live), weights.live.new_empty(tiles_b)
     prefix_kernel[(tiles_b,)](weights.live, offset, total, tiles, BLOCK=PREFIX_BLOCK, enable_fp_fusion=True)

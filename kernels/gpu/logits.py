@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 
 from ...base.arrays import Float, Tensor
-from .descriptors import described, tile_of_parts, tile_of_rows
+from .descriptors import reads_descriptors, tile_of_parts, tile_of_rows
 from .jit import (
     add_products,
     centre_of,
@@ -251,7 +251,7 @@ def launch(
     side = (block.half_norms, block.log_weights, query.gain, query.slope, block.excluded(query))
     excluded = query.excluded.shape[1]
     options = {"num_warps": config.warps, "num_stages": config.stages, "enable_fp_fusion": True}
-    uses = described(block.rows, query.parts)
+    uses = reads_descriptors(block.rows, query.parts)
     kernel[(grid, slices)](
         tile_of_rows(block.rows, config.block_n, config.block_d, uses),
         tile_of_parts(query.parts, parts if together else 1, config.block_b, config.block_d, uses),

@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 
 from ...base.arrays import Float, Tensor
-from .descriptors import described, tile_of_rows
+from .descriptors import reads_descriptors, tile_of_rows
 from .jit import WEIGHT_SCALE, add_products, centre_of, panel_of, parts_sum, row_tile, share_of
 from .live_rows import DENSE_SHARE, is_dense, live_rows
 from .operands import BlockOperand
@@ -157,7 +157,7 @@ def weigh(
     Costs one read of the rows with weight for each tile of queries, or of all rows where more than half of them have
     weight, and 2 parts B n D operations.
     """
-    few, uses = config.listed(block.rows.itemsize), described(block.rows)
+    few, uses = config.listed(block.rows.itemsize), reads_descriptors(block.rows)
     live = live_rows(weights, block, few.block_n, panels)
     batch, parts = weights.batch, weights.values.shape[2]
     values, gathered = weights.values.flatten(1), live.gathered.flatten(1)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from ...base.environment import CPU_INFO
 from ...base.errors import invalid
 from ...base.settings import native_choice, native_setting
 from .build import FAILURE, LIBRARIES, sources_digest, targets
@@ -17,8 +18,6 @@ FEATURES = {
     "v3": {"avx2", "fma", "bmi1", "bmi2", "f16c", "movbe"},
     "aarch64": set[str](),
 }
-
-CPU_INFO = Path("/proc/cpuinfo")
 
 
 @dataclass(frozen=True)

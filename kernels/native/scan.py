@@ -36,7 +36,7 @@ from .library import native_library
 from .views import Digits, OwnStates, QueriesView, RowsView, StatesView
 
 # values of rows up to which products in float64 cost no more than in float32
-NARROW_DIM = 16
+NATIVE_DOUBLE_DIM = 16
 
 # operations of a share of a scan: a fifth of a millisecond; crew.cpp says which threads take the shares
 SHARE_OPERATIONS = 1.4e7
@@ -149,7 +149,7 @@ def native_memory(rows: Rows, batch: int) -> int:
 
 def product_dtype(rows: Rows) -> torch.dtype:
     """Return the dtype of the products of a scan of `rows`, float32 or float64."""
-    return score_dtype(rows, NARROW_DIM)
+    return score_dtype(rows, NATIVE_DOUBLE_DIM)
 
 
 def applies(rows: Rows) -> bool:

@@ -14,7 +14,7 @@ from .double import double_state
 from .single import single_state
 
 # the largest D that is scanned in float64: the products cost less than the exponentials beside them
-NARROW_DIM = 64
+DOUBLE_DIM = 64
 
 # radii whose squares, and products with queries a million times as far, are float32 numbers
 LEAST_RADIUS, MOST_RADIUS = 1e-15, 1e15
@@ -35,7 +35,7 @@ def posterior_state(work: Work, *, limits: BlockLimits = BLOCK_LIMITS) -> Poster
         return single_state(work, limits)
 
 
-def score_dtype(rows: Rows, narrow: int = NARROW_DIM) -> torch.dtype:
+def score_dtype(rows: Rows, narrow: int = DOUBLE_DIM) -> torch.dtype:
     """Return the dtype of the matrix products over these rows: float32, or float64 where these are not enough.
 
     narrow: values of rows that products in float64 are taken of in any case.

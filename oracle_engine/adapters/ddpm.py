@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ..base.arrays import Float, Float64, Int64, Numbers, Tensor, check_floating, exact
 from ..base.checked import required
 from ..base.errors import invalid
@@ -47,10 +49,11 @@ class DDPMDenoiser(NoiseLevelModel):
         Raises InputError as OracleEngine.denoiser does, for other steps, and where time seems to run the other way.
         Costs one denoiser.
         """
-        steps, alpha, sigma = self._noise_at(x_t, t)
-        answer = self._at_signal("denoiser", x_t, (alpha, sigma), labels=labels, guidance=guidance)
+        steps = self._steps(x_t, t)
+        answer = self._at_steps("denoiser", x_t, steps, labels=labels, guidance=guidance)
+        alpha, sigma = self._signal(steps)
         if self.check_time and guidance is None and not unreadable(x_t, sigma):
-            mirrored = (1 - self.alphas_cumprod.to(x_t.device)[len(self.alphas_cumprod) - 1 - steps]).sqrt()
+            _, mirrored = self._signal(len(self.alphas_cumprod) - 1 - steps)
             rest = x_t.detach().double().flatten(1) - alpha[:, None] * answer.detach().double().flatten(1)
             refuse_reversed(rest, sigma, mirrored)
         return answer
@@ -69,21 +72,25 @@ class DDPMDenoiser(NoiseLevelModel):
         Raises InputError as OracleEngine.noise does, and for steps outside [0, T); the direction of time is not
         checked. Costs one noise prediction.
         """
-        _, alpha, sigma = self._noise_at(x_t, t)
-        return self._at_signal("noise", x_t, (alpha, sigma), labels=labels, guidance=guidance)
+        return self._at_steps("noise", x_t, self._steps(x_t, t), labels=labels, guidance=guidance)
 
-    def _noise_at(
-        self, x_t: Tensor, t: Numbers
-    ) -> tuple[Int64[Tensor, "B"], Float64[Tensor, "B"], Float64[Tensor, "B"]]:
-        """Return the steps, alpha and sigma of each query."""
+    def _at_steps(self, prediction: str, x_t: Tensor, steps: Int64[Tensor, "B"], **conditions: Any) -> Tensor:
+        """Return a prediction at the steps of the queries x_t, like x_t."""
+        return self._at_signal(prediction, x_t, self._signal(steps), **conditions)
+
+    def _signal(self, steps: Int64[Tensor, "B"]) -> tuple[Float64[Tensor, "B"], Float64[Tensor, "B"]]:
+        """Return alpha and sigma at steps."""
+        kept = self.alphas_cumprod.to(steps.device)[steps]
+        return kept.sqrt(), (1 - kept).sqrt()
+
+    def _steps(self, x_t: Tensor, t: Numbers) -> Int64[Tensor, "B"]:
+        """Return the step of each query. Raises InputError where one is none."""
         count = len(self.alphas_cumprod)
         check_floating("x_t", x_t)
         steps = per_query("t", t, x_t).detach()
         remedy = f"pass steps, 0 least noise and {count - 1} most; VelocityModel takes times in [0, 1]"
         whole = (steps >= 0) & (steps < count) & (steps == steps.round())
-        steps = required(steps, whole, "t", f"must be whole steps in [0, {count})", remedy)
-        kept = self.alphas_cumprod.to(x_t.device)[steps.long()]
-        return steps.long(), kept.sqrt(), (1 - kept).sqrt()
+        return required(steps, whole, "t", f"must be whole steps in [0, {count})", remedy).long()
 
 
 def _checked_schedule(alphas_cumprod: Numbers) -> Float64[Tensor, "T"]:

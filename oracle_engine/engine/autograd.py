@@ -19,10 +19,10 @@ from ..base.transforms import constant_when_compiled, transformed
 from ..paths.paths import one_per_query
 from ..queries.classes import MAX_BATCH
 from ..queries.conditions import Conditions
-from .derivatives import AnswerFunction, Inputs, States, Tangent, options_of, second_derivative
+from .derivatives import AnswerFunction, QueryTensors, States, Tangent, options_of, second_derivative
 
 # arguments of the functions below, in this order after what is no tensor
-INPUTS, STATES = len(Inputs._fields), len(States._fields)
+INPUTS, STATES = len(QueryTensors._fields), len(States._fields)
 
 
 @constant_when_compiled
@@ -61,7 +61,7 @@ def refuse_transforms(name: str, *values: Any) -> None:
         raise invalid(name, "has no derivative and no batching rule", "a call inside a transform of torch.func", remedy)
 
 
-def inputs_of(x: Tensor, t: Any, conditions: Conditions) -> Inputs:
+def inputs_of(x: Tensor, t: Any, conditions: Conditions) -> QueryTensors:
     """Return arguments of an answer as inputs, differentiable in x, t and the scale; no value is read.
 
     x: [B, *sample_shape]. t, conditions: as in OracleEngine.velocity. Raises InputError for shapes that do not fit.
@@ -74,7 +74,7 @@ def inputs_of(x: Tensor, t: Any, conditions: Conditions) -> Inputs:
             remedy = "pass one scale a query"
             raise invalid("guidance", f"must be a finite number or [{batch}]", list(given.shape), remedy)
         scale = given.expand(batch).clone()
-    return Inputs(
+    return QueryTensors(
         x=x.to(torch.float64, copy=True).reshape(batch, flat_size(x.shape[1:])),
         t=one_per_query(reals("t", t, device), batch).clone(),
         scale=scale,
@@ -97,7 +97,7 @@ def attached(function: AnswerFunction, x: Tensor, t: Any, conditions: Conditions
 
 
 def evaluate(
-    function: AnswerFunction, inputs: Inputs, states: Sequence[Tensor | None] = (None,) * STATES
+    function: AnswerFunction, inputs: QueryTensors, states: Sequence[Tensor | None] = (None,) * STATES
 ) -> tuple[Tensor, ...]:
     """Return the answer to `inputs`, [B, D] or [B] float64, with a graph, and its States, without one.
 
@@ -107,7 +107,7 @@ def evaluate(
     return result
 
 
-def pushed(function: AnswerFunction, inputs: Inputs, states: Sequence[Tensor], tangent: Tangent) -> Tensor:
+def pushed(function: AnswerFunction, inputs: QueryTensors, states: Sequence[Tensor], tangent: Tangent) -> Tensor:
     """Return the derivative of the answer to `inputs` along `tangent`, [B, D] or [B], which has none itself.
 
     function, states: the answer, and what :func:`evaluate` returned beside it.
@@ -125,7 +125,7 @@ class _Answer(torch.autograd.Function):
     @staticmethod
     def forward(function: AnswerFunction, *values: Any) -> tuple[Tensor, ...]:
         """Return the answers, and the states that they were made of."""
-        inputs = Inputs(*values[:INPUTS])
+        inputs = QueryTensors(*values[:INPUTS])
         known = values[INPUTS] is not None
         states = States(*(part.clone() for part in values[INPUTS:])) if known else function.states(inputs)
         return function.values(inputs, states), *states
@@ -180,7 +180,7 @@ class _Push(torch.autograd.Function):
     def forward(function: AnswerFunction, *values: Any) -> tuple[Tensor]:
         """Return the change of the answers along a tangent."""
         tangent, inputs, states = values[:3], values[3 : 3 + INPUTS], values[3 + INPUTS :]
-        return (function.push(Inputs(*inputs), States(*states), Tangent(*tangent)),)
+        return (function.push(QueryTensors(*inputs), States(*states), Tangent(*tangent)),)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -214,7 +214,7 @@ class _Pull(torch.autograd.Function):
     @staticmethod
     def forward(function: AnswerFunction, wanted: tuple[bool, bool, bool], *values: Any) -> tuple[Tensor, ...]:
         """Return vector-Jacobian products; those that nobody wants are empty."""
-        inputs = Inputs(*values[1 : 1 + INPUTS])
+        inputs = QueryTensors(*values[1 : 1 + INPUTS])
         found = function.pull(inputs, States(*values[1 + INPUTS :]), values[0], wanted)
         return tuple(inputs.t[:0] if part is None else part for part in found)
 

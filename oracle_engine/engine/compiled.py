@@ -20,7 +20,7 @@ from ..base.outputs import rounded_answer
 from ..base.transforms import constant_when_compiled, transformed
 from ..queries.conditions import Conditions, Guidance
 from .autograd import forward_mode, has_tangent, inputs_of
-from .derivatives import AnswerFunction, Inputs, States, Tangent, options_of, second_derivative
+from .derivatives import AnswerFunction, QueryTensors, States, Tangent, options_of, second_derivative
 
 
 class Call(NamedTuple):
@@ -268,7 +268,7 @@ def push(dx: Tensor | None, dt: Tensor, *call: Any) -> Tensor:
     return change if function.is_density else rounded_answer(change, "derivative", asked.x.dtype, asked.x.shape)
 
 
-def _evaluated(call: Call, *, scaled: bool) -> tuple[AnswerFunction, Inputs, States]:
+def _evaluated(call: Call, *, scaled: bool) -> tuple[AnswerFunction, QueryTensors, States]:
     """Return the answer of a recorded call as a function, with what it was evaluated at."""
     function = live(call.engine).function(call.name, call.x.dtype, call.conditions)
     function = replace(function, scaled=scaled)

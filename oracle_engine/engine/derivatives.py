@@ -24,7 +24,7 @@ from ..queries.request import Request
 from .responder import Responder
 
 
-class Inputs(NamedTuple):
+class QueryTensors(NamedTuple):
     """What an answer depends on, in plain tensors that share no memory with what the caller passed.
 
     x: queries, [B, D] float64. t: their times, [B] float64, before they are clamped. scale: of the guidance, [B]
@@ -129,7 +129,7 @@ class Motion:
 
 @dataclass(frozen=True)
 class AnswerFunction:
-    """An answer of an engine as a function of :class:`Inputs`, with its derivatives; nothing here knows of autograd.
+    """An answer of an engine as a function of :class:`QueryTensors`, with its derivatives, without autograd.
 
     name: velocity, denoiser, score, noise or log_density. responder, builder: of the engine. dtype: of x as the caller
     passed it. interval: times in which queries are guided.
@@ -158,7 +158,7 @@ class AnswerFunction:
         """The score under the same conditions, the derivative of a log density in x."""
         return replace(self, name="score")
 
-    def request(self, inputs: Inputs) -> Request:
+    def request(self, inputs: QueryTensors) -> Request:
         """Return `inputs` as a request. Raises InputError for values that cannot be used."""
         guidance = None if inputs.scale is None else Guidance(inputs.scale, *self.interval)
         conditions = Conditions(inputs.labels, guidance, inputs.exclude, inputs.source)
@@ -166,7 +166,7 @@ class AnswerFunction:
         x = inputs.x.to(self.dtype).reshape(len(inputs.x), *self.data.sample_shape)
         return self.builder.request(x, inputs.t, conditions)
 
-    def states(self, inputs: Inputs) -> States:
+    def states(self, inputs: QueryTensors) -> States:
         """Return the posteriors that the answer to `inputs` is made of. Raises InputError as :meth:`request` does."""
         request = self.request(inputs)
         wanted = Wanted(moments=True) if self.is_density else Wanted()
@@ -181,7 +181,7 @@ class AnswerFunction:
             state.lse, state.lse_rest, state.mean, state.variance, other.lse, other.lse_rest, free_mean.clone()
         )
 
-    def values(self, inputs: Inputs, states: States) -> Tensor:
+    def values(self, inputs: QueryTensors, states: States) -> Tensor:
         """Return the answer to `inputs`, [B, D] or of a log density [B] float64, from its `states`."""
         request = self.request(inputs)
         if self.is_density:
@@ -191,7 +191,7 @@ class AnswerFunction:
             mean = _guided_mean(request.scale, states)
         return self.responder.combined(self.name, request, mean)
 
-    def push(self, inputs: Inputs, states: States, tangent: Tangent) -> Tensor:
+    def push(self, inputs: QueryTensors, states: States, tangent: Tangent) -> Tensor:
         """Return the derivative of the answer to `inputs` along `tangent`, like the answer.
 
         states: of the answer. Costs a scan where x or t moves, two for guided queries; none for a log density.
@@ -214,7 +214,7 @@ class AnswerFunction:
         return self._push_prediction(request, mean, change, tangent)
 
     def pull(
-        self, inputs: Inputs, states: States, vector: Tensor, wanted: tuple[bool, bool, bool]
+        self, inputs: QueryTensors, states: States, vector: Tensor, wanted: tuple[bool, bool, bool]
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """Return the transposed derivative of the answer times `vector` in x, t and the scale, those that are `wanted`.
 
@@ -242,7 +242,7 @@ class AnswerFunction:
         inside = (request.times >= self.interval[0]) & (request.times <= self.interval[1])
         return inside & (request.labels >= 0).any(1)
 
-    def _clamped(self, inputs: Inputs, tangent: Tangent) -> Tangent:
+    def _clamped(self, inputs: QueryTensors, tangent: Tangent) -> Tangent:
         limit = self.builder.t_max
         if tangent.t is None or limit is None:
             return tangent

@@ -47,6 +47,22 @@ class _Answer:
     log_density: Float64[Tensor, "B"]
 
 
+class _Asked(NamedTuple):
+    """What b queries ask: x, the path at their times, and the classes whose samples count, -1 for all, or None."""
+
+    x: Float64[Tensor, "b D"]
+    alpha: Float64[Tensor, "b"]
+    sigma: Float64[Tensor, "b"]
+    classes: Int64[Tensor, "b"] | None
+
+    def blocks(self) -> Iterator[_Asked]:
+        """Yield a few queries after the other."""
+        for start in range(0, len(self.x), PAIR_QUERIES):
+            part = slice(start, start + PAIR_QUERIES)
+            classes = None if self.classes is None else self.classes[part]
+            yield _Asked(self.x[part], self.alpha[part], self.sigma[part], classes)
+
+
 class _Sums(NamedTuple):
     """Weighted sums over the samples that b queries have met: weights are exp(logit - top), met says of how many."""
 
@@ -199,68 +215,42 @@ class PointGaussians:
         at = coefficients(self.path, self._times(t, x))
         least = at.alpha_t.square() * self._variances.min() + at.sigma_t.square()
         required(least, least > NO_NOISE, "t", "must leave some noise or width", "stop before the end, at 0.999")
-        classes = self._classes(labels, len(x), x.device)
-        parts = []
-        for start in range(0, len(x), PAIR_QUERIES):
-            part = slice(start, start + PAIR_QUERIES)
-            named = None if classes is None else classes[part]
-            parts.append(self._block(points[part], at.alpha_t[part], at.sigma_t[part], named))
+        asked = _Asked(points, at.alpha_t, at.sigma_t, self._classes(labels, len(x), x.device))
+        parts = [self._block(part) for part in asked.blocks()]
         means, pulls, densities = ([getattr(one, name) for one in parts] for name in ("mean", "pull", "log_density"))
         empty = points[:0]
         joined = (torch.cat([*means, empty]), torch.cat([*pulls, empty]), torch.cat([*densities, empty[:, 0]]))
         return at, _Answer(*joined)
 
-    def _block(
-        self,
-        x: Float64[Tensor, "b D"],
-        alpha: Float64[Tensor, "b"],
-        sigma: Float64[Tensor, "b"],
-        classes: Int64[Tensor, "b"] | None,
-    ) -> _Answer:
+    def _block(self, asked: _Asked) -> _Answer:
         """Return the answer of a few queries by passes over the samples."""
         # hooks of saved tensors and torch.func exclude each other
-        again = differentiable(x, alpha, sigma) and not transformed()
-        top = torch.full_like(alpha, -math.inf)
+        again = differentiable(asked.x, asked.alpha, asked.sigma) and not transformed()
+        top = torch.full_like(asked.alpha, -math.inf)
         if again:
             # with the final shift nothing of a block has to be kept
             with torch.no_grad():
-                top = self._summed(top, x, alpha, sigma, classes, again=False).top
-        top, total, met, mean, pull = self._summed(top, x, alpha, sigma, classes, again=again)
-        density = top + total.log() - met.log() - 0.5 * x.shape[1] * math.log(2.0 * math.pi)
+                top = self._summed(top, asked, again=False).top
+        top, total, met, mean, pull = self._summed(top, asked, again=again)
+        density = top + total.log() - met.log() - 0.5 * asked.x.shape[1] * math.log(2.0 * math.pi)
         return _Answer(mean / total[:, None], pull / total[:, None], density)
 
-    def _summed(
-        self,
-        top: Float64[Tensor, "b"],
-        x: Float64[Tensor, "b D"],
-        alpha: Float64[Tensor, "b"],
-        sigma: Float64[Tensor, "b"],
-        classes: Int64[Tensor, "b"] | None,
-        *,
-        again: bool,
-    ) -> _Sums:
+    def _summed(self, top: Float64[Tensor, "b"], asked: _Asked, *, again: bool) -> _Sums:
         """Return sums over all samples. top: as large as known. again: whether derivatives compute each block anew."""
-        none, zeros = torch.zeros_like(alpha), torch.zeros_like(x)
+        none, zeros = torch.zeros_like(asked.alpha), torch.zeros_like(asked.x)
         sums = _Sums(top, none, none, zeros, zeros)
-        for rows in self._spans(x.numel(), GRAPH_VALUES if again else PAIR_VALUES):
-            arguments = (sums.top, x, alpha, sigma, classes, rows)
+        for rows in self._spans(zeros.numel(), GRAPH_VALUES if again else PAIR_VALUES):
             if again:
-                part = _Sums(*checkpoint(self._part, *arguments, use_reentrant=False, preserve_rng_state=False))
+                kept = checkpoint(self._part, sums.top, asked, rows, use_reentrant=False, preserve_rng_state=False)
+                part = _Sums(*kept)
             else:
-                part = self._part(*arguments)
+                part = self._part(sums.top, asked, rows)
             sums = _joined(sums, part)
         return sums
 
-    def _part(
-        self,
-        top: Float64[Tensor, "b"],
-        x: Float64[Tensor, "b D"],
-        alpha: Float64[Tensor, "b"],
-        sigma: Float64[Tensor, "b"],
-        classes: Int64[Tensor, "b"] | None,
-        rows: slice,
-    ) -> _Sums:
+    def _part(self, top: Float64[Tensor, "b"], asked: _Asked, rows: slice) -> _Sums:
         """Return the sums over some rows, whose top is `top` or a larger logit of theirs."""
+        x, alpha, sigma, classes = asked
         means, widths, scale = self._means[rows], self._variances[rows], alpha[:, None, None]
         variance = scale.square() * widths + sigma.square()[:, None, None]
         gap = x[:, None] - scale * means

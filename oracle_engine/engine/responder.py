@@ -190,9 +190,9 @@ class Responder:
         top_k: samples to name. shape, dtype: of the mean that is returned.
         """
         answer = self.router.answer(request, Wanted(moments=True, top_k=top_k))
-        return self.described(request, answer, shape, dtype)
+        return self.posterior_of(request, answer, shape, dtype)
 
-    def described(self, request: Request, answer: Answer, shape: Sequence[int], dtype: torch.dtype) -> Posterior:
+    def posterior_of(self, request: Request, answer: Answer, shape: Sequence[int], dtype: torch.dtype) -> Posterior:
         """Return the posteriors of `request` from their `answer`, which has moments and heaviest samples."""
         state = answer.state
         prediction = self.prediction(request, state.mean)

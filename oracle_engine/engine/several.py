@@ -57,7 +57,7 @@ def several(
     answer = engine.responder.router.answer(request, wanted)
     found = _predictions(engine.responder, request, answer, [name for name in PREDICTIONS if name in names], x)
     if moments:
-        posterior = engine.responder.described(request, answer, x.shape, x.dtype)
+        posterior = engine.responder.posterior_of(request, answer, x.shape, x.dtype)
         return found | {name: getattr(posterior, name) for name in STATISTICS if name in names}
     return found | _plain(engine.responder, request, answer, names)
 

@@ -110,4 +110,4 @@ def _tile_type(name: str, job: Job, stored: str, operand: str) -> str:
     shapes = {"rows": (config.block_n, config.block_d), "query": (held, config.block_b, config.block_d)}
     shape = shapes.get(name, (config.block_n, weights * config.block_b))
     kind = stored if name == "rows" else operand
-    return f"tensordesc<{kind}[{','.join(map(str, shape))}]>" if job.described else f"*{kind}"
+    return f"tensordesc<{kind}[{','.join(map(str, shape))}]>" if job.reads_descriptors else f"*{kind}"

@@ -75,7 +75,7 @@ class Job:
         return Device(self.target, self.target, 1, 1)
 
     @property
-    def described(self) -> bool:
+    def reads_descriptors(self) -> bool:
         """Whether the kernel reads tiles through tensor descriptors."""
         return self.device.has_descriptors and self.kernel in (*SCORES, "dense", "listed", "place")
 

@@ -65,8 +65,8 @@ def _specialisation(job: Job) -> Specialisation:
 def _scores(job: Job) -> dict[str, Specialisation]:
     """Return the kernels of the logits: a query usually has one excluded range, its label, and weights add a load."""
     tile = {"BLOCK_N": job.config.block_n, "BLOCK_B": job.config.block_b}
-    described = {"SEGMENTED": job.segmented, "DESCRIBED": job.described}
-    scored = {**tile, **described, "BLOCK_D": job.config.block_d, "PARTS": job.parts[0], "WEIGHTED": True}
+    descriptors = {"SEGMENTED": job.segmented, "DESCRIBED": job.reads_descriptors}
+    scored = {**tile, **descriptors, "BLOCK_D": job.config.block_d, "PARTS": job.parts[0], "WEIGHTED": True}
     return {
         "score": (score_kernel, {**scored, "EVERY": job.config.every, "STORE": True}),
         "digits": (digits_kernel, scored),
@@ -80,16 +80,16 @@ def _sums(job: Job) -> dict[str, Specialisation]:
     tile = {"BLOCK_N": config.block_n, "BLOCK_B": config.block_b}
     segmented = {"SEGMENTED": job.segmented}
     summed = {**tile, "BLOCK_D": config.block_d, "PARTS": weights}
-    described = {"DESCRIBED": job.described, "DENSE": DENSE_SHARE}
+    descriptors = {"DESCRIBED": job.reads_descriptors, "DENSE": DENSE_SHARE}
     rows = weights_rows(config.block_b)
     placed = {"WIDTH": weights * config.block_b, "TAIL": config.block_n, "BLOCK_N": rows}
     weighed = {**tile, **segmented, "BLOCK_N": rows, "PARTS": weights, "STORE": True, "MOMENTS": False}
     return {
         "dense": (dense_kernel, {**summed, **segmented, "EVERY": config.every, "DENSE": DENSE_SHARE}),
-        "listed": (listed_kernel, {**summed, **segmented, **described, "EVERY": config.every}),
+        "listed": (listed_kernel, {**summed, **segmented, **descriptors, "EVERY": config.every}),
         "weights": (weights_kernel, weighed),
         "prefix": (prefix_kernel, {"BLOCK": PREFIX_BLOCK}),
-        "place": (place_kernel, {**placed, **segmented, **described}),
+        "place": (place_kernel, {**placed, **segmented, **descriptors}),
         "fused": (fused_kernel, {**summed, "QUERY_PARTS": queries, "WEIGHTED": True, "MEAN": True, "RANGES": 1}),
     }
 

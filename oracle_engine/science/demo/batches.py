@@ -99,7 +99,7 @@ class Evaluation:
         return cls(known, velocities, unseen, conditional_target(DEMO_PATH, unseen.x1, unseen.eps, unseen.t))
 
     def errors(self, networks: Sequence[VelocityNet]) -> dict[str, Float64[Tensor, "3 b"]]:
-        """Return the losses of every network for every query, by the names of a Checkpoint.
+        """Return the losses of every network for every query, by the names of a StepLosses.
 
         networks: one for each of TARGET_NAMES.
         """

@@ -36,7 +36,7 @@ class TimeBin:
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class StepLosses:
     """The losses of the three networks after `step` steps, on queries that are the same for all and at every step.
 
     step: number of steps of training.
@@ -86,7 +86,7 @@ class TrainReport:
     parameters: int
     boundary: float
     bins: tuple[TimeBin, ...]
-    checkpoints: tuple[Checkpoint, ...]
+    checkpoints: tuple[StepLosses, ...]
     gains: dict[str, Difference]
     target_seconds: PerTarget
     step_seconds: float
@@ -162,6 +162,6 @@ class TrainReport:
         ]
 
 
-def _plain(part: TimeBin | Checkpoint) -> dict[str, Any]:
+def _plain(part: TimeBin | StepLosses) -> dict[str, Any]:
     held = {name: getattr(part, name) for name in part.__dataclass_fields__}
     return {name: value._asdict() if isinstance(value, PerTarget) else value for name, value in held.items()}

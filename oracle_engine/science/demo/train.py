@@ -23,7 +23,7 @@ from ...data.dataset import OracleDataset
 from ...engine.engine import OracleEngine
 from ..transition import stage_boundary
 from .batches import LAST_TIME, Evaluation, Targets, drawn_batch, seconds_on
-from .report import TARGET_NAMES, Checkpoint, Difference, PerTarget, TimeBin, TrainReport
+from .report import TARGET_NAMES, Difference, PerTarget, StepLosses, TimeBin, TrainReport
 from .settings import TrainSettings
 from .velocity_net import LEARNING_RATE, VelocityNet
 
@@ -86,7 +86,7 @@ class _Trainer:
         self.step_seconds: list[float] = []
         self.total, self.done = settings.steps + settings.bins * settings.draws, 0
 
-    def train(self) -> tuple[Checkpoint, ...]:
+    def train(self) -> tuple[StepLosses, ...]:
         """Return the losses along the training of all three networks."""
         optimisers = [torch.optim.Adam(network.parameters(), lr=LEARNING_RATE) for network in self.networks]
         steps = self.settings.steps
@@ -129,9 +129,9 @@ class _Trainer:
             self._advance()
         return sums.time_bin(span, self.settings.batch)
 
-    def _checkpoint(self, step: int) -> Checkpoint:
+    def _checkpoint(self, step: int) -> StepLosses:
         errors = self.evaluation.errors(self.networks)
-        return Checkpoint(step, **{name: PerTarget(*values.mean(1).tolist()) for name, values in errors.items()})
+        return StepLosses(step, **{name: PerTarget(*values.mean(1).tolist()) for name, values in errors.items()})
 
     def _advance(self) -> None:
         self.done += 1

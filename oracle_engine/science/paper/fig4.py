@@ -15,7 +15,7 @@ from .boundary import marks_at, predicted_boundary, times_around
 from .result import Curve, Panel, PaperResult, Sheet, check_count, context_of, data_facts
 
 # of the transition
-MULTIPLES = (0.2, 0.5, 0.8, 1.0, 1.2, 1.5)
+SHOWN_MULTIPLES = (0.2, 0.5, 0.8, 1.0, 1.2, 1.5)
 
 FIG4_NOTE = (
     "Published: denoisers of ImageNet latents, decoded; early ones are blurred layouts of many samples, after the "
@@ -33,7 +33,7 @@ def fig4(
     """
     check_count("queries", queries, 1)
     boundary = predicted_boundary(engine, seed)
-    grid = tuple(times) if times is not None else times_around(boundary, MULTIPLES)
+    grid = tuple(times) if times is not None else times_around(boundary, SHOWN_MULTIPLES)
     rows = draw_rows(engine.data, queries, seed)
     samples = engine.data.sample_values(rows)
     order = torch.randperm(len(rows), generator=seeded(seed))[:shown]

@@ -16,17 +16,17 @@ from ..memorisation import COPY_RATIO
 from .boundary import marks_at, predicted_boundary, times_around
 from .quality import mean_distance
 from .result import Curve, Panel, PaperResult, check_count, context_of, data_facts
-from .takeover import Ends, sheet_of
+from .takeover import Ends, ends_sheet
 
 # of the transition
-MULTIPLES = (0.0, 0.5, 0.8, 1.0, 1.3, 1.8)
+SWITCH_MULTIPLES = (0.0, 0.5, 0.8, 1.0, 1.3, 1.8)
 
 FIG5_NOTE = (
     "Published: the oracle leads up to s, a trained model from there on; the later it leaves the oracle, the "
     "nearer a run ends to a training sample. A model that memorises copies from s = 0 on."
 )
 
-Row = tuple[float | int, ...]
+TableRow = tuple[float | int, ...]
 
 
 def fig5(
@@ -50,7 +50,7 @@ def fig5(
     """
     check_count("count", count, 2)
     boundary = predicted_boundary(engine, seed)
-    grid = times_around(boundary, MULTIPLES) if switches is None else tuple(sorted(switches))
+    grid = times_around(boundary, SWITCH_MULTIPLES) if switches is None else tuple(sorted(switches))
     noise = initial_noise(engine, count, generator=seeded(seed, engine.data.device))
     ends = [Ends.of(engine, _run(engine, model, noise, s, steps), threshold, seed) for s in grid]
     rows = _rows(engine, grid, ends)
@@ -62,7 +62,9 @@ def fig5(
         rows=rows,
         note=FIG5_NOTE,
         panels=_panels(rows, marks_at(boundary)),
-        sheet=sheet_of(engine, [(f"s = {s:.2f}", end.x) for s, end in zip(grid, ends, strict=True)], ends[-1].nearest),
+        sheet=ends_sheet(
+            engine, [(f"s = {s:.2f}", end.x) for s, end in zip(grid, ends, strict=True)], ends[-1].nearest
+        ),
     )
 
 
@@ -73,7 +75,7 @@ def _run(engine: OracleEngine, model: Velocity, noise: Tensor, s: float, steps: 
     return sample(Switch(engine, model, s), noise, times, path=engine.path).x
 
 
-def _rows(engine: OracleEngine, grid: Sequence[float], ends: Sequence[Ends]) -> tuple[Row, ...]:
+def _rows(engine: OracleEngine, grid: Sequence[float], ends: Sequence[Ends]) -> tuple[TableRow, ...]:
     """Return a row of the table for each s."""
     spread = mean_distance(context_of(engine))
     diversity = [mean_distance(end.x.float().cpu()) / spread for end in ends]
@@ -83,7 +85,7 @@ def _rows(engine: OracleEngine, grid: Sequence[float], ends: Sequence[Ends]) -> 
     )
 
 
-def _panels(rows: Sequence[Row], marks: dict[str, float]) -> tuple[Panel, ...]:
+def _panels(rows: Sequence[TableRow], marks: dict[str, float]) -> tuple[Panel, ...]:
     """Return panels of the columns of the table along s."""
     x = tuple(row[0] for row in rows)
     parts = (("copy rate (± 2 errors)", 1, 2), ("distance to the nearest (RMS)", 3, None), ("diversity", 5, None))

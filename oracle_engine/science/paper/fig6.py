@@ -13,12 +13,12 @@ from ...samplers.fields import Velocity
 from ...samplers.runs import noised, sample
 from ..memorisation import COPY_RATIO
 from .boundary import marks_at, predicted_boundary, times_around
-from .fig5 import MULTIPLES
+from .fig5 import SWITCH_MULTIPLES
 from .result import Curve, Panel, PaperResult, data_facts
-from .takeover import Ends, sheet_of
+from .takeover import Ends, ends_sheet
 
 # a time at which little noise is left
-LATE = 0.9
+REFINING = 0.9
 
 FIG6_NOTE = (
     "Published: held-out images noised to t and resumed by a trained model. From late t a model that generalises "
@@ -44,7 +44,9 @@ def fig6(
     """
     _check(engine, held_out)
     boundary = predicted_boundary(engine, seed)
-    grid = tuple(sorted({*times_around(boundary, MULTIPLES), LATE})) if times is None else tuple(sorted(times))
+    grid = (
+        tuple(sorted({*times_around(boundary, SWITCH_MULTIPLES), REFINING})) if times is None else tuple(sorted(times))
+    )
     unseen = held_out.to(engine.data.device, engine.data.value_dtype)
     ends, back = [], []
     for t in grid:
@@ -65,7 +67,7 @@ def fig6(
         rows=rows,
         note=FIG6_NOTE,
         panels=_panels(rows, marks_at(boundary)),
-        sheet=sheet_of(engine, named),
+        sheet=ends_sheet(engine, named),
     )
 
 

@@ -38,7 +38,7 @@ class Ends:
         return cls(x, rate, float(distance.median()), float(found.ratio.median()), found.index[:, 0])
 
 
-def sheet_of(
+def ends_sheet(
     engine: OracleEngine, named: Sequence[tuple[str, Tensor]], nearest: Int64[Tensor, "K"] | None = None
 ) -> Sheet | None:
     """Return rows of pictures, or None for data that are no pictures.

@@ -22,9 +22,9 @@ from ...paths.paths import coefficients
 from ..transition import EARLIEST_TIME
 from .plan import StagePlan, unseen_queries
 from .report import StageReport
-from .run import BATCH_VALUES
+from .run import BATCH_VALUES, StageRun
 from .scope import Scope
-from .strip import Follower, narrowing_times
+from .strip import Follower, Strip, narrowing_times
 
 
 def analyse(
@@ -78,7 +78,7 @@ def analyse(
     """
     began = time.perf_counter()
     queries, size = _counted("queries", queries), min(_counted("batch", batch), max(1, BATCH_VALUES // engine.data.dim))
-    strip, pictures = min(_counted("strip", strip), queries), _counted("strip_times", strip_times)
+    shown = min(_counted("strip", strip), queries), _counted("strip_times", strip_times)
     grid = _checked_times(engine, times)
     scope = Scope(engine.data, None if labels is None else tuple(int(label) for label in labels), per_class)
     precision = _checked_precision(precision, drawn=held_out is None)
@@ -86,17 +86,20 @@ def analyse(
     plan = StagePlan(engine, scope, seed, size, progress)
     predicted = scope.predict(engine.path, engine.point_std, seed)
     run = plan.run(grid or plan.times(predicted), queries, unseen, precision)
-    follower = Follower(engine, run.queries, run.by_lateness(min(strip, len(run.queries))), seed)
     return StageReport(
-        **_origin(engine),
+        **_origin(engine, scope),
         **plan.findings(run),
-        scope=scope.describe(),
-        population=max(scope.sizes()),
         held_out=unseen is not None,
         predicted=predicted,
-        strip=follower.strip(narrowing_times(run.times, run.narrowed(scope), pictures)),
+        strip=_pictures(plan, run, *shown),
         elapsed=time.perf_counter() - began,
     )
+
+
+def _pictures(plan: StagePlan, run: StageRun, queries: int, times: int) -> Strip:
+    """Return so many queries of a run at so many times, between which the posterior narrows by similar steps."""
+    follower = Follower(plan.engine, run.queries, run.by_lateness(min(queries, len(run.queries))), plan.seed)
+    return follower.strip(narrowing_times(run.times, run.narrowed(plan.scope), times))
 
 
 def _counted(name: str, count: int) -> int:
@@ -133,14 +136,16 @@ def _checked_times(engine: OracleEngine, times: Sequence[float] | None) -> list[
     return grid
 
 
-def _origin(engine: OracleEngine) -> dict[str, Any]:
+def _origin(engine: OracleEngine, scope: Scope) -> dict[str, Any]:
     """Return the fields of a report that say what it was computed from."""
     versions = {"oracle-velocity-engine": __version__, "torch": torch.__version__, "python": platform.python_version()}
     device = str(engine.data.device)
-    return {"data": described(engine.data), "path": repr(engine.path), "device": device, "versions": versions}
+    compared = {"scope": scope.describe(), "population": max(scope.sizes())}
+    origin = {"data": _data_facts(engine.data), "path": repr(engine.path), "device": device, "versions": versions}
+    return origin | compared
 
 
-def described(data: OracleDataset) -> dict[str, Any]:
+def _data_facts(data: OracleDataset) -> dict[str, Any]:
     """Return what a report says of its data set, as plain values that json can write."""
     return {
         "name": data.name,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 WIDTH, PANEL, LINE, BOTTOM = 6.9, 1.75, 0.14, 0.42
 # a linear axis ends where every mean top-1 weight has reached this
 LINEAR_END = 0.99
-TICKS = (0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999)
+FEW_TICKS = (0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999)
 
 
 def curves_figure(
@@ -115,7 +115,7 @@ def _finish(panels: Sequence[Axes], reports: Sequence[StageReport], *, linear: b
             axes.set_xlim(0.0, _end(reports))
         else:
             held = [point.t for report in reports for point in report.points]
-            inside = [t for t in TICKS if min(held) <= t <= max(held)]
+            inside = [t for t in FEW_TICKS if min(held) <= t <= max(held)]
             axes.set_xticks([place_of(t) for t in inside], [f"{t:g}" for t in inside])
             axes.minorticks_off()
     panels[0].set_ylim(-0.03, 1.03)

@@ -14,7 +14,7 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 ALIGNED = 0.9
 
 # of one time: a value for each of Q queries, by the names of QUERY_STATISTICS; NaN where a query has none
-Statistics = Mapping[str, Float64[Tensor, "Q"]]
+QueryStatistics = Mapping[str, Float64[Tensor, "Q"]]
 QUERY_STATISTICS = (
     "top", "second", "ess", "entropy", "variance", "gap", "cosine", "own_first", "own_weight", "class_mass",
 )  # fmt: skip
@@ -99,7 +99,7 @@ DEFINITIONS = {
 }
 
 
-def stage_point(t: float, factor: float, found: Statistics) -> StagePoint:
+def stage_point(t: float, factor: float, found: QueryStatistics) -> StagePoint:
     """Return the summary of one time.
 
     t: the time. factor: A^2 / D, which turns tr Cov into V(t). found: the statistics of Q >= 1 queries.

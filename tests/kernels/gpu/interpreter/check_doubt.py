@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
 import torch
-from closed_form import normal
+from closed_form import normal, stored_as
+from exact_answers import Still, assert_within_terms
 from kernel_problems import all_times, make_query, make_rows, scanned, small_backend
 from recording import Waiting, begin_capture
 from tolerances import assert_close, assert_rows_close
@@ -82,6 +84,49 @@ def test_half_way_and_on_top_with_next_to_no_noise(
 ) -> None:
     Case(case, generator, noise).assert_within_the_bar()
     assert bool(marked[0].all())
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize(("dim", "share"), [(24, 1e-5), (24, 1e-10), (80, 1e-7), (80, 1e-10)])
+def test_on_top_of_a_sample_beside_others_that_hold_next_to_nothing(
+    dtype: torch.dtype, dim: int, share: float, generator: torch.Generator
+) -> None:
+    # all of E[eps | x] comes from a mass that a scan might leave out
+    data = OracleDataset(stored_as(normal(20, dim, generator), dtype))
+    values = data.rows.stored.double() * data.value_map.scale + data.value_map.offset
+    nearest = float((values[1:] - values[0]).norm(dim=1).min())
+    sigma = nearest / math.sqrt(-2.0 * math.log(share))
+    assert_within_terms(OracleEngine(data, path=Still(1.0, sigma), backend="triton"), values[:1])
+
+
+@pytest.mark.parametrize("far", [1.0, 6.0])
+def test_rows_that_are_left_early_hold_nothing(far: float, generator: torch.Generator) -> None:
+    # of so many values that a program looks up twice on the way
+    values = normal(16, 4300, generator)
+    values[8:] *= far
+    weights = torch.rand(16, generator=generator).double() + 0.1
+    data = OracleDataset(values.half(), weights=weights)
+    nearest = float((data.rows.stored[1:].double() - data.rows.stored[0].double()).norm(dim=1).min())
+    engine, truth = (
+        OracleEngine(data, path=Still(1.0, nearest / math.sqrt(-2.0 * math.log(1e-5))), backend=name)
+        for name in ("triton", "reference")
+    )
+    x = data[:1].double()
+    assert_rows_close(engine.noise(x, 0.5), truth.noise(x, 0.5), "bar")
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("dim", [8, 80])
+@pytest.mark.parametrize("noise", [1e-6, 1e-3])
+def test_half_way_between_two_samples_where_only_the_noise_is_left(
+    dtype: torch.dtype, dim: int, noise: float, generator: torch.Generator
+) -> None:
+    data = OracleDataset(stored_as(normal(12, dim, generator), dtype))
+    values = data.rows.stored.double() * data.value_map.scale + data.value_map.offset
+    for distance in (0.1, 0.003):
+        sigma = distance * data.value_map.scale * data.rows.radius
+        x = 0.7 * (values[:2] + values[2:4]) / 2 + noise * sigma * normal(2, dim, generator)
+        assert_within_terms(OracleEngine(data, path=Still(0.7, sigma), backend="triton"), x)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from kernel_problems import DTYPES, make_query, make_rows
 
 from oracle_engine.kernels import Span, Wanted
 from oracle_engine.kernels.gpu import tiles
-from oracle_engine.kernels.gpu.descriptors import described
+from oracle_engine.kernels.gpu.descriptors import reads_descriptors
 from oracle_engine.kernels.gpu.jit import INTERPRET
 from oracle_engine.kernels.gpu.live_rows import DENSE_SHARE, live_rows
 from oracle_engine.kernels.gpu.logits import Scores, score
@@ -44,7 +44,7 @@ def test_score_gives_logits_and_tile_statistics(
     query = make_query(rows, torch.full((batch,), 0.3, dtype=torch.float64), generator, excluded=2 if count > 1 else 0)
     span = Span(count // 3, count)
     block = BlockOperand.of(rows, span)
-    assert described(block.rows) == (dim * dtype.itemsize % 16 == 0)
+    assert reads_descriptors(block.rows) == (dim * dtype.itemsize % 16 == 0)
     operand = QueryOperand.of(query, operand_dtype(dtype))
     found = scored(operand, block, slices)
     # the coarse logit drops terms that do not depend on the row
@@ -108,7 +108,7 @@ def test_few_rows_are_listed_in_order_and_most_are_filled_in(
     found = live_rows(weights, block, 32)
     live = (logits == 0).any(1).nonzero()[:, 0]
     assert int(found.total[0]) == len(live)
-    if described(block.rows) and len(live) * DENSE_SHARE > 600:
+    if reads_descriptors(block.rows) and len(live) * DENSE_SHARE > 600:
         # weights of tiles without weight were not written before
         expected = (logits == 0)[:, None] * torch.tensor([16384.0, 0.0])[:, None]
         assert torch.equal(weights.values[:, 0].float(), expected)
