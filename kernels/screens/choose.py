@@ -34,8 +34,8 @@ WORTHWHILE_COST = 0.9
 # signal to noise ratios tried, in powers of ten around the variance of a coordinate
 FIRST, LAST, STEPS_PER_DECADE = -2, 6, 3
 
-# a level that costs more than this share of a scan in the trials does not pay for sure: queries that no sample is behind
-# leave more open
+# a level that costs more than this share of a scan in its trials does not pay for sure: queries that no sample is
+# behind leave more open
 MOST_COST = 0.8
 
 # a level has to certify no more than this share of the queries: a few dozen trials cannot tell it from all of them
