@@ -43,6 +43,7 @@ MORE = {
     "search": {"device_calls": 155.0, "waits": 11.0},
     # the host reads how many classes the unions name
     "unions": {"device_calls": 76.0, "waits": 2.0},
+    "posterior of unions": {"device_calls": 140.0, "waits": 2.0},
 }
 
 
@@ -87,6 +88,7 @@ def questions(engine: OracleEngine) -> dict[str, Callable[[], Any]]:
         "unions": lambda: engine.velocity(x, t, labels=unions),
         "guidance": lambda: engine.velocity(x, t, labels=labels, guidance=2.0),
         "posterior of classes": lambda: engine.posterior(x, t, labels=labels, top_k=8),
+        "posterior of unions": lambda: engine.posterior(x, t, labels=unions, top_k=8),
     }
 
 

@@ -7,7 +7,6 @@ of a union it is on top of neither. A query in doubt, see :mod:`.doubt`, is scor
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import reduce
 from typing import no_type_check
 
 import torch
@@ -16,7 +15,8 @@ import triton.language as tl
 
 from ...base.arrays import Bool, Float64, Int64, Shaped, Tensor
 from ...base.cuda_graphs import capturing
-from ..common.state import FIELDS, PosteriorState, merge
+from ..common.compensated import DoubleDouble, largest
+from ..common.state import FIELDS, PosteriorState
 from ..common.work import Work
 from .compensated import twice_sum
 from .doubt import doubtful_square
@@ -138,8 +138,9 @@ class Unions:
 
         limits: of the logits held at once. Costs one read of the means, and one of all rows for queries in doubt.
         """
-        wanted = self.work.wanted
-        merged = self._merged(spans) if wanted.moments or wanted.top_k else self._means(spans)
+        wanted, merged = self.work.wanted, self._means(spans)
+        if wanted.moments or wanted.top_k:
+            merged = self._described(spans, merged)
         if not wanted.mean:
             return merged
         make_ready(self.work.query)
@@ -149,10 +150,27 @@ class Unions:
             return merged_means(merged, again)
         return _chosen(count < 0, again, merged)
 
-    def _merged(self, spans: PosteriorState) -> PosteriorState:
-        every, batch = [getattr(spans, name) for name in FIELDS], len(self.work.query)
-        parts = [[part.unflatten(0, (batch, self.each))[:, place] for part in every] for place in range(self.each)]
-        return reduce(merge, [PosteriorState(*part) for part in parts])
+    def _described(self, spans: PosteriorState, merged: PosteriorState) -> PosteriorState:
+        """Return `merged` with moments and heaviest samples, as `merge` has them of two states."""
+        batch, wanted = len(merged.lse), self.work.wanted
+        parts = {name: getattr(spans, name).unflatten(0, (batch, self.each)) for name in FIELDS}
+        gap = (parts["lse"] - merged.lse[:, None]) + (parts["lse_rest"] - merged.lse_rest[:, None])
+        # [B, U]; without any sample both are infinite
+        share = torch.where(parts["lse"] > -torch.inf, gap.exp(), 0.0)
+        logits, rest, rows = (parts[name].flatten(1) for name in ("top_logits", "top_rest", "top_rows"))
+        top, column = largest(DoubleDouble(logits, rest), wanted.top_k)
+        variance = parts["variance"]
+        if wanted.mean and wanted.moments:
+            variance = variance + (parts["mean"] - merged.mean[:, None]).square().sum(2)
+        return replace(
+            merged,
+            concentration=(share.square() * parts["concentration"]).sum(1),
+            entropy=(share * parts["entropy"] - torch.xlogy(share, share)).sum(1),
+            variance=(share * variance).sum(1),
+            top_logits=top.high,
+            top_rows=rows.gather(1, column),
+            top_rest=top.low,
+        )
 
     def _means(self, spans: PosteriorState) -> PosteriorState:
         """Return log-partitions and means; all else is zero."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, NoReturn, TypeAlias
 
 from ..base.errors import invalid
@@ -66,6 +67,13 @@ def whole(text: str) -> int:
     if not -(2**63) <= number < 2**63:
         raise argparse.ArgumentTypeError(f"must be a whole number of at most 64 bits, not {text!r}")
     return number
+
+
+def class_option(text: str) -> int | str:
+    """Return a class as --labels takes it: a number where the text is one, else a name."""
+    with suppress(argparse.ArgumentTypeError):
+        return whole(text)
+    return text
 
 
 def two_numbers(text: str) -> tuple[float, float]:

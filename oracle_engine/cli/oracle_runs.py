@@ -13,6 +13,7 @@ from ..base.arrays import Float64, Int64, Tensor
 from ..base.errors import invalid
 from ..base.progress import progress_bar
 from ..base.seeds import seeded
+from ..data.dataset import OracleDataset
 from ..engine.engine import OracleEngine
 from ..paths.time_grids import sampling_times
 from ..samplers.fields import path_at
@@ -20,6 +21,7 @@ from ..samplers.runs import Run, initial_noise, sample
 from ..science.plot_style import require_matplotlib
 from ..science.sample_plots import samples_figure
 from ..science.transition import draw_rows
+from .class_names import class_numbers
 from .query_files import check_result, result_file
 from .shared import check_figure, check_memory, check_output, engine_of
 from .torchrun import reports
@@ -78,9 +80,9 @@ def check_arguments(arguments: Namespace) -> None:
         raise invalid("--guidance", "needs classes to guide towards", "no --labels", "pass --labels 0 1 2")
 
 
-def chosen_labels(arguments: Namespace) -> list[int] | None:
+def chosen_labels(arguments: Namespace, data: OracleDataset) -> list[int] | None:
     """Return the class of each of the --draw runs, the classes of --labels in turn, or None without --labels."""
-    given: list[int] | None = arguments.labels
+    given = class_numbers(arguments.labels, data)
     return None if given is None else [given[run % len(given)] for run in range(arguments.draw)]
 
 
@@ -99,7 +101,7 @@ def draw_run(arguments: Namespace) -> tuple[OracleEngine, Run[Tensor]]:
         times = sampling_times(arguments.steps, shift=arguments.shift)
         noise = seeded(arguments.seed, engine.data.device)
         x = initial_noise(engine, arguments.draw, generator=noise)
-        classes = chosen_labels(arguments)
+        classes = chosen_labels(arguments, engine.data)
         labels = None if classes is None else torch.tensor(classes, device=x.device)
         options = {"labels": labels, "guidance": arguments.guidance, "method": arguments.method}
         return engine, sample(engine, x, times, progress=progress, **options)

@@ -43,7 +43,8 @@ class OracleDataset:
     value_map: from stored numbers to values; the default maps uint8 to [-1, 1], divides int8 by 127 and leaves floats.
     name: names the data set in reports.
 
-    Attributes: name; origin, what load_dataset took its source for, in words, or ""; sample_shape, a tuple; value_map;
+    Attributes: name; origin, what load_dataset took its source for, in words, or ""; class_names, a tuple of those of
+    the classes by number, empty where load_dataset met none, which may be set; sample_shape, a tuple; value_map;
     rows, the prepared rows; order, [N] int64, the index in `points` of each row, or None where they agree;
     sorted_labels, [N] int64, the label of each row, or None.
 
@@ -63,6 +64,7 @@ class OracleDataset:
     """
 
     origin = ""
+    class_names: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -105,7 +107,7 @@ class OracleDataset:
     def _with_rows(self, rows: Rows, rest: Mapping[str, Any]) -> OracleDataset:
         shape, value_map = self.sample_shape, self.value_map
         moved = self._of_rows(rows, name=self.name, sample_shape=shape, value_map=value_map, rest=rest)
-        moved.origin = self.origin
+        moved.origin, moved.class_names = self.origin, self.class_names
         return moved
 
     @cached_property
@@ -353,6 +355,7 @@ class OracleDataset:
             "stored_radius": self.rows.stored_radius,
             "copies": self.rows.copies,
             "fingerprint": self.fingerprint,
+            "class_names": list(self.class_names),
         }
         write_tensors(
             Path(path), DATASET_KIND, {name: value for name, value in tensors.items() if value is not None}, facts
@@ -382,6 +385,8 @@ class OracleDataset:
         value_map, shape = ValueMap(*facts["value_map"]), facts["sample_shape"]
         loaded = cls._of_rows(rows, name=facts["name"], sample_shape=shape, value_map=value_map, rest=tensors)
         loaded.__dict__["fingerprint"] = facts["fingerprint"]
+        # files of earlier versions have none
+        loaded.class_names = tuple(facts.get("class_names", ()))
         return loaded
 
     @staticmethod

@@ -29,7 +29,7 @@ from .packs.manifest import Manifest
 from .packs.packed import PackedFolder
 from .picture_cache import POINTS, cached_pictures, chosen_pictures
 from .pictures import PictureForm
-from .samples import Choice, Samples, labels_of, problem, samples_of
+from .samples import Choice, ClassLabels, Samples, labels_of, problem, samples_of
 from .values import ValueMap, float_map
 
 _KINDS = "the name of a built-in set, a path, a tensor, an array or an iterable of samples"
@@ -61,7 +61,7 @@ class _Found:
 
     held: Samples | PackedFolder
     name: str
-    labels: Callable[[], Int64[Tensor, "N"] | None]
+    labels: Callable[[], ClassLabels | None]
     origin: str = ""
     names: Sequence[str] | None = None
     own_map: ValueMap | None = None
@@ -176,14 +176,14 @@ def _read(source: Any, asked: _Asked) -> _Found:
         return _read_path(source, asked)
     _refuse({"key": asked.key, "folder": asked.folder}, "samples in memory")
     samples, choice = _from_memory(source, asked)
-    return _Found(samples, "data", lambda: samples.labels, choice=choice)
+    return _Found(samples, "data", lambda: ClassLabels.of(samples.labels), choice=choice)
 
 
 def _read_builtin(name: str, asked: _Asked) -> _Found:
     _refuse({"key": asked.key, **asked.form.given}, f"the built-in set {name!r}")
     folder = None if asked.folder is None else Path(asked.folder).expanduser()
     samples = load_builtin(name, folder=folder, count=asked.count, seed=asked.seed)
-    return _Found(samples, name, lambda: samples.labels, own_map=BUILTINS[name].value_map)
+    return _Found(samples, name, lambda: ClassLabels.of(samples.labels), own_map=BUILTINS[name].value_map)
 
 
 def _read_path(source: str | os.PathLike[str], asked: _Asked) -> _Found:
@@ -196,11 +196,11 @@ def _read_path(source: str | os.PathLike[str], asked: _Asked) -> _Found:
     if kind is not None:
         _refuse(asked.form.given, "latents")
         latents = load_as_stored(path, asked.value_map, stacklevel=5)
-        return _Found(Samples(latents.points), name, lambda: latents.labels, f"latents ({kind})")
+        return _Found(Samples(latents.points), name, lambda: ClassLabels.of(latents.labels), f"latents ({kind})")
     words, held = open_path(path, asked.key)
     if not isinstance(held, Pictures):
         _refuse(asked.form.given, words)
-        return _Found(held, name, lambda: held.labels, words)
+        return _Found(held, name, lambda: ClassLabels.of(held.labels), words)
     return _of_pictures(held, asked, name, words)
 
 
@@ -210,7 +210,7 @@ def _of_pictures(held: Pictures, asked: _Asked, name: str, words: str) -> _Found
     if asked.count is not None and asked.count != size:
         choice = Choice(choose_rows(size, asked.count, asked.seed), size)
         points = chosen_pictures(held, asked.form, choice.rows)
-        return _Found(points, name, lambda: _rows_of(held.labels(), choice.rows), words, held.names, choice=choice)
+        return _Found(points, name, lambda: _some(held.labels(), choice.rows), words, held.names, choice=choice)
     folder = cached_pictures(held, asked.form)
     found = folder if asked.storage is None else read_npy(folder.folder / POINTS)
     return _Found(found, name, held.labels, words, held.names)
@@ -239,7 +239,8 @@ def _of_folder(found: _Found, asked: _Asked) -> OracleDataset:
     weights = None if asked.weights is None else checked_weights(_weights_of(asked.weights, size), size)
     ends = packed.manifest.low, packed.manifest.high
     own = None if asked.value_map is None else _value_map(asked.value_map, packed.rows.dtype, lambda: ends, None)
-    data = packed.dataset(labels, weights, own)
+    data = packed.dataset(None if labels is None else labels.numbers, weights, own)
+    data.class_names = () if labels is None else labels.names
     if found.names is not None:
         # of pictures it is that of the same numbers from any other source
         data.__dict__.pop("fingerprint", None)
@@ -252,8 +253,8 @@ def _of_samples(found: _Found, asked: _Asked, source: Any) -> OracleDataset:
     assert isinstance(samples, Samples)
     points, device = samples.points, samples.points.device
     size = len(points) if choice is None else choice.size
-    labels = _labels(found, asked, size)
-    labels = None if labels is None else labels.to(device)
+    classes = _labels(found, asked, size)
+    labels = None if classes is None else classes.numbers.to(device)
     weights = None if asked.weights is None else _weights_of(asked.weights, size).to(device)
     if choice is not None:
         weights = _rows_of(weights, choice.rows)
@@ -266,20 +267,22 @@ def _of_samples(found: _Found, asked: _Asked, source: Any) -> OracleDataset:
     if asked.value_map is not None:
         own = _value_map(asked.value_map, points.dtype, lambda: (float(points.min()), float(points.max())), own)
     try:
-        return OracleDataset(points, labels, weights, storage=asked.storage, value_map=own)
+        data = OracleDataset(points, labels, weights, storage=asked.storage, value_map=own)
     except InputError as error:
         raise _about_source(error, samples.points, source) from error
+    data.class_names = () if classes is None else classes.names
+    return data
 
 
-def _labels(found: _Found, asked: _Asked, size: int) -> Int64[Tensor, "N"] | None:
+def _labels(found: _Found, asked: _Asked, size: int) -> ClassLabels | None:
     """Return the labels that the caller gave, in memory or in a file, or those of the source."""
     if asked.labels is None:
         return found.labels()
     if isinstance(asked.labels, (str, os.PathLike)):
         given = read_labels(Path(asked.labels).expanduser(), found.names, size)
     else:
-        given = labels_of(asked.labels, size, "labels")
-    return given if found.choice is None else given[found.choice.rows]
+        given = ClassLabels(labels_of(asked.labels, size, "labels"))
+    return given if found.choice is None else given.take(found.choice.rows)
 
 
 def _value_map(
@@ -306,6 +309,10 @@ def _about_source(error: InputError, points: Tensor, source: Any) -> OracleError
     found = received if bad is None else f"a NaN or an infinity in sample {bad}"
     expected = "numbers that can be squared" if bad is None else "finite numbers"
     return problem(Path(source), expected, found, error.remedy or "repair the file")
+
+
+def _some(labels: ClassLabels | None, rows: Int64[Tensor, "n"]) -> ClassLabels | None:
+    return None if labels is None else labels.take(rows)
 
 
 def _rows_of(tensor: Tensor | None, rows: Int64[Tensor, "n"]) -> Tensor | None:

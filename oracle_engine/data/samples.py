@@ -59,6 +59,23 @@ class Samples:
 
 
 @dataclass(frozen=True, eq=False)
+class ClassLabels:
+    """The class of each sample, [N] int64, and the names of the classes by number, none where they have none."""
+
+    numbers: Int64[Tensor, "N"]
+    names: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, numbers: Int64[Tensor, "N"] | None) -> ClassLabels | None:
+        """Return classes without names; None for None."""
+        return None if numbers is None else cls(numbers)
+
+    def take(self, rows: Int64[Tensor, "n"]) -> ClassLabels:
+        """Return the classes of the samples in `rows`."""
+        return ClassLabels(self.numbers[rows], self.names)
+
+
+@dataclass(frozen=True, eq=False)
 class Choice:
     """Which samples of a source are held.
 

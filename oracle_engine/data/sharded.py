@@ -74,6 +74,7 @@ class ShardedDataset(OracleDataset):
         )
         assert isinstance(self, ShardedDataset)
         self.ranks, self.deal, self.shards, self.own_queries = ranks, deal, shards, False
+        self.class_names = whole.class_names
         return self
 
     @property

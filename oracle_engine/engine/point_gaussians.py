@@ -290,11 +290,13 @@ class PointGaussians:
         """Return the class of each query, -1 for all, or None. Raises InputError for unknown classes."""
         if labels is None:
             return None
-        if self._labels is None:
-            raise invalid("labels", "needs samples with labels", "none", "pass labels to PointGaussians")
         named = integers("labels", labels, device, "pass classes as integers").reshape(-1)
         named = named.expand(count) if len(named) == 1 else named
-        known = torch.isin(named, self._labels) | (named == -1)
+        known = named == -1
+        if self._labels is not None:
+            known = known | torch.isin(named, self._labels)
+        elif not bool(known.all()):
+            raise invalid("labels", "needs samples with labels", "none", "pass labels to PointGaussians")
         if len(named) != count or not bool(known.all()):
             found = named.tolist()[:8]
             raise invalid(

@@ -25,21 +25,25 @@ def resolve_labels(
         sequence.
     batch: B. segments: the rows of each class of the data. device: of the queries.
 
-    U is the size of the largest union, one more where that is K. Two columns of integers 0 and 1 may be one-hot rows or
+    U is the size of the largest union, one more where that is K; of data without classes, which only -1 may be asked
+    of, all queries use everything, which is None. Two columns of integers 0 and 1 may be one-hot rows or
     unions of both classes, and are refused. Raises InputError for these, for rows that are neither (soft labels, unions
     that name a class twice), for other shapes and dtypes, for classes that the data lack, and for data without classes.
     The host reads values, except while a CUDA graph is captured, when rows as wide as one-hot rows are refused.
     """
     if labels is None:
         return None
-    if not segments:
-        raise invalid("labels", "need labelled data", "a data set without labels", "pass labels= to OracleDataset")
     given = on_device(labels, device, "labels").detach()
     if given.ndim == 0:
         given = given.expand(batch)
+    if not segments and (capturing() or not bool((given == -1).all())):
+        remedy = "pass labels= to OracleDataset, or -1 for no class"
+        raise invalid("labels", "need labelled data", "a data set without labels", remedy)
     if given.ndim > 2 or len(given) != batch:
         wanted = f"must be one number, [{batch}] or [{batch}, U]"
         raise invalid("labels", wanted, list(given.shape), "pass one row a query")
+    if not segments:
+        return None
     width = 1 + max(segments)
     classes = _from_rows(given, width) if given.ndim == 2 and given.shape[1] > 1 else _from_numbers(given, width)
     _check_known(classes, segments)

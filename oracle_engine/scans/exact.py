@@ -126,7 +126,7 @@ class ExactScan:
     @cached_property
     def _longest(self) -> int:
         """Rows of the largest class: only queries without one use more."""
-        return max(map(len, self.data.segments.values()), default=0)
+        return max(map(len, self.data.segments.values()), default=1)
 
     @cached_tensor
     def _places(self) -> Int64[Tensor, "B"]:

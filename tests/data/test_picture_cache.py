@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import torch
 
 pytest.importorskip("PIL")
 
-from picture_files import by_class, encoded, pixels, write_folder, write_tar, write_zip
+from picture_files import COUNT, by_class, encoded, pixels, write_folder, write_tar, write_zip
 from tolerances import assert_close
 
 import oracle_engine as oe
@@ -265,6 +266,18 @@ def test_pictures_of_other_formats_are_not_dropped_without_a_word(tmp_path: Path
         assert len(oe.load_dataset(folder)) == 1
 
 
+def test_folders_name_classes_wherever_the_data_go(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "photos", by_class(pixels())[0])
+    names, data = ("class0", "class1", "class2"), oe.load_dataset(folder)
+    data.save(tmp_path / "saved.safetensors")
+    moved = data.with_rows(data.rows)
+    again = oe.load_dataset(tmp_path / "saved.safetensors")
+    for one in (data, moved, again, oe.load_dataset(folder, count=5), pickle.loads(pickle.dumps(data))):
+        assert one.class_names == names
+    assert oe.load_dataset(folder, labels=[0, 1] * (COUNT // 2)).class_names == ()
+    assert oe.OracleDataset(torch.eye(3)).class_names == ()
+
+
 def listing(names: list[str]) -> dict[str, Any]:
     return {name: number % 2 for number, name in enumerate(names)}
 
@@ -288,9 +301,10 @@ def test_labels_in_files(tmp_path: Path, name: str) -> None:
     named, _ = by_class(pixels())
     folder, file = write_folder(tmp_path / "photos", named), tmp_path / name
     LABEL_FILES[name](file, [name for name, _ in named])
-    labels = oe.load_dataset(folder, labels=file).labels
-    assert labels is not None
-    assert labels.tolist() == [number % 2 for number in range(len(named))]
+    data = oe.load_dataset(folder, labels=file)
+    assert data.labels is not None
+    assert data.labels.tolist() == [number % 2 for number in range(len(named))]
+    assert data.class_names == (("cat", "dog") if name == "words.txt" else ())
     by_name = name in ("l.csv", "l.json", "dataset.json")
     if by_name:
         with pytest.raises(DataFileError, match="labels by name"):

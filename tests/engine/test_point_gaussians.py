@@ -189,6 +189,8 @@ def test_what_cannot_be_used_is_refused(generator: torch.Generator, unchecked: N
         PointGaussians.from_moments(torch.zeros(2, 3, 4, 4))
     with pytest.raises(InputError, match="labels"):
         PointGaussians(means, stds).velocity(x, TIMES, labels=1)
+    plain = PointGaussians(means, stds)
+    assert torch.equal(plain.velocity(x, TIMES, labels=-1), plain.velocity(x, TIMES))
     with pytest.raises(InputError, match="labels"):
         PointGaussians(means, stds, torch.arange(30) % 3).velocity(x, TIMES, labels=5)
     with pytest.raises(InputError, match="noise or width"):

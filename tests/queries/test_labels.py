@@ -263,4 +263,13 @@ def test_samples_without_a_class_only_have_no_classes_to_ask_for() -> None:
     assert data.segments == {}
     assert ", 0 classes, " in repr(data)
     with pytest.raises(InputError, match="`labels` need labelled data"):
-        OracleEngine(data).velocity(torch.zeros(2, 3), 0.5, labels=-1)
+        OracleEngine(data).velocity(torch.zeros(2, 3), 0.5, labels=[-1, 0])
+
+
+@pytest.mark.parametrize("labels", [None, torch.full((3,), -1)])
+@pytest.mark.parametrize("asked", [-1, [-1, -1], [[-1, -1], [-1, -1]]])
+def test_no_class_may_be_asked_for_where_there_are_none(labels: Tensor | None, asked: Any) -> None:
+    engine, x = OracleEngine(OracleDataset(torch.eye(3), labels)), torch.ones(2, 3)
+    assert torch.equal(engine.velocity(x, 0.5, labels=asked), engine.velocity(x, 0.5))
+    with pytest.raises(InputError, match="must be one number"):
+        engine.velocity(x, 0.5, labels=[-1, -1, -1])

@@ -6,7 +6,7 @@ import time
 from argparse import Namespace
 
 from ...base.names import METHOD_NAMES
-from ..options import Commands, add_command, add_data, add_search, refuse_key, whole
+from ..options import Commands, add_command, add_data, add_search, class_option, refuse_key, whole
 
 
 def add_sample(commands: Commands) -> None:
@@ -19,7 +19,9 @@ def add_sample(commands: Commands) -> None:
     parser.add_argument("--steps", type=whole, default=50, help="steps from noise to data (50)")
     parser.add_argument("--method", choices=METHOD_NAMES, default="euler", help="(euler)")
     parser.add_argument("--shift", type=float, default=1.0, help="of the times; below 1 gathers steps in the noise (1)")
-    parser.add_argument("--labels", type=whole, nargs="+", metavar="Y", help="classes, taken in turn; -1 for any")
+    parser.add_argument(
+        "--labels", type=class_option, nargs="+", metavar="Y", help="classes by number or name, in turn; -1 for any"
+    )
     parser.add_argument("--guidance", type=float, metavar="W", help="guidance scale; needs --labels")
     parser.add_argument("--out", default="samples.png", metavar="FILE", help=".png, .pdf or .svg (samples.png)")
     parser.add_argument("--save", metavar="FILE", help="also the numbers: .npy, .npz or .safetensors")
@@ -39,6 +41,6 @@ def run_sample(arguments: Namespace) -> None:
     files = write_run(arguments, engine, run)
     elapsed = time.perf_counter() - began
     facts = run_facts(engine, run, landing)
-    facts |= {"seed": arguments.seed, "labels": chosen_labels(arguments), "guidance": arguments.guidance}
+    facts |= {"seed": arguments.seed, "labels": chosen_labels(arguments, engine.data), "guidance": arguments.guidance}
     facts |= {"files": files, "elapsed": elapsed}
     say(arguments, f"{landing.describe()}\n{' and '.join(files) or 'nothing'} written; {elapsed:.1f} s", facts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from argparse import Namespace
 
-from ..options import Commands, add_command, add_data, add_figure, add_layout, refuse_key, whole
+from ..options import Commands, add_command, add_data, add_figure, add_layout, class_option, refuse_key, whole
 
 # what a training query needs: ten statistics at about 24 times
 QUERY_BYTES = 2000
@@ -19,7 +19,9 @@ def add_stages(commands: Commands) -> None:
     parser.add_argument("--queries", type=whole, default=256, help="training queries at every time (256)")
     parser.add_argument("--times", type=float, nargs="+", help="instead of about 24 where the posterior narrows")
     parser.add_argument("--per-class", action="store_true", help="compare each query with its own class alone")
-    parser.add_argument("--labels", type=whole, nargs="+", metavar="Y", help="only samples of these classes count")
+    parser.add_argument(
+        "--labels", type=class_option, nargs="+", metavar="Y", help="only these classes count, by number or name"
+    )
     parser.add_argument(
         "--held-out", metavar="FILE", help="queries of the samples in this file instead of training ones"
     )
@@ -36,6 +38,7 @@ def run_stages(arguments: Namespace) -> None:
     from ...base.progress import progress_bar
     from ...science.plot_style import save_figure
     from ...science.stages.analysis import analyse
+    from ..class_names import class_numbers
     from ..held_out import held_out_of
     from ..shared import check_memory, check_report, load, placed, say, write_report
     from ..torchrun import engine_over
@@ -54,7 +57,7 @@ def run_stages(arguments: Namespace) -> None:
             seed=arguments.seed,
             progress=progress,
             per_class=arguments.per_class,
-            labels=arguments.labels,
+            labels=class_numbers(arguments.labels, engine.data),
             held_out=held_out,
             held_out_labels=held_out_labels,
             precision=arguments.precision,

@@ -8,9 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ...base.arrays import Int64, Tensor
 from ...base.errors import bad_file
-from ..samples import NO_CLASS, labels_of
+from ..samples import NO_CLASS, ClassLabels, labels_of
 from .npy import load_array
 from .reading import reading
 
@@ -19,7 +18,7 @@ LABEL_SUFFIXES = (".npy", ".txt", ".csv", ".json")
 _EXPECTED = "labels, one a sample or one for each name"
 
 
-def read_labels(path: Path, names: Sequence[str] | None, count: int) -> Int64[Tensor, "N"]:
+def read_labels(path: Path, names: Sequence[str] | None, count: int) -> ClassLabels:
     """Return the labels in a file, [count], in the order of the samples.
 
     path: .npy with [N] integers; .txt with one label a line; .csv with a column of labels, or two of names and labels,
@@ -29,7 +28,7 @@ def read_labels(path: Path, names: Sequence[str] | None, count: int) -> Int64[Te
     Raises DataFileError for another suffix, a damaged file, and labels that do not fit the samples.
     """
     if path.suffix == ".npy":
-        return labels_of(load_array(path), count, path)
+        return ClassLabels(labels_of(load_array(path), count, path))
     with reading(path, _EXPECTED):
         if path.suffix == ".json":
             found = _of_json(path, path.read_text("utf-8-sig"))
@@ -45,7 +44,7 @@ def read_labels(path: Path, names: Sequence[str] | None, count: int) -> Int64[Te
             remedy = "give the labels alone, in the order of the samples"
             raise bad_file(path, "one label a sample, for samples without names", "labels by name", remedy)
         return named_labels(path, found, names)
-    return labels_of(_numbered(path, found), count, path)
+    return _numbered(path, found, count)
 
 
 def by_name(path: Path, text: str) -> Mapping[str, Any] | None:
@@ -63,8 +62,8 @@ def by_name(path: Path, text: str) -> Mapping[str, Any] | None:
     return {} if all(label is None for label in found.values()) else found
 
 
-def named_labels(path: Path, found: Mapping[str, Any], names: Sequence[str]) -> Int64[Tensor, "N"]:
-    """Return the label of each name, [N].
+def named_labels(path: Path, found: Mapping[str, Any], names: Sequence[str]) -> ClassLabels:
+    """Return the label of each name.
 
     path: the file that has them, for errors. found: labels by name. names: of the samples; one may stand in `found`
     with its folders, or by its last part alone. Raises DataFileError for the first name without a label.
@@ -76,7 +75,7 @@ def named_labels(path: Path, found: Mapping[str, Any], names: Sequence[str]) -> 
         if place is None:
             raise bad_file(path, "a label for every picture", f"none for {name}", "add it, or remove the picture")
         labels.append(known[place])
-    return labels_of(_numbered(path, labels), len(names), path)
+    return _numbered(path, labels, len(names))
 
 
 def _of_json(path: Path, text: str) -> list[Any] | dict[str, Any]:
@@ -108,16 +107,19 @@ def _of_csv(path: Path) -> list[Any] | dict[str, Any]:
     return [row[0] for row in body] if widths == {1} else {row[0]: row[1] for row in body}
 
 
-def _numbered(path: Path, labels: Sequence[Any]) -> list[int]:
-    """Return labels as integers: as they are where all are, else the numbers of their names in sorted order."""
+def _numbered(path: Path, labels: Sequence[Any], count: int) -> ClassLabels:
+    """Return `count` labels: as they are where all are integers, else the numbers of their names in sorted order."""
     given = [label for label in labels if label is not None]
     if all(_whole(label) for label in given):
-        return [NO_CLASS if label is None else int(label) for label in labels]
+        whole = [NO_CLASS if label is None else int(label) for label in labels]
+        return ClassLabels(labels_of(whole, count, path))
     odd = next((label for label in given if not isinstance(label, str)), None)
     if odd is not None:
         raise bad_file(path, "labels that are integers or names of classes", f"{odd!r}", "write one label a sample")
-    numbers = {name: number for number, name in enumerate(sorted(set(given)))}
-    return [NO_CLASS if label is None else numbers[label] for label in labels]
+    names = tuple(sorted(set(given)))
+    numbers = {name: number for number, name in enumerate(names)}
+    held = [NO_CLASS if label is None else numbers[label] for label in labels]
+    return ClassLabels(labels_of(held, count, path), names)
 
 
 def _whole(label: Any) -> bool:

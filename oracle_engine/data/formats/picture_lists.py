@@ -11,9 +11,8 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, TypeVar
 
-from ...base.arrays import Int64, Tensor
 from ...base.errors import bad_file
-from ..samples import labels_of
+from ..samples import ClassLabels, labels_of
 from .label_files import LABELS_FILE, by_name, named_labels
 from .reading import reading
 
@@ -57,14 +56,14 @@ class Pictures:
 
         return replace(self, names=names, contents=contents, listed={}, own=None)
 
-    def labels(self) -> Int64[Tensor, "N"] | None:
-        """Return the labels that come with the pictures, [N]: their own, those of dataset.json, or their folders.
+    def labels(self) -> ClassLabels | None:
+        """Return the labels that come with the pictures: their own, those of dataset.json, or their folders.
 
         Folders are numbered in the order of their names. Raises DataFileError where pictures lie both in folders and
         beside them, and where the folders are splits.
         """
         if self.own is not None:
-            return labels_of(self.own, len(self.names), self.where)
+            return ClassLabels(labels_of(self.own, len(self.names), self.where))
         if self.listed is not None and not self.listed:
             return None
         if self.listed is not None:
@@ -132,8 +131,8 @@ def _inside(folder: Path) -> Iterator[str]:
         yield from (str(inner / name) for name in sorted(files) if not name.startswith("."))
 
 
-def _by_folder(where: Path, names: Sequence[str]) -> Int64[Tensor, "N"] | None:
-    """Return the number of the folder of each picture, below the folder that all share; None where they share it."""
+def _by_folder(where: Path, names: Sequence[str]) -> ClassLabels | None:
+    """Return the folder of each picture as its class, below the folder that all share; None where they share it."""
     parents = [PurePosixPath("/", name).parent.parts for name in names]
     shared = len(Path(os.path.commonpath([PurePosixPath(*parts) for parts in parents])).parts)
     classes = [parts[shared] if len(parts) > shared else "" for parts in parents]
@@ -148,4 +147,4 @@ def _by_folder(where: Path, names: Sequence[str]) -> Int64[Tensor, "N"] | None:
         found, remedy = f"the splits {', '.join(kinds)}", f"name one of them, such as {where / kinds[0]}"
         raise bad_file(where, "one data set, with a folder for each class", found, remedy)
     numbers = {kind: number for number, kind in enumerate(kinds)}
-    return labels_of([numbers[kind] for kind in classes], len(names), where)
+    return ClassLabels(labels_of([numbers[kind] for kind in classes], len(names), where), tuple(kinds))
