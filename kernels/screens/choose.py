@@ -34,6 +34,10 @@ WORTHWHILE_COST = 0.9
 # signal to noise ratios tried, in powers of ten around the variance of a coordinate
 FIRST, LAST, STEPS_PER_DECADE = -2, 6, 3
 
+# a level that costs more than this share of a scan in its trials does not pay for sure: queries that no sample is
+# behind leave more open
+MOST_COST = 0.8
+
 # a level has to certify no more than this share of the queries: a few dozen trials cannot tell it from all of them
 MOST_WORTH = 0.9
 
@@ -180,7 +184,7 @@ def _thresholds(rows: Rows, screen: Screen, knowledge: Knowledge, seed: int) -> 
             found = tried(upper, level, TRIAL_MASS)
             cost = screen.costs.share(level, len(rows), found.cost, TRIALS)
             # one call does at any level what all deeper ones do: it begins where that costs least
-            if cost >= 1.0 or found.share < min(cost, MOST_WORTH) or (found.complete and cost > DEARER * deeper):
+            if cost >= MOST_COST or found.share < min(cost, MOST_WORTH) or (found.complete and cost > DEARER * deeper):
                 pending.discard(level)
             else:
                 thresholds[level], deeper = trials.snr(scaled), cost

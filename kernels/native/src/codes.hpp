@@ -11,6 +11,9 @@ constexpr float kLargestCode = 127.0f;
 // float32 roundings of a norm, and of what it is multiplied with
 constexpr double kNormUpward = 1.0 + 0x1p-19;
 
+// of the largest value of a row over its deviation: what is left a row later
+constexpr float kForgotten = 0.98f;
+
 #if defined(__AVX2__)
 // Writes values of at most kLargestCode as codes; returns what these stand for.
 ORACLE_INLINE FloatVector write_codes(FloatVector values, uint8_t* codes) {
@@ -28,41 +31,48 @@ ORACLE_INLINE FloatVector write_codes(FloatVector values, uint8_t* codes) {
 #endif
 }
 
-// The largest absolute value of a row without the centre.
+// A row in codes: `scale` times them but for a rest of norm `error`. largest: absolute value of the row.
+struct Coded {
+    float scale, error, largest;
+
+    bool fits() const { return largest <= scale * kLargestCode; }
+};
+
+// Writes a row without the centre as codes of `scale`, [code_stride]: they mean something where it fits.
 template <class Stored>
-ORACLE_INLINE float largest_value(const Stored* row, int64_t dim, const float* centre) {
+ORACLE_INLINE Coded code_row(const Stored* row, int64_t dim, const float* centre, float scale, uint8_t* codes) {
     constexpr int64_t W = Tile<float>::lanes;
-    FloatVector largest = {};
+    const FloatVector one = broadcast(scale), each = broadcast(scale > 0.0f ? 1.0f / scale : 0.0f);
+    FloatVector square = {}, largest = {};
     for (int64_t d = 0; d < dim; d += W) {
-        const FloatVector x = vector_from(row, d, dim, centre), size = select<float>(x < FloatVector{}, -x, x);
-        largest = select<float>(size > largest, size, largest);
+        fetch_ahead(row + d);
+        const FloatVector x = vector_from(row, d, dim, centre), rest = x - one * write_codes(x * each, codes + d);
+        const FloatVector size = select<float>(x < FloatVector{}, -x, x);
+        square += rest * rest, largest = select<float>(size > largest, size, largest);
     }
     float found = 0.0f;
     for (int lane = 0; lane < W; ++lane) found = std::max<float>(found, largest[lane]);
-    return found;
+    return {scale, std::sqrt(lane_sum<float>(square)) * static_cast<float>(kNormUpward), found};
 }
 
-// Brings a row without the centre into codes, [code_stride]: it is `scale` times them but for a rest of norm `error`.
-template <class Stored>
-ORACLE_INLINE void code_row(const Stored* row, int64_t dim, const float* centre, uint8_t* codes, float& scale,
-                            float& error) {
-    constexpr int64_t W = Tile<float>::lanes;
-    scale = largest_value(row, dim, centre) / kLargestCode;
-    const FloatVector one = broadcast(scale), each = broadcast(scale > 0.0f ? 1.0f / scale : 0.0f);
-    FloatVector square = {};
-    for (int64_t d = 0; d < dim; d += W) {
-        const FloatVector x = vector_from(row, d, dim, centre), rest = x - one * write_codes(x * each, codes + d);
-        square += rest * rest;
-    }
-    error = std::sqrt(lane_sum<float>(square)) * static_cast<float>(kNormUpward);
-}
-
+// Brings rows into codes, as far as their values spread by those before them: a row that goes beyond is read twice.
 template <class Stored>
 ORACLE_APART void code_rows(const Stored* rows, int64_t count, int64_t dim, const float* centre,
                             Memory<float>& memory) {
     const int64_t stride = code_stride(dim);
-    for (int64_t r = 0; r < count; ++r)
-        code_row(rows + r * dim, dim, centre, memory.codes + r * stride, memory.scales[r], memory.errors[r]);
+    const float root = std::sqrt(static_cast<float>(dim));
+    for (int64_t r = 0; r < count; ++r) {
+        const auto coded = [&](float scale) {
+            return code_row(rows + r * dim, dim, centre, scale, memory.codes + r * stride);
+        };
+        const float deviation = memory.norms[r] / root;
+        Coded found = coded(deviation * *memory.spread / kLargestCode);
+        if (!found.fits()) found = coded(found.largest / kLargestCode);
+        memory.scales[r] = found.scale, memory.errors[r] = found.error;
+        // what one row needs is forgotten after some dozens of others
+        const float own = deviation > 0.0f ? found.largest / deviation : 0.0f;
+        *memory.spread = std::max(own, kForgotten * *memory.spread);
+    }
 }
 #endif
 

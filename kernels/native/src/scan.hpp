@@ -160,6 +160,9 @@ struct Shared {
 // blocks of which whole products are made at once before leading digits are tried again: more each time
 constexpr int32_t kLeastPatience = 4, kMostPatience = 256;
 
+// largest value of the first row over its deviation, as expected
+constexpr float kSpread = 4.0f;
+
 // For how many more blocks whole products are made for a pair of vectors of queries, and for how many the next time.
 struct Patience {
     int32_t left, next;
@@ -170,6 +173,7 @@ template <class Real>
 struct Memory {
     Real *rows, *logits, *half_norms, *norms, *log_weights, *sums, *reference, *floor;
     Real *scales, *errors;  // [block]: of rows in codes the value of one, and the norm of what the codes leave
+    Real* spread;           // [1]: the largest value of rows over their deviation
     uint8_t* codes;         // [block][code_stride], or null
     double *total, *met, *mass, *squares, *first_logit, *half_norm;
     Real* weights;                   // [block][W]: of the vector of queries at hand; of few queries [block], of one
@@ -192,7 +196,7 @@ struct Memory {
         half_norms = arena.take<Real>(shape.rows()), log_weights = arena.take<Real>(shape.rows());
         norms = arena.take<Real>(shape.rows());
         scales = arena.take<Real>(shape.rows()), errors = arena.take<Real>(shape.rows());
-        codes = use.codes ? arena.take<uint8_t>(block * code_stride(shape.dim)) : nullptr;
+        spread = arena.take<Real>(1), codes = use.codes ? arena.take<uint8_t>(block * code_stride(shape.dim)) : nullptr;
         sums = arena.take<Real>(lanes * values);
         total = std::is_same<Real, double>::value ? nullptr : arena.take<double>(lanes * values);
         reference = arena.take<Real>(lanes), floor = arena.take<Real>(lanes);

@@ -73,7 +73,7 @@ ORACLE_APART void begin_sums(const ScanProblem& problem, const Shape<Real>& shap
     std::fill_n(memory.top_logits, lanes * shape.top, nothing);
     std::fill_n(memory.top_rows, lanes * shape.top, int64_t{-1});
     std::fill_n(memory.list_count, lanes, int64_t{0});
-    *memory.closed = 0;
+    *memory.closed = 0, *memory.spread = kSpread;
 }
 
 // Merges the sums of a query over all threads, apart from its mean: factors, [threads], are those of each thread's

@@ -14,16 +14,14 @@ from ...base.outside.block_reader import BlockReader
 from ...base.outside.lanes import lane_of
 from ...base.outside.rows import BLOCK_BYTES, OutsideRows
 from ...base.sizes import in_words
-from ...data.dataset import OracleDataset
+from .scan_timing import scan_seconds
 from .timing import best_seconds
 
 if TYPE_CHECKING:
     from ..engine import OracleEngine
 
-# blocks that are read to learn the rate, and how often a scan or a copy is timed
+# blocks that are read to learn the rate, and how often a copy is timed
 READ_BLOCKS, RUNS = 3, 3
-# the time of the queries that are timed: many samples have weight, which is dear
-TIME = 0.1
 
 
 @dataclass(frozen=True)
@@ -33,7 +31,7 @@ class PassForecast:
     size: bytes of a pass. read: at which a thread reads them, from the disk or from what the system keeps of it, or
     None where they are scanned in place. copy: at which they come to the device, or None where they are scanned on the
     host. scan: at which they are scanned for the batch, early in t. seconds: of a pass, whose parts overlap but for the
-    first block of each.
+    first block of each; on a CPU the thread that reads takes time of the scan.
     """
 
     size: int
@@ -60,10 +58,16 @@ def forecast_pass(engine: OracleEngine, batch: int) -> PassForecast | None:
     block = min(stored.nbytes, stored.block_bytes or BLOCK_BYTES)
     read, scan = read_rate(stored), scan_rate(engine, batch)
     copy = transfer_rate(stored.device, block) if stored.device.type == "cuda" else None
-    rates = [rate for rate in (read, copy, scan) if rate is not None]
+    rates = [rate for rate in (read, copy, _beside(read, scan, stored.device)) if rate is not None]
     # the slowest part sets the pace once the first block has passed through the others
     first = sum(block / rate for rate in rates) - block / min(rates)
     return PassForecast(stored.nbytes, read, copy, scan, stored.nbytes / min(rates) + first)
+
+
+def _beside(read: float | None, scan: float, device: torch.device) -> float:
+    """Return the rate of a scan beside a thread that reads: on a CPU it takes one of the cores that the scan shares."""
+    taken = 0.0 if read is None or device.type != "cpu" else 1.0 / (read * torch.get_num_threads())
+    return 1.0 / (1.0 / scan + taken)
 
 
 def read_rate(stored: OutsideRows) -> float | None:
@@ -100,17 +104,4 @@ def scan_rate(engine: OracleEngine, batch: int) -> float:
     """Return the bytes a second at which `engine` scans samples for `batch` queries, those of one block of its rows."""
     data, stored = engine.data, engine.data.rows.stored
     count = max(1, min(len(data), BLOCK_BYTES * len(data) // stored.nbytes))
-    some = stored[:count].reshape(count, *data.sample_shape)
-    few = OracleDataset(some, value_map=data.value_map)
-    timed = type(engine)(few, engine.path, backend=engine.backend, precision=engine.precision, mode="exact")
-    own = few[torch.arange(batch) % count]
-    noise = torch.randn(own.shape, generator=torch.Generator().manual_seed(0)).to(own)
-    x = TIME * own + (1.0 - TIME) * noise
-    timed.velocity(x[:1], TIME)
-
-    def scan() -> None:
-        """Answer the queries once, and wait for it."""
-        # reading a value waits for the device
-        timed.velocity(x, TIME).reshape(-1)[0].item()
-
-    return some.nbytes / best_seconds(scan, RUNS)
+    return stored.nbytes / len(data) * count / scan_seconds(engine, batch, count)

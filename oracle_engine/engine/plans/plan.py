@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import torch
-
 from ...data.dataset import OracleDataset
 from ...data.sharded import check_here
-from ...queries.classes import MAX_BATCH, batch_slices
+from ...queries.classes import batch_slices
 from ...scans.backends import BACKENDS
 from .forecast import RouteForecast, forecast
 from .pass_forecast import PassForecast, forecast_pass
+from .scan_timing import scan_seconds
 from .timing import best_seconds
 
 if TYPE_CHECKING:
@@ -20,6 +19,10 @@ if TYPE_CHECKING:
 
 # samples of a call that costs nothing beyond what every call costs
 FEW_SAMPLES = 8
+
+# operations of a scan that is timed, and what is left of it at least without what any call takes
+TIMED_OPERATIONS = {"cpu": 2e9, "cuda": 2e11}
+LEAST_SHARE = 0.1
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class Plan:
     route: the ways the call can take, as they are tried; late: when. memory: bytes beyond the data. operations: of the
     matrix products, at most. read: bytes of data. resident: where the samples are and why, in words; streams: what a
     pass over them takes, or None where they are on the device. seconds: expected at most, where every block carries
-    weight, at a matrix product rate measured just now; fixed: those of them that a call over a few samples takes.
+    weight, at the rate of a scan that is timed just now; fixed: those of them that a call over a few samples takes.
     """
 
     data: str
@@ -72,7 +75,7 @@ class Plan:
 def make_plan(engine: OracleEngine, batch: int) -> Plan:
     """Return what a call of `engine` with `batch` queries, at least 1, will do and cost.
 
-    Costs a few small products and a few calls over FEW_SAMPLES samples, and what :func:`forecast_pass` does.
+    Costs a few scans of some samples, milliseconds each, and what :func:`forecast_pass` does.
     """
     check_here(engine.data, "a plan")
     rows = engine.data.rows
@@ -81,7 +84,7 @@ def make_plan(engine: OracleEngine, batch: int) -> Plan:
     operations = 4 * batch * len(rows) * rows.dim
     late = forecast(engine.mode, engine.index, engine.data, path=engine.path, point_std=engine.point_std)
     fixed, streams = fixed_seconds(engine), forecast_pass(engine, batch)
-    once = operations / product_rate(rows.device, size, rows.dim) if streams is None else streams.seconds
+    once = batch / size * resident_seconds(engine, size, fixed) if streams is None else streams.seconds
     return Plan(
         data=repr(engine.data),
         values=engine.data.describe_values(),
@@ -113,11 +116,12 @@ def fixed_seconds(engine: OracleEngine) -> float:
     return best_seconds(lambda: float(small.velocity(x, 0.5).reshape(-1)[0]))
 
 
-def product_rate(device: torch.device, batch: int, dim: int) -> float:
-    """Return operations per second of a float32 product on `device`, the best of a few runs of milliseconds.
+def resident_seconds(engine: OracleEngine, batch: int, fixed: float) -> float:
+    """Return the seconds of a scan of all samples for `batch` queries, from one of as many as take milliseconds.
 
-    The product is that of 512 rows of `dim` values with `batch` queries, as many as are scanned together at most.
+    fixed: seconds of any call, which do not grow with the samples.
     """
-    rows = torch.ones(512, dim, device=device)
-    queries = torch.ones(dim, max(1, min(batch, MAX_BATCH)), device=device)
-    return 2.0 * rows.numel() * queries.shape[1] / best_seconds(lambda: float((rows @ queries)[0, 0]))
+    count, dim = len(engine.data), engine.data.dim
+    some = min(count, max(FEW_SAMPLES, int(TIMED_OPERATIONS[engine.data.device.type] / (4 * batch * dim))))
+    seconds = scan_seconds(engine, batch, some)
+    return max(seconds - fixed, LEAST_SHARE * seconds) * count / some
