@@ -97,6 +97,7 @@ class ScanAsked(Structure):
         ("out", StatesView),
         ("overflows", c_int64),
         ("closed", c_int64),
+        ("weighed", c_int64),
         ("begun", c_void_p),
     )
 
@@ -143,7 +144,7 @@ def native_memory(rows: Rows, batch: int) -> int:
     width = rows.dim + 48
     lanes = -(-batch // 16) * 16
     block = block_rows(rows, NATIVE_LIMITS, few=batch <= few_queries(rows, library))
-    own = width * block * (size + 1) + lanes * (width * (size + 8) + 3 * block * size + 24 * (MARGIN + 64) + 8192)
+    own = width * block * (size + 2) + lanes * (width * (size + 8) + 3 * block * size + 24 * (MARGIN + 64) + 8192)
     return torch.get_num_threads() * own + lanes * width * (size + 5 * 8 + 10) + scan_memory(rows, batch)
 
 

@@ -65,6 +65,8 @@ void pack_digits(const ScanProblem& problem, const Shape<Real>& shape, const Sha
                 d < shape.dim ? static_cast<Real>(problem.gain[b] * problem.point[b * shape.dim + d]) : Real(0);
     }
     if (thread != 0) return;
+    for (int64_t d = 0; shared.whole_centre && d < shape.panels * shape.width; ++d)
+        shared.whole_centre[d] = d < shape.dim ? static_cast<int32_t>(std::lrint(centre[d]) + shift) : 0;
     std::fill(shared.units + shape.batch, shared.units + shape.lanes(), 0.0);
     std::fill(shared.offsets + shape.batch, shared.offsets + shape.lanes(), 0.0);
     std::fill(shared.in_digits + shape.batch, shared.in_digits + shape.lanes(), DigitQuery{});

@@ -57,8 +57,8 @@ class Scan : public Steps {
         ScanAsked by_crew = asked;
         by_crew.threads = crew_.hands();
         finish_states(by_crew, all_, listed(), problem.threads);
-        asked.overflows = by_crew.overflows, asked.closed = 0;
-        for (const Memory<Real>& own : memories) asked.closed += *own.closed;
+        asked.overflows = by_crew.overflows, asked.closed = asked.weighed = 0;
+        for (const Memory<Real>& own : memories) asked.closed += *own.closed, asked.weighed += *own.weighed;
     }
 
   private:

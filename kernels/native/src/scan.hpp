@@ -144,6 +144,7 @@ struct Shared {
     int8_t* digit_panels;     // [vectors][kDigits][D / 4][W][4], of many queries
     double *offsets, *units;  // [lanes], of the queries in digits
     Real* single;             // [B][code_stride], or null
+    int32_t* whole_centre;    // [panels * width]: of 8-bit rows as products in digits read them, or null
 
     Shared(const Shape<Real>& shape, bool few, DigitUse uses, Arena& arena)
         : use(uses),
@@ -154,7 +155,8 @@ struct Shared {
           digit_panels(use.any() && !few ? arena.take<int8_t>(shape.lanes() * digits_of(shape.dim)) : nullptr),
           offsets(arena.take<double>(shape.lanes())),
           units(arena.take<double>(shape.lanes())),
-          single(use.single ? arena.take<Real>(shape.batch * code_stride(shape.dim)) : nullptr) {}
+          single(use.single ? arena.take<Real>(shape.batch * code_stride(shape.dim)) : nullptr),
+          whole_centre(use.rows && !few ? arena.take<int32_t>(shape.panels * shape.width) : nullptr) {}
 };
 
 // blocks of which whole products are made at once before leading digits are tried again: more each time
@@ -175,7 +177,10 @@ struct Memory {
     Real *scales, *errors;  // [block]: of rows in codes the value of one, and the norm of what the codes leave
     Real* spread;           // [1]: the largest value of rows over their deviation
     uint8_t* codes;         // [block][code_stride], or null
+    uint8_t* groups;        // [panels * width][rows()]: rows in groups of four, or null
+    int8_t* weight_digits;  // [tiles][rows()][of_tile][2], or null
     double *total, *met, *mass, *squares, *first_logit, *half_norm;
+    double* rounded;                 // [lanes]: squared error of sums whose weights were digits
     Real* weights;                   // [block][W]: of the vector of queries at hand; of few queries [block], of one
     Real* packed;                    // [tiles][block][of_tile]: weights of the rows that have any for a tile of queries
     int32_t *index, *count;          // [tiles][block], [tiles]: these rows
@@ -183,6 +188,7 @@ struct Memory {
     Patience* patience;              // [vectors], at the first one of each pair
     Real* top_logits;                // [B][top], in falling order
     int64_t *top_rows, *list_count;  // [B][top], [B]
+    int64_t* weighed;                // [1]: pairs of a row and a query whose weights were digits
     int64_t* closed;                 // [1]: pairs of a row and a query that leading digits tell to have no weight
     int64_t* list_rows;              // [B][listed]
     double* list_logits;             // [B][listed]
@@ -196,16 +202,21 @@ struct Memory {
         half_norms = arena.take<Real>(shape.rows()), log_weights = arena.take<Real>(shape.rows());
         norms = arena.take<Real>(shape.rows());
         scales = arena.take<Real>(shape.rows()), errors = arena.take<Real>(shape.rows());
+        const bool bytes = use.rows && !few;
+        groups = bytes ? arena.take<uint8_t>(values * shape.rows()) : nullptr;
+        weight_digits = bytes ? arena.take<int8_t>(lanes * shape.rows() * 2) : nullptr;
         spread = arena.take<Real>(1), codes = use.codes ? arena.take<uint8_t>(block * code_stride(shape.dim)) : nullptr;
         sums = arena.take<Real>(lanes * values);
         total = std::is_same<Real, double>::value ? nullptr : arena.take<double>(lanes * values);
         reference = arena.take<Real>(lanes), floor = arena.take<Real>(lanes);
         met = arena.take<double>(lanes), mass = arena.take<double>(lanes), squares = arena.take<double>(lanes);
-        first_logit = arena.take<double>(lanes), half_norm = arena.take<double>(lanes);
+        rounded = arena.take<double>(lanes), first_logit = arena.take<double>(lanes),
+        half_norm = arena.take<double>(lanes);
         index = arena.take<int32_t>(shape.tiles * block), count = arena.take<int32_t>(shape.tiles);
         pending = arena.take<int32_t>(shape.tiles), patience = arena.take<Patience>(shape.vectors);
         top_logits = arena.take<Real>(lanes * shape.top), top_rows = arena.take<int64_t>(lanes * shape.top);
         list_count = arena.take<int64_t>(lanes), closed = arena.take<int64_t>(1);
+        weighed = arena.take<int64_t>(1);
         list_rows = arena.take<int64_t>(lanes * shape.listed), list_logits = arena.take<double>(lanes * shape.listed);
     }
 };

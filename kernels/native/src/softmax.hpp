@@ -67,7 +67,7 @@ class QuerySoftmax {
         const double factor = std::exp(step);
         memory_.first_logit[b] = factor * (memory_.first_logit[b] + step * memory_.mass[b]);
         memory_.met[b] *= factor, memory_.mass[b] *= factor, memory_.half_norm[b] *= factor;
-        memory_.squares[b] *= factor * factor;
+        memory_.squares[b] *= factor * factor, memory_.rounded[b] *= factor * factor;
         if (problem_.wants_mean) rescale(b, factor);
     }
 

@@ -66,14 +66,14 @@ ORACLE_APART void begin_sums(const ScanProblem& problem, const Shape<Real>& shap
     // a row that is excluded has the logit -inf, and no logit reaches the floor of a lane without a query
     std::fill_n(memory.floor, shape.batch, std::numeric_limits<Real>::lowest());
     std::fill_n(memory.floor + shape.batch, lanes - shape.batch, std::numeric_limits<Real>::quiet_NaN());
-    for (double* sum : {memory.met, memory.mass, memory.squares, memory.first_logit, memory.half_norm})
+    for (double* sum : {memory.met, memory.mass, memory.squares, memory.first_logit, memory.half_norm, memory.rounded})
         std::fill_n(sum, lanes, 0.0);
     std::fill_n(memory.pending, shape.tiles, 0);
     std::fill_n(memory.patience, shape.vectors, Patience{0, kLeastPatience});
     std::fill_n(memory.top_logits, lanes * shape.top, nothing);
     std::fill_n(memory.top_rows, lanes * shape.top, int64_t{-1});
     std::fill_n(memory.list_count, lanes, int64_t{0});
-    *memory.closed = 0, *memory.spread = kSpread;
+    *memory.closed = *memory.weighed = 0, *memory.spread = kSpread;
 }
 
 // Merges the sums of a query over all threads, apart from its mean: factors, [threads], are those of each thread's

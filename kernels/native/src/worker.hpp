@@ -6,6 +6,7 @@
 #include "sift.hpp"
 #include "softmax.hpp"
 #include "sums.hpp"
+#include "weigh_digits.hpp"
 
 namespace oracle {
 
@@ -80,8 +81,7 @@ class Worker {
         soften(block);
         const bool any = std::any_of(memory_.count, memory_.count + shape_.tiles, [](int32_t count) { return count; });
         if (!problem_.wants_mean || !any) return;
-        pack(rows, block);
-        weigh();
+        weigh(rows, block);
     }
 
     void pack(const Stored* rows, const Block& block) {
@@ -192,25 +192,94 @@ class Worker {
         for (int64_t v = 0; v < shape_.vectors; ++v) VectorSoftmax<Real>(problem_, shape_, memory_, v).add(block);
     }
 
-    void weigh() {
-        for (int64_t p = 0; p < shape_.panels; ++p) {
-            const int64_t left = padded(std::min(P, shape_.dim - p * P), W) / W;
+    void weigh(const Stored* rows, const Block& block) {
+        std::vector<DigitWeights> in_digits = weights_in_digits(block);
+        bool all = true, some = false;
+        for (int64_t t = 0; t < shape_.tiles; ++t) {
+            all = all && (memory_.count[t] == 0 || in_digits[t].digits != nullptr);
+            some = some || in_digits[t].digits != nullptr;
+        }
+        if (!all) pack(rows, block);
+        if (some) group(rows, block);
+        for (int64_t p = 0; p < shape_.panels; ++p)
+            for (int64_t t = 0; t < shape_.tiles; ++t)
+                if (in_digits[t].digits != nullptr)
+                    weigh_digits(block, p, t, in_digits[t]);
+                else if (memory_.count[t] > 0)
+                    weigh_panel(p, t);
+        for (int64_t t = 0; t < shape_.tiles; ++t) count_pending(t);
+    }
+
+    // The weights of tiles of queries for which they may be digits; null for the others.
+    std::vector<DigitWeights> weights_in_digits(const Block& block) {
+        std::vector<DigitWeights> found(shape_.tiles, DigitWeights{});
+        if (memory_.groups == nullptr || !by_digit_tiles<Real, Stored>(shape_.dim) || block.count > kMostWeighed)
+            return found;
+#if defined(__AVX512VNNI__)
+        if constexpr (std::is_same<Real, float>::value) {
+            const int64_t groups = padded(block.count, kRowsAtOnce) / kRowsAtOnce;
             for (int64_t t = 0; t < shape_.tiles; ++t) {
-                const int64_t count = memory_.count[t];
-                if (count == 0) continue;
-                const Real* panel = memory_.rows + p * shape_.block * P;
-                const int32_t* index = memory_.index + t * shape_.block;
-                const Real* weights = memory_.packed + t * shape_.block * Q;
-                Real* sums = memory_.sums + shape_.offset(p, t * Q);
-                if (left == 3)
-                    weigh_tile<Real, 3>(panel, index, weights, count, sums);
-                else if (left == 2)
-                    weigh_tile<Real, 2>(panel, index, weights, count, sums);
-                else
-                    weigh_tile<Real, 1>(panel, index, weights, count, sums);
+                if (memory_.count[t] < kMostRows * static_cast<double>(block.count)) continue;
+                DigitWeights& own = found[t];
+                own.digits = memory_.weight_digits + t * Q * shape_.rows() * 2;
+                write_weights(block.first, memory_.index + t * shape_.block, memory_.packed + t * shape_.block * Q,
+                              memory_.count[t], groups, own);
+                if (!fine(block, t, own)) own.digits = nullptr;
             }
         }
-        for (int64_t t = 0; t < shape_.tiles; ++t) count_pending(t);
+#endif
+        return found;
+    }
+
+    // Whether what digits leave of the weights of a block is too little to show in a mean; if so, it is kept in mind.
+    bool fine(const Block& block, int64_t t, const DigitWeights& weights) {
+        double left[Q];
+        const int64_t queries = std::min<int64_t>(Q, shape_.batch - t * Q);
+        for (int64_t q = 0; q < queries; ++q) {
+            const double each = kWeightError * double(kLargestWeight) * weights.unit[q];
+            left[q] = memory_.rounded[t * Q + q] + block.count * each * each;
+            const double most = kFineMean * memory_.mass[t * Q + q];
+            if (!(left[q] <= most * most)) return false;
+        }
+        std::copy_n(left, queries, memory_.rounded + t * Q);
+        return true;
+    }
+
+    void group(const Stored* rows, const Block& block) {
+#if defined(__AVX512VNNI__)
+        if constexpr (sizeof(Stored) == 1) group_rows(rows, block.count, shape_.dim, memory_.groups);
+#else
+        (void)rows, (void)block;
+#endif
+    }
+
+    void weigh_digits(const Block& block, int64_t p, int64_t t, const DigitWeights& weights) {
+#if defined(__AVX512VNNI__)
+        if constexpr (std::is_same<Real, float>::value) {
+            const int64_t groups = padded(block.count, kRowsAtOnce) / kRowsAtOnce;
+            const uint8_t* panel = memory_.groups + p * groups * Tile<Real>::panel_vectors * 64;
+            float* sums = memory_.sums + shape_.offset(p, t * Q);
+            for (int first = 0; first < Q; first += 4)
+                weigh_digit_tile(panel, groups, weights, first, shared_.whole_centre + p * P, sums + first * P);
+            if (p == 0) *memory_.weighed += block.count * std::min<int64_t>(Q, shape_.batch - t * Q);
+        }
+#else
+        (void)block, (void)p, (void)t, (void)weights;
+#endif
+    }
+
+    void weigh_panel(int64_t p, int64_t t) {
+        const int64_t left = padded(std::min(P, shape_.dim - p * P), W) / W, count = memory_.count[t];
+        const Real* panel = memory_.rows + p * shape_.block * P;
+        const int32_t* index = memory_.index + t * shape_.block;
+        const Real* weights = memory_.packed + t * shape_.block * Q;
+        Real* sums = memory_.sums + shape_.offset(p, t * Q);
+        if (left == 3)
+            weigh_tile<Real, 3>(panel, index, weights, count, sums);
+        else if (left == 2)
+            weigh_tile<Real, 2>(panel, index, weights, count, sums);
+        else
+            weigh_tile<Real, 1>(panel, index, weights, count, sums);
     }
 
     void count_pending(int64_t tile) {
