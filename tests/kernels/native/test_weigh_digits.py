@@ -8,7 +8,8 @@ from fractions import Fraction
 import pytest
 import torch
 from closed_form import FAMILIES, normal, stored_as
-from row_cases import EVERYTHING, MEAN_ONLY, assert_rows_close, assert_state_parity, make_query, whole
+from row_cases import EVERYTHING, MEAN_ONLY, assert_state_parity, make_query, whole
+from tolerances import assert_rows_close
 
 from oracle_engine.kernels import PosteriorState, Query, Rows, Span, Wanted, Work, native_library, prepare_rows
 from oracle_engine.kernels.native.scan import NATIVE_LIMITS, NativeLimits, NativeScan
