@@ -239,11 +239,13 @@ def loss_shows(
     rows, query: the samples and B queries. mean: m of each, [B, D]. coarse: the share of the posterior whose sums lost
     digits, in [0, 1], [B]. error: delta of its logits, [B] nats. dtype: of the scan.
     A query on top of a sample or midway between two has next to nothing of E[eps | x], and where a path ends slowly its
-    velocity is no larger. The mean may be off by (SUM_ROUNDINGS u + MOVED delta) R, and by DROPPED_MASS R.
+    velocity is no larger. The mean may be off by (SUM_ROUNDINGS u + MOVED delta) R, and by DROPPED_MASS R. Noise below
+    the rounding of float64 coordinates is none that a query could show.
     """
     distance = torch.addcmul(query.point, query.alpha[:, None], mean, value=-1.0).norm(dim=1)
     little = LITTLE_NOISE * (rows.dim / query.inverse_variance).sqrt()
     share = coarse * (SUM_ROUNDINGS * UNIT_ROUNDOFF[dtype] + MOVED * error) + DROPPED_MASS[dtype]
-    loss = share * query.alpha.abs() * rows.radius
-    shows: Tensor = (distance < little) & (loss > LOGIT_BUDGET * distance)
+    reach = query.alpha.abs() * rows.radius
+    told = little > UNIT_ROUNDOFF[torch.float64] * reach
+    shows: Tensor = told & (distance < little) & (share * reach > LOGIT_BUDGET * distance)
     return shows

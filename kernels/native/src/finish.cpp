@@ -136,6 +136,8 @@ double distance_to_mean(const AskedQueries& queries, const double* mean, int64_t
     return std::sqrt(square);
 }
 
+constexpr double kDoubleRoundoff = 0x1p-53;
+
 // Whether what sums may have lost of a mean shows in E[eps | x], as loss_shows in kernels/common/rounding.py has it.
 // coarse: share of these sums in the posterior.
 bool loss_shows(const ScanAsked& asked, Problem& problem, int64_t b, double coarse) {
@@ -144,6 +146,8 @@ bool loss_shows(const ScanAsked& asked, Problem& problem, int64_t b, double coar
     const int64_t dim = problem.view().dim;
     const double little = law.little_noise * std::sqrt(dim / queries.inverse_variance[b]);
     const double reach = std::fabs(queries.alpha[b]) * asked.rows->radius;
+    // noise below the rounding of float64 coordinates is none that a query could show
+    if (!(little > kDoubleRoundoff * reach)) return false;
     // no mean is longer than the longest row
     if (std::sqrt(problem.queries.squares[b]) - reach > little) return false;
     const double distance = distance_to_mean(queries, asked.out.mean + b * dim, dim, b);
