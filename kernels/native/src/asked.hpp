@@ -21,7 +21,7 @@ struct ScanAsked {
     StatesView out;     // zeros, apart from what is here written in any case
     int64_t overflows;  // how many queries list too many rows: of these out.lse_rest becomes NaN
     int64_t closed;     // pairs of a row and a query that leading digits told to have no weight
-    int64_t weighed;    // such pairs whose weights were digits
+    int64_t weighed;    // pairs of a row and a query whose weights were digits
     void* begun;        // the scan between two calls
 };
 

@@ -24,6 +24,7 @@ class Scan : public Steps {
           problem(all_.view()),
           crew_(problem.threads, 4.0 * problem.batch * problem.dim * (asked.stop - asked.start)),
           shape(problem),
+          // queries are written once, whatever the number of rows
           use_(digit_use<Real>(problem, kWorthDigits)),
           memory_(static_cast<char*>(std::aligned_alloc(64, padded(bytes(), 64))), std::free),
           arena(problem.memory = memory_.get()),

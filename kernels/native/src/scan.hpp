@@ -170,15 +170,29 @@ struct Patience {
     int32_t left, next;
 };
 
+// rows that are multiplied together where weights are digits
+constexpr int64_t kRowsAtOnce = 4;
+
+// The weights of a block for a tile of queries. digits: [groups of kRowsAtOnce rows][queries][2][kRowsAtOnce], the
+// higher one last. unit, total: the value of one, and the sum of all, [queries]. used: whether they serve in this
+// block.
+struct DigitWeights {
+    static constexpr int Q = Tile<float>::queries;
+    int8_t* digits;
+    float unit[Q];
+    int32_t total[Q];
+    bool used;
+};
+
 // What one thread keeps while it scans its share of the rows.
 template <class Real>
 struct Memory {
     Real *rows, *logits, *half_norms, *norms, *log_weights, *sums, *reference, *floor;
-    Real *scales, *errors;  // [block]: of rows in codes the value of one, and the norm of what the codes leave
-    Real* spread;           // [1]: the largest value of rows over their deviation
-    uint8_t* codes;         // [block][code_stride], or null
-    uint8_t* groups;        // [panels * width][rows()]: rows in groups of four, or null
-    int8_t* weight_digits;  // [tiles][rows()][of_tile][2], or null
+    Real *scales, *errors;        // [block]: of rows in codes the value of one, and the norm of what the codes leave
+    Real* spread;                 // [1]: the largest value of rows over their deviation
+    uint8_t* codes;               // [block][code_stride], or null
+    uint8_t* groups;              // [panels * width][rows()]: rows in groups of four, or null
+    DigitWeights* digit_weights;  // [tiles], or null
     double *total, *met, *mass, *squares, *first_logit, *half_norm;
     double* rounded;                 // [lanes]: squared error of sums whose weights were digits
     Real* weights;                   // [block][W]: of the vector of queries at hand; of few queries [block], of one
@@ -204,7 +218,10 @@ struct Memory {
         scales = arena.take<Real>(shape.rows()), errors = arena.take<Real>(shape.rows());
         const bool bytes = use.rows && !few;
         groups = bytes ? arena.take<uint8_t>(values * shape.rows()) : nullptr;
-        weight_digits = bytes ? arena.take<int8_t>(lanes * shape.rows() * 2) : nullptr;
+        digit_weights = bytes ? arena.take<DigitWeights>(shape.tiles) : nullptr;
+        int8_t* digits = bytes ? arena.take<int8_t>(lanes * shape.rows() * 2) : nullptr;
+        for (int64_t t = 0; digits && t < shape.tiles; ++t)
+            digit_weights[t].digits = digits + t * shape.of_tile * shape.rows() * 2;
         spread = arena.take<Real>(1), codes = use.codes ? arena.take<uint8_t>(block * code_stride(shape.dim)) : nullptr;
         sums = arena.take<Real>(lanes * values);
         total = std::is_same<Real, double>::value ? nullptr : arena.take<double>(lanes * values);

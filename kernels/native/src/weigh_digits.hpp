@@ -5,29 +5,20 @@
 
 namespace oracle {
 
-// the largest whole number that the two digits of a weight hold, rows that are multiplied together, and most rows of a
-// block: sums of so many fit into 32 bits
+// the largest whole number that the two digits of a weight hold, and most rows of a block: sums of so many fit into 32
+// bits
 constexpr float kLargestWeight = 127.0f * 256 + 127.0f;
-constexpr int64_t kRowsAtOnce = 4, kMostWeighed = 256;
+constexpr int64_t kMostWeighed = 256;
 
 // The weight of a row is off by half of one in the last digit at most (root mean square), in a direction that a
 // sequence of the golden ratio decides, so that rows of equal weight do not err alike. Such errors add up as their
 // squares do: an error of a mean, relative to the distance of its rows, that leaves room to the rounding of float32
 // sums.
-constexpr double kWeightError = 0.5 / 32639.0, kFineMean = 2e-6;
+constexpr double kHalfDigit = 0.5, kFineMean = 2e-6;
 constexpr double kGolden = 0.6180339887498949, kPlastic = 0.7548776662466927;
 
 // share of the rows of a block that have weight, at least
-constexpr double kMostRows = 0.5;
-
-// The weights of a block for a tile of queries. digits: [groups of kRowsAtOnce rows][queries][2][kRowsAtOnce], the
-// higher one last. unit, total: the value of one, and the sum of all, [queries].
-struct DigitWeights {
-    static constexpr int Q = Tile<float>::queries;
-    int8_t* digits;
-    float unit[Q];
-    int32_t total[Q];
-};
+constexpr double kDense = 0.5;
 
 #if defined(__AVX512VNNI__)
 // The fractions that weights of a row are rounded up from, [queries].
@@ -38,18 +29,22 @@ ORACLE_INLINE void write_dither(int64_t row, float* out) {
     }
 }
 
-// Writes weights in digits. first: row of the data that the block begins with; index: the rows that have any weight,
-// [count]; weights: [count][queries].
+// Finds the value of one in digits of weights, [count][queries].
+ORACLE_APART void set_units(const float* weights, int64_t count, DigitWeights& out) {
+    constexpr int Q = DigitWeights::Q;
+    float largest[Q] = {};
+    for (int64_t i = 0; i < count; ++i)
+        for (int q = 0; q < Q; ++q) largest[q] = std::max(largest[q], weights[i * Q + q]);
+    for (int q = 0; q < Q; ++q) out.unit[q] = largest[q] / kLargestWeight;
+}
+
+// Writes weights in digits of these units. first: row of the data that the block begins with; index: the rows that have
+// any weight, [count]; weights: [count][queries].
 ORACLE_APART void write_weights(int64_t first, const int32_t* index, const float* weights, int64_t count,
                                 int64_t groups, DigitWeights& out) {
     constexpr int Q = DigitWeights::Q;
-    float largest[Q] = {}, each[Q];
-    for (int64_t i = 0; i < count; ++i)
-        for (int q = 0; q < Q; ++q) largest[q] = std::max(largest[q], weights[i * Q + q]);
-    for (int q = 0; q < Q; ++q) {
-        out.unit[q] = largest[q] / kLargestWeight, out.total[q] = 0;
-        each[q] = largest[q] > 0.0f ? kLargestWeight / largest[q] : 0.0f;
-    }
+    float each[Q];
+    for (int q = 0; q < Q; ++q) each[q] = out.unit[q] > 0.0f ? 1.0f / out.unit[q] : 0.0f, out.total[q] = 0;
     std::memset(out.digits, 0, groups * Q * 2 * kRowsAtOnce);
     for (int64_t i = 0; i < count; ++i) {
         int8_t* to = out.digits + index[i] / kRowsAtOnce * Q * 2 * kRowsAtOnce + index[i] % kRowsAtOnce;

@@ -66,9 +66,11 @@ class Worker {
         for (int64_t r = 0; r < block.count; ++r) {
             memory_.half_norms[r] = static_cast<Real>(problem_.half_norms[block.first + r]);
             const bool equal = problem_.log_weights == nullptr;
+            memory_.log_weights[r] = equal ? Real(0) : static_cast<Real>(problem_.log_weights[block.first + r]);
+        }
+        for (int64_t r = 0; use_.leading && r < block.count; ++r) {
             memory_.norms[r] = static_cast<Real>(std::sqrt(2.0 * problem_.half_norms[block.first + r]) * kNormUpward);
             memory_.scales[r] = 1, memory_.errors[r] = 0;
-            memory_.log_weights[r] = equal ? Real(0) : static_cast<Real>(problem_.log_weights[block.first + r]);
         }
     }
 
@@ -106,8 +108,8 @@ class Worker {
         Patience& patience = memory_.patience[v];
         if (patience.left > 0) return --patience.left, false;
         const int64_t closed = close_pairs(rows, block, v, std::min(v + 2, shape_.vectors));
-        const int32_t growth = shape_.top > 0 ? 2 : 4;
         // the first rows fill lists of the heaviest ones, whatever their time
+        const int32_t growth = shape_.top > 0 ? 2 : 4;
         patience = closed >= 0 ? Patience{0, kLeastPatience}
                                : Patience{patience.next, std::min(growth * patience.next, kMostPatience)};
         *memory_.closed += std::max<int64_t>(closed, 0);
@@ -193,42 +195,43 @@ class Worker {
     }
 
     void weigh(const Stored* rows, const Block& block) {
-        std::vector<DigitWeights> in_digits = weights_in_digits(block);
         bool all = true, some = false;
         for (int64_t t = 0; t < shape_.tiles; ++t) {
-            all = all && (memory_.count[t] == 0 || in_digits[t].digits != nullptr);
-            some = some || in_digits[t].digits != nullptr;
+            const bool used = use_digits(block, t);
+            all = all && (used || memory_.count[t] == 0), some = some || used;
         }
         if (!all) pack(rows, block);
         if (some) group(rows, block);
         for (int64_t p = 0; p < shape_.panels; ++p)
             for (int64_t t = 0; t < shape_.tiles; ++t)
-                if (in_digits[t].digits != nullptr)
-                    weigh_digits(block, p, t, in_digits[t]);
+                if (some && memory_.digit_weights[t].used)
+                    weigh_digits(block, p, t);
                 else if (memory_.count[t] > 0)
                     weigh_panel(p, t);
         for (int64_t t = 0; t < shape_.tiles; ++t) count_pending(t);
     }
 
-    // The weights of tiles of queries for which they may be digits; null for the others.
-    std::vector<DigitWeights> weights_in_digits(const Block& block) {
-        std::vector<DigitWeights> found(shape_.tiles, DigitWeights{});
-        if (memory_.groups == nullptr || !by_digit_tiles<Real, Stored>(shape_.dim) || block.count > kMostWeighed)
-            return found;
+    // Brings the weights of a tile of queries into digits where these serve; returns whether they do.
+    bool use_digits(const Block& block, int64_t t) {
+        if (memory_.digit_weights == nullptr) return false;
+        DigitWeights& weights = memory_.digit_weights[t];
+        weights.used = false;
 #if defined(__AVX512VNNI__)
         if constexpr (std::is_same<Real, float>::value) {
-            const int64_t groups = padded(block.count, kRowsAtOnce) / kRowsAtOnce;
-            for (int64_t t = 0; t < shape_.tiles; ++t) {
-                if (memory_.count[t] < kMostRows * static_cast<double>(block.count)) continue;
-                DigitWeights& own = found[t];
-                own.digits = memory_.weight_digits + t * Q * shape_.rows() * 2;
-                write_weights(block.first, memory_.index + t * shape_.block, memory_.packed + t * shape_.block * Q,
-                              memory_.count[t], groups, own);
-                if (!fine(block, t, own)) own.digits = nullptr;
-            }
+            const int64_t count = memory_.count[t];
+            const bool dense = count >= kDense * static_cast<double>(block.count) && block.count <= kMostWeighed;
+            if (!dense || !by_digit_tiles<Real, Stored>(shape_.dim)) return false;
+            const float* packed = memory_.packed + t * shape_.block * Q;
+            set_units(packed, count, weights);
+            weights.used = fine(block, t, weights);
+            if (weights.used)
+                write_weights(block.first, memory_.index + t * shape_.block, packed, count,
+                              padded(block.count, kRowsAtOnce) / kRowsAtOnce, weights);
         }
+#else
+        (void)block;
 #endif
-        return found;
+        return weights.used;
     }
 
     // Whether what digits leave of the weights of a block is too little to show in a mean; if so, it is kept in mind.
@@ -236,7 +239,7 @@ class Worker {
         double left[Q];
         const int64_t queries = std::min<int64_t>(Q, shape_.batch - t * Q);
         for (int64_t q = 0; q < queries; ++q) {
-            const double each = kWeightError * double(kLargestWeight) * weights.unit[q];
+            const double each = kHalfDigit * weights.unit[q];
             left[q] = memory_.rounded[t * Q + q] + block.count * each * each;
             const double most = kFineMean * memory_.mass[t * Q + q];
             if (!(left[q] <= most * most)) return false;
@@ -253,18 +256,19 @@ class Worker {
 #endif
     }
 
-    void weigh_digits(const Block& block, int64_t p, int64_t t, const DigitWeights& weights) {
+    void weigh_digits(const Block& block, int64_t p, int64_t t) {
 #if defined(__AVX512VNNI__)
         if constexpr (std::is_same<Real, float>::value) {
             const int64_t groups = padded(block.count, kRowsAtOnce) / kRowsAtOnce;
             const uint8_t* panel = memory_.groups + p * groups * Tile<Real>::panel_vectors * 64;
             float* sums = memory_.sums + shape_.offset(p, t * Q);
             for (int first = 0; first < Q; first += 4)
-                weigh_digit_tile(panel, groups, weights, first, shared_.whole_centre + p * P, sums + first * P);
+                weigh_digit_tile(panel, groups, memory_.digit_weights[t], first, shared_.whole_centre + p * P,
+                                 sums + first * P);
             if (p == 0) *memory_.weighed += block.count * std::min<int64_t>(Q, shape_.batch - t * Q);
         }
 #else
-        (void)block, (void)p, (void)t, (void)weights;
+        (void)block, (void)p, (void)t;
 #endif
     }
 

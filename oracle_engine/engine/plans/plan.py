@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 FEW_SAMPLES = 8
 
 # operations of a scan that is timed, and what is left of it at least without what any call takes
-TIMED_OPERATIONS = {"cpu": 2e9, "cuda": 2e11}
+CPU_OPERATIONS, CARD_OPERATIONS = 2e9, 2e11
 LEAST_SHARE = 0.1
 
 
@@ -122,6 +122,7 @@ def resident_seconds(engine: OracleEngine, batch: int, fixed: float) -> float:
     fixed: seconds of any call, which do not grow with the samples.
     """
     count, dim = len(engine.data), engine.data.dim
-    some = min(count, max(FEW_SAMPLES, int(TIMED_OPERATIONS[engine.data.device.type] / (4 * batch * dim))))
+    operations = CPU_OPERATIONS if engine.data.device.type == "cpu" else CARD_OPERATIONS
+    some = min(count, max(FEW_SAMPLES, int(operations / (4 * batch * dim))))
     seconds = scan_seconds(engine, batch, some)
     return max(seconds - fixed, LEAST_SHARE * seconds) * count / some

@@ -99,20 +99,25 @@ def test_the_nearest_row_may_be_excluded(generator: torch.Generator) -> None:
 def lower_digits_decide(levels: Tensor, dim: int) -> tuple[Rows, Query]:
     """Return rows of one value each, and queries whose leading digits are all rounded to the same side."""
     stored = levels[:, None].expand(-1, dim).clone()
-    # a coordinate of every query is so large that half a unit of the leading digits is what separates the rows
+    # a coordinate of every query is so large that half a unit of the leading digits is more than what separates rows
     stored[:, 0] = 128
     rows = prepare_rows(stored.to(torch.uint8), None)
-    point = (levels[:40, None].double() - 128).expand(-1, dim) + 128 - rows.centre
-    point[:, 0] = 1e3
+    far = levels[(levels < 90) | (levels > 170)][:40]
+    point = far[:, None].double().expand(-1, dim) - rows.centre
+    point[:, 0] = 300.0
     ones = torch.ones(len(point), dtype=torch.float64)
     return rows, Query(point, ones, 0.05 * ones, torch.zeros(len(point), 0, 2, dtype=torch.int64))
 
 
-@pytest.mark.parametrize("dim", [128, 784])
-def test_rounding_that_all_coordinates_share_closes_no_row_that_matters(dim: int) -> None:
+@pytest.mark.parametrize("dim", [128, 256])
+def test_rounding_that_all_coordinates_share_closes_no_row_that_matters(
+    generator: torch.Generator, target: str, dim: int
+) -> None:
     # errors of leading digits add up with one sign here: a bound that takes them for a random walk would be wrong
-    rows, query = lower_digits_decide(torch.arange(100, 160), dim)
-    closed_share(rows, query)
+    levels = torch.cat([torch.randperm(256, generator=generator) for _ in range(6)])
+    rows, query = lower_digits_decide(levels, dim)
+    share = closed_share(rows, query, wanted=MEAN_ONLY)
+    assert share > 0.3 or target != "v4"
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
