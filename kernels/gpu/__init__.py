@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Literal
 
 import torch
 
-from ...base.arrays import Float, Float64, Tensor
+from ...base.arrays import Float, Float64, Int64, Tensor
 from ...base.settings import Settings
 from ..common.combine import Combination
 from ..common.describe import Described, Description
 from ..common.rescore import Pairs
 from ..common.rows import Query, Rows
-from ..common.screen_terms import OpenTiles, ScreenLevel, Shared, Terms
+from ..common.screen_terms import Terms
+from ..common.search import Mass, Searched, SearchLevel
 from ..common.segments import SegmentWork
 from ..common.state import PosteriorState, Wanted
 from ..common.work import Work
@@ -94,14 +96,17 @@ def gpu_screens_apply(work: Work, terms: Terms) -> bool:
     return screen_fits(terms)
 
 
-def gpu_screen_level(work: Work, terms: Terms, shared: Shared | None, before: OpenTiles | None) -> ScreenLevel:
-    """Return what a level of a screen tells of the rows of `work`, see :class:`.screen_tiles.TritonLevel`.
+def gpu_searched(
+    work: Work, levels: Sequence[SearchLevel], mass: Mass, entry: Int64[Tensor, "B"] | None = None
+) -> Searched:
+    """Return what a search through the levels of a screen finds, see :func:`.search.card_searched`.
 
-    work: the queries, the rows and their span. terms, shared: of the upper logits. before: what the level before left.
+    work: the queries, the rows and their span. levels: the cheapest first. mass: that may be left out of each query.
+    entry: the level that each enters at, [B], or None for the first.
     """
-    from .screen_tiles import TritonLevel
+    from .search import card_searched
 
-    return TritonLevel(work, terms, shared, before)
+    return card_searched(work, levels, mass, entry)
 
 
 # what kernels do: scans, or late answers, whose screens and rescoring have kernels of their own

@@ -29,7 +29,17 @@ def triton_pairs_state(rows: Rows, query: Query, pairs: Pairs, wanted: Wanted) -
         return PosteriorState.empty(len(query), rows.dim, wanted.top_k, rows.device)
     # pairs were found among rows that count
     work = Work(rows, query.excluding(query.excluded[:, :0]), Span(0, len(rows)), wanted)
-    rescored = Rescored.of(work, list_of(pairs, len(query)))
+    return listed_state(work, list_of(pairs, len(query)))
+
+
+def listed_state(work: Work, rescore_list: RescoreList) -> PosteriorState:
+    """Return the states of the samples on a list that cannot overflow, [B]; no synchronisation.
+
+    work: rows, queries, a span that holds all samples, and what is wanted. rescore_list: for every query. Costs what
+    :func:`triton_pairs_state` does, and with heaviest samples 16 bytes for each slot of the list.
+    """
+    query, rows, wanted = work.query, work.rows, work.wanted
+    rescored = Rescored.of(work, rescore_list)
     nothing = RunningSums.nothing(len(query), rows.dim if wanted.mean else 0, rows.device)
     state = Finish(work, QueryMeasures.empty(query), nothing, rescored).state()
     if not wanted.top_k:

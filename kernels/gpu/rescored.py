@@ -48,13 +48,7 @@ class Rescored:
         what marks queries on it for which float32 sums do not do, where the mean is wanted.
         Costs a float64 pass over the rows of each query, twice with the mean. Memory is 8 D bytes for each program.
         """
-        batch, mean = len(work.query), work.wanted.mean
-        shares = share_count(batch, rescore_list.width, work.rows.dim)
-        sums = torch.empty(0, dtype=torch.float64, device=work.rows.device).new_empty(4, shares, batch)
-        means = sums.new_empty(shares, batch, work.rows.dim if mean else 0)
-        # what only twice the digits need is not read
-        before, after, unread = _before(work, rescore_list, sums), _after(work, rescore_list), sums
-        rescore_kernel[(batch, shares)](*before, unread, sums, means, *after, MEAN=mean, **_once(work))
+        sums, means = rescored_sums(work, rescore_list)
         best = sums[0].amax(0) if doubt is None else doubt.best(rescore_list, sums, means)
         return cls.compensated(work, rescore_list, best, sums=sums, means=means)
 
@@ -113,6 +107,21 @@ class Rescored:
             *scored(self.work), named, given.x, self.best, logits, room, rows.dim, rows.stored.stride(0),
             *given.numbers, **constants,
         )  # fmt: skip
+
+
+def rescored_sums(work: Work, rescore_list: RescoreList) -> tuple[Float64[Tensor, "4 S B"], Float64[Tensor, "S B E"]]:
+    """Return the sums over the samples on a list in float64 alone, and of the rows, as :class:`Rescored` has them.
+
+    work, rescore_list: as for :meth:`Rescored.of`. No synchronisation.
+    """
+    batch, mean = len(work.query), work.wanted.mean
+    shares = share_count(batch, rescore_list.width, work.rows.dim)
+    sums = torch.empty(0, dtype=torch.float64, device=work.rows.device).new_empty(4, shares, batch)
+    means = sums.new_empty(shares, batch, work.rows.dim if mean else 0)
+    # what only twice the digits need is not read
+    before, after, unread = _before(work, rescore_list, sums), _after(work, rescore_list), sums
+    rescore_kernel[(batch, shares)](*before, unread, sums, means, *after, MEAN=mean, **_once(work))
+    return sums, means
 
 
 def _before(work: Work, rescore_list: RescoreList, best: Tensor) -> tuple[Tensor, ...]:

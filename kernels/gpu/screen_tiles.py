@@ -5,23 +5,26 @@ Upper logits exist only in registers: kept of them are the largest of each tile 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import no_type_check
 
 import torch
 import triton
 import triton.language as tl
 
-from ...base.arrays import Float, Float64, Int64, Tensor
-from ..common.rescore import Pairs
-from ..common.screen_terms import OpenTiles, Shared, Terms, log_of_sum
-from ..common.work import Work
+from ...base.arrays import Float, Float64, Int64, Shaped, Tensor
+from .rescore_list import RescoreList
 from .screen_logits import SCREEN_ROWS, ScreenOperand, upper_logits
 
 # tiles that a program compares with floors at once, their queries, and the most programs that share those of a query
 CLOSE_TILES, CLOSE_QUERIES, CLOSE_SHARES = 32, 32, 64
 
-# tiles of a query whose rows a program names together
-NAMED_TILES = 32
+# queries whose first rows a program names, and how many it can name of each
+FIRST_QUERIES, MOST_FIRST = 32, 4
+
+# what a level leaves to the next one: numbers of its tiles, [T, B] or [1, B] for all of them, its largest upper logits,
+# and for each query the number from which on a tile is left, [B]: all are left of -inf, none of inf
+TilesLeft = tuple[Float[Tensor, "_ B"], Float[Tensor, "B"]]
 
 # weights further below a floor are rounded up to this one, in nats
 _LEAST_GAP = tl.constexpr(-80.0)
@@ -40,26 +43,24 @@ def screen_tile(start, stop, batch, BLOCK_N: tl.constexpr, BLOCK_B: tl.constexpr
     return i_n, row, row < stop, o_b, o_b < batch
 
 
-@triton.jit(do_not_specialize=["start", "stop", "batch", "excluded"])
+@triton.jit(do_not_specialize=["start", "stop", "batch", "excluded", "before_stride"])
 @no_type_check
 def maxima_kernel(
     p_codes, p_digits, p_worth, p_origin, p_features, p_gains, p_half_norm, p_log_weight, p_norm_gain, p_products,
     p_column, p_shared_gain, p_slack, p_excluded, start, stop, batch, width, code_stride, feature_width,
-    feature_stride, product_stride, excluded, p_before, p_floor, p_largest, p_place,
-    BEFORE: tl.constexpr, DIGITS: tl.constexpr, FEATURES: tl.constexpr, NORMED: tl.constexpr, WEIGHTED: tl.constexpr,
-    SHARED: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
+    feature_stride, product_stride, excluded, p_before, p_left, p_largest, p_place, before_stride,
+    DIGITS: tl.constexpr, FEATURES: tl.constexpr, NORMED: tl.constexpr, WEIGHTED: tl.constexpr, SHARED: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
 ):  # fmt: skip
     """The largest upper logit of a tile of rows for some queries, [T, B], and the place of its row in the tile.
 
-    p_codes .. p_excluded, width .. excluded: see `upper_logits`. BEFORE: a level before knew p_before [T, B]; tiles
-    that did not reach p_floor [B] there are -inf, and cost nothing where that is so for all queries.
+    p_codes .. p_excluded, width .. excluded: see `upper_logits`. p_before: [T, B]. p_left: [B]. Tiles whose number
+    before is below what is left to this level are -inf, and cost nothing where that is so for all queries.
     """
     i_n, row, m_n, o_b, m_b = screen_tile(start, stop, batch, BLOCK_N, BLOCK_B)
     o_tile = i_n.to(tl.int64) * batch + o_b
-    m_open = m_b
-    if BEFORE:
-        before = tl.load(p_before + o_tile, mask=m_b, other=float("-inf"))
-        m_open = m_b & (before >= tl.load(p_floor + o_b, mask=m_b, other=float("inf")))
+    before = tl.load(p_before + i_n.to(tl.int64) * before_stride + o_b, mask=m_b, other=float("-inf"))
+    m_open = m_b & (before >= tl.load(p_left + o_b, mask=m_b, other=float("inf")))
     largest = tl.full([BLOCK_B], float("-inf"), dtype=tl.float32)
     place = tl.zeros([BLOCK_B], dtype=tl.int32)
     if tl.max(m_open.to(tl.int32), axis=0) > 0:
@@ -85,8 +86,9 @@ def above_kernel(
 ):  # fmt: skip
     """The rows of a tile that reach the floors of queries that are open to it: a bit each, and how many there are.
 
-    p_codes .. p_excluded, width .. excluded: see `upper_logits`. p_largest: [T, B]. p_floor: [B]. p_bits, p_count:
-    [B, T] int64 and int32. p_below: [T, B], the weights of the other rows relative to the floor, zero where closed.
+    p_codes .. p_excluded, width .. excluded: see `upper_logits`. p_largest: [T, B]. p_floor: [B]. p_bits, p_count,
+    p_below: [B, T] int64, int32 and float32, the last the weights of the other rows relative to the floor, zero where
+    closed.
     """
     i_n, row, m_n, o_b, m_b = screen_tile(start, stop, batch, BLOCK_N, BLOCK_B)
     o_tile = i_n.to(tl.int64) * batch + o_b
@@ -112,7 +114,7 @@ def above_kernel(
     o_query = o_b.to(tl.int64) * tl.cdiv(stop - start, BLOCK_N) + i_n
     tl.store(p_bits + o_query, bits, mask=m_b)
     tl.store(p_count + o_query, count, mask=m_b)
-    tl.store(p_below + o_tile, below, mask=m_b)
+    tl.store(p_below + o_query, below, mask=m_b)
 
 
 @triton.jit(do_not_specialize=["tiles", "batch"])
@@ -145,111 +147,99 @@ def close_kernel(
     tl.store(p_below + o_out, below, mask=m_b)
 
 
-@triton.jit(do_not_specialize=["tiles", "batch", "first_row"])
+@triton.jit(do_not_specialize=["batch", "found", "first_row"])
 @no_type_check
-def named_kernel(
-    p_bits, p_end, p_count, p_largest, p_query, p_row, p_upper, tiles, batch, first_row,
-    BLOCK_T: tl.constexpr, BLOCK_N: tl.constexpr,
+def first_rows_kernel(
+    p_upper, p_tile, p_place, p_row, p_count, batch, found, first_row, BLOCK_F: tl.constexpr, BLOCK_B: tl.constexpr
 ):  # fmt: skip
-    """Write the rows of some tiles of a query whose bits are set, with its number and the largest of their tile.
+    """Name the rows that the largest upper logits of tiles belong to, and count those that do count.
 
-    p_bits, p_count: [B, tiles]. p_end: [B, tiles] int64, sums of the counts up to each. p_largest: [tiles, B].
-    p_query, p_row: int64, and p_upper: float64, as many as all counts come to.
+    p_upper, p_tile: [found, B] float32, falling, and int64. p_place: [T, B]. p_row: [B, found]. p_count: [B].
     """
-    i_b = tl.program_id(0).to(tl.int64)
-    o_t, o_n = tl.program_id(1) * BLOCK_T + tl.arange(0, BLOCK_T), tl.arange(0, BLOCK_N)
-    m_t = o_t < tiles
-    bits = tl.load(p_bits + i_b * tiles + o_t, mask=m_t, other=0)
-    first = tl.load(p_end + i_b * tiles + o_t, mask=m_t, other=0) - tl.load(
-        p_count + i_b * tiles + o_t, mask=m_t, other=0
-    )
-    largest = tl.load(p_largest + o_t.to(tl.int64) * batch + i_b, mask=m_t, other=0.0).to(tl.float64)
-    # [BLOCK_T, BLOCK_N]
-    b_set = ((bits[:, None] >> o_n.to(tl.int64)[None, :]) & 1).to(tl.int32)
-    m_set = (b_set > 0) & m_t[:, None]
-    b_slot = first[:, None] + tl.cumsum(b_set, axis=1) - 1
-    b_row = first_row + o_t.to(tl.int64)[:, None] * BLOCK_N + o_n[None, :]
-    tl.store(p_query + b_slot, tl.zeros([BLOCK_T, BLOCK_N], dtype=tl.int64) + i_b, mask=m_set)
-    tl.store(p_row + b_slot, b_row, mask=m_set)
-    tl.store(p_upper + b_slot, tl.zeros([BLOCK_T, BLOCK_N], dtype=tl.float64) + largest[:, None], mask=m_set)
+    o_b, o_f = tl.program_id(0) * BLOCK_B + tl.arange(0, BLOCK_B), tl.arange(0, BLOCK_F)
+    mask = (o_f < found)[:, None] & (o_b < batch)[None, :]
+    o_in = o_f[:, None] * batch + o_b[None, :]
+    m_counts = tl.load(p_upper + o_in, mask=mask, other=float("-inf")) > float("-inf")
+    tile = tl.load(p_tile + o_in, mask=mask, other=0)
+    place = tl.load(p_place + tile * batch + o_b[None, :], mask=mask, other=0).to(tl.int64)
+    row = first_row.to(tl.int64) + tile * _SCREEN_ROWS + place
+    tl.store(p_row + o_b.to(tl.int64)[None, :] * found + o_f[:, None], row, mask=mask)
+    tl.store(p_count + o_b, tl.sum(m_counts.to(tl.int32), axis=0), mask=o_b < batch)
 
 
-class TritonLevel:
-    """One level of a screen for a batch of queries: the largest upper logit of every tile of 64 rows.
+@dataclass(frozen=True)
+class TileMaxima:
+    """The largest upper logit of every tile of 64 rows at one level of a screen, for a batch of queries.
 
-    largest: [T, B] float32, -inf where nothing counts. pair_error: nothing is known of the rows that are found.
+    operand: of the level. largest: [T, B] float32, -inf where nothing counts. place: of its row in the tile, [T, B].
     """
 
-    pair_error: Float64[Tensor, "B"] | None = None
+    operand: ScreenOperand
+    largest: Float[Tensor, "T B"]
+    place: Shaped[Tensor, "T B"]
 
-    def __init__(self, work: Work, terms: Terms, shared: Shared | None = None, before: OpenTiles | None = None) -> None:
-        """Bound all rows of the span of `work`, or those of tiles that are open in the level `before`.
+    @classmethod
+    def of(cls, operand: ScreenOperand, left: TilesLeft) -> TileMaxima:
+        """Return what a level tells of all rows of a span, or of those that are left to it; no synchronisation.
 
-        work: the queries, the rows and their span. terms, shared: of the upper logits, up to |q|^2 / 2 sigma^2. No
-        synchronisation. Costs a product of 2 n B w operations, and 5 bytes for each query and tile.
+        operand: of the level and its queries. left: what is left to it of each query.
+        Costs a product of 2 n B w operations, and 5 bytes for each query and tile.
         """
-        self.operand, self._first_row = ScreenOperand.of(work, terms, shared), work.span.start
-        self.largest = terms.slack.new_empty(self.operand.tiles, len(work.query), dtype=torch.float32)
-        self._place = self.largest.new_empty(self.largest.shape, dtype=torch.int8)
-        known = (self.largest, self.largest) if before is None else (before.largest, before.floor)
-        maxima_kernel[self.operand.grid](
-            *self.operand.arguments, *known, self.largest, self._place, BEFORE=before is not None,
-            **self.operand.constants,
+        before, least = left
+        largest = before.new_empty(operand.tiles, operand.batch)
+        place = largest.new_empty(largest.shape, dtype=torch.int8)
+        maxima_kernel[operand.grid](
+            *operand.arguments, before, least, largest, place, before.expand_as(largest).stride(0), **operand.constants
+        )
+        return cls(operand, largest, place)
+
+    def promising(self) -> RescoreList:
+        """Return the rows with the largest upper logits of each query, one a tile, MOST_FIRST at most; no wait."""
+        (tiles, batch), operand = self.largest.shape, self.operand
+        upper, tile = self.largest.topk(min(MOST_FIRST, tiles), dim=0)
+        first = tile.new_empty(batch, len(tile))
+        count = first.new_empty(batch, dtype=torch.int32)
+        first_rows_kernel[(triton.cdiv(batch, FIRST_QUERIES),)](
+            upper, tile, self.place, first, count, batch, len(tile), operand.start, BLOCK_F=MOST_FIRST,
+            BLOCK_B=FIRST_QUERIES, num_warps=1, enable_fp_fusion=True,
         )  # fmt: skip
+        return RescoreList(first, count, 1, may_overflow=False)
 
-    def promising(self, count: int) -> Pairs:
-        """Return the rows with the largest upper logits of each query, one a tile, `count` at most; one wait."""
-        upper, tile = self.largest.topk(min(count, len(self.largest)), dim=0)
-        row = torch.add(self._place.gather(0, tile), tile, alpha=SCREEN_ROWS).add_(self._first_row)
-        query, column = (-torch.inf < upper.T).nonzero().unbind(1)
-        return Pairs(query, row[column, query], upper[column, query].double())
-
-    def against(self, floor: Float[Tensor, "B"]) -> tuple[Int64[Tensor, "B"], Float64[Tensor, "B"]]:
-        """Return how many tiles reach the `floor`, and the weights of all others relative to it, [B]; no wait."""
+    def against(self, floor: Float[Tensor, "B"]) -> tuple[Shaped[Tensor, "S B"], Float64[Tensor, "S B"]]:
+        """Return how many tiles of a share reach the `floor`, and the weights of its others relative to it; no wait."""
         tiles, batch = self.largest.shape
         shares = min(CLOSE_SHARES, triton.cdiv(tiles, CLOSE_TILES))
         below = floor.new_empty(shares, batch, dtype=torch.float64)
         reached = below.new_empty(shares, batch, dtype=torch.int32)
         close_kernel[(triton.cdiv(batch, CLOSE_QUERIES), shares)](
-            self.largest, floor.contiguous(), reached, below, tiles, batch, BLOCK_T=CLOSE_TILES,
-            BLOCK_B=CLOSE_QUERIES, num_warps=4, enable_fp_fusion=True,
+            self.largest, floor, reached, below, tiles, batch, BLOCK_T=CLOSE_TILES, BLOCK_B=CLOSE_QUERIES, num_warps=4,
+            enable_fp_fusion=True,
         )  # fmt: skip
-        return reached.sum(0), below.sum(0)
+        return reached, below
 
-    def above(
-        self,
-        floor: Float[Tensor, "B"],
-        against: tuple[Int64[Tensor, "B"], Float64[Tensor, "B"]],
-        few: Int64[Tensor, "f"],
-    ) -> tuple[Pairs, Float64[Tensor, "B"]]:
-        """Return the rows of the queries in `few` that reach the `floor`, and the log of what their others hold.
+    def above(self, floor: Float[Tensor, "B"]) -> RowsAbove:
+        """Return the rows that reach the `floor`, infinite where nobody looks; no wait.
 
-        against: what :meth:`against` said of this floor. Rows have the largest upper logit of their tile, which bounds
-        theirs. The log is -inf for other queries. The host waits once, for the number of rows. Costs the product of the
-        open tiles once more, and 20 bytes for each query and tile.
+        Costs the product of the open tiles once more, and 16 bytes for each query and tile.
         """
         tiles, batch = self.largest.shape
-        chosen = torch.full_like(floor, torch.inf).index_copy_(0, few, floor[few])
-        bits = few.new_empty(batch, tiles)
-        count, open_below = bits.new_empty(batch, tiles, dtype=torch.int32), self.largest.new_empty(tiles, batch)
+        below = self.largest.new_empty(batch, tiles)
+        count, bits = below.new_empty(batch, tiles, dtype=torch.int32), below.new_empty(batch, tiles, dtype=torch.int64)
         above_kernel[self.operand.grid](
-            *self.operand.arguments, self.largest, chosen, bits, count, open_below, **self.operand.constants
+            *self.operand.arguments, self.largest, floor, bits, count, below, **self.operand.constants
         )
-        end = count.view(-1).cumsum(0)
-        found = self._named(bits, count, end, int(end[-1]))
-        below = against[1] + open_below.sum(0, dtype=torch.float64)
-        log_below = torch.full_like(below, -torch.inf).index_copy_(0, few, log_of_sum(below, floor)[few])
-        return found, log_below
+        return RowsAbove(bits, count, below, self.operand.start)
 
-    def _named(self, bits: Int64[Tensor, "B T"], count: Tensor, end: Int64[Tensor, "n"], total: int) -> Pairs:
-        (batch, tiles), row = bits.shape, bits.new_empty(total)
-        query, upper = torch.empty_like(row), row.new_empty(total, dtype=torch.float64)
-        named_kernel[(batch, triton.cdiv(tiles, NAMED_TILES))](
-            bits, end, count, self.largest, query, row, upper, tiles, batch, self._first_row, BLOCK_T=NAMED_TILES,
-            BLOCK_N=SCREEN_ROWS, num_warps=4, enable_fp_fusion=True,
-        )  # fmt: skip
-        return Pairs(query, row, upper)
 
-    def open(self, floor: Float[Tensor, "B"], index: Int64[Tensor, "b"]) -> OpenTiles:
-        """Return what the next level needs to know of the tiles that reach the `floor`, of the queries in `index`."""
-        return OpenTiles(self.largest.index_select(1, index), floor[index])
+@dataclass(frozen=True)
+class RowsAbove:
+    """The rows of tiles that reach the floors of queries.
+
+    bits: one for each row of a tile, [B, T] int64. count: how many are set, [B, T] int32. below: the weights of the
+    other rows of open tiles, relative to the floor, [B, T] float32. start: the row that the first tile begins with.
+    """
+
+    bits: Int64[Tensor, "B T"]
+    count: Shaped[Tensor, "B T"]
+    below: Float[Tensor, "B T"]
+    start: int

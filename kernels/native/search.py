@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 
 from ...base.arrays import Float, Float64, Int64, Tensor
-from ..common.combine import Combination
 from ..common.rows import ValueQuery
+from ..common.search import Mass, Searched, SearchLimits
 from ..common.state import PosteriorState
 from ..common.work import Work
 from .segments import THREAD_OPERATIONS
@@ -17,9 +17,6 @@ from .views import Digits, QueriesView, RowsView, StatesView, View, called, read
 
 # the basis is multiplied so many rows at a time
 BASIS_ROWS = 12
-
-# most tiles or rows where there is no limit
-UNLIMITED = 2**62
 
 
 @dataclass(frozen=True)
@@ -64,45 +61,6 @@ class NoiseKnown:
     row: Int64[Tensor, "B"]
     blur: Float64[Tensor, "B"]
     deviations: float
-
-
-@dataclass(frozen=True)
-class Mass:
-    """The posterior mass that may be left out of each query: `largest`, [B] float64, or less where an answer is small.
-
-    answer: what is made of a posterior mean, or None where only `largest` counts. change: factor from a change of the
-    mean, in units of the answer, to that of the answer, [B] float64. Of an answer of norm v no more than largest v /
-    (change d) is left out, d the distance of any row to the mean at most.
-    """
-
-    largest: Float64[Tensor, "B"]
-    answer: Combination | None = None
-    change: Float64[Tensor, "B"] | None = None
-
-
-@dataclass(frozen=True)
-class SearchLimits:
-    """How many tiles a query may have open, and how many rows may be scored, before it is left to a scan."""
-
-    tiles: int = UNLIMITED
-    rows: int = UNLIMITED
-
-
-@dataclass(frozen=True)
-class Searched:
-    """What a search finds.
-
-    state: of the rows that were kept. log_omitted: log of a bound on the weights of all others, [B] float64. survivors,
-    opened, scored: how many rows were kept, tiles were open and rows were scored whole, [B] int64. found: which queries
-    have a state, [B].
-    """
-
-    state: PosteriorState
-    log_omitted: Float64[Tensor, "B"]
-    survivors: Int64[Tensor, "B"]
-    opened: Int64[Tensor, "B"]
-    scored: Int64[Tensor, "B"]
-    found: Int64[Tensor, "B"]
 
 
 class _Level(Structure):

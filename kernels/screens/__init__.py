@@ -7,7 +7,7 @@ screen finds the :mod:`.shortlist` of rows that matter. :mod:`.nearest` bounds d
 from a screen what a budget cannot rescore.
 """
 
-from ..native.search import Mass
+from ..common.search import Mass
 from .cascade import entry_levels, screened
 from .choose import SCREEN_KINDS, TRIAL_MASS, best_screen, build_kind, refusal, with_thresholds
 from .costs import SearchCosts

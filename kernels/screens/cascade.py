@@ -7,6 +7,7 @@ Upper logits, floors and bounds in here lack -|q|^2 / 2 sigma^2, which all rows 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import torch
@@ -15,12 +16,13 @@ from ...base.arrays import Bool, Float, Float64, Int64, Tensor
 from ..common.matmul import ieee_products
 from ..common.rescore import Pairs, product_error, product_logits
 from ..common.rows import Query
+from ..common.search import Searched, SearchLimits
 from ..common.state import Wanted
 from ..common.work import Work
 from ..gpu import gpu_proven
 from ..native.screens import TILE
-from ..native.search import Searched, SearchLimits
 from ..pairs import pairs_state
+from .card_call import card_call_applies, card_chunk, searched_on_card
 from .costs import FIRST_ROWS
 from .one_call import one_call_applies, searched
 from .screen import Screen
@@ -48,6 +50,8 @@ def screened(
     Costs a product of each level it needs; memory is 28 MB of upper logits, or 128 n bytes where that is more.
     """
     search, one_call = _Search(upper, allowance, limit), one_call_applies(upper)
+    if card_call_applies(upper):
+        return _on_card(search, entry)
     found, chunk = (_one_call, chunk_of(len(upper.work.span) // TILE)) if one_call else (_cascade, upper.chunk)
     if entry is None:
         entry = torch.zeros(len(upper), dtype=torch.int64, device=upper.work.rows.device)
@@ -78,12 +82,13 @@ def tried(upper: UpperLogits, level: int, mass: float) -> Tried:
     level: of the screen, the cheapest is 0. mass: posterior mass that may be left out. Costs a product of the level.
     """
     search, certified, spent = _Search(upper, FixedAllowance(mass), None), 0, 0.0
-    one_call = one_call_applies(upper)
+    on_card = card_call_applies(upper)
+    one_call = not on_card and one_call_applies(upper)
     with ieee_products(upper.work.rows.device.type):
-        chunk = chunk_of(len(upper.work.span) // TILE) if one_call else upper.chunk
+        chunk = chunk_of(len(upper.work.span) // TILE) if one_call or on_card else upper.chunk
         for index in torch.arange(len(upper), device=upper.work.rows.device).split(chunk):
             part = search.take(index)
-            if one_call:
+            if one_call or on_card:
                 share, cost = part.in_one_call(level)
             else:
                 found = _evaluate_level(part, level, Remaining.everything(len(index), index.device))
@@ -134,20 +139,24 @@ class _Search:
         if self.limit is not None:
             return self.limit, self.limit
         costs, rows = self.upper.screen.costs, len(self.upper.work.span)
-        if level + 1 < len(costs.levels):
-            each = costs.queries[level + 1] + rows * costs.levels[level + 1]
-            start = costs.call + rows * costs.starts[level + 1]
-        else:
-            each, start = 0.5 * rows * costs.scan, 0.5 * rows * costs.scan_start
-        left = max(1, int((count > max(FIRST_ROWS, each / costs.tile)).sum()))
-        budget = each + start / left
-        return max(FIRST_ROWS, int(budget / costs.tile)), max(FIRST_ROWS, int(budget / costs.row))
+        each, _ = costs.beyond(level, rows)
+        limits = costs.level_limits(level, rows, max(1, int((count > max(FIRST_ROWS, each / costs.tile)).sum())))
+        return limits.tiles, limits.rows
 
     def searched(self, level: int) -> Searched:
-        """Return what one call finds from this level on."""
+        """Return what one call finds from this level on, at this level alone on a card."""
         costs, rows = self.upper.screen.costs, len(self.upper.work.span)
+        if card_call_applies(self.upper):
+            return searched_on_card(self.upper, self.allowance, self.card_limits([level]))
         limits = SearchLimits(self.limit, self.limit) if self.limit is not None else costs.limits(rows)
         return searched(self.upper, level, self.allowance, limits)
+
+    def card_limits(self, levels: Iterable[int]) -> dict[int, SearchLimits]:
+        """Return from how many tiles and rows on a card leaves a query to what follows each of the `levels`."""
+        costs, rows = self.upper.screen.costs, len(self.upper.work.span)
+        if self.limit is not None:
+            return dict.fromkeys(levels, SearchLimits(self.limit, self.limit))
+        return {level: costs.level_limits(level, rows, len(self.upper)) for level in levels}
 
     def in_one_call(self, level: int) -> tuple[int, float]:
         """Return how many queries one call certifies from this level on, and what that costs beside its product."""
@@ -160,6 +169,19 @@ def _one_call(search: _Search, level: int) -> Shortlist:
     """Return the shortlist of queries that enter at `level` by one call of the native library."""
     found = search.searched(level)
     return Shortlist(found.state, found.log_omitted, found.survivors, found.found.bool())
+
+
+def _on_card(search: _Search, entry: Int64[Tensor, "B"] | None) -> Shortlist:
+    """Return the shortlist of all queries by one search on a card, or by one for each of some chunks of them."""
+    upper, chunk = search.upper, card_chunk(search.upper)
+    with ieee_products(upper.work.rows.device.type):
+        if len(upper) <= chunk:
+            limits = search.card_limits(range(upper.level, len(upper.screen.widths)))
+            found = searched_on_card(upper, search.allowance, limits, entry)
+            return Shortlist(found.state, found.log_omitted, found.survivors, found.found.bool())
+        chunks = torch.arange(len(upper), device=upper.work.rows.device).split(chunk)
+        parts = [(index, _on_card(search.take(index), None if entry is None else entry[index])) for index in chunks]
+    return Shortlist.assembled(upper.work, parts)
 
 
 @dataclass(frozen=True)

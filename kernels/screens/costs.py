@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..native.search import SearchLimits
+from ..common.search import SearchLimits
 
 # where nothing was measured, in coordinates of a row: scoring a row again, and looking into an open tile
 ROW_OPERATIONS, TILE_OPERATIONS = 10.0, 7.0
@@ -65,6 +65,24 @@ class SearchCosts:
         each query and row.
         """
         return (self.searched(level, rows, batch) / (rows * batch) + beside) / (self.scan + self.scan_start / batch)
+
+    def beyond(self, level: int, rows: int) -> tuple[float, float]:
+        """Return what follows a level costs for each query, and beside that: the next level, or half of a dense scan.
+
+        level: of the screen, the cheapest is 0. rows: how many are searched.
+        """
+        if level + 1 < len(self.levels):
+            return self.queries[level + 1] + rows * self.levels[level + 1], self.call + rows * self.starts[level + 1]
+        return 0.5 * rows * self.scan, 0.5 * rows * self.scan_start
+
+    def level_limits(self, level: int, rows: int, batch: int) -> SearchLimits:
+        """Return how many tiles and rows of a query cost less than what follows a level.
+
+        level, rows: as for :meth:`beyond`. batch: how many queries share what that costs beside each of them.
+        """
+        each, beside = self.beyond(level, rows)
+        budget = each + beside / batch
+        return SearchLimits(max(FIRST_ROWS, int(budget / self.tile)), max(FIRST_ROWS, int(budget / self.row)))
 
     def limits(self, rows: int) -> SearchLimits:
         """Return how many rows of a query are scored for what a scan of so many `rows` costs."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 
-from ..native.search import NativeSearch, NoiseKnown, Searched, SearchLimits, search_applies
+from ..common.search import Searched, SearchLimits
+from ..native.search import NativeSearch, NoiseKnown, search_applies
 from .pca import PrincipalScreen
 from .shortlist import Allowance
 from .upper_bounds import UpperLogits
@@ -25,7 +26,8 @@ def searched(upper: UpperLogits, level: int, allowance: Allowance, limits: Searc
     screen, work, side = upper.screen, upper.work, upper.side
     if not isinstance(screen, PrincipalScreen):
         raise TypeError(f"one call searches leading coordinates, not {screen.kind}")
-    search = NativeSearch(work, screen.leading, screen.roundings(work.rows), allowance.allowed(len(upper)), limits)
+    mass = allowance.allowed(len(upper), work.rows.device)
+    search = NativeSearch(work, screen.leading, screen.roundings(work.rows), mass, limits)
     if side.shared_products is not None:
         search.along(side.shared_products.products, side.shared_products.column, side.shared_products.point)
     elif side.source is not None:

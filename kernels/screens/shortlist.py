@@ -11,9 +11,9 @@ from ...base.arrays import Bool, Float64, Int64, Tensor
 from ..common.matmul import ieee_products
 from ..common.rescore import Pairs
 from ..common.rows import Query
+from ..common.search import Mass
 from ..common.state import PosteriorState, merge
 from ..common.work import Work
-from ..native.search import Mass
 from ..pairs import pairs_state
 from .upper_bounds import UpperLogits
 
@@ -30,8 +30,8 @@ class Allowance(Protocol):
         """Return the mass in [0, 1], [B] float64, given the posterior `state` over the rows that are known so far."""
         ...
 
-    def allowed(self, batch: int) -> Mass:
-        """Return the same for native kernels, which find the states themselves, of a batch of so many queries."""
+    def allowed(self, batch: int, device: torch.device) -> Mass:
+        """Return the same for kernels that find the states themselves, of a `batch` of so many queries on `device`."""
         ...
 
 
@@ -49,9 +49,9 @@ class FixedAllowance:
         """Return the mass for each query of `state`, [B] float64."""
         return torch.full_like(state.lse, self.mass)
 
-    def allowed(self, batch: int) -> Mass:
-        """Return the mass of each of `batch` queries."""
-        return Mass(torch.full((batch,), self.mass, dtype=torch.float64))
+    def allowed(self, batch: int, device: torch.device) -> Mass:
+        """Return the mass of each of `batch` queries on `device`."""
+        return Mass(torch.full((batch,), self.mass, dtype=torch.float64, device=device))
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,7 @@ from ..common.rescore import Pairs
 from ..common.rows import Span
 from ..common.screen_terms import OpenTiles, ScreenLevel, log_of_sum
 from ..common.work import Work
-from ..gpu import gpu_screen_level, gpu_screens_apply
-from ..native.screens import NativeLevel
+from ..native.screens import NativeLevel, screens_apply
 from .upper_bounds import ROW_TILE, UpperLogits
 
 # a deeper level gathers its rows where tiles that may matter are fewer than this share
@@ -68,16 +67,14 @@ class TileBounds(Protocol):
 
 
 def tile_bounds(upper: UpperLogits, level: int, remaining: Remaining) -> TileBounds:
-    """Return what a level of a screen tells, by the kernels of the device where they apply.
+    """Return what a level of a screen tells, by native kernels where they apply.
 
     upper: upper logits of the batch. level: of the screen, the cheapest is 0. remaining: what earlier levels left.
     """
     terms = upper.terms(level)
-    if terms is None:
+    if terms is None or not screens_apply(upper.work, terms):
         return PortableTiles.of(upper, level, remaining)
     before = remaining.left if isinstance(remaining.left, OpenTiles) else None
-    if gpu_screens_apply(upper.work, terms):
-        return KernelTiles(gpu_screen_level(upper.work, terms, upper.kernel_shared, before), remaining)
     native = NativeLevel(upper.work, terms, finer=upper.finer(), shared=upper.kernel_shared, before=before)
     return KernelTiles(native, remaining)
 

@@ -13,11 +13,12 @@ from ...base.arrays import Float, Int64, Tensor
 from ..common.matmul import ieee_products
 from ..common.rescore import Pairs
 from ..common.rows import Rows, Span
+from ..common.search import Searched, SearchLimits
 from ..common.state import Wanted
 from ..common.work import Work
 from ..native.scan import native_state
-from ..native.search import Searched, SearchLimits
 from ..pairs import pairs_state
+from .card_call import card_call_applies, searched_on_card
 from .cascade import LOWEST_FLOOR, screened
 from .costs import FIRST_ROWS, SearchCosts
 from .one_call import one_call_applies, searched
@@ -81,7 +82,8 @@ def timed_costs(rows: Rows, screen: Screen, watch: Stopwatch | None = None) -> S
         scan_start, scan = bench.line(bench.scan)
         searches = [bench.line(partial(bench.search, level)) for level in range(len(screen.widths))]
         levels = [bench.level(level) for level in range(len(screen.widths))]
-        tile, row = bench.in_one_call() if one_call_applies(bench.upper) else (bench.tile(), bench.row())
+        together = one_call_applies(bench.upper) or card_call_applies(bench.upper)
+        tile, row = bench.in_one_call() if together else (bench.tile(), bench.row())
         return SearchCosts(
             scan_start=scan_start / count,
             scan=max(scan / count, LEAST_COST),
@@ -150,7 +152,9 @@ class _Bench:
         for span in (upper.work.span, self.short):
             looked = replace(upper, work=replace(upper.work, span=span))
             vars(looked)["query_bound"] = bound
-            taken.append(self.watch(partial(tile_bounds, looked, level, everything)))
+            on_card = partial(_searched, looked, level, SearchLimits(0, 0))
+            run = on_card if card_call_applies(looked) else partial(tile_bounds, looked, level, everything)
+            taken.append(self.watch(run))
         return (taken[0] - taken[1]) / max(1, len(upper.work.span) - len(self.short))
 
     def tile(self) -> float:
@@ -176,7 +180,7 @@ class _Bench:
         taken: list[float] = []
         for scaled in (LATE, MIDDLE, EARLY):
             upper = UpperLogits.of(self.trials.work(scaled, self.upper.work.span), self.upper.screen, self.trials.side)
-            run = partial(searched, upper, 0, FixedAllowance(1e-6), SearchLimits())
+            run = partial(_searched, upper, 0, SearchLimits())
             taken.append(self.watch(run))
             found.append(run())
         opened = [max(1, int(one.opened.sum())) for one in found]
@@ -194,6 +198,14 @@ class _Bench:
     def _score(self, pairs: Pairs) -> object:
         work = self.upper.work
         return pairs_state(work.rows, work.query, pairs, Wanted())
+
+
+def _searched(upper: UpperLogits, level: int, limits: SearchLimits) -> Searched:
+    """Return what one call finds from this level on, at this level alone on a card."""
+    allowance = FixedAllowance(1e-6)
+    if card_call_applies(upper):
+        return searched_on_card(upper, allowance, {level: limits})
+    return searched(upper, level, allowance, limits)
 
 
 def _looked(tiles: TileBounds, floor: Float[Tensor, "B"], index: Int64[Tensor, "B"]) -> object:

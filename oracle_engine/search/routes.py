@@ -50,8 +50,8 @@ class VelocityAllowance:
         """Return the mass in [0, 1], [B] float64, given the posterior `state` over the samples known so far."""
         return self._scale(state).allowance(self.tolerance)
 
-    def allowed(self, batch: int) -> Mass:
-        """Return what the tolerance allows of each query, for kernels that find the states of `batch` queries."""
+    def allowed(self, batch: int, device: torch.device) -> Mass:
+        """Return what the tolerance allows of each query, for kernels that find the states of `batch` queries there."""
         data, request, at = self.data, self.request, self.request.at
         direct, gap = factors("velocity", at, request.variance, self.point_std)
         answer = Combination(request.x, at.alpha_t, direct, gap, data.value_map.scale, data.base)

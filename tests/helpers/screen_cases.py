@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from closed_form import near_duplicates, normal, stored_as
@@ -11,20 +11,35 @@ from row_cases import centred, make_query, whole
 from tolerances import assert_close, assert_rows_close
 from torch import Tensor
 
-from oracle_engine.kernels import Query, Rows, Span, Wanted, Work, prepare_rows, reference_state
-from oracle_engine.kernels.screens import FixedAllowance, screened
+from oracle_engine.kernels import (
+    PosteriorState,
+    Query,
+    Rows,
+    Span,
+    Wanted,
+    Work,
+    prepare_rows,
+    reference_logits,
+    reference_state,
+)
+from oracle_engine.kernels.common.search import Mass
+from oracle_engine.kernels.reference import state_from_logits
+from oracle_engine.kernels.screens import FixedAllowance, Shortlist, screened
 from oracle_engine.kernels.screens.exact8 import stored_screen
 from oracle_engine.kernels.screens.int8 import code_screen
-from oracle_engine.kernels.screens.pca import principal_screen
+from oracle_engine.kernels.screens.pca import PrincipalScreen, principal_screen
 from oracle_engine.kernels.screens.pca8 import leading_code_screen
+from oracle_engine.kernels.screens.principal_coordinates import row_features
 from oracle_engine.kernels.screens.query_bounds import SideInformation, Source
-from oracle_engine.kernels.screens.screen import Screen
+from oracle_engine.kernels.screens.screen import Screen, no_thresholds
 from oracle_engine.kernels.screens.tiles import KernelTiles, Remaining, tile_bounds
 from oracle_engine.kernels.screens.upper_bounds import ROW_TILE, UpperLogits
 
 TIMES = (0.0, 1e-6, 0.05, 0.3, 0.6, 0.9, 0.99, 1 - 1e-4)
 
 UNKNOWN = SideInformation()
+
+Find = Callable[[UpperLogits], Shortlist]
 
 
 def whole_logits(rows: Rows, query: Query) -> Tensor:
@@ -167,3 +182,73 @@ def assert_shortlists_follow_the_formula(kind: str, dtype: torch.dtype, batch: i
     assert_close(found.state.lse[some], truth.lse[some], "moment")
     assert_rows_close(found.state.mean[some], truth.mean[some], "mean", rows.radius)
     assert bool((found.log_omitted[some] <= truth.lse[some]).all())
+
+
+def wanting(upper: UpperLogits, top_k: int) -> UpperLogits:
+    """Return the upper logits for a search that names so many rows of each query."""
+    return replace(upper, work=replace(upper.work, wanted=Wanted(top_k=top_k)))
+
+
+def assert_honest(upper: UpperLogits, find: Find) -> Shortlist:
+    """Return the shortlist, after a comparison of what it says of certified queries with the truth in float64."""
+    rows, span = upper.work.rows, upper.work.span
+    # as many names as rows: every row that was rescored is named
+    found = find(wanting(upper, len(span)))
+    logits = reference_logits(rows, upper.work.query, span)
+    samples = rows.gather(torch.arange(span.start, span.stop)) - rows.centre
+    truth = state_from_logits(logits, samples, span, Wanted())
+    named = found.state.top_rows
+    kept = torch.zeros(len(logits), len(span) + 1, dtype=torch.bool)
+    kept = kept.scatter_(1, torch.where(named < 0, len(span), named - span.start), value=True)[:, :-1]
+    some = found.certified
+    left_out = logits.masked_fill(kept, -torch.inf).logsumexp(1)
+    assert bool((left_out <= found.log_omitted)[some].all())
+    assert_close(found.state.lse[some], logits.masked_fill(~kept, -torch.inf).logsumexp(1)[some], "moment")
+    assert bool((kept.sum(1) <= found.survivors)[some].all())
+    omitted = torch.sigmoid(found.log_omitted - found.state.lse)
+    error = (found.state.mean - truth.mean).norm(dim=1)
+    allowed = omitted * (rows.radius + found.state.mean.norm(dim=1)) + 1e-9 * rows.stored_radius
+    assert bool((error <= allowed)[some].all())
+    assert_untouched(found, ~some)
+    return found
+
+
+def assert_untouched(found: Shortlist, which: Tensor) -> None:
+    """What is pending says so: nothing rescored, everything left out."""
+    assert bool((found.log_omitted[which] == torch.inf).all())
+    assert bool((found.state.lse[which] == -torch.inf).all())
+    assert bool((found.survivors[which] == 0).all())
+
+
+@dataclass(frozen=True)
+class Masses:
+    """A mass of its own for each query."""
+
+    mass: Tensor
+
+    def take(self, index: Tensor) -> Masses:
+        return Masses(self.mass[index])
+
+    def __call__(self, state: PosteriorState) -> Tensor:
+        assert len(state.lse) == len(self.mass)
+        return self.mass
+
+    def allowed(self, batch: int, device: torch.device) -> Mass:
+        assert batch == len(self.mass)
+        return Mass(self.mass)
+
+
+def ruled_out_by_the_first_level() -> UpperLogits:
+    """Return the upper logits of a query to which 64 rows are left by the first level, which rules out all others."""
+    # a query at 3 e_20, 40 rows there, 24 rows that only the second level tells from them (shorter, so that a row at
+    # the query leads), and 576 rows that the first level rules out: each weighs little, together they are nearly all
+    # that is left out
+    axes = torch.eye(48, dtype=torch.float64)
+    stored = torch.cat([3.0 * axes[[20] * 40], 2.9 * axes[[30] * 24], 2.4 * axes[[1] * 576]]).float()
+    half_norms = 0.5 * stored.double().square().sum(1)
+    rows = Rows(stored, torch.zeros(48, dtype=torch.float64), half_norms, None, 3.0, 3.0)
+    ones = torch.ones(1, dtype=torch.float64)
+    query = Query(3.0 * axes[20:21], ones, ones, torch.zeros(1, 0, 2).long())
+    features = row_features(rows, axes, (8, 48), whole(rows))
+    screen = PrincipalScreen(thresholds=no_thresholds(2), dim=48, basis=axes, widths=(8, 48), features=features)
+    return UpperLogits.of(Work(rows, query, whole(rows)), screen, UNKNOWN)

@@ -42,7 +42,8 @@ TYPES = {
     "p_digits": "*i8",
     "p_origin": "*i32",
     "p_reached": "*i32",
-    **dict.fromkeys(("radius", "reach"), "fp32"),
+    "p_enter": "*i32",
+    **dict.fromkeys(("radius", "reach", "log_rows"), "fp32"),
     **dict.fromkeys(("scale", "scale_rest", "scale_last", "offset", "offset_rest", "offset_last"), "fp32"),
     **dict.fromkeys(("half", "constant", "constant_rest", "constant_last"), "fp32"),
     "first_row": "i64",
@@ -57,7 +58,15 @@ OWN = {
     "describe": dict.fromkeys(("p_order", "p_index"), "*i64"),
     "close": {"p_below": "*fp64"},
     "union doubt": {"p_place": "*i64"},
-    "named": {"p_upper": "*fp64"},
+    "first rows": {"p_tile": "*i64"},
+    "floor": {"p_floor": "*fp32", "p_gain": "*fp64"},
+    "gate": {"p_below": "*fp64", "p_closed": "*fp64", "p_opened": "*i64"},
+    "list": {
+        **dict.fromkeys(("p_listed", "p_enter"), "*i32"),
+        "p_kept": "*i64",
+        "p_found": "*i8",
+        **dict.fromkeys(("p_closed", "p_before", "p_omitted", "p_common"), "*fp64"),
+    },
     "segments": dict.fromkeys(("p_pairs", "p_order", "p_place", "p_query", "p_own", "p_ranges", "p_apart"), "*i64"),
 }
 
@@ -65,7 +74,7 @@ OWN = {
 DOUBLE = (
     *("distance", "rescore", "spread", "one read", *COMPENSATED),
     *("partition", "add", "doubt", "state", "variance", "union", "union doubt"),
-    *("parts", "split digits", "combine", "merge", "move", "describe"),
+    *("parts", "split digits", "combine", "merge", "move", "describe", "floor"),
 )
 
 # their arguments that are no float64 pointers, where another kernel has one of that name

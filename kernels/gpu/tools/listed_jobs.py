@@ -22,7 +22,8 @@ from ..screen_logits import (
     SCREEN_STAGES,
     SCREEN_WARPS,
 )
-from ..screen_tiles import CLOSE_QUERIES, CLOSE_TILES, NAMED_TILES
+from ..screen_tiles import CLOSE_QUERIES, CLOSE_TILES, FIRST_QUERIES
+from ..search import FLOOR_BLOCK, GATE_QUERIES, LIST_BLOCK, LIST_TILES
 from ..tables import TABLES, table_name
 from ..tiles import AnyConfig, DigitConfig, FusedConfig, ScoreConfig, Tile, WeighConfig
 from .jobs import BOUNDS, TRITON_NAMES, Job
@@ -42,7 +43,7 @@ SUBSET = (
     *(("distance", "fp32"), ("rescore", "u8"), ("spread", "fp16"), ("order", "fp32")),
     *(("compensate", "fp16"), ("compensated slots", "u8"), ("based", "fp32")),
     *(("parts", "bf16"), ("combine", "fp16"), ("describe", "fp32"), ("split digits", "u8")),
-    *(("maxima", "u8"), ("above", "fp32"), ("factor digits", "i8")),
+    *(("maxima", "u8"), ("above", "fp32"), ("factor digits", "i8"), ("floor", "fp32"), ("list", "fp32")),
     *(("shift", "fp32"), ("partition", "fp32"), ("add", "fp32"), ("doubt", "fp32"), ("state", "fp32")),
     *(("union", "fp32"), ("union doubt", "fp32")),
 )
@@ -132,7 +133,10 @@ def _bounding(target: str) -> Iterator[Job]:
                 yield Job(target, kernel, stored, tile)
     yield Job(target, "factor digits", torch.int8, Tile(1, 1, DIGITS_BLOCK, DIGITS_WARPS, 3))
     yield Job(target, "close", torch.float32, Tile(CLOSE_TILES, CLOSE_QUERIES, 1, 4, 3))
-    yield Job(target, "named", torch.float32, Tile(NAMED_TILES, 1, SCREEN_ROWS, 4, 3))
+    yield Job(target, "first rows", torch.float32, Tile(1, FIRST_QUERIES, 1, 1, 3))
+    yield Job(target, "floor", torch.float32, Tile(1, 1, FLOOR_BLOCK, 4, 3))
+    yield Job(target, "gate", torch.float32, Tile(1, GATE_QUERIES, 1, 4, 3))
+    yield Job(target, "list", torch.float32, Tile(LIST_TILES, 1, LIST_BLOCK, 4, 3))
 
 
 def subset() -> list[Job]:

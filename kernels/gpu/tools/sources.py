@@ -29,8 +29,9 @@ from ..rescore_kernels import rescore_kernel, spread_kernel
 from ..rescore_list import EVERY, ORDER_BLOCK, order_kernel
 from ..rescore_top import TOP_BLOCK, distance_kernel
 from ..running_sums import MOST_PARTS, SUM_QUERIES, SUM_TILES, TOTAL_BLOCK, add_kernel
-from ..screen_logits import SCREEN_CODES, SCREEN_FEATURES, factor_digits_kernel
-from ..screen_tiles import above_kernel, close_kernel, maxima_kernel, named_kernel
+from ..screen_logits import SCREEN_CODES, SCREEN_FEATURES, SCREEN_ROWS, factor_digits_kernel
+from ..screen_tiles import CLOSE_SHARES, MOST_FIRST, above_kernel, close_kernel, first_rows_kernel, maxima_kernel
+from ..search_kernels import floor_kernel, gate_kernel, list_kernel
 from ..segment_order import SEGMENT_BLOCK, segment_order_kernel
 from ..state_steps import SHARE_BLOCK, STATE_BLOCK
 from ..unions import union_doubt_kernel, union_kernel
@@ -152,9 +153,12 @@ def _bounds(job: Job) -> dict[str, Specialisation]:
     codes = {"DIGITS": 2 if coded else 0, "BLOCK_D": SCREEN_CODES}
     bounds = {"BLOCK_N": config.block_n, "BLOCK_B": config.block_b, **beside, **codes}
     return {
-        "maxima": (maxima_kernel, {**bounds, "BEFORE": True}),
+        "maxima": (maxima_kernel, bounds),
         "above": (above_kernel, bounds),
         "factor digits": (factor_digits_kernel, {"CENTRED": True, "DIGITS": 1, "BLOCK": config.block_d}),
         "close": (close_kernel, {"BLOCK_T": config.block_n, "BLOCK_B": config.block_b}),
-        "named": (named_kernel, {"BLOCK_T": config.block_n, "BLOCK_N": config.block_d}),
+        "first rows": (first_rows_kernel, {"BLOCK_F": MOST_FIRST, "BLOCK_B": config.block_b}),
+        "floor": (floor_kernel, {"ANSWER": True, "BLOCK": config.block_d}),
+        "gate": (gate_kernel, {"BLOCK_S": CLOSE_SHARES, "BLOCK_B": config.block_b}),
+        "list": (list_kernel, {"BLOCK": config.block_d, "BLOCK_T": config.block_n, "BLOCK_N": SCREEN_ROWS}),
     }

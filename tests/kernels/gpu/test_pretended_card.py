@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -22,15 +22,17 @@ from oracle_engine.kernels.gpu.jit import INTERPRET
 from oracle_engine.kernels.gpu.limits import DEFAULT_LIMITS
 from oracle_engine.kernels.gpu.scan import triton_state
 from oracle_engine.kernels.gpu.tools.pretended_card import PretendedCard, pretended_card
-from oracle_engine.kernels.screens import SideInformation, UpperLogits
+from oracle_engine.kernels.screens import FixedAllowance, Shortlist, SideInformation, UpperLogits, screened
 from oracle_engine.kernels.screens.pca8 import leading_code_screen
-from oracle_engine.kernels.screens.tiles import KernelTiles, Remaining, tile_bounds
 from oracle_engine.scans import backends
 
 pytestmark = pytest.mark.skipif(INTERPRET, reason="the interpreter is on: nothing is compiled")
 
 # device calls of an answer with one block of rows, and of each further block
 ANSWER, BLOCK = 44, 9
+
+# device calls of a search through two levels, and of each further level
+SEARCH, LEVEL = 120, 56
 
 
 @pytest.fixture
@@ -223,23 +225,24 @@ def test_what_is_counted_is_what_a_card_would_do(card: PretendedCard) -> None:
     assert "5 device calls, 1 waits" in str(calls)
 
 
-def test_screens_on_a_card_hold_no_upper_logits_and_wait_once(card: PretendedCard) -> None:
+def searching(batch: int, widths: tuple[int, ...]) -> Callable[[], Shortlist]:
+    """Return a search for so many queries through levels of these widths."""
     rows = prepare_rows(torch.randn(1200, 784).half(), None)
-    screen = leading_code_screen(rows, (64, 128), product_cost=0.5)
-    ones = torch.ones(40, dtype=torch.float64)
-    query = Query(torch.randn(40, 784).double(), ones, ones, torch.zeros(40, 0, 2, dtype=torch.int64))
-    upper = UpperLogits.of(Work(rows, query, Span(0, 1200), Wanted()), screen, SideInformation())
-    everything, floor, index = Remaining.everything(40, rows.device), torch.full((40,), 1.0), torch.arange(40)
-    tiles = tile_bounds(upper, 0, everything)
-    assert isinstance(tiles, KernelTiles)
-    steps = [
-        lambda: tile_bounds(upper, 0, everything),
-        lambda: tiles.promising(4),
-        lambda: tiles.open_tiles(floor),
-        lambda: tiles.above(floor, index),
-        lambda: tiles.left(floor, index),
-    ]
-    found = [card.count(step) for step in steps]
-    assert [calls.waits for calls in found] == [0, 1, 0, 1, 0]
-    assert all(calls.total < 20 for calls in found), found
-    assert found[0].launches["maxima_kernel"] == found[3].launches["above_kernel"] == 1
+    screen = leading_code_screen(rows, widths, product_cost=0.5)
+    ones = torch.ones(batch, dtype=torch.float64)
+    query = Query(torch.randn(batch, 784).double(), ones, ones, torch.zeros(batch, 0, 2, dtype=torch.int64))
+    work = Work(rows, query, Span(0, 1200), Wanted())
+    return lambda: screened(UpperLogits.of(work, screen, SideInformation()), FixedAllowance(1e-6), limit=100)
+
+
+def test_a_search_takes_as_many_calls_for_any_batch_and_never_waits(card: PretendedCard) -> None:
+    found = {}
+    for batch, widths in ((40, (64,)), (40, (64, 128)), (500, (64, 128)), (40, (64, 128, 256))):
+        search = searching(batch, widths)
+        card.count(search)
+        found[batch, len(widths)] = card.count(search)
+    assert [calls.waits for calls in found.values()] == [0, 0, 0, 0]
+    assert found[40, 2].total == found[500, 2].total <= SEARCH, found
+    for more, fewer in ((2, 1), (3, 2)):
+        assert found[40, more].total - found[40, fewer].total <= LEVEL, found
+    assert found[40, 2].launches["maxima_kernel"] == found[40, 2].launches["above_kernel"] == 2

@@ -15,8 +15,8 @@ from tolerances import assert_close, assert_rows_close
 
 from oracle_engine.base.arrays import STORAGE_DTYPES
 from oracle_engine.kernels import Query, Rows, Span, Wanted, Work, prepare_rows
+from oracle_engine.kernels.common.search import SearchLimits
 from oracle_engine.kernels.native.screens import TILE
-from oracle_engine.kernels.native.search import SearchLimits
 from oracle_engine.kernels.screens import FixedAllowance, SharedProducts, Shortlist, SideInformation, UpperLogits
 from oracle_engine.kernels.screens import screened as found_by
 from oracle_engine.kernels.screens.one_call import one_call_applies, searched

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,26 +13,22 @@ from closed_form import FAMILIES, clusters, generators, near_duplicates, normal,
 from hypothesis import given
 from hypothesis import strategies as st
 from row_cases import make_query, whole
+from screen_cases import Find, Masses, assert_honest, ruled_out_by_the_first_level, wanting
 from tolerances import assert_close, assert_rows_close
 from torch import Tensor
 
 from oracle_engine.base.arrays import STORAGE_DTYPES
-from oracle_engine.kernels import PosteriorState, Query, Rows, Span, Wanted, Work, prepare_rows, reference_logits
-from oracle_engine.kernels.native.search import Mass
+from oracle_engine.kernels import Query, Rows, Span, Wanted, Work, prepare_rows, reference_logits
 from oracle_engine.kernels.reference import state_from_logits
 from oracle_engine.kernels.screens.cascade import entry_levels, screened, tried
 from oracle_engine.kernels.screens.costs import SearchCosts
-from oracle_engine.kernels.screens.pca import PrincipalScreen, principal_screen
-from oracle_engine.kernels.screens.principal_coordinates import row_features
+from oracle_engine.kernels.screens.pca import principal_screen
 from oracle_engine.kernels.screens.query_bounds import Knowledge, SideInformation, Source
-from oracle_engine.kernels.screens.screen import no_thresholds
 from oracle_engine.kernels.screens.shared_products import SharedProducts
 from oracle_engine.kernels.screens.shortlist import FixedAllowance, Shortlist, strongest
 from oracle_engine.kernels.screens.upper_bounds import UpperLogits
 
 TIMES = (0.0, 0.05, 0.2, 0.4, 0.6, 0.9, 0.99, 1 - 1e-4)
-
-Find = Callable[[UpperLogits], Shortlist]
 
 
 def leaving(mass: float, limit: int | None = None) -> Find:
@@ -43,48 +39,12 @@ def best(count: int) -> Find:
     return lambda upper: strongest(upper, count)
 
 
-def wanting(upper: UpperLogits, top_k: int) -> UpperLogits:
-    """Return the upper logits for a search that names so many rows of each query."""
-    return replace(upper, work=replace(upper.work, wanted=Wanted(top_k=top_k)))
-
-
 def upper_logits(
     rows: Rows, query: Query, span: Span | None = None, widths: Sequence[int] | None = None
 ) -> UpperLogits:
     most = min(len(rows), rows.dim, 16)
     screen = principal_screen(rows, widths or sorted({max(1, most // 4), most}))
     return UpperLogits.of(Work(rows, query, span or whole(rows)), screen, SideInformation())
-
-
-def assert_honest(upper: UpperLogits, find: Find) -> Shortlist:
-    """Return the shortlist, after a comparison of what it says of certified queries with the truth in float64."""
-    rows, span = upper.work.rows, upper.work.span
-    # as many names as rows: every row that was rescored is named
-    found = find(wanting(upper, len(span)))
-    logits = reference_logits(rows, upper.work.query, span)
-    samples = rows.gather(torch.arange(span.start, span.stop)) - rows.centre
-    truth = state_from_logits(logits, samples, span, Wanted())
-    named = found.state.top_rows
-    kept = torch.zeros(len(logits), len(span) + 1, dtype=torch.bool)
-    kept = kept.scatter_(1, torch.where(named < 0, len(span), named - span.start), value=True)[:, :-1]
-    some = found.certified
-    left_out = logits.masked_fill(kept, -torch.inf).logsumexp(1)
-    assert bool((left_out <= found.log_omitted)[some].all())
-    assert_close(found.state.lse[some], logits.masked_fill(~kept, -torch.inf).logsumexp(1)[some], "moment")
-    assert bool((kept.sum(1) <= found.survivors)[some].all())
-    omitted = torch.sigmoid(found.log_omitted - found.state.lse)
-    error = (found.state.mean - truth.mean).norm(dim=1)
-    allowed = omitted * (rows.radius + found.state.mean.norm(dim=1)) + 1e-9 * rows.stored_radius
-    assert bool((error <= allowed)[some].all())
-    assert_untouched(found, ~some)
-    return found
-
-
-def assert_untouched(found: Shortlist, which: Tensor) -> None:
-    """What is pending says so: nothing rescored, everything left out."""
-    assert bool((found.log_omitted[which] == torch.inf).all())
-    assert bool((found.state.lse[which] == -torch.inf).all())
-    assert bool((found.survivors[which] == 0).all())
 
 
 @given(
@@ -265,17 +225,7 @@ def test_deeper_levels_look_at_the_rows_that_are_left(
 
 @pytest.mark.usefixtures("portable")
 def test_a_deeper_level_reads_only_rows_that_may_matter_and_counts_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    # a query at 3 e_20, 40 rows there, 24 rows that only the second level tells from them (shorter, so that a row at
-    # the query leads), and 576 rows that the first level rules out: each weighs little, together they are nearly all
-    # that is left out
-    axes = torch.eye(48, dtype=torch.float64)
-    stored = torch.cat([3.0 * axes[[20] * 40], 2.9 * axes[[30] * 24], 2.4 * axes[[1] * 576]])
-    half_norms = 0.5 * stored.square().sum(1)
-    rows = Rows(stored, torch.zeros(48, dtype=torch.float64), half_norms, None, 3.0, 3.0)
-    ones = torch.ones(1, dtype=torch.float64)
-    query = Query(3.0 * axes[20:21], ones, ones, torch.zeros(1, 0, 2).long())
-    features = row_features(rows, axes, (8, 48), whole(rows))
-    screen = PrincipalScreen(thresholds=no_thresholds(2), dim=48, basis=axes, widths=(8, 48), features=features)
+    upper = ruled_out_by_the_first_level()
     at, looks = UpperLogits.at, []
 
     def spied(self: UpperLogits, level: int, chosen: Tensor | None = None) -> Tensor:
@@ -283,28 +233,9 @@ def test_a_deeper_level_reads_only_rows_that_may_matter_and_counts_the_others(mo
         return at(self, level, chosen)
 
     monkeypatch.setattr(UpperLogits, "at", spied)
-    upper = UpperLogits.of(Work(rows, query, whole(rows)), screen, SideInformation())
     found = assert_honest(upper, leaving(0.5, limit=50))
     assert looks == [640, 64]
     assert found.certified.tolist() == [True]
-
-
-@dataclass(frozen=True)
-class Masses:
-    """A mass of its own for each query."""
-
-    mass: Tensor
-
-    def take(self, index: Tensor) -> Masses:
-        return Masses(self.mass[index])
-
-    def __call__(self, state: PosteriorState) -> Tensor:
-        assert len(state.lse) == len(self.mass)
-        return self.mass
-
-    def allowed(self, batch: int) -> Mass:
-        assert batch == len(self.mass)
-        return Mass(self.mass)
 
 
 def test_each_query_has_its_own_allowance_on_every_level(generator: torch.Generator) -> None:

@@ -1,4 +1,4 @@
-"""Screens on the kernels of a card bound what they say they bound, and say what native kernels and torch say."""
+"""Screens on the kernels of a card bound what they say they bound, and say what torch says."""
 
 from __future__ import annotations
 
@@ -6,22 +6,14 @@ import pytest
 import torch
 from closed_form import normal, stored_as
 from row_cases import make_query, whole
-from screen_cases import (
-    assert_deeper_levels_look_at_open_tiles,
-    assert_shortlists_follow_the_formula,
-    assert_tiles_bounded,
-    kernel_tiles,
-    made,
-    whole_logits,
-)
+from screen_cases import made, whole_logits
 from tolerances import assert_close
 from torch import Tensor
 
-from oracle_engine.kernels import Span, Work, gpu, pairs, prepare_rows
-from oracle_engine.kernels.gpu.screen_logits import SCREEN_ROWS
-from oracle_engine.kernels.gpu.screen_tiles import TritonLevel
+from oracle_engine.kernels import Span, Work, gpu, prepare_rows
+from oracle_engine.kernels.gpu.screen_logits import SCREEN_ROWS, ScreenOperand
+from oracle_engine.kernels.gpu.screen_tiles import TileMaxima, TilesLeft
 from oracle_engine.kernels.screens import SharedProducts, SideInformation, UpperLogits
-from oracle_engine.kernels.screens.tiles import KernelTiles, Remaining
 
 TIMES = (0.0, 0.05, 0.3, 0.6, 0.9, 0.99, 1 - 1e-4)
 
@@ -32,11 +24,13 @@ def proven(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu, "proven_card", lambda device, task: True)
 
 
-def tiles_of(upper: UpperLogits, level: int, remaining: Remaining | None = None) -> KernelTiles:
-    """Return what the kernels of a card tell of a level."""
-    found = kernel_tiles(upper, level, remaining)
-    assert isinstance(found.level, TritonLevel)
-    return found
+def tiles_of(upper: UpperLogits, level: int, left: TilesLeft | None = None) -> TileMaxima:
+    """Return what the kernels of a card tell of a level, of what is `left` to it or of everything."""
+    upper = upper.for_level(level)
+    terms, nothing = upper.terms(level), torch.zeros(len(upper))
+    assert terms is not None
+    operand = ScreenOperand.of(upper.work, terms, upper.kernel_shared)
+    return TileMaxima.of(operand, left or (nothing[None], nothing))
 
 
 def upper_of(kind: str, dtype: torch.dtype, generator: torch.Generator, *, weighted: bool) -> UpperLogits:
@@ -48,10 +42,32 @@ def upper_of(kind: str, dtype: torch.dtype, generator: torch.Generator, *, weigh
     return UpperLogits.of(Work(rows, query, Span(count // 10, count)), made(kind, rows), SideInformation())
 
 
-def best_of(upper: UpperLogits) -> Tensor:
-    """Return the largest logit of each query."""
+def logits_of(upper: UpperLogits) -> Tensor:
+    """Return the logits of the rows of the span, [n, B]."""
     span = upper.work.span
-    return whole_logits(upper.work.rows, upper.work.query)[span.start : span.stop].amax(0).clamp_min(-1e30)
+    return whole_logits(upper.work.rows, upper.work.query)[span.start : span.stop]
+
+
+def in_tiles(logits: Tensor) -> Tensor:
+    """Return logits [n, B] as tiles, [T, s, B]."""
+    padded: Tensor = torch.nn.functional.pad(logits, (0, 0, 0, -len(logits) % SCREEN_ROWS), value=-torch.inf)
+    tiles: Tensor = padded.unflatten(0, (-1, SCREEN_ROWS))
+    return tiles
+
+
+def assert_bounded(tiles: TileMaxima, logits: Tensor, floor: Tensor) -> None:
+    """Compare what kernels say of tiles, of rows above a floor and of all others with the logits in float64."""
+    assert bool((tiles.largest >= in_tiles(logits).amax(1)).all())
+    reached, closed = (part.sum(0) for part in tiles.against(floor))
+    assert torch.equal(reached, (tiles.largest >= floor).sum(0))
+    above = tiles.above(floor)
+    named = (above.bits[:, :, None] >> torch.arange(SCREEN_ROWS)) & 1
+    assert torch.equal(named.sum(2), above.count.long())
+    found = named.flatten(1)[:, : len(logits)].bool().T
+    assert bool(found[logits >= floor].all())
+    held = logits.masked_fill(found, -torch.inf).logsumexp(0)
+    below = floor.double() + ((closed + above.below.double().sum(1)) * (1 + 1e-4) + 1e-300).log()
+    assert bool((held <= below).all())
 
 
 CASES = [
@@ -66,11 +82,11 @@ CASES = [
 @pytest.mark.parametrize(("kind", "dtype", "weighted"), CASES, ids=str)
 def test_tiles_and_rows_are_bounded(kind: str, dtype: torch.dtype, weighted: bool, generator: torch.Generator) -> None:
     upper = upper_of(kind, dtype, generator, weighted=weighted)
-    best = best_of(upper)
+    logits = logits_of(upper)
     for level in range(len(upper.screen.widths)):
         tiles = tiles_of(upper, level)
         for below in (0.0, 300.0):
-            assert_tiles_bounded(tiles, upper, (best - below).float(), SCREEN_ROWS)
+            assert_bounded(tiles, logits, (logits.amax(0).clamp_min(-1e30) - below).float())
 
 
 @pytest.mark.parametrize(("kind", "dtype", "weighted"), CASES, ids=str)
@@ -83,13 +99,16 @@ def test_maxima_are_those_of_the_portable_upper_logits(
     portable = values.unflatten(0, (-1, SCREEN_ROWS)).amax(1)
     tiles = tiles_of(upper, level)
     some = portable > -torch.inf
-    assert torch.equal(tiles.level.largest > -torch.inf, some)
+    assert torch.equal(tiles.largest > -torch.inf, some)
+    first = tiles.promising()
+    assert torch.equal(first.count.long(), some.sum(0).clamp_max(4))
     # codes of these kinds are multiplied with one digit of two
     if kind in ("pca", "int8"):
-        assert_close(tiles.level.largest[some], portable[some], "rounded upper logits")
-        found = tiles.promising(2)
-        held = values[found.row - upper.work.span.start, found.query]
-        assert_close(held, found.logit.float(), "rounded upper logits")
+        assert_close(tiles.largest[some], portable[some], "rounded upper logits")
+        held = values.T.gather(1, (first.first - upper.work.span.start).clamp(0, len(values) - 1))
+        best = portable.sort(0, descending=True).values[: held.shape[1]].T
+        named = torch.arange(held.shape[1]) < first.count[:, None]
+        assert_close(held[named], best[named], "rounded upper logits")
 
 
 def test_shared_products_narrow_the_bounds(generator: torch.Generator) -> None:
@@ -97,19 +116,27 @@ def test_shared_products_narrow_the_bounds(generator: torch.Generator) -> None:
     query = make_query(rows, generator, 20, (0.3, 0.6, 0.9))
     side = SideInformation(None, SharedProducts.of(rows, 0.9 * query.point + 0.1 * normal(20, 48, generator)))
     upper = UpperLogits.of(Work(rows, query, whole(rows)), made("pca8", rows), side)
-    few = torch.tensor([1, 2, 7, 19])
-    part = upper.take(few)
-    assert_tiles_bounded(tiles_of(part, 1), part, (best_of(upper)[few] - 3.0).float(), SCREEN_ROWS)
+    part = upper.take(torch.tensor([1, 2, 7, 19]))
+    logits = logits_of(part)
+    assert_bounded(tiles_of(part, 1), logits, (logits.amax(0) - 3.0).float())
 
 
-def test_a_deeper_level_looks_at_open_tiles_only(generator: torch.Generator) -> None:
-    assert_deeper_levels_look_at_open_tiles(tiles_of, generator, below=4.0, height=SCREEN_ROWS)
-
-
-@pytest.mark.parametrize(("kind", "dtype"), [("pca", torch.float16), ("pca8", torch.float32), ("exact8", torch.uint8)])
-def test_shortlists_are_those_of_the_formula(
-    kind: str, dtype: torch.dtype, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # what the rows of a shortlist hold is checked by other tests, and takes the interpreter long
-    monkeypatch.setattr(pairs, "gpu_proven", lambda rows, task: False)
-    assert_shortlists_follow_the_formula(kind, dtype, 18, generator)
+def test_a_level_looks_at_the_tiles_that_are_left_to_it(generator: torch.Generator) -> None:
+    rows = prepare_rows(normal(600, 48, generator).float(), None)
+    query = make_query(rows, generator, 20, (0.8,))
+    upper = UpperLogits.of(Work(rows, query, whole(rows)), made("pca", rows), SideInformation())
+    first, everything = tiles_of(upper, 0), tiles_of(upper, 1).largest
+    floor = (logits_of(upper).amax(0) - 4.0).float()
+    # nothing is left of one, and all of others, as of those that enter here
+    floor[3], floor[4] = torch.inf, -torch.inf
+    deeper = tiles_of(upper, 1, (first.largest, floor)).largest
+    closed = first.largest < floor
+    assert 0.1 < float(closed.double().mean()) < 1.0
+    assert bool((deeper[closed] == -torch.inf).all())
+    assert torch.equal(deeper[~closed], everything[~closed])
+    assert bool(closed[:, 3].all())
+    assert torch.equal(deeper[:, 4], everything[:, 4])
+    # a number for all tiles of a query
+    begun = tiles_of(upper, 0, (torch.tensor([[0.0, -1.0]]).repeat(1, 10), torch.zeros(20))).largest
+    assert torch.equal(begun[:, ::2], first.largest[:, ::2])
+    assert bool((begun[:, 1::2] == -torch.inf).all())

@@ -1,0 +1,163 @@
+"""Triton: a search through the levels of a screen on a card: the host launches all of them and asks nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+import triton
+
+from ...base.arrays import Float, Float64, Int64, Shaped, Tensor
+from ..common.rows import Span
+from ..common.search import Mass, Searched, SearchLevel, SearchLimits
+from ..common.state import Wanted
+from ..common.work import Work
+from .pairs import listed_state
+from .rescore_list import RescoreList
+from .rescored import rescored_sums
+from .screen_logits import SCREEN_ROWS, ScreenOperand
+from .screen_tiles import CLOSE_SHARES, RowsAbove, TileMaxima, TilesLeft
+from .search_kernels import floor_kernel, gate_kernel, list_kernel
+
+# values of D and tiles that a program looks at together, tiles whose rows it lists together, and the most programs
+# that share those of a query
+FLOOR_BLOCK, LIST_TILES, LIST_BLOCK, LIST_SHARES = 512, 32, 1024, 16
+
+# queries that a program compares with their limits
+GATE_QUERIES = 32
+
+# slots of the lists of all queries together, 8 MB, and of one query at least
+ALL_SLOTS, LEAST_SLOTS = 1 << 20, 256
+
+# the largest number that kernels take
+LARGEST_NUMBER = 2**31 - 1
+
+
+def card_searched(
+    work: Work, levels: Sequence[SearchLevel], mass: Mass, entry: Int64[Tensor, "B"] | None = None
+) -> Searched:
+    """Return what a search finds for a batch of queries, all of its levels launched; no synchronisation.
+
+    work: the queries, at least one, the rows, their span, and what is wanted. levels: the cheapest first. mass: that
+    may be left out of each query. entry: the level that each enters at, the number of levels for none, [B] int64, or
+    None for the first.
+    Queries to which more rows matter than the limits say at every level, or than the lists have room for, are not
+    found. Costs a product with each level for queries that are not found before it, another of their open tiles, and
+    a float64 pass over the rows that are listed; memory is 21 bytes for each query and tile and 8 for each slot.
+    """
+    wished = min(len(work.span), max(level.limits.rows for level in levels))
+    room = max(1, min(wished, max(LEAST_SLOTS, ALL_SLOTS // len(work.query))))
+    verdicts, left = _begun(entry, mass.largest)
+    search = _Search(work, mass, verdicts, room)
+    for number, level in enumerate(levels):
+        left = search.passed(number, level, left)
+    return search.found()
+
+
+@dataclass(frozen=True)
+class _Verdicts:
+    """What is known of each query, [B] each, as the kernels leave it: see `search_kernels.verdict`."""
+
+    enter: Shaped[Tensor, "B"]
+    listed: Shaped[Tensor, "B"]
+    kept: Int64[Tensor, "B"]
+    found: Shaped[Tensor, "B"]
+    before: Float64[Tensor, "B"]
+    omitted: Float64[Tensor, "B"]
+    common: Float64[Tensor, "B"]
+    opened: Int64[Tensor, "B"]
+
+
+def _begun(entry: Int64[Tensor, "B"] | None, like: Float64[Tensor, "B"]) -> tuple[_Verdicts, TilesLeft]:
+    """Return room for what will be known of queries, and what is left to the first level.
+
+    entry: as in :func:`card_searched`. like: a number of each query.
+    """
+    batch = len(like)
+    nothing = like.new_empty(batch, dtype=torch.float32).zero_()
+    listed, (kept, opened) = like.new_empty(batch, dtype=torch.int32), like.new_empty(2, batch, dtype=torch.int64)
+    before, omitted, common = like.new_empty(3, batch)
+    # those that enter later are below zero
+    enter, later = (nothing.int(), nothing) if entry is None else (entry.int(), entry.neg().float())
+    found = like.new_empty(batch, dtype=torch.int8)
+    return _Verdicts(enter, listed, kept, found, before, omitted, common, opened), (later[None], nothing)
+
+
+class _Search:
+    """A search of `work` that leaves out `mass` at most: its lists, and what is known of each query so far."""
+
+    def __init__(self, work: Work, mass: Mass, verdicts: _Verdicts, room: int) -> None:
+        """Begin a search; room: rows that the list of a query holds."""
+        self.work, self.mass, self.verdicts = work, mass, verdicts
+        self.first = verdicts.kept.new_empty(len(work.query), room)
+        # lists name rows that count
+        query, rows = work.query, work.rows
+        self.listed = Work(rows, query.excluding(query.excluded[:, :0]), Span(0, len(rows)), work.wanted)
+
+    def passed(self, number: int, level: SearchLevel, left: TilesLeft) -> TilesLeft:
+        """Return what a level leaves to the next one, after listing the rows of the queries that it finds.
+
+        number: of the level. left: what is left to it.
+        """
+        operand = ScreenOperand.of(self.work, level.terms, level.shared)
+        tiles = TileMaxima.of(operand, left)
+        floor = self._floor(number, tiles.promising())
+        chosen, closed = self._chosen(number, level.limits, floor, tiles.against(floor))
+        above = tiles.above(chosen)
+        return tiles.largest, self._listed(number, level.limits, (floor, chosen, closed), above)
+
+    def found(self) -> Searched:
+        """Return what was found at all levels."""
+        known = self.verdicts
+        state = listed_state(self.listed, RescoreList(self.first, known.listed, 1, may_overflow=False))
+        return Searched(state, known.omitted, known.kept, known.opened, known.kept, known.found.view(torch.bool))
+
+    def _floor(self, number: int, first: RescoreList) -> Float[Tensor, "B"]:
+        """Return the floors that the `first` rows prove, infinite for queries that take no part."""
+        work, mass, query, known = self.listed, self.mass, self.listed.query, self.verdicts
+        answer, dim = mass.answer, work.rows.dim
+        answering = answer is not None and mass.change is not None
+        sums, means = rescored_sums(replace(work, wanted=Wanted(mean=answering)), first)
+        floor, point = known.common.new_empty(len(query), dtype=torch.float32), query.point.contiguous()
+        parts: tuple[Tensor, ...] = (point, *[known.common] * 5)
+        if answer is not None and mass.change is not None:
+            parts = (answer.x, answer.base, answer.alpha, answer.direct, answer.gap, mass.change)
+        floor_kernel[(len(query),)](
+            sums, means, point, query.inverse_variance.contiguous(), mass.largest.contiguous(),
+            *(part.contiguous() for part in parts), known.enter, floor, known.common, len(query), dim, number,
+            1.0 if answer is None else answer.scale, work.rows.radius, math.log(len(self.work.span)),
+            ANSWER=answering, BLOCK=FLOOR_BLOCK, num_warps=4, enable_fp_fusion=True,
+        )  # fmt: skip
+        return floor
+
+    def _chosen(
+        self,
+        number: int,
+        limits: SearchLimits,
+        floor: Float[Tensor, "B"],
+        against: tuple[Shaped[Tensor, "S B"], Float64[Tensor, "S B"]],
+    ) -> tuple[Float[Tensor, "B"], Float64[Tensor, "B"]]:
+        """Return the floors of queries with few open tiles, infinite for others, and the weights of closed ones."""
+        reached, below = against
+        chosen, closed = torch.empty_like(floor), torch.empty_like(below[0])
+        gate_kernel[(triton.cdiv(len(floor), GATE_QUERIES),)](
+            reached, below, floor, chosen, self.verdicts.opened, closed, len(reached), len(floor),
+            min(limits.tiles, LARGEST_NUMBER), number, BLOCK_S=CLOSE_SHARES, BLOCK_B=GATE_QUERIES, num_warps=4,
+            enable_fp_fusion=True,
+        )  # fmt: skip
+        return chosen, closed
+
+    def _listed(
+        self, number: int, limits: SearchLimits, floors: tuple[Tensor, ...], above: RowsAbove
+    ) -> Float[Tensor, "B"]:
+        """List the rows of the queries that are found at this level; return what tiles have to reach that are left."""
+        (batch, room), tiles, known = self.first.shape, above.bits.shape[1], self.verdicts
+        shares, left = max(1, min(LIST_SHARES, triton.cdiv(tiles, LIST_BLOCK))), torch.empty_like(floors[0])
+        list_kernel[(batch, shares)](
+            above.bits, above.count, above.below, *floors, left, known.enter, known.listed, known.kept, known.found,
+            known.before, known.omitted, known.common, self.first, tiles, number, min(limits.rows, room), room,
+            above.start, BLOCK=LIST_BLOCK, BLOCK_T=LIST_TILES, BLOCK_N=SCREEN_ROWS, num_warps=4, enable_fp_fusion=True,
+        )  # fmt: skip
+        return left

@@ -1,0 +1,224 @@
+"""A search on a card leaves out no more than it says, through several levels, and as the portable cascade does."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+import torch
+from closed_form import clusters, near_duplicates, normal, stored_as
+from kernel_problems import BAR
+from late_cases import TIMES as ALL_TIMES
+from late_cases import prepared, queries
+from row_cases import make_query, whole
+from screen_cases import Masses, assert_honest, assert_untouched, made, noised, ruled_out_by_the_first_level
+from torch import Tensor
+
+from oracle_engine.kernels import Rows, Span, Work, gpu, prepare_rows
+from oracle_engine.kernels.common.search import Searched
+from oracle_engine.kernels.gpu import search
+from oracle_engine.kernels.screens import (
+    FixedAllowance,
+    SharedProducts,
+    Shortlist,
+    SideInformation,
+    UpperLogits,
+    card_call,
+    screened,
+)
+from oracle_engine.kernels.screens.cascade import tried
+
+TIMES = (0.05, 0.4, 0.7, 0.9, 0.99)
+
+UNKNOWN = SideInformation()
+
+CASES = [
+    ("pca", torch.float16, True),
+    ("pca8", torch.float32, True),
+    ("exact8", torch.uint8, False),
+    ("int8", torch.bfloat16, False),
+]
+
+
+@pytest.fixture(autouse=True)
+def proven(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows are on a card whose kernels have been proven."""
+    monkeypatch.setattr(gpu, "proven_card", lambda device, task: True)
+
+
+def rows_of(
+    count: int, generator: torch.Generator, dtype: torch.dtype = torch.float32, *, weighted: bool = False
+) -> Rows:
+    weights = torch.rand(count, generator=generator).double() + 1e-9 if weighted else None
+    return prepare_rows(stored_as(clusters(count, 48, generator), dtype), weights)
+
+
+def upper_of(
+    kind: str, rows: Rows, generator: torch.Generator, batch: int = 18, *, excluded: int = 0, span: Span | None = None
+) -> UpperLogits:
+    query = make_query(rows, generator, batch, TIMES, excluded=excluded)
+    return UpperLogits.of(Work(rows, query, span or whole(rows)), made(kind, rows), UNKNOWN)
+
+
+def found_by(upper: UpperLogits, mass: float = 1e-6, limit: int | None = 60, entry: Tensor | None = None) -> Shortlist:
+    return screened(upper, FixedAllowance(mass), entry=entry, limit=limit)
+
+
+def off_card() -> Any:
+    """Return a context in which rows are on no card."""
+    return patch.object(gpu, "proven_card", lambda device, task: False)
+
+
+def on_torch(upper: UpperLogits, mass: float = 1e-6, limit: int | None = 60) -> Shortlist:
+    """Return what the cascade finds without kernels of a card."""
+    with off_card():
+        return found_by(replace(upper), mass, limit)
+
+
+@pytest.mark.parametrize(("kind", "dtype", "weighted"), CASES, ids=str)
+def test_no_more_is_left_out_than_is_said(
+    kind: str, dtype: torch.dtype, weighted: bool, generator: torch.Generator
+) -> None:
+    rows = rows_of(300, generator, dtype, weighted=weighted)
+    upper = upper_of(kind, rows, generator, 35, excluded=2, span=Span(20, 290))
+    found = assert_honest(upper, found_by)
+    some = found.certified
+    # two levels leave out their part each, and the last tile counts as full
+    assert bool(((found.log_omitted - found.state.lse)[some].exp() <= 4e-6).all())
+    # nearly as many as by other means, which multiply codes with two digits
+    assert int(some.sum()) >= 0.8 * int(on_torch(upper).certified.sum())
+    assert 0.3 < float(some.double().mean()) < 1.0
+
+
+@pytest.mark.parametrize("knowledge", ["source", "trajectory"])
+def test_what_is_known_of_queries_narrows_the_search(knowledge: str, generator: torch.Generator) -> None:
+    rows = rows_of(300, generator)
+    query, source, blur = noised(rows, 0.8, 20, generator)
+    side = SideInformation(replace(source, blur=blur))
+    if knowledge == "trajectory":
+        side = SideInformation(None, SharedProducts.of(rows, query.point + 0.1 * normal(20, 48, generator)))
+    upper = UpperLogits.of(Work(rows, query, whole(rows)), made("pca8", rows), side)
+    known, unknown = assert_honest(upper, found_by), found_by(replace(upper, side=UNKNOWN))
+    assert bool(known.certified.all())
+    assert int(known.survivors.sum()) <= int(unknown.survivors.sum())
+
+
+@pytest.mark.parametrize("count", [1, 5, 64, 65])
+def test_few_rows_are_enough(count: int, generator: torch.Generator) -> None:
+    rows = prepare_rows(normal(count, 12, generator).float(), None)
+    upper = upper_of("pca", rows, generator, 3)
+    found = assert_honest(upper, partial(found_by, limit=100))
+    assert bool(found.certified.all())
+
+
+def test_nothing_that_counts_is_found_without_weight(generator: torch.Generator) -> None:
+    upper = upper_of("pca8", rows_of(100, generator), generator, 3)
+    none = torch.tensor([[[0, 100]]]).expand(3, 1, 2)
+    work = replace(upper.work, query=upper.work.query.excluding(none))
+    found = found_by(replace(upper, work=work))
+    assert bool((found.state.lse == -torch.inf).all())
+    assert bool((found.log_omitted < -1e30).all())
+    assert found.survivors.tolist() == [0, 0, 0]
+
+
+def test_queries_that_too_many_rows_matter_to_stay_pending(
+    generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = prepare_rows(normal(300, 48, generator).float(), None)
+    query = make_query(rows, generator, 34, (0.05, 0.95))
+    upper = UpperLogits.of(Work(rows, query, whole(rows)), made("pca", rows), UNKNOWN)
+    for limit, slots in ((30, 256), (None, 30)):
+        monkeypatch.setattr(search, "ALL_SLOTS", 1)
+        monkeypatch.setattr(search, "LEAST_SLOTS", slots)
+        found = assert_honest(upper, partial(found_by, limit=limit))
+        assert found.certified.tolist() == [False, True] * 17
+        assert 1 <= int(found.survivors.max()) <= 30
+
+
+def test_lists_are_filled_by_several_programs(generator: torch.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = prepare_rows(near_duplicates(620, 48, generator).float(), None)
+    upper = upper_of("pca", rows, generator, 9)
+    expected = found_by(upper, limit=200)
+    monkeypatch.setattr(search, "LIST_BLOCK", 2)
+    monkeypatch.setattr(search, "LIST_TILES", 2)
+    found = assert_honest(upper, partial(found_by, limit=200))
+    assert torch.equal(found.certified, expected.certified)
+    assert torch.equal(found.survivors, expected.survivors)
+    assert torch.equal(found.state.lse, expected.state.lse)
+
+
+def test_queries_enter_where_they_are_told_to(generator: torch.Generator) -> None:
+    upper = upper_of("pca", rows_of(300, generator), generator, 30)
+    entry = torch.tensor([0, 1, 2]).repeat(10)
+    found = assert_honest(upper, partial(found_by, entry=entry))
+    assert_untouched(found, entry == 2)
+    assert not bool(found.certified[entry == 2].any())
+    for level in (0, 1):
+        same = entry == level
+        expected = found_by(upper, entry=torch.full_like(entry, level))
+        assert torch.equal(found.certified[same], expected.certified[same])
+        assert torch.equal(found.survivors[same], expected.survivors[same])
+        assert torch.equal(found.log_omitted[same], expected.log_omitted[same])
+
+
+def test_deeper_levels_find_more(generator: torch.Generator) -> None:
+    upper = upper_of("pca", rows_of(300, generator), generator, 20)
+    found = assert_honest(upper, found_by)
+    first, second = (tried(upper, level, 1e-6) for level in (0, 1))
+    assert first.share < second.share <= float(found.certified.double().mean())
+    assert min(first.cost, second.cost) > 0.0
+    assert not first.complete
+
+
+def test_what_the_first_level_leaves_out_is_counted_at_the_next() -> None:
+    # each of the rows that it rules out weighs little, together they are nearly all that is left out
+    found = assert_honest(ruled_out_by_the_first_level(), partial(found_by, mass=0.5, limit=50))
+    assert found.certified.tolist() == [True]
+    assert found.survivors.tolist() == [40]
+
+
+def test_each_query_has_its_own_allowance(generator: torch.Generator) -> None:
+    upper = upper_of("pca8", rows_of(300, generator), generator, 20)
+    mass = torch.tensor([1e-2, 1e-8], dtype=torch.float64).repeat(10)
+    found = assert_honest(upper, lambda upper: screened(upper, Masses(mass), limit=100))
+    some, omitted = found.certified, (found.log_omitted - found.state.lse).exp()
+    assert bool((omitted <= 4.0 * mass)[some].all())
+    assert bool((omitted > 1e-7)[some & (mass > 1e-3)].any())
+
+
+def test_parts_of_a_batch_are_found_as_all_of_it(generator: torch.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    upper = upper_of("pca8", rows_of(200, generator), generator, 40)
+    entry = torch.tensor([0, 2]).repeat(20)
+    expected = found_by(upper, entry=entry)
+    monkeypatch.setattr(card_call, "TILE_BYTES", 1)
+    found = found_by(replace(upper), entry=entry)
+    assert torch.equal(found.certified, expected.certified)
+    assert torch.equal(found.survivors, expected.survivors)
+
+
+@pytest.mark.parametrize("options", [{}, {"labels": 1}, {"exclude": 3}], ids=str)
+def test_an_engine_certifies_what_the_kernels_find(
+    options: dict[str, int], generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = "int8" if "labels" in options else "pca"
+    with off_card():
+        engine, exact = prepared(spec=spec, tolerance=1e-3), prepared(spec=spec, backend="reference")
+    exact.index, searches = None, []
+
+    def counted(work: Work, *asked: Any) -> Searched:
+        searches.append(len(work.query))
+        return gpu.gpu_searched(work, *asked)
+
+    monkeypatch.setattr(card_call, "gpu_searched", counted)
+    t = ALL_TIMES[ALL_TIMES > 0.3]
+    x = queries(engine.data, generator, t)
+    found, true = (side.velocity(x, t, **options) for side in (engine, exact))
+    assert searches == [len(t)]
+    posterior = engine.posterior(x, t, **options)
+    assert posterior.route.count("screen") > 3
+    error = (found - true).norm(dim=1) / true.norm(dim=1)
+    assert bool((error <= posterior.velocity_error + BAR).all())
+    assert bool((posterior.velocity_error <= 1e-3).all())
