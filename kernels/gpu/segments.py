@@ -203,8 +203,8 @@ def _sorted_states(
         scan = SegmentScan(asked, config, split)
         scan.panels, scan.spans = Panels.of(order.spans, config.score.block_b, longest), order.spans
         scan.add(work.span)
-        scan.output = order.order
         if union is None or union.each is None:
+            scan.output = order.order
             return scan.state()
         one = union.in_one(union.spans.unflatten(0, (-1, union.each)))
         return Unions(one, order.place, scan.operand.measures, scan.meeting.law).state(scan.state(), limits)

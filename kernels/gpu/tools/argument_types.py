@@ -57,7 +57,7 @@ OWN = {
     "factor digits": dict.fromkeys(("p_factors", "p_centre", "p_slack"), "*fp64"),
     "describe": dict.fromkeys(("p_order", "p_index"), "*i64"),
     "close": {"p_below": "*fp64"},
-    "union doubt": {"p_place": "*i64"},
+    **{kernel: {"p_place": "*i64"} for kernel in ("union", "union moments", "union top", "union doubt")},
     "first rows": {"p_tile": "*i64"},
     "floor": {"p_floor": "*fp32", "p_gain": "*fp64"},
     "gate": {"p_below": "*fp64", "p_closed": "*fp64", "p_opened": "*i64"},
@@ -73,7 +73,8 @@ OWN = {
 # kernels that compute in float64
 DOUBLE = (
     *("distance", "rescore", "spread", "one read", *COMPENSATED),
-    *("partition", "add", "doubt", "state", "variance", "union", "union doubt"),
+    *("partition", "add", "doubt", "state", "variance", "union", "union moments", "union top"),
+    *("union doubt", "union again"),
     *("parts", "split digits", "combine", "merge", "move", "describe", "floor"),
 )
 
