@@ -105,13 +105,12 @@ class Unions:
 
     def _doubted(self, found: PosteriorState) -> Shaped[Tensor, "B"]:
         """Return the counts of rescore lists, [B], which say of which queries every row is rescored."""
-        query, law = self.work.query, self.law
+        query = self.work.query
         count = found.lse.new_empty(len(query), dtype=torch.int32)
         union_doubt_kernel[(len(query),)](
             found.lse, found.mean, query.point.contiguous(), query.alpha.contiguous(),
             query.inverse_variance.contiguous(), self.measures.facts, self.place, count, self.each, len(self.place),
-            self.work.rows.dim, law.radius, law.operand_radius, law.unit, law.cut, law.query, law.weight, law.log_count,
-            law.budget, BLOCK=UNION_BLOCK, num_warps=4, enable_fp_fusion=True,
+            self.work.rows.dim, *self.law.of_loss, BLOCK=UNION_BLOCK, num_warps=4, enable_fp_fusion=True,
         )  # fmt: skip
         return count
 

@@ -163,7 +163,8 @@ class ExactScan:
         if self.whole or classes > 1:
             places = self._places[: len(request)]
             pairs = places if classes == 1 else places.repeat_interleave(classes)
-            return SegmentWork(work.rows, work.query, pairs, ranges.flatten(0, 1), work.wanted, classes, self._longest)
+            known = (classes, self._longest, len(self.data.segments))
+            return SegmentWork(work.rows, work.query, pairs, ranges.flatten(0, 1), work.wanted, *known)
         return SegmentWork(work.rows, work.query, *class_pairs(ranges), work.wanted)
 
     def _rest_work(self, request: Request, wanted: Wanted) -> Work:
