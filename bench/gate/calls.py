@@ -42,8 +42,8 @@ MOST = {"device_calls": 60.0, "waits": 1.0, "compilations": 2.0}
 
 # calls that ask for more
 MORE = {
-    # queries are bounded by operations of torch
-    "search": {"device_calls": 120.0, "waits": 0.0},
+    # the host asks nothing
+    "search": {"device_calls": 30.0, "waits": 0.0},
     # two blocks of rows more
     "long unions": {"device_calls": 78.0},
     # moments and samples of every span, and of queries in doubt moments once more

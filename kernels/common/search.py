@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...base.arrays import Float64, Int64, Shaped, Tensor
+from ...base.arrays import Float, Float64, Int64, Shaped, Tensor
 from .combine import Combination
 from .screen_terms import Shared, Terms
 from .state import PosteriorState
@@ -36,14 +36,83 @@ class SearchLimits:
 
 
 @dataclass(frozen=True)
+class NoiseKnown:
+    """The row every query was made from, -1 where unknown, [B], and what of its noise is known.
+
+    blur: norm of what rounding added to it, [B] float64. deviations: that no Gaussian product with a row exceeds.
+    """
+
+    row: Int64[Tensor, "B"]
+    blur: Float64[Tensor, "B"]
+    deviations: float
+
+
+@dataclass(frozen=True)
+class LeadingLevel:
+    """A level of leading coordinates of rows, for kernels that make of a query what its rows are multiplied with.
+
+    features: [N, e] float32: coordinates as they are; norms of the residual in each of b blocks, in what no block holds
+    and in all of these; |r|^2 / 2; the log of the weight where rows have weights. edges: where the coordinates as they
+    are end and the blocks begin, and where the last block ends, [b + 1] int32. typical: these norms of a typical row,
+    [b + 2] float64. blocks: their number. codes: coordinates of the only block in 8 bits, [N, K], or None; scale: of
+    each, [K] float64; radius: norm of the longest row of codes; digits: that factors are multiplied with, 1 or 2.
+    coordinate, upper, shared: what float32 may hide: of squares of norms beyond coordinates, relative to |q|^2; of
+    upper logits, relative to `row_size` |q| + alpha `square_size`; of products of trajectories, relative to the norm of
+    what is shared. weights: of logs of weights, in nats.
+    """
+
+    features: Float[Tensor, "N e"]
+    edges: Shaped[Tensor, "E"]
+    typical: Float64[Tensor, "T"]
+    blocks: int
+    coordinate: float
+    upper: float
+    row_size: float
+    square_size: float
+    shared: float
+    weights: float
+    codes: Shaped[Tensor, "N K"] | None = None
+    scale: Float64[Tensor, "K"] | None = None
+    radius: float = 0.0
+    digits: int = 1
+
+
+@dataclass(frozen=True)
+class Projection:
+    """A batch of queries in leading coordinates.
+
+    coordinates: [B, M] float32. facts: [3, B] float64: the squared norm of the point that these are of, and, where
+    queries share points, how much of these is in each query and their norms.
+    """
+
+    coordinates: Float[Tensor, "B M"]
+    facts: Float64[Tensor, "3 B"]
+
+
+@dataclass(frozen=True)
+class ProjectedTerms:
+    """What the upper logits of a level of leading coordinates are made of.
+
+    level: of a screen. projection: of the queries on its directions. known: what is known of their noise, or None.
+    products, column: of shared points with all rows, [N, P] float32, and which are a query's, [B], or None.
+    """
+
+    level: LeadingLevel
+    projection: Projection
+    known: NoiseKnown | None = None
+    products: Float[Tensor, "N P"] | None = None
+    column: Int64[Tensor, "B"] | None = None
+
+
+@dataclass(frozen=True)
 class SearchLevel:
     """A level of a screen as a search passes it.
 
-    terms, shared: of the upper logits of all queries, up to |q|^2 / 2 sigma^2. limits: from which on a query goes on to
-    the next level.
+    terms, shared: of the upper logits of all queries, up to |q|^2 / 2 sigma^2; what is shared is among terms of
+    leading coordinates. limits: from which on a query goes on to the next level.
     """
 
-    terms: Terms
+    terms: Terms | ProjectedTerms
     shared: Shared | None
     limits: SearchLimits
 

@@ -15,7 +15,7 @@ from ..common.describe import Described, Description
 from ..common.rescore import Pairs
 from ..common.rows import Query, Rows
 from ..common.screen_terms import Terms
-from ..common.search import Mass, Searched, SearchLevel
+from ..common.search import Mass, Projection, Searched, SearchLevel
 from ..common.segments import SegmentWork
 from ..common.state import PosteriorState, Wanted
 from ..common.work import Work
@@ -94,6 +94,16 @@ def gpu_screens_apply(work: Work, terms: Terms) -> bool:
     from .screen_logits import screen_fits
 
     return screen_fits(terms)
+
+
+def gpu_projected(query: Query, basis: Float[Tensor, "D M"], shared: Float64[Tensor, "B D"] | None) -> Projection:
+    """Return queries in the leading coordinates of a screen, see :func:`.projection.projected`.
+
+    query: the batch. basis: directions, float32. shared: points whose products with all rows are known, or None.
+    """
+    from .projection import projected
+
+    return projected(query, basis, shared)
 
 
 def gpu_searched(

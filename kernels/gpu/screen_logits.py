@@ -9,7 +9,7 @@ import torch
 import triton
 import triton.language as tl
 
-from ...base.arrays import Tensor
+from ...base.arrays import Float, Tensor
 from ..common.screen_terms import UPWARD, Shared, Terms
 from ..common.work import Work
 from .jit import masked_by_ranges, signed
@@ -107,6 +107,34 @@ def upper_logits(
     return tl.where(m_n[:, None] & m_b[None, :], b_upper, float("-inf"))
 
 
+@triton.jit
+@no_type_check
+def digits_of(b_value, step, DIGITS: tl.constexpr):
+    """Return two digits of values in units of a step, int32, and what is left of the values by the first DIGITS."""
+    b_whole = tl.floor(b_value / step + 0.5)
+    b_both = b_whole.to(tl.int32)
+    b_first = (b_both + _BASE // 2) >> 7
+    b_second = b_both - _BASE * b_first
+    b_rest = b_value - b_whole * step
+    if DIGITS == 1:
+        b_rest += b_second.to(tl.float64) * step
+    return b_first, b_second, b_rest
+
+
+@triton.jit
+@no_type_check
+def step_of(largest):
+    """Return the step in which numbers up to `largest` have two digits."""
+    return tl.maximum(largest, 1e-290) / _LARGEST
+
+
+@triton.jit
+@no_type_check
+def store_rounded_up(p_out, slack):
+    """Store a float64 number as a float32 one that is no smaller."""
+    tl.store(p_out, (slack + tl.abs(slack) * 1.9073486328125e-06).to(tl.float32))
+
+
 @triton.jit(do_not_specialize=["batch"])
 @no_type_check
 def factor_digits_kernel(
@@ -125,20 +153,14 @@ def factor_digits_kernel(
     b_size = tl.zeros([BLOCK], dtype=tl.float64)
     for start in range(0, width, BLOCK):
         b_size = tl.maximum(b_size, tl.abs(tl.load(p_value + start + o_d, mask=start + o_d < width, other=0.0)))
-    step = tl.maximum(tl.max(b_size, axis=0), 1e-290) / _LARGEST
+    step = step_of(tl.max(b_size, axis=0))
     b_left = tl.zeros([BLOCK], dtype=tl.float64)
     b_high = tl.zeros([BLOCK], dtype=tl.int32)
     b_low = tl.zeros([BLOCK], dtype=tl.int32)
     for start in range(0, width, BLOCK):
         m_d = start + o_d < width
         b_value = tl.load(p_value + start + o_d, mask=m_d, other=0.0)
-        b_whole = tl.floor(b_value / step + 0.5)
-        b_both = b_whole.to(tl.int32)
-        b_first = (b_both + _BASE // 2) >> 7
-        b_second = b_both - _BASE * b_first
-        b_rest = b_value - b_whole * step
-        if DIGITS == 1:
-            b_rest += b_second.to(tl.float64) * step
+        b_first, b_second, b_rest = digits_of(b_value, step, DIGITS)
         b_left += b_rest * b_rest
         b_centre = tl.zeros([BLOCK], dtype=tl.int32) - lower
         if CENTRED:
@@ -152,8 +174,38 @@ def factor_digits_kernel(
     tl.store(p_worth + batch + i_b, step.to(tl.float32))
     tl.store(p_origin + i_b, -tl.sum(b_high, axis=0))
     tl.store(p_origin + batch + i_b, -tl.sum(b_low, axis=0))
-    slack = tl.load(p_slack + i_b) + tl.sqrt(tl.sum(b_left, axis=0)) * radius
-    tl.store(p_slack_out + i_b, (slack + tl.abs(slack) * 9.5367431640625e-07).to(tl.float32))
+    store_rounded_up(p_slack_out + i_b, tl.load(p_slack + i_b) + tl.sqrt(tl.sum(b_left, axis=0)) * radius)
+
+
+@dataclass(frozen=True)
+class Coefficients:
+    """What kernels multiply a level of a screen with, for a batch of queries, and what it is.
+
+    slack: [B] float32. features, gains: float32 rows [N, e] and their factors [B, e], or None. codes: 8-bit rows
+    [N, w], the digits of their factors [2, B, w], what these are worth and what their sums begin with, [2, B], or None.
+    digits: how many are multiplied. norm_gain: minus the factor of |r|^2 / 2, [B], or None where it is among features.
+    shared: products of trajectories [N, P], which is a query's and its float32 factor, [B], or None.
+    """
+
+    slack: Float[Tensor, "B"]
+    features: Float[Tensor, "N e"] | None = None
+    gains: Float[Tensor, "B e"] | None = None
+    codes: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
+    digits: int = 0
+    norm_gain: Float[Tensor, "B"] | None = None
+    shared: tuple[Tensor, Tensor, Tensor] | None = None
+
+    @classmethod
+    def of(cls, terms: Terms, shared: Shared | None) -> Coefficients:
+        """Return those of `terms`, and of products of trajectories that are `shared`. Costs a read of the factors."""
+        norm_gain = None if terms.norm_gain is None else terms.norm_gain.float()
+        products = None if shared is None else (shared.products, shared.column, shared.gain.float())
+        if terms.rows.dtype == torch.float32:
+            gains = terms.factors.float().contiguous()
+            return cls(_rounded_up(terms.slack), terms.rows, gains, norm_gain=norm_gain, shared=products)
+        codes, slack = _coded(terms)
+        gain = None if terms.gains is None else terms.gains.float().contiguous()
+        return cls(slack, terms.features, gain, codes, terms.digits, norm_gain, products)
 
 
 @dataclass(frozen=True)
@@ -187,30 +239,29 @@ class ScreenOperand:
         return (*self.pointers, self.start, self.stop, self.batch, *self.numbers)
 
     @classmethod
-    def of(cls, work: Work, terms: Terms, shared: Shared | None) -> ScreenOperand:
+    def of(cls, work: Work, coefficients: Coefficients) -> ScreenOperand:
         """Return what kernels read for the queries of `work`; no synchronisation.
 
-        work: the queries, the rows and their span. terms, shared: of the upper logits. Costs a read of the factors.
+        work: the queries, the rows and their span. coefficients: of the queries at a level.
         """
-        coded = terms.rows.dtype != torch.float32
-        codes, slack = _coded(terms) if coded else ((terms.rows,) * 4, _rounded_up(terms.slack))
-        features, gains = (terms.features, terms.gains) if coded else (terms.rows, terms.factors)
-        weights, norm_gain, excluded = work.rows.log_weights, terms.norm_gain, work.query.excluded.contiguous()
-        beside = (slack, slack) if features is None or gains is None else (features, gains.float().contiguous())
-        norms = (work.rows.half_norms, work.rows.half_norms if weights is None else weights)
-        products = (slack, slack, slack) if shared is None else (shared.products, shared.column, shared.gain.float())
-        gain = slack if norm_gain is None else norm_gain.float()
+        known, rows, excluded = coefficients, work.rows, work.query.excluded.contiguous()
+        slack, features = known.slack, known.features
+        codes = known.codes or (slack,) * 4
+        beside = (slack, slack) if features is None or known.gains is None else (features, known.gains)
+        norms = (rows.half_norms, rows.half_norms if rows.log_weights is None else rows.log_weights)
+        products = known.shared or (slack, slack, slack)
+        norm_gain = slack if known.norm_gain is None else known.norm_gain
         numbers = (
-            terms.rows.shape[1], terms.rows.stride(0), 0 if features is None else features.shape[1],
-            0 if features is None else features.stride(0), 0 if shared is None else products[0].stride(0),
-            excluded.shape[1],
+            0 if known.codes is None else codes[0].shape[1], 0 if known.codes is None else codes[0].stride(0),
+            0 if features is None else features.shape[1], 0 if features is None else features.stride(0),
+            0 if known.shared is None else products[0].stride(0), excluded.shape[1],
         )  # fmt: skip
         constants = {
-            "DIGITS": terms.digits if coded else 0,
+            "DIGITS": known.digits,
             "FEATURES": features is not None,
-            "NORMED": norm_gain is not None,
-            "WEIGHTED": weights is not None,
-            "SHARED": shared is not None,
+            "NORMED": known.norm_gain is not None,
+            "WEIGHTED": rows.log_weights is not None,
+            "SHARED": known.shared is not None,
             "BLOCK_N": SCREEN_ROWS,
             "BLOCK_B": SCREEN_FEW_QUERIES if len(work.query) <= SCREEN_FEW_QUERIES else SCREEN_MANY_QUERIES,
             "BLOCK_D": SCREEN_CODES,
@@ -219,11 +270,11 @@ class ScreenOperand:
             "num_stages": SCREEN_STAGES,
             "enable_fp_fusion": True,
         }
-        pointers = (*codes, *beside, *norms, gain, *products, slack, excluded)
+        pointers = (*codes, *beside, *norms, norm_gain, *products, slack, excluded)
         return cls(pointers, numbers, constants, len(work.query), work.span.start, work.span.stop)
 
 
-def _coded(terms: Terms) -> tuple[tuple[Tensor, ...], Tensor]:
+def _coded(terms: Terms) -> tuple[tuple[Tensor, Tensor, Tensor, Tensor], Tensor]:
     """Return the codes, the digits, what they are worth and begin with, and the slack of queries."""
     factors, codes = terms.factors.contiguous(), terms.rows
     batch, width = factors.shape

@@ -11,13 +11,14 @@ import triton
 
 from ...base.arrays import Float, Float64, Int64, Shaped, Tensor
 from ..common.rows import Span
-from ..common.search import Mass, Searched, SearchLevel, SearchLimits
+from ..common.search import Mass, ProjectedTerms, Searched, SearchLevel, SearchLimits
 from ..common.state import Wanted
 from ..common.work import Work
 from .pairs import listed_state
+from .projection import projected_coefficients
 from .rescore_list import RescoreList
 from .rescored import rescored_sums
-from .screen_logits import SCREEN_ROWS, ScreenOperand
+from .screen_logits import SCREEN_ROWS, Coefficients, ScreenOperand
 from .screen_tiles import CLOSE_SHARES, RowsAbove, TileMaxima, TilesLeft
 from .search_kernels import floor_kernel, gate_kernel, list_kernel
 
@@ -85,6 +86,13 @@ def _begun(entry: Int64[Tensor, "B"] | None, like: Float64[Tensor, "B"]) -> tupl
     return _Verdicts(enter, listed, kept, found, before, omitted, common, opened), (later[None], nothing)
 
 
+def _coefficients(work: Work, level: SearchLevel) -> Coefficients:
+    """Return what the rows of a level are multiplied with."""
+    if isinstance(level.terms, ProjectedTerms):
+        return projected_coefficients(work, level.terms)
+    return Coefficients.of(level.terms, level.shared)
+
+
 class _Search:
     """A search of `work` that leaves out `mass` at most: its lists, and what is known of each query so far."""
 
@@ -101,8 +109,7 @@ class _Search:
 
         number: of the level. left: what is left to it.
         """
-        operand = ScreenOperand.of(self.work, level.terms, level.shared)
-        tiles = TileMaxima.of(operand, left)
+        tiles = TileMaxima.of(ScreenOperand.of(self.work, _coefficients(self.work, level)), left)
         floor = self._floor(number, tiles.promising())
         chosen, closed = self._chosen(number, level.limits, floor, tiles.against(floor))
         above = tiles.above(chosen)

@@ -9,7 +9,7 @@ import torch
 
 from ...base.arrays import Float, Float64, Int64, Tensor
 from ..common.rows import ValueQuery
-from ..common.search import Mass, Searched, SearchLimits
+from ..common.search import Mass, NoiseKnown, Searched, SearchLimits
 from ..common.state import PosteriorState
 from ..common.work import Work
 from .segments import THREAD_OPERATIONS
@@ -49,18 +49,6 @@ class Roundings:
     row_radius: float
     shared: float
     weights: float
-
-
-@dataclass(frozen=True)
-class NoiseKnown:
-    """The row every query was made from, -1 where unknown, [B], and what of its noise is known.
-
-    blur: norm of what rounding added to it, [B] float64. deviations: that no Gaussian product with a row exceeds.
-    """
-
-    row: Int64[Tensor, "B"]
-    blur: Float64[Tensor, "B"]
-    deviations: float
 
 
 class _Level(Structure):

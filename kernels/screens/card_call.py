@@ -5,9 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ...base.arrays import Int64, Tensor
-from ..common.search import Searched, SearchLevel, SearchLimits
-from ..gpu import gpu_proven, gpu_searched
+from ..common.screen_terms import Terms
+from ..common.search import (
+    LeadingLevel,
+    NoiseKnown,
+    ProjectedTerms,
+    Projection,
+    Searched,
+    SearchLevel,
+    SearchLimits,
+)
+from ..gpu import gpu_projected, gpu_proven, gpu_searched
 from ..native.screens import TILE
+from .pca import PrincipalScreen
+from .pca8 import LeadingCodeScreen
+from .query_bounds import noise_deviations
 from .shortlist import Allowance
 from .upper_bounds import CHUNK_QUERIES, UpperLogits
 
@@ -17,7 +29,10 @@ TILE_BYTES, EACH_TILE = 512 << 20, 21
 
 def card_call_applies(upper: UpperLogits) -> bool:
     """Return whether the kernels of a card search for the queries of `upper`."""
-    return len(upper) > 0 and gpu_proven(upper.work.rows, "late") and upper.terms(upper.level) is not None
+    rows, screen = upper.work.rows, upper.screen
+    if len(upper) == 0 or len(upper.work.span) == 0 or not gpu_proven(rows, "late"):
+        return False
+    return screen.leading_level(rows, upper.level) is not None or upper.terms(upper.level) is not None
 
 
 def card_chunk(upper: UpperLogits) -> int:
@@ -38,13 +53,50 @@ def searched_on_card(
     other, the cheapest is 0, from which on a query goes on to the next. entry: the level that each query enters at, no
     earlier one, [B]; None for the first. Costs a product of the batch with the basis for each level that has its own.
     """
-    levels = []
-    for level, limit in limits.items():
-        at = upper.for_level(level)
-        terms = at.terms(level)
-        if terms is None:
-            raise TypeError(f"the kernels of this card do not read level {level} of {upper.screen.kind}")
-        levels.append(SearchLevel(terms, at.kernel_shared, limit))
-    first = min(limits)
-    mass = allowance.allowed(len(upper), upper.work.rows.device)
+    first, mass = min(limits), allowance.allowed(len(upper), upper.work.rows.device)
+    levels = levels_of(upper, limits)
     return gpu_searched(upper.work, levels, mass, entry - first if entry is not None and first else entry)
+
+
+def levels_of(upper: UpperLogits, limits: Mapping[int, SearchLimits]) -> list[SearchLevel]:
+    """Return the levels that a search passes.
+
+    upper: upper logits of the batch. limits: of the levels, the cheapest is 0. Costs a product of the batch with the
+    basis of the screen.
+    """
+    levels, projection = [], None
+    for level, limit in limits.items():
+        leading = upper.screen.leading_level(upper.work.rows, level)
+        if leading is None:
+            at = upper.for_level(level)
+            levels.append(SearchLevel(_terms(at, level), at.kernel_shared, limit))
+            continue
+        projection = projection or _projection(upper)
+        levels.append(SearchLevel(_projected(upper, leading, projection), None, limit))
+    return levels
+
+
+def _terms(upper: UpperLogits, level: int) -> Terms:
+    terms = upper.terms(level)
+    if terms is None:
+        raise TypeError(f"the kernels of this card do not read level {level} of {upper.screen.kind}")
+    return terms
+
+
+def _projection(upper: UpperLogits) -> Projection:
+    """Return the queries of `upper` in the coordinates of their screen, less what they share."""
+    screen, shared = upper.screen, upper.side.shared_products
+    if not isinstance(screen, LeadingCodeScreen | PrincipalScreen):
+        raise TypeError(f"{screen.kind} has no leading coordinates")
+    return gpu_projected(upper.work.query, screen.narrow_basis, None if shared is None else shared.point)
+
+
+def _projected(upper: UpperLogits, level: LeadingLevel, projection: Projection) -> ProjectedTerms:
+    """Return the terms of a level for the queries of `upper`, narrowed by what is known of them."""
+    screen, side = upper.screen, upper.side
+    if side.shared_products is not None:
+        return ProjectedTerms(level, projection, None, side.shared_products.products, side.shared_products.column)
+    if side.source is None:
+        return ProjectedTerms(level, projection)
+    deviations = noise_deviations(len(screen) * len(screen.widths), side.source.failure)
+    return ProjectedTerms(level, projection, NoiseKnown(side.source.row, side.source.blur, deviations))

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
-from ..common.search import Searched, SearchLimits
-from ..native.search import NativeSearch, NoiseKnown, search_applies
+from ..common.search import NoiseKnown, Searched, SearchLimits
+from ..native.search import NativeSearch, search_applies
 from .pca import PrincipalScreen
+from .query_bounds import noise_deviations
 from .shortlist import Allowance
 from .upper_bounds import UpperLogits
 
@@ -32,6 +31,6 @@ def searched(upper: UpperLogits, level: int, allowance: Allowance, limits: Searc
         search.along(side.shared_products.products, side.shared_products.column, side.shared_products.point)
     elif side.source is not None:
         tests = len(screen) * len(screen.widths)
-        deviations = math.sqrt(2.0 * math.log(tests / side.source.failure))
+        deviations = noise_deviations(tests, side.source.failure)
         search.from_sources(NoiseKnown(side.source.row, side.source.blur, deviations))
     return search.found(level)

@@ -14,10 +14,11 @@ from typing import Any, ClassVar
 
 import torch
 
-from ...base.arrays import Float, Float64, Int64, Tensor
+from ...base.arrays import Float, Float64, Int64, Shaped, Tensor
 from ...base.progress import Progress
 from ..common.rows import Query, Rows, Span
 from ..common.screen_terms import Terms
+from ..common.search import LeadingLevel
 from ..native.search import BASIS_ROWS, Leading, Roundings
 from .nearest import DistanceVectors
 from .principal_coordinates import (
@@ -63,8 +64,20 @@ class PrincipalScreen(Screen):
         return len(self.features[0])
 
     @cached_property
-    def _narrow_basis(self) -> Float[Tensor, "D M"]:
+    def narrow_basis(self) -> Float[Tensor, "D M"]:
+        """The basis in float32."""
         return self.basis.float()
+
+    @cached_property
+    def _edges(self) -> tuple[Shaped[Tensor, "_"], ...]:
+        edges, device = block_edges(self.widths), self.basis.device
+        beyond = [edges[edges.index(width) :] for width in self.widths]
+        return tuple(torch.tensor(some, dtype=torch.int32, device=device) for some in beyond)
+
+    @cached_property
+    def _typical(self) -> tuple[Float64[Tensor, "f"], ...]:
+        norms = [part[:, width:] for width, part in zip(self.widths, self.features, strict=True)]
+        return tuple(part[:TYPICAL_ROWS].double().mean(0) for part in norms)
 
     @property
     def operations(self) -> tuple[int, ...]:
@@ -101,7 +114,7 @@ class PrincipalScreen(Screen):
 
     def _projected(self, rows: Rows, query: Query, point: Float64[Tensor, "B D"], level: int) -> Projected:
         # sums in float32 are a walk like those of the products with rows, which they add to
-        projection = (point.float() @ self._narrow_basis).double()
+        projection = (point.float() @ self.narrow_basis).double()
         rest = residual_norm(point, projection, projection_error(rows.dim))
         norms = torch.cat([block_norms(projection, block_edges(self.widths)), rest[:, None]], dim=1)
         rounding = product_rounding(rows, query, point, terms=self._terms, radius=2.0 * rows.radius)
@@ -129,6 +142,25 @@ class PrincipalScreen(Screen):
             coordinate=projection_error(rows.dim),
             row=walk_error(rows.dim),
             row_radius=rows.stored_radius + rows.radius,
+            shared=walk_error(rows.dim) * rows.operand_radius,
+            weights=weight_rounding(rows),
+        )
+
+    def leading_level(self, rows: Rows, level: int) -> LeadingLevel:
+        """Return what kernels of a card project queries on.
+
+        rows, level: the data, and the level.
+        """
+        edges = self._edges[level]
+        return LeadingLevel(
+            self.features[level],
+            edges,
+            self._typical[level],
+            blocks=len(edges) - 1,
+            coordinate=2.0 * projection_error(rows.dim),
+            upper=walk_error(self._terms),
+            row_size=2.0 * rows.radius,
+            square_size=rows.radius**2,
             shared=walk_error(rows.dim) * rows.operand_radius,
             weights=weight_rounding(rows),
         )

@@ -19,6 +19,7 @@ from ...base.arrays import Float, Float64, Int64, Shaped, Tensor
 from ...base.progress import Progress
 from ..common.rows import Query, Rows, Span
 from ..common.screen_terms import UPWARD, Terms
+from ..common.search import LeadingLevel
 from .int8 import CUT_DEVIATIONS, LARGEST_CODE, EightBitScreen
 from .int8_products import SCREENING_DIGITS, given_or_timed, integers_pay, products, relative_cost
 from .nearest import DistanceVectors
@@ -30,11 +31,23 @@ from .principal_coordinates import (
     residual_norm,
     row_features,
 )
-from .query_bounds import TYPICAL_ROWS, Projected, QueryBound, Source, SourceResidual, product_rounding
+from .query_bounds import (
+    TYPICAL_ROWS,
+    Projected,
+    QueryBound,
+    Source,
+    SourceResidual,
+    product_rounding,
+    walk_error,
+    weight_rounding,
+)
 from .screen import SomeRows, Thresholds, chosen_rows, gaps, log_weights, no_thresholds
 
 # coordinates in float32: they vary most, and would coarsen the single digit that codes are multiplied with
 LEADING = 16
+
+# what a point is multiplied with, in norms of a row: decoded it is at most twice as long, and its bounds add once more
+DECODED = 3.0
 
 # the shares of the dimension that levels have, and the fewest codes of a level
 SHARES, FEWEST_CODES = (12, 6, 3), 16
@@ -65,8 +78,18 @@ class LeadingCodeScreen(EightBitScreen):
         return len(self.codes)
 
     @cached_property
-    def _narrow_basis(self) -> Float[Tensor, "D M"]:
+    def narrow_basis(self) -> Float[Tensor, "D M"]:
+        """The basis in float32."""
         return self.basis.float()
+
+    @cached_property
+    def _edges(self) -> tuple[Shaped[Tensor, "2"], ...]:
+        device = self.codes.device
+        return tuple(torch.tensor([LEADING, width], dtype=torch.int32, device=device) for width in self.widths)
+
+    @cached_property
+    def _typical(self) -> tuple[Float64[Tensor, "3"], ...]:
+        return tuple(part[:TYPICAL_ROWS, LEADING : LEADING + 3].double().mean(0) for part in self.features)
 
     @property
     def integers(self) -> bool:
@@ -115,15 +138,41 @@ class LeadingCodeScreen(EightBitScreen):
     def _projected(self, rows: Rows, query: Query, point: Float64[Tensor, "B D"], level: int) -> Projected:
         width = self.widths[level]
         # sums in float32 are a walk like those of the products with rows, which they add to
-        coordinates = (point.float() @ self._narrow_basis[:, :width]).double()
+        coordinates = (point.float() @ self.narrow_basis[:, :width]).double()
         rest = residual_norm(point, coordinates, projection_error(rows.dim))
         coded = coordinates[:, LEADING:]
-        terms = self.features[level].shape[1] + 4 * width + 4 * rows.dim
-        # a decoded row is at most twice as long as the row, and its bounds add once more
-        rounding = product_rounding(rows, query, point, terms=terms, radius=3.0 * rows.radius)
+        rounding = product_rounding(rows, query, point, terms=self._terms(level), radius=DECODED * rows.radius)
         factors, rounding = self._factors(coded * self.scale[: width - LEADING], rounding, self.radii[level])
         norms = torch.stack([torch.linalg.vector_norm(coded, dim=1), rest], dim=1)
         return Projected(torch.cat([coordinates[:, :LEADING], factors], dim=1), norms, rounding)
+
+    def _terms(self, level: int) -> int:
+        return self.features[level].shape[1] + 4 * self.widths[level] + 4 * self.dim
+
+    def leading_level(self, rows: Rows, level: int) -> LeadingLevel | None:
+        """Return what kernels of a card project queries on, None where codes are not multiplied as integers.
+
+        rows, level: the data, and the level.
+        """
+        if not self.integers:
+            return None
+        count = self.widths[level] - LEADING
+        return LeadingLevel(
+            self.features[level],
+            self._edges[level],
+            self._typical[level],
+            blocks=1,
+            coordinate=2.0 * projection_error(rows.dim),
+            upper=walk_error(self._terms(level)),
+            row_size=DECODED * rows.radius,
+            square_size=rows.radius**2,
+            shared=walk_error(rows.dim) * rows.operand_radius,
+            weights=weight_rounding(rows),
+            codes=self.codes[:, :count],
+            scale=self.scale[:count],
+            radius=self.radii[level],
+            digits=SCREENING_DIGITS,
+        )
 
     def _source_residual(self, rows: Rows, query: Query, source: Source, level: int) -> SourceResidual:
         # residuals of codes are not orthogonal to the source: all of its coordinates count

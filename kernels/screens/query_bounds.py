@@ -170,7 +170,7 @@ def with_source(query_bound: QueryBound, query: Query, source: Source, residual:
     independent of every row, so its product with the residual of one is Gaussian, and the union bound covers all.
     """
     gain = query.gain
-    deviations = math.sqrt(2.0 * math.log(residual.tests / source.failure))
+    deviations = noise_deviations(residual.tests, source.failure)
     noise = gain * (query.inverse_variance.rsqrt() * deviations + source.blur)
     own = gain[:, None] * residual.block_norms
     typical = residual.typical_block_norms
@@ -217,7 +217,19 @@ def shared_rounding(rows: Rows, shared_products: SharedProducts, share: Float64[
 
 
 def weight_rounding(rows: Rows) -> float:
-    """Return what float32 may hide of the logs of the weights of `rows`."""
+    """Return what float32 may hide of the logs of the weights of `rows`, which is kept with them."""
+    return 0.0 if rows.log_weights is None else rows.derived("weight rounding", _weight_rounding)
+
+
+def _weight_rounding(rows: Rows) -> float:
     if rows.log_weights is None:
         return 0.0
     return WALK * UNIT_ROUNDOFF[torch.float32] * float(rows.log_weights[rows.log_weights > -torch.inf].abs().max())
+
+
+def noise_deviations(tests: int, failure: float) -> float:
+    """Return how many deviations none of so many Gaussian products exceeds but with probability `failure`.
+
+    tests: how many products. failure: in (0, 1).
+    """
+    return math.sqrt(2.0 * math.log(tests / failure))

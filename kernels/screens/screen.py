@@ -17,6 +17,7 @@ from ...base.arrays import Float, Float64, Int64, Shaped, Tensor
 from ...base.progress import Progress
 from ..common.rows import Query, Rows, Span
 from ..common.screen_terms import Terms
+from ..common.search import LeadingLevel
 from .costs import SearchCosts
 from .nearest import DistanceVectors
 from .query_bounds import (
@@ -143,6 +144,13 @@ class Screen(ABC):
 
         rows: the data. level: of the screen, the cheapest is 0. query_bound: coefficients of the batch.
         """
+
+    def leading_level(self, rows: Rows, level: int) -> LeadingLevel | None:
+        """Return what kernels of a card project queries on; None where the screen has no leading coordinates for them.
+
+        rows: the data. level: of the screen, the cheapest is 0.
+        """
+        return None
 
     @abstractmethod
     def vectors(self, rows: Rows) -> DistanceVectors:

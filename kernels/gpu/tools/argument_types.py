@@ -59,6 +59,13 @@ OWN = {
     "close": {"p_below": "*fp64"},
     **{kernel: {"p_place": "*i64"} for kernel in ("union", "union moments", "union top", "union doubt")},
     "first rows": {"p_tile": "*i64"},
+    "point": dict.fromkeys(("p_point", "p_shared", "p_facts"), "*fp64"),
+    "coefficients": {
+        **dict.fromkeys(("p_facts", "p_alpha", "p_precision", "p_scale", "p_blur", "p_typical"), "*fp64"),
+        **dict.fromkeys(("beyond", "upper", "row_size", "square_size", "shared", "weights", "deviations"), "fp32"),
+        "p_edge": "*i32",
+        "p_source": "*i64",
+    },
     "floor": {"p_floor": "*fp32", "p_gain": "*fp64"},
     "gate": {"p_below": "*fp64", "p_closed": "*fp64", "p_opened": "*i64"},
     "list": {

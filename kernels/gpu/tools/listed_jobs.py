@@ -10,6 +10,7 @@ import torch
 from ..compensate import COMPENSATED_TILE
 from ..devices import Device
 from ..one_read import ONE_READ_ARCHITECTURES, ONE_READ_DIM, one_read_tile
+from ..projection import COEFFICIENT_BLOCK, POINT_BLOCK
 from ..query_operand import QUERY_WARPS
 from ..rescore import RESCORE_TILE
 from ..screen_logits import (
@@ -46,7 +47,14 @@ SUBSET = (
     *(("distance", "fp32"), ("rescore", "u8"), ("spread", "fp16"), ("order", "fp32")),
     *(("compensate", "fp16"), ("compensated slots", "u8"), ("based", "fp32")),
     *(("parts", "bf16"), ("combine", "fp16"), ("describe", "fp32"), ("split digits", "u8")),
-    *(("maxima", "u8"), ("above", "fp32"), ("factor digits", "i8"), ("floor", "fp32"), ("list", "fp32")),
+    *(
+        ("maxima", "u8"),
+        ("above", "fp32"),
+        ("factor digits", "i8"),
+        ("floor", "fp32"),
+        ("list", "fp32"),
+        ("coefficients", "i8"),
+    ),
     *(("shift", "fp32"), ("partition", "fp32"), ("add", "fp32"), ("doubt", "fp32"), ("state", "fp32")),
     *((kernel, "fp32") for kernel in UNIONS),
 )
@@ -135,6 +143,9 @@ def _bounding(target: str) -> Iterator[Job]:
                 yield Job(target, kernel, stored, tile)
     yield Job(target, "factor digits", torch.int8, Tile(1, 1, DIGITS_BLOCK, DIGITS_WARPS, 3))
     yield Job(target, "close", torch.float32, Tile(CLOSE_TILES, CLOSE_QUERIES, 1, 4, 3))
+    yield Job(target, "point", torch.float32, Tile(1, 1, POINT_BLOCK, 4, 3))
+    for stored in (torch.float32, torch.int8):
+        yield Job(target, "coefficients", stored, Tile(1, 1, COEFFICIENT_BLOCK, DIGITS_WARPS, 3))
     yield Job(target, "first rows", torch.float32, Tile(1, FIRST_QUERIES, 1, 1, 3))
     yield Job(target, "floor", torch.float32, Tile(1, 1, FLOOR_BLOCK, 4, 3))
     yield Job(target, "gate", torch.float32, Tile(1, GATE_QUERIES, 1, 4, 3))

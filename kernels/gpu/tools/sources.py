@@ -23,6 +23,7 @@ from ..one_read import one_read_kernel
 from ..operands import EXACT, part_slots
 from ..panels import PANEL_BLOCK, panels_kernel
 from ..partition import PARTITION_QUERIES, TILE_BLOCK, partition_kernel
+from ..projection import coefficients_kernel, point_kernel
 from ..query_operand import QUERY_BLOCK, query_digits_kernel, query_parts_kernel, shift_kernel
 from ..rescore import RESCORE_TILE
 from ..rescore_kernels import rescore_kernel, spread_kernel
@@ -162,12 +163,15 @@ def _bounds(job: Job) -> dict[str, Specialisation]:
     beside = {"FEATURES": True, "NORMED": coded, "WEIGHTED": coded, "SHARED": True, "BLOCK_E": SCREEN_FEATURES}
     # two digits are more than one
     codes = {"DIGITS": 2 if coded else 0, "BLOCK_D": SCREEN_CODES}
+    projected = {"CODED": coded, "SOURCE": True, "SHARED": True, "WEIGHTED": True, "DIGITS": 1}
     bounds = {"BLOCK_N": config.block_n, "BLOCK_B": config.block_b, **beside, **codes}
     return {
         "maxima": (maxima_kernel, bounds),
         "above": (above_kernel, bounds),
         "factor digits": (factor_digits_kernel, {"CENTRED": True, "DIGITS": 1, "BLOCK": config.block_d}),
         "close": (close_kernel, {"BLOCK_T": config.block_n, "BLOCK_B": config.block_b}),
+        "point": (point_kernel, {"SHARED": True, "BLOCK": config.block_d}),
+        "coefficients": (coefficients_kernel, {**projected, "BLOCK": config.block_d}),
         "first rows": (first_rows_kernel, {"BLOCK_F": MOST_FIRST, "BLOCK_B": config.block_b}),
         "floor": (floor_kernel, {"ANSWER": True, "BLOCK": config.block_d}),
         "gate": (gate_kernel, {"BLOCK_S": CLOSE_SHARES, "BLOCK_B": config.block_b}),

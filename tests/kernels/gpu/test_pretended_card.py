@@ -33,7 +33,7 @@ pytestmark = pytest.mark.skipif(INTERPRET, reason="the interpreter is on: nothin
 ANSWER, BLOCK = 44, 9
 
 # device calls of a search through two levels, and of each further level
-SEARCH, LEVEL = 120, 56
+SEARCH, LEVEL = 30, 10
 
 
 @pytest.fixture

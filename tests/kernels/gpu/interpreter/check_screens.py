@@ -11,7 +11,7 @@ from tolerances import assert_close
 from torch import Tensor
 
 from oracle_engine.kernels import Span, Work, gpu, prepare_rows
-from oracle_engine.kernels.gpu.screen_logits import SCREEN_ROWS, ScreenOperand
+from oracle_engine.kernels.gpu.screen_logits import SCREEN_ROWS, Coefficients, ScreenOperand
 from oracle_engine.kernels.gpu.screen_tiles import TileMaxima, TilesLeft
 from oracle_engine.kernels.screens import SharedProducts, SideInformation, UpperLogits
 
@@ -29,7 +29,7 @@ def tiles_of(upper: UpperLogits, level: int, left: TilesLeft | None = None) -> T
     upper = upper.for_level(level)
     terms, nothing = upper.terms(level), torch.zeros(len(upper))
     assert terms is not None
-    operand = ScreenOperand.of(upper.work, terms, upper.kernel_shared)
+    operand = ScreenOperand.of(upper.work, Coefficients.of(terms, upper.kernel_shared))
     return TileMaxima.of(operand, left or (nothing[None], nothing))
 
 

@@ -1,0 +1,254 @@
+"""Triton: what the upper logits of leading coordinates multiply rows with, made of queries in a few launches.
+
+A query y has coordinates c = V^T y in the directions V of a screen. Its product with a row z is at most the sum of
+<c, coordinates of z> over those that the level holds, of the norms of c and of the residual of z in every block, and of
+those of both beyond all blocks; |y beyond|^2 = |y|^2 - |c|^2, and what float32 hides of c is added to it.
+"""
+
+from __future__ import annotations
+
+from typing import no_type_check
+
+import torch
+import triton
+import triton.language as tl
+
+from ...base.arrays import Float, Float64, Tensor
+from ..common.rows import Query
+from ..common.search import ProjectedTerms, Projection
+from ..common.work import Work
+from .screen_logits import DIGITS_WARPS, Coefficients, digits_of, step_of, store_rounded_up
+
+# values of a query that a program looks at together
+POINT_BLOCK, COEFFICIENT_BLOCK = 1024, 512
+
+# factors of norms are rounded up: more than a few float32 roundings
+_UPWARD = tl.constexpr(1.0 + 2.0**-20)
+
+# host numbers that become float32
+ROUNDED_UP = 1.0 + 2.0**-20
+
+
+@triton.jit(do_not_specialize=["batch"])
+@no_type_check
+def point_kernel(p_point, p_shared, p_narrow, p_facts, batch, dim, SHARED: tl.constexpr, BLOCK: tl.constexpr):
+    """A query less what it holds of the point of its trajectory, in float32, and facts of it.
+
+    p_point, p_shared: [B, D] float64; the latter where points are SHARED. p_narrow: [B, D]. p_facts: [3, B], see
+    :class:`..common.search.Projection`.
+    """
+    i_b = tl.program_id(0).to(tl.int64)
+    share = tl.cast(0.0, tl.float64)
+    if SHARED:
+        b_square = tl.zeros([BLOCK], dtype=tl.float64)
+        b_product = tl.zeros([BLOCK], dtype=tl.float64)
+        for start in range(0, dim, BLOCK):
+            o_d = start + tl.arange(0, BLOCK)
+            b_shared = tl.load(p_shared + i_b * dim + o_d, mask=o_d < dim, other=0.0)
+            b_square += b_shared * b_shared
+            b_product += b_shared * tl.load(p_point + i_b * dim + o_d, mask=o_d < dim, other=0.0)
+        square = tl.sum(b_square, axis=0)
+        # bounds hold for any multiple of the point; this one leaves the shortest rest
+        share = tl.sum(b_product, axis=0) / tl.maximum(square, 1e-300)
+        tl.store(p_facts + batch + i_b, share)
+        tl.store(p_facts + 2 * batch + i_b, tl.sqrt(square))
+    b_rest = tl.zeros([BLOCK], dtype=tl.float64)
+    for start in range(0, dim, BLOCK):
+        o_d = start + tl.arange(0, BLOCK)
+        b_point = tl.load(p_point + i_b * dim + o_d, mask=o_d < dim, other=0.0)
+        if SHARED:
+            b_point -= share * tl.load(p_shared + i_b * dim + o_d, mask=o_d < dim, other=0.0)
+        b_rest += b_point * b_point
+        tl.store(p_narrow + i_b * dim + o_d, b_point.to(tl.float32), mask=o_d < dim)
+    tl.store(p_facts + i_b, tl.sum(b_rest, axis=0))
+
+
+@triton.jit
+@no_type_check
+def square_of(p_coordinate, begin, end, BLOCK: tl.constexpr):
+    """Return the sum of the squares of the float32 numbers [begin, end) at `p_coordinate`, in float64."""
+    b_sum = tl.zeros([BLOCK], dtype=tl.float64)
+    for start in range(begin, end, BLOCK):
+        o_d = start + tl.arange(0, BLOCK)
+        b_value = tl.load(p_coordinate + o_d, mask=o_d < end, other=0.0).to(tl.float64)
+        b_sum += b_value * b_value
+    return tl.sum(b_sum, axis=0)
+
+
+@triton.jit
+@no_type_check
+def decoded_norm(p_code, p_scale, width, BLOCK: tl.constexpr):
+    """Return the norm of a row of codes times their scales."""
+    b_sum = tl.zeros([BLOCK], dtype=tl.float64)
+    for start in range(0, width, BLOCK):
+        o_d = start + tl.arange(0, BLOCK)
+        b_value = tl.load(p_code + o_d, mask=o_d < width, other=0).to(tl.float64)
+        b_value *= tl.load(p_scale + o_d, mask=o_d < width, other=0.0)
+        b_sum += b_value * b_value
+    return tl.sqrt(tl.sum(b_sum, axis=0))
+
+
+@triton.jit
+@no_type_check
+def source_noise(source, query, level, known, CODED: tl.constexpr, BLOCK: tl.constexpr):
+    """Return what bounds the noise of a query whose source is known, negative where that narrows nothing, and |source|.
+
+    source: its row, or -1. query: its coordinates, its norm beyond all blocks, alpha and 1 / sigma^2. level: where the
+    norms of the source and its codes are, the scales, edges, number of blocks and of codes, and norms of a typical row.
+    known: what rounding added to the query, and deviations that no Gaussian product exceeds. |source|: of its codes.
+    |y_b| |e_b| becomes alpha |s_b| |e_b| + sigma |e| deviations, s the source.
+    """
+    p_coordinate, rest, alpha, precision = query
+    p_norm, p_code, p_scale, p_edge, blocks, width, p_typical = level
+    blur, deviations = known
+    usual = rest * tl.load(p_typical + blocks)
+    own = tl.load(p_norm + blocks).to(tl.float64) * tl.load(p_typical + blocks)
+    for k in range(blocks):
+        square = square_of(p_coordinate, tl.load(p_edge + k), tl.load(p_edge + k + 1), BLOCK)
+        usual += tl.sqrt(square) * tl.load(p_typical + k)
+        own += tl.load(p_norm + k).to(tl.float64) * tl.load(p_typical + k)
+    decoded = tl.cast(0.0, tl.float64)
+    if CODED:
+        # residuals of codes are not orthogonal to the source: all of its coordinates count
+        decoded = decoded_norm(p_code, p_scale, width, BLOCK)
+        own += decoded * tl.load(p_typical)
+    noise = deviations / tl.sqrt(precision) + blur
+    narrows = (source >= 0) & (alpha * own + noise * tl.load(p_typical + blocks + 1) < usual)
+    return tl.where(narrows, noise, -1.0), decoded
+
+
+@triton.jit
+@no_type_check
+def store_digits(p_coordinate, p_scale, gain, digits, i_b, batch, width, BLOCK: tl.constexpr, DIGITS: tl.constexpr):
+    """Store the factors of the codes of a query as digits, and return the norm of what is left of the factors.
+
+    digits: those [2, B, w], what each is worth and what its sums begin with, [2, B].
+    """
+    p_digits, p_worth, p_origin = digits
+    b_size = tl.zeros([BLOCK], dtype=tl.float64)
+    for start in range(0, width, BLOCK):
+        o_d = start + tl.arange(0, BLOCK)
+        b_value = tl.load(p_coordinate + o_d, mask=o_d < width, other=0.0).to(tl.float64)
+        b_size = tl.maximum(b_size, tl.abs(gain * b_value * tl.load(p_scale + o_d, mask=o_d < width, other=0.0)))
+    step = step_of(tl.max(b_size, axis=0))
+    b_left = tl.zeros([BLOCK], dtype=tl.float64)
+    for start in range(0, width, BLOCK):
+        o_d = start + tl.arange(0, BLOCK)
+        b_value = tl.load(p_coordinate + o_d, mask=o_d < width, other=0.0).to(tl.float64)
+        b_value = gain * b_value * tl.load(p_scale + o_d, mask=o_d < width, other=0.0)
+        b_first, b_second, b_rest = digits_of(b_value, step, DIGITS)
+        b_left += b_rest * b_rest
+        p_digit = p_digits + i_b * width + o_d
+        tl.store(p_digit, b_first.to(tl.int8), mask=o_d < width)
+        tl.store(p_digit + batch.to(tl.int64) * width, b_second.to(tl.int8), mask=o_d < width)
+    tl.store(p_worth + i_b, (step * 128.0).to(tl.float32))
+    tl.store(p_worth + batch + i_b, step.to(tl.float32))
+    tl.store(p_origin + i_b, 0)
+    tl.store(p_origin + batch + i_b, 0)
+    return tl.sqrt(tl.sum(b_left, axis=0))
+
+
+@triton.jit(do_not_specialize=["batch", "coordinates", "blocks", "count", "width"])
+@no_type_check
+def coefficients_kernel(
+    p_coordinate, p_facts, p_alpha, p_precision, p_edge, p_scale, p_features, p_codes, p_source, p_blur, p_typical,
+    p_gains, p_slack, p_shared_gain, p_digits, p_worth, p_origin, batch, coordinates, blocks, count, width,
+    feature_stride, code_stride, beyond, upper, row_size, square_size, shared, weights, deviations, radius,
+    CODED: tl.constexpr, SOURCE: tl.constexpr, SHARED: tl.constexpr, WEIGHTED: tl.constexpr, DIGITS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    """The factors of the features of a query, [B, count], those of its codes, [B, width], in digits, and its slack.
+
+    p_coordinate: [B, coordinates] and p_facts: [3, B], as in :class:`..common.search.Projection`. p_edge .. p_codes,
+    p_typical, beyond .. weights: as in LeadingLevel. p_source, p_blur: [B], where a SOURCE may be known, and
+    deviations, as in NoiseKnown. p_slack: [B]. p_shared_gain: [B], where points are SHARED. p_digits .. p_origin:
+    where rows are CODED, see `store_digits`; radius: no less than the longest row of codes.
+    """
+    i_b = tl.program_id(0).to(tl.int64)
+    alpha, precision, square = tl.load(p_alpha + i_b), tl.load(p_precision + i_b), tl.load(p_facts + i_b)
+    gain, leading = alpha * precision, tl.load(p_edge)
+    p_coordinate += i_b * coordinates
+    p_gains += i_b * count
+    for start in range(0, leading, BLOCK):
+        o_d = start + tl.arange(0, BLOCK)
+        b_value = tl.load(p_coordinate + o_d, mask=o_d < leading, other=0.0).to(tl.float64)
+        tl.store(p_gains + o_d, (gain * b_value).to(tl.float32), mask=o_d < leading)
+    kept = square_of(p_coordinate, 0, tl.load(p_edge + blocks), BLOCK)
+    rest = tl.sqrt(tl.maximum(square * (1.0 + beyond) - kept, 0.0))
+    noise = tl.cast(-1.0, tl.float64)
+    decoded = tl.cast(0.0, tl.float64)
+    p_norm = p_features + leading
+    if SOURCE:
+        source = tl.load(p_source + i_b)
+        p_norm += tl.maximum(source, 0) * feature_stride
+        p_code = p_codes + tl.maximum(source, 0) * code_stride
+        query = (p_coordinate, rest, alpha, precision)
+        level = (p_norm, p_code, p_scale, p_edge, blocks, width, p_typical)
+        noise, decoded = source_noise(source, query, level, (tl.load(p_blur + i_b), deviations), CODED, BLOCK)
+    for k in range(blocks + 1):
+        norm = rest
+        if k < blocks:
+            norm = tl.sqrt(square_of(p_coordinate, tl.load(p_edge + k), tl.load(p_edge + k + 1), BLOCK))
+        if noise >= 0.0:
+            norm = alpha * (tl.load(p_norm + k).to(tl.float64) + tl.where(k == 0, decoded, 0.0))
+        tl.store(p_gains + leading + k, (gain * norm * _UPWARD).to(tl.float32))
+    p_last = p_gains + leading + blocks + 1
+    tl.store(p_last, (gain * tl.maximum(noise, 0.0) * _UPWARD).to(tl.float32))
+    tl.store(p_last + 1, (-gain * alpha).to(tl.float32))
+    if WEIGHTED:
+        tl.store(p_last + 2, 1.0)
+    slack = gain * upper * (tl.sqrt(square) * row_size + alpha * square_size) + weights
+    if SHARED:
+        share = tl.load(p_facts + batch + i_b)
+        slack += gain * shared * tl.abs(share) * tl.load(p_facts + 2 * batch + i_b)
+        tl.store(p_shared_gain + i_b, (gain * share).to(tl.float32))
+    if CODED:
+        digits = (p_digits, p_worth, p_origin)
+        slack += radius * store_digits(p_coordinate + leading, p_scale, gain, digits, i_b, batch, width, BLOCK, DIGITS)
+    store_rounded_up(p_slack + i_b, slack)
+
+
+def projected(query: Query, basis: Float[Tensor, "D M"], shared: Float64[Tensor, "B D"] | None = None) -> Projection:
+    """Return queries in leading coordinates; no synchronisation.
+
+    query: the batch. basis: directions, float32. shared: points whose products with all rows are known, one for each
+    query, or None. Costs a product of 2 B D M operations in float32.
+    """
+    point = query.point.contiguous()
+    batch, dim = point.shape
+    narrow, facts = point.new_empty(batch, dim, dtype=torch.float32), point.new_empty(3, batch)
+    point_kernel[(batch,)](
+        point, point if shared is None else shared.contiguous(), narrow, facts, batch, dim, SHARED=shared is not None,
+        BLOCK=POINT_BLOCK, num_warps=4, enable_fp_fusion=True,
+    )  # fmt: skip
+    return Projection(narrow @ basis, facts)
+
+
+def projected_coefficients(work: Work, terms: ProjectedTerms) -> Coefficients:
+    """Return what the rows of a level of leading coordinates are multiplied with; no synchronisation, one launch.
+
+    work: the queries and the rows. terms: of the level. They bound no less than those of QueryBound do.
+    """
+    level, projection, query = terms.level, terms.projection, work.query
+    batch, coordinates = projection.coordinates.shape
+    count, width = level.features.shape[1], 0 if level.codes is None else level.codes.shape[1]
+    slack = projection.coordinates.new_empty(batch)
+    gains, digits = slack.new_empty(batch, count), slack.new_empty(2, batch, width, dtype=torch.int8)
+    worth, origin = slack.new_empty(2, batch), slack.new_empty(2, batch, dtype=torch.int32)
+    gain, codes = torch.empty_like(slack), level.features if level.codes is None else level.codes
+    known = terms.known
+    row, blur, deviations = (origin, slack, 0.0) if known is None else (known.row, known.blur, known.deviations)
+    numbers = (level.coordinate, level.upper, level.row_size, level.square_size, level.shared, level.weights)
+    coefficients_kernel[(batch,)](
+        projection.coordinates, projection.facts, query.alpha.contiguous(), query.inverse_variance.contiguous(),
+        level.edges, level.typical if level.scale is None else level.scale, level.features, codes,
+        row.contiguous(), blur.contiguous(), level.typical, gains, slack, gain, digits, worth, origin,
+        batch, coordinates, level.blocks, count, width, level.features.stride(0), codes.stride(0),
+        *(ROUNDED_UP * number for number in (*numbers, deviations, level.radius)),
+        CODED=level.codes is not None, SOURCE=known is not None, SHARED=terms.products is not None,
+        WEIGHTED=work.rows.log_weights is not None, DIGITS=level.digits, BLOCK=COEFFICIENT_BLOCK,
+        num_warps=DIGITS_WARPS, enable_fp_fusion=False,
+    )  # fmt: skip
+    coded = None if level.codes is None else (level.codes, digits, worth, origin)
+    shared = None if terms.products is None or terms.column is None else (terms.products, terms.column, gain)
+    return Coefficients(slack, level.features, gains, coded, level.digits if coded else 0, shared=shared)
