@@ -5,21 +5,26 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
+from unittest.mock import patch
 
 import torch
 
 from oracle_engine import OracleDataset, OracleEngine
 from oracle_engine.kernels import Query, Rows, Span, Wanted
 from oracle_engine.kernels.common.work import Work
+from oracle_engine.kernels.gpu.limits import ScanLimits
 from oracle_engine.kernels.gpu.scan import triton_state
+from oracle_engine.kernels.gpu.segments import segments_state
 from oracle_engine.kernels.gpu.tools.figures import Number
 from oracle_engine.kernels.gpu.tools.pretended_card import PretendedCard, pretended_card
 from oracle_engine.kernels.screens import FixedAllowance, SideInformation, UpperLogits, screened
 from oracle_engine.kernels.screens.costs import FIRST_ROWS
 from oracle_engine.kernels.screens.pca8 import leading_code_screen
 from oracle_engine.kernels.screens.tiles import Remaining, tile_bounds
+from oracle_engine.scans.backends import BACKENDS, Backend
 
 COUNT, DIM, BATCH, CLASSES = 2000, 784, 64, 24
 
@@ -41,9 +46,10 @@ MOST = {"device_calls": 60.0, "waits": 1.0, "compilations": 2.0}
 MORE = {
     # the host decides at every level which queries go on
     "search": {"device_calls": 155.0, "waits": 11.0},
-    # the host reads how many classes the unions name
-    "unions": {"device_calls": 76.0, "waits": 2.0},
-    "posterior of unions": {"device_calls": 140.0, "waits": 2.0},
+    # two blocks of rows more
+    "long unions": {"device_calls": 78.0},
+    # moments and samples of every span, and of queries in doubt moments once more
+    "posterior of unions": {"device_calls": 82.0},
 }
 
 
@@ -61,10 +67,20 @@ def calls(names: Iterable[str] = STORED) -> dict[str, dict[str, Number]]:
             card.early = WITHOUT_CLASS
             found[f"some without a class {name}"] = counted(card, questions(engine)["classes"])
             card.early = 0
+            with patch.dict(BACKENDS, triton=in_blocks()):
+                long = questions(OracleEngine(engine.data, backend="triton"))
+                for question in ("classes", "unions"):
+                    found[f"long {question} {name}"] = counted(card, long[question])
             found[f"sizes {name}"] = {"compilations": float(compilations(card, engine))}
             for question, answer in screen_questions(engine.data.rows).items():
                 found[f"{question} {name}"] = counted(card, answer)
     return found
+
+
+def in_blocks() -> Backend:
+    """Return the backend with so little room that every class takes three blocks of rows."""
+    limits = ScanLimits(score_bytes=1, block_unit=-(-COUNT // (3 * CLASSES)))
+    return replace(BACKENDS["triton"], segments=partial(segments_state, limits=limits))
 
 
 def samples(stored: torch.dtype) -> OracleDataset:

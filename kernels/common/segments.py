@@ -20,8 +20,8 @@ class SegmentWork:
     rows, query: the samples and B queries. pairs: the query of each pair, [P], in rising order; a query may be in none.
     spans: the rows [start, stop) of each pair, [P, 2]; those of one query are disjoint, in rising order. each: how many
     pairs every query has, as far as is known without a look at them, or None; where it is more than one, some may have
-    a span of no row. longest: rows that no span has more of but
-    those of all rows, as far as is known without a look at them, or None.
+    a span of no row. longest: rows that no span has more of but those of all rows, and distinct: how many different
+    spans there may be but those and empty ones; both as far as is known without a look at them, or None.
     """
 
     rows: Rows
@@ -31,6 +31,7 @@ class SegmentWork:
     wanted: Wanted = Wanted()  # noqa: RUF009  a frozen value
     each: int | None = None
     longest: int | None = None
+    distinct: int | None = None
 
     def grouped(self) -> tuple[Int64[Tensor, "P"], Int64[Tensor, "G"]]:
         """Return the order, [P], that brings pairs of equal spans together by rising rows, and the sizes of groups."""
@@ -58,7 +59,27 @@ class SegmentWork:
         if self.each is None or self.each == 1:
             return self
         kept = (self.spans[:, 1] > self.spans[:, 0]).nonzero()[:, 0]
-        return replace(self, pairs=self.pairs[kept], spans=self.spans[kept], each=None, longest=None)
+        return replace(self, pairs=self.pairs[kept], spans=self.spans[kept], each=None, longest=None, distinct=None)
+
+    def even(self) -> SegmentWork:
+        """Return the work with as many pairs of every query, `each`, some of no row, and the `longest` span.
+
+        The host waits for how many these are, where they are not known.
+        """
+        if self.each is not None and self.longest is not None:
+            return self
+        lengths = self.spans[:, 1] - self.spans[:, 0]
+        longest = lengths.masked_fill(lengths == len(self.rows), 0).max()
+        if self.each is not None:
+            return replace(self, longest=int(longest))
+        # pairs come in the order of their queries
+        rank = torch.arange(len(self.pairs), device=self.pairs.device) - torch.searchsorted(self.pairs, self.pairs)
+        longest, last = torch.stack([longest, rank.max()]).tolist()
+        # behind those of a query, so that they rise
+        spans = torch.full((len(self.query), last + 1, 2), len(self.rows), device=rank.device)
+        spans[self.pairs, rank] = self.spans
+        pairs = torch.arange(len(self.query), device=rank.device).repeat_interleave(last + 1)
+        return replace(self, pairs=pairs, spans=spans.flatten(0, 1), each=last + 1, longest=longest)
 
     def in_one(self, spans: Int64[Tensor, "B U 2"]) -> Work:
         """Return the work as one over all rows, of which each query leaves out those in none of its `spans`."""

@@ -37,15 +37,16 @@ def candidates_kernel(
     """Copy the logits of one tile of rows for one query, and name the rows; -inf and -1 beyond the last.
 
     p_logits: [height, P]. p_tile: [tiles, B] int64, the tiles of each query. p_columns: [B], the column of each query,
-    and p_spans: [B, 2] int64, its rows, where tiles of queries have rows of their own; elsewhere those from `first_row`
-    on. p_value, p_row: [B, room], of which the last `tiles` times `count` are written. count: rows of a tile.
+    and p_spans: [B, 2] int64, its rows, of which `height` are in a tile, where tiles of queries have rows of their own;
+    either way those from `first_row` on. p_value, p_row: [B, room], of which the last `tiles` times `count` are
+    written. count: rows of a tile.
     """
     i_b = tl.program_id(0)
     column, first, rows = i_b, first_row.to(tl.int64), height.to(tl.int64)
     if SEGMENTED:
         column = tl.load(p_columns + i_b)
-        first = tl.load(p_spans + 2 * i_b)
-        rows = tl.load(p_spans + 2 * i_b + 1) - first
+        first += tl.load(p_spans + 2 * i_b)
+        rows = tl.minimum(rows, tl.load(p_spans + 2 * i_b + 1) - first)
     tile = tl.load(p_tile + tl.program_id(1) * batch + i_b)
     o_n = tl.arange(0, BLOCK)
     o_row = tile * count + o_n
@@ -77,7 +78,8 @@ class TileCandidates:
     def offer(self, scores: Scores, start: int, panels: Panels | None = None, spans: Tensor | None = None) -> None:
         """Take what belongs here from the `scores` of a block whose first row is `start`; no synchronisation.
 
-        panels, spans: tiles of queries with rows of their own, and the rows of each query, [B, 2] int64.
+        panels, spans: tiles of queries with rows of their own, and the rows of each query, [B, 2] int64, of which those
+        from the one numbered `start` are in its tile.
         """
         if self.count == 0:
             return

@@ -145,14 +145,13 @@ class Doubt:
         rescore_list: whose counts change in place. rescored, means: of its samples, as in Rescored.
         Costs a read of the first values of each query and its mean, of all of them near a doubt.
         """
-        query, rows, law, (_, shares, batch) = self.work.query, self.work.rows, self.law, rescored.shape
+        query, rows, (_, shares, batch) = self.work.query, self.work.rows, rescored.shape
         best = rescored.new_empty(batch)
         doubt_kernel[(batch,)](
             self.sums.scalars, self.sums.partials, self.sums.total, self.measures.facts, query.alpha.contiguous(),
             query.inverse_variance.contiguous(), rows.operand_centre, rescore_list.count, rescored, means,
             query.point.contiguous(), best, batch, self.sums.parts, shares, rescore_list.run, len(self.work.span),
-            rows.dim, law.radius, law.operand_radius, law.unit, law.cut, law.query, law.weight, law.log_count,
-            law.budget,
+            rows.dim, *self.law.of_loss,
             PARTS=MOST_PARTS, CENTRED=rows.raw_operand, BLOCK_N=RESCORE_TILE.block_n, BLOCK_S=SHARE_BLOCK,
             BLOCK_D=STATE_BLOCK, num_warps=4, enable_fp_fusion=True,
         )  # fmt: skip

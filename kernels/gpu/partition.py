@@ -80,6 +80,11 @@ class Law(NamedTuple):
             log_copies=math.log(rows.copies),
         )
 
+    @property
+    def of_loss(self) -> tuple[float, ...]:
+        """What tells whether a loss of sums shows, in the order of `doubtful_square`."""
+        return (*self[: self._fields.index("spread")], self.budget)
+
 
 @triton.jit
 @no_type_check

@@ -137,7 +137,7 @@ class TritonScan(Generic[Operand]):
 
     def add(self, span: Span) -> None:
         """Score the block of rows in `span`, move the origin of the weights to the log-partition so far, and weigh."""
-        block = BlockOperand.of(self.rows, span)
+        block = self._block(span)
         scores = self._score(block)
         self._offer(scores, span.start)
         self.meeting.meet(scores.stats, self.sums)
@@ -162,6 +162,10 @@ class TritonScan(Generic[Operand]):
             rescored, self.top.rows, reads_values=not capturing(), limits=self.limits, output=self.output
         )
         return replace(state, top_logits=top.logits, top_rows=top.rows, top_rest=top.rest)
+
+    def _block(self, span: Span) -> BlockOperand:
+        """Return the rows of a block as the kernels read them."""
+        return BlockOperand.of(self.rows, span)
 
     def _offer(self, scores: Scores, start: int) -> None:
         """Take the candidates for the heaviest samples from the `scores` of a block whose first row is `start`."""

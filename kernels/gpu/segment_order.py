@@ -22,13 +22,14 @@ def segment_key(p_spans, o_p, m_p, longest, rows):
     """Return the segments of some pairs, and what they are sorted by.
 
     Those of more than `longest` rows are apart: they have none here, and are sorted behind all others, even those of no
-    row, whose key is rows (rows + 2).
+    row, which are all alike and whose key is rows (rows + 2).
     """
     start = tl.load(p_spans + 2 * o_p, mask=m_p, other=0)
     stop = tl.load(p_spans + 2 * o_p + 1, mask=m_p, other=0)
     m_apart = stop - start > longest
-    stop = tl.where(m_apart, start, stop)
-    key = tl.where(stop > start, start * (rows.to(tl.int64) + 1) + stop, rows.to(tl.int64) * (rows + 2))
+    m_some = (stop > start) & (m_apart == 0)
+    start, stop = tl.where(m_some, start, 0), tl.where(m_some, stop, 0)
+    key = tl.where(m_some, start * (rows.to(tl.int64) + 1) + stop, rows.to(tl.int64) * (rows + 2))
     return start, stop, key + m_apart.to(tl.int64)
 
 

@@ -14,7 +14,7 @@ from ..kernels import Span, outside
 MAX_BATCH = 1024
 MAX_BATCH_VALUES = 1 << 26
 
-# classes of a union up to which none is looked for that names fewer than others: pairs of no row cost little
+# classes of a union up to which none is looked for that names fewer: pairs of no row cost little
 FEW_CLASSES = 8
 
 
@@ -105,12 +105,19 @@ def with_class(labels: Int64[Tensor, "B U"]) -> Bool[Tensor, "B"]:
     return labels[:, 0] >= 0 if labels.shape[1] == 1 else (labels >= 0).any(1)
 
 
-def table_ranges(labels: Int64[Tensor, "B 1"], table: Int64[Tensor, "K 2"]) -> Int64[Tensor, "B 1 2"]:
-    """Return what :func:`used_ranges` does for one label a query, from the rows of each class, [K, 2].
+def table_ranges(labels: Int64[Tensor, "B U"], table: Int64[Tensor, "K 2"]) -> Int64[Tensor, "B U 2"]:
+    """Return what :func:`used_ranges` does from the rows of each class, [K, 2].
 
-    table: as :func:`~oracle_engine.data.labels.class_table` returns it.
+    labels: as :func:`~oracle_engine.queries.labels.resolve_labels` returns them. table: as
+    :func:`~oracle_engine.data.labels.class_table` returns it.
     """
-    ranges: Int64[Tensor, "B 1 2"] = table[labels.clamp(-1, len(table) - 2)]
+    other, each = len(table) - 2, labels.shape[1]
+    # in rising order, so that the last is -1 where no class is named
+    names = (labels.flip(1) if each > 1 else labels).clamp(-1, other)
+    if each > 1:
+        named = names[:, :-1]
+        named.masked_fill_((named < 0) | (named == names[:, 1:]), other)
+    ranges: Int64[Tensor, "B U 2"] = table[names]
     return ranges
 
 

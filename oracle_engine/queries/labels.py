@@ -7,17 +7,18 @@ from typing import Any
 
 import torch
 
-from ..base.arrays import Int64, Shaped, Tensor, integers, on_device
+from ..base.arrays import Bool, Int64, Shaped, Tensor, integers, on_device
 from ..base.checked import check
 from ..base.cuda_graphs import capturing
 from ..base.errors import InputError, invalid
 from ..kernels import Span
+from .classes import FEW_CLASSES
 
 
 def resolve_labels(
     labels: Any, batch: int, segments: Mapping[int, Span], device: torch.device
 ) -> Int64[Tensor, "B U"] | None:
-    """Return the classes that each query may use, [B, U] int64, different classes first and -1 behind them.
+    """Return the classes that each query may use, [B, U] int64, different classes in falling order and -1 behind them.
 
     labels: None; one integer, or one for each query, [B]; unions, [B, U] integers that name U different classes, or
         fewer and -1; or one-hot rows, [B, K] of any dtype, in which column k stands for class k, K > 1, and K - 1 is
@@ -25,11 +26,14 @@ def resolve_labels(
         sequence.
     batch: B. segments: the rows of each class of the data. device: of the queries.
 
-    U is the size of the largest union, one more where that is K; of data without classes, which only -1 may be asked
-    of, all queries use everything, which is None. Two columns of integers 0 and 1 may be one-hot rows or
-    unions of both classes, and are refused. Raises InputError for these, for rows that are neither (soft labels, unions
-    that name a class twice), for other shapes and dtypes, for classes that the data lack, and for data without classes.
-    The host reads values, except while a CUDA graph is captured, when rows as wide as one-hot rows are refused.
+    U is that of the labels, or the size of the largest union where they have more than FEW_CLASSES columns, and one
+    more where that is K; of data without classes, which only -1 may be asked of, all queries use everything, which is
+    None. Two columns of integers 0 and 1 may be one-hot rows or unions of both classes, and are refused. Raises
+    InputError for these, for rows that are neither (soft labels, unions that name a class twice), for other shapes and
+    dtypes, for classes that the data lack, and for data without classes.
+    The host reads values of rows as wide as one-hot rows or of more than FEW_CLASSES columns, and checks as
+    :func:`~oracle_engine.base.checked.check` does; while a CUDA graph is captured it reads none, and rows as wide as
+    one-hot rows are refused.
     """
     if labels is None:
         return None
@@ -47,7 +51,7 @@ def resolve_labels(
     width = 1 + max(segments)
     classes = _from_rows(given, width) if given.ndim == 2 and given.shape[1] > 1 else _from_numbers(given, width)
     _check_known(classes, segments)
-    return classes
+    return _narrow(classes, width)
 
 
 def one_hot_classes(rows: Shaped[Tensor, "B K"], *, zeros: bool = False) -> Int64[Tensor, "B"] | None:
@@ -118,35 +122,43 @@ def _from_rows(given: Tensor, width: int) -> Int64[Tensor, "B U"]:
     return _union(integers("labels", given, given.device, "pass labels.long()"), width)
 
 
-def _union(classes: Int64[Tensor, "B U"], width: int) -> Int64[Tensor, "B V"]:
-    """Return unions without repetitions and needless padding; classes that are named twice are refused."""
-    if capturing() or len(classes) == 0:
-        return classes
-    named = classes.sort(dim=1, descending=True).values
+def _union(classes: Int64[Tensor, "B U"], width: int) -> Int64[Tensor, "B U"]:
+    """Return unions in falling order; classes that are named twice are refused."""
+    named: Int64[Tensor, "B U"] = classes.sort(dim=1, descending=True).values
+    first, second = named[:, :-1], named[:, 1:]
+    check(lambda: (second < first) | (second == -1), lambda: _repeated(named, width))
+    return named
+
+
+def _repeated(named: Int64[Tensor, "B U"], width: int) -> InputError:
     again = (named[:, 1:] == named[:, :-1]) & (named[:, 1:] != -1)
-    # all that is asked of the values is read at once
-    repeated, most, unknown = torch.stack([again.sum(), (named != -1).sum(1).max(), (named < -1).sum()]).tolist()
-    if repeated:
-        query, place = again.nonzero()[0].tolist()
-        found = f"class {int(named[query, place])} twice in query {query}"
-        remedy = f"pad unions with -1; one-hot rows have {width} columns here, or pass labels.argmax(1)"
-        raise invalid("labels", "must name each class of a union once", found, remedy)
-    if unknown:
-        # they stand behind the padding, and are refused by name
-        return classes
+    query, place = again.nonzero()[0].tolist()
+    found = f"class {int(named[query, place])} twice in query {query}"
+    remedy = f"pad unions with -1; one-hot rows have {width} columns here, or pass labels.argmax(1)"
+    return invalid("labels", "must name each class of a union once", found, remedy)
+
+
+def _narrow(classes: Int64[Tensor, "B U"], width: int) -> Int64[Tensor, "B V"]:
+    """Return unions in falling order without needless columns where there are many, and not as wide as `width`."""
+    most = classes.shape[1]
+    if most > FEW_CLASSES and len(classes) and not capturing():
+        most = max(1, int((classes >= 0).sum(1).max()))
     # read once more, unions as wide as one-hot rows would be taken for these
-    spare = named.new_full((len(named), int(most == width > 1)), -1)
-    return torch.cat([named[:, : max(1, most)], spare], dim=1)
+    spare = classes.new_full((len(classes), int(most == width > 1)), -1)
+    return torch.cat([classes[:, :most], spare], dim=1) if spare.shape[1] else classes[:, :most]
 
 
 def _check_known(classes: Int64[Tensor, "B U"], segments: Mapping[int, Span]) -> None:
     """Raise InputError for a class without samples."""
-    first, last = min(segments), max(segments)
-    known = classes == classes.clamp(-1, last)
-    if first > 0 or len(segments) <= last - first:
-        # some numbers between are no class
-        known = torch.isin(classes, torch.tensor([-1, *segments], device=classes.device))
-    check(lambda: known, lambda: _unknown(classes[~known], segments))
+
+    def known() -> Bool[Tensor, "B U"]:
+        first, last = min(segments), max(segments)
+        if first > 0 or len(segments) <= last - first:
+            # some numbers between are no class
+            return torch.isin(classes, torch.tensor([-1, *segments], device=classes.device))
+        return classes == classes.clamp(-1, last)
+
+    check(known, lambda: _unknown(classes[~known()], segments))
 
 
 def _unknown(classes: Int64[Tensor, "n"], segments: Mapping[int, Span]) -> InputError:

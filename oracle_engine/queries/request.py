@@ -140,7 +140,7 @@ class Request:
         if kept is None:
             if self.labels is None or data.sorted_labels is None:
                 raise AssertionError("queries and data without classes are refused before any scan")
-            table = data.class_table if self.labels.shape[1] == 1 else None
+            table = data.class_table
             found = used_ranges(self.labels, data.sorted_labels) if table is None else table_ranges(self.labels, table)
             kept = self._ranges[id(data)] = data, found
         return kept[1]

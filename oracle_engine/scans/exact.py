@@ -16,7 +16,7 @@ from ..base.outside.rows import OutsideRows
 from ..base.transforms import cached_tensor
 from ..data.dataset import OracleDataset
 from ..kernels import Directions, PosteriorState, SegmentWork, Wanted, Work, concatenate
-from ..queries.classes import FEW_CLASSES, batch_slices, class_pairs, rows_between, scan_tasks, scanned_together
+from ..queries.classes import batch_slices, class_pairs, rows_between, scan_tasks, scanned_together
 from ..queries.request import Request, nothing_scored
 from .scanner import Scanner
 
@@ -160,10 +160,11 @@ class ExactScan:
             return self._without(work, rows_between(request.ranges(self.data), len(self.data)))
         ranges, classes = request.ranges(self.data), request.labels.shape[1]
         # with a class each that has rows, or all of them, the pairs are those of the queries one after the other
-        if self.whole if classes == 1 else classes <= FEW_CLASSES:
+        if self.whole or classes > 1:
             places = self._places[: len(request)]
             pairs = places if classes == 1 else places.repeat_interleave(classes)
-            return SegmentWork(work.rows, work.query, pairs, ranges.flatten(0, 1), work.wanted, classes, self._longest)
+            known = (classes, self._longest, len(self.data.segments))
+            return SegmentWork(work.rows, work.query, pairs, ranges.flatten(0, 1), work.wanted, *known)
         return SegmentWork(work.rows, work.query, *class_pairs(ranges), work.wanted)
 
     def _rest_work(self, request: Request, wanted: Wanted) -> Work:

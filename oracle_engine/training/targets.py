@@ -190,7 +190,8 @@ class OracleTarget(torch.nn.Module):
         known = data.sorted_labels
         if not self.estimate.needs_source or query.labels is None or known is None or query.source is None:
             return
-        if query.labels.shape[1] != 1:
+        # the classes of a union come before what is only padding
+        if bool((query.labels[:, 1:] >= 0).any()):
             raise invalid("labels", "must be one class a query for References", list(query.labels.shape), "pass [B]")
         label, own = query.labels[:, 0], known[data.row_of(query.source)]
         other = (label >= 0) & (label != own)

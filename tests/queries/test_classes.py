@@ -22,13 +22,17 @@ def test_queries_use_the_rows_of_their_classes_or_all() -> None:
     assert spans.tolist() == [[2, 5], [7, 8], [5, 7], [0, 8]]
 
 
-def test_a_table_of_the_classes_says_the_same_of_one_label_a_query() -> None:
+def test_a_table_of_the_classes_says_the_same() -> None:
     segments = class_spans(SORTED)
     table = class_table(segments, len(SORTED), SORTED.device)
     assert table is not None
     labels = torch.tensor([[5], [0], [-1], [2], [3]])
     found, true = table_ranges(labels, table), used_ranges(labels, SORTED)
     assert torch.equal(found[:4], true[:4])
+    # in falling order, those that name a class twice in a graph that is captured
+    unions = torch.tensor([[5, 0, -1], [2, -1, -1], [-1, -1, -1], [5, 2, 0], [2, 2, -1]])
+    for own, direct in zip(table_ranges(unions, table).tolist(), used_ranges(unions, SORTED).tolist(), strict=True):
+        assert [span for span in own if span[0] < span[1]] == [span for span in direct if span[0] < span[1]]
     # no row is of the last one, nor of numbers that no table has
     for ranges in (found[4:], true[4:], table_ranges(torch.tensor([[6], [99]]), table)):
         assert (ranges[..., 0] == ranges[..., 1]).all()

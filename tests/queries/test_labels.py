@@ -71,9 +71,18 @@ def test_hidden_labels_stay_hidden_among_one_hot_rows() -> None:
 
 
 def test_unions_name_their_classes_in_any_order_with_any_padding() -> None:
-    assert read(torch.tensor([[2, -1, 0, -1], [-1, -1, 1, -1]]), 0, 1, 2) == [[2, 0], [1, -1]]
+    assert read(torch.tensor([[2, -1, 0, -1], [-1, -1, 1, -1]]), 0, 1, 2) == [[2, 0, -1, -1], [1, -1, -1, -1]]
     assert read([[2, 0], [1, -1]], 0, 1, 2) == [[2, 0], [1, -1]]
-    assert read([[-1, -1], [-1, -1]], 0, 1, 2) == [[-1], [-1]]
+    assert read([[-1, -1], [-1, -1]], 0, 1, 2) == [[-1, -1], [-1, -1]]
+    # columns that no union needs are left out where there are many
+    wide = torch.full((2, 12), -1)
+    assert read(wide, 0, 1, 2) == [[-1], [-1]]
+    wide[0, [3, 7]], wide[1, 5] = torch.tensor([0, 1]), 3
+    assert read(wide, 0, 1, 3) == [[1, 0], [3, -1]]
+    # but for one, where unions would be as wide as one-hot rows
+    wide[0, 4] = 2
+    assert read(wide, 0, 1, 2, 3) == [[2, 1, 0], [3, -1, -1]]
+    assert read(wide.where(wide < 3, -1), 0, 1, 2) == [[2, 1, 0, -1], [-1, -1, -1, -1]]
     assert read(torch.zeros(2, 0, dtype=torch.int64), 0, 1, 2) == [[-1], [-1]]
 
 
@@ -100,6 +109,7 @@ def test_unions_name_their_classes_in_any_order_with_any_padding() -> None:
         (np.array([2**64 - 1, 0], dtype=np.uint64), r"must be integers below 2\^63"),
         ([-5, 0], "must be classes of the data, .*received -5"),
         ([[-5, 0], [1, 2]], "must be classes of the data, .*received -5"),
+        ([[0, -5, *[-1] * 9], [*[-1] * 11]], "must be classes of the data, .*received -5"),
         ([[-5, -5], [1, 2]], "must name each class of a union once; received class -5 twice"),
         ([[0, 1], [2]], "must be a number, a tensor, an array or a list of numbers; received list"),
         (["cat", "dog"], "must be a number, a tensor, an array or a list of numbers; received list"),

@@ -56,7 +56,7 @@ OWN = {
     "factor digits": dict.fromkeys(("p_factors", "p_centre", "p_slack"), "*fp64"),
     "describe": dict.fromkeys(("p_order", "p_index"), "*i64"),
     "close": {"p_below": "*fp64"},
-    "union doubt": {"p_place": "*i64"},
+    **{kernel: {"p_place": "*i64"} for kernel in ("union", "union moments", "union top", "union doubt")},
     "named": {"p_upper": "*fp64"},
     "segments": dict.fromkeys(("p_pairs", "p_order", "p_place", "p_query", "p_own", "p_ranges", "p_apart"), "*i64"),
 }
@@ -64,7 +64,8 @@ OWN = {
 # kernels that compute in float64
 DOUBLE = (
     *("distance", "rescore", "spread", "one read", *COMPENSATED),
-    *("partition", "add", "doubt", "state", "variance", "union", "union doubt"),
+    *("partition", "add", "doubt", "state", "variance", "union", "union moments", "union top"),
+    *("union doubt", "union again"),
     *("parts", "split digits", "combine", "merge", "move", "describe"),
 )
 

@@ -35,6 +35,9 @@ STORED = {
     "single": (torch.float32,),
 }
 
+# kernels that make states of queries of those of their spans
+UNIONS = ("union", "union moments", "union top", "union doubt", "union again")
+
 # kernels and dtypes of the subset, on sm_90
 SUBSET = (
     *(("score", "fp16"), ("score", "fp32"), ("digits", "u8"), ("dense", "fp16"), ("dense", "u8")),
@@ -44,7 +47,7 @@ SUBSET = (
     *(("parts", "bf16"), ("combine", "fp16"), ("describe", "fp32"), ("split digits", "u8")),
     *(("maxima", "u8"), ("above", "fp32"), ("factor digits", "i8")),
     *(("shift", "fp32"), ("partition", "fp32"), ("add", "fp32"), ("doubt", "fp32"), ("state", "fp32")),
-    *(("union", "fp32"), ("union doubt", "fp32")),
+    *((kernel, "fp32") for kernel in UNIONS),
 )
 
 # and those of it whose operands are split as in half precision
@@ -115,8 +118,7 @@ def _rescoring(target: str) -> Iterator[Job]:
         "panels",
         "segments",
         "merge",
-        "union",
-        "union doubt",
+        *UNIONS,
         "move",
         "order",
     ):

@@ -33,7 +33,15 @@ from ..screen_logits import SCREEN_CODES, SCREEN_FEATURES, factor_digits_kernel
 from ..screen_tiles import above_kernel, close_kernel, maxima_kernel, named_kernel
 from ..segment_order import SEGMENT_BLOCK, segment_order_kernel
 from ..state_steps import SHARE_BLOCK, STATE_BLOCK
-from ..unions import union_doubt_kernel, union_kernel
+from ..union_kernels import (
+    UNION_BLOCK,
+    UNION_TOP,
+    union_again_kernel,
+    union_doubt_kernel,
+    union_kernel,
+    union_moments_kernel,
+    union_top_kernel,
+)
 from ..variance import VARIANCE_BLOCK, variance_kernel
 from ..weighted_sum import dense_kernel, listed_kernel
 from ..weights import weights_kernel, weights_rows
@@ -137,8 +145,11 @@ def _states(job: Job) -> dict[str, Specialisation]:
         "state": (state_kernel, {**state, "MOVED": True}),
         "variance": (variance_kernel, {"CENTRED": True, "BLOCK": VARIANCE_BLOCK}),
         "merge": (merge_kernel, {"BLOCK": MERGE_BLOCK}),
-        "union": (union_kernel, {"BLOCK": MERGE_BLOCK}),
-        "union doubt": (union_doubt_kernel, {"BLOCK": MERGE_BLOCK}),
+        "union": (union_kernel, {"BLOCK": UNION_BLOCK}),
+        "union moments": (union_moments_kernel, {"BLOCK": UNION_BLOCK}),
+        "union top": (union_top_kernel, {"BLOCK": UNION_TOP}),
+        "union doubt": (union_doubt_kernel, {"BLOCK": UNION_BLOCK}),
+        "union again": (union_again_kernel, {"MOMENTS": True, "BLOCK": UNION_BLOCK}),
         "describe": (describe_kernel, {"MASSES": True, "ORDERED": True, "BLOCK": DESCRIBE_BLOCK}),
         "combine": (combine_kernel, {"BLOCK": COMBINE_BLOCK}),
     }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from tolerances import assert_close
@@ -29,6 +31,18 @@ def test_pairs_of_no_row_are_left_out(work: SegmentWork) -> None:
     assert some.some() is some
     taken = work.take(torch.tensor([2, 0]))
     assert taken.pairs.tolist() == [1, 1, 0, 0, 0]
+
+
+def test_every_query_gets_as_many_pairs(work: SegmentWork) -> None:
+    assert work.even() is work
+    even = work.some().even()
+    assert (even.each, even.longest, even.pairs.tolist()) == (3, 7, [0, 0, 0, 1, 1, 1, 2, 2, 2])
+    nothing = [20, 20]
+    assert even.spans.tolist() == [[0, 4], [4, 11], nothing, *[nothing] * 3, [4, 11], [11, 12], [14, 20]]
+    # all rows are no long span
+    whole = replace(work, spans=work.spans.index_fill(0, torch.tensor([2]), 0), longest=None)
+    whole.spans[2, 1] = 20
+    assert whole.even().longest == 7
 
 
 def test_a_scan_of_all_rows_that_leaves_out_the_others_is_the_same(work: SegmentWork) -> None:

@@ -39,10 +39,10 @@ def union_work(dim: int, wanted: Wanted, generator: torch.Generator, dtype: torc
 
 
 @pytest.mark.parametrize("wanted", [Wanted(), Wanted(mean=False), Wanted(moments=True, top_k=3)], ids=str)
-@pytest.mark.parametrize(("dim", "room"), [(48, 110), (77, 110), (48, 50), (12, 110)])
-def test_unions_are_those_of_their_spans(dim: int, room: int, wanted: Wanted, generator: torch.Generator) -> None:
+@pytest.mark.parametrize(("dim", "unit"), [(48, 1024), (77, 1024), (48, 32), (12, 1024)])
+def test_unions_are_those_of_their_spans(dim: int, unit: int, wanted: Wanted, generator: torch.Generator) -> None:
     work = union_work(dim, wanted, generator)
-    found = segments_state(work, limits=ScanLimits(score_bytes=12 * 16 * len(work.pairs) * room))
+    found = segments_state(work, limits=ScanLimits(score_bytes=1, block_unit=unit))
     true = span_by_span(work, reference_state)
     assert found.lse[4] == true.lse[4] == -torch.inf
     some = torch.tensor([0, 1, 2, 3, 5])
@@ -76,20 +76,23 @@ def test_half_way_between_samples_of_two_classes(
     path: str, dim: int, amplitude: int, t: float, noise: float, monkeypatch: pytest.MonkeyPatch,
     generator: torch.Generator,
 ) -> None:  # fmt: skip
-    # either class has its sample at a distance: only the mean of both is where the query is
+    # either class, few of many, has its sample at a distance: only the mean of both is where the query is
     monkeypatch.setitem(backends.BACKENDS, "triton", small_backend())
-    stored = (amplitude * normal(40, dim, generator)).round().to(torch.int8)
-    data = OracleDataset(stored, labels=torch.arange(40) % 4)
+    stored = (amplitude * normal(80, dim, generator)).round().to(torch.int8)
+    data = OracleDataset(stored, labels=torch.arange(80) % 40)
     ours, truth = (OracleEngine(data, path=path, backend=name) for name in ("triton", "reference"))
     at = coefficients(ours.path, torch.tensor([t], dtype=torch.float64))
     values = stored.double() * data.value_map.scale + data.value_map.offset
     x = at.alpha_t * (values[:4] + values[1:5]) / 2 + noise * at.sigma_t * normal(4, dim, generator)
-    labels = torch.tensor([[0, 1, -1], [1, 2, 3], [2, 3, -1], [3, 0, 2]])
+    labels = torch.tensor([[0, 1, -1], [1, 2, 3], [2, 3, -1], [3, 4, 2]])
     mean, eps = truth.denoiser(x, t, labels=labels), truth.noise(x, t, labels=labels)
     terms = at.d_alpha_t.abs() * mean.norm(dim=1) + at.d_sigma_t.abs() * eps.norm(dim=1)
     assert_rows_close(ours.velocity(x, t, labels=labels), truth.velocity(x, t, labels=labels), "bar", terms)
     found, true = (side.posterior(x, t, labels=labels, top_k=3) for side in (ours, truth))
-    # both samples of the middle are as heavy
-    assert torch.equal(found.top_indices.sort().values, true.top_indices.sort().values)
+    # both samples of the middle are as heavy, and others may be too
+    assert torch.equal(found.top_indices[:, :2].sort().values, true.top_indices[:, :2].sort().values)
+    every = truth.posterior(x, t, labels=labels, top_k=4)
+    weights = torch.zeros(4, 80, dtype=torch.float64).scatter(1, every.top_indices, every.top_weights.double())
+    assert_close(weights.gather(1, found.top_indices), true.top_weights.double(), "float64")
     for name in ("top_weights", "ess", "entropy", "log_density"):
         assert_close(getattr(found, name), getattr(true, name), "float64")

@@ -1,0 +1,195 @@
+"""Triton: from the states of the spans of a query to one of the query, and whether that is in doubt."""
+
+from __future__ import annotations
+
+from typing import no_type_check
+
+import triton
+import triton.language as tl
+
+from .compensated import twice_sum
+from .doubt import doubtful_square
+from .finish import share_entropy
+from .jit import finite, where_positive
+from .rescore_list import AGAIN
+
+# values of D and samples that a program looks at together
+UNION_BLOCK, UNION_TOP = 1024, 32
+
+_AGAIN = tl.constexpr(AGAIN)
+
+
+@triton.jit
+@no_type_check
+def span_weight(p_lse, p_rest, origin, rest):
+    """Return exp(lse - origin) of a span, zero where it has no sample; both logs with what float64 cuts off them."""
+    lse = tl.load(p_lse)
+    some = lse > float("-inf")
+    return tl.where(some, tl.exp(tl.where(some, lse - origin, 0.0) + (tl.load(p_rest) - rest)), 0.0)
+
+
+@triton.jit(do_not_specialize=["each", "batch"])
+@no_type_check
+def union_kernel(
+    p_lse, p_rest, p_mean, p_place, p_facts, p_mean_out, each, batch, dim, BLOCK: tl.constexpr
+):  # fmt: skip
+    """The log-partition over the `each` spans of a query, and a slice of D of the mean.
+
+    p_lse, p_rest: [P] float64, the log-partition of every span and what float64 cut off it. p_mean: [P, D]. p_place:
+    [B each], where the spans of each query are among these. p_facts: [5, B], of which the first two are written.
+    """
+    i_b = tl.program_id(0).to(tl.int64)
+    p_place += i_b * each
+    top, top_rest = tl.cast(float("-inf"), tl.float64), tl.cast(0.0, tl.float64)
+    for i_span in range(each):
+        place = tl.load(p_place + i_span)
+        lse, rest = tl.load(p_lse + place), tl.load(p_rest + place)
+        above = (lse > top) | ((lse == top) & (rest > top_rest))
+        top, top_rest = tl.where(above, lse, top), tl.where(above, rest, top_rest)
+    origin, some = finite(top), top > float("-inf")
+    mass = tl.cast(0.0, tl.float64)
+    for i_span in range(each):
+        place = tl.load(p_place + i_span)
+        mass += span_weight(p_lse + place, p_rest + place, origin, top_rest)
+    mass = tl.where(some, mass, 1.0)
+    if tl.program_id(1) == 0:
+        lse, rest = twice_sum(origin, top_rest + tl.log(mass))
+        tl.store(p_facts + i_b, tl.where(some, lse, float("-inf")))
+        tl.store(p_facts + batch + i_b, tl.where(some, rest, 0.0))
+    o_d = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    # [BLOCK]
+    b_mean = tl.zeros([BLOCK], dtype=tl.float64)
+    for i_span in range(each):
+        place = tl.load(p_place + i_span)
+        weight = span_weight(p_lse + place, p_rest + place, origin, top_rest) / mass
+        p_part = p_mean + place * dim + o_d
+        b_mean += weight * tl.load(p_part, mask=where_positive(o_d < dim, weight), other=0.0)
+    tl.store(p_mean_out + i_b * dim + o_d, b_mean, mask=o_d < dim)
+
+
+@triton.jit(
+    do_not_specialize=["each", "batch"], do_not_specialize_on_alignment=["p_concentration", "p_entropy", "p_variance"]
+)
+@no_type_check
+def union_moments_kernel(
+    p_lse, p_rest, p_concentration, p_entropy, p_variance, p_mean, p_place, p_mean_all, p_facts, each, batch, dim,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Concentration, entropy and variance over the `each` spans of a query: the last three of p_facts, [5, B].
+
+    p_lse, p_rest, p_concentration, p_entropy, p_variance: [P], those of every span, and p_mean: [P, D]. p_place: as in
+    `union_kernel`, whose p_facts and p_mean_all, [B, D], have what it wrote.
+    """
+    i_b = tl.program_id(0).to(tl.int64)
+    p_place += i_b * each
+    origin, rest = finite(tl.load(p_facts + i_b)), tl.load(p_facts + batch + i_b)
+    concentration, entropy = tl.cast(0.0, tl.float64), tl.cast(0.0, tl.float64)
+    variance = tl.cast(0.0, tl.float64)
+    for i_span in range(each):
+        place = tl.load(p_place + i_span)
+        share = span_weight(p_lse + place, p_rest + place, origin, rest)
+        # [BLOCK]
+        b_square = tl.zeros([BLOCK], dtype=tl.float64)
+        for start in range(0, dim, BLOCK):
+            o_d = start + tl.arange(0, BLOCK)
+            m_d = where_positive(o_d < dim, share)
+            b_gap = tl.load(p_mean + place * dim + o_d, mask=m_d, other=0.0)
+            b_gap -= tl.load(p_mean_all + i_b * dim + o_d, mask=m_d, other=0.0)
+            b_square += b_gap * b_gap
+        concentration += share * share * tl.load(p_concentration + place)
+        entropy += share * tl.load(p_entropy + place) + share_entropy(share)
+        variance += share * (tl.load(p_variance + place) + tl.sum(b_square, axis=0))
+    tl.store(p_facts + 2 * batch + i_b, concentration)
+    tl.store(p_facts + 3 * batch + i_b, entropy)
+    tl.store(p_facts + 4 * batch + i_b, variance)
+
+
+@triton.jit(do_not_specialize=["each", "top"])
+@no_type_check
+def union_top_kernel(
+    p_logits, p_rest, p_row, p_place, p_logits_out, p_rest_out, p_row_out, each, top, BLOCK: tl.constexpr
+):  # fmt: skip
+    """The `top` heaviest samples of a query, in falling order, of those of its `each` spans.
+
+    p_logits, p_rest, p_row: [P, top], logits, what float64 cut off them, and rows; -inf, 0 and -1 for none. p_place: as
+    in `union_kernel`. The others are the same of the queries, [B, top].
+    """
+    i_b = tl.program_id(0).to(tl.int64)
+    p_place += i_b * each
+    o_s = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    m_s = o_s < each * top
+    o_from = tl.load(p_place + o_s // top, mask=m_s, other=0) * top + o_s % top
+    logits = tl.load(p_logits + o_from, mask=m_s, other=0.0)
+    rest = tl.load(p_rest + o_from, mask=m_s, other=0.0)
+    rank = tl.zeros([BLOCK], dtype=tl.int32)
+    for start in range(0, each * top, BLOCK):
+        o_r = start + tl.arange(0, BLOCK)
+        m_r = o_r < each * top
+        o_rival = tl.load(p_place + o_r // top, mask=m_r, other=0) * top + o_r % top
+        rival = tl.load(p_logits + o_rival, mask=m_r, other=0.0)
+        rival_rest = tl.load(p_rest + o_rival, mask=m_r, other=0.0)
+        # [BLOCK, BLOCK]; of equal ones the first comes first
+        earlier = (rival_rest[None, :] == rest[:, None]) & (o_r[None, :] < o_s[:, None])
+        earlier = (rival_rest[None, :] > rest[:, None]) | earlier
+        before = (rival[None, :] > logits[:, None]) | ((rival[None, :] == logits[:, None]) & earlier)
+        rank += tl.sum((before & m_r[None, :]).to(tl.int32), axis=1)
+    m_s = m_s & (rank < top)
+    tl.store(p_logits_out + i_b * top + rank, logits, mask=m_s)
+    tl.store(p_rest_out + i_b * top + rank, rest, mask=m_s)
+    tl.store(p_row_out + i_b * top + rank, tl.load(p_row + o_from, mask=m_s, other=0), mask=m_s)
+
+
+@triton.jit(do_not_specialize=["each", "pairs"])
+@no_type_check
+def union_doubt_kernel(
+    p_lse, p_mean, p_point, p_alpha, p_precision, p_facts, p_place, p_count, each, pairs, dim,
+    radius, operand_radius, unit, cut, query, weight, log_count, budget, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Write AGAIN to p_count [B] for a query in doubt, and zero for others.
+
+    p_lse: [B]. p_mean, p_point: [B, D]. p_facts: [3, pairs], by places of the pairs, those of each query at p_place
+    [B each]. Other arguments are those of `doubt_kernel`.
+    """
+    i_b = tl.program_id(0).to(tl.int64)
+    lse, place = tl.load(p_lse + i_b), tl.load(p_place + i_b * each)
+    alpha, precision = tl.load(p_alpha + i_b), tl.load(p_precision + i_b)
+    law = (radius, operand_radius, unit, cut, query, weight, log_count, budget)
+    facts = (tl.load(p_facts + place), tl.load(p_facts + pairs + place))
+    doubtful = tl.cast(0.0, tl.float64)
+    if lse > float("-inf"):
+        # which share float32 sums have is not known here, nor the partition by coarse logits: the worst of both
+        unknown = tl.cast(float("inf"), tl.float64)
+        doubtful = doubtful_square(law, facts, alpha, precision, unknown, lse, 1.0, dim)
+    square = tl.cast(0.0, tl.float64)
+    start = 0
+    while (start < dim) & (square < doubtful):
+        o_d = start + tl.arange(0, BLOCK)
+        b_gap = tl.load(p_point + i_b * dim + o_d, mask=o_d < dim, other=0.0)
+        b_gap -= alpha * tl.load(p_mean + i_b * dim + o_d, mask=o_d < dim, other=0.0)
+        square += tl.sum(b_gap * b_gap, axis=0)
+        start += BLOCK
+    tl.store(p_count + i_b, tl.where(square < doubtful, _AGAIN, 0))
+
+
+@triton.jit(do_not_specialize=["batch"], do_not_specialize_on_alignment=["p_concentration", "p_entropy", "p_variance"])
+@no_type_check
+def union_again_kernel(
+    p_count, p_lse, p_rest, p_concentration, p_entropy, p_variance, p_mean, p_facts, p_mean_out, batch, dim,
+    MOMENTS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Replace p_facts, [5, B], and p_mean_out, [B, D], by the state of a query in doubt, which p_count [B] marks.
+
+    p_lse, p_rest, p_concentration, p_entropy, p_variance: [B], and p_mean: [B, D], that state.
+    """
+    i_b = tl.program_id(0).to(tl.int64)
+    if tl.load(p_count + i_b) < 0:
+        if tl.program_id(1) == 0:
+            tl.store(p_facts + i_b, tl.load(p_lse + i_b))
+            tl.store(p_facts + batch + i_b, tl.load(p_rest + i_b))
+            if MOMENTS:
+                tl.store(p_facts + 2 * batch + i_b, tl.load(p_concentration + i_b))
+                tl.store(p_facts + 3 * batch + i_b, tl.load(p_entropy + i_b))
+                tl.store(p_facts + 4 * batch + i_b, tl.load(p_variance + i_b))
+        o_d = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+        b_mean = tl.load(p_mean + i_b * dim + o_d, mask=o_d < dim, other=0.0)
+        tl.store(p_mean_out + i_b * dim + o_d, b_mean, mask=o_d < dim)
