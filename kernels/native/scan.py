@@ -38,7 +38,7 @@ from .views import Digits, OwnStates, QueriesView, RowsView, StatesView
 # values of rows up to which products in float64 cost no more than in float32
 NATIVE_DOUBLE_DIM = 16
 
-# operations of a share of a scan: a fifth of a millisecond; crew.cpp says which threads take the shares
+# operations of a share of a scan: a fifth of a millisecond; crew.hpp says which threads take the shares
 SHARE_OPERATIONS = 1.4e7
 
 # operations between two looks at whether the user has asked to stop: about a tenth of a second

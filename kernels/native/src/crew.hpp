@@ -1,6 +1,10 @@
-// How many threads work on a scan: as many as it is worth waking, or as many as are awake.
+// Who works on the shares of a scan: threads that are waited for where it is large, and whoever comes in time where
+// not.
 #pragma once
 #include <cstdint>
+
+#include "helpers.hpp"
+#include "threads.hpp"
 
 namespace oracle {
 
@@ -8,20 +12,40 @@ namespace oracle {
 class Crew {
   public:
     // shares: of the scan. operations: of all of them.
-    Crew(int64_t shares, double operations);
+    Crew(int64_t shares, double operations)
+        : shares_(shares),
+          operations_(operations),
+          hands_(usable_threads(shares)),
+          large_(operations >= kWorthWaking) {}
 
-    int hands() const { return hands_; }
+    // Calls work(share) for each share; they take so many `operations` altogether. work throws nothing.
+    template <class Work>
+    void share_out(double operations, const Work& work) const {
+        if (!large_ && hands_ > 1 && operations >= kWorthHelp) return with_helpers(hands_, shares_, work);
+        const int threads = large_ && operations >= kWorthRegion ? hands_ : 1;
+#pragma omp parallel for num_threads(threads) schedule(static, 1) if (threads > 1)
+        for (int64_t share = 0; share < shares_; ++share) work(share);
+    }
 
-    // Learns from a parallel region of the scan that took so many seconds.
-    void learn(double seconds) const;
+    // The same for what is most of the scan.
+    template <class Work>
+    void share_out(const Work& work) const {
+        share_out(operations_, work);
+    }
+
+    // How many threads to wait for where what is left takes so many `operations`.
+    int waited_for(double operations) const { return large_ || operations >= kWorthWaking ? hands_ : 1; }
 
   private:
+    // Operations of a scan that is worth waking threads for until the last of them comes, which takes up to 6 ms on a
+    // virtual machine; of a further parallel region in it, which waits for a core on a busy machine; and of what is
+    // worth the few microseconds that it takes to tell helpers of it.
+    static constexpr double kWorthWaking = 8e7, kWorthRegion = 8e6, kWorthHelp = 1e6;
+
+    int64_t shares_;
     double operations_;
     int hands_;
-    bool small_;  // whether help is not worth waking for this scan alone
+    bool large_;
 };
-
-// Seconds of a clock that only goes on.
-double seconds_now();
 
 }  // namespace oracle

@@ -42,10 +42,10 @@ DigitUse digit_use(const ScanProblem& problem, int64_t count) {
 ORACLE_APART void place_digits(const DigitQuery& query, int64_t dim, int64_t lane, int8_t* panel) {
     constexpr int64_t W = Tile<float>::lanes;
     const int64_t whole = padded(dim, kTogether);
-    for (int64_t d = 0; d < whole; ++d)
-        for (int digit = 0; digit < kDigits; ++digit)
-            panel[digit * whole * W + (d / kTogether * W + lane) * kTogether + d % kTogether] =
-                query.digits[digit * query.width + d];
+    for (int digit = 0; digit < kDigits; ++digit)
+        for (int64_t d = 0; d < whole; d += kTogether)
+            std::memcpy(panel + (digit * whole + d) * W + lane * kTogether, query.digits + digit * query.width + d,
+                        kTogether);
 }
 
 // Writes queries in digits: those of whole vectors, so that no two threads write into one.

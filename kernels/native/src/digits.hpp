@@ -28,32 +28,81 @@ constexpr bool fits_digits(int64_t dim) {
     return 128 <= dim && dim <= 1 << 16;
 }
 
+// coordinates that are written in digits together, and sums that are kept side by side
+constexpr int64_t kWritten = 64;
+
+// Some coordinates of a query: in units of the last digit, and what is taken off the rows there.
+struct Written {
+    double values[kWritten], level[kWritten];
+};
+
+// What a query in digits is summed up by, coordinate by coordinate: `offset` and `leading_offset` are whole numbers.
+struct DigitSums {
+    double offset[kWritten] = {}, leading_offset[kWritten] = {}, lower[kWritten] = {}, leading[kWritten] = {};
+
+    static double all(const double (&parts)[kWritten]) {
+        double sum = 0.0;
+        for (const double part : parts) sum += part;
+        return sum;
+    }
+};
+
+// Writes coordinates of a query in digits, from `at` on.
+ORACLE_INLINE void write_some_digits(const Written& from, int64_t at, const DigitQuery& query, DigitSums& sums) {
+    int32_t rest[kWritten];
+    double left[kWritten];
+    for (int64_t i = 0; i < kWritten; ++i) left[i] = std::rint(from.values[i]);
+    for (int64_t i = 0; i < kWritten; ++i) rest[i] = static_cast<int32_t>(left[i]);
+    for (int64_t i = 0; i < kWritten; ++i) sums.offset[i] += left[i] * from.level[i];
+    for (int digit = 0; digit + 1 < kDigits; ++digit) {
+        int8_t* low = query.digits + digit * query.width + at;
+        for (int64_t i = 0; i < kWritten; ++i) low[i] = static_cast<int8_t>(rest[i]);
+        // rounded to the nearest multiple of 256
+        for (int64_t i = 0; i < kWritten; ++i) rest[i] = (rest[i] + 128) >> 8;
+    }
+    int8_t* first = query.digits + (kDigits - 1) * query.width + at;
+    for (int64_t i = 0; i < kWritten; ++i) first[i] = static_cast<int8_t>(rest[i]);
+    for (int64_t i = 0; i < kWritten; ++i) left[i] = static_cast<double>(rest[i]);
+    for (int64_t i = 0; i < kWritten; ++i) {
+        const double other = from.values[i] - left[i] * kLeading;
+        sums.leading_offset[i] += left[i] * from.level[i], sums.leading[i] += left[i] * left[i];
+        sums.lower[i] += other * other;
+    }
+}
+
+// Returns the largest |value|.
+ORACLE_INLINE double largest_of(const double* values, int64_t count) {
+    double largest[kWritten] = {};
+    int64_t first = 0;
+    for (; first + kWritten <= count; first += kWritten)
+        for (int64_t i = 0; i < kWritten; ++i) {
+            const double value = std::fabs(values[first + i]);
+            largest[i] = value > largest[i] ? value : largest[i];
+        }
+    for (; first < count; ++first) largest[0] = std::max(largest[0], std::fabs(values[first]));
+    return *std::max_element(largest, largest + kWritten);
+}
+
 // Writes gain * point, [D], in digits; rows are larger by `shift` than the values that they stand for, which still
 // carry `centre` where it is not null.
 ORACLE_APART void write_digits(const double* point, double gain, const double* centre, int64_t dim, int64_t shift,
                                DigitQuery& query) {
-    double largest = 0.0;
-    for (int64_t d = 0; d < dim; ++d) largest = std::max(largest, std::fabs(gain * point[d]));
+    const double largest = std::fabs(gain) * largest_of(point, dim);
     query.unit = largest > 0.0 ? largest / kLargest : 1.0;
-    const double each = 1.0 / query.unit;
-    query.offset = query.leading_offset = 0;
-    double lower = 0.0, leading = 0.0;
-    for (int64_t d = 0; d < query.width; ++d) {
-        const int64_t whole = d < dim ? std::lrint(gain * point[d] * each) : 0;
-        int64_t rest = whole;
-        for (int digit = 0; digit + 1 < kDigits; ++digit) {
-            const int8_t low = static_cast<int8_t>(rest & 255);
-            query.digits[digit * query.width + d] = low;
-            rest = (rest - low) / 256;
-        }
-        query.digits[(kDigits - 1) * query.width + d] = static_cast<int8_t>(rest);
-        if (d >= dim) continue;
-        const int64_t level = (centre == nullptr ? 0 : std::lrint(centre[d])) + shift;
-        query.offset += whole * level, query.leading_offset += rest * level;
-        const double first = static_cast<double>(rest), other = gain * point[d] * each - first * kLeading;
-        lower += other * other, leading += first * first;
+    const double each = gain / query.unit;
+    DigitSums sums;
+    for (int64_t d = 0; d < query.width; d += kWritten) {
+        Written from{};
+        const int64_t count = std::min(kWritten, dim - d);
+        for (int64_t i = 0; i < count; ++i) from.values[i] = point[d + i] * each;
+        for (int64_t i = 0; i < count; ++i)
+            from.level[i] = (centre == nullptr ? 0.0 : std::rint(centre[d + i])) + shift;
+        write_some_digits(from, d, query, sums);
     }
-    query.lower_norm = query.unit * std::sqrt(lower), query.leading_norm = query.unit * kLeading * std::sqrt(leading);
+    query.offset = static_cast<int64_t>(DigitSums::all(sums.offset));
+    query.leading_offset = static_cast<int64_t>(DigitSums::all(sums.leading_offset));
+    query.lower_norm = query.unit * std::sqrt(DigitSums::all(sums.lower));
+    query.leading_norm = query.unit * kLeading * std::sqrt(DigitSums::all(sums.leading));
 }
 
 #if defined(__AVX2__)

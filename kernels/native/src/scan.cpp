@@ -12,9 +12,8 @@
 namespace oracle {
 namespace {
 
-// values of queries from which on their preparation and their merge are shared: on a busy machine every parallel region
-// waits for a core
-constexpr int64_t kWorthThreads = 1 << 18;
+// what a value of queries takes to prepare or to merge, and a value of a row to score again, in operations of a scan
+constexpr double kPreparing = 32.0, kRescoring = 16.0;
 
 template <class Real>
 class Scan : public Steps {
@@ -46,18 +45,21 @@ class Scan : public Steps {
     }
 
     void finish(ScanAsked& asked) override {
-        parallel(shape.batch * shape.dim, [this](int64_t t) {
-            std::vector<Part> parts(problem.threads);
-            std::vector<double> factors(problem.threads);
+        std::vector<Part> parts(problem.threads * problem.threads);
+        std::vector<double> factors(problem.threads * problem.threads);
+        crew_.share_out(kPreparing * shape.batch * shape.dim, [&](int64_t t) {
+            Part* own_parts = parts.data() + t * problem.threads;
+            double* own_factors = factors.data() + t * problem.threads;
             for (int64_t b = t; b < shape.batch; b += problem.threads) {
-                merge_query(problem, shape, memories.data(), b, parts.data(), factors.data());
-                if (problem.wants_mean) merge_mean(problem, shape, memories.data(), b, factors.data());
+                merge_query(problem, shape, memories.data(), b, own_parts, own_factors);
+                if (problem.wants_mean) merge_mean(problem, shape, memories.data(), b, own_factors);
                 for (int64_t i = 0; i < problem.threads; ++i) copy_top(i, b);
             }
         });
+        const Listed rescored = listed();
         ScanAsked by_crew = asked;
-        by_crew.threads = crew_.hands();
-        finish_states(by_crew, all_, listed(), problem.threads);
+        by_crew.threads = crew_.waited_for(kRescoring * rescored.row.size() * problem.dim);
+        finish_states(by_crew, all_, rescored, problem.threads);
         asked.overflows = by_crew.overflows, asked.closed = asked.weighed = 0;
         for (const Memory<Real>& own : memories) asked.closed += *own.closed, asked.weighed += *own.weighed;
     }
@@ -81,7 +83,7 @@ class Scan : public Steps {
     }
 
     void begin() {
-        parallel(shape.batch * shape.dim, [this](int64_t t) {
+        crew_.share_out(kPreparing * shape.batch * shape.dim, [this](int64_t t) {
             pack_queries(problem, shape, shared.queries, t);
             if (t == 0) pack_centre(problem, shape, shared.centre);
             if (use_.any()) pack_digits(problem, shape, shared, t);
@@ -89,23 +91,13 @@ class Scan : public Steps {
         });
     }
 
-    // Calls `step` with the number of each thread, one after the other where `values` are too few to wait for threads.
-    template <class Step>
-    void parallel(int64_t values, const Step& step) const {
-        const int threads = values < kWorthThreads ? 1 : crew_.hands();
-#pragma omp parallel for num_threads(threads) schedule(static, 1)
-        for (int64_t t = 0; t < problem.threads; ++t) step(t);
-    }
-
     template <class Stored>
     void add_stored(int64_t start, int64_t stop) {
         const int64_t count = stop - start, threads = problem.threads;
-        const double began = seconds_now();
-        parallel(kWorthThreads, [&](int64_t t) {
+        crew_.share_out([&](int64_t t) {
             Worker<Real, Stored>(problem, shape, shared, memories[t])
                 .run(start + count * t / threads, start + count * (t + 1) / threads);
         });
-        crew_.learn(seconds_now() - began);
     }
 
     void copy_top(int64_t thread, int64_t b) {

@@ -199,7 +199,9 @@ struct Memory {
     Real* packed;                    // [tiles][block][of_tile]: weights of the rows that have any for a tile of queries
     int32_t *index, *count;          // [tiles][block], [tiles]: these rows
     int32_t* pending;                // [tiles]: rows summed in Real since the sums were emptied into `total`
+    bool* emptied;                   // [tiles]: whether they ever were
     Patience* patience;              // [vectors], at the first one of each pair
+    bool* whole;                     // [vectors], there too: whether all rows of a block are multiplied whole
     Real* top_logits;                // [B][top], in falling order
     int64_t *top_rows, *list_count;  // [B][top], [B]
     int64_t* weighed;                // [1]: pairs of a row and a query whose weights were digits
@@ -230,7 +232,9 @@ struct Memory {
         rounded = arena.take<double>(lanes), first_logit = arena.take<double>(lanes),
         half_norm = arena.take<double>(lanes);
         index = arena.take<int32_t>(shape.tiles * block), count = arena.take<int32_t>(shape.tiles);
-        pending = arena.take<int32_t>(shape.tiles), patience = arena.take<Patience>(shape.vectors);
+        pending = arena.take<int32_t>(shape.tiles), emptied = arena.take<bool>(shape.tiles);
+        patience = arena.take<Patience>(shape.vectors);
+        whole = arena.take<bool>(shape.vectors);
         top_logits = arena.take<Real>(lanes * shape.top), top_rows = arena.take<int64_t>(lanes * shape.top);
         list_count = arena.take<int64_t>(lanes), closed = arena.take<int64_t>(1);
         weighed = arena.take<int64_t>(1);

@@ -149,7 +149,7 @@ class SegmentScan {
         for (int64_t p = 0; p < shape.panels; ++p) {
             const int64_t at = shape.offset(p, b), count = std::min(shape.width, shape.dim - p * shape.width);
             const Real* sums = room.memory.sums + at;
-            const double* total = room.memory.total ? room.memory.total + at : nullptr;
+            const double* total = total_of(room.shape, room.memory, p, b);
             double* out = mean + p * shape.width;
             for (int64_t d = 0; d < count; ++d) out[d] = (double(sums[d]) + (total ? total[d] : 0.0)) / mass;
         }

@@ -82,12 +82,13 @@ class Sift : QuerySoftmax<float> {
     // Notes which queries each row may matter to, and returns those that some row may matter to.
     uint32_t find_reaching(int64_t count) {
         const uint32_t all = (1u << lanes_) - 1;
-        const V floor = floors();
+        const V floor = floors(), nothing = broadcast(-std::numeric_limits<float>::infinity());
         uint32_t some = 0;
         for (int64_t r = 0; r < count; ++r) {
             const V hidden = lower_ * memory_.norms[r] + leading_ * memory_.errors[r];
             const V upper = load(logits_ + r * W) + (shift(r) + hidden);
-            const uint32_t reached = all & ~lanes_of<float>(upper < floor);
+            // what is excluded does not count, even where no floor is known
+            const uint32_t reached = all & ~lanes_of<float>(upper < floor) & ~lanes_of<float>(upper == nothing);
             reaching_[r] = static_cast<int32_t>(reached), some |= reached;
         }
         return some;

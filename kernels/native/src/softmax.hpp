@@ -96,10 +96,11 @@ class QuerySoftmax {
 
   private:
     void rescale(int64_t b, double factor) {
+        const bool emptied = memory_.total != nullptr && memory_.emptied[b / shape_.of_tile];
         for (int64_t p = 0; p < shape_.panels; ++p) {
             const int64_t at = shape_.offset(p, b);
             for (int64_t d = 0; d < shape_.width; ++d) memory_.sums[at + d] *= static_cast<Real>(factor);
-            for (int64_t d = 0; memory_.total && d < shape_.width; ++d) memory_.total[at + d] *= factor;
+            for (int64_t d = 0; emptied && d < shape_.width; ++d) memory_.total[at + d] *= factor;
         }
     }
 };

@@ -4,18 +4,30 @@
 
 namespace oracle {
 
-// Adds the sums of a tile of queries to their totals and starts them anew.
+// Adds the sums of a tile of queries to their totals, which nothing was written to before the first time.
 template <class Real>
 ORACLE_APART void empty_sums(const Shape<Real>& shape, Memory<Real>& memory, int64_t tile) {
     memory.pending[tile] = 0;
     if (memory.total == nullptr) return;
     for (int64_t p = 0; p < shape.panels; ++p) {
         const int64_t first = tile * shape.of_tile, at = shape.offset(p, first);
-        for (int64_t d = 0; d < std::min<int64_t>(shape.of_tile, shape.batch - first) * shape.width; ++d) {
-            memory.total[at + d] += static_cast<double>(memory.sums[at + d]);
-            memory.sums[at + d] = 0;
-        }
+        const int64_t count = std::min<int64_t>(shape.of_tile, shape.batch - first) * shape.width;
+        Real* sums = memory.sums + at;
+        double* total = memory.total + at;
+        if (memory.emptied[tile])
+            for (int64_t d = 0; d < count; ++d) total[d] += static_cast<double>(sums[d]);
+        else
+            for (int64_t d = 0; d < count; ++d) total[d] = static_cast<double>(sums[d]);
+        std::fill_n(sums, count, Real(0));
     }
+    memory.emptied[tile] = true;
+}
+
+// Where the totals of a query are from one panel on, or null where its sums are all there is.
+template <class Real>
+ORACLE_INLINE const double* total_of(const Shape<Real>& shape, const Memory<Real>& memory, int64_t panel, int64_t b) {
+    const bool some = memory.total != nullptr && memory.emptied[b / shape.of_tile];
+    return some ? memory.total + shape.offset(panel, b) : nullptr;
 }
 
 // The sums of a query over some of its rows, with weights relative to a reference: of all rows that were met, and over
@@ -61,7 +73,7 @@ ORACLE_APART void begin_sums(const ScanProblem& problem, const Shape<Real>& shap
     const int64_t lanes = shape.lanes(), values = (problem.few ? shape.batch : lanes) * shape.panels * shape.width;
     const Real nothing = -std::numeric_limits<Real>::infinity();
     if (problem.wants_mean) std::fill_n(memory.sums, values, Real(0));
-    if (problem.wants_mean && memory.total) std::fill_n(memory.total, values, 0.0);
+    std::fill_n(memory.emptied, shape.tiles, false);
     std::fill_n(memory.reference, lanes, nothing);
     // a row that is excluded has the logit -inf, and no logit reaches the floor of a lane without a query
     std::fill_n(memory.floor, shape.batch, std::numeric_limits<Real>::lowest());
@@ -92,22 +104,32 @@ ORACLE_APART void merge_query(const ScanProblem& problem, const Shape<Real>& sha
             problem.kept[b] += memories[t].list_logits[b * shape.listed + i] >= floor;
 }
 
+// Adds factor times the sums of a query in one panel, of one thread, to `sum`.
+template <class Real>
+ORACLE_INLINE void add_sums(const Shape<Real>& shape, const Memory<Real>& memory, int64_t panel, int64_t b,
+                            double factor, int64_t count, double* sum) {
+    const Real* sums = memory.sums + shape.offset(panel, b);
+    const double* total = total_of(shape, memory, panel, b);
+    if (total != nullptr)
+        for (int64_t d = 0; d < count; ++d) sum[d] += factor * (double(sums[d]) + total[d]);
+    else
+        for (int64_t d = 0; d < count; ++d) sum[d] += factor * double(sums[d]);
+}
+
 // Merges the means of a query: zero where nothing was summed.
 template <class Real>
 ORACLE_APART void merge_mean(const ScanProblem& problem, const Shape<Real>& shape, Memory<Real>* memories, int64_t b,
                              const double* factors) {
     const double mass = problem.sums[2 * shape.batch + b];
     double* mean = problem.mean + b * shape.dim;
-    for (int64_t p = 0; p < shape.panels; ++p)
-        for (int64_t d = p * shape.width; d < std::min((p + 1) * shape.width, shape.dim); ++d) {
-            const int64_t at = shape.offset(p, b) + d - p * shape.width;
-            double sum = 0.0;
-            for (int64_t t = 0; t < problem.threads; ++t) {
-                const Memory<Real>& own = memories[t];
-                sum += factors[t] * (double(own.sums[at]) + (own.total ? own.total[at] : 0.0));
-            }
-            mean[d] = mass > 0.0 ? sum / mass : 0.0;
-        }
+    std::fill_n(mean, shape.dim, 0.0);
+    if (!(mass > 0.0)) return;
+    for (int64_t p = 0; p < shape.panels; ++p) {
+        const int64_t first = p * shape.width, count = std::min(shape.width, shape.dim - first);
+        for (int64_t t = 0; t < problem.threads; ++t)
+            add_sums(shape, memories[t], p, b, factors[t], count, mean + first);
+        for (int64_t d = first; d < first + count; ++d) mean[d] /= mass;
+    }
 }
 
 }  // namespace oracle

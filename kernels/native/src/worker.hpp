@@ -78,8 +78,12 @@ class Worker {
         const Stored* rows = rows_ + block.first * shape_.dim;
         packed_ = false;
         if (use_.codes) make_codes(rows, block);
-        for (int64_t v = 0; v < shape_.vectors; v += 2)
-            if (!use_.leading || !few_matter(rows, block, v)) score(rows, block, v);
+        bool some = false;
+        for (int64_t v = 0; v < shape_.vectors; v += 2) {
+            memory_.whole[v] = !use_.leading || !few_matter(rows, block, v);
+            some = some || memory_.whole[v];
+        }
+        if (some) score(rows, block);
         soften(block);
         const bool any = std::any_of(memory_.count, memory_.count + shape_.tiles, [](int32_t count) { return count; });
         if (!problem_.wants_mean || !any) return;
@@ -159,23 +163,30 @@ class Worker {
     }
 #endif
 
-    // Scores all rows of a block for a pair of vectors of queries.
-    void score(const Stored* rows, const Block& block, int64_t v) {
-        const int64_t last = std::min(v + 2, shape_.vectors);
+    // Scores all rows of a block for the pairs of vectors of queries that are multiplied whole.
+    void score(const Stored* rows, const Block& block) {
         if (use_.rows && by_digit_tiles<Real, Stored>(shape_.dim)) {
-            for (; v < last; ++v) score_digits_of(rows, block, v);
+            for (int64_t v = 0; v < shape_.vectors; ++v)
+                if (memory_.whole[v / 2 * 2]) score_digits_of(rows, block, v);
             return;
         }
         pack(rows, block);
-        const int64_t length = shape_.panels * P, step = shape_.block * W;
+        // some panels of the rows, for all queries: they stay in the second cache, however many rows there are
         for (int64_t first = 0; first < shape_.panels; first += kPanelsTogether)
-            for (int64_t r = 0; r < block.count; r += Tile<Real>::rows) {
-                const ScoreOperands<Real> of{memory_.rows + r * P, queries_ + v * W * length,         shape_.block * P,
-                                             shape_.dim,           memory_.logits + v * step + r * W, step};
-                const int64_t stop = std::min(first + kPanelsTogether, shape_.panels);
-                last - v == 2 ? score_tile<Real, 2>(of, first, stop, ahead_)
-                              : score_tile<Real, 1>(of, first, stop, ahead_);
-            }
+            for (int64_t v = 0; v < shape_.vectors; v += 2)
+                if (memory_.whole[v]) score_panels(block, v, first);
+    }
+
+    // Adds the products of some panels of a block, from `first` on, with a pair of vectors of queries to their logits.
+    void score_panels(const Block& block, int64_t v, int64_t first) {
+        const int64_t length = shape_.panels * P, step = shape_.block * W;
+        const int64_t stop = std::min(first + kPanelsTogether, shape_.panels);
+        for (int64_t r = 0; r < block.count; r += Tile<Real>::rows) {
+            const ScoreOperands<Real> of{memory_.rows + r * P, queries_ + v * W * length,         shape_.block * P,
+                                         shape_.dim,           memory_.logits + v * step + r * W, step};
+            v + 1 < shape_.vectors ? score_tile<Real, 2>(of, first, stop, ahead_)
+                                   : score_tile<Real, 1>(of, first, stop, ahead_);
+        }
     }
 
     void score_digits_of(const Stored* rows, const Block& block, int64_t v) {

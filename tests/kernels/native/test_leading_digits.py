@@ -96,6 +96,18 @@ def test_the_nearest_row_may_be_excluded(generator: torch.Generator) -> None:
     closed_share(rows, Query(point, torch.ones(40, dtype=torch.float64), precision, alone))
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_blocks_of_nothing_but_excluded_rows_raise_no_floor(generator: torch.Generator, dtype: torch.dtype) -> None:
+    # the first blocks of a share hold the sources of the queries, excluded with all rows around them
+    rows = prepare_rows(stored_as(normal(300, 128, generator), dtype), None)
+    own = torch.arange(40)
+    point = rows.stored.double()[own] - rows.centre
+    around = torch.tensor([0, 100]).expand(40, 1, 2)
+    ones = torch.ones(40, dtype=torch.float64)
+    precision = 1e-2 if dtype == torch.uint8 else 1e4
+    closed_share(rows, Query(point, ones, precision * ones, around), wanted=Wanted(top_k=2))
+
+
 def lower_digits_decide(levels: Tensor, dim: int) -> tuple[Rows, Query]:
     """Return rows of one value each, and queries whose leading digits are all rounded to the same side."""
     stored = levels[:, None].expand(-1, dim).clone()

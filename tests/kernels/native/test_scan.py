@@ -186,15 +186,6 @@ def test_the_same_threads_give_the_same_bits(generator: torch.Generator, batch: 
         assert_identical(native_state(work, limits=limits), native_state(work, limits=limits))
 
 
-def test_who_takes_the_shares_of_a_scan_changes_no_bit(generator: torch.Generator, two_threads: None) -> None:
-    rows = prepare_rows(normal(1800, 64, generator).float(), None)
-    work = Work(rows, make_query(rows, generator, 128), whole(rows), EVERYTHING)
-    first = native_state(work)
-    # the first ones are scanned by one thread, and later ones by both where that has been sooner
-    for _ in range(40):
-        assert_identical(native_state(work), first)
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_windows_are_those_of_the_law(generator: torch.Generator, dtype: torch.dtype) -> None:
     rows = prepare_rows(normal(300, 90, generator).to(dtype), None)
