@@ -45,9 +45,9 @@ MORE = {
     # the host asks nothing
     "search": {"device_calls": 30.0, "waits": 0.0},
     # two blocks of rows more
-    "long unions": {"device_calls": 78.0},
+    "long unions": {"device_calls": 76.0},
     # moments and samples of every span, and of queries in doubt moments once more
-    "posterior of unions": {"device_calls": 82.0},
+    "posterior of unions": {"device_calls": 80.0},
 }
 
 

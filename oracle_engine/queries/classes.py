@@ -108,16 +108,14 @@ def with_class(labels: Int64[Tensor, "B U"]) -> Bool[Tensor, "B"]:
 def table_ranges(labels: Int64[Tensor, "B U"], table: Int64[Tensor, "K 2"]) -> Int64[Tensor, "B U 2"]:
     """Return what :func:`used_ranges` does from the rows of each class, [K, 2].
 
-    labels: as :func:`~oracle_engine.queries.labels.resolve_labels` returns them. table: as
+    labels: as :func:`~oracle_engine.queries.labels.resolve_labels` returns them, no class twice. table: as
     :func:`~oracle_engine.data.labels.class_table` returns it.
     """
-    other, each = len(table) - 2, labels.shape[1]
     # in rising order, so that the last is -1 where no class is named
-    names = (labels.flip(1) if each > 1 else labels).clamp(-1, other)
-    if each > 1:
-        named = names[:, :-1]
-        named.masked_fill_((named < 0) | (named == names[:, 1:]), other)
+    names = (labels.flip(1) if labels.shape[1] > 1 else labels).clamp(-1, len(table) - 2)
     ranges: Int64[Tensor, "B U 2"] = table[names]
+    if labels.shape[1] > 1:
+        ranges[:, :-1].masked_fill_((names[:, :-1] < 0)[:, :, None], 0)
     return ranges
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ..base.arrays import Bool, Float64, Int64, Tensor
+from ..base.cuda_graphs import capturing
 from ..base.errors import InputError, invalid
 from ..data.dataset import OracleDataset
 from ..kernels import GivenPoints, Pairs, PosteriorState, Query, Span, ValueQuery, Wanted, Work, pairs_state
@@ -140,7 +141,8 @@ class Request:
         if kept is None:
             if self.labels is None or data.sorted_labels is None:
                 raise AssertionError("queries and data without classes are refused before any scan")
-            table = data.class_table
+            # unions that name a class twice are refused, but for those of a graph that is captured
+            table = None if capturing() and self.labels.shape[1] > 1 else data.class_table
             found = used_ranges(self.labels, data.sorted_labels) if table is None else table_ranges(self.labels, table)
             kept = self._ranges[id(data)] = data, found
         return kept[1]

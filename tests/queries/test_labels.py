@@ -18,6 +18,10 @@ from torch.nn.functional import one_hot
 
 from oracle_engine import InputError, OracleDataset, OracleEngine
 from oracle_engine.kernels import Span
+from oracle_engine.paths.paths import resolve_path
+from oracle_engine.queries.builder import RequestBuilder
+from oracle_engine.queries.classes import rows_between
+from oracle_engine.queries.conditions import Conditions
 from oracle_engine.queries.labels import resolve_labels
 
 CPU = torch.device("cpu")
@@ -134,6 +138,20 @@ def test_rows_as_wide_as_one_hot_rows_are_refused_while_a_graph_is_captured(
     with refused(r"`labels` must be read without their values .*Remedy: pass \[B\], or unions of another width"):
         read(one_hot(torch.tensor([3, 0, 1]), 4).to(dtype), 0, 1, 2, 3)
     assert read(torch.tensor([[3, 1], [0, -1]]), 0, 1, 2, 3) == [[3, 1], [0, -1]]
+
+
+def test_a_class_that_is_named_twice_in_a_graph_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(0)
+    data = OracleDataset(normal(20, 3, generator), torch.arange(20) % 5)
+    begin_capture(monkeypatch)
+    builder = RequestBuilder(data, resolve_path("rectified_flow"), 0.0, None)
+    request = builder.request(normal(2, 3, generator), 0.5, Conditions(torch.tensor([[3, 0, 3], [2, 2, -1]])))
+    between = rows_between(request.ranges(data), len(data)).tolist()
+    # the rows of classes 0 and 3, and those of class 2
+    assert [[span for span in spans if span[0] < span[1]] for spans in between] == [
+        [[4, 12], [16, 20]],
+        [[0, 8], [12, 20]],
+    ]
 
 
 def meaning(rows: Rows, whole: bool, classes: set[int]) -> list[set[int]] | None:
