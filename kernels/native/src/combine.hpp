@@ -1,5 +1,6 @@
 // Answers that are linear in a posterior mean and in the point that it belongs to.
 #pragma once
+#include "helpers.hpp"
 #include "mix.hpp"
 #include "simd.hpp"
 
@@ -26,8 +27,8 @@ void combine(const CombinationView& of, int64_t b, Out* out) {
 
 template <class Out>
 void combine_all(const CombinationView& of, Out* out, int threads) {
-#pragma omp parallel for num_threads(threads) schedule(static) if (of.batch * of.dim > kWorthSharing)
-    for (int64_t b = 0; b < of.batch; ++b) combine(of, b, out + b * of.dim);
+    share_out_many(of.batch * of.dim > kWorthSharing ? threads : 1, of.batch,
+                   [&](int64_t b) { combine(of, b, out + b * of.dim); });
 }
 
 }  // namespace oracle

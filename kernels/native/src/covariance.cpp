@@ -165,9 +165,7 @@ void product_lists(const Question& question, const DirectionsView& directions, c
                    double* low) {
     const int64_t dim = question.rows.dim, batch = question.queries.count;
     all_logits<T>(question.rows, question.queries, question.digits, lists, high, low);
-    const bool parallel = lists.first[batch] * dim > kWorthThreads;
-#pragma omp parallel for num_threads(lists.threads) schedule(dynamic) if (parallel)
-    for (int64_t query = 0; query < batch; ++query) {
+    share_out_many(lists.hands(batch, dim), batch, [&](int64_t query) {
         double* total = directions.total + query * dim;
         OneProduct<T> product(directions, query, dim, total);
         for (int64_t k = lists.first[query]; k < lists.first[query + 1]; ++k)
@@ -175,7 +173,7 @@ void product_lists(const Question& question, const DirectionsView& directions, c
                 product.add(row_of<T>(question.rows, lists.row[k]), product.weight(high[k], low[k]));
         product.finish();
         take_mean_off(directions, query, dim, product.sum(), total);
-    }
+    });
 }
 
 }  // namespace

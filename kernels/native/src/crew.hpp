@@ -33,14 +33,14 @@ class Crew {
         share_out(operations_, work);
     }
 
-    // How many threads to wait for where what is left takes so many `operations`.
-    int waited_for(double operations) const { return large_ || operations >= kWorthWaking ? hands_ : 1; }
+    // How many threads are worth their while where what is left takes so many `operations`.
+    int worth(double operations) const { return operations < (large_ ? kWorthRegion : kWorthHelp) ? 1 : hands_; }
 
   private:
     // Operations of a scan that is worth waking threads for until the last of them comes, which takes up to 6 ms on a
     // virtual machine; of a further parallel region in it, which waits for a core on a busy machine; and of what is
     // worth the few microseconds that it takes to tell helpers of it.
-    static constexpr double kWorthWaking = 8e7, kWorthRegion = 8e6, kWorthHelp = 1e6;
+    static constexpr double kWorthWaking = 8e7, kWorthRegion = 2e7, kWorthHelp = 1e6;
 
     int64_t shares_;
     double operations_;

@@ -180,8 +180,8 @@ void add_rescored(ScanAsked& asked, Problem& problem, const Listed& listed, int6
     const int threads = usable_threads(asked.threads);
     const ListsView lists = {listed.first.data(), listed.row.data(), threads};
     weigh_lists(*asked.rows, queries, *asked.digits, lists, rescored.view);
-#pragma omp parallel for num_threads(threads) schedule(static) if (batch * found.dim > kWorthSharing)
-    for (int64_t b = 0; b < batch; ++b) merge_state(asked.out, rescored.view, found.dim, b);
+    share_out_many(batch * found.dim > kWorthSharing ? threads : 1, batch,
+                   [&](int64_t b) { merge_state(asked.out, rescored.view, found.dim, b); });
     if (asked.out.top_k > 0) name_heaviest(asked, queries, found, &rescored.view, tops);
 }
 

@@ -54,8 +54,9 @@ __attribute__((constructor)) void look_at_processors() {
 // The threads that help in this process, and the work that they may take shares of.
 class Helpers {
   public:
-    // Lets so many helpers take shares of `work`.
-    void offer(SharedWork& work, int64_t wanted) {
+    // Lets helpers take shares of `work`.
+    void offer(SharedWork& work) {
+        const int64_t wanted = std::min(work.most, work.shares - work.next);
         std::unique_lock<std::mutex> lock(mutex_);
         work.following = first_, first_ = &work;
         ++offers_;
@@ -125,7 +126,7 @@ class Helpers {
         std::unique_lock<std::mutex> lock(mutex_);
         for (;;) {
             SharedWork* work = first_;
-            while (work && work->next == work->shares) work = work->following;
+            while (work && (work->next == work->shares || work->helping == work->most)) work = work->following;
             work ? help_with(*work, lock) : wait(lock);
         }
     }
@@ -156,10 +157,10 @@ class Helpers {
 
 }  // namespace
 
-void do_shares(SharedWork& work, int64_t threads) {
+void do_shares(SharedWork& work) {
     Helpers& helpers = Helpers::of_process();
     int64_t share = work.next++;
-    helpers.offer(work, threads - 1);
+    helpers.offer(work);
     for (; share >= 0; share = helpers.take(work)) work.call(work.work, share);
     helpers.withdraw(work);
 }

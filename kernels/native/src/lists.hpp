@@ -1,12 +1,13 @@
 // Lists of rows, one a query: scored by direct difference, in twice the digits where the gaps of a list ask for it.
 #pragma once
 #include "distances.hpp"
+#include "helpers.hpp"
 #include "states.hpp"
 
 namespace oracle {
 
-// values below which a parallel region costs more than it saves
-constexpr int64_t kWorthThreads = 1 << 16;
+// values below which help costs more than it saves
+constexpr int64_t kWorthThreads = 1 << 18;
 
 // bytes of a row that are asked for before it is its turn; the rest follows by itself
 constexpr int64_t kBytesAhead = 2048;
@@ -15,6 +16,9 @@ struct ListsView {
     const int64_t* first;  // [B + 1], where the list of a query starts
     const int64_t* row;    // [P], -1 for none
     int64_t threads;
+
+    // How many threads to share the lists of so many queries out to.
+    int64_t hands(int64_t queries, int64_t dim) const { return first[queries] * dim > kWorthThreads ? threads : 1; }
 };
 
 template <class T>
@@ -51,8 +55,7 @@ template <class T>
 void all_distances(const RowsView& rows, const ListsView& lists, int64_t queries, const double* points,
                    const double* alpha, double* out) {
     const int64_t pairs = lists.first[queries], shares = lists.threads;
-#pragma omp parallel for num_threads(shares) schedule(static) if (pairs * rows.dim > kWorthThreads)
-    for (int64_t share = 0; share < shares; ++share) {
+    with_helpers(lists.hands(queries, rows.dim), shares, [&](int64_t share) {
         const int64_t stop = pairs * (share + 1) / shares;
         int64_t at = pairs * share / shares;
         for (int64_t query = query_of(lists, queries, at); at < stop; ++query) {
@@ -61,7 +64,7 @@ void all_distances(const RowsView& rows, const ListsView& lists, int64_t queries
             list_distances<T>(rows, points + query * rows.dim, scale, lists.row + at, end - at, out + at);
             at = end;
         }
-    }
+    });
 }
 
 // From which logit of a list on they are needed in twice the digits; infinite where none is.
@@ -97,19 +100,17 @@ template <class T>
 void all_logits(const RowsView& rows, const QueriesView& queries, const Digits& digits, const ListsView& lists,
                 double* high, double* low) {
     const int64_t pairs = lists.first[queries.count];
-    const bool parallel = pairs * rows.dim > kWorthThreads;
+    const int64_t threads = lists.hands(queries.count, rows.dim);
     all_distances<T>(rows, lists, queries.count, queries.stored_point, queries.alpha, high);
-#pragma omp parallel for num_threads(lists.threads) schedule(dynamic) if (parallel)
-    for (int64_t query = 0; query < queries.count; ++query)
-        coarse_logits(rows, queries, digits, lists, query, high, low);
+    share_out_many(threads, queries.count,
+                   [&](int64_t query) { coarse_logits(rows, queries, digits, lists, query, high, low); });
     // the pairs that need more digits are shared out anew: they may all be of one query
-#pragma omp parallel for num_threads(lists.threads) schedule(dynamic, 64) if (parallel)
-    for (int64_t k = 0; k < pairs; ++k) {
-        if (low[k] == 0.0) continue;
+    share_out_many(threads, pairs, [&](int64_t k) {
+        if (low[k] == 0.0) return;
         const Twice<double> logit = exact_logit<T>(rows, queries, query_of(lists, queries.count, k), lists.row[k]);
         high[k] = logit.high;
         low[k] = logit.low;
-    }
+    });
 }
 
 }  // namespace oracle

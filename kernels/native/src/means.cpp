@@ -45,11 +45,10 @@ ORACLE_EXPORT int oracle_combine(const CombinationView* of, int64_t single, int6
 
 // answer, mean, [B] each, become the norms of the answers and of the means. Returns 0.
 ORACLE_EXPORT int oracle_combined_norms(const CombinationView* of, int64_t threads, double* answer, double* mean) {
-    const int most = usable_threads(threads);
-#pragma omp parallel for num_threads(most) schedule(static) if (of->batch * of->dim > kWorthSharing)
-    for (int64_t b = 0; b < of->batch; ++b) {
+    const int most = of->batch * of->dim > kWorthSharing ? usable_threads(threads) : 1;
+    share_out_many(most, of->batch, [&](int64_t b) {
         const Norms norms = norms_of(*of, b);
         answer[b] = norms.answer, mean[b] = norms.mean;
-    }
+    });
     return 0;
 }

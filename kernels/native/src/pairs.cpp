@@ -78,13 +78,11 @@ void add_list(const RowsView& rows, const Scored& scored, int64_t query, int64_t
 template <class T>
 void take_means(const RowsView& rows, const Scored& scored, int64_t batch, double* mean) {
     const int64_t slices = (rows.dim + kSlice - 1) / kSlice;
-    const bool parallel = scored.stop(batch - 1) * rows.dim > kWorthThreads;
-#pragma omp parallel for num_threads(scored.lists.threads) schedule(dynamic) if (parallel)
-    for (int64_t task = 0; task < batch * slices; ++task) {
+    share_out_many(scored.lists.hands(batch, rows.dim), batch * slices, [&](int64_t task) {
         const int64_t query = task / slices, at = task % slices * kSlice;
         const int64_t count = std::min(kSlice, rows.dim - at);
         add_list<T>(rows, scored, query, at, count, mean + query * rows.dim + at);
-    }
+    });
 }
 
 // tr Cov from squared distances to means that carry the centre; uses up the low parts of logits.
@@ -101,11 +99,10 @@ void take_states(const RowsView& rows, const QueriesView& queries, const Digits&
                  const StatesView& out) {
     const int64_t batch = queries.count;
     all_logits<T>(rows, queries, digits, scored.lists, scored.high, scored.low);
-#pragma omp parallel for num_threads(scored.lists.threads) schedule(dynamic) if (scored.stop(batch - 1) > 4096)
-    for (int64_t query = 0; query < batch; ++query) {
+    share_out_many(scored.stop(batch - 1) > 4096 ? scored.lists.threads : 1, batch, [&](int64_t query) {
         name_heaviest(scored, query, out);
         weigh_list(scored, query, out);
-    }
+    });
     if (out.mean == nullptr) return;
     take_means<T>(rows, scored, batch, out.mean);
     if (out.variance != nullptr) take_variances<T>(rows, scored, batch, out);

@@ -58,7 +58,7 @@ class Scan : public Steps {
         });
         const Listed rescored = listed();
         ScanAsked by_crew = asked;
-        by_crew.threads = crew_.waited_for(kRescoring * rescored.row.size() * problem.dim);
+        by_crew.threads = crew_.worth(kRescoring * rescored.row.size() * problem.dim);
         finish_states(by_crew, all_, rescored, problem.threads);
         asked.overflows = by_crew.overflows, asked.closed = asked.weighed = 0;
         for (const Memory<Real>& own : memories) asked.closed += *own.closed, asked.weighed += *own.weighed;

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,7 +13,15 @@ import torch
 from closed_form import normal
 from row_cases import EVERYTHING, assert_identical, make_query, whole
 
-from oracle_engine.kernels import Work, native_library, native_state, prepare_rows
+from oracle_engine.kernels import (
+    Pairs,
+    PosteriorState,
+    Work,
+    native_library,
+    native_state,
+    pairs_state,
+    prepare_rows,
+)
 from oracle_engine.kernels.native.scan import NativeLimits
 
 pytestmark = [
@@ -20,8 +29,8 @@ pytestmark = [
     pytest.mark.usefixtures("two_threads"),
 ]
 
-# scans that are asked for until a helper has taken a share of one: it has to be awake before a scan ends
-MOST_SCANS = 2000
+# calls that are made until a helper has taken a share of one: it has to be awake before it ends
+MOST_CALLS = 2000
 
 CALLERS = 8
 
@@ -44,17 +53,26 @@ def helpers() -> list[Path]:
     return [thread for thread in threads if (thread / "comm").read_text().strip() == "oracle-helper"]
 
 
-def asked_until_helped(work: Work) -> None:
-    before, first = shares_helped(), native_state(work)
-    for _ in range(MOST_SCANS):
-        assert_identical(native_state(work), first)
+def asked_until_helped(state: Callable[[], PosteriorState]) -> None:
+    before, first = shares_helped(), state()
+    for _ in range(MOST_CALLS):
+        assert_identical(state(), first)
         if shares_helped() > before:
             return
-    pytest.fail(f"no helper took a share of {MOST_SCANS} scans")
+    pytest.fail(f"no helper took a share of {MOST_CALLS} calls")
 
 
-def test_helpers_take_shares_and_change_no_bit(generator: torch.Generator) -> None:
-    asked_until_helped(small_work(generator))
+def test_helpers_take_shares_of_scans_and_change_no_bit(generator: torch.Generator) -> None:
+    work = small_work(generator)
+    asked_until_helped(lambda: native_state(work))
+
+
+def test_helpers_take_lists_of_rows_and_change_no_bit(generator: torch.Generator) -> None:
+    rows = prepare_rows(normal(500, 800, generator).float(), None)
+    query = make_query(rows, generator, 32)
+    named = torch.arange(32 * 20)
+    pairs = Pairs(named // 20, named % 500, torch.zeros(len(named), dtype=torch.float64))
+    asked_until_helped(lambda: pairs_state(rows, query, pairs, EVERYTHING))
 
 
 def test_a_scan_of_one_share_is_not_helped(generator: torch.Generator) -> None:
@@ -85,7 +103,7 @@ def test_helpers_take_no_signals_and_may_use_every_processor(generator: torch.Ge
         native_state(work, limits=NativeLimits(threads=4))
     finally:
         os.sched_setaffinity(0, processors)
-    asked_until_helped(work)
+    asked_until_helped(lambda: native_state(work))
     found = helpers()
     assert found
     for thread in found:
