@@ -8,6 +8,7 @@ from a screen what a budget cannot rescore.
 """
 
 from ..common.search import Mass
+from .card_call import asks_nothing, entries_on_card
 from .cascade import entry_levels, screened
 from .choose import SCREEN_KINDS, TRIAL_MASS, best_screen, build_kind, refusal, with_thresholds
 from .costs import SearchCosts
@@ -44,9 +45,11 @@ __all__ = [
     "Source",
     "StoredScreen",
     "UpperLogits",
+    "asks_nothing",
     "best_screen",
     "build_kind",
     "default_widths",
+    "entries_on_card",
     "entry_levels",
     "extended_distances",
     "nearest_distances",
