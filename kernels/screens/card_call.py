@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from ...base.arrays import Shaped, Tensor
 from ..common.rows import Rows
-from ..common.screen_terms import Terms
+from ..common.screen_terms import CARD_ROWS, Terms
 from ..common.search import (
     LeadingLevel,
     NoiseKnown,
@@ -17,7 +17,6 @@ from ..common.search import (
     SearchLimits,
 )
 from ..gpu import gpu_entries, gpu_projected, gpu_proven, gpu_searched
-from ..native.screens import TILE
 from .pca import PrincipalScreen
 from .pca8 import LeadingCodeScreen
 from .query_bounds import Knowledge, noise_deviations
@@ -59,7 +58,7 @@ def entries_on_card(upper: UpperLogits) -> Shaped[Tensor, "B"]:
 
 def card_chunk(upper: UpperLogits) -> int:
     """Return how many queries to search for at once: a multiple of CHUNK_QUERIES."""
-    tiles = -(-len(upper.work.span) // TILE)
+    tiles = -(-len(upper.work.span) // CARD_ROWS)
     return max(1, TILE_BYTES // (EACH_TILE * tiles * CHUNK_QUERIES)) * CHUNK_QUERIES
 
 

@@ -257,6 +257,20 @@ def test_only_answers_within_their_errors_are_found(generator: torch.Generator) 
     assert int(found.uncertified) == 24 - int(met.sum())
 
 
+@pytest.mark.filterwarnings("ignore:overflow encountered in cast")
+@pytest.mark.parametrize("kind", ["pca", "pca8"])
+@pytest.mark.parametrize("times", [1e35, 1e80])
+def test_queries_whose_bounds_float32_cannot_hold_are_not_found(
+    kind: str, times: float, generator: torch.Generator
+) -> None:
+    upper = upper_of(kind, rows_of(300, generator), generator, 6)
+    query = make_query(upper.work.rows, generator, 6, (0.95,))
+    far = torch.arange(6)[:, None] % 2 == 0
+    query = replace(query, point=torch.where(far, torch.tensor(times, dtype=torch.float64), 1.0) * query.point)
+    found = found_by(replace(upper, work=replace(upper.work, query=query)))
+    assert found.certified.tolist() == [False, True] * 3
+
+
 @dataclass(frozen=True)
 class Loose:
     """An allowance that leaves out a third of the mass of every query, whatever error that may cause."""
