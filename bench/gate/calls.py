@@ -20,9 +20,10 @@ from oracle_engine.kernels.gpu.scan import triton_state
 from oracle_engine.kernels.gpu.segments import segments_state
 from oracle_engine.kernels.gpu.tools.figures import Number
 from oracle_engine.kernels.gpu.tools.pretended_card import PretendedCard, pretended_card
-from oracle_engine.kernels.screens import FixedAllowance, SideInformation, UpperLogits, screened
+from oracle_engine.kernels.screens import FixedAllowance, SearchCosts, SideInformation, UpperLogits, screened
 from oracle_engine.kernels.screens.pca8 import leading_code_screen
 from oracle_engine.scans.backends import BACKENDS, Backend
+from oracle_engine.search.index import Origin, SearchIndex
 
 COUNT, DIM, BATCH, CLASSES = 2000, 784, 64, 24
 
@@ -44,6 +45,8 @@ MOST = {"device_calls": 60.0, "waits": 1.0, "compilations": 2.0}
 MORE = {
     # the host asks nothing
     "search": {"device_calls": 30.0, "waits": 0.0},
+    # three levels
+    "late velocity": {"device_calls": 74.0},
     # two blocks of rows more
     "long unions": {"device_calls": 76.0},
     # moments and samples of every span, and of queries in doubt moments once more
@@ -69,6 +72,7 @@ def calls(names: Iterable[str] = STORED) -> dict[str, dict[str, Number]]:
                 long = questions(OracleEngine(engine.data, backend="triton"))
                 for question in ("classes", "unions"):
                     found[f"long {question} {name}"] = counted(card, long[question])
+            found[f"late velocity {name}"] = counted(card, late_question(engine.data))
             found[f"sizes {name}"] = {"compilations": float(compilations(card, engine))}
             for question, answer in screen_questions(engine.data.rows).items():
                 found[f"{question} {name}"] = counted(card, answer)
@@ -115,6 +119,17 @@ def screen_questions(rows: Rows) -> dict[str, Callable[[], Any]]:
     return {
         "search": lambda: screened(UpperLogits.of(work, screen, SideInformation()), FixedAllowance(1e-6), limit=100),
     }
+
+
+def late_question(data: OracleDataset) -> Callable[[], Any]:
+    """Return a question that an engine with a screen of codes of `data`, of three levels, answers by a search."""
+    screen = leading_code_screen(data.rows, (*WIDTHS, 256), product_cost=0.5)
+    # tried for every query
+    screen = replace(screen, measured_costs=SearchCosts.by_operations(DIM, (1, 1, 1)))
+    engine = OracleEngine(data, backend="triton")
+    engine.index = SearchIndex("pca8", "asked for", Origin.of(data), data.rows.centre, screen, distances=None)
+    x, t = torch.randn(BATCH, DIM), torch.full((BATCH,), 0.9)
+    return lambda: engine.velocity(x, t)
 
 
 def counted(card: PretendedCard, answer: Callable[[], Any]) -> dict[str, Number]:

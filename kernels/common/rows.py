@@ -235,7 +235,11 @@ class ValueQuery(Query):
 
     def excluding(self, excluded: Int64[Tensor, "B H 2"]) -> ValueQuery:
         """Return the queries with other row ranges that do not count, [B, H, 2]."""
-        return ValueQuery(self.given, self.alpha, self.variance, excluded, self.base)
+        other = ValueQuery(self.given, self.alpha, self.variance, excluded, self.base)
+        # what was asked for does not depend on ranges
+        known = ("point", "inverse_variance", "norm")
+        vars(other).update({name: vars(self)[name] for name in known if name in vars(self)})
+        return other
 
 
 @dataclass(frozen=True)

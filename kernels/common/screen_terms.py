@@ -11,6 +11,9 @@ from .rescore import Pairs
 # norms are stored a little larger than they are: a few float32 roundings
 UPWARD = 1.0 + 2.0**-21
 
+# rows of a tile whose largest upper logit kernels of a card keep, one bit of an int64 for each
+CARD_ROWS = 64
+
 # sums of float32 terms, and below which they would vanish
 SUM_ERROR, LEAST_SUM = 1.0 + 1e-4, 1e-300
 

@@ -19,12 +19,14 @@ class Mass:
 
     answer: what is made of a posterior mean, or None where only `largest` counts. change: factor from a change of the
     mean, in units of the answer, to that of the answer, [B] float64. Of an answer of norm v no more than largest v /
-    (change d) is left out, d the distance of any row to the mean at most.
+    (change d) is left out, d the distance of any row to the mean at most. error: the largest relative error of the
+    answer with which a query is found, [B] float64, or None where only the mass counts.
     """
 
     largest: Float64[Tensor, "B"]
     answer: Combination | None = None
     change: Float64[Tensor, "B"] | None = None
+    error: Float64[Tensor, "B"] | None = None
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,8 @@ class Searched:
 
     state: of the rows that were kept. log_omitted: log of a bound on the weights of all others, [B] float64. survivors,
     opened, scored: how many rows were kept, tiles were open and rows were scored whole, [B] int64. found: which queries
-    have a state, [B], zero for those that have none.
+    have a state, [B], zero for those that have none. pending: how many have none, or one whose error is larger than it
+    may be, which are not found, [1] int32; None where errors were not looked at.
     """
 
     state: PosteriorState
@@ -132,3 +135,4 @@ class Searched:
     opened: Int64[Tensor, "B"]
     scored: Int64[Tensor, "B"]
     found: Shaped[Tensor, "B"]
+    pending: Shaped[Tensor, "1"] | None = None

@@ -8,7 +8,7 @@ from typing import Literal
 
 import torch
 
-from ...base.arrays import Float, Float64, Int64, Tensor
+from ...base.arrays import Float, Float64, Int64, Shaped, Tensor
 from ...base.settings import Settings
 from ..common.combine import Combination
 from ..common.describe import Described, Description
@@ -106,8 +106,26 @@ def gpu_projected(query: Query, basis: Float[Tensor, "D M"], shared: Float64[Ten
     return projected(query, basis, shared)
 
 
+def gpu_entries(
+    query: Query,
+    source: Int64[Tensor, "B"] | None,
+    knowledge: int,
+    least: Float64[Tensor, "K L"],
+    costs: Float64[Tensor, "C"],
+    *,
+    rows: int,
+) -> Shaped[Tensor, "B"]:
+    """Return the level of a screen that each query enters at, [B] int32, see :func:`.entries.card_entries`.
+
+    query, source, knowledge: the batch, and what is known of it. least, costs: of the screen. rows: how many.
+    """
+    from .entries import card_entries
+
+    return card_entries(query, source, knowledge, least, costs, rows=rows)
+
+
 def gpu_searched(
-    work: Work, levels: Sequence[SearchLevel], mass: Mass, entry: Int64[Tensor, "B"] | None = None
+    work: Work, levels: Sequence[SearchLevel], mass: Mass, entry: Shaped[Tensor, "B"] | None = None
 ) -> Searched:
     """Return what a search through the levels of a screen finds, see :func:`.search.card_searched`.
 

@@ -17,6 +17,7 @@ from ...base.arrays import Float, Float64, Tensor
 from ..common.rows import Query
 from ..common.search import ProjectedTerms, Projection
 from ..common.work import Work
+from .jit import where_positive
 from .screen_logits import DIGITS_WARPS, Coefficients, digits_of, step_of, store_rounded_up
 
 # values of a query that a program looks at together
@@ -24,6 +25,9 @@ POINT_BLOCK, COEFFICIENT_BLOCK = 1024, 512
 
 # factors of norms are rounded up: more than a few float32 roundings
 _UPWARD = tl.constexpr(1.0 + 2.0**-20)
+
+# slack of queries whose products float32 does not hold, at least a millionth of these, and squares of such queries
+_MOST_SLACK, _MOST_SQUARE = tl.constexpr(1e28), tl.constexpr(1e72)
 
 # host numbers that become float32
 ROUNDED_UP = 1.0 + 2.0**-20
@@ -119,23 +123,28 @@ def source_noise(source, query, level, known, CODED: tl.constexpr, BLOCK: tl.con
 
 @triton.jit
 @no_type_check
-def store_digits(p_coordinate, p_scale, gain, digits, i_b, batch, width, BLOCK: tl.constexpr, DIGITS: tl.constexpr):
+def store_digits(
+    p_coordinate, p_scale, gain, held, digits, i_b, batch, width, BLOCK: tl.constexpr, DIGITS: tl.constexpr
+):  # fmt: skip
     """Store the factors of the codes of a query as digits, and return the norm of what is left of the factors.
 
-    digits: those [2, B, w], what each is worth and what its sums begin with, [2, B].
+    held: not above zero where all factors are to be zero. digits: those [2, B, w], what each is worth and what its sums
+    begin with, [2, B].
     """
     p_digits, p_worth, p_origin = digits
     b_size = tl.zeros([BLOCK], dtype=tl.float64)
     for start in range(0, width, BLOCK):
         o_d = start + tl.arange(0, BLOCK)
-        b_value = tl.load(p_coordinate + o_d, mask=o_d < width, other=0.0).to(tl.float64)
-        b_size = tl.maximum(b_size, tl.abs(gain * b_value * tl.load(p_scale + o_d, mask=o_d < width, other=0.0)))
+        m_held = where_positive(o_d < width, held)
+        b_value = tl.load(p_coordinate + o_d, mask=m_held, other=0.0).to(tl.float64)
+        b_size = tl.maximum(b_size, tl.abs(gain * b_value * tl.load(p_scale + o_d, mask=m_held, other=0.0)))
     step = step_of(tl.max(b_size, axis=0))
     b_left = tl.zeros([BLOCK], dtype=tl.float64)
     for start in range(0, width, BLOCK):
         o_d = start + tl.arange(0, BLOCK)
-        b_value = tl.load(p_coordinate + o_d, mask=o_d < width, other=0.0).to(tl.float64)
-        b_value = gain * b_value * tl.load(p_scale + o_d, mask=o_d < width, other=0.0)
+        m_held = where_positive(o_d < width, held)
+        b_value = tl.load(p_coordinate + o_d, mask=m_held, other=0.0).to(tl.float64)
+        b_value = gain * b_value * tl.load(p_scale + o_d, mask=m_held, other=0.0)
         b_first, b_second, b_rest = digits_of(b_value, step, DIGITS)
         b_left += b_rest * b_rest
         p_digit = p_digits + i_b * width + o_d
@@ -169,9 +178,15 @@ def coefficients_kernel(
     gain, leading = alpha * precision, tl.load(p_edge)
     p_coordinate += i_b * coordinates
     p_gains += i_b * count
+    slack = gain * upper * (tl.sqrt(square) * row_size + alpha * square_size) + weights
+    if SHARED:
+        share = tl.load(p_facts + batch + i_b)
+        slack += gain * shared * tl.abs(share) * tl.load(p_facts + 2 * batch + i_b)
+    # sums that float32 cannot hold bound nothing: all rows are left of such a query
+    held = tl.where((slack < _MOST_SLACK) & (square < _MOST_SQUARE), 1.0, 0.0)
     for start in range(0, leading, BLOCK):
         o_d = start + tl.arange(0, BLOCK)
-        b_value = tl.load(p_coordinate + o_d, mask=o_d < leading, other=0.0).to(tl.float64)
+        b_value = tl.load(p_coordinate + o_d, mask=where_positive(o_d < leading, held), other=0.0).to(tl.float64)
         tl.store(p_gains + o_d, (gain * b_value).to(tl.float32), mask=o_d < leading)
     kept = square_of(p_coordinate, 0, tl.load(p_edge + blocks), BLOCK)
     rest = tl.sqrt(tl.maximum(square * (1.0 + beyond) - kept, 0.0))
@@ -191,21 +206,18 @@ def coefficients_kernel(
             norm = tl.sqrt(square_of(p_coordinate, tl.load(p_edge + k), tl.load(p_edge + k + 1), BLOCK))
         if noise >= 0.0:
             norm = alpha * (tl.load(p_norm + k).to(tl.float64) + tl.where(k == 0, decoded, 0.0))
-        tl.store(p_gains + leading + k, (gain * norm * _UPWARD).to(tl.float32))
+        tl.store(p_gains + leading + k, tl.where(held > 0.0, gain * norm * _UPWARD, 0.0).to(tl.float32))
     p_last = p_gains + leading + blocks + 1
-    tl.store(p_last, (gain * tl.maximum(noise, 0.0) * _UPWARD).to(tl.float32))
-    tl.store(p_last + 1, (-gain * alpha).to(tl.float32))
+    tl.store(p_last, tl.where(held > 0.0, gain * tl.maximum(noise, 0.0) * _UPWARD, 0.0).to(tl.float32))
+    tl.store(p_last + 1, tl.where(held > 0.0, -gain * alpha, 0.0).to(tl.float32))
     if WEIGHTED:
         tl.store(p_last + 2, 1.0)
-    slack = gain * upper * (tl.sqrt(square) * row_size + alpha * square_size) + weights
     if SHARED:
-        share = tl.load(p_facts + batch + i_b)
-        slack += gain * shared * tl.abs(share) * tl.load(p_facts + 2 * batch + i_b)
-        tl.store(p_shared_gain + i_b, (gain * share).to(tl.float32))
+        tl.store(p_shared_gain + i_b, tl.where(held > 0.0, gain * share, 0.0).to(tl.float32))
     if CODED:
-        digits = (p_digits, p_worth, p_origin)
-        slack += radius * store_digits(p_coordinate + leading, p_scale, gain, digits, i_b, batch, width, BLOCK, DIGITS)
-    store_rounded_up(p_slack + i_b, slack)
+        digits, p_coded = (p_digits, p_worth, p_origin), p_coordinate + leading
+        slack += radius * store_digits(p_coded, p_scale, gain, held, digits, i_b, batch, width, BLOCK, DIGITS)
+    store_rounded_up(p_slack + i_b, tl.where(held > 0.0, slack, float("inf")))
 
 
 def projected(query: Query, basis: Float[Tensor, "D M"], shared: Float64[Tensor, "B D"] | None = None) -> Projection:

@@ -10,12 +10,12 @@ import triton
 import triton.language as tl
 
 from ...base.arrays import Float, Tensor
-from ..common.screen_terms import UPWARD, Shared, Terms
+from ..common.screen_terms import CARD_ROWS, UPWARD, Shared, Terms
 from ..common.work import Work
 from .jit import masked_by_ranges, signed
 
-# rows of a tile, one bit of an int64 for each
-SCREEN_ROWS = 64
+# rows of a tile
+SCREEN_ROWS = CARD_ROWS
 
 # queries of a tile, for few of them and for many; coordinates of codes and of float32 features that are read together
 SCREEN_FEW_QUERIES, SCREEN_MANY_QUERIES, SCREEN_CODES, SCREEN_FEATURES = 16, 32, 32, 16

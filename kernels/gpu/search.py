@@ -12,15 +12,16 @@ import triton
 from ...base.arrays import Float, Float64, Int64, Shaped, Tensor
 from ..common.rows import Span
 from ..common.search import Mass, ProjectedTerms, Searched, SearchLevel, SearchLimits
-from ..common.state import Wanted
+from ..common.state import PosteriorState, Wanted
 from ..common.work import Work
+from .given import float32_parts
 from .pairs import listed_state
-from .projection import projected_coefficients
+from .projection import ROUNDED_UP, projected_coefficients
 from .rescore_list import RescoreList
 from .rescored import rescored_sums
 from .screen_logits import SCREEN_ROWS, Coefficients, ScreenOperand
 from .screen_tiles import CLOSE_SHARES, RowsAbove, TileMaxima, TilesLeft
-from .search_kernels import floor_kernel, gate_kernel, list_kernel
+from .search_kernels import certify_kernel, floor_kernel, gate_kernel, list_kernel
 
 # values of D and tiles that a program looks at together, tiles whose rows it lists together, and the most programs
 # that share those of a query
@@ -37,13 +38,13 @@ LARGEST_NUMBER = 2**31 - 1
 
 
 def card_searched(
-    work: Work, levels: Sequence[SearchLevel], mass: Mass, entry: Int64[Tensor, "B"] | None = None
+    work: Work, levels: Sequence[SearchLevel], mass: Mass, entry: Shaped[Tensor, "B"] | None = None
 ) -> Searched:
     """Return what a search finds for a batch of queries, all of its levels launched; no synchronisation.
 
     work: the queries, at least one, the rows, their span, and what is wanted. levels: the cheapest first. mass: that
-    may be left out of each query. entry: the level that each enters at, the number of levels for none, [B] int64, or
-    None for the first.
+    may be left out of each query. entry: the level that each enters at, the number of levels for none, [B], or
+    None for the first; as int32 it is written over.
     Queries to which more rows matter than the limits say at every level, or than the lists have room for, are not
     found. Costs a product with each level for queries that are not found before it, another of their open tiles, and
     a float64 pass over the rows that are listed; memory is 21 bytes for each query and tile and 8 for each slot.
@@ -59,7 +60,10 @@ def card_searched(
 
 @dataclass(frozen=True)
 class _Verdicts:
-    """What is known of each query, [B] each, as the kernels leave it: see `search_kernels.verdict`."""
+    """What is known of each query, [B] each, as the kernels leave it: see `search_kernels.verdict`.
+
+    pending: how many are not found, where that is counted, [1].
+    """
 
     enter: Shaped[Tensor, "B"]
     listed: Shaped[Tensor, "B"]
@@ -69,21 +73,23 @@ class _Verdicts:
     omitted: Float64[Tensor, "B"]
     common: Float64[Tensor, "B"]
     opened: Int64[Tensor, "B"]
+    pending: Shaped[Tensor, "1"]
 
 
-def _begun(entry: Int64[Tensor, "B"] | None, like: Float64[Tensor, "B"]) -> tuple[_Verdicts, TilesLeft]:
+def _begun(entry: Shaped[Tensor, "B"] | None, like: Float64[Tensor, "B"]) -> tuple[_Verdicts, TilesLeft]:
     """Return room for what will be known of queries, and what is left to the first level.
 
     entry: as in :func:`card_searched`. like: a number of each query.
     """
     batch = len(like)
-    nothing = like.new_empty(batch, dtype=torch.float32).zero_()
+    zeros = like.new_empty(batch + 1, dtype=torch.float32).zero_()
+    nothing, pending = zeros[:batch], zeros[batch:].view(torch.int32)
     listed, (kept, opened) = like.new_empty(batch, dtype=torch.int32), like.new_empty(2, batch, dtype=torch.int64)
     before, omitted, common = like.new_empty(3, batch)
-    # those that enter later are below zero
-    enter, later = (nothing.int(), nothing) if entry is None else (entry.int(), entry.neg().float())
+    # all tiles are left to those that enter at the first level: zero is no less than what is left of them
+    enter, left = (nothing.int(), nothing) if entry is None else (entry.to(torch.int32), entry.float())
     found = like.new_empty(batch, dtype=torch.int8)
-    return _Verdicts(enter, listed, kept, found, before, omitted, common, opened), (later[None], nothing)
+    return _Verdicts(enter, listed, kept, found, before, omitted, common, opened, pending), (nothing[None], left)
 
 
 def _coefficients(work: Work, level: SearchLevel) -> Coefficients:
@@ -119,7 +125,27 @@ class _Search:
         """Return what was found at all levels."""
         known = self.verdicts
         state = listed_state(self.listed, RescoreList(self.first, known.listed, 1, may_overflow=False))
-        return Searched(state, known.omitted, known.kept, known.opened, known.kept, known.found.view(torch.bool))
+        pending = self._certified(state)
+        found = known.found.view(torch.bool)
+        return Searched(state, known.omitted, known.kept, known.opened, known.kept, found, pending)
+
+    def _certified(self, state: PosteriorState) -> Shaped[Tensor, "1"] | None:
+        """Leave only those queries found whose answers are proved to be within their errors; return how many are not.
+
+        None where errors were not asked for.
+        """
+        mass, known, dim = self.mass, self.verdicts, self.work.rows.dim
+        answer = mass.answer
+        if answer is None or mass.change is None or mass.error is None:
+            return None
+        scale, rest, _ = float32_parts(answer.scale)
+        parts = (answer.x, answer.base, answer.alpha, answer.direct, answer.gap, mass.change)
+        certify_kernel[(len(known.enter),)](
+            state.mean, state.lse, known.omitted, mass.error.contiguous(), *(part.contiguous() for part in parts),
+            known.found, known.pending, dim, scale, rest, ROUNDED_UP * answer.scale, ROUNDED_UP * self.work.rows.radius,
+            BLOCK=FLOOR_BLOCK, num_warps=4, enable_fp_fusion=True,
+        )  # fmt: skip
+        return known.pending
 
     def _floor(self, number: int, first: RescoreList) -> Float[Tensor, "B"]:
         """Return the floors that the `first` rows prove, infinite for queries that take no part."""
@@ -134,7 +160,8 @@ class _Search:
         floor_kernel[(len(query),)](
             sums, means, point, query.inverse_variance.contiguous(), mass.largest.contiguous(),
             *(part.contiguous() for part in parts), known.enter, floor, known.common, len(query), dim, number,
-            1.0 if answer is None else answer.scale, work.rows.radius, math.log(len(self.work.span)),
+            *(float32_parts(1.0 if answer is None else answer.scale)[:2]), work.rows.radius,
+            math.log(len(self.work.span)),
             ANSWER=answering, BLOCK=FLOOR_BLOCK, num_warps=4, enable_fp_fusion=True,
         )  # fmt: skip
         return floor

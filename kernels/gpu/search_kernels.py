@@ -26,40 +26,39 @@ def takes_part(enter, level):
 
 @triton.jit
 @no_type_check
-def answer_share(p_mean, rows, answer, scales, dim, BLOCK: tl.constexpr):
-    """Return |answer| / (change of it per unit of mass) for the mean of some rows of a query, at most one.
+def answer_norms(p_mean, rows, answer, scale, scale_rest, dim, BLOCK: tl.constexpr):
+    """Return the norms of the answer that the mean of some rows of a query makes, and of that mean.
 
     p_mean: [D], the mean times the mass in `rows`. answer: the point [D] and the base [D] in the units of the answer,
-    alpha, the factors of the mean and of the gap to the point, and of a change of the mean. scales: of means to these
-    units, and the radius of the rows.
+    alpha, and the factors of the mean and of the gap to the point. scale, scale_rest: add up to that of means to these
+    units.
     """
-    p_x, p_base, alpha, direct, gap, change = answer
-    scale, radius = scales
+    p_x, p_base, alpha, direct, gap = answer
     b_speed = tl.zeros([BLOCK], dtype=tl.float64)
     b_norm = tl.zeros([BLOCK], dtype=tl.float64)
     for start in range(0, dim, BLOCK):
         o_d = start + tl.arange(0, BLOCK)
         m_d = o_d < dim
         b_mean = tl.load(p_mean + o_d, mask=m_d, other=0.0) / rows
-        b_value = scale * b_mean + tl.load(p_base + o_d, mask=m_d, other=0.0)
+        b_value = b_mean * scale + b_mean * scale_rest + tl.load(p_base + o_d, mask=m_d, other=0.0)
         b_answer = direct * b_value + gap * (tl.load(p_x + o_d, mask=m_d, other=0.0) - alpha * b_value)
         b_norm += b_mean * b_mean
         b_speed += tl.where(m_d, b_answer * b_answer, 0.0)
-    most = change * scale * (radius + tl.sqrt(tl.sum(b_norm, axis=0)))
-    return tl.minimum(tl.sqrt(tl.sum(b_speed, axis=0)) / tl.maximum(most, 1e-300), 1.0)
+    return tl.sqrt(tl.sum(b_speed, axis=0)), tl.sqrt(tl.sum(b_norm, axis=0))
 
 
 @triton.jit(do_not_specialize=["batch", "level"])
 @no_type_check
 def floor_kernel(
     p_sums, p_means, p_point, p_precision, p_mass, p_x, p_base, p_alpha, p_direct, p_gap, p_change, p_enter, p_floor,
-    p_common, batch, dim, level, scale, radius, log_rows, ANSWER: tl.constexpr, BLOCK: tl.constexpr,
+    p_common, batch, dim, level, scale, scale_rest, radius, log_rows, ANSWER: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """The upper logit below which a row of a query may be left out, from its first rows; infinite where none is asked.
 
     p_sums: [4, 1, B] and p_means: [1, B, D], as Rescored has them. p_mass: [B], what may be left out at most. ANSWER:
-    less where the answer that p_x [B, D] .. p_change [B] make of the mean is small, see `answer_share`. p_common: [B],
-    what all logits of a query have in common and upper logits leave out. log_rows: of how many rows share the mass.
+    less where the answer that p_x [B, D] .. p_gap [B] make of the mean is small, see `answer_norms`, beside what
+    p_change [B] makes of the way from the mean to a row as far as the `radius` says. p_common: [B], what all logits of
+    a query have in common and upper logits leave out. log_rows: of how many rows share the mass.
     """
     i_b = tl.program_id(0).to(tl.int64)
     floor = tl.cast(float("inf"), tl.float64)
@@ -75,8 +74,10 @@ def floor_kernel(
         if ANSWER:  # noqa: SIM102  a constant, which a number cannot be joined to
             if rows > 0.0:
                 alpha, direct, gap = tl.load(p_alpha + i_b), tl.load(p_direct + i_b), tl.load(p_gap + i_b)
-                answer = (p_x + i_b * dim, p_base, alpha, direct, gap, tl.load(p_change + i_b))
-                mass *= answer_share(p_means + i_b * dim, rows, answer, (scale, radius), dim, BLOCK)
+                answer = (p_x + i_b * dim, p_base, alpha, direct, gap)
+                speed, norm = answer_norms(p_means + i_b * dim, rows, answer, scale, scale_rest, dim, BLOCK)
+                most = tl.load(p_change + i_b) * scale * (radius + norm)
+                mass *= tl.minimum(speed / tl.maximum(most, 1e-300), 1.0)
         floor = log_mass(tl.load(p_sums + i_b), rows) - common + tl.log(tl.maximum(mass, 1e-300)) - log_rows
         # rounded down: comparisons and exponentials are in float32
         floor = tl.maximum(floor - tl.abs(floor) * 2.384185791015625e-07, _LOWEST_FLOOR)
@@ -195,3 +196,31 @@ def list_kernel(
     if tl.program_id(1) == 0:
         floors, found = (p_floor, p_chosen, p_closed, p_left), (p_enter, p_listed, p_kept, p_found)
         verdict(i_b, p_count, p_below, floors, found, (p_before, p_omitted, p_common), tiles, level, most, BLOCK)
+
+
+@triton.jit(do_not_specialize=["batch"])
+@no_type_check
+def certify_kernel(
+    p_mean, p_lse, p_omitted, p_error, p_x, p_base, p_alpha, p_direct, p_gap, p_change, p_found, p_pending,
+    dim, scale, scale_rest, reach, radius, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Find a query only where the error of its answer is proved to be small enough, and count the others.
+
+    p_mean: [B, D], p_lse and p_omitted: [B], of what was found. p_error: [B], the largest relative error. p_x ..
+    p_change, scale, scale_rest: see `floor_kernel`; reach and radius: no less than the scale, and than the norm of any
+    row. p_found: [B] int8. p_pending: [1] int32, zero before.
+    """
+    i_b = tl.program_id(0).to(tl.int64)
+    proved = tl.cast(0, tl.int32)
+    if tl.load(p_found + i_b) > 0:
+        alpha, direct, gap = tl.load(p_alpha + i_b), tl.load(p_direct + i_b), tl.load(p_gap + i_b)
+        answer = (p_x + i_b * dim, p_base, alpha, direct, gap)
+        speed, norm = answer_norms(p_mean + i_b * dim, 1.0, answer, scale, scale_rest, dim, BLOCK)
+        lse, omitted = tl.load(p_lse + i_b), tl.load(p_omitted + i_b)
+        share = 1.0 / (1.0 + tl.exp(tl.minimum(lse - omitted, 700.0)))
+        moved = tl.load(p_change + i_b) * share * reach * (radius + norm)
+        # a shortlist without any weight proves nothing
+        proved = ((lse > float("-inf")) & (moved <= tl.load(p_error + i_b) * speed)).to(tl.int32)
+    tl.store(p_found + i_b, proved.to(tl.int8))
+    if proved == 0:
+        tl.atomic_add(p_pending, 1)

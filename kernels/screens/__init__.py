@@ -3,11 +3,12 @@
 A :class:`.screen.Screen` has kinds (:mod:`.pca`, :mod:`.pca8`, :mod:`.int8`, :mod:`.exact8`), of which :mod:`.choose`
 takes the one that saves most, and measures from which SNR on. What is known of the queries narrows their coefficients
 (:mod:`.query_bounds`, :mod:`.shared_products`) and so the :mod:`.upper_bounds`; a :mod:`.cascade` over the levels of a
-screen finds the :mod:`.shortlist` of rows that matter. :mod:`.nearest` bounds distances, and :mod:`.importance` draws
-from a screen what a budget cannot rescore.
+screen finds the :mod:`.shortlist` of rows that matter, in :mod:`.one_call` on a CPU, or in :mod:`.card_call`.
+:mod:`.nearest` bounds distances, and :mod:`.importance` draws from a screen what a budget cannot rescore.
 """
 
 from ..common.search import Mass
+from .card_call import asks_nothing, entries_on_card
 from .cascade import entry_levels, screened
 from .choose import SCREEN_KINDS, TRIAL_MASS, best_screen, build_kind, refusal, with_thresholds
 from .costs import SearchCosts
@@ -44,9 +45,11 @@ __all__ = [
     "Source",
     "StoredScreen",
     "UpperLogits",
+    "asks_nothing",
     "best_screen",
     "build_kind",
     "default_widths",
+    "entries_on_card",
     "entry_levels",
     "extended_distances",
     "nearest_distances",

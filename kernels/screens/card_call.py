@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ...base.arrays import Int64, Tensor
-from ..common.screen_terms import Terms
+from ...base.arrays import Shaped, Tensor
+from ..common.rows import Rows
+from ..common.screen_terms import CARD_ROWS, Terms
 from ..common.search import (
     LeadingLevel,
     NoiseKnown,
@@ -15,11 +16,11 @@ from ..common.search import (
     SearchLevel,
     SearchLimits,
 )
-from ..gpu import gpu_projected, gpu_proven, gpu_searched
-from ..native.screens import TILE
+from ..gpu import gpu_entries, gpu_projected, gpu_proven, gpu_searched
 from .pca import PrincipalScreen
 from .pca8 import LeadingCodeScreen
-from .query_bounds import noise_deviations
+from .query_bounds import Knowledge, noise_deviations
+from .screen import Screen
 from .shortlist import Allowance
 from .upper_bounds import CHUNK_QUERIES, UpperLogits
 
@@ -35,9 +36,29 @@ def card_call_applies(upper: UpperLogits) -> bool:
     return screen.leading_level(rows, upper.level) is not None or upper.terms(upper.level) is not None
 
 
+def asks_nothing(screen: Screen, rows: Rows) -> bool:
+    """Return whether the host waits for nothing while a card searches `rows` by the thresholds of `screen`."""
+    return gpu_proven(rows, "late") and screen.leading_level(rows, 0) is not None
+
+
+def entries_on_card(upper: UpperLogits) -> Shaped[Tensor, "B"]:
+    """Return the level that is worth trying first for each query of `upper`, [B] int32, as `entry_levels` does.
+
+    Costs one launch and no wait.
+    """
+    screen, work, side = upper.screen, upper.work, upper.side
+    knowledge, source = Knowledge.NOTHING, None
+    if side.shared_products is not None and screen.uses_shared_products:
+        knowledge = Knowledge.TRAJECTORY
+    elif side.source is not None and screen.uses_sources:
+        source = side.source.row
+    least, costs = screen.entry_terms(work.rows.device)
+    return gpu_entries(work.query, source, knowledge, least, costs, rows=len(work.span))
+
+
 def card_chunk(upper: UpperLogits) -> int:
     """Return how many queries to search for at once: a multiple of CHUNK_QUERIES."""
-    tiles = -(-len(upper.work.span) // TILE)
+    tiles = -(-len(upper.work.span) // CARD_ROWS)
     return max(1, TILE_BYTES // (EACH_TILE * tiles * CHUNK_QUERIES)) * CHUNK_QUERIES
 
 
@@ -45,7 +66,7 @@ def searched_on_card(
     upper: UpperLogits,
     allowance: Allowance,
     limits: Mapping[int, SearchLimits],
-    entry: Int64[Tensor, "B"] | None = None,
+    entry: Shaped[Tensor, "B"] | None = None,
 ) -> Searched:
     """Return what a search finds at some levels of a screen, see :func:`card_call_applies`; no wait.
 

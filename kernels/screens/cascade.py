@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ...base.arrays import Bool, Float, Float64, Int64, Tensor
+from ...base.arrays import Bool, Float, Float64, Int64, Shaped, Tensor
 from ..common.matmul import ieee_products
 from ..common.rescore import Pairs, product_error, product_logits
 from ..common.rows import Query
@@ -38,7 +38,7 @@ def screened(
     upper: UpperLogits,
     allowance: Allowance,
     *,
-    entry: Int64[Tensor, "B"] | None = None,
+    entry: Shaped[Tensor, "B"] | None = None,
     limit: int | None = None,
 ) -> Shortlist:
     """Return the shortlist of every query, from the level on that can help it.
@@ -171,14 +171,14 @@ def _one_call(search: _Search, level: int) -> Shortlist:
     return Shortlist(found.state, found.log_omitted, found.survivors, found.found.bool())
 
 
-def _on_card(search: _Search, entry: Int64[Tensor, "B"] | None) -> Shortlist:
+def _on_card(search: _Search, entry: Shaped[Tensor, "B"] | None) -> Shortlist:
     """Return the shortlist of all queries by one search on a card, or by one for each of some chunks of them."""
     upper, chunk = search.upper, card_chunk(search.upper)
     with ieee_products(upper.work.rows.device.type):
         if len(upper) <= chunk:
             limits = search.card_limits(range(upper.level, len(upper.screen.widths)))
             found = searched_on_card(upper, search.allowance, limits, entry)
-            return Shortlist(found.state, found.log_omitted, found.survivors, found.found.bool())
+            return Shortlist(found.state, found.log_omitted, found.survivors, found.found.bool(), found.pending)
         chunks = torch.arange(len(upper), device=upper.work.rows.device).split(chunk)
         parts = [(index, _on_card(search.take(index), None if entry is None else entry[index])) for index in chunks]
     return Shortlist.assembled(upper.work, parts)

@@ -84,6 +84,11 @@ class SearchCosts:
         budget = each + beside / batch
         return SearchLimits(max(FIRST_ROWS, int(budget / self.tile)), max(FIRST_ROWS, int(budget / self.row)))
 
+    def in_order(self) -> list[float]:
+        """Return all but what tiles and rows cost, in the order in which kernels of a card read them."""
+        levels = zip(self.starts, self.levels, self.queries, strict=True)
+        return [self.scan_start, self.scan, self.call, *(cost for level in levels for cost in level)]
+
     def limits(self, rows: int) -> SearchLimits:
         """Return how many rows of a query are scored for what a scan of so many `rows` costs."""
         return SearchLimits(rows=max(FIRST_ROWS, int(rows * (self.scan + self.scan_start) / self.row)))

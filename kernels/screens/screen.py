@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
@@ -144,6 +145,18 @@ class Screen(ABC):
 
         rows: the data. level: of the screen, the cheapest is 0. query_bound: coefficients of the batch.
         """
+
+    def entry_terms(self, device: torch.device) -> tuple[Float64[Tensor, "K L"], Float64[Tensor, "C"]]:
+        """Return the thresholds, [K, L], and the costs of levels on `device`, which are kept."""
+        if device not in self._entry_terms:
+            kept = (self.thresholds, self.costs.in_order())
+            least, costs = (torch.tensor(part, dtype=torch.float64, device=device) for part in kept)
+            self._entry_terms[device] = least, costs
+        return self._entry_terms[device]
+
+    @cached_property
+    def _entry_terms(self) -> dict[torch.device, tuple[Float64[Tensor, "K L"], Float64[Tensor, "C"]]]:
+        return {}
 
     def leading_level(self, rows: Rows, level: int) -> LeadingLevel | None:
         """Return what kernels of a card project queries on; None where the screen has no leading coordinates for them.

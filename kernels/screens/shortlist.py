@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 
 import torch
 
-from ...base.arrays import Bool, Float64, Int64, Tensor
+from ...base.arrays import Bool, Float64, Int64, Shaped, Tensor
 from ..common.matmul import ieee_products
 from ..common.rescore import Pairs
 from ..common.rows import Query
@@ -62,12 +62,15 @@ class Shortlist:
     log_omitted: log of a bound on the sum of the weights of all other rows, on the scale of `state.lse`, [B] float64.
     survivors: how many rows were rescored, [B] int64.
     certified: whether a query has a state and a bound, [B] bool; the others are pending, with an empty state.
+    uncertified: how many these are, [1], where the errors of all answers were held against what they may be too, so
+    that those with a larger one are pending; None elsewhere.
     """
 
     state: PosteriorState
     log_omitted: Float64[Tensor, "B"]
     survivors: Int64[Tensor, "B"]
     certified: Bool[Tensor, "B"]
+    uncertified: Shaped[Tensor, "1"] | None = None
 
     def put(self, index: Int64[Tensor, "b"], part: Shortlist) -> Shortlist:
         """Return this with the queries in `index`, [b] int64, replaced by those of `part`."""

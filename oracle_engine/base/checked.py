@@ -46,6 +46,22 @@ def check(condition: Callable[[], Bool[Tensor, "..."] | bool], error: Callable[[
         _raise(error)
 
 
+def holds_beside(condition: Bool[Tensor, "..."]) -> bool:
+    """Return whether all of `condition`, any shape, is true, read at once with what :func:`checked_together` waits for.
+
+    False where it cannot be read. The host waits once where it and all checks so far hold, which are done then.
+    """
+    if unreadable(condition):
+        return False
+    pending = _PENDING.get()
+    if not pending:
+        return holds(condition)
+    if holds(torch.cat([part.reshape(-1) for part in (condition, *(one for one, _ in pending))])):
+        pending.clear()
+        return True
+    return holds(condition)
+
+
 def on_host(values: Shaped[Tensor, "..."]) -> bool:
     """Return whether the host reads `values`, any shape, without a wait for a device."""
     return values.is_cpu and not batched(values)

@@ -342,8 +342,9 @@ class OracleEngine(Oracle, torch.nn.Module):
             return values if name == "log_density" else rounded_answer(values, name, x.dtype, x.shape)
 
     def _checks(self) -> AbstractContextManager[None]:
-        # one wait where no search, which reads values, and no long pass could meet what is refused
-        together = BACKENDS[self.backend].waits_once and self.index is None and not self.residency.streams
+        # one wait where no search that reads values, and no long pass could meet what is refused
+        asks = self.index is not None and not self.index.asks_nothing(self.data.rows)
+        together = BACKENDS[self.backend].waits_once and not asks and not self.residency.streams
         return checked_together() if together else nullcontext()
 
     def function(self, name: str, dtype: torch.dtype, conditions: Conditions) -> AnswerFunction:

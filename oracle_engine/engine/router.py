@@ -126,28 +126,35 @@ class Router:
 
     def _automatic(self, request: Request, wanted: Wanted, shared_products: SharedProducts | None) -> Answer:
         """Return the answer by the cheapest route that is certified, query by query."""
-        # guidance multiplies what its two terms may miss
-        tolerance = self.tolerance / (request.scale.abs() + (1.0 - request.scale).abs())
+        tolerance, late = self._tolerances(request), self._late()
         answer, pending = self._from_sources(request, wanted, tolerance)
-        late = self._late()
-        if late.search.certified and answer is None:
-            answer, certified = late.certified(request, wanted, tolerance, shared_products)
-            pending = ~certified
-        elif late.search.certified and answer is not None and bool(pending.any()):
+        if answer is None or pending is None:
+            if not late.search.certified:
+                return self._scanned(request, wanted)
+            found = late.certified(request, wanted, tolerance, shared_products)
+            return found.answer if found.complete else self._completed(request, wanted, found.answer, ~found.certified)
+        if late.search.certified and bool(pending.any()):
             place = pending.nonzero()[:, 0]
             shared = None if shared_products is None else shared_products.take(place)
-            found, certified = late.certified(request.take(place), wanted, tolerance[place], shared)
-            answer = answer.put(place, found)
-            pending = pending.index_copy(0, place, ~certified)
-        return self._scanned(request, wanted) if answer is None else self._completed(request, wanted, answer, pending)
+            found = late.certified(request.take(place), wanted, tolerance[place], shared)
+            answer = answer.put(place, found.answer)
+            pending = pending.index_copy(0, place, ~found.certified)
+        return self._completed(request, wanted, answer, pending)
+
+    def _tolerances(self, request: Request) -> Float64[Tensor, "B"]:
+        """Return how large the error of a posterior mean may be, relative to that of the answer, [B]."""
+        if not request.guided:
+            return torch.full_like(request.times, self.tolerance)
+        # guidance multiplies what its two terms may miss
+        return self.tolerance / (request.scale.abs() + (1.0 - request.scale).abs())
 
     def _from_sources(
         self, request: Request, wanted: Wanted, tolerance: Float64[Tensor, "B"]
-    ) -> tuple[Answer | None, Bool[Tensor, "B"]]:
-        """Return answers that sources alone certify, None where no source is known, and which queries are pending."""
+    ) -> tuple[Answer | None, Bool[Tensor, "B"] | None]:
+        """Return answers that sources alone certify, and which queries are pending, None where no source is known."""
         distances = self._prepared().distances
-        if distances is None or not bool((request.source >= 0).any()):
-            return None, torch.ones_like(request.source, dtype=torch.bool)
+        if distances is None or not request.names_sources or not bool((request.source >= 0).any()):
+            return None, None
         answer, certified = SourceRoute(self.exact.data, self.point_std, distances).certified(
             request, wanted, tolerance
         )

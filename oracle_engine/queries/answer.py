@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import IntEnum
 from functools import cached_property
 from typing import Any
@@ -66,13 +66,12 @@ class Answer:
         return cls.bounded(state, torch.full_like(state.lse, -torch.inf), nothing, Route.EXACT)
 
     @classmethod
-    def listed(cls, shortlist: Shortlist, route: Route, likely: Bool[Tensor, "B"]) -> Answer:
+    def listed(cls, shortlist: Shortlist, route: Route, likely: Bool[Tensor, "B"] | None = None) -> Answer:
         """Return the answer of a search by `route` that left `shortlist`.
 
-        likely: queries, [B], whose bounds hold with high probability only.
+        likely: queries, [B], whose bounds hold with high probability only, or None for none.
         """
-        answer = cls.bounded(shortlist.state, shortlist.log_omitted, shortlist.survivors, route)
-        return replace(answer, likely=likely)
+        return ListedAnswer(shortlist, route, likely)
 
     @classmethod
     def bounded(
@@ -108,22 +107,15 @@ class Answer:
         return Answer(self.state.take(index), scanned=self.scanned, **facts)
 
 
-class ScannedAnswer(Answer):
-    """Answers over every sample; what says so for each query is made where it is asked for."""
+class _AlikeAnswer(Answer):
+    """Answers that took one route; what says so for each query is made where it is asked for."""
 
-    def __init__(self, state: PosteriorState, survivors: Int64[Tensor, "B"]) -> None:
-        """Hold the states; the arguments are those of Answer."""
-        vars(self).update(state=state, survivors=survivors, scanned=True)
-
-    @cached_property
-    def log_omitted(self) -> Float64[Tensor, "B"]:
-        """-inf for each query, [B]."""
-        return torch.full_like(self.state.lse, -torch.inf)
+    taken: Route
 
     @cached_property
     def route(self) -> Int64[Tensor, "B"]:
-        """The full scan for each query, [B]."""
-        return torch.full_like(self.survivors, Route.EXACT)
+        """The same for each query, [B]."""
+        return torch.full_like(self.survivors, self.taken)
 
     @cached_property
     def likely(self) -> Bool[Tensor, "B"]:
@@ -134,6 +126,30 @@ class ScannedAnswer(Answer):
     def standard_error(self) -> Float64[Tensor, "B"]:
         """Zero for each query, [B]."""
         return torch.zeros_like(self.state.lse)
+
+
+class ScannedAnswer(_AlikeAnswer):
+    """Answers over every sample."""
+
+    def __init__(self, state: PosteriorState, survivors: Int64[Tensor, "B"]) -> None:
+        """Hold the states; the arguments are those of Answer."""
+        vars(self).update(state=state, survivors=survivors, scanned=True, taken=Route.EXACT)
+
+    @cached_property
+    def log_omitted(self) -> Float64[Tensor, "B"]:
+        """-inf for each query, [B]."""
+        return torch.full_like(self.state.lse, -torch.inf)
+
+
+class ListedAnswer(_AlikeAnswer):
+    """Answers over the samples that a search named."""
+
+    def __init__(self, shortlist: Shortlist, route: Route, likely: Bool[Tensor, "B"] | None = None) -> None:
+        """Hold what `shortlist` has by `route`; likely: as in Answer, or None for no query."""
+        vars(self).update(state=shortlist.state, log_omitted=shortlist.log_omitted, survivors=shortlist.survivors)
+        vars(self).update(scanned=False, taken=route)
+        if likely is not None:
+            vars(self)["likely"] = likely
 
 
 # what is known of each query beside its state

@@ -49,6 +49,11 @@ class Request:
     def __len__(self) -> int:
         return len(self.x)
 
+    @property
+    def names_sources(self) -> bool:
+        """Whether a query may name the sample it was made from, known without a look at any."""
+        return True
+
     def take(self, index: slice | Int64[Tensor, "b"]) -> Request:
         """Return the queries at `index`, a slice or [b]."""
         at = self.at.take(index)
@@ -248,6 +253,11 @@ class PlainRequest(Request):
     def source(self) -> Int64[Tensor, "B"]:
         """-1 for each query, [B]."""
         return self.exclude
+
+    @property
+    def names_sources(self) -> bool:
+        """False."""
+        return False
 
     @cached_property
     def scale(self) -> Float64[Tensor, "B"]:

@@ -19,6 +19,7 @@ from ..base.progress import PartProgress, Progress
 from ..data.dataset import OracleDataset
 from ..data.prefixes import prefix_fingerprint, prefix_rows
 from ..data.sharded import check_here
+from ..kernels import Rows
 from ..kernels.screens import (
     SCREEN_KINDS,
     CodeScreen,
@@ -121,6 +122,10 @@ class SearchIndex:
         if self.screen is not None:
             return ScreenSearch(self.screen)
         return NoSearch(self.reason) if self.screened else FactorySearch(self.spec)
+
+    def asks_nothing(self, rows: Rows) -> bool:
+        """Return whether the host waits for nothing while it searches `rows`."""
+        return isinstance(self.search, ScreenSearch) and self.search.asks_nothing(rows)
 
     def to(self, device: torch.device) -> SearchIndex:
         """Return the index on `device`."""

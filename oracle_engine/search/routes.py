@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ..base.arrays import Bool, Float, Float64, Int64, Tensor
+from ..base.arrays import Bool, Float, Float64, Int64, Shaped, Tensor
+from ..base.checked import holds_beside
 from ..base.seeds import seeded
 from ..data.dataset import OracleDataset
 from ..kernels import Combination, Pairs, PosteriorState, Query, Wanted, Work, merge, pairs_state
@@ -34,17 +35,19 @@ class VelocityAllowance:
     """The posterior mass that a search may leave out of each query of a request: what its tolerance allows.
 
     data: what is searched. request: the queries. tolerance: largest relative velocity errors, in (0, 1), [B] float64.
-    point_std: width of every sample in value space.
+    point_std: width of every sample in value space. whole: whether a search finds all of the posterior of a query, and
+    not that of one of its classes.
     """
 
     data: OracleDataset
     request: Request
     tolerance: Float64[Tensor, "B"]
     point_std: float
+    whole: bool = True
 
     def take(self, index: Int64[Tensor, "b"]) -> VelocityAllowance:
         """Return the allowance of the queries in `index`, [b] int64."""
-        return VelocityAllowance(self.data, self.request.take(index), self.tolerance[index], self.point_std)
+        return replace(self, request=self.request.take(index), tolerance=self.tolerance[index])
 
     def __call__(self, state: PosteriorState) -> Float64[Tensor, "B"]:
         """Return the mass in [0, 1], [B] float64, given the posterior `state` over the samples known so far."""
@@ -55,7 +58,8 @@ class VelocityAllowance:
         data, request, at = self.data, self.request, self.request.at
         direct, gap = factors("velocity", at, request.variance, self.point_std)
         answer = Combination(request.x, at.alpha_t, direct, gap, data.value_map.scale, data.base)
-        return Mass(largest_allowance(self.tolerance), answer, velocity_gain(at, request.variance))
+        error = self.tolerance if self.whole else None
+        return Mass(largest_allowance(self.tolerance), answer, velocity_gain(at, request.variance), error)
 
     def met_by(self, state: PosteriorState, log_omitted: Float64[Tensor, "B"]) -> Bool[Tensor, "B"]:
         """Return whether the velocity error of `state` is within the tolerance, [B].
@@ -104,6 +108,24 @@ def _joined(work: Work, parts: list[_ClassWork], found: list[Shortlist]) -> Shor
 
 
 @dataclass(frozen=True)
+class Certified:
+    """What the late route answers.
+
+    answer: whose velocity errors are proved to be within the tolerance where a query is `certified`, [B]. pending: how
+    many are not, [1], where the kernels that searched have counted them, or None.
+    """
+
+    answer: Answer
+    certified: Bool[Tensor, "B"]
+    pending: Shaped[Tensor, "1"] | None = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether it is known that all are certified; the host waits for the number of the others."""
+        return self.pending is not None and holds_beside(self.pending == 0)
+
+
+@dataclass(frozen=True)
 class LateRoute:
     """Searches over `data` for queries that few samples can matter to.
 
@@ -121,32 +143,43 @@ class LateRoute:
         wanted: Wanted,
         tolerance: Float64[Tensor, "B"],
         shared_products: SharedProducts | None = None,
-    ) -> tuple[Answer, Bool[Tensor, "B"]]:
-        """Return answers whose velocity errors are proved to be within `tolerance`, and which queries have one, [B].
+    ) -> Certified:
+        """Return answers, and which of them are proved to have velocity errors within `tolerance`.
 
         request: the queries. wanted: what is wanted of their posteriors. tolerance: largest relative velocity errors,
         in (0, 1), [B] float64. shared_products: of the trajectories of the queries, or None outside of one.
         """
-        work, side = request.work(self.data, wanted), SideInformation(request.known_source(self.data), shared_products)
-        allowed = VelocityAllowance(self.data, request, tolerance, self.point_std)
+        work, side = request.work(self.data, wanted), self._side(request, shared_products)
+        whole = request.labels is None and wanted.mean
+        allowed = VelocityAllowance(self.data, request, tolerance, self.point_std, whole)
         parts = _by_class(self.data, request, work, side)
         found = _joined(work, parts, [self._within(part, allowed) for part in parts])
+        answer = Answer.listed(found, self.route, self._likely(request))
+        if found.uncertified is not None:
+            return Certified(answer, found.certified, found.uncertified)
         # a shortlist without any weight proves nothing
         certified = found.certified & (found.state.lse > -torch.inf)
         if wanted.mean and bool(certified.any()):
             # the velocity aimed with may have been larger than the final one is
             certified = certified & allowed.met_by(found.state, found.log_omitted)
-        return Answer.listed(found, self.route, request.source >= 0), certified
+        return Certified(answer, certified)
 
     def top(self, request: Request, wanted: Wanted, count: int) -> Answer:
         """Return answers from the most promising samples of each query and class.
 
         request: the queries. wanted: what is wanted of their posteriors. count: how many samples.
         """
-        work, side = request.work(self.data, wanted), SideInformation(request.known_source(self.data))
+        work, side = request.work(self.data, wanted), self._side(request)
         parts = _by_class(self.data, request, work, side)
         found = _joined(work, parts, [self.search.top(part.work, part.side, count) for part in parts])
-        return Answer.listed(found, self.route, request.source >= 0)
+        return Answer.listed(found, self.route, self._likely(request))
+
+    def _side(self, request: Request, shared_products: SharedProducts | None = None) -> SideInformation:
+        source = request.known_source(self.data) if request.names_sources else None
+        return SideInformation(source, shared_products)
+
+    def _likely(self, request: Request) -> Bool[Tensor, "B"] | None:
+        return request.source >= 0 if request.names_sources else None
 
     def _within(self, part: _ClassWork, allowed: VelocityAllowance) -> Shortlist:
         everyone = len(part.index) == len(allowed.request)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from ..base.errors import invalid
-from ..kernels import Work
+from ..kernels import Rows, Work
 from ..kernels.screens import (
     Allowance,
     Knowledge,
@@ -15,6 +15,8 @@ from ..kernels.screens import (
     Shortlist,
     SideInformation,
     UpperLogits,
+    asks_nothing,
+    entries_on_card,
     entry_levels,
     screened,
     strongest,
@@ -59,6 +61,10 @@ class ScreenSearch:
     screen: Screen
     certified: bool = True
 
+    def asks_nothing(self, rows: Rows) -> bool:
+        """Return whether the host waits for nothing while it searches `rows`."""
+        return asks_nothing(self.screen, rows)
+
     @property
     def least_snr(self) -> float:
         """The lowest threshold of the levels of the screen."""
@@ -70,6 +76,9 @@ class ScreenSearch:
         Costs nothing for queries below the SNR thresholds of the screen, for others a product with each level that
         helps.
         """
+        if len(work.query) > 0 and len(work.span) > 0 and asks_nothing(self.screen, work.rows):
+            upper = UpperLogits.of(work, self.screen, side)
+            return screened(upper, allowance, entry=entries_on_card(upper))
         entry = entry_levels(self.screen, work.query, self.screen.knowledge(work.query, side), len(work.span))
         index = (entry < len(self.screen.widths)).nonzero()[:, 0]
         least = int(entry.min()) if len(entry) else 0

@@ -4,7 +4,7 @@ import pytest
 import torch
 from recording import Waiting, begin_capture
 
-from oracle_engine.base.checked import check, checked_together
+from oracle_engine.base.checked import check, checked_together, holds_beside
 from oracle_engine.base.errors import InputError, invalid
 
 
@@ -72,3 +72,24 @@ def test_no_condition_is_computed_while_a_graph_is_captured(monkeypatch: pytest.
     begin_capture(monkeypatch)
     with checked_together():
         check(lambda: 1 / 0, lambda: error("a"))  # type: ignore[arg-type,return-value]
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_a_condition_is_read_with_the_checks_before_it(wanted: bool) -> None:
+    with Waiting() as waiting, checked_together():
+        check(lambda: passes(True, True).clone(), lambda: error("a"))
+        assert holds_beside(passes(wanted).clone()) == wanted
+    # what holds is done; else the condition and the checks are read by themselves
+    assert waiting.found.count("_local_scalar_dense") == (1 if wanted else 3)
+
+
+def test_a_condition_hides_no_check_that_fails() -> None:
+    def checks() -> None:
+        with checked_together():
+            check(lambda: passes(False), lambda: error("a"))
+            assert holds_beside(passes(True))
+
+    with pytest.raises(InputError, match="`a` must hold"):
+        checks()
+    assert holds_beside(passes(True))
+    assert not holds_beside(passes(False))

@@ -67,6 +67,12 @@ OWN = {
         "p_source": "*i64",
     },
     "floor": {"p_floor": "*fp32", "p_gain": "*fp64"},
+    "entry": {
+        **dict.fromkeys(("p_alpha", "p_precision", "p_least", "p_costs"), "*fp64"),
+        "p_source": "*i64",
+        "p_entry": "*i32",
+    },
+    "certify": {"p_found": "*i8", "p_pending": "*i32", "p_gain": "*fp64", "p_gap": "*fp64"},
     "gate": {"p_below": "*fp64", "p_closed": "*fp64", "p_opened": "*i64"},
     "list": {
         **dict.fromkeys(("p_listed", "p_enter"), "*i32"),
@@ -82,7 +88,7 @@ DOUBLE = (
     *("distance", "rescore", "spread", "one read", *COMPENSATED),
     *("partition", "add", "doubt", "state", "variance", "union", "union moments", "union top"),
     *("union doubt", "union again"),
-    *("parts", "split digits", "combine", "merge", "move", "describe", "floor"),
+    *("parts", "split digits", "combine", "merge", "move", "describe", "floor", "certify"),
 )
 
 # their arguments that are no float64 pointers, where another kernel has one of that name

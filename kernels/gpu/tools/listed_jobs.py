@@ -9,6 +9,7 @@ import torch
 
 from ..compensate import COMPENSATED_TILE
 from ..devices import Device
+from ..entries import ENTRY_BLOCK
 from ..one_read import ONE_READ_ARCHITECTURES, ONE_READ_DIM, one_read_tile
 from ..projection import COEFFICIENT_BLOCK, POINT_BLOCK
 from ..query_operand import QUERY_WARPS
@@ -148,6 +149,8 @@ def _bounding(target: str) -> Iterator[Job]:
         yield Job(target, "coefficients", stored, Tile(1, 1, COEFFICIENT_BLOCK, DIGITS_WARPS, 3))
     yield Job(target, "first rows", torch.float32, Tile(1, FIRST_QUERIES, 1, 1, 3))
     yield Job(target, "floor", torch.float32, Tile(1, 1, FLOOR_BLOCK, 4, 3))
+    yield Job(target, "entry", torch.float32, Tile(1, 1, ENTRY_BLOCK, 4, 3))
+    yield Job(target, "certify", torch.float32, Tile(1, 1, FLOOR_BLOCK, 4, 3))
     yield Job(target, "gate", torch.float32, Tile(1, GATE_QUERIES, 1, 4, 3))
     yield Job(target, "list", torch.float32, Tile(LIST_TILES, 1, LIST_BLOCK, 4, 3))
 

@@ -12,6 +12,7 @@ from ..combine import COMBINE_BLOCK, combine_kernel
 from ..compensate import based_kernel, compensated_slots_kernel
 from ..describe import DESCRIBE_BLOCK, describe_kernel
 from ..doubt import doubt_kernel
+from ..entries import entry_kernel
 from ..finish import state_kernel
 from ..fused import fused_kernel
 from ..live_rows import DENSE_SHARE, PREFIX_BLOCK, place_kernel, prefix_kernel
@@ -32,7 +33,7 @@ from ..rescore_top import TOP_BLOCK, distance_kernel
 from ..running_sums import MOST_PARTS, SUM_QUERIES, SUM_TILES, TOTAL_BLOCK, add_kernel
 from ..screen_logits import SCREEN_CODES, SCREEN_FEATURES, SCREEN_ROWS, factor_digits_kernel
 from ..screen_tiles import CLOSE_SHARES, MOST_FIRST, above_kernel, close_kernel, first_rows_kernel, maxima_kernel
-from ..search_kernels import floor_kernel, gate_kernel, list_kernel
+from ..search_kernels import certify_kernel, floor_kernel, gate_kernel, list_kernel
 from ..segment_order import SEGMENT_BLOCK, segment_order_kernel
 from ..state_steps import SHARE_BLOCK, STATE_BLOCK
 from ..union_kernels import (
@@ -174,6 +175,8 @@ def _bounds(job: Job) -> dict[str, Specialisation]:
         "coefficients": (coefficients_kernel, {**projected, "BLOCK": config.block_d}),
         "first rows": (first_rows_kernel, {"BLOCK_F": MOST_FIRST, "BLOCK_B": config.block_b}),
         "floor": (floor_kernel, {"ANSWER": True, "BLOCK": config.block_d}),
+        "entry": (entry_kernel, {"SOURCE": True, "BLOCK": config.block_d}),
+        "certify": (certify_kernel, {"BLOCK": config.block_d}),
         "gate": (gate_kernel, {"BLOCK_S": CLOSE_SHARES, "BLOCK_B": config.block_b}),
         "list": (list_kernel, {"BLOCK": config.block_d, "BLOCK_T": config.block_n, "BLOCK_N": SCREEN_ROWS}),
     }

@@ -23,9 +23,10 @@ from oracle_engine.kernels.gpu.limits import DEFAULT_LIMITS
 from oracle_engine.kernels.gpu.scan import triton_state
 from oracle_engine.kernels.gpu.segments import segments_state
 from oracle_engine.kernels.gpu.tools.pretended_card import PretendedCard, pretended_card
-from oracle_engine.kernels.screens import FixedAllowance, Shortlist, SideInformation, UpperLogits, screened
+from oracle_engine.kernels.screens import FixedAllowance, SearchCosts, Shortlist, SideInformation, UpperLogits, screened
 from oracle_engine.kernels.screens.pca8 import leading_code_screen
 from oracle_engine.scans import backends
+from oracle_engine.search.index import Origin, SearchIndex
 
 pytestmark = pytest.mark.skipif(INTERPRET, reason="the interpreter is on: nothing is compiled")
 
@@ -34,6 +35,9 @@ ANSWER, BLOCK = 44, 9
 
 # device calls of a search through two levels, and of each further level
 SEARCH, LEVEL = 30, 10
+
+# device calls of a late velocity that a search through two levels answers
+LATE = 64
 
 
 @pytest.fixture
@@ -174,6 +178,24 @@ def test_queries_without_a_class_are_answered_beside_the_others(free: int, card:
     assert (calls.waits, calls.early) == (1, 1), calls
     # one scan of the classes, and one of everything where that is asked for
     assert calls.launches["score_kernel"] == calls.launches["weights_kernel"] == (2 if free else 1), calls
+
+
+def test_late_velocities_wait_once(card: PretendedCard) -> None:
+    data = engine_of(torch.uint8, 700, 784).data
+    found = {}
+    for widths in ((64, 128), (64, 128, 256)):
+        screen = leading_code_screen(data.rows, widths, product_cost=0.5)
+        screen = replace(screen, measured_costs=SearchCosts.by_operations(784, [1] * len(widths)))
+        engine = OracleEngine(data, backend="triton")
+        engine.index = SearchIndex("pca8", "", Origin.of(data), data.rows.centre, screen, distances=None)
+        answer = partial(engine.velocity, torch.randn(64, 784), torch.full((64,), 0.9))
+        card.count(answer)
+        found[len(widths)] = calls = card.count(answer)
+        assert calls.waits == 1, calls
+        # nothing is scanned where a search answers all
+        assert calls.launches["digits_kernel"] == 0, calls
+    assert found[2].total <= LATE, found
+    assert found[3].total - found[2].total <= LEVEL, found
 
 
 def test_a_graph_records_no_check(card: PretendedCard, monkeypatch: pytest.MonkeyPatch) -> None:
