@@ -18,9 +18,10 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// How long a helper without work looks out for some before it sleeps, which it takes tens of microseconds to wake from;
-// and how long one who has nothing left to do waits awake for the shares of helpers.
-constexpr std::chrono::microseconds kAwake(150), kSoon(50);
+// How long a helper without work looks out for some before it sleeps, which it takes a hundred microseconds to wake
+// from; and how long one who has nothing left to do waits awake for the shares of helpers. Whoever else wants the
+// processor gets it meanwhile.
+constexpr std::chrono::microseconds kAwake(500), kSoon(50);
 
 // looks at something that others change, between two looks at the clock
 constexpr int kLooks = 16;
@@ -39,6 +40,7 @@ bool soon(std::chrono::microseconds most, const Ready& ready) {
     const Clock::time_point end = Clock::now() + most;
     while (!ready()) {
         if (Clock::now() > end) return ready();
+        sched_yield();
         for (int look = 0; look < kLooks && !ready(); ++look) pause();
     }
     return true;
