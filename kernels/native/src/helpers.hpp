@@ -33,8 +33,8 @@ void with_helpers(int64_t threads, int64_t shares, const Work& work) {
     do_shares(shared);
 }
 
-// ranges of a thread: one that comes late or is held up leaves some to the others
-constexpr int64_t kRanges = 4;
+// ranges of a thread: one that comes late or is held up leaves some to the others, and what is dear may be all together
+constexpr int64_t kRanges = 16;
 
 // Calls work(i) for each of `count` small things, neighbours by one thread, as with_helpers() does. Throws bad_alloc
 // where one of them did.
