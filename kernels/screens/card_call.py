@@ -107,7 +107,7 @@ def _terms(upper: UpperLogits, level: int) -> Terms:
 def _projection(upper: UpperLogits) -> Projection:
     """Return the queries of `upper` in the coordinates of their screen, less what they share."""
     screen, shared = upper.screen, upper.side.shared_products
-    if not isinstance(screen, LeadingCodeScreen | PrincipalScreen):
+    if not isinstance(screen, (LeadingCodeScreen, PrincipalScreen)):
         raise TypeError(f"{screen.kind} has no leading coordinates")
     return gpu_projected(upper.work.query, screen.narrow_basis, None if shared is None else shared.point)
 
