@@ -46,11 +46,19 @@ bool soon(std::chrono::microseconds most, const Ready& ready) {
     return true;
 }
 
-// the processors that the process may use: a thread that calls may be bound to one of them
+// the processors that the process could use when it began
 cpu_set_t processors;
 __attribute__((constructor)) void look_at_processors() {
     CPU_ZERO(&processors);
     sched_getaffinity(0, sizeof processors, &processors);
+}
+
+// A helper may use the processors of the thread that starts it, unless that is bound to a single one, as OpenMP does.
+void leave_single_processor() {
+    cpu_set_t own;
+    CPU_ZERO(&own);
+    if (sched_getaffinity(0, sizeof own, &own) == 0 && CPU_COUNT(&own) == 1)
+        sched_setaffinity(0, sizeof processors, &processors);
 }
 
 // The threads that help in this process, and the work that they may take shares of.
@@ -123,7 +131,7 @@ class Helpers {
     }
 
     void help() {
-        sched_setaffinity(0, sizeof processors, &processors);
+        leave_single_processor();
         pthread_setname_np(pthread_self(), "oracle-helper");
         std::unique_lock<std::mutex> lock(mutex_);
         for (;;) {
