@@ -44,9 +44,7 @@ MOST = {"device_calls": 60.0, "waits": 1.0, "compilations": 2.0}
 # calls that ask for more
 MORE = {
     # the host asks nothing
-    "search": {"device_calls": 30.0, "waits": 0.0},
-    # three levels
-    "late velocity": {"device_calls": 74.0},
+    "search": {"device_calls": 22.0, "waits": 0.0},
     # two blocks of rows more
     "long unions": {"device_calls": 76.0},
     # moments and samples of every span, and of queries in doubt moments once more

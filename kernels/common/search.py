@@ -17,15 +17,13 @@ UNLIMITED = 2**62
 class Mass:
     """The posterior mass that may be left out of each query: `largest`, [B] float64, or less where an answer is small.
 
-    answer: what is made of a posterior mean, or None where only `largest` counts. change: factor from a change of the
-    mean, in units of the answer, to that of the answer, [B] float64. Of an answer of norm v no more than largest v /
-    (change d) is left out, d the distance of any row to the mean at most. error: the largest relative error of the
-    answer with which a query is found, [B] float64, or None where only the mass counts.
+    answer: what is made of a posterior mean, or None where only `largest` counts. Of an answer of norm v no more than
+    largest v / (change d) is left out, d the distance of any row to the mean at most. error: the largest relative error
+    of the answer with which a query is found, [B] float64, or None where only the mass counts.
     """
 
     largest: Float64[Tensor, "B"]
     answer: Combination | None = None
-    change: Float64[Tensor, "B"] | None = None
     error: Float64[Tensor, "B"] | None = None
 
 

@@ -25,7 +25,7 @@ from .shortlist import Allowance
 from .upper_bounds import CHUNK_QUERIES, UpperLogits
 
 # what a search may hold of tiles at once, and what it holds of each for a query, in bytes
-TILE_BYTES, EACH_TILE = 512 << 20, 21
+TILE_BYTES, EACH_TILE = 512 << 20, 24
 
 
 def card_call_applies(upper: UpperLogits) -> bool:

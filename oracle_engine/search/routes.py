@@ -21,7 +21,7 @@ from ..kernels.screens import (
     sampled_state,
     source_log_omitted,
 )
-from ..paths.predictions import factors, velocity_gain
+from ..paths.predictions import factors
 from ..queries.answer import Answer, Route
 from ..queries.classes import scan_tasks
 from ..queries.modes import Budget
@@ -59,7 +59,7 @@ class VelocityAllowance:
         direct, gap = factors("velocity", at, request.variance, self.point_std)
         answer = Combination(request.x, at.alpha_t, direct, gap, data.value_map.scale, data.base)
         error = self.tolerance if self.whole else None
-        return Mass(largest_allowance(self.tolerance), answer, velocity_gain(at, request.variance), error)
+        return Mass(largest_allowance(self.tolerance), answer, error)
 
     def met_by(self, state: PosteriorState, log_omitted: Float64[Tensor, "B"]) -> Bool[Tensor, "B"]:
         """Return whether the velocity error of `state` is within the tolerance, [B].
@@ -152,8 +152,7 @@ class LateRoute:
         work, side = request.work(self.data, wanted), self._side(request, shared_products)
         whole = request.labels is None and wanted.mean
         allowed = VelocityAllowance(self.data, request, tolerance, self.point_std, whole)
-        parts = _by_class(self.data, request, work, side)
-        found = _joined(work, parts, [self._within(part, allowed) for part in parts])
+        found = self._within(work, side, allowed)
         answer = Answer.listed(found, self.route, self._likely(request))
         if found.uncertified is not None:
             return Certified(answer, found.certified, found.uncertified)
@@ -181,9 +180,18 @@ class LateRoute:
     def _likely(self, request: Request) -> Bool[Tensor, "B"] | None:
         return request.source >= 0 if request.names_sources else None
 
-    def _within(self, part: _ClassWork, allowed: VelocityAllowance) -> Shortlist:
-        everyone = len(part.index) == len(allowed.request)
-        return self.search.within(part.work, part.side, allowed if everyone else allowed.take(part.index))
+    def _within(self, work: Work, side: SideInformation, allowed: VelocityAllowance) -> Shortlist:
+        """Return what is found for the queries of `work`, of which `side` is known, class by class if they have one."""
+        request = allowed.request
+        if request.labels is None:
+            return self.search.within(work, side, allowed)
+        parts = _by_class(self.data, request, work, side)
+        everyone = [len(part.index) == len(request) for part in parts]
+        found = [
+            self.search.within(part.work, part.side, allowed if every else allowed.take(part.index))
+            for part, every in zip(parts, everyone, strict=True)
+        ]
+        return _joined(work, parts, found)
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,8 @@ from ..screen_logits import (
     SCREEN_STAGES,
     SCREEN_WARPS,
 )
-from ..screen_tiles import CLOSE_QUERIES, CLOSE_TILES, FIRST_QUERIES
-from ..search import FLOOR_BLOCK, GATE_QUERIES, LIST_BLOCK, LIST_TILES
+from ..screen_tiles import CLOSE_QUERIES, CLOSE_TILES, FIRST_ROWS
+from ..search import CERTIFY_BLOCK, LIST_BLOCK, LIST_TILES
 from ..tables import TABLES, table_name
 from ..tiles import AnyConfig, DigitConfig, FusedConfig, ScoreConfig, Tile, WeighConfig
 from .jobs import BOUNDS, TRITON_NAMES, Job
@@ -52,7 +52,7 @@ SUBSET = (
         ("maxima", "u8"),
         ("above", "fp32"),
         ("factor digits", "i8"),
-        ("floor", "fp32"),
+        ("floor", "u8"),
         ("list", "fp32"),
         ("coefficients", "i8"),
     ),
@@ -147,11 +147,10 @@ def _bounding(target: str) -> Iterator[Job]:
     yield Job(target, "point", torch.float32, Tile(1, 1, POINT_BLOCK, 4, 3))
     for stored in (torch.float32, torch.int8):
         yield Job(target, "coefficients", stored, Tile(1, 1, COEFFICIENT_BLOCK, DIGITS_WARPS, 3))
-    yield Job(target, "first rows", torch.float32, Tile(1, FIRST_QUERIES, 1, 1, 3))
-    yield Job(target, "floor", torch.float32, Tile(1, 1, FLOOR_BLOCK, 4, 3))
+    for stored in dict.fromkeys(dtype for dtypes in STORED.values() for dtype in dtypes):
+        yield Job(target, "floor", stored, Tile(FIRST_ROWS, 1, RESCORE_TILE.block_d, 4, 3))
     yield Job(target, "entry", torch.float32, Tile(1, 1, ENTRY_BLOCK, 4, 3))
-    yield Job(target, "certify", torch.float32, Tile(1, 1, FLOOR_BLOCK, 4, 3))
-    yield Job(target, "gate", torch.float32, Tile(1, GATE_QUERIES, 1, 4, 3))
+    yield Job(target, "certify", torch.float32, Tile(1, 1, CERTIFY_BLOCK, 4, 3))
     yield Job(target, "list", torch.float32, Tile(LIST_TILES, 1, LIST_BLOCK, 4, 3))
 
 

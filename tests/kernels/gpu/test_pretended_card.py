@@ -34,10 +34,10 @@ pytestmark = pytest.mark.skipif(INTERPRET, reason="the interpreter is on: nothin
 ANSWER, BLOCK = 44, 9
 
 # device calls of a search through two levels, and of each further level
-SEARCH, LEVEL = 30, 10
+SEARCH, LEVEL = 22, 6
 
 # device calls of a late velocity that a search through two levels answers
-LATE = 64
+LATE = 46
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from oracle_engine.kernels import Query, Rows, Work, gpu, prepare_rows
 from oracle_engine.kernels.common.search import ProjectedTerms, SearchLimits
 from oracle_engine.kernels.gpu.projection import projected_coefficients
 from oracle_engine.kernels.gpu.screen_logits import Coefficients, ScreenOperand
-from oracle_engine.kernels.gpu.screen_tiles import TileMaxima
+from oracle_engine.kernels.gpu.screen_tiles import FIRST_ROWS, TileMaxima
 from oracle_engine.kernels.screens import SharedProducts, SideInformation, UpperLogits
 from oracle_engine.kernels.screens.card_call import levels_of
 from oracle_engine.kernels.screens.int8_products import BASE, LARGEST
@@ -128,5 +128,6 @@ def test_logits_are_bounded(
     logits = torch.nn.functional.pad(whole_logits(rows, query), (0, 0, 0, 42), value=-torch.inf).unflatten(0, (3, 64))
     nothing = torch.zeros(len(query))
     for one in made_on_card(upper):
-        tiles = TileMaxima.of(ScreenOperand.of(upper.work, one), (nothing[None], nothing))
+        first = torch.zeros(FIRST_ROWS, len(query), dtype=torch.int64)
+        tiles = TileMaxima.of(ScreenOperand.of(upper.work, one), (nothing[None], nothing), first)
         assert bool((tiles.largest >= logits.amax(1)).all())
