@@ -11,7 +11,7 @@ import triton
 
 from ...base.arrays import Float, Float64, Int64, Shaped, Tensor
 from ..common.rows import Span
-from ..common.search import Mass, ProjectedTerms, Searched, SearchLevel, SearchLimits
+from ..common.search import Mass, Searched, SearchLevel, SearchLimits
 from ..common.state import PosteriorState
 from ..common.work import Work
 from .given import float32_parts
@@ -19,7 +19,7 @@ from .pairs import listed_state
 from .projection import ROUNDED_UP, projected_coefficients
 from .rescore import scored, slice_width
 from .rescore_list import RescoreList
-from .screen_logits import SCREEN_ROWS, Coefficients, ScreenOperand
+from .screen_logits import SCREEN_ROWS, ScreenOperand
 from .screen_tiles import FIRST_ROWS, Floors, RowsAbove, TileMaxima, TilesLeft
 from .search_floor import floor_kernel
 from .search_kernels import certify_kernel, list_kernel
@@ -95,13 +95,6 @@ def _begun(entry: Shaped[Tensor, "B"] | None, like: Float64[Tensor, "B"], levels
     return verdicts, (nothing[None], left)
 
 
-def _coefficients(work: Work, level: SearchLevel) -> Coefficients:
-    """Return what the rows of a level are multiplied with."""
-    if isinstance(level.terms, ProjectedTerms):
-        return projected_coefficients(work, level.terms)
-    return Coefficients.of(level.terms, level.shared)
-
-
 class _Search:
     """A search of `work` that leaves out `mass` at most: its lists, and what is known of each query so far."""
 
@@ -118,7 +111,7 @@ class _Search:
 
         number: of the level. left: what is left to it.
         """
-        operand = ScreenOperand.of(self.work, _coefficients(self.work, level))
+        operand = ScreenOperand.of(self.work, projected_coefficients(self.work, level.terms))
         tiles = TileMaxima.of(operand, left, self.verdicts.first[number])
         floors = self._floors(number, tiles)
         tiles.count(floors)

@@ -54,13 +54,12 @@ TYPES = {
 # arguments that have another type in one kernel than in others
 OWN = {
     **dict.fromkeys(BOUNDS, dict.fromkeys(("p_half_norm", "p_log_weight"), "*fp64")),
-    "factor digits": dict.fromkeys(("p_factors", "p_centre", "p_slack"), "*fp64"),
     "describe": dict.fromkeys(("p_order", "p_index"), "*i64"),
     "close": {"p_closed": "*i64"},
     **{kernel: {"p_place": "*i64"} for kernel in ("union", "union moments", "union top", "union doubt")},
     "point": dict.fromkeys(("p_point", "p_shared", "p_facts"), "*fp64"),
     "coefficients": {
-        **dict.fromkeys(("p_facts", "p_alpha", "p_precision", "p_scale", "p_blur", "p_typical"), "*fp64"),
+        **dict.fromkeys(("p_facts", "p_alpha", "p_precision", "p_scale", "p_centre", "p_blur", "p_typical"), "*fp64"),
         **dict.fromkeys(("beyond", "upper", "row_size", "square_size", "shared", "weights", "deviations"), "fp32"),
         "p_edge": "*i32",
         "p_source": "*i64",

@@ -11,12 +11,10 @@ from ..compensate import COMPENSATED_TILE
 from ..devices import Device
 from ..entries import ENTRY_BLOCK
 from ..one_read import ONE_READ_ARCHITECTURES, ONE_READ_DIM, one_read_tile
-from ..projection import COEFFICIENT_BLOCK, POINT_BLOCK
+from ..projection import COEFFICIENT_BLOCK, COEFFICIENT_WARPS, POINT_BLOCK
 from ..query_operand import QUERY_WARPS
 from ..rescore import RESCORE_TILE
 from ..screen_logits import (
-    DIGITS_BLOCK,
-    DIGITS_WARPS,
     SCREEN_CODES,
     SCREEN_FEW_QUERIES,
     SCREEN_MANY_QUERIES,
@@ -51,7 +49,6 @@ SUBSET = (
     *(
         ("maxima", "u8"),
         ("above", "fp32"),
-        ("factor digits", "i8"),
         ("floor", "u8"),
         ("list", "fp32"),
         ("coefficients", "i8"),
@@ -142,11 +139,10 @@ def _bounding(target: str) -> Iterator[Job]:
         for kernel in BOUNDS:
             for stored in (torch.float32, torch.int8, torch.uint8):
                 yield Job(target, kernel, stored, tile)
-    yield Job(target, "factor digits", torch.int8, Tile(1, 1, DIGITS_BLOCK, DIGITS_WARPS, 3))
     yield Job(target, "close", torch.float32, Tile(CLOSE_TILES, CLOSE_QUERIES, 1, 4, 3))
     yield Job(target, "point", torch.float32, Tile(1, 1, POINT_BLOCK, 4, 3))
-    for stored in (torch.float32, torch.int8):
-        yield Job(target, "coefficients", stored, Tile(1, 1, COEFFICIENT_BLOCK, DIGITS_WARPS, 3))
+    for stored in (torch.float32, torch.int8, torch.uint8):
+        yield Job(target, "coefficients", stored, Tile(1, 1, COEFFICIENT_BLOCK, COEFFICIENT_WARPS, 3))
     for stored in dict.fromkeys(dtype for dtypes in STORED.values() for dtype in dtypes):
         yield Job(target, "floor", stored, Tile(FIRST_ROWS, 1, RESCORE_TILE.block_d, 4, 3))
     yield Job(target, "entry", torch.float32, Tile(1, 1, ENTRY_BLOCK, 4, 3))

@@ -11,9 +11,12 @@ from tolerances import assert_close
 from torch import Tensor
 
 from oracle_engine.kernels import Span, Work, gpu, prepare_rows
-from oracle_engine.kernels.gpu.screen_logits import SCREEN_ROWS, Coefficients, ScreenOperand
+from oracle_engine.kernels.common.search import SearchLimits
+from oracle_engine.kernels.gpu.projection import projected_coefficients
+from oracle_engine.kernels.gpu.screen_logits import SCREEN_ROWS, ScreenOperand
 from oracle_engine.kernels.gpu.screen_tiles import CLOSED_PARTS, FIRST_ROWS, Floors, TileMaxima, TilesLeft
 from oracle_engine.kernels.screens import SharedProducts, SideInformation, UpperLogits
+from oracle_engine.kernels.screens.card_call import levels_of
 
 TIMES = (0.0, 0.05, 0.3, 0.6, 0.9, 0.99, 1 - 1e-4)
 
@@ -27,9 +30,8 @@ def proven(monkeypatch: pytest.MonkeyPatch) -> None:
 def tiles_of(upper: UpperLogits, level: int, left: TilesLeft | None = None) -> TileMaxima:
     """Return what the kernels of a card tell of a level, of what is `left` to it or of everything."""
     upper = upper.for_level(level)
-    terms, nothing = upper.terms(level), torch.zeros(len(upper))
-    assert terms is not None
-    operand = ScreenOperand.of(upper.work, Coefficients.of(terms, upper.kernel_shared))
+    (made_ready,), nothing = levels_of(upper, {level: SearchLimits()}), torch.zeros(len(upper))
+    operand = ScreenOperand.of(upper.work, projected_coefficients(upper.work, made_ready.terms))
     first = torch.zeros(FIRST_ROWS, len(upper), dtype=torch.int64)
     return TileMaxima.of(operand, left or (nothing[None], nothing), first)
 
