@@ -142,6 +142,7 @@ def late_questions(data: OracleDataset) -> dict[str, Callable[[], Any]]:
         engine = OracleEngine(data, backend="triton")
         engine.index = SearchIndex(kind, "asked for", Origin.of(data), data.rows.centre, tried, distances=None)
         found[f"late velocity {kind}"] = partial(engine.velocity, x, t)
+        found[f"late velocity of classes {kind}"] = partial(engine.velocity, x, t, labels=torch.arange(BATCH) % CLASSES)
         # a number that the host knows
         found[f"early velocity {kind}"] = partial(engine.velocity, x, 0.05)
     return found

@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 
 from ...base.arrays import Float, Int64, Shaped, Tensor
+from .jit import covered_by_ranges
 from .screen_logits import SCREEN_ROWS, ScreenOperand, upper_logits
 
 # tiles that a program compares with floors at once, their queries, and the most programs that share those of a query
@@ -81,13 +82,17 @@ def maxima_kernel(
     """The largest upper logit of a tile of rows for some queries, [T, B], and what it promises.
 
     p_codes .. p_excluded, width .. excluded: see `upper_logits`. p_before: [T, B]. p_left: [B]. Tiles whose number
-    before is below what is left to this level are -inf, and cost nothing where that is so for all queries. p_first:
+    before is below what is left to this level, or of which no row counts, are -inf, and cost nothing where that is so
+    for all queries. p_first:
     [FIRST_ROWS, B] int64, zeros before: the largest `promise` of every so many tiles.
     """
     i_n, row, m_n, o_b, m_b = screen_tile(start, stop, batch, BLOCK_N, BLOCK_B)
     o_tile = i_n.to(tl.int64) * batch + o_b
     before = tl.load(p_before + i_n.to(tl.int64) * before_stride + o_b, mask=m_b, other=float("-inf"))
     m_open = m_b & (before >= tl.load(p_left + o_b, mask=m_b, other=float("inf")))
+    first_row = start.to(tl.int64) + i_n * BLOCK_N
+    last_row = tl.minimum(first_row + BLOCK_N, stop)
+    m_open &= covered_by_ranges(first_row, last_row, o_b.to(tl.int64), m_b, p_excluded, excluded) == 0
     largest = tl.full([BLOCK_B], float("-inf"), dtype=tl.float32)
     place = tl.zeros([BLOCK_B], dtype=tl.int32)
     if tl.max(m_open.to(tl.int32), axis=0) > 0:

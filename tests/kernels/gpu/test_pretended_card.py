@@ -224,6 +224,20 @@ def test_late_velocities_wait_once(card: PretendedCard) -> None:
     assert max(found[2].total, found[3].total) <= LATE - LEVEL, found
 
 
+@pytest.mark.parametrize("classes", [6, 24])
+@pytest.mark.parametrize("each", [1, 2])
+def test_late_velocities_of_classes_take_one_search(classes: int, each: int, card: PretendedCard) -> None:
+    data = OracleDataset(torch.randn(720, 784).half(), labels=torch.arange(720) % classes)
+    engine = searching_engine(data, code_screen(data.rows, product_cost=0.5))
+    labels = (torch.arange(64)[:, None] + torch.arange(each)) % classes
+    answer = partial(engine.velocity, torch.randn(64, 784), torch.full((64,), 0.9), labels=labels)
+    card.count(answer)
+    calls = card.count(answer)
+    assert calls.waits == 1, calls
+    assert calls.launches["maxima_kernel"] == 1, calls
+    assert calls.total <= 60, calls
+
+
 def test_an_early_number_is_scanned_without_a_search(card: PretendedCard) -> None:
     data = engine_of(torch.uint8, 700, 784).data
     engine, x = searching_engine(data, code_screen(data.rows, product_cost=0.5)), torch.randn(64, 784)

@@ -10,7 +10,7 @@ from screen_cases import made, whole_logits
 from tolerances import assert_close
 from torch import Tensor
 
-from oracle_engine.kernels import Span, Work, gpu, prepare_rows
+from oracle_engine.kernels import Query, Rows, Span, Work, gpu, prepare_rows
 from oracle_engine.kernels.common.search import SearchLimits
 from oracle_engine.kernels.gpu.projection import projected_coefficients
 from oracle_engine.kernels.gpu.screen_logits import SCREEN_ROWS, ScreenOperand
@@ -132,6 +132,25 @@ def test_the_most_promising_rows_are_named(
     assert torch.equal(tiles.largest.gather(0, place // SCREEN_ROWS)[named], best[named])
     if kind in ("pca", "int8"):
         assert_close(values.gather(0, place)[named], best[named], "rounded upper logits")
+
+
+def test_tiles_of_which_no_row_counts_are_closed(generator: torch.Generator) -> None:
+    rows = prepare_rows(normal(300, 48, generator).float(), None)
+    query = make_query(rows, generator, 20, (0.8,))
+    # rows of a class, which others do not use
+    own = torch.tensor([[[0, 70], [200, 300]], [[0, 0], [300, 300]], [[0, 64], [128, 300]], [[0, 300], [0, 0]]])
+    upper = upper_without(rows, query, own.repeat(5, 1, 1))
+    tiles = tiles_of(upper, 0)
+    open_to = torch.tensor([[0, 1, 1, 1, 0], [1, 1, 1, 1, 1], [0, 1, 0, 0, 0], [0, 0, 0, 0, 0]]).bool().repeat(5, 1)
+    assert torch.equal(tiles.largest > -torch.inf, open_to.T)
+    logits = logits_of(upper)
+    assert_bounded(tiles, logits, (logits.amax(0).clamp_min(-1e30) - 3.0).float())
+
+
+def upper_without(rows: Rows, query: Query, excluded: Tensor) -> UpperLogits:
+    """Return upper logits of queries without some ranges of rows."""
+    work = Work(rows, query.excluding(excluded), whole(rows))
+    return UpperLogits.of(work, made("pca8", rows), SideInformation())
 
 
 def test_shared_products_narrow_the_bounds(generator: torch.Generator) -> None:
