@@ -10,7 +10,7 @@ import argparse
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -171,7 +171,7 @@ class Spent:
     call_ms: float
     kernels_ms: float
     launches: float
-    largest: dict[str, tuple[float, float]]
+    largest: Mapping[str, tuple[float, float]]
 
     @classmethod
     def of(cls, asked: Question) -> Spent:
