@@ -29,6 +29,8 @@ TYPES = {
     "p_spans": "*i64",
     "p_table": "*i32",
     "p_candidate": "*i64",
+    "p_places": "*i64",
+    "p_row_held": "*i64",
     "p_named": "*i64",
     "p_row_out": "*i64",
     "p_counts": "*i32",
