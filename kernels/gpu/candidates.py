@@ -48,6 +48,7 @@ def candidates_kernel(
     room,
     held,
     held_room,
+    CHOSEN: tl.constexpr,
     SEGMENTED: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
@@ -55,10 +56,11 @@ def candidates_kernel(
 
     The first program of a query copies the best of those that earlier blocks left, too.
 
-    p_logits: [height, P]. p_tile: [tiles, B] int64, the tiles of each query. p_columns: [B], the column of each query,
-    and p_spans: [B, 2] int64, its rows, of which `height` are in a tile, where tiles of queries have rows of their own;
-    either way those from `first_row` on. p_value, p_row: [B, room]; of the tiles are the last `tiles` times `count`.
-    count: rows of a tile. p_places: [B, held], places in p_value_held and p_row_held, [B, held_room].
+    p_logits: [height, P]. p_tile: [tiles, B] int64, the tiles of each query, where they are CHOSEN. p_columns: [B], the
+    column of each query, and p_spans: [B, 2] int64, its rows, of which `height` are in a tile, where tiles of queries
+    have rows of their own; either way those from `first_row` on. p_value, p_row: [B, room]; of the tiles are the last
+    `tiles` times `count`. count: rows of a tile. p_places: [B, held], places in p_value_held and p_row_held, [B,
+    held_room].
     """
     i_b = tl.program_id(0).to(tl.int64)
     if tl.program_id(1) == 0:
@@ -77,7 +79,9 @@ def candidates_kernel(
         column = tl.load(p_columns + i_b)
         first += tl.load(p_spans + 2 * i_b)
         rows = tl.minimum(rows, tl.load(p_spans + 2 * i_b + 1) - first)
-    tile = tl.load(p_tile + tl.program_id(1) * batch + i_b)
+    tile = tl.program_id(1).to(tl.int64)
+    if CHOSEN:
+        tile = tl.load(p_tile + tile * batch + i_b)
     o_n = tl.arange(0, BLOCK)
     o_row = tile * count + o_n
     m_row = (o_n < count) & (o_row < rows)
@@ -115,14 +119,14 @@ class TileCandidates:
         if self.count == 0:
             return
         (batch, held), wanted, tile = self.best.shape, self.count + MARGIN, scores.tile
-        found = scores.stats[:, 0, :batch].topk(min(wanted, len(scores.stats)), dim=0).indices
-        tiles = len(found)
+        tiles, chosen = min(wanted, len(scores.stats)), len(scores.stats) > wanted
+        found = scores.stats[:, 0, :batch].topk(tiles, dim=0).indices if chosen else self.best
         room = held + tiles * tile
-        values, rows = scores.logits.new_empty(batch, room), found.new_empty(batch, room)
+        values, rows = scores.logits.new_empty(batch, room), self.rows.new_empty(batch, room)
         candidates_kernel[(batch, tiles)](
             scores.logits, found, found if panels is None else panels.columns, found if spans is None else spans,
             self.best, self.logits, self.rows, values, rows, tiles, tile, batch, start, len(scores.logits),
-            scores.logits.stride(0), room, held, self.rows.shape[1], SEGMENTED=panels is not None,
+            scores.logits.stride(0), room, held, self.rows.shape[1], CHOSEN=chosen, SEGMENTED=panels is not None,
             BLOCK=triton.next_power_of_2(tile), num_warps=1, enable_fp_fusion=True,
         )  # fmt: skip
         self.logits, self.rows, self.best = values, rows, values.topk(min(wanted, room), dim=1).indices

@@ -48,6 +48,7 @@ TYPES = {
     **dict.fromkeys(("radius", "reach", "log_rows"), "fp32"),
     **dict.fromkeys(("scale", "scale_rest", "scale_last", "offset", "offset_rest", "offset_last"), "fp32"),
     **dict.fromkeys(("half", "constant", "constant_rest", "constant_last"), "fp32"),
+    **dict.fromkeys(("square", "square_rest", "square_last"), "fp32"),
     "first_row": "i64",
     "row_stride": "i64",
     "slice_stride": "i64",
@@ -57,7 +58,7 @@ TYPES = {
 OWN = {
     **dict.fromkeys(BOUNDS, dict.fromkeys(("p_half_norm", "p_log_weight"), "*fp64")),
     "factor digits": dict.fromkeys(("p_factors", "p_centre", "p_slack"), "*fp64"),
-    "describe": dict.fromkeys(("p_order", "p_index"), "*i64"),
+    "describe": dict.fromkeys(("p_order", "p_index", "p_mass"), "*i64"),
     "close": {"p_below": "*fp64"},
     **{kernel: {"p_place": "*i64"} for kernel in ("union", "union moments", "union top", "union doubt")},
     "first rows": {"p_tile": "*i64"},
@@ -82,14 +83,16 @@ OWN = {
         "p_found": "*i8",
         **dict.fromkeys(("p_closed", "p_before", "p_omitted", "p_common"), "*fp64"),
     },
-    "segments": dict.fromkeys(("p_pairs", "p_order", "p_place", "p_query", "p_own", "p_ranges", "p_apart"), "*i64"),
+    "segments": dict.fromkeys(
+        ("p_pairs", "p_order", "p_place", "p_query", "p_own", "p_ranges", "p_between", "p_apart"), "*i64"
+    ),
 }
 
 # kernels that compute in float64
 DOUBLE = (
-    *("distance", "rescore", "spread", "one read", *COMPENSATED),
-    *("partition", "add", "doubt", "state", "variance", "union", "union moments", "union top"),
-    *("union doubt", "union again"),
+    *("distance", "rescore", "rescore spread", "one read", *COMPENSATED),
+    *("partition", "add", "doubt", "state", "state variance"),
+    *("union", "union moments", "union top", "union doubt"),
     *("parts", "split digits", "combine", "merge", "move", "describe", "floor", "certify"),
 )
 
