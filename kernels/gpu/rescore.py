@@ -158,8 +158,7 @@ def add_rows(samples, p_out, row, m_s, weights, factor, sums, SPREAD: tl.constex
     p_block = p_rows + row[:, None] * row_stride + o_d[None, :]
     m_rows = m_s & (weights > 0.0)
     joined = joining(tl.sum(tl.where(m_rows, weights, 0.0), axis=0), factor * mass)
-    # [BLOCK_D]
-    b_spread = tl.zeros([BLOCK_D], dtype=tl.float64)
+    spread *= factor
     for first in range(0, dim, BLOCK_D):
         m_d = first + o_d < dim
         centre = tl.load(p_centre + first + o_d, mask=m_d, other=0.0)
@@ -171,10 +170,10 @@ def add_rows(samples, p_out, row, m_s, weights, factor, sums, SPREAD: tl.constex
         b_kept = factor * tl.load(p_sum, mask=where_positive(m_d, mass), other=0.0)
         tl.store(p_sum, b_sum + b_kept, mask=m_d)
         if SPREAD:
-            b_spread += spread_step(b_rows, weights[:, None], b_sum, b_kept, joined)
+            spread += tl.sum(spread_step(b_rows, weights[:, None], b_sum, b_kept, joined), axis=0)
     # the next rows are added to what other threads may have written
     tl.debug_barrier()
-    return factor * spread + tl.sum(b_spread, axis=0)
+    return spread
 
 
 @triton.jit
