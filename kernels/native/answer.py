@@ -26,6 +26,7 @@ from .scan import (
     most_listed,
     product_dtype,
     shares_of,
+    whole_rows,
 )
 from .views import RowsView
 
@@ -129,7 +130,12 @@ class NativeAnswers:
         count, rounding, digits = rows.stored.shape[0], ROUNDING[product_dtype(rows)], DIGITS[False]
         listed = most_listed(count, NATIVE_LIMITS)
         scan = ScanAsked(
-            *map(addressof, (view, rounding, digits)), stop=count, count=count, listed=listed, margin=MARGIN
+            *map(addressof, (view, rounding, digits)),
+            stop=count,
+            count=count,
+            listed=listed,
+            margin=MARGIN,
+            whole_block=whole_rows(rows, NATIVE_LIMITS),
         )
         few_block, block = (block_rows(rows, NATIVE_LIMITS, few=few) for few in (True, False))
         few = few_queries(rows, library)

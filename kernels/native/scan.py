@@ -47,6 +47,10 @@ STEP_OPERATIONS = 3e10
 # rows of a block: a multiple of those of every tile, and at most so many
 ROW_UNIT, MOST_ROWS = 12, 192
 
+# rows of a block at least that are all multiplied with whole queries, by short vectors: the more there are, the less
+# often the sums of all queries pass, and a panel of rows comes from the second cache however long a block is
+WHOLE_ROWS = 96
+
 # share of the second cache that a block of rows may have, and its size where the system does not say
 CACHE_SHARE, CACHE_BYTES = 0.6, 1 << 19
 
@@ -93,7 +97,7 @@ class ScanAsked(Structure):
         ("stop", c_int64),
         ("count", c_int64),
         ("excluded", c_void_p),
-        *((name, c_int64) for name in ("ranges", "threads", "listed", "margin", "block", "few")),
+        *((name, c_int64) for name in ("ranges", "threads", "listed", "margin", "block", "whole_block", "few")),
         ("out", StatesView),
         ("overflows", c_int64),
         ("closed", c_int64),
@@ -143,7 +147,8 @@ def native_memory(rows: Rows, batch: int) -> int:
     size = 4 if product_dtype(rows) == torch.float32 else 8
     width = rows.dim + 48
     lanes = -(-batch // 16) * 16
-    block = block_rows(rows, NATIVE_LIMITS, few=batch <= few_queries(rows, library))
+    few = batch <= few_queries(rows, library)
+    block = block_rows(rows, NATIVE_LIMITS, few=True) if few else whole_rows(rows, NATIVE_LIMITS)
     own = width * block * (size + 2) + lanes * (width * (size + 8) + 3 * block * size + 24 * (MARGIN + 64) + 8192)
     return torch.get_num_threads() * own + lanes * width * (size + 5 * 8 + 10) + scan_memory(rows, batch)
 
@@ -173,6 +178,13 @@ def block_rows(rows: Rows, limits: NativeLimits, *, few: bool) -> int:
     size = rows.stored.element_size() if few else 4
     fitting = int(CACHE_SHARE * cache_bytes()) // (rows.dim * size)
     return max(ROW_UNIT, min(fitting // ROW_UNIT * ROW_UNIT, MOST_ROWS))
+
+
+def whole_rows(rows: Rows, limits: NativeLimits) -> int:
+    """Return how many rows a block holds that are all multiplied with whole queries."""
+    most = block_rows(rows, limits, few=False)
+    short = native_library().target != "v4"
+    return max(most, WHOLE_ROWS) if short and limits.block_rows is None else most
 
 
 def shares_of(operations: float, most: int) -> int:
@@ -219,6 +231,7 @@ class NativeScan:
             most_listed(count, limits),
             MARGIN,
             block_rows(rows, limits, few=few),
+            whole_rows(rows, limits),
             few,
             self.out.view,
         )

@@ -17,7 +17,8 @@ struct ScanAsked {
     AskedQueries queries;
     int64_t start, stop, count;  // the span, and how many rows a query may use at most
     const int64_t* excluded;     // [B, ranges, 2]
-    int64_t ranges, threads, listed, margin, block, few;
+    // block: rows of a block; whole_block: where all of them are multiplied with whole queries
+    int64_t ranges, threads, listed, margin, block, whole_block, few;
     StatesView out;     // zeros, apart from what is here written in any case
     int64_t overflows;  // how many queries list too many rows: of these out.lse_rest becomes NaN
     int64_t closed;     // pairs of a row and a query that leading digits told to have no weight

@@ -22,9 +22,9 @@ class Scan : public Steps {
         : all_(asked, asked.threads),
           problem(all_.view()),
           crew_(problem.threads, 4.0 * problem.batch * problem.dim * (asked.stop - asked.start)),
-          shape(problem),
           // queries are written once, whatever the number of rows
           use_(digit_use<Real>(problem, kWorthDigits)),
+          shape(sized(problem, use_.leading || problem.few ? asked.block : asked.whole_block)),
           memory_(static_cast<char*>(std::aligned_alloc(64, padded(bytes(), 64))), std::free),
           arena(problem.memory = memory_.get()),
           shared(shape, problem.few != 0, use_, arena) {
@@ -68,12 +68,17 @@ class Scan : public Steps {
     Problem all_;
     ScanProblem& problem;
     Crew crew_;
-    Shape<Real> shape;
     const DigitUse use_;
+    Shape<Real> shape;
     std::unique_ptr<char, void (*)(void*)> memory_;
     Arena arena;
     Shared<Real> shared;
     std::vector<Memory<Real>> memories;
+
+    static const ScanProblem& sized(ScanProblem& problem, int64_t block) {
+        problem.block = block;
+        return problem;
+    }
 
     int64_t bytes() const {
         Arena empty(nullptr);

@@ -76,6 +76,23 @@ ORACLE_INLINE Vector<Real> select(typename Simd<Real>::Mask mask, Vector<Real> y
     return mask ? yes : no;
 }
 
+// The larger of two numbers in each lane, the second one where the first is none.
+template <class Real>
+ORACLE_INLINE Vector<Real> larger(Vector<Real> a, Vector<Real> b) {
+    return a > b ? a : b;
+}
+
+// The smaller of two numbers in each lane, the second one where the first is none.
+template <class Real>
+ORACLE_INLINE Vector<Real> smaller(Vector<Real> a, Vector<Real> b) {
+    return a < b ? a : b;
+}
+
+// A value where a mask is set, and zero elsewhere.
+ORACLE_INLINE FloatVector kept(FloatMask mask, FloatVector value) {
+    return (FloatVector)((FloatBits)mask & (FloatBits)value);
+}
+
 template <class Real>
 ORACLE_INLINE bool any(typename Simd<Real>::Mask mask) {
     typename Simd<Real>::Int found = 0;
@@ -265,8 +282,8 @@ inline __attribute__((always_inline)) FloatVector load_widened<float, Brain>(con
 
 // exp(x) for x <= 88, 0 below -87; within 2 units in the last place (Cephes' polynomial on |r| <= ln 2 / 2).
 ORACLE_INLINE FloatVector exponential(FloatVector x) {
-    const FloatMask vanishes = x < broadcast(-87.0f);
-    x = select<float>(vanishes, broadcast(-87.0f), x);
+    const FloatMask lasts = ~(x < broadcast(-87.0f));
+    x = larger<float>(broadcast(-87.0f), x);
     // adding and subtracting 1.5 * 2^23 rounds to a whole number, whose low bits the sum holds
     const FloatVector shifted = x * 1.44269504f + 12582912.0f;
     const FloatVector whole = shifted - 12582912.0f;
@@ -276,7 +293,7 @@ ORACLE_INLINE FloatVector exponential(FloatVector x) {
         sum = sum * rest + term;
     sum = sum * (rest * rest) + (rest + 1.0f);
     const FloatBits power = ((FloatBits)shifted << 23) + (127u << 23);
-    return select<float>(vanishes, FloatVector{}, sum * (FloatVector)power);
+    return kept(lasts, sum * (FloatVector)power);
 }
 
 // exp(x) for x <= 700, 0 below -700; within 2 units in the last place (Taylor's polynomial on |r| <= ln 2 / 2).

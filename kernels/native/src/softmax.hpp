@@ -1,5 +1,7 @@
 // The running softmax of a scan: from the products of a block with a vector of queries to the rows that have weight.
 #pragma once
+#include <numeric>
+
 #include "scan.hpp"
 
 namespace oracle {
@@ -121,7 +123,7 @@ class VectorSoftmax : QuerySoftmax<Real> {
 
     // Turns products into weights, and lists, for every tile of queries, the rows that have any.
     __attribute__((noinline)) void add(const Block& block) {
-        const V top = finish_logits(block);
+        const auto [top, least] = finish_logits(block);
         const Mask active = top >= load(memory_.floor + first_);
         for (int tile = 0; tile < W / Q; ++tile) memory_.count[first_ / Q + tile] = 0;
         for (int lane = 0; shape_.top && lane < W; ++lane) this->offer_top(block, column(lane), top[lane]);
@@ -130,10 +132,15 @@ class VectorSoftmax : QuerySoftmax<Real> {
             if (active[lane]) this->raise_reference(first_ + lane, top[lane]);
         exponentiate(block, active);
         list_rows(block, active, top);
-        sum(block);
+        sum(block, least);
     }
 
   private:
+    // The largest and the smallest logits of a block.
+    struct Ends {
+        V top, least;
+    };
+
     using QuerySoftmax<Real>::problem_;
     using QuerySoftmax<Real>::shape_;
     using QuerySoftmax<Real>::memory_;
@@ -142,9 +149,10 @@ class VectorSoftmax : QuerySoftmax<Real> {
 
     Column<Real> column(int lane) const { return {first_ + lane, logits_ + lane, weights_ + lane, W}; }
 
-    // Adds norms and weights to the products, takes out what is excluded, and returns the largest logits.
-    V finish_logits(const Block& block) {
-        V bias, top = broadcast(-std::numeric_limits<Real>::infinity());
+    // Adds norms and weights to the products, takes out what is excluded, and returns the ends of the logits.
+    Ends finish_logits(const Block& block) {
+        const V infinite = broadcast(std::numeric_limits<Real>::infinity());
+        V bias, top = -infinite, least = infinite;
         for (int lane = 0; lane < W; ++lane) {
             const bool real = first_ + lane < shape_.batch;
             bias[lane] = real ? static_cast<Real>(problem_.bias[first_ + lane]) : Real(0);
@@ -154,9 +162,9 @@ class VectorSoftmax : QuerySoftmax<Real> {
             const V shift = bias * memory_.half_norms[r] + memory_.log_weights[r];
             const V logit = load(logits_ + r * W) + shift;
             store(logits_ + r * W, logit);
-            top = select<Real>(logit > top, logit, top);
+            top = larger<Real>(logit, top), least = smaller<Real>(logit, least);
         }
-        return top;
+        return {top, least};
     }
 
     // Weights of all rows, and their sums into what was met.
@@ -164,7 +172,8 @@ class VectorSoftmax : QuerySoftmax<Real> {
         const V infinite = broadcast(std::numeric_limits<Real>::infinity());
         const V reference = select<Real>(active, load(memory_.reference + first_), infinite);
         V mass{};
-        for (int64_t r = 0; r < block.count; ++r) {
+        const int64_t count = block.count;
+        for (int64_t r = 0; r < count; ++r) {
             const V weight = exponential(load(logits_ + r * W) - reference);
             store(weights_ + r * W, weight);
             mass += weight;
@@ -187,13 +196,14 @@ class VectorSoftmax : QuerySoftmax<Real> {
         return select<Real>(load(logits_ + r * W) >= floor, load(weights_ + r * W), V{});
     }
 
-    // Sums of the weights that are left.
-    void sum(const Block& block) {
+    // Sums of the weights that are left, of a block with such least logits.
+    void sum(const Block& block, V least) {
         if (problem_.wants_moments) add_moments(block);
         const V floor = load(memory_.floor + first_);
         V mass{};
+        // no logit reaches the floor of a lane without a query
         if (problem_.wants_mean)
-            mass = compact(block, floor);
+            mass = any<Real>(~(least >= floor)) ? compact(block, floor) : take_all(block);
         else
             for (int64_t r = 0; r < block.count; ++r) mass += weight_of(r, floor);
         for (int lane = 0; lane < W; ++lane) memory_.mass[first_ + lane] += mass[lane];
@@ -222,6 +232,27 @@ class VectorSoftmax : QuerySoftmax<Real> {
             }
         }
         for (int tile = 0; tile < TILES; ++tile) memory_.count[first_ / Q + tile] = static_cast<int32_t>(place[tile]);
+        return mass;
+    }
+
+    // Writes the weights of a block whose rows all have some, and returns their sums.
+    V take_all(const Block& block) {
+        int32_t* const index = memory_.index + first_ / Q * shape_.block;
+        Real* const packed = memory_.packed + first_ * shape_.block;
+        const int64_t step = shape_.block, count = block.count;
+        V mass{};
+        for (int64_t r = 0; r < count; ++r) {
+            const V weight = load(weights_ + r * W);
+            mass += weight;
+#pragma GCC unroll 4
+            for (int tile = 0; tile < TILES; ++tile)
+                std::memcpy(packed + (tile * step + r) * Q,
+                            reinterpret_cast<const char*>(&weight) + tile * Q * sizeof(Real), Q * sizeof(Real));
+        }
+        for (int tile = 0; tile < TILES; ++tile) {
+            std::iota(index + tile * step, index + tile * step + count, 0);
+            memory_.count[first_ / Q + tile] = static_cast<int32_t>(count);
+        }
         return mass;
     }
 

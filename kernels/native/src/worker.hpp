@@ -217,8 +217,10 @@ class Worker {
             for (int64_t t = 0; t < shape_.tiles; ++t)
                 if (some && memory_.digit_weights[t].used)
                     weigh_digits(block, p, t);
+                else if (memory_.count[t] == block.count)
+                    weigh_panel<true>(p, t);
                 else if (memory_.count[t] > 0)
-                    weigh_panel(p, t);
+                    weigh_panel<false>(p, t);
         for (int64_t t = 0; t < shape_.tiles; ++t) count_pending(t);
     }
 
@@ -283,6 +285,7 @@ class Worker {
 #endif
     }
 
+    template <bool ALL>
     void weigh_panel(int64_t p, int64_t t) {
         const int64_t left = padded(std::min(P, shape_.dim - p * P), W) / W, count = memory_.count[t];
         const Real* panel = memory_.rows + p * shape_.block * P;
@@ -290,11 +293,11 @@ class Worker {
         const Real* weights = memory_.packed + t * shape_.block * Q;
         Real* sums = memory_.sums + shape_.offset(p, t * Q);
         if (left == 3)
-            weigh_tile<Real, 3>(panel, index, weights, count, sums);
+            weigh_tile<Real, 3, ALL>(panel, index, weights, count, sums);
         else if (left == 2)
-            weigh_tile<Real, 2>(panel, index, weights, count, sums);
+            weigh_tile<Real, 2, ALL>(panel, index, weights, count, sums);
         else
-            weigh_tile<Real, 1>(panel, index, weights, count, sums);
+            weigh_tile<Real, 1, ALL>(panel, index, weights, count, sums);
     }
 
     void count_pending(int64_t tile) {
