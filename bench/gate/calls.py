@@ -20,7 +20,17 @@ from oracle_engine.kernels.gpu.scan import triton_state
 from oracle_engine.kernels.gpu.segments import segments_state
 from oracle_engine.kernels.gpu.tools.figures import Number
 from oracle_engine.kernels.gpu.tools.pretended_card import PretendedCard, pretended_card
-from oracle_engine.kernels.screens import FixedAllowance, SearchCosts, SideInformation, UpperLogits, screened
+from oracle_engine.kernels.screens import (
+    FixedAllowance,
+    Knowledge,
+    Screen,
+    SearchCosts,
+    SideInformation,
+    UpperLogits,
+    screened,
+)
+from oracle_engine.kernels.screens.exact8 import stored_screen
+from oracle_engine.kernels.screens.int8 import code_screen
 from oracle_engine.kernels.screens.pca8 import leading_code_screen
 from oracle_engine.scans.backends import BACKENDS, Backend
 from oracle_engine.search.index import Origin, SearchIndex
@@ -44,9 +54,7 @@ MOST = {"device_calls": 60.0, "waits": 1.0, "compilations": 2.0}
 # calls that ask for more
 MORE = {
     # the host asks nothing
-    "search": {"device_calls": 30.0, "waits": 0.0},
-    # three levels
-    "late velocity": {"device_calls": 74.0},
+    "search": {"device_calls": 22.0, "waits": 0.0},
     # two blocks of rows more each
     "long unions": {"device_calls": 72.0},
     "long posterior of classes": {"device_calls": 72.0},
@@ -71,7 +79,8 @@ def calls(names: Iterable[str] = STORED) -> dict[str, dict[str, Number]]:
                 long = questions(OracleEngine(engine.data, backend="triton"))
                 for question in ("classes", "unions", "posterior of classes"):
                     found[f"long {question} {name}"] = counted(card, long[question])
-            found[f"late velocity {name}"] = counted(card, late_question(engine.data))
+            for question, answer in late_questions(engine.data).items():
+                found[f"{question} {name}"] = counted(card, answer)
             found[f"sizes {name}"] = {"compilations": float(compilations(card, engine))}
             for question, answer in screen_questions(engine.data.rows).items():
                 found[f"{question} {name}"] = counted(card, answer)
@@ -120,15 +129,31 @@ def screen_questions(rows: Rows) -> dict[str, Callable[[], Any]]:
     }
 
 
-def late_question(data: OracleDataset) -> Callable[[], Any]:
-    """Return a question that an engine with a screen of codes of `data`, of three levels, answers by a search."""
-    screen = leading_code_screen(data.rows, (*WIDTHS, 256), product_cost=0.5)
-    # tried for every query
-    screen = replace(screen, measured_costs=SearchCosts.by_operations(DIM, (1, 1, 1)))
-    engine = OracleEngine(data, backend="triton")
-    engine.index = SearchIndex("pca8", "asked for", Origin.of(data), data.rows.centre, screen, distances=None)
+def late_questions(data: OracleDataset) -> dict[str, Callable[[], Any]]:
+    """Return what is asked of engines with screens of `data`, by a name for each: late batches, and an early one."""
     x, t = torch.randn(BATCH, DIM), torch.full((BATCH,), 0.9)
-    return lambda: engine.velocity(x, t)
+    found: dict[str, Callable[[], Any]] = {}
+    for kind, screen in screens(data.rows).items():
+        # tried for every query with more signal than noise
+        least, costs = data.value_map.scale**2, SearchCosts.by_operations(DIM, (1,) * len(screen.widths))
+        thresholds = ((least,) * len(screen.widths),) * len(Knowledge)
+        tried = replace(screen, thresholds=thresholds, measured_costs=costs)
+        engine = OracleEngine(data, backend="triton")
+        engine.index = SearchIndex(kind, "asked for", Origin.of(data), data.rows.centre, tried, distances=None)
+        found[f"late velocity {kind}"] = partial(engine.velocity, x, t)
+        found[f"late velocity of classes {kind}"] = partial(engine.velocity, x, t, labels=torch.arange(BATCH) % CLASSES)
+        # a number that the host knows
+        found[f"early velocity {kind}"] = partial(engine.velocity, x, 0.05)
+    return found
+
+
+def screens(rows: Rows) -> dict[str, Screen]:
+    """Return screens of `rows` by their kinds, one of three levels."""
+    found: dict[str, Screen] = {
+        "pca8": leading_code_screen(rows, (*WIDTHS, 256), product_cost=0.5),
+        "int8": code_screen(rows, product_cost=0.5),
+    }
+    return found | ({"exact8": stored_screen(rows, 0.5)} if rows.stored.dtype == torch.uint8 else {})
 
 
 def counted(card: PretendedCard, answer: Callable[[], Any]) -> dict[str, Number]:

@@ -23,6 +23,11 @@ class Combination:
     scale: float
     base: Float64[Tensor, "D"]
 
+    @property
+    def change(self) -> Float64[Tensor, "B"]:
+        """Factor from a change of m to that of the answer, without its sign, [B]."""
+        return torch.addcmul(self.direct, self.alpha, self.gap, value=-1.0).abs()
+
 
 def combined(combination: Combination, mean: Float64[Tensor, "B D"], dtype: torch.dtype) -> Float[Tensor, "B D"]:
     """Return the answer of `combination` for posterior means, [B, D] in `dtype`, rounded once from float64.

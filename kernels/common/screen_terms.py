@@ -14,6 +14,9 @@ UPWARD = 1.0 + 2.0**-21
 # rows of a tile whose largest upper logit kernels of a card keep, one bit of an int64 for each
 CARD_ROWS = 64
 
+# sums of products of codes with a digit, less those with a centre, stay within 32 bits up to so many coordinates
+CARD_CODES = (2**31 - 1) // (2 * 127 * 255)
+
 # sums of float32 terms, and below which they would vanish
 SUM_ERROR, LEAST_SUM = 1.0 + 1e-4, 1e-300
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from ...base.arrays import Float, Float64, Int64, Shaped, Tensor
 from .combine import Combination
-from .screen_terms import Shared, Terms
 from .state import PosteriorState
 
 # most tiles or rows where there is no limit
@@ -17,15 +16,13 @@ UNLIMITED = 2**62
 class Mass:
     """The posterior mass that may be left out of each query: `largest`, [B] float64, or less where an answer is small.
 
-    answer: what is made of a posterior mean, or None where only `largest` counts. change: factor from a change of the
-    mean, in units of the answer, to that of the answer, [B] float64. Of an answer of norm v no more than largest v /
-    (change d) is left out, d the distance of any row to the mean at most. error: the largest relative error of the
-    answer with which a query is found, [B] float64, or None where only the mass counts.
+    answer: what is made of a posterior mean, or None where only `largest` counts. Of an answer of norm v no more than
+    largest v / (change d) is left out, d the distance of any row to the mean at most. error: the largest relative error
+    of the answer with which a query is found, [B] float64, or None where only the mass counts.
     """
 
     largest: Float64[Tensor, "B"]
     answer: Combination | None = None
-    change: Float64[Tensor, "B"] | None = None
     error: Float64[Tensor, "B"] | None = None
 
 
@@ -51,22 +48,25 @@ class NoiseKnown:
 
 @dataclass(frozen=True)
 class LeadingLevel:
-    """A level of leading coordinates of rows, for kernels that make of a query what its rows are multiplied with.
+    """A level of coordinates of rows, for kernels that make of a query what its rows are multiplied with.
 
     features: [N, e] float32: coordinates as they are; norms of the residual in each of b blocks, in what no block holds
-    and in all of these; |r|^2 / 2; the log of the weight where rows have weights. edges: where the coordinates as they
-    are end and the blocks begin, and where the last block ends, [b + 1] int32. typical: these norms of a typical row,
-    [b + 2] float64. blocks: their number. codes: coordinates of the only block in 8 bits, [N, K], or None; scale: of
-    each, [K] float64; radius: norm of the longest row of codes; digits: that factors are multiplied with, 1 or 2.
+    if there is such, and in all of these; |r|^2 / 2; the log of the weight where rows have weights. None where there is
+    no residual. edges: where the coordinates as they are end and the blocks begin, and where the last block ends,
+    [b + 1] int32. blocks: their number. norms: how many parts of the residual have one, without that of all. typical:
+    these norms of a typical row, [norms + 1] float64. codes: coordinates of the blocks in 8 bits, [N, K], or None;
+    scale: of each, [K] float64; centre: whole numbers that are taken off them, [K] float64, or None; radius: norm of
+    the longest row of codes less that; digits: that factors are multiplied with, 1 or 2.
     coordinate, upper, shared: what float32 may hide: of squares of norms beyond coordinates, relative to |q|^2; of
     upper logits, relative to `row_size` |q| + alpha `square_size`; of products of trajectories, relative to the norm of
     what is shared. weights: of logs of weights, in nats.
     """
 
-    features: Float[Tensor, "N e"]
+    features: Float[Tensor, "N e"] | None
     edges: Shaped[Tensor, "E"]
     typical: Float64[Tensor, "T"]
     blocks: int
+    norms: int
     coordinate: float
     upper: float
     row_size: float
@@ -75,13 +75,14 @@ class LeadingLevel:
     weights: float
     codes: Shaped[Tensor, "N K"] | None = None
     scale: Float64[Tensor, "K"] | None = None
+    centre: Float64[Tensor, "K"] | None = None
     radius: float = 0.0
     digits: int = 1
 
 
 @dataclass(frozen=True)
 class Projection:
-    """A batch of queries in leading coordinates.
+    """A batch of queries in the coordinates of a screen.
 
     coordinates: [B, M] float32. facts: [3, B] float64: the squared norm of the point that these are of, and, where
     queries share points, how much of these is in each query and their norms.
@@ -93,9 +94,9 @@ class Projection:
 
 @dataclass(frozen=True)
 class ProjectedTerms:
-    """What the upper logits of a level of leading coordinates are made of.
+    """What the upper logits of a level are made of.
 
-    level: of a screen. projection: of the queries on its directions. known: what is known of their noise, or None.
+    level: of a screen. projection: of the queries on its coordinates. known: what is known of their noise, or None.
     products, column: of shared points with all rows, [N, P] float32, and which are a query's, [B], or None.
     """
 
@@ -110,12 +111,11 @@ class ProjectedTerms:
 class SearchLevel:
     """A level of a screen as a search passes it.
 
-    terms, shared: of the upper logits of all queries, up to |q|^2 / 2 sigma^2; what is shared is among terms of
-    leading coordinates. limits: from which on a query goes on to the next level.
+    terms: of the upper logits of all queries, up to |q|^2 / 2 sigma^2. limits: from which on a query goes on to the
+    next level.
     """
 
-    terms: Terms | ProjectedTerms
-    shared: Shared | None
+    terms: ProjectedTerms
     limits: SearchLimits
 
 

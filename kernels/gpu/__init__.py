@@ -14,7 +14,6 @@ from ..common.combine import Combination
 from ..common.describe import Described, Description
 from ..common.rescore import Pairs
 from ..common.rows import Query, Rows
-from ..common.screen_terms import Terms
 from ..common.search import Mass, Projection, Searched, SearchLevel
 from ..common.segments import SegmentWork
 from ..common.state import PosteriorState, Wanted
@@ -87,19 +86,13 @@ def gpu_merged(first: PosteriorState, second: PosteriorState) -> PosteriorState:
     return merged_means(first, second)
 
 
-def gpu_screens_apply(work: Work, terms: Terms) -> bool:
-    """Return whether the kernels bound the rows of `work` by the `terms` of a level of a screen."""
-    if len(work.span) == 0 or not gpu_proven(work.rows, "late"):
-        return False
-    from .screen_logits import screen_fits
+def gpu_projected(
+    query: Query, basis: Float[Tensor, "D M"] | None, shared: Float64[Tensor, "B D"] | None
+) -> Projection:
+    """Return queries in the coordinates of a screen, see :func:`.projection.projected`.
 
-    return screen_fits(terms)
-
-
-def gpu_projected(query: Query, basis: Float[Tensor, "D M"], shared: Float64[Tensor, "B D"] | None) -> Projection:
-    """Return queries in the leading coordinates of a screen, see :func:`.projection.projected`.
-
-    query: the batch. basis: directions, float32. shared: points whose products with all rows are known, or None.
+    query: the batch. basis: directions, float32, or None for values. shared: points whose products with all rows are
+    known, or None.
     """
     from .projection import projected
 

@@ -10,6 +10,7 @@ import triton.language as tl
 
 from ...base.arrays import Float64, Int64, Shaped, Tensor
 from ..common.rows import Query
+from .moved_query import make_ready
 
 # queries that the only program looks at together
 ENTRY_BLOCK = 256
@@ -83,6 +84,7 @@ def card_entries(
     knowledge: what is known of the others. least: for what is known, the smallest alpha^2 / sigma^2 of each level.
     costs: see `entry_kernel`. rows: how many are searched.
     """
+    make_ready(query)
     alpha, precision = query.alpha.contiguous(), query.inverse_variance.contiguous()
     entry = alpha.new_empty(len(alpha), dtype=torch.int32)
     entry_kernel[(1,)](

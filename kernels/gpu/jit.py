@@ -246,6 +246,22 @@ def masked_by_ranges(logits, o_row, o_b, m_b, p_excluded, excluded):
 
 @triton.jit
 @no_type_check
+def covered_by_ranges(first_row, last_row, o_b, m_b, p_excluded, excluded):
+    """Return for which queries one of the `excluded` ranges holds all rows [first_row, last_row), above zero for these.
+
+    o_b, m_b, p_excluded: as in :func:`masked_by_ranges`.
+    """
+    covered = tl.zeros(o_b.shape, dtype=tl.int32)
+    for i_h in range(excluded):
+        p_range = p_excluded + (o_b * excluded + i_h) * 2
+        start = tl.load(p_range, mask=m_b, other=0)
+        stop = tl.load(p_range + 1, mask=m_b, other=0)
+        covered += ((start <= first_row) & (stop >= last_row)).to(tl.int32)
+    return covered
+
+
+@triton.jit
+@no_type_check
 def finite(reference):
     """Return the reference of a softmax, zero where it is -inf, so that -inf minus it stays -inf."""
     return tl.where(reference == float("-inf"), 0.0, reference)

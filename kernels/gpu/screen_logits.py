@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, no_type_check
 
-import torch
 import triton
 import triton.language as tl
 
 from ...base.arrays import Float, Tensor
-from ..common.screen_terms import CARD_ROWS, UPWARD, Shared, Terms
+from ..common.screen_terms import CARD_ROWS
 from ..common.work import Work
 from .jit import masked_by_ranges, signed
 
@@ -22,14 +21,8 @@ SCREEN_FEW_QUERIES, SCREEN_MANY_QUERIES, SCREEN_CODES, SCREEN_FEATURES = 16, 32,
 
 SCREEN_WARPS, SCREEN_STAGES = 4, 3
 
-# values of a query that are written in digits together, and the warps that do
-DIGITS_BLOCK, DIGITS_WARPS = 1024, 4
-
 # a value is a step times a whole number, 128 h + l with |h| <= 127 and -64 <= l < 64
 _BASE, _LARGEST = tl.constexpr(128), tl.constexpr(127 * 128 + 63)
-
-# sums of products of codes with a digit, less those with a centre, stay within 32 bits up to so many coordinates
-LONGEST_CODES = (2**31 - 1) // (2 * 127 * 255)
 
 
 @triton.jit
@@ -135,48 +128,6 @@ def store_rounded_up(p_out, slack):
     tl.store(p_out, (slack + tl.abs(slack) * 1.9073486328125e-06).to(tl.float32))
 
 
-@triton.jit(do_not_specialize=["batch"])
-@no_type_check
-def factor_digits_kernel(
-    p_factors, p_centre, p_slack, p_digits, p_worth, p_origin, p_slack_out, batch, width, lower, radius,
-    CENTRED: tl.constexpr, DIGITS: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
-    """The factors of a query as a step times two digits, and its slack with what is left of them, rounded up.
-
-    p_factors: [B, w] float64. p_centre: [w] float64, whole numbers, what is taken off the codes. lower: by how much
-    codes are read lower than they are. p_digits: [2, B, w] int8. p_worth, p_origin: [2, B], what a digit is worth and
-    what its sums begin with. p_slack: [B] float64. radius: no less than the longest row of codes.
-    """
-    i_b = tl.program_id(0).to(tl.int64)
-    o_d = tl.arange(0, BLOCK)
-    p_value = p_factors + i_b * width
-    b_size = tl.zeros([BLOCK], dtype=tl.float64)
-    for start in range(0, width, BLOCK):
-        b_size = tl.maximum(b_size, tl.abs(tl.load(p_value + start + o_d, mask=start + o_d < width, other=0.0)))
-    step = step_of(tl.max(b_size, axis=0))
-    b_left = tl.zeros([BLOCK], dtype=tl.float64)
-    b_high = tl.zeros([BLOCK], dtype=tl.int32)
-    b_low = tl.zeros([BLOCK], dtype=tl.int32)
-    for start in range(0, width, BLOCK):
-        m_d = start + o_d < width
-        b_value = tl.load(p_value + start + o_d, mask=m_d, other=0.0)
-        b_first, b_second, b_rest = digits_of(b_value, step, DIGITS)
-        b_left += b_rest * b_rest
-        b_centre = tl.zeros([BLOCK], dtype=tl.int32) - lower
-        if CENTRED:
-            b_centre += tl.load(p_centre + start + o_d, mask=m_d, other=0.0).to(tl.int32)
-        b_high += b_first * b_centre
-        b_low += b_second * b_centre
-        p_digit = p_digits + i_b * width + start + o_d
-        tl.store(p_digit, b_first.to(tl.int8), mask=m_d)
-        tl.store(p_digit + batch.to(tl.int64) * width, b_second.to(tl.int8), mask=m_d)
-    tl.store(p_worth + i_b, (step * _BASE).to(tl.float32))
-    tl.store(p_worth + batch + i_b, step.to(tl.float32))
-    tl.store(p_origin + i_b, -tl.sum(b_high, axis=0))
-    tl.store(p_origin + batch + i_b, -tl.sum(b_low, axis=0))
-    store_rounded_up(p_slack_out + i_b, tl.load(p_slack + i_b) + tl.sqrt(tl.sum(b_left, axis=0)) * radius)
-
-
 @dataclass(frozen=True)
 class Coefficients:
     """What kernels multiply a level of a screen with, for a batch of queries, and what it is.
@@ -194,18 +145,6 @@ class Coefficients:
     digits: int = 0
     norm_gain: Float[Tensor, "B"] | None = None
     shared: tuple[Tensor, Tensor, Tensor] | None = None
-
-    @classmethod
-    def of(cls, terms: Terms, shared: Shared | None) -> Coefficients:
-        """Return those of `terms`, and of products of trajectories that are `shared`. Costs a read of the factors."""
-        norm_gain = None if terms.norm_gain is None else terms.norm_gain.float()
-        products = None if shared is None else (shared.products, shared.column, shared.gain.float())
-        if terms.rows.dtype == torch.float32:
-            gains = terms.factors.float().contiguous()
-            return cls(_rounded_up(terms.slack), terms.rows, gains, norm_gain=norm_gain, shared=products)
-        codes, slack = _coded(terms)
-        gain = None if terms.gains is None else terms.gains.float().contiguous()
-        return cls(slack, terms.features, gain, codes, terms.digits, norm_gain, products)
 
 
 @dataclass(frozen=True)
@@ -272,31 +211,3 @@ class ScreenOperand:
         }
         pointers = (*codes, *beside, *norms, norm_gain, *products, slack, excluded)
         return cls(pointers, numbers, constants, len(work.query), work.span.start, work.span.stop)
-
-
-def _coded(terms: Terms) -> tuple[tuple[Tensor, Tensor, Tensor, Tensor], Tensor]:
-    """Return the codes, the digits, what they are worth and begin with, and the slack of queries."""
-    factors, codes = terms.factors.contiguous(), terms.rows
-    batch, width = factors.shape
-    digits = codes.new_empty(2, batch, width, dtype=torch.int8)
-    worth, slack = factors.new_empty(2, batch, dtype=torch.float32), factors.new_empty(batch, dtype=torch.float32)
-    origin = digits.new_empty(2, batch, dtype=torch.int32)
-    # kernels take numbers in float32
-    radius = terms.radius * UPWARD * UPWARD
-    factor_digits_kernel[(batch,)](
-        factors, factors if terms.centre is None else terms.centre, terms.slack.contiguous(), digits, worth, origin,
-        slack, batch, width, 128 if codes.dtype == torch.uint8 else 0, radius, CENTRED=terms.centre is not None,
-        DIGITS=terms.digits, BLOCK=DIGITS_BLOCK, num_warps=DIGITS_WARPS, enable_fp_fusion=False,
-    )  # fmt: skip
-    return (codes, digits, worth, origin), slack
-
-
-def _rounded_up(slack: Tensor) -> Tensor:
-    return torch.add(slack, slack.abs(), alpha=2.0**-20).float()
-
-
-def screen_fits(terms: Terms) -> bool:
-    """Return whether the kernels read the `terms` of a level: single factors, and sums that stay within 32 bits."""
-    parts = [terms.rows] if terms.features is None else [terms.rows, terms.features]
-    short = terms.rows.dtype == torch.float32 or terms.rows.shape[1] <= LONGEST_CODES
-    return short and terms.unit is None and terms.common is None and all(part.stride(1) == 1 for part in parts)

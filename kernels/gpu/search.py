@@ -4,31 +4,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 import triton
 
 from ...base.arrays import Float, Float64, Int64, Shaped, Tensor
 from ..common.rows import Span
-from ..common.search import Mass, ProjectedTerms, Searched, SearchLevel, SearchLimits
-from ..common.state import PosteriorState, Wanted
+from ..common.search import Mass, Searched, SearchLevel, SearchLimits
+from ..common.state import PosteriorState
 from ..common.work import Work
 from .given import float32_parts
 from .pairs import listed_state
 from .projection import ROUNDED_UP, projected_coefficients
+from .rescore import scored, slice_width
 from .rescore_list import RescoreList
-from .rescored import rescored_sums
-from .screen_logits import SCREEN_ROWS, Coefficients, ScreenOperand
-from .screen_tiles import CLOSE_SHARES, RowsAbove, TileMaxima, TilesLeft
-from .search_kernels import certify_kernel, floor_kernel, gate_kernel, list_kernel
+from .screen_logits import SCREEN_ROWS, ScreenOperand
+from .screen_tiles import FIRST_ROWS, Floors, RowsAbove, TileMaxima, TilesLeft
+from .search_floor import floor_kernel
+from .search_kernels import certify_kernel, list_kernel
 
 # values of D and tiles that a program looks at together, tiles whose rows it lists together, and the most programs
 # that share those of a query
-FLOOR_BLOCK, LIST_TILES, LIST_BLOCK, LIST_SHARES = 512, 32, 1024, 16
-
-# queries that a program compares with their limits
-GATE_QUERIES = 32
+CERTIFY_BLOCK, LIST_TILES, LIST_BLOCK, LIST_SHARES = 512, 32, 1024, 16
 
 # slots of the lists of all queries together, 8 MB, and of one query at least
 ALL_SLOTS, LEAST_SLOTS = 1 << 20, 256
@@ -47,11 +45,11 @@ def card_searched(
     None for the first; as int32 it is written over.
     Queries to which more rows matter than the limits say at every level, or than the lists have room for, are not
     found. Costs a product with each level for queries that are not found before it, another of their open tiles, and
-    a float64 pass over the rows that are listed; memory is 21 bytes for each query and tile and 8 for each slot.
+    a float64 pass over the rows that are listed; memory is 24 bytes for each query and tile and 8 for each slot.
     """
     wished = min(len(work.span), max(level.limits.rows for level in levels))
     room = max(1, min(wished, max(LEAST_SLOTS, ALL_SLOTS // len(work.query))))
-    verdicts, left = _begun(entry, mass.largest)
+    verdicts, left = _begun(entry, mass.largest, len(levels))
     search = _Search(work, mass, verdicts, room)
     for number, level in enumerate(levels):
         left = search.passed(number, level, left)
@@ -62,7 +60,8 @@ def card_searched(
 class _Verdicts:
     """What is known of each query, [B] each, as the kernels leave it: see `search_kernels.verdict`.
 
-    pending: how many are not found, where that is counted, [1].
+    pending: how many are not found, where that is counted, [1]. first: the most promising rows at each of the L levels,
+    as TileMaxima has them.
     """
 
     enter: Shaped[Tensor, "B"]
@@ -74,29 +73,26 @@ class _Verdicts:
     common: Float64[Tensor, "B"]
     opened: Int64[Tensor, "B"]
     pending: Shaped[Tensor, "1"]
+    first: Int64[Tensor, "L F B"]
 
 
-def _begun(entry: Shaped[Tensor, "B"] | None, like: Float64[Tensor, "B"]) -> tuple[_Verdicts, TilesLeft]:
+def _begun(entry: Shaped[Tensor, "B"] | None, like: Float64[Tensor, "B"], levels: int) -> tuple[_Verdicts, TilesLeft]:
     """Return room for what will be known of queries, and what is left to the first level.
 
-    entry: as in :func:`card_searched`. like: a number of each query.
+    entry: as in :func:`card_searched`. like: a number of each query. levels: how many there are.
     """
-    batch = len(like)
-    zeros = like.new_empty(batch + 1, dtype=torch.float32).zero_()
-    nothing, pending = zeros[:batch], zeros[batch:].view(torch.int32)
+    batch, rows = len(like), levels * FIRST_ROWS
+    # zeros of any kind, filled together
+    zeros = like.new_empty((rows + 1) * batch + 1, dtype=torch.int64).zero_()
+    first, own = zeros[: rows * batch].view(levels, FIRST_ROWS, batch), zeros[rows * batch :]
+    nothing, none = own[:batch].view(torch.float32).view(2, batch)
     listed, (kept, opened) = like.new_empty(batch, dtype=torch.int32), like.new_empty(2, batch, dtype=torch.int64)
     before, omitted, common = like.new_empty(3, batch)
     # all tiles are left to those that enter at the first level: zero is no less than what is left of them
-    enter, left = (nothing.int(), nothing) if entry is None else (entry.to(torch.int32), entry.float())
-    found = like.new_empty(batch, dtype=torch.int8)
-    return _Verdicts(enter, listed, kept, found, before, omitted, common, opened, pending), (nothing[None], left)
-
-
-def _coefficients(work: Work, level: SearchLevel) -> Coefficients:
-    """Return what the rows of a level are multiplied with."""
-    if isinstance(level.terms, ProjectedTerms):
-        return projected_coefficients(work, level.terms)
-    return Coefficients.of(level.terms, level.shared)
+    enter, left = (none.view(torch.int32), nothing) if entry is None else (entry.to(torch.int32), entry.float())
+    found, pending = like.new_empty(batch, dtype=torch.int8), own[batch:].view(torch.int32)[:1]
+    verdicts = _Verdicts(enter, listed, kept, found, before, omitted, common, opened, pending, first)
+    return verdicts, (nothing[None], left)
 
 
 class _Search:
@@ -115,11 +111,12 @@ class _Search:
 
         number: of the level. left: what is left to it.
         """
-        tiles = TileMaxima.of(ScreenOperand.of(self.work, _coefficients(self.work, level)), left)
-        floor = self._floor(number, tiles.promising())
-        chosen, closed = self._chosen(number, level.limits, floor, tiles.against(floor))
-        above = tiles.above(chosen)
-        return tiles.largest, self._listed(number, level.limits, (floor, chosen, closed), above)
+        operand = ScreenOperand.of(self.work, projected_coefficients(self.work, level.terms))
+        tiles = TileMaxima.of(operand, left, self.verdicts.first[number])
+        floors = self._floors(number, tiles)
+        tiles.count(floors)
+        above = tiles.above(floors, min(level.limits.tiles, LARGEST_NUMBER))
+        return tiles.largest, self._listed(number, level.limits, floors, above)
 
     def found(self) -> Searched:
         """Return what was found at all levels."""
@@ -136,62 +133,43 @@ class _Search:
         """
         mass, known, dim = self.mass, self.verdicts, self.work.rows.dim
         answer = mass.answer
-        if answer is None or mass.change is None or mass.error is None:
+        if answer is None or mass.error is None:
             return None
         scale, rest, _ = float32_parts(answer.scale)
-        parts = (answer.x, answer.base, answer.alpha, answer.direct, answer.gap, mass.change)
+        parts = (answer.x, answer.base, answer.alpha, answer.direct, answer.gap)
         certify_kernel[(len(known.enter),)](
             state.mean, state.lse, known.omitted, mass.error.contiguous(), *(part.contiguous() for part in parts),
             known.found, known.pending, dim, scale, rest, ROUNDED_UP * answer.scale, ROUNDED_UP * self.work.rows.radius,
-            BLOCK=FLOOR_BLOCK, num_warps=4, enable_fp_fusion=True,
+            BLOCK=CERTIFY_BLOCK, num_warps=4, enable_fp_fusion=True,
         )  # fmt: skip
         return known.pending
 
-    def _floor(self, number: int, first: RescoreList) -> Float[Tensor, "B"]:
-        """Return the floors that the `first` rows prove, infinite for queries that take no part."""
-        work, mass, query, known = self.listed, self.mass, self.listed.query, self.verdicts
-        answer, dim = mass.answer, work.rows.dim
-        answering = answer is not None and mass.change is not None
-        sums, means = rescored_sums(replace(work, wanted=Wanted(mean=answering)), first)
-        floor, point = known.common.new_empty(len(query), dtype=torch.float32), query.point.contiguous()
-        parts: tuple[Tensor, ...] = (point, *[known.common] * 5)
-        if answer is not None and mass.change is not None:
-            parts = (answer.x, answer.base, answer.alpha, answer.direct, answer.gap, mass.change)
-        floor_kernel[(len(query),)](
-            sums, means, point, query.inverse_variance.contiguous(), mass.largest.contiguous(),
-            *(part.contiguous() for part in parts), known.enter, floor, known.common, len(query), dim, number,
-            *(float32_parts(1.0 if answer is None else answer.scale)[:2]), work.rows.radius,
-            math.log(len(self.work.span)),
-            ANSWER=answering, BLOCK=FLOOR_BLOCK, num_warps=4, enable_fp_fusion=True,
+    def _floors(self, number: int, tiles: TileMaxima) -> Floors:
+        """Return the floors that the first rows of a level prove, infinite for queries that take no part."""
+        work, mass, query, known = self.work, self.mass, self.work.query, self.verdicts
+        answer, batch = mass.answer, len(query)
+        parts: tuple[Tensor, ...] = (query.point, *[known.common] * 4)
+        if answer is not None:
+            parts = (answer.x, answer.base, answer.alpha, answer.direct, answer.gap)
+        floor, reached = known.common.new_empty(batch, dtype=torch.float32), known.listed.new_empty(batch)
+        closed = known.kept.new_empty(batch)
+        floor_kernel[(batch,)](
+            *scored(work), tiles.first, mass.largest.contiguous(), *(part.contiguous() for part in parts), known.enter,
+            floor, known.common, reached, closed, batch, work.span.start, number, work.rows.dim,
+            work.rows.stored.stride(0), *float32_parts(1.0 if answer is None else answer.scale)[:2], work.rows.radius,
+            math.log(len(work.span)), ANSWER=answer is not None, WEIGHTED=work.rows.log_weights is not None,
+            FIRST=FIRST_ROWS, BLOCK=slice_width(work.rows.dim), num_warps=4, enable_fp_fusion=True,
         )  # fmt: skip
-        return floor
+        return Floors(floor, reached, closed)
 
-    def _chosen(
-        self,
-        number: int,
-        limits: SearchLimits,
-        floor: Float[Tensor, "B"],
-        against: tuple[Shaped[Tensor, "S B"], Float64[Tensor, "S B"]],
-    ) -> tuple[Float[Tensor, "B"], Float64[Tensor, "B"]]:
-        """Return the floors of queries with few open tiles, infinite for others, and the weights of closed ones."""
-        reached, below = against
-        chosen, closed = torch.empty_like(floor), torch.empty_like(below[0])
-        gate_kernel[(triton.cdiv(len(floor), GATE_QUERIES),)](
-            reached, below, floor, chosen, self.verdicts.opened, closed, len(reached), len(floor),
-            min(limits.tiles, LARGEST_NUMBER), number, BLOCK_S=CLOSE_SHARES, BLOCK_B=GATE_QUERIES, num_warps=4,
-            enable_fp_fusion=True,
-        )  # fmt: skip
-        return chosen, closed
-
-    def _listed(
-        self, number: int, limits: SearchLimits, floors: tuple[Tensor, ...], above: RowsAbove
-    ) -> Float[Tensor, "B"]:
+    def _listed(self, number: int, limits: SearchLimits, floors: Floors, above: RowsAbove) -> Float[Tensor, "B"]:
         """List the rows of the queries that are found at this level; return what tiles have to reach that are left."""
         (batch, room), tiles, known = self.first.shape, above.bits.shape[1], self.verdicts
-        shares, left = max(1, min(LIST_SHARES, triton.cdiv(tiles, LIST_BLOCK))), torch.empty_like(floors[0])
+        shares, left = max(1, min(LIST_SHARES, triton.cdiv(tiles, LIST_BLOCK))), torch.empty_like(floors.floor)
         list_kernel[(batch, shares)](
-            above.bits, above.count, above.below, *floors, left, known.enter, known.listed, known.kept, known.found,
-            known.before, known.omitted, known.common, self.first, tiles, number, min(limits.rows, room), room,
-            above.start, BLOCK=LIST_BLOCK, BLOCK_T=LIST_TILES, BLOCK_N=SCREEN_ROWS, num_warps=4, enable_fp_fusion=True,
+            above.bits, above.count, above.below, floors.floor, floors.reached, floors.closed, left, known.enter,
+            known.listed, known.kept, known.found, known.opened, known.before, known.omitted, known.common, self.first,
+            tiles, number, min(limits.tiles, LARGEST_NUMBER), min(limits.rows, room), room, above.start,
+            BLOCK=LIST_BLOCK, BLOCK_T=LIST_TILES, BLOCK_N=SCREEN_ROWS, num_warps=4, enable_fp_fusion=True,
         )  # fmt: skip
         return left

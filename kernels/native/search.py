@@ -171,7 +171,7 @@ class NativeSearch:
     def _allow(self, mass: Mass) -> None:
         asked, answer = self.asked, mass.answer
         asked.mass = asked.hold(mass.largest.contiguous())
-        if answer is None or mass.change is None or not isinstance(self.work.query, ValueQuery):
+        if answer is None or not isinstance(self.work.query, ValueQuery):
             return
-        parts = answer.direct, answer.gap, mass.change
+        parts = answer.direct, answer.gap, answer.change
         asked.direct, asked.gap, asked.change = (asked.hold(part.contiguous()) for part in parts)

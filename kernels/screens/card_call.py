@@ -6,34 +6,21 @@ from collections.abc import Mapping
 
 from ...base.arrays import Shaped, Tensor
 from ..common.rows import Rows
-from ..common.screen_terms import CARD_ROWS, Terms
-from ..common.search import (
-    LeadingLevel,
-    NoiseKnown,
-    ProjectedTerms,
-    Projection,
-    Searched,
-    SearchLevel,
-    SearchLimits,
-)
+from ..common.screen_terms import CARD_ROWS
+from ..common.search import NoiseKnown, ProjectedTerms, Projection, Searched, SearchLevel, SearchLimits
 from ..gpu import gpu_entries, gpu_projected, gpu_proven, gpu_searched
-from .pca import PrincipalScreen
-from .pca8 import LeadingCodeScreen
 from .query_bounds import Knowledge, noise_deviations
 from .screen import Screen
 from .shortlist import Allowance
 from .upper_bounds import CHUNK_QUERIES, UpperLogits
 
 # what a search may hold of tiles at once, and what it holds of each for a query, in bytes
-TILE_BYTES, EACH_TILE = 512 << 20, 21
+TILE_BYTES, EACH_TILE = 512 << 20, 24
 
 
 def card_call_applies(upper: UpperLogits) -> bool:
     """Return whether the kernels of a card search for the queries of `upper`."""
-    rows, screen = upper.work.rows, upper.screen
-    if len(upper) == 0 or len(upper.work.span) == 0 or not gpu_proven(rows, "late"):
-        return False
-    return screen.leading_level(rows, upper.level) is not None or upper.terms(upper.level) is not None
+    return len(upper) > 0 and len(upper.work.span) > 0 and asks_nothing(upper.screen, upper.work.rows)
 
 
 def asks_nothing(screen: Screen, rows: Rows) -> bool:
@@ -83,41 +70,23 @@ def levels_of(upper: UpperLogits, limits: Mapping[int, SearchLimits]) -> list[Se
     """Return the levels that a search passes.
 
     upper: upper logits of the batch. limits: of the levels, the cheapest is 0. Costs a product of the batch with the
-    basis of the screen.
+    basis of the screen, where it has one.
     """
-    levels, projection = [], None
-    for level, limit in limits.items():
-        leading = upper.screen.leading_level(upper.work.rows, level)
-        if leading is None:
-            at = upper.for_level(level)
-            levels.append(SearchLevel(_terms(at, level), at.kernel_shared, limit))
-            continue
-        projection = projection or _projection(upper)
-        levels.append(SearchLevel(_projected(upper, leading, projection), None, limit))
-    return levels
+    screen, shared = upper.screen, upper.side.shared_products if upper.screen.uses_shared_products else None
+    point = None if shared is None else shared.point
+    projection = gpu_projected(upper.work.query, screen.narrow_basis, point)
+    return [SearchLevel(_projected(upper, level, projection), limit) for level, limit in limits.items()]
 
 
-def _terms(upper: UpperLogits, level: int) -> Terms:
-    terms = upper.terms(level)
-    if terms is None:
-        raise TypeError(f"the kernels of this card do not read level {level} of {upper.screen.kind}")
-    return terms
-
-
-def _projection(upper: UpperLogits) -> Projection:
-    """Return the queries of `upper` in the coordinates of their screen, less what they share."""
-    screen, shared = upper.screen, upper.side.shared_products
-    if not isinstance(screen, (LeadingCodeScreen, PrincipalScreen)):
-        raise TypeError(f"{screen.kind} has no leading coordinates")
-    return gpu_projected(upper.work.query, screen.narrow_basis, None if shared is None else shared.point)
-
-
-def _projected(upper: UpperLogits, level: LeadingLevel, projection: Projection) -> ProjectedTerms:
+def _projected(upper: UpperLogits, number: int, projection: Projection) -> ProjectedTerms:
     """Return the terms of a level for the queries of `upper`, narrowed by what is known of them."""
     screen, side = upper.screen, upper.side
-    if side.shared_products is not None:
+    level = screen.leading_level(upper.work.rows, number)
+    if level is None:
+        raise TypeError(f"the kernels of this card do not read level {number} of {screen.kind}")
+    if side.shared_products is not None and screen.uses_shared_products:
         return ProjectedTerms(level, projection, None, side.shared_products.products, side.shared_products.column)
-    if side.source is None:
+    if side.source is None or not screen.uses_sources:
         return ProjectedTerms(level, projection)
     deviations = noise_deviations(len(screen) * len(screen.widths), side.source.failure)
     return ProjectedTerms(level, projection, NoiseKnown(side.source.row, side.source.blur, deviations))

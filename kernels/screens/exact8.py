@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
 
-from ...base.arrays import Float, Float64, Int64, Tensor
+from ...base.arrays import Float, Float64, Int64, Shaped, Tensor
 from ...base.progress import Progress
+from ..common.rounding import UNIT_ROUNDOFF
 from ..common.rows import Query, Rows, Span
 from ..common.screen_terms import Terms
+from ..common.search import LeadingLevel
 from .int8 import EightBitScreen
 from .int8_products import BASE, SCREENING_DIGITS, given_or_timed, products
-from .query_bounds import Projected, QueryBound, product_rounding
+from .query_bounds import Projected, QueryBound, product_rounding, walk_error, weight_rounding
 from .screen import SomeRows, Thresholds, chosen_rows, log_weights, no_thresholds
 
 STORED_DTYPES = (torch.uint8, torch.int8)
@@ -53,12 +56,43 @@ class StoredScreen(EightBitScreen):
         return replace(self, count=len(rows))
 
     def _projected(self, rows: Rows, query: Query, point: Float64[Tensor, "B D"], level: int) -> Projected:
-        # an operand is a stored row, less 128 where uint8 is read as int8: its centred part and its centre
-        origin = rows.centre - (BASE if rows.stored.dtype == torch.uint8 else 0)
-        operand = rows.radius + max(float(origin.norm()), float(rows.centre.norm()))
-        rounding = product_rounding(rows, query, point, terms=self.dim, radius=operand + rows.radius)
+        rounding = product_rounding(rows, query, point, terms=self.dim, radius=_multiplied(rows))
         projection, rounding = self._factors(point, rounding, rows.radius)
         return Projected(projection, point[:, :0], rounding)
+
+    @cached_property
+    def _edges(self) -> Shaped[Tensor, "1"]:
+        return torch.zeros(1, dtype=torch.int32, device=self.device)
+
+    @cached_property
+    def _ones(self) -> Float64[Tensor, "D"]:
+        return torch.ones(self.dim, dtype=torch.float64, device=self.device)
+
+    def leading_level(self, rows: Rows, level: int) -> LeadingLevel | None:
+        """Return what kernels of a card multiply values of queries with, None where rows are not read as integers.
+
+        rows, level: the data, and 0.
+        """
+        if not self.on_card:
+            return None
+        return LeadingLevel(
+            None,
+            self._edges,
+            self._ones,
+            blocks=0,
+            norms=0,
+            coordinate=0.0,
+            upper=walk_error(self.dim) + UNIT_ROUNDOFF[torch.float32],
+            row_size=_multiplied(rows),
+            square_size=rows.radius**2,
+            shared=0.0,
+            weights=weight_rounding(rows),
+            codes=rows.stored,
+            scale=self._ones,
+            centre=rows.centre,
+            radius=rows.radius,
+            digits=SCREENING_DIGITS,
+        )
 
     def bound(
         self, rows: Rows, level: int, query_bound: QueryBound, place: SomeRows, *, out: Float[Tensor, "n B"]
@@ -112,6 +146,17 @@ class StoredScreen(EightBitScreen):
         return cls(
             thresholds=thresholds, dim=dim, widths=(dim,), product_cost=cost, count=facts["count"], device=device
         )
+
+
+def _multiplied(rows: Rows) -> float:
+    """Return the norm of what a point is multiplied with, which is kept with `rows`."""
+    return rows.derived("multiplied in 8 bits", _operand_norm)
+
+
+def _operand_norm(rows: Rows) -> float:
+    # an operand is a stored row, less 128 where uint8 is read as int8: its centred part and its centre
+    origin = rows.centre - (BASE if rows.stored.dtype == torch.uint8 else 0)
+    return 2.0 * rows.radius + max(float(origin.norm()), float(rows.centre.norm()))
 
 
 def stored_screen(rows: Rows, product_cost: float | None = None) -> StoredScreen:

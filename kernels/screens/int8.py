@@ -8,17 +8,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
 
 from ...base.arrays import Float, Float64, Int64, Shaped, Tensor
 from ...base.progress import Progress
+from ..common.rounding import UNIT_ROUNDOFF
 from ..common.rows import Query, Rows, Span
-from ..common.screen_terms import UPWARD, Terms
+from ..common.screen_terms import CARD_CODES, UPWARD, Terms
+from ..common.search import LeadingLevel
 from .int8_products import given_or_timed, integers_pay, products, relative_cost, two_digits
 from .nearest import DistanceVectors
-from .query_bounds import TYPICAL_ROWS, Projected, QueryBound, Source, SourceResidual, product_rounding
+from .query_bounds import (
+    TYPICAL_ROWS,
+    Projected,
+    QueryBound,
+    Source,
+    SourceResidual,
+    product_rounding,
+    walk_error,
+    weight_rounding,
+)
 from .screen import Screen, SomeRows, Thresholds, chosen_rows, gaps, log_weights, no_thresholds
 
 # residuals are bounded in blocks of this many coordinates: a 64th of the memory of the codes
@@ -26,6 +38,9 @@ CODE_BLOCK = 256
 
 # the largest code, and the deviations of a coordinate beyond which it is cut: outliers would coarsen all other rows
 LARGEST_CODE, CUT_DEVIATIONS = 127, 6.0
+
+# what a point is multiplied with, in norms of a row: decoded it is at most twice as long, and its bounds add once more
+DECODED = 3.0
 
 # values encoded at once: 16 MB in float64
 ENCODE_VALUES = 1 << 21
@@ -45,6 +60,11 @@ class EightBitScreen(Screen):
     def integers(self) -> bool:
         """Whether rows are multiplied as integers."""
         return integers_pay(self.product_cost, self.dim)
+
+    @property
+    def on_card(self) -> bool:
+        """Whether kernels of a card multiply rows as integers: their sums stay within 32 bits."""
+        return self.integers and self.dim <= CARD_CODES
 
     @property
     def operations(self) -> tuple[int, ...]:
@@ -117,10 +137,44 @@ class CodeScreen(EightBitScreen):
 
     def _projected(self, rows: Rows, query: Query, point: Float64[Tensor, "B D"], level: int) -> Projected:
         terms = self.dim + self.features.shape[1]
-        # a decoded row is at most twice as long as the row, and its bounds add once more
-        rounding = product_rounding(rows, query, point, terms=terms, radius=3.0 * rows.radius)
+        rounding = product_rounding(rows, query, point, terms=terms, radius=DECODED * rows.radius)
         projection, rounding = self._factors(point * self.scale, rounding, self.radius)
         return Projected(projection, _block_norms(point), rounding)
+
+    @cached_property
+    def _edges(self) -> Shaped[Tensor, "_"]:
+        edges = [*range(0, self.dim, CODE_BLOCK), self.dim]
+        return torch.tensor(edges, dtype=torch.int32, device=self.codes.device)
+
+    @cached_property
+    def _typical(self) -> Float64[Tensor, "_"]:
+        return self.features[:TYPICAL_ROWS, : len(self._edges)].double().mean(0)
+
+    def leading_level(self, rows: Rows, level: int) -> LeadingLevel | None:
+        """Return what kernels of a card multiply values of queries with, None where codes are not read as integers.
+
+        rows, level: the data, and 0.
+        """
+        if not self.on_card:
+            return None
+        blocks = len(self._edges) - 1
+        return LeadingLevel(
+            self.features,
+            self._edges,
+            self._typical,
+            blocks=blocks,
+            norms=blocks,
+            coordinate=0.0,
+            upper=walk_error(self.dim + self.features.shape[1]) + UNIT_ROUNDOFF[torch.float32],
+            row_size=DECODED * rows.radius,
+            square_size=rows.radius**2,
+            shared=walk_error(rows.dim) * rows.operand_radius,
+            weights=weight_rounding(rows),
+            codes=self.codes,
+            scale=self.scale,
+            radius=self.radius,
+            digits=2,
+        )
 
     def _source_residual(self, rows: Rows, query: Query, source: Source, level: int) -> SourceResidual:
         # residuals of other rows are not orthogonal to the source: all of it counts

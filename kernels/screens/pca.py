@@ -157,6 +157,7 @@ class PrincipalScreen(Screen):
             edges,
             self._typical[level],
             blocks=len(edges) - 1,
+            norms=len(edges),
             coordinate=2.0 * projection_error(rows.dim),
             upper=walk_error(self._terms),
             row_size=2.0 * rows.radius,

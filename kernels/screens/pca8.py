@@ -20,7 +20,7 @@ from ...base.progress import Progress
 from ..common.rows import Query, Rows, Span
 from ..common.screen_terms import UPWARD, Terms
 from ..common.search import LeadingLevel
-from .int8 import CUT_DEVIATIONS, LARGEST_CODE, EightBitScreen
+from .int8 import CUT_DEVIATIONS, DECODED, LARGEST_CODE, EightBitScreen
 from .int8_products import SCREENING_DIGITS, given_or_timed, integers_pay, products, relative_cost
 from .nearest import DistanceVectors
 from .principal_coordinates import (
@@ -45,9 +45,6 @@ from .screen import SomeRows, Thresholds, chosen_rows, gaps, log_weights, no_thr
 
 # coordinates in float32: they vary most, and would coarsen the single digit that codes are multiplied with
 LEADING = 16
-
-# what a point is multiplied with, in norms of a row: decoded it is at most twice as long, and its bounds add once more
-DECODED = 3.0
 
 # the shares of the dimension that levels have, and the fewest codes of a level
 SHARES, FEWEST_CODES = (12, 6, 3), 16
@@ -154,7 +151,7 @@ class LeadingCodeScreen(EightBitScreen):
 
         rows, level: the data, and the level.
         """
-        if not self.integers:
+        if not self.on_card:
             return None
         count = self.widths[level] - LEADING
         return LeadingLevel(
@@ -162,6 +159,7 @@ class LeadingCodeScreen(EightBitScreen):
             self._edges[level],
             self._typical[level],
             blocks=1,
+            norms=2,
             coordinate=2.0 * projection_error(rows.dim),
             upper=walk_error(self._terms(level)),
             row_size=DECODED * rows.radius,

@@ -158,8 +158,13 @@ class Screen(ABC):
     def _entry_terms(self) -> dict[torch.device, tuple[Float64[Tensor, "K L"], Float64[Tensor, "C"]]]:
         return {}
 
+    @property
+    def narrow_basis(self) -> Float[Tensor, "D M"] | None:
+        """The directions of its coordinates in float32, or None where these are values."""
+        return None
+
     def leading_level(self, rows: Rows, level: int) -> LeadingLevel | None:
-        """Return what kernels of a card project queries on; None where the screen has no leading coordinates for them.
+        """Return what kernels of a card multiply coordinates of queries with; None where they do not read the screen.
 
         rows: the data. level: of the screen, the cheapest is 0.
         """

@@ -10,7 +10,6 @@ import torch
 from ...base.arrays import Float, Int64, Tensor
 from ..common.screen_terms import Shared, Terms
 from ..common.work import Work
-from ..gpu import gpu_screens_apply
 from ..native.screens import CODES, TILE, screens_apply
 from .query_bounds import QueryBound, SideInformation, product_rounding, weight_rounding
 from .screen import Screen
@@ -84,14 +83,13 @@ class UpperLogits:
         return replace(self, level=level)
 
     def terms(self, level: int) -> Terms | None:
-        """Return what the kernels of the device add up for a level, the cheapest is 0; None where none apply.
+        """Return what native kernels add up for a level, the cheapest is 0; None where none apply.
 
         It is kept for the next who asks.
         """
         if level not in self._terms:
             terms = self.screen.terms(self.work.rows, level, self.query_bound)
-            applies = terms is not None and (screens_apply(self.work, terms) or gpu_screens_apply(self.work, terms))
-            self._terms[level] = terms if applies else None
+            self._terms[level] = terms if terms is not None and screens_apply(self.work, terms) else None
         return self._terms[level]
 
     @cached_property

@@ -126,7 +126,10 @@ class Router:
 
     def _automatic(self, request: Request, wanted: Wanted, shared_products: SharedProducts | None) -> Answer:
         """Return the answer by the cheapest route that is certified, query by query."""
-        tolerance, late = self._tolerances(request), self._late()
+        late = self._late()
+        if shared_products is None and self._known_too_early(request, late):
+            return self._scanned(request, wanted)
+        tolerance = self._tolerances(request)
         answer, pending = self._from_sources(request, wanted, tolerance)
         if answer is None or pending is None:
             if not late.search.certified:
@@ -140,6 +143,13 @@ class Router:
             answer = answer.put(place, found.answer)
             pending = pending.index_copy(0, place, ~found.certified)
         return self._completed(request, wanted, answer, pending)
+
+    def _known_too_early(self, request: Request, late: LateRoute) -> bool:
+        """Return whether the host knows, without a wait for a device, that a search finds nothing for any query."""
+        if request.known_times is None or request.names_sources:
+            return False
+        snr = request.known_times.largest_snr() * self.exact.data.value_map.scale**2
+        return snr < late.search.least_snr
 
     def _tolerances(self, request: Request) -> Float64[Tensor, "B"]:
         """Return how large the error of a posterior mean may be, relative to that of the answer, [B]."""

@@ -74,15 +74,6 @@ def factors(
     return torch.zeros_like(variance), -variance.reciprocal() if name == "score" else at.sigma_t / variance
 
 
-def velocity_gain(at: Coefficients, variance: Float64[Tensor, "B"]) -> Float64[Tensor, "B"]:
-    """Return the factor |A| >= 0 from a change of the posterior mean to the change of the velocity, [B] float64.
-
-    at: the coefficients at the times of B queries. variance: s^2, see :class:`Prediction`, [B].
-    A = sigma (d_alpha sigma - alpha d_sigma) / s^2; with p = 0 that is d_alpha - alpha d_sigma / sigma.
-    """
-    return (at.sigma_t * (at.d_alpha_t * at.sigma_t - at.alpha_t * at.d_sigma_t) / variance).abs()
-
-
 def marginal_variance(at: Coefficients, point_std: float) -> Float64[Tensor, "B"]:
     """Return the variance of x_t around alpha X_j, s^2 = sigma^2 + alpha^2 point_std^2, [B] float64.
 

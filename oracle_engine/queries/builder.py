@@ -19,6 +19,7 @@ from ..paths.paths import Path, coefficients, resolve_times
 from ..paths.predictions import marginal_variance
 from .classes import class_ranges, with_class
 from .conditions import UNCONDITIONAL, Conditions, Guidance
+from .known_times import KnownTimes, host_times
 from .labels import resolve_labels
 from .request import PlainRequest, Request
 
@@ -69,7 +70,10 @@ class RequestBuilder:
         labels = resolve_labels(conditions.labels, batch, self.data.segments, device)
         scale = _guidance_scale(conditions.guidance, times, labels)
         shared = None if isinstance(scale, Tensor) else scale
-        plain = PlainRequest(flat, times, at, variance, rounding=ROUNDING[x.dtype], labels=labels, shared_scale=shared)
+        rounding, known = ROUNDING[x.dtype], self._known_times(t, times)
+        plain = PlainRequest(
+            flat, times, at, variance, rounding=rounding, labels=labels, shared_scale=shared, known_times=known
+        )
         if conditions.exclude is None and conditions.source is None and not isinstance(scale, Tensor):
             return plain
         changes = {"scale": scale} if isinstance(scale, Tensor) else {}
@@ -77,6 +81,11 @@ class RequestBuilder:
         if conditions.source is not None:
             self._check_source(request)
         return request
+
+    def _known_times(self, t: Numbers, times: Float64[Tensor, "B"]) -> KnownTimes | None:
+        """Return what the host knows of `times`, which were passed as `t`, without a wait for their device."""
+        known = host_times(t, times)
+        return None if known is None else KnownTimes(self.path, known, self.t_max, self.point_std)
 
     def _rows(self, conditions: Conditions, labels: Int64[Tensor, "B U"] | None, batch: int) -> dict[str, Any]:
         """Return the rows that do not count and those that queries come from, as fields of a request."""

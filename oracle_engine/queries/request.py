@@ -16,6 +16,7 @@ from ..kernels import GivenPoints, Pairs, PosteriorState, Query, Span, ValueQuer
 from ..kernels.screens import BOUND_FAILURE, Source
 from ..paths.paths import Coefficients
 from .classes import range_sums, table_ranges, used_ranges, with_class
+from .known_times import KnownTimes
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Request:
     scale: guidance scale, 1 where there is none, [B].
     rounding: unit roundoff of the dtype of x. guided: whether a guidance was passed, so that scales may differ from 1.
     shared_scale: the scale of all queries with a class where it is known to be one number, else None.
+    known_times: what the host knows of the times of these queries, and maybe of others, while they are on a device.
     """
 
     x: Float64[Tensor, "B D"]
@@ -44,6 +46,7 @@ class Request:
     rounding: float
     guided: bool = True
     shared_scale: float | None = None
+    known_times: KnownTimes | None = None
 
     def __len__(self) -> int:
         return len(self.x)
@@ -236,11 +239,12 @@ class PlainRequest(Request):
         rounding: float,
         labels: Int64[Tensor, "B U"] | None = None,
         shared_scale: float | None = None,
+        known_times: KnownTimes | None = None,
     ) -> None:
         """Hold the queries; the arguments are those of Request."""
         guided = shared_scale is not None
         vars(self).update(x=x, times=times, at=at, variance=variance, rounding=rounding)
-        vars(self).update(labels=labels, shared_scale=shared_scale, guided=guided)
+        vars(self).update(labels=labels, shared_scale=shared_scale, guided=guided, known_times=known_times)
 
     @cached_property
     def exclude(self) -> Int64[Tensor, "B"]:
@@ -279,7 +283,8 @@ class PlainRequest(Request):
         """Return the queries at `index`, a slice or [b]."""
         labels = None if self.labels is None else self.labels[index]
         parts = self.x[index], self.times[index], self.at.take(index), self.variance[index]
-        return PlainRequest(*parts, rounding=self.rounding, labels=labels, shared_scale=self.shared_scale)
+        shared, known = self.shared_scale, self.known_times
+        return PlainRequest(*parts, rounding=self.rounding, labels=labels, shared_scale=shared, known_times=known)
 
 
 def nothing_scored(request: Request, data: OracleDataset, scored: Bool[Tensor, "B"]) -> InputError:

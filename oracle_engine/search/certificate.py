@@ -9,7 +9,7 @@ import torch
 from ..base.arrays import Float64, Tensor
 from ..data.dataset import OracleDataset
 from ..kernels import Combination, PosteriorState, combined_norms
-from ..paths.predictions import factors, velocity_gain
+from ..paths.predictions import factors
 from ..queries.request import Request
 
 # a search aims this far below the tolerance: the velocity it aims with is not yet the final one
@@ -52,7 +52,7 @@ class Scale:
         direct, gap = factors("velocity", at, request.variance, point_std)
         combination = Combination(request.x, at.alpha_t, direct, gap, unit, data.base)
         speed, norm = combined_norms(combination, state.mean)
-        return cls(speed, velocity_gain(at, request.variance), unit * (data.rows.radius + norm))
+        return cls(speed, combination.change, unit * (data.rows.radius + norm))
 
     def relative_error(self, error: Float64[Tensor, "B"]) -> Float64[Tensor, "B"]:
         """Return the relative velocity error |A| |dm| / |v| for an `error` of the mean in value space, [B] float64."""

@@ -53,6 +53,10 @@ class FlatSearch:
         """Zero: every query is searched for."""
         return 0.0
 
+    def asks_nothing(self, rows: Rows) -> bool:
+        """Return False: queries and answers of an index are on the host."""
+        return False
+
     def within(self, work: Work, side: SideInformation, allowance: Allowance) -> Shortlist:
         """Return the samples that can matter where they are fewer than `count`; other queries are pending.
 
@@ -101,6 +105,10 @@ class FactorySearch:
     def __init__(self, spec: str) -> None:
         self.spec = spec
         self.indexes: dict[IndexKey, Any] = {}
+
+    def asks_nothing(self, rows: Rows) -> bool:
+        """Return False: queries and answers of an index are on the host."""
+        return False
 
     def within(self, work: Work, side: SideInformation, allowance: Allowance) -> Shortlist:
         """Return nothing, whatever `side` and `allowance` are: no sample is proved not to matter to any of `work`."""

@@ -125,7 +125,7 @@ class SearchIndex:
 
     def asks_nothing(self, rows: Rows) -> bool:
         """Return whether the host waits for nothing while it searches `rows`."""
-        return isinstance(self.search, ScreenSearch) and self.search.asks_nothing(rows)
+        return self.search.asks_nothing(rows)
 
     def to(self, device: torch.device) -> SearchIndex:
         """Return the index on `device`."""

@@ -10,7 +10,7 @@ from ..base.arrays import Bool, Float, Float64, Int64, Shaped, Tensor
 from ..base.checked import holds_beside
 from ..base.seeds import seeded
 from ..data.dataset import OracleDataset
-from ..kernels import Combination, Pairs, PosteriorState, Query, Wanted, Work, merge, pairs_state
+from ..kernels import Combination, Pairs, PosteriorState, Query, Wanted, Work, merge, outside, pairs_state
 from ..kernels.screens import (
     Mass,
     PrincipalScreen,
@@ -21,7 +21,7 @@ from ..kernels.screens import (
     sampled_state,
     source_log_omitted,
 )
-from ..paths.predictions import factors, velocity_gain
+from ..paths.predictions import factors
 from ..queries.answer import Answer, Route
 from ..queries.classes import scan_tasks
 from ..queries.modes import Budget
@@ -59,7 +59,7 @@ class VelocityAllowance:
         direct, gap = factors("velocity", at, request.variance, self.point_std)
         answer = Combination(request.x, at.alpha_t, direct, gap, data.value_map.scale, data.base)
         error = self.tolerance if self.whole else None
-        return Mass(largest_allowance(self.tolerance), answer, velocity_gain(at, request.variance), error)
+        return Mass(largest_allowance(self.tolerance), answer, error)
 
     def met_by(self, state: PosteriorState, log_omitted: Float64[Tensor, "B"]) -> Bool[Tensor, "B"]:
         """Return whether the velocity error of `state` is within the tolerance, [B].
@@ -150,10 +150,9 @@ class LateRoute:
         in (0, 1), [B] float64. shared_products: of the trajectories of the queries, or None outside of one.
         """
         work, side = request.work(self.data, wanted), self._side(request, shared_products)
-        whole = request.labels is None and wanted.mean
+        whole = self._together(request) and wanted.mean
         allowed = VelocityAllowance(self.data, request, tolerance, self.point_std, whole)
-        parts = _by_class(self.data, request, work, side)
-        found = _joined(work, parts, [self._within(part, allowed) for part in parts])
+        found = self._within(work, side, allowed)
         answer = Answer.listed(found, self.route, self._likely(request))
         if found.uncertified is not None:
             return Certified(answer, found.certified, found.uncertified)
@@ -181,9 +180,29 @@ class LateRoute:
     def _likely(self, request: Request) -> Bool[Tensor, "B"] | None:
         return request.source >= 0 if request.names_sources else None
 
-    def _within(self, part: _ClassWork, allowed: VelocityAllowance) -> Shortlist:
-        everyone = len(part.index) == len(allowed.request)
-        return self.search.within(part.work, part.side, allowed if everyone else allowed.take(part.index))
+    def _together(self, request: Request) -> bool:
+        """Return whether one search of all rows answers the queries of `request`, without a wait for their classes."""
+        return request.labels is None or self.search.asks_nothing(self.data.rows)
+
+    def _among_classes(self, work: Work, request: Request) -> Work:
+        """Return `work` without the rows of other classes than those that its queries use, if they name any."""
+        if request.labels is None:
+            return work
+        others = outside(request.ranges(self.data), len(self.data))
+        return replace(work, query=work.query.excluding(torch.cat([work.query.excluded, others], dim=1)))
+
+    def _within(self, work: Work, side: SideInformation, allowed: VelocityAllowance) -> Shortlist:
+        """Return what is found for the queries of `work`, of which `side` is known: of all, or class by class."""
+        request = allowed.request
+        if self._together(request):
+            return self.search.within(self._among_classes(work, request), side, allowed)
+        parts = _by_class(self.data, request, work, side)
+        everyone = [len(part.index) == len(request) for part in parts]
+        found = [
+            self.search.within(part.work, part.side, allowed if every else allowed.take(part.index))
+            for part, every in zip(parts, everyone, strict=True)
+        ]
+        return _joined(work, parts, found)
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,10 @@ class Search(Protocol):
         """Ratio alpha^2 / sigma^2, in row units, below which it finds nothing for queries of which nothing is known."""
         ...
 
+    def asks_nothing(self, rows: Rows) -> bool:
+        """Return whether the host waits for nothing while it searches `rows`."""
+        ...
+
     def within(self, work: Work, side: SideInformation, allowance: Allowance) -> Shortlist:
         """Return all samples that can matter to each query; queries for which they are too many are pending.
 
@@ -106,6 +110,10 @@ class NoSearch:
     def least_snr(self) -> float:
         """Infinite: there is no query that it finds anything for."""
         return math.inf
+
+    def asks_nothing(self, rows: Rows) -> bool:
+        """Return False: what is left to a scan is known by the host."""
+        return False
 
     def within(self, work: Work, side: SideInformation, allowance: Allowance) -> Shortlist:
         """Return nothing, whatever `side` and `allowance` are: every query of `work` is left to a scan."""

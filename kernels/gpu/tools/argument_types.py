@@ -57,31 +57,28 @@ TYPES = {
 # arguments that have another type in one kernel than in others
 OWN = {
     **dict.fromkeys(BOUNDS, dict.fromkeys(("p_half_norm", "p_log_weight"), "*fp64")),
-    "factor digits": dict.fromkeys(("p_factors", "p_centre", "p_slack"), "*fp64"),
     "describe": dict.fromkeys(("p_order", "p_index", "p_mass"), "*i64"),
-    "close": {"p_below": "*fp64"},
+    "close": {"p_closed": "*i64"},
     **{kernel: {"p_place": "*i64"} for kernel in ("union", "union moments", "union top", "union doubt")},
-    "first rows": {"p_tile": "*i64"},
     "point": dict.fromkeys(("p_point", "p_shared", "p_facts"), "*fp64"),
     "coefficients": {
-        **dict.fromkeys(("p_facts", "p_alpha", "p_precision", "p_scale", "p_blur", "p_typical"), "*fp64"),
+        **dict.fromkeys(("p_facts", "p_alpha", "p_precision", "p_scale", "p_centre", "p_blur", "p_typical"), "*fp64"),
         **dict.fromkeys(("beyond", "upper", "row_size", "square_size", "shared", "weights", "deviations"), "fp32"),
         "p_edge": "*i32",
         "p_source": "*i64",
     },
-    "floor": {"p_floor": "*fp32", "p_gain": "*fp64"},
+    "floor": {"p_floor": "*fp32", "p_closed": "*i64"},
     "entry": {
         **dict.fromkeys(("p_alpha", "p_precision", "p_least", "p_costs"), "*fp64"),
         "p_source": "*i64",
         "p_entry": "*i32",
     },
     "certify": {"p_found": "*i8", "p_pending": "*i32", "p_gain": "*fp64", "p_gap": "*fp64"},
-    "gate": {"p_below": "*fp64", "p_closed": "*fp64", "p_opened": "*i64"},
     "list": {
         **dict.fromkeys(("p_listed", "p_enter"), "*i32"),
-        "p_kept": "*i64",
+        **dict.fromkeys(("p_kept", "p_opened", "p_closed"), "*i64"),
         "p_found": "*i8",
-        **dict.fromkeys(("p_closed", "p_before", "p_omitted", "p_common"), "*fp64"),
+        **dict.fromkeys(("p_before", "p_omitted", "p_common"), "*fp64"),
     },
     "segments": dict.fromkeys(
         ("p_pairs", "p_order", "p_place", "p_query", "p_own", "p_ranges", "p_between", "p_apart"), "*i64"

@@ -11,12 +11,10 @@ from ..compensate import COMPENSATED_TILE
 from ..devices import Device
 from ..entries import ENTRY_BLOCK
 from ..one_read import ONE_READ_ARCHITECTURES, ONE_READ_DIM, one_read_tile
-from ..projection import COEFFICIENT_BLOCK, POINT_BLOCK
+from ..projection import COEFFICIENT_BLOCK, COEFFICIENT_WARPS, POINT_BLOCK
 from ..query_operand import QUERY_WARPS
 from ..rescore import RESCORE_TILE
 from ..screen_logits import (
-    DIGITS_BLOCK,
-    DIGITS_WARPS,
     SCREEN_CODES,
     SCREEN_FEW_QUERIES,
     SCREEN_MANY_QUERIES,
@@ -24,8 +22,8 @@ from ..screen_logits import (
     SCREEN_STAGES,
     SCREEN_WARPS,
 )
-from ..screen_tiles import CLOSE_QUERIES, CLOSE_TILES, FIRST_QUERIES
-from ..search import FLOOR_BLOCK, GATE_QUERIES, LIST_BLOCK, LIST_TILES
+from ..screen_tiles import CLOSE_QUERIES, CLOSE_TILES, FIRST_ROWS
+from ..search import CERTIFY_BLOCK, LIST_BLOCK, LIST_TILES
 from ..tables import TABLES, table_name
 from ..tiles import AnyConfig, DigitConfig, FusedConfig, ScoreConfig, Tile, WeighConfig
 from .jobs import BOUNDS, TRITON_NAMES, Job
@@ -51,8 +49,7 @@ SUBSET = (
     *(
         ("maxima", "u8"),
         ("above", "fp32"),
-        ("factor digits", "i8"),
-        ("floor", "fp32"),
+        ("floor", "u8"),
         ("list", "fp32"),
         ("coefficients", "i8"),
     ),
@@ -149,16 +146,14 @@ def _bounding(target: str) -> Iterator[Job]:
         for kernel in BOUNDS:
             for stored in (torch.float32, torch.int8, torch.uint8):
                 yield Job(target, kernel, stored, tile)
-    yield Job(target, "factor digits", torch.int8, Tile(1, 1, DIGITS_BLOCK, DIGITS_WARPS, 3))
     yield Job(target, "close", torch.float32, Tile(CLOSE_TILES, CLOSE_QUERIES, 1, 4, 3))
     yield Job(target, "point", torch.float32, Tile(1, 1, POINT_BLOCK, 4, 3))
-    for stored in (torch.float32, torch.int8):
-        yield Job(target, "coefficients", stored, Tile(1, 1, COEFFICIENT_BLOCK, DIGITS_WARPS, 3))
-    yield Job(target, "first rows", torch.float32, Tile(1, FIRST_QUERIES, 1, 1, 3))
-    yield Job(target, "floor", torch.float32, Tile(1, 1, FLOOR_BLOCK, 4, 3))
+    for stored in (torch.float32, torch.int8, torch.uint8):
+        yield Job(target, "coefficients", stored, Tile(1, 1, COEFFICIENT_BLOCK, COEFFICIENT_WARPS, 3))
+    for stored in dict.fromkeys(dtype for dtypes in STORED.values() for dtype in dtypes):
+        yield Job(target, "floor", stored, Tile(FIRST_ROWS, 1, RESCORE_TILE.block_d, 4, 3))
     yield Job(target, "entry", torch.float32, Tile(1, 1, ENTRY_BLOCK, 4, 3))
-    yield Job(target, "certify", torch.float32, Tile(1, 1, FLOOR_BLOCK, 4, 3))
-    yield Job(target, "gate", torch.float32, Tile(1, GATE_QUERIES, 1, 4, 3))
+    yield Job(target, "certify", torch.float32, Tile(1, 1, CERTIFY_BLOCK, 4, 3))
     yield Job(target, "list", torch.float32, Tile(LIST_TILES, 1, LIST_BLOCK, 4, 3))
 
 

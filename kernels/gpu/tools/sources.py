@@ -31,9 +31,10 @@ from ..rescore_kernels import rescore_kernel
 from ..rescore_list import EVERY, ORDER_BLOCK, order_kernel
 from ..rescore_top import TOP_BLOCK, distance_kernel
 from ..running_sums import MOST_PARTS, SUM_QUERIES, SUM_TILES, TOTAL_BLOCK, add_kernel
-from ..screen_logits import SCREEN_CODES, SCREEN_FEATURES, SCREEN_ROWS, factor_digits_kernel
-from ..screen_tiles import CLOSE_SHARES, MOST_FIRST, above_kernel, close_kernel, first_rows_kernel, maxima_kernel
-from ..search_kernels import certify_kernel, floor_kernel, gate_kernel, list_kernel
+from ..screen_logits import SCREEN_CODES, SCREEN_FEATURES, SCREEN_ROWS
+from ..screen_tiles import FIRST_ROWS, above_kernel, close_kernel, maxima_kernel
+from ..search_floor import floor_kernel
+from ..search_kernels import certify_kernel, list_kernel
 from ..segment_order import SEGMENT_BLOCK, segment_order_kernel
 from ..state_steps import SHARE_BLOCK, STATE_BLOCK
 from ..union_kernels import (
@@ -160,19 +161,18 @@ def _bounds(job: Job) -> dict[str, Specialisation]:
     beside = {"FEATURES": True, "NORMED": coded, "WEIGHTED": coded, "SHARED": True, "BLOCK_E": SCREEN_FEATURES}
     # two digits are more than one
     codes = {"DIGITS": 2 if coded else 0, "BLOCK_D": SCREEN_CODES}
-    projected = {"CODED": coded, "SOURCE": True, "SHARED": True, "WEIGHTED": True, "DIGITS": 1}
+    known = {"SOURCE": job.stored != torch.uint8, "SHARED": job.stored != torch.uint8, "WEIGHTED": True}
+    # rows as they are stored have nothing beside them
+    kind = {"FEATURES": job.stored != torch.uint8, "CODED": coded, "CENTRED": job.stored == torch.uint8, "DIGITS": 1}
     bounds = {"BLOCK_N": config.block_n, "BLOCK_B": config.block_b, **beside, **codes}
     return {
         "maxima": (maxima_kernel, bounds),
         "above": (above_kernel, bounds),
-        "factor digits": (factor_digits_kernel, {"CENTRED": True, "DIGITS": 1, "BLOCK": config.block_d}),
         "close": (close_kernel, {"BLOCK_T": config.block_n, "BLOCK_B": config.block_b}),
         "point": (point_kernel, {"SHARED": True, "BLOCK": config.block_d}),
-        "coefficients": (coefficients_kernel, {**projected, "BLOCK": config.block_d}),
-        "first rows": (first_rows_kernel, {"BLOCK_F": MOST_FIRST, "BLOCK_B": config.block_b}),
-        "floor": (floor_kernel, {"ANSWER": True, "BLOCK": config.block_d}),
+        "coefficients": (coefficients_kernel, {**known, **kind, "BLOCK": config.block_d}),
+        "floor": (floor_kernel, {"ANSWER": True, "WEIGHTED": True, "FIRST": FIRST_ROWS, "BLOCK": config.block_d}),
         "entry": (entry_kernel, {"SOURCE": True, "BLOCK": config.block_d}),
         "certify": (certify_kernel, {"BLOCK": config.block_d}),
-        "gate": (gate_kernel, {"BLOCK_S": CLOSE_SHARES, "BLOCK_B": config.block_b}),
         "list": (list_kernel, {"BLOCK": config.block_d, "BLOCK_T": config.block_n, "BLOCK_N": SCREEN_ROWS}),
     }

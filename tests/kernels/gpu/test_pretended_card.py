@@ -23,7 +23,18 @@ from oracle_engine.kernels.gpu.limits import DEFAULT_LIMITS
 from oracle_engine.kernels.gpu.scan import triton_state
 from oracle_engine.kernels.gpu.segments import segments_state
 from oracle_engine.kernels.gpu.tools.pretended_card import PretendedCard, pretended_card
-from oracle_engine.kernels.screens import FixedAllowance, SearchCosts, Shortlist, SideInformation, UpperLogits, screened
+from oracle_engine.kernels.screens import (
+    FixedAllowance,
+    Knowledge,
+    Screen,
+    SearchCosts,
+    Shortlist,
+    SideInformation,
+    UpperLogits,
+    screened,
+)
+from oracle_engine.kernels.screens.exact8 import stored_screen
+from oracle_engine.kernels.screens.int8 import code_screen
 from oracle_engine.kernels.screens.pca8 import leading_code_screen
 from oracle_engine.scans import backends
 from oracle_engine.search.index import Origin, SearchIndex
@@ -34,10 +45,10 @@ pytestmark = pytest.mark.skipif(INTERPRET, reason="the interpreter is on: nothin
 ANSWER, BLOCK, HEAVIEST = 44, 9, 3
 
 # device calls of a search through two levels, and of each further level
-SEARCH, LEVEL = 30, 10
+SEARCH, LEVEL = 22, 6
 
 # device calls of a late velocity that a search through two levels answers
-LATE = 64
+LATE = 46
 
 
 @pytest.fixture
@@ -181,22 +192,63 @@ def test_queries_without_a_class_are_answered_beside_the_others(free: int, card:
     assert calls.launches["score_kernel"] == calls.launches["weights_kernel"] == (2 if free else 1), calls
 
 
+def searching_engine(data: OracleDataset, screen: Screen) -> OracleEngine:
+    """Return an engine that tries a search for every query with more signal than noise."""
+    levels, least = len(screen.widths), data.value_map.scale**2
+    costs = SearchCosts.by_operations(784, [1] * levels)
+    screen = replace(screen, measured_costs=costs, thresholds=((least,) * levels,) * len(Knowledge))
+    engine = OracleEngine(data, backend="triton")
+    engine.index = SearchIndex(screen.kind, "", Origin.of(data), data.rows.centre, screen, distances=None)
+    return engine
+
+
 def test_late_velocities_wait_once(card: PretendedCard) -> None:
     data = engine_of(torch.uint8, 700, 784).data
-    found = {}
-    for widths in ((64, 128), (64, 128, 256)):
-        screen = leading_code_screen(data.rows, widths, product_cost=0.5)
-        screen = replace(screen, measured_costs=SearchCosts.by_operations(784, [1] * len(widths)))
-        engine = OracleEngine(data, backend="triton")
-        engine.index = SearchIndex("pca8", "", Origin.of(data), data.rows.centre, screen, distances=None)
-        answer = partial(engine.velocity, torch.randn(64, 784), torch.full((64,), 0.9))
+    kinds = (
+        leading_code_screen(data.rows, (64, 128), product_cost=0.5),
+        leading_code_screen(data.rows, (64, 128, 256), product_cost=0.5),
+        code_screen(data.rows, product_cost=0.5),
+        stored_screen(data.rows, 0.5),
+    )
+    found = []
+    for screen in kinds:
+        answer = partial(searching_engine(data, screen).velocity, torch.randn(64, 784), torch.full((64,), 0.9))
         card.count(answer)
-        found[len(widths)] = calls = card.count(answer)
-        assert calls.waits == 1, calls
+        found.append(card.count(answer))
+        assert found[-1].waits == 1, found
+        assert found[-1].launches["maxima_kernel"] == len(screen.widths), found
         # nothing is scanned where a search answers all
-        assert calls.launches["digits_kernel"] == 0, calls
-    assert found[2].total <= LATE, found
-    assert found[3].total - found[2].total <= LEVEL, found
+        assert found[-1].launches["digits_kernel"] == 0, found
+    assert found[0].total <= LATE, found
+    assert found[1].total - found[0].total <= LEVEL, found
+    # a level of all coordinates
+    assert max(found[2].total, found[3].total) <= LATE - LEVEL, found
+
+
+@pytest.mark.parametrize("classes", [6, 24])
+@pytest.mark.parametrize("each", [1, 2])
+def test_late_velocities_of_classes_take_one_search(classes: int, each: int, card: PretendedCard) -> None:
+    data = OracleDataset(torch.randn(720, 784).half(), labels=torch.arange(720) % classes)
+    engine = searching_engine(data, code_screen(data.rows, product_cost=0.5))
+    labels = (torch.arange(64)[:, None] + torch.arange(each)) % classes
+    answer = partial(engine.velocity, torch.randn(64, 784), torch.full((64,), 0.9), labels=labels)
+    card.count(answer)
+    calls = card.count(answer)
+    assert calls.waits == 1, calls
+    assert calls.launches["maxima_kernel"] == 1, calls
+    assert calls.total <= 60, calls
+
+
+def test_an_early_number_is_scanned_without_a_search(card: PretendedCard) -> None:
+    data = engine_of(torch.uint8, 700, 784).data
+    engine, x = searching_engine(data, code_screen(data.rows, product_cost=0.5)), torch.randn(64, 784)
+    for t, searches in ((0.05, 0), (0.9, 1), (torch.full((64,), 0.05), 1)):
+        answer = partial(engine.velocity, x, t)
+        card.count(answer)
+        calls = card.count(answer)
+        assert calls.waits == 1, calls
+        # what is on the card is not looked at
+        assert calls.launches["maxima_kernel"] == searches, calls
 
 
 def test_a_graph_records_no_check(card: PretendedCard, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,10 +10,13 @@ from screen_cases import made, whole_logits
 from tolerances import assert_close
 from torch import Tensor
 
-from oracle_engine.kernels import Span, Work, gpu, prepare_rows
-from oracle_engine.kernels.gpu.screen_logits import SCREEN_ROWS, Coefficients, ScreenOperand
-from oracle_engine.kernels.gpu.screen_tiles import TileMaxima, TilesLeft
+from oracle_engine.kernels import Query, Rows, Span, Work, gpu, prepare_rows
+from oracle_engine.kernels.common.search import SearchLimits
+from oracle_engine.kernels.gpu.projection import projected_coefficients
+from oracle_engine.kernels.gpu.screen_logits import SCREEN_ROWS, ScreenOperand
+from oracle_engine.kernels.gpu.screen_tiles import CLOSED_PARTS, FIRST_ROWS, Floors, TileMaxima, TilesLeft
 from oracle_engine.kernels.screens import SharedProducts, SideInformation, UpperLogits
+from oracle_engine.kernels.screens.card_call import levels_of
 
 TIMES = (0.0, 0.05, 0.3, 0.6, 0.9, 0.99, 1 - 1e-4)
 
@@ -27,15 +30,23 @@ def proven(monkeypatch: pytest.MonkeyPatch) -> None:
 def tiles_of(upper: UpperLogits, level: int, left: TilesLeft | None = None) -> TileMaxima:
     """Return what the kernels of a card tell of a level, of what is `left` to it or of everything."""
     upper = upper.for_level(level)
-    terms, nothing = upper.terms(level), torch.zeros(len(upper))
-    assert terms is not None
-    operand = ScreenOperand.of(upper.work, Coefficients.of(terms, upper.kernel_shared))
-    return TileMaxima.of(operand, left or (nothing[None], nothing))
+    (made_ready,), nothing = levels_of(upper, {level: SearchLimits()}), torch.zeros(len(upper))
+    operand = ScreenOperand.of(upper.work, projected_coefficients(upper.work, made_ready.terms))
+    first = torch.zeros(FIRST_ROWS, len(upper), dtype=torch.int64)
+    return TileMaxima.of(operand, left or (nothing[None], nothing), first)
 
 
-def upper_of(kind: str, dtype: torch.dtype, generator: torch.Generator, *, weighted: bool) -> UpperLogits:
-    """Return upper logits of a part of the rows for 18 queries with excluded ranges."""
-    count = 150
+def counted(tiles: TileMaxima, floor: Tensor) -> Floors:
+    """Return what the kernels count of tiles that reach a floor."""
+    floors = Floors(floor, torch.zeros(len(floor), dtype=torch.int32), torch.zeros(len(floor), dtype=torch.int64))
+    tiles.count(floors)
+    return floors
+
+
+def upper_of(
+    kind: str, dtype: torch.dtype, generator: torch.Generator, *, weighted: bool, count: int = 150
+) -> UpperLogits:
+    """Return upper logits of a part of so many rows for 18 queries with excluded ranges."""
     weights = torch.rand(count, generator=generator).double() + 1e-9 if weighted else None
     rows = prepare_rows(stored_as(normal(count, 48, generator), dtype), weights)
     query = make_query(rows, generator, 18, TIMES, excluded=2)
@@ -58,9 +69,10 @@ def in_tiles(logits: Tensor) -> Tensor:
 def assert_bounded(tiles: TileMaxima, logits: Tensor, floor: Tensor) -> None:
     """Compare what kernels say of tiles, of rows above a floor and of all others with the logits in float64."""
     assert bool((tiles.largest >= in_tiles(logits).amax(1)).all())
-    reached, closed = (part.sum(0) for part in tiles.against(floor))
-    assert torch.equal(reached, (tiles.largest >= floor).sum(0))
-    above = tiles.above(floor)
+    floors = counted(tiles, floor)
+    assert torch.equal(floors.reached.long(), (tiles.largest >= floor).sum(0))
+    closed = floors.closed.double() / CLOSED_PARTS
+    above = tiles.above(floors, len(tiles.largest))
     named = (above.bits[:, :, None] >> torch.arange(SCREEN_ROWS)) & 1
     assert torch.equal(named.sum(2), above.count.long())
     found = named.flatten(1)[:, : len(logits)].bool().T
@@ -100,15 +112,45 @@ def test_maxima_are_those_of_the_portable_upper_logits(
     tiles = tiles_of(upper, level)
     some = portable > -torch.inf
     assert torch.equal(tiles.largest > -torch.inf, some)
-    first = tiles.promising()
-    assert torch.equal(first.count.long(), some.sum(0).clamp_max(4))
-    # codes of these kinds are multiplied with one digit of two
+    # codes of other kinds are multiplied with one digit of two
     if kind in ("pca", "int8"):
         assert_close(tiles.largest[some], portable[some], "rounded upper logits")
-        held = values.T.gather(1, (first.first - upper.work.span.start).clamp(0, len(values) - 1))
-        best = portable.sort(0, descending=True).values[: held.shape[1]].T
-        named = torch.arange(held.shape[1]) < first.count[:, None]
-        assert_close(held[named], best[named], "rounded upper logits")
+
+
+@pytest.mark.parametrize(("kind", "dtype", "weighted"), CASES, ids=str)
+def test_the_most_promising_rows_are_named(
+    kind: str, dtype: torch.dtype, weighted: bool, generator: torch.Generator
+) -> None:
+    upper = upper_of(kind, dtype, generator, weighted=weighted, count=600)
+    level = len(upper.screen.widths) - 1
+    tiles, values = tiles_of(upper, level), upper.for_level(level).at(level)
+    # of every fourth tile the best
+    best = torch.stack([tiles.largest[part::FIRST_ROWS].amax(0) for part in range(FIRST_ROWS)])
+    named = tiles.first > 0
+    assert torch.equal(named, best > -torch.inf)
+    place = tiles.first & (2**31 - 1)
+    assert torch.equal(tiles.largest.gather(0, place // SCREEN_ROWS)[named], best[named])
+    if kind in ("pca", "int8"):
+        assert_close(values.gather(0, place)[named], best[named], "rounded upper logits")
+
+
+def test_tiles_of_which_no_row_counts_are_closed(generator: torch.Generator) -> None:
+    rows = prepare_rows(normal(300, 48, generator).float(), None)
+    query = make_query(rows, generator, 20, (0.8,))
+    # rows of a class, which others do not use
+    own = torch.tensor([[[0, 70], [200, 300]], [[0, 0], [300, 300]], [[0, 64], [128, 300]], [[0, 300], [0, 0]]])
+    upper = upper_without(rows, query, own.repeat(5, 1, 1))
+    tiles = tiles_of(upper, 0)
+    open_to = torch.tensor([[0, 1, 1, 1, 0], [1, 1, 1, 1, 1], [0, 1, 0, 0, 0], [0, 0, 0, 0, 0]]).bool().repeat(5, 1)
+    assert torch.equal(tiles.largest > -torch.inf, open_to.T)
+    logits = logits_of(upper)
+    assert_bounded(tiles, logits, (logits.amax(0).clamp_min(-1e30) - 3.0).float())
+
+
+def upper_without(rows: Rows, query: Query, excluded: Tensor) -> UpperLogits:
+    """Return upper logits of queries without some ranges of rows."""
+    work = Work(rows, query.excluding(excluded), whole(rows))
+    return UpperLogits.of(work, made("pca8", rows), SideInformation())
 
 
 def test_shared_products_narrow_the_bounds(generator: torch.Generator) -> None:

@@ -297,9 +297,13 @@ def test_what_is_refused_is_refused_after_a_search(generator: torch.Generator) -
         engine.velocity(x, 0.9)
 
 
-@pytest.mark.parametrize("options", [{}, {"labels": 1}, {"exclude": 3}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"labels": 1}, {"exclude": 3}, {"labels": [0, 2, -1]}, {"labels": [[0, 2], [1, -1], [-1, -1]], "exclude": 3}],
+    ids=str,
+)
 def test_an_engine_certifies_what_the_kernels_find(
-    options: dict[str, int], generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+    options: dict[str, Any], generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with off_card():
         engine = prepared("duplicates", "pca", tolerance=1e-3)
@@ -312,6 +316,9 @@ def test_an_engine_certifies_what_the_kernels_find(
     monkeypatch.setattr(card_call, "gpu_searched", counted)
     t = ALL_TIMES[ALL_TIMES > 0.3]
     x = queries(engine.data, generator, t)
+    if isinstance(options.get("labels"), list):
+        each = torch.tensor(options["labels"])
+        options = {**options, "labels": each[torch.arange(len(t)) % len(each)]}
     found, true = (side.velocity(x, t, **options) for side in (engine, exact))
     assert searches == [len(t)]
     posterior = engine.posterior(x, t, **options)
