@@ -6,7 +6,7 @@ Import them as `oracle_engine.kernels`; the folder is not a package of its own. 
 
 from .common.combine import Combination, combined
 from .common.copies import most_copies, random_directions
-from .common.describe import Described, Description, described, log_densities
+from .common.describe import Described, Description, described, log_densities, log_of
 from .common.prepare import Measures, centre_of, counted_copies, prepare_rows, recentred, stored_range, total_variance
 from .common.rescore import Pairs
 from .common.rows import GivenPoints, Query, Rows, Span, ValueQuery
@@ -79,6 +79,7 @@ __all__ = [
     "gpu_segments",
     "gpu_state",
     "log_densities",
+    "log_of",
     "merge",
     "merged_means",
     "most_copies",

@@ -55,10 +55,9 @@ MOST = {"device_calls": 60.0, "waits": 1.0, "compilations": 2.0}
 MORE = {
     # the host asks nothing
     "search": {"device_calls": 22.0, "waits": 0.0},
-    # two blocks of rows more
-    "long unions": {"device_calls": 76.0},
-    # moments and samples of every span, and of queries in doubt moments once more
-    "posterior of unions": {"device_calls": 80.0},
+    # two blocks of rows more each
+    "long unions": {"device_calls": 72.0},
+    "long posterior of classes": {"device_calls": 72.0},
 }
 
 
@@ -78,7 +77,7 @@ def calls(names: Iterable[str] = STORED) -> dict[str, dict[str, Number]]:
             card.early = 0
             with patch.dict(BACKENDS, triton=in_blocks()):
                 long = questions(OracleEngine(engine.data, backend="triton"))
-                for question in ("classes", "unions"):
+                for question in ("classes", "unions", "posterior of classes"):
                     found[f"long {question} {name}"] = counted(card, long[question])
             for question, answer in late_questions(engine.data).items():
                 found[f"{question} {name}"] = counted(card, answer)

@@ -28,6 +28,11 @@ class Wanted:
     top_k: int = 0
     mergeable: bool = False
 
+    @property
+    def variance(self) -> bool:
+        """Whether the variance is computed."""
+        return self.moments and self.mean
+
 
 @dataclass(frozen=True)
 class PosteriorState:

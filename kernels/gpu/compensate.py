@@ -87,26 +87,29 @@ def compensated_slots_kernel(
                 tl.store(p_logits + i_b * room + o_s, b_logits, mask=o_s < room)
 
 
-@triton.jit(do_not_specialize=["count"])
+@triton.jit(do_not_specialize=["count", "found", "pool"])
 @no_type_check
 def based_kernel(
-    p_logits, p_row, p_base, p_output, p_high, p_rest, p_row_out, count, MOVED: tl.constexpr, BLOCK: tl.constexpr
+    p_logits, p_places, p_row, p_base, p_output, p_high, p_rest, p_row_out, count, found, pool,
+    MOVED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Logits [B, count] plus the base of their query, as float64 and what it cuts off, and their rows.
+    """Logits [B, found] plus the base of their query, as float64 and what it cuts off, and their rows, [B, count].
 
-    MOVED: those of each query are written in the place that p_output, [B], names.
+    p_places: [B, found], places of the rows in p_row, [B, pool]. From `found` on there is none. MOVED: those of each
+    query are written in the place that p_output, [B], names.
     """
     i_b = tl.program_id(0).to(tl.int64)
     i_out = i_b
     if MOVED:
         i_out = tl.load(p_output + i_b)
     o_k = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    b_logits = tl.load(p_logits + i_b * count + o_k, mask=o_k < count, other=0.0)
+    m_found, m_out = o_k < found, o_k < count
+    b_logits = tl.load(p_logits + i_b * found + o_k, mask=m_found, other=float("-inf"))
     m_some = b_logits > float("-inf")
     b_high, b_rest = twice_sum(tl.load(p_base + i_b), tl.where(m_some, b_logits, 0.0))
-    tl.store(p_high + i_out * count + o_k, tl.where(m_some, b_high, float("-inf")), mask=o_k < count)
-    tl.store(p_rest + i_out * count + o_k, tl.where(m_some, b_rest, 0.0), mask=o_k < count)
-    if MOVED:
-        tl.store(
-            p_row_out + i_out * count + o_k, tl.load(p_row + i_b * count + o_k, mask=o_k < count), mask=o_k < count
-        )
+    place = tl.load(p_places + i_b * found + o_k, mask=m_found, other=0)
+    row = tl.load(p_row + i_b * pool + place, mask=m_found, other=-1)
+    o_out = i_out * count + o_k
+    tl.store(p_high + o_out, tl.where(m_some, b_high, float("-inf")), mask=m_out)
+    tl.store(p_rest + o_out, tl.where(m_some, b_rest, 0.0), mask=m_out)
+    tl.store(p_row_out + o_out, row, mask=m_out)

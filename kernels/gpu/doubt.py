@@ -138,7 +138,7 @@ class Doubt:
     law: Law
 
     def best(
-        self, rescore_list: RescoreList, rescored: Float64[Tensor, "4 S B"], means: Float64[Tensor, "S B D"]
+        self, rescore_list: RescoreList, rescored: Float64[Tensor, "5 S B"], means: Float64[Tensor, "S B D"]
     ) -> Float64[Tensor, "B"]:
         """Return the largest logit of each query, [B], and mark those in doubt on its list; no synchronisation.
 

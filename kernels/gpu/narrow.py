@@ -26,7 +26,7 @@ from .rescore_list import RESCORE_PROGRAMS
 from .rescore_top import rescored_top, top_memory
 from .rescored import Rescored
 from .running_sums import RunningSums
-from .softmax import softmax_step
+from .softmax import joining, softmax_step, spread_step
 
 # the largest D that is scanned in float64: of more values none is small by chance
 NARROW_DIM = 16
@@ -82,6 +82,7 @@ def narrow_kernel(
     excluded,
     WEIGHTED: tl.constexpr,
     MEAN: tl.constexpr,
+    SPREAD: tl.constexpr,
     UNIT: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_B: tl.constexpr,
@@ -101,6 +102,7 @@ def narrow_kernel(
     mass = tl.zeros([BLOCK_B], dtype=tl.float64)
     squares = tl.zeros([BLOCK_B], dtype=tl.float64)
     first_logit = tl.zeros([BLOCK_B], dtype=tl.float64)
+    spread = tl.zeros([BLOCK_B], dtype=tl.float64)
     b_total = tl.zeros([BLOCK_D, BLOCK_B], dtype=tl.float64)
     for start in range(first, last, BLOCK_N):
         o_n = (begin + start + tl.arange(0, BLOCK_N)).to(tl.int64)
@@ -116,14 +118,21 @@ def narrow_kernel(
             high = tl.load(p_range + 1, mask=m_b, other=0)
             m_keep = m_keep & ((o_n[:, None] < low[None, :]) | (o_n[:, None] >= high[None, :]))
         b_logits = tl.where(m_keep, b_logits, float("-inf"))
+        kept = mass
         b_weights, factor, top, mass, squares, first_logit = softmax_step(top, mass, squares, first_logit, b_logits)
         if MEAN:
             b_total *= factor[None, :]
+            spread *= factor
+            joined = joining(tl.sum(b_weights, axis=0), factor * kept)
             for i_d in range(dim):
                 row = narrow_values(p_rows, p_centre, o_n, m_n, i_d, row_stride)
                 product = tl.sum(b_weights * row[:, None], axis=0)
-                b_total += tl.where((o_d == i_d)[:, None], product[None, :], 0.0)
-    store_sums(p_sums, o_b, batch, (top, mass, squares, first_logit), m_b)
+                m_value = (o_d == i_d)[:, None]
+                if SPREAD:
+                    before = tl.sum(tl.where(m_value, b_total, 0.0), axis=0)
+                    spread += spread_step(row[:, None], b_weights, product, before, joined)
+                b_total += tl.where(m_value, product[None, :], 0.0)
+    store_sums(p_sums, o_b, batch, (top, mass, squares, first_logit, spread), m_b, SPREAD)
     if MEAN:
         p_total = p_out + (tl.program_id(1).to(tl.int64) * batch + o_b[None, :]) * dim + o_d[:, None]
         tl.store(p_total, b_total, mask=(o_d < dim)[:, None] & m_b[None, :])
@@ -134,19 +143,19 @@ def narrow_sums(work: Work) -> Rescored:
 
     work: rows of at most NARROW_DIM values, queries, the span, and what is wanted.
 
-    Costs one read of the span for each tile of queries and 5 B n D operations in float64. Memory is 8 (D + 4) bytes for
+    Costs one read of the span for each tile of queries and 5 B n D operations in float64. Memory is 8 (D + 5) bytes for
     each query and share of the rows.
     """
     rows, query, span = work.rows, work.query, work.span
     batch, unit, mean = len(query), RESCORE_TILE.block_n, work.wanted.mean
     tiles, shares = triton.cdiv(batch, NARROW_QUERIES), narrow_shares(batch, len(span))
-    sums = torch.empty(0, dtype=torch.float64, device=rows.device).new_empty(4, shares, batch)
+    sums = torch.empty(0, dtype=torch.float64, device=rows.device).new_empty(5, shares, batch)
     means = sums.new_empty(shares, batch, rows.dim if mean else 0)
     narrow_kernel[(tiles, shares)](
         *scored(work), query.excluded.contiguous(), sums, means, batch, span.start, span.stop, rows.dim,
-        rows.stored.stride(0), query.excluded.shape[1], WEIGHTED=rows.log_weights is not None, MEAN=mean, UNIT=unit,
-        BLOCK_N=NARROW_ROWS, BLOCK_B=NARROW_QUERIES, BLOCK_D=slice_width(rows.dim), num_warps=NARROW_WARPS,
-        enable_fp_fusion=True,
+        rows.stored.stride(0), query.excluded.shape[1], WEIGHTED=rows.log_weights is not None, MEAN=mean,
+        SPREAD=work.wanted.variance, UNIT=unit, BLOCK_N=NARROW_ROWS, BLOCK_B=NARROW_QUERIES,
+        BLOCK_D=slice_width(rows.dim), num_warps=NARROW_WARPS, enable_fp_fusion=True,
     )  # fmt: skip
     return Rescored.every(work, sums, means)
 
@@ -182,4 +191,4 @@ def narrow_memory(rows: Rows, batch: int, limits: ScanLimits) -> int:
     limits: as there.
     """
     shares = narrow_shares(batch, len(rows))
-    return 8 * batch * (shares + 12) * (rows.dim + 4) + top_memory(batch, 1, len(rows), limits)
+    return 8 * batch * (shares + 12) * (rows.dim + 5) + top_memory(batch, 1, len(rows), limits)

@@ -25,7 +25,7 @@ from .query_operand import QueryMeasures
 from .rescore import RESCORE_TILE, scored, store_sums
 from .rescored import Rescored
 from .running_sums import RunningSums
-from .softmax import softmax_step
+from .softmax import joining, softmax_step, spread_step
 from .tiles import Tile
 
 # the most values of a row, and of the rows that a program holds at once
@@ -60,6 +60,7 @@ def one_read_kernel(
     row_stride,
     WEIGHTED: tl.constexpr,
     MEAN: tl.constexpr,
+    SPREAD: tl.constexpr,
     RANGES: tl.constexpr,
     UNIT: tl.constexpr,
     STAGES: tl.constexpr,
@@ -78,6 +79,7 @@ def one_read_kernel(
     centre = tl.load(p_centre + o_d, mask=m_d, other=0.0)
     shifted = tl.load(p_point + i_b * dim + o_d, mask=m_d, other=0.0) + alpha * centre
     b_total = tl.zeros([BLOCK_D], dtype=tl.float64)
+    b_spread = tl.zeros([BLOCK_D], dtype=tl.float64)
     top = tl.full([1], float("-inf"), dtype=tl.float64)
     mass = tl.zeros([1], dtype=tl.float64)
     squares = tl.zeros([1], dtype=tl.float64)
@@ -99,10 +101,18 @@ def one_read_kernel(
             p_range = p_excluded + (i_b * RANGES + i_h) * 2
             m_keep = m_keep & ((o_n < tl.load(p_range)) | (o_n >= tl.load(p_range + 1)))
         b_logits = tl.where(m_keep, b_logits, float("-inf"))
+        kept = mass
         b_weights, factor, top, mass, squares, first_logit = softmax_step(top, mass, squares, first_logit, b_logits)
         if MEAN:
-            b_total = factor * b_total + tl.sum(b_weights[:, None] * b_rows, axis=0)
-    store_sums(p_sums, i_b + tl.arange(0, 1), batch, (top, mass, squares, first_logit), None)
+            b_sum = tl.sum(b_weights[:, None] * b_rows, axis=0)
+            b_total *= factor
+            if SPREAD:
+                b_spread *= factor
+                joined = joining(tl.sum(b_weights, axis=0), factor * kept)
+                b_spread += spread_step(b_rows, b_weights[:, None], b_sum, b_total, joined)
+            b_total += b_sum
+    sums = (top, mass, squares, first_logit, tl.sum(b_spread, axis=0, keep_dims=True))
+    store_sums(p_sums, i_b + tl.arange(0, 1), batch, sums, None, SPREAD)
     if MEAN:
         p_total = p_out + (tl.program_id(1).to(tl.int64) * batch + i_b) * dim + o_d
         tl.store(p_total, b_total - mass * centre, mask=m_d)
@@ -142,17 +152,17 @@ def one_read_state(work: Work) -> PosteriorState:
 
     work: rows of at most ONE_READ_DIM values, a query, the span, and what is wanted, which is no heaviest sample.
 
-    Costs one read of the span and 6 n D operations in float64. Memory is 8 (D + 4) bytes a share of the rows.
+    Costs one read of the span and 6 n D operations in float64. Memory is 8 (D + 5) bytes a share of the rows.
     """
     rows, query, span, tile = work.rows, work.query, work.span, one_read_tile(work.rows.dim)
     shares = one_read_shares(work, ONE_READ_TILES * tile.block_n)
-    sums = torch.empty(0, dtype=torch.float64, device=rows.device).new_empty(4, shares, 1)
+    sums = torch.empty(0, dtype=torch.float64, device=rows.device).new_empty(5, shares, 1)
     means = sums.new_empty(shares, 1, rows.dim if work.wanted.mean else 0)
     one_read_kernel[(1, shares)](
         *scored(work), query.excluded.contiguous(), sums, means, 1, span.start, span.stop, rows.dim,
         rows.stored.stride(0), WEIGHTED=rows.log_weights is not None, MEAN=work.wanted.mean,
-        RANGES=query.excluded.shape[1], UNIT=RESCORE_TILE.block_n, STAGES=tile.stages, BLOCK_N=tile.block_n,
-        BLOCK_D=tile.block_d, num_warps=tile.warps, enable_fp_fusion=True,
+        SPREAD=work.wanted.variance, RANGES=query.excluded.shape[1], UNIT=RESCORE_TILE.block_n,
+        STAGES=tile.stages, BLOCK_N=tile.block_n, BLOCK_D=tile.block_d, num_warps=tile.warps, enable_fp_fusion=True,
     )  # fmt: skip
     # nothing is added in another way
     nothing = RunningSums.empty(1, rows.dim if work.wanted.mean else 0, rows.device)

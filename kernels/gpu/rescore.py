@@ -15,6 +15,7 @@ import triton.language as tl
 from ...base.arrays import Tensor
 from ..common.work import Work
 from .jit import share_of, where_positive
+from .softmax import joining, spread_step
 from .tiles import Tile
 
 # samples this many nats below the heaviest of their share add nothing to a mean in float64
@@ -145,12 +146,19 @@ def logits_above(samples, query, floor, row, m_s, WEIGHTED: tl.constexpr, BLOCK_
 
 @triton.jit
 @no_type_check
-def add_rows(samples, p_out, row, m_s, weights, factor, mass, BLOCK_D: tl.constexpr):
-    """Rescale the sum at `p_out`, [D] float64, and add weights times rows less the centre; not read without mass."""
+def add_rows(samples, p_out, row, m_s, weights, factor, sums, SPREAD: tl.constexpr, BLOCK_D: tl.constexpr):
+    """Rescale the sum at `p_out`, [D] float64, and add weights times rows less the centre; not read without mass.
+
+    sums: mass before, and the weighted squares about the mean so far, which are returned with those of the rows where
+    SPREAD.
+    """
     p_rows, p_centre, _, dim, row_stride = samples
+    mass, spread = sums
     o_d = tl.arange(0, BLOCK_D)
     p_block = p_rows + row[:, None] * row_stride + o_d[None, :]
     m_rows = m_s & (weights > 0.0)
+    joined = joining(tl.sum(tl.where(m_rows, weights, 0.0), axis=0), factor * mass)
+    spread *= factor
     for first in range(0, dim, BLOCK_D):
         m_d = first + o_d < dim
         centre = tl.load(p_centre + first + o_d, mask=m_d, other=0.0)
@@ -159,23 +167,29 @@ def add_rows(samples, p_out, row, m_s, weights, factor, mass, BLOCK_D: tl.conste
         b_rows = tl.load(p_block + first, mask=mask, other=0).to(tl.float64) - centre[None, :]
         b_sum = tl.sum(tl.where(mask, weights[:, None] * b_rows, 0.0), axis=0)
         p_sum = p_out + first + o_d
-        b_sum += factor * tl.load(p_sum, mask=where_positive(m_d, mass), other=0.0)
-        tl.store(p_sum, b_sum, mask=m_d)
+        b_kept = factor * tl.load(p_sum, mask=where_positive(m_d, mass), other=0.0)
+        tl.store(p_sum, b_sum + b_kept, mask=m_d)
+        if SPREAD:
+            spread += tl.sum(spread_step(b_rows, weights[:, None], b_sum, b_kept, joined), axis=0)
     # the next rows are added to what other threads may have written
     tl.debug_barrier()
+    return spread
 
 
 @triton.jit
 @no_type_check
-def store_sums(p_sums, i_b, batch, sums, mask):
-    """Store the sums of a softmax of the share of this program, see :func:`.softmax.softmax_step`.
+def store_sums(p_sums, i_b, batch, sums, mask, SPREAD: tl.constexpr):
+    """Store the sums of a softmax of the share of this program, see :mod:`.softmax`.
 
-    p_sums: [4, shares, B]. i_b: the query, or queries. sums: the largest logit and three sums. mask: which exist.
+    p_sums: [5, shares, B]. i_b: the query, or queries. sums: the largest logit and three sums, and the weighted squares
+    about the mean, which are stored where SPREAD. mask: which queries exist.
     """
     p_stat = p_sums + tl.program_id(1) * batch + i_b
     stride = tl.num_programs(1) * batch
     for i_sum in tl.static_range(4):
         tl.store(p_stat + i_sum * stride, sums[i_sum], mask=mask)
+    if SPREAD:
+        tl.store(p_stat + 4 * stride, sums[4], mask=mask)
 
 
 def scored(work: Work) -> tuple[Tensor, ...]:

@@ -15,8 +15,7 @@ import triton.language as tl
 
 from .compensate import in_question, near_logits
 from .compensated import sum_of_three
-from .jit import finite
-from .rescore import UNSEEN, add_rows, difference_logits, distances, listed_share, logits_above, slot_rows, store_sums
+from .rescore import UNSEEN, add_rows, difference_logits, listed_share, logits_above, slot_rows, store_sums
 from .rescore_list import AGAIN
 from .softmax import softmax_step
 
@@ -29,13 +28,14 @@ def rescore_kernel(
     p_rows, p_point, p_centre, p_alpha, p_precision, p_log_weight, p_first, p_count, p_excluded, p_given, p_best,
     p_base, p_sums, p_out, batch, begin, stop, limit, run, dim, row_stride, excluded, reach, scale, scale_rest,
     scale_last, offset, offset_rest, offset_last,
-    TWICE: tl.constexpr, MEAN: tl.constexpr, WEIGHTED: tl.constexpr, CENTRED: tl.constexpr,
+    TWICE: tl.constexpr, MEAN: tl.constexpr, SPREAD: tl.constexpr, WEIGHTED: tl.constexpr, CENTRED: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """Softmax over one share of the rows to rescore of a query, with a moving origin.
 
     p_rows: [N, D] as stored. p_point: [B, D]. p_first: [B, limit]. p_count: [B], EVERY for all rows of [begin, stop).
-    p_sums: [4, shares, B]: the largest logit l, and the sums of w, w^2 and w (l - largest), w = exp(l - largest).
+    p_sums: [5, shares, B]: the largest logit l, and the sums of w, w^2 and w (l - largest), w = exp(l - largest), and,
+    where SPREAD, of w |r - m|^2, m the mean of the share.
     p_out: [shares, B, D], the sum of w times the rows less the centre, written where one has weight.
     TWICE the digits: sums of queries whose gaps float64 does not hold are replaced by those relative to p_base [B]: the
     largest logit, p_best [B], for such a query, and zero for the others, whose sums stay, or are replaced by those over
@@ -65,6 +65,7 @@ def rescore_kernel(
         mass = tl.cast(0.0, tl.float64)
         squares = tl.cast(0.0, tl.float64)
         first_logit = tl.cast(0.0, tl.float64)
+        spread = tl.cast(0.0, tl.float64)
         for start in range(slot, end, BLOCK_N):
             row, m_s = slot_rows(start, end, listed, names, BLOCK_N)
             if TWICE:
@@ -78,47 +79,6 @@ def rescore_kernel(
             b_weights, factor, top, mass, squares, first_logit = softmax_step(top, mass, squares, first_logit, b_logits)
             if MEAN:  # noqa: SIM102  a constant, which a number cannot be joined to
                 if seen:
-                    add_rows(samples, p_sum, row, m_s, b_weights, factor, had, BLOCK_D)
-        store_sums(p_sums, i_b, batch, (top, mass, squares, first_logit), None)
-
-
-@triton.jit(do_not_specialize=["batch", "begin", "stop", "limit", "excluded"])
-@no_type_check
-def spread_kernel(
-    p_rows, p_point, p_centre, p_alpha, p_precision, p_log_weight, p_first, p_count, p_excluded, p_given, p_best,
-    p_lse, p_rest, p_mean, p_out, batch, begin, stop, limit, run, dim, row_stride, excluded, reach, scale, scale_rest,
-    scale_last, offset, offset_rest, offset_last,
-    TWICE: tl.constexpr, WEIGHTED: tl.constexpr, CENTRED: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
-):  # fmt: skip
-    """Sum of exp(l - lse) |r - mean|^2 over one share of the rows to rescore of a query, into p_out [shares, B].
-
-    Arguments are those of `rescore_kernel`; p_lse: [B]. p_rest: [B], what float64 cut off p_lse. p_mean: [B, D].
-    """
-    i_b = tl.program_id(0).to(tl.int64)
-    alpha, precision = tl.load(p_alpha + i_b), tl.load(p_precision + i_b)
-    samples = (p_rows, p_centre, p_log_weight, dim, row_stride)
-    query = (p_point + i_b * dim, alpha, precision)
-    given = (
-        p_given + i_b * dim,
-        sum_of_three(scale, scale_rest, scale_last),
-        sum_of_three(offset, offset_rest, offset_last),
-    )
-    names = (p_first + i_b * limit, p_excluded + i_b * excluded * 2, excluded, begin, stop, run)
-    base, window, asked = in_question(p_best, i_b, alpha, precision, reach, TWICE)
-    if asked:
-        listed, slot, end = listed_share(p_count, i_b, tl.program_id(1), tl.num_programs(1), run, stop - begin, BLOCK_N)
-        shift = base - finite(tl.load(p_lse + i_b))
-        if TWICE:
-            shift -= tl.load(p_rest + i_b)
-        # [BLOCK_N]
-        total = tl.zeros([BLOCK_N], dtype=tl.float64)
-        for start in range(slot, end, BLOCK_N):
-            row, m_s = slot_rows(start, end, listed, names, BLOCK_N)
-            b_logits = difference_logits(samples, query, row, m_s, WEIGHTED, BLOCK_N, BLOCK_D)
-            if TWICE:
-                b_logits = near_logits(
-                    b_logits, samples, query, given, base, window, row, m_s, WEIGHTED, CENTRED, BLOCK_N, BLOCK_D
-                )
-            b_far = distances(samples, p_mean + i_b * dim, 1.0, row, m_s, BLOCK_N, BLOCK_D)
-            total += tl.exp(b_logits + shift) * b_far
-        tl.store(p_out + tl.program_id(1) * batch + i_b, tl.sum(total, axis=0))
+                    sums = (had, spread)
+                    spread = add_rows(samples, p_sum, row, m_s, b_weights, factor, sums, SPREAD, BLOCK_D)
+        store_sums(p_sums, i_b, batch, (top, mass, squares, first_logit, spread), None, SPREAD)

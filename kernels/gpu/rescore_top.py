@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 
 from ...base.arrays import Float64, Int64, Tensor
+from .candidates import TileCandidates
 from .compensate import based_kernel
 from .limits import DEFAULT_LIMITS, ScanLimits
 from .rescore import RESCORE_TILE, difference_logits, named_rows, not_excluded, scored, slice_width
@@ -34,20 +35,20 @@ def on_list(row, p_first, slots, run, BLOCK_N: tl.constexpr):
     return found > 0
 
 
-@triton.jit(do_not_specialize=["begin", "stop", "span", "width", "limit", "candidates", "excluded"])
+@triton.jit(do_not_specialize=["begin", "stop", "span", "width", "limit", "candidates", "pool", "excluded"])
 @no_type_check
 def distance_kernel(
-    p_rows, p_point, p_centre, p_alpha, p_precision, p_log_weight, p_first, p_count, p_candidate, p_excluded, p_logits,
-    p_row_out, begin, stop, span, width, limit, candidates, run, dim, row_stride, excluded,
+    p_rows, p_point, p_centre, p_alpha, p_precision, p_log_weight, p_first, p_count, p_candidate, p_places, p_excluded,
+    p_logits, p_row_out, begin, stop, span, width, limit, candidates, pool, run, dim, row_stride, excluded,
     WEIGHTED: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """Logits log w - |q - alpha r|^2 / 2 sigma^2 of the slots of a query, and the rows that these stand for.
 
     `width` slots are for the rows of its list, or, where that overflowed, for those from `begin` on; `candidates` more
     for further rows, unless they are on the list, or it overflowed. p_rows: [N, D] as stored. p_point: [B, D]. p_first:
-    [B, limit], of a span from `span` on. p_count: [B]. p_candidate: [B, candidates], -1 for none. p_logits, p_row_out:
-    [B, width + candidates], -inf and -1 for slots that stand for no row, and for rows that are excluded or not before
-    `stop`.
+    [B, limit], of a span from `span` on. p_count: [B]. p_candidate: [B, pool], -1 for none, of which p_places, [B,
+    candidates], names the places. p_logits, p_row_out: [B, width + candidates], -inf and -1 for slots that stand for no
+    row, and for rows that are excluded or not before `stop`.
     """
     i_b = tl.program_id(0).to(tl.int64)
     count = tl.load(p_count + i_b)
@@ -68,7 +69,8 @@ def distance_kernel(
             m_used = o_s < used
             row = named_rows(o_s, m_used, listed, p_first, begin, run)
             m_further = (o_s >= width) & (o_s < width + further)
-            candidate = tl.load(p_candidate + i_b * candidates + o_s - width, mask=m_further, other=-1)
+            place = tl.load(p_places + i_b * candidates + o_s - width, mask=m_further, other=0)
+            candidate = tl.load(p_candidate + i_b * pool + place, mask=m_further, other=-1)
             if start + BLOCK_N > width:
                 m_further = m_further & (candidate >= 0) & (on_list(candidate, p_first, used, run, BLOCK_N) == 0)
             row = tl.where(m_further, candidate, row)
@@ -80,16 +82,24 @@ def distance_kernel(
 
 
 class Heaviest(NamedTuple):
-    """The heaviest samples of each query in falling order: rows and logits less the base, [B, k]; -1, -inf: none."""
+    """The heaviest samples of each query in falling order: logits less the base, [B, k], -inf for none.
+
+    places: [B, k], where their rows are in `rows`, [B, W], -1 for none.
+    """
 
     logits: Float64[Tensor, "B k"]
-    rows: Int64[Tensor, "B k"]
+    places: Int64[Tensor, "B k"]
+    rows: Int64[Tensor, "B W"]
 
     @classmethod
     def among(cls, logits: Float64[Tensor, "B W"], rows: Int64[Tensor, "B W"], count: int) -> Heaviest:
         """Return the `count` largest of `logits`, or all where there are fewer."""
-        top = logits.topk(min(count, logits.shape[1]), dim=1)
-        return cls(top.values, rows.gather(1, top.indices))
+        return cls(*logits.topk(min(count, logits.shape[1]), dim=1), rows)
+
+    @property
+    def named(self) -> Int64[Tensor, "B k"]:
+        """The rows of these samples."""
+        return self.rows.gather(1, self.places)
 
 
 class NamedSamples(NamedTuple):
@@ -100,19 +110,22 @@ class NamedSamples(NamedTuple):
     rows: Int64[Tensor, "B k"]
 
     @classmethod
-    def of(cls, top: Heaviest, base: Float64[Tensor, "B"], output: Int64[Tensor, "B"] | None = None) -> NamedSamples:
-        """Return the samples of `top`, whose logits lack the `base` of their query, [B]; no synchronisation.
+    def of(
+        cls, top: Heaviest, count: int, base: Float64[Tensor, "B"], output: Int64[Tensor, "B"] | None = None
+    ) -> NamedSamples:
+        """Return `count` samples, those of `top`, whose logits lack the `base` of their query, [B]; no synchronisation.
 
         output: the place of each query in the result, [B], or None for its own.
         """
-        (batch, count), rows = top.rows.shape, top.rows.contiguous()
-        logits, rest = base.new_empty(batch, count), base.new_empty(batch, count)
-        named = rows if output is None else rows.new_empty(batch, count)
+        (batch, found), pool = top.places.shape, top.rows.shape[1]
+        logits, rest = base.new_empty(2, batch, count).unbind(0)
+        rows = top.rows.new_empty(batch, count)
         based_kernel[(batch, triton.cdiv(count, TOP_BLOCK))](
-            top.logits.contiguous(), rows, base, rows if output is None else output, logits, rest, named, count,
-            MOVED=output is not None, BLOCK=TOP_BLOCK, num_warps=1, enable_fp_fusion=False,
+            top.logits.contiguous(), top.places.contiguous(), top.rows, base, top.places if output is None else output,
+            logits, rest, rows, count, found, pool, MOVED=output is not None, BLOCK=TOP_BLOCK, num_warps=1,
+            enable_fp_fusion=False,
         )  # fmt: skip
-        return cls(logits, rest, named)
+        return cls(logits, rest, rows)
 
 
 @dataclass(frozen=True)
@@ -121,26 +134,27 @@ class Slots:
 
     rescored: whose rows the slots of a query stand for, one after the other; those of a query whose list overflowed
     stand for the rows of the span from `begin` on. width: slots of each query for these. candidates: rows of further
-    slots, [B, C], -1 for none.
+    slots.
     """
 
     rescored: Rescored
     begin: int
     width: int
-    candidates: Int64[Tensor, "B C"]
+    candidates: TileCandidates
 
     def heaviest(self) -> Heaviest:
         """Return the heaviest of the rows in the slots, as many as are wanted; no synchronisation."""
         work, listed = self.rescored.work, self.rescored.rescore_list
         rows, query, span = work.rows, work.query, work.span
-        (batch, further), dim = self.candidates.shape, rows.dim
+        (batch, further), dim = self.candidates.best.shape, rows.dim
         room = self.width + further
         logits = torch.empty(0, dtype=torch.float64, device=rows.device).new_empty(batch, room)
         found = listed.first.new_empty(batch, room)
         distance_kernel[(batch, programs(batch, room, RESCORE_TILE.block_n))](
-            *scored(work), listed.first, listed.count, self.candidates, query.excluded.contiguous(), logits, found,
-            self.begin, span.stop, span.start, self.width, listed.first.shape[1], further, listed.run, dim,
-            rows.stored.stride(0), query.excluded.shape[1], WEIGHTED=rows.log_weights is not None,
+            *scored(work), listed.first, listed.count, self.candidates.rows, self.candidates.best,
+            query.excluded.contiguous(), logits, found, self.begin, span.stop, span.start, self.width,
+            listed.first.shape[1], further, self.candidates.rows.shape[1], listed.run, dim, rows.stored.stride(0),
+            query.excluded.shape[1], WEIGHTED=rows.log_weights is not None,
             BLOCK_N=RESCORE_TILE.block_n, BLOCK_D=slice_width(dim), num_warps=RESCORE_TILE.warps,
             enable_fp_fusion=True,
         )  # fmt: skip
@@ -150,7 +164,7 @@ class Slots:
 
 def slots_of(
     rescored: Rescored,
-    candidates: Int64[Tensor, "B C"] | None,
+    candidates: TileCandidates | None,
     *,
     limits: ScanLimits,
     reads_values: bool,
@@ -162,7 +176,8 @@ def slots_of(
     none did.
     """
     rescore_list, span = rescored.rescore_list, rescored.work.span
-    batch, none = len(rescore_list.count), rescore_list.first[:, :0]
+    batch = len(rescore_list.count)
+    none = TileCandidates.empty(batch, 0, rescore_list.count.device)
     if not rescore_list.may_overflow:
         yield Slots(rescored, span.start, rescore_list.width, none if candidates is None else candidates)
         return
@@ -175,7 +190,7 @@ def slots_of(
 
 def rescored_top(
     rescored: Rescored,
-    candidates: Int64[Tensor, "B C"] | None = None,
+    candidates: TileCandidates | None = None,
     *,
     reads_values: bool,
     limits: ScanLimits = DEFAULT_LIMITS,
@@ -183,8 +198,8 @@ def rescored_top(
 ) -> NamedSamples:
     """Return the heaviest samples that were rescored, or are among some candidates, as many as are wanted.
 
-    rescored: samples of every query. candidates: rows that may be heavy too, [B, C], -1 for none; they do not count
-    where a list overflowed, which stands for all rows. reads_values: whether the host may wait for the device, which
+    rescored: samples of every query. candidates: rows that may be heavy too; they do not count where a list overflowed,
+    which stands for all rows. reads_values: whether the host may wait for the device, which
     spares launches where lists are short beside the span. output: as in :meth:`NamedSamples.of`.
 
     Costs a float64 pass over the rows of each query. Memory is 16 bytes for each pair of a query and a row, at most
@@ -193,13 +208,9 @@ def rescored_top(
     found = [part.heaviest() for part in slots_of(rescored, candidates, limits=limits, reads_values=reads_values)]
     count = rescored.work.wanted.top_k
     if len(found) > 1:
-        logits, rows = (torch.cat(part, dim=1) for part in zip(*found, strict=True))
-        found = [Heaviest.among(logits, rows, count)]
-    (top,), missing = found, count - found[0].rows.shape[1]
-    if missing:
-        pad = torch.nn.functional.pad
-        top = Heaviest(pad(top.logits, (0, missing), value=-torch.inf), pad(top.rows, (0, missing), value=-1))
-    return NamedSamples.of(top, rescored.base, output)
+        logits = torch.cat([part.logits for part in found], dim=1)
+        found = [Heaviest.among(logits, torch.cat([part.named for part in found], dim=1), count)]
+    return NamedSamples.of(found[0], count, rescored.base, output)
 
 
 def top_memory(batch: int, listed: int, count: int, limits: ScanLimits = DEFAULT_LIMITS) -> int:

@@ -15,7 +15,7 @@ from .doubt import Doubt
 from .given import GivenOperand
 from .jit import INTERPRET
 from .rescore import RESCORE_TILE, scored, slice_width
-from .rescore_kernels import rescore_kernel, spread_kernel
+from .rescore_kernels import rescore_kernel
 from .rescore_list import RescoreList, programs
 
 # bytes that the sums of the shares of a query may take together, where there is more than one
@@ -26,14 +26,15 @@ SHARE_BYTES = 64 << 20
 class Rescored:
     """Sums over the samples to rescore, a part of them in each share; what no sample of a share reaches is unspecified.
 
-    sums: [4, S, B] float64: the largest logit l of a share, less the base, -inf where it has no sample, and the sums of
-    w, w^2 and w (l - largest) with w = exp(l - largest). means: [S, B, D] float64, of w times the rows less the centre,
+    sums: [5, S, B] float64: the largest logit l of a share, less the base, -inf where it has no sample, the sums of w,
+    w^2 and w (l - largest) with w = exp(l - largest), and, where moments and the mean are wanted, that of w |r - m|^2
+    with m the mean of the share. means: [S, B, D] float64, of w times the rows less the centre,
     or [S, B, 0]. best: the largest logit of all shares in float64, [B]. base: the same where its gaps to others have
     digits that float64 lacks, zero elsewhere, [B]. rescore_list: whose samples these are. work: what they are rescored
     for.
     """
 
-    sums: Float64[Tensor, "4 S B"]
+    sums: Float64[Tensor, "5 S B"]
     means: Float64[Tensor, "S B E"]
     best: Float64[Tensor, "B"]
     base: Float64[Tensor, "B"]
@@ -53,7 +54,7 @@ class Rescored:
         return cls.compensated(work, rescore_list, best, sums=sums, means=means)
 
     @classmethod
-    def every(cls, work: Work, sums: Float64[Tensor, "4 S B"], means: Float64[Tensor, "S B E"]) -> Rescored:
+    def every(cls, work: Work, sums: Float64[Tensor, "5 S B"], means: Float64[Tensor, "S B E"]) -> Rescored:
         """Return sums over every row of the span of `work` as :meth:`compensated` does."""
         everything = RescoreList.everything(len(work.query), work.rows.device)
         return cls.compensated(work, everything, sums[0].amax(0), sums=sums, means=means)
@@ -65,7 +66,7 @@ class Rescored:
         rescore_list: RescoreList,
         best: Float64[Tensor, "B"],
         *,
-        sums: Float64[Tensor, "4 S B"],
+        sums: Float64[Tensor, "5 S B"],
         means: Float64[Tensor, "S B E"],
     ) -> Rescored:
         """Return sums in float64, those of some queries taken once more in twice the digits; no synchronisation.
@@ -77,23 +78,8 @@ class Rescored:
         """
         base, (_, shares, batch) = torch.empty_like(best), sums.shape
         before, after = _before(work, rescore_list, best), _after(work, rescore_list)
-        rescore_kernel[(batch, shares)](*before, base, sums, means, *after, MEAN=work.wanted.mean, **_twice(work))
+        rescore_kernel[(batch, shares)](*before, base, sums, means, *after, **_summed(work), **_twice(work))
         return cls(sums, means, best, base, rescore_list, work)
-
-    def spread(
-        self, lse: Float64[Tensor, "B"], lse_rest: Float64[Tensor, "B"], mean: Float64[Tensor, "B D"]
-    ) -> Float64[Tensor, "S B"]:
-        """Return the sums of exp(l - lse) |r - mean|^2 over the samples of each share, [S, B]; no synchronisation.
-
-        lse, lse_rest: [B] float64, the log-partition and what float64 cut off it. mean: [B, D] float64.
-        Costs a float64 pass over the rows of each query, twice.
-        """
-        _, shares, batch = self.sums.shape
-        before = _before(self.work, self.rescore_list, self.best)
-        after, out = _after(self.work, self.rescore_list), self.sums.new_empty(shares, batch)
-        for constants in (_once(self.work), _twice(self.work)):
-            spread_kernel[(batch, shares)](*before, lse, lse_rest, mean, out, *after, **constants)
-        return out
 
     def sharpen(self, logits: Float64[Tensor, "B room"], named: Int64[Tensor, "B room"]) -> None:
         """Take the logits of the rows in `named`, -1 for none, relative to the base; no synchronisation.
@@ -109,18 +95,18 @@ class Rescored:
         )  # fmt: skip
 
 
-def rescored_sums(work: Work, rescore_list: RescoreList) -> tuple[Float64[Tensor, "4 S B"], Float64[Tensor, "S B E"]]:
+def rescored_sums(work: Work, rescore_list: RescoreList) -> tuple[Float64[Tensor, "5 S B"], Float64[Tensor, "S B E"]]:
     """Return the sums over the samples on a list in float64 alone, and of the rows, as :class:`Rescored` has them.
 
     work, rescore_list: as for :meth:`Rescored.of`. No synchronisation.
     """
-    batch, mean = len(work.query), work.wanted.mean
+    batch = len(work.query)
     shares = share_count(batch, rescore_list.width, work.rows.dim)
-    sums = torch.empty(0, dtype=torch.float64, device=work.rows.device).new_empty(4, shares, batch)
-    means = sums.new_empty(shares, batch, work.rows.dim if mean else 0)
+    sums = torch.empty(0, dtype=torch.float64, device=work.rows.device).new_empty(5, shares, batch)
+    means = sums.new_empty(shares, batch, work.rows.dim if work.wanted.mean else 0)
     # what only twice the digits need is not read
     before, after, unread = _before(work, rescore_list, sums), _after(work, rescore_list), sums
-    rescore_kernel[(batch, shares)](*before, unread, sums, means, *after, MEAN=mean, **_once(work))
+    rescore_kernel[(batch, shares)](*before, unread, sums, means, *after, **_summed(work), **_once(work))
     return sums, means
 
 
@@ -134,6 +120,10 @@ def _after(work: Work, rescore_list: RescoreList) -> tuple[int | float, ...]:
     lists = (span.start, span.stop, rescore_list.first.shape[1], rescore_list.run)
     sizes = (rows.dim, rows.stored.stride(0), work.query.excluded.shape[1])
     return (batch, *lists, *sizes, *GivenOperand.of(work).numbers)
+
+
+def _summed(work: Work) -> dict[str, bool]:
+    return {"MEAN": work.wanted.mean, "SPREAD": work.wanted.variance}
 
 
 def _once(work: Work) -> dict[str, Any]:
@@ -172,4 +162,4 @@ def rescore_memory(rows: Rows, batch: int, listed: int) -> int:
     rows: of the data set. batch: number of queries. listed: room of the list of a query.
     """
     shares = share_count(batch, listed, rows.dim)
-    return 8 * batch * (listed + shares * (rows.dim + 4))
+    return 8 * batch * (listed + shares * (rows.dim + 5))

@@ -158,9 +158,7 @@ class TritonScan(Generic[Operand]):
         return Doubt(self.work, self.operand.measures, self.sums, self.meeting.law)
 
     def _with_top(self, state: PosteriorState, rescored: Rescored) -> PosteriorState:
-        top = rescored_top(
-            rescored, self.top.rows, reads_values=not capturing(), limits=self.limits, output=self.output
-        )
+        top = rescored_top(rescored, self.top, reads_values=not capturing(), limits=self.limits, output=self.output)
         return replace(state, top_logits=top.logits, top_rows=top.rows, top_rest=top.rest)
 
     def _block(self, span: Span) -> BlockOperand:

@@ -33,18 +33,47 @@ def segment_key(p_spans, o_p, m_p, longest, rows):
     return start, stop, key + m_apart.to(tl.int64)
 
 
-@triton.jit(do_not_specialize=["count", "longest", "rows", "excluded"])
+@triton.jit
+@no_type_check
+def store_ranges(p_range, p_from, excluded, mask):
+    """Copy the `excluded` ranges at p_from to p_range, [BLOCK] pointers both, and return where the next one goes."""
+    for _ in range(excluded):
+        tl.store(p_range, tl.load(p_from, mask=mask, other=0), mask=mask)
+        tl.store(p_range + 1, tl.load(p_from + 1, mask=mask, other=0), mask=mask)
+        p_range += 2
+        p_from += 2
+    return p_range
+
+
+@triton.jit
+@no_type_check
+def store_between(p_between, p_spans, p_from, o_p, m_p, query, each, rows, excluded):
+    """Write what some of the pairs know of the ranges that do not count for their query, [B, excluded + each + 1, 2].
+
+    What it excludes, and all rows before, between and behind its `each` spans: pairs are those of the queries in turn.
+    """
+    place = o_p - query * each
+    m_first = m_p & (place == 0)
+    p_range = store_ranges(p_between + query * (excluded + each + 1) * 2, p_from, excluded, m_first)
+    tl.store(p_range, tl.zeros(o_p.shape, dtype=tl.int64), mask=m_first)
+    tl.store(p_range + 2 * place + 1, tl.load(p_spans + 2 * o_p, mask=m_p, other=0), mask=m_p)
+    tl.store(p_range + 2 * place + 2, tl.load(p_spans + 2 * o_p + 1, mask=m_p, other=0), mask=m_p)
+    tl.store(p_range + 2 * each + 1, tl.zeros(o_p.shape, dtype=tl.int64) + rows, mask=m_p & (place == each - 1))
+
+
+@triton.jit(do_not_specialize=["count", "each", "longest", "rows", "excluded"])
 @no_type_check
 def segment_order_kernel(
-    p_spans, p_pairs, p_excluded, p_order, p_place, p_query, p_own, p_ranges, p_apart, count, longest, rows, excluded,
-    BLOCK: tl.constexpr,
+    p_spans, p_pairs, p_excluded, p_order, p_place, p_query, p_own, p_ranges, p_between, p_apart, count, each, longest,
+    rows, excluded, UNIONS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Sort some of the pairs by their segments, and write for each what the scan is told in its place.
 
     p_spans: [P, 2] and p_pairs: [P], the query of each. p_excluded: [B, excluded, 2]. p_order, p_place, p_query: [P],
     the pair in each place, the place of each pair, and the query in each place. p_own: [P, 2], the segment there.
     p_ranges: [P, excluded + 2, 2], rows that do not count there: what its query excludes, and all outside the segment.
-    p_apart: [1], how many pairs are apart.
+    p_between: [B, excluded + each + 1, 2], rows that do not count for a query of `each` pairs, where UNIONS are asked
+    for. p_apart: [1], how many pairs are apart.
     """
     o_p = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     m_p = o_p < count
@@ -65,12 +94,10 @@ def segment_order_kernel(
     tl.store(p_query + place, query, mask=m_p)
     tl.store(p_own + 2 * place, start, mask=m_p)
     tl.store(p_own + 2 * place + 1, stop, mask=m_p)
-    p_range, p_from = p_ranges + place * (excluded + 2) * 2, p_excluded + query * excluded * 2
-    for _ in range(excluded):
-        tl.store(p_range, tl.load(p_from, mask=m_p, other=0), mask=m_p)
-        tl.store(p_range + 1, tl.load(p_from + 1, mask=m_p, other=0), mask=m_p)
-        p_range += 2
-        p_from += 2
+    p_from = p_excluded + query * excluded * 2
+    if UNIONS:
+        store_between(p_between, p_spans, p_from, o_p, m_p, query, each, rows, excluded)
+    p_range = store_ranges(p_ranges + place * (excluded + 2) * 2, p_from, excluded, m_p)
     tl.store(p_range, tl.zeros([BLOCK], dtype=tl.int64), mask=m_p)
     tl.store(p_range + 1, start, mask=m_p)
     tl.store(p_range + 2, stop, mask=m_p)
@@ -83,7 +110,8 @@ class SegmentOrder:
 
     order: the pair in each place, and place: the place of each pair, [P]. query: of each place, all rows outside of the
     segment excluded. spans: the segment there, [P, 2]. apart: how many pairs, the last ones in this order, have a
-    segment that is too long, and none here, [1].
+    segment that is too long, and none here, [1]. unions: every query, all rows outside of its segments excluded, or
+    None where it has one.
     """
 
     order: Int64[Tensor, "P"]
@@ -91,20 +119,33 @@ class SegmentOrder:
     query: Query
     spans: Int64[Tensor, "P 2"]
     apart: Int64[Tensor, "1"]
+    unions: Query | None
 
     @classmethod
     def of(
-        cls, query: Query, pairs: Int64[Tensor, "P"], spans: Int64[Tensor, "P 2"], *, longest: int, rows: int
+        cls,
+        query: Query,
+        pairs: Int64[Tensor, "P"],
+        spans: Int64[Tensor, "P 2"],
+        *,
+        longest: int,
+        rows: int,
+        each: int = 1,
     ) -> SegmentOrder:
         """Return the pairs of queries in `pairs`, [P], and rows in `spans`, [P, 2], sorted; no synchronisation.
 
-        longest: rows of a segment that is not too long. rows: of all segments. Costs the square of P in comparisons.
+        longest: rows of a segment that is not too long. rows: of all segments. each: pairs of every query, one after
+        the other, where there are more than one. Costs the square of P in comparisons.
         """
-        count, (_, excluded, _) = len(pairs), query.excluded.shape
+        count, (batch, excluded, _) = len(pairs), query.excluded.shape
         order, place, which = spans.new_empty(3, count).unbind(0)
         own, ranges, apart = spans.new_empty(count, 2), spans.new_empty(count, excluded + 2, 2), spans.new_empty(1)
+        between = spans.new_empty(batch if each > 1 else 0, excluded + each + 1, 2)
         segment_order_kernel[(triton.cdiv(count, SEGMENT_BLOCK),)](
-            spans.contiguous(), pairs, query.excluded.contiguous(), order, place, which, own, ranges, apart,
-            count, longest, rows, excluded, BLOCK=SEGMENT_BLOCK, num_warps=4, enable_fp_fusion=True,
+            spans.contiguous(), pairs, query.excluded.contiguous(), order, place, which, own, ranges, between, apart,
+            count, each, longest, rows, excluded, UNIONS=each > 1, BLOCK=SEGMENT_BLOCK, num_warps=4,
+            enable_fp_fusion=True,
         )  # fmt: skip
-        return cls(order, place, taken(query, which).excluding(ranges), own, apart)
+        asked = taken(query, which, ready=each > 1)
+        unions = query.excluding(between) if each > 1 else None
+        return cls(order, place, asked.excluding(ranges), own, apart, unions)

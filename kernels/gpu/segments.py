@@ -77,9 +77,9 @@ def _some_of_all(work: SegmentWork, every: Work, limits: ScanLimits) -> Posterio
     The latter are left to a scan of everything; whether there are any the host reads while the device scans the others.
     """
     longest = max(1, work.longest or 0)
-    order = _sorted(every, work.pairs, work.spans, longest)
+    order = _sorted(every, work.pairs, work.spans, longest, each=work.each or 1)
     apart = EarlyNumber(order.apart)
-    found = _sorted_states(every, order, longest, union=work, limits=limits)
+    found = _sorted_states(every, order, longest, distinct=work.distinct, limits=limits)
     count = apart.read()
     if count == 0:
         return found
@@ -115,9 +115,11 @@ def segment_states(
     return _sorted_states(work, _sorted(work, which, spans, longest), longest, split, limits=limits)
 
 
-def _sorted(work: Work, which: Int64[Tensor, "P"], spans: Int64[Tensor, "P 2"], longest: int) -> SegmentOrder:
+def _sorted(
+    work: Work, which: Int64[Tensor, "P"], spans: Int64[Tensor, "P 2"], longest: int, *, each: int = 1
+) -> SegmentOrder:
     with on_device(work.rows.device):
-        return SegmentOrder.of(work.query, which, spans, longest=longest, rows=work.span.stop)
+        return SegmentOrder.of(work.query, which, spans, longest=longest, rows=work.span.stop, each=each)
 
 
 def _sorted_states(
@@ -126,26 +128,26 @@ def _sorted_states(
     longest: int,
     split: Split = EXACT,
     *,
-    union: SegmentWork | None = None,
+    distinct: int | None = None,
     limits: ScanLimits = DEFAULT_LIMITS,
 ) -> PosteriorState:
-    """Return the states of the pairs of `order`, of the queries of `work`, in the order they were given in, [P].
+    """Return the states of the pairs of `order`, in the order they were given in, [P], or of its unions, [B].
 
-    union: whose pairs they are, as many of each query, where the states of the queries are asked for instead, [B].
+    distinct: how many different segments there are at most but empty ones, or None.
     """
     asked = replace(work, query=order.query)
     # no segment has more rows to rescore
     room = replace(limits, most_rescored=min(limits.most_rescored, longest))
     with on_device(work.rows.device), ieee_products(work.rows.device.type):
         scan = SegmentScan(asked, _config(asked, split), split, limits=room)
-        scan.spans, scan.longest, scan.distinct = order.spans, longest, None if union is None else union.distinct
+        scan.spans, scan.longest, scan.distinct = order.spans, longest, distinct
         for block in scan.blocks():
             scan.add(block)
-        if union is None or union.each == 1:
+        if order.unions is None:
             scan.output = order.order
             return scan.state()
         law, measures = scan.meeting.law, scan.operand.measures
-        return Unions(union.in_one(_by_query(union)), order.place, measures, law).state(scan.state(), limits)
+        return Unions(replace(work, query=order.unions), order.place, measures, law).state(scan.state(), limits)
 
 
 def _config(work: Work, split: Split) -> LaunchConfig:

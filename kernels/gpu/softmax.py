@@ -26,3 +26,30 @@ def softmax_step(top, mass, squares, first_logit, b_logits):
     first_logit = factor * (first_logit + step * mass) + tl.sum(b_weights * b_gap, axis=0)
     squares = factor * factor * squares + tl.sum(b_weights * b_weights, axis=0)
     return b_weights, factor, raised, factor * mass + tl.sum(b_weights, axis=0), squares, first_logit
+
+
+@triton.jit
+@no_type_check
+def joining(added, kept):
+    """Return what `spread_step` takes of the weights of some rows and of earlier ones.
+
+    One over each, zero weights aside, and their product over their sum.
+    """
+    both = added + kept
+    own, before = 1.0 / tl.where(added > 0.0, added, 1.0), 1.0 / tl.where(kept > 0.0, kept, 1.0)
+    return own, before, added * kept / tl.where(both > 0.0, both, 1.0)
+
+
+@triton.jit
+@no_type_check
+def spread_step(b_values, b_weights, b_sum, b_kept, joined):
+    """Return what some rows add to a weighted sum of squares about the mean, for values of any number.
+
+    b_values, b_weights: [rows, values], or one of both for all. b_sum: the sums of weights times values, and b_kept:
+    those of earlier rows, relative to the same top. joined: of their weights, see `joining`. What is returned is the
+    sum of squares of the rows about their own mean, and that of both means about their common one.
+    """
+    own, before, both = joined
+    b_own = b_sum * own
+    b_gap, b_step = b_values - b_own[None, :], b_own - b_kept * before
+    return tl.sum(b_weights * b_gap * b_gap, axis=0) + both * b_step * b_step

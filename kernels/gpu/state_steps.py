@@ -90,6 +90,34 @@ def shares_of_mass(coarse, fine, base):
 
 @triton.jit
 @no_type_check
+def rescored_spread(p_sums, i_b, used_shares, shares, batch, origin, BLOCK: tl.constexpr):
+    """Return the weighted squares of the rescored samples of a query about the means of their shares."""
+    spread = tl.cast(0.0, tl.float64)
+    stride = shares.to(tl.int64) * batch
+    for start in range(0, used_shares, BLOCK):
+        o_s = start + tl.arange(0, BLOCK)
+        m_s = o_s < used_shares
+        p_share = p_sums + o_s * batch + i_b
+        m_s = m_s & (tl.load(p_share + stride, mask=m_s, other=0.0) > 0.0)
+        b_factor = tl.exp(tl.load(p_share, mask=m_s, other=float("-inf")) - origin)
+        spread += tl.sum(b_factor * tl.load(p_share + 4 * stride, mask=m_s, other=0.0))
+    return spread
+
+
+@triton.jit
+@no_type_check
+def added_slice(added, o_d, dim, CENTRED: tl.constexpr):
+    """Return the values `o_d` of the mean of a query over what was added, [BLOCK_D]; see `mean_slice`."""
+    p_total, p_centre, added_mass, own = added
+    m_d = o_d < dim
+    b_mean = tl.load(p_total + o_d, mask=where_positive(m_d, own), other=0.0) / added_mass
+    if CENTRED:
+        b_mean -= tl.load(p_centre + o_d, mask=m_d, other=0.0)
+    return b_mean
+
+
+@triton.jit
+@no_type_check
 def mean_slice(added, rescored, o_d, dim, batch, CENTRED: tl.constexpr):
     """Return the values `o_d` of the mean of a query over what was added and what was rescored, [BLOCK_D].
 
@@ -97,13 +125,9 @@ def mean_slice(added, rescored, o_d, dim, batch, CENTRED: tl.constexpr):
     share of what was added. rescored: the largest logits of the shares of the query, their sums of rows, the origin of
     these logits, the share of what was rescored, its mass, not zero, and how many shares there are.
     """
-    p_total, p_centre, added_mass, own = added
     p_sum, p_part, origin, other, mass, shares = rescored
-    m_d = o_d < dim
-    b_mean = tl.load(p_total + o_d, mask=where_positive(m_d, own), other=0.0) / added_mass
-    if CENTRED:
-        b_mean -= tl.load(p_centre + o_d, mask=m_d, other=0.0)
-    b_mean = tl.where(own > 0.0, own * b_mean, 0.0)
+    m_d, own = o_d < dim, added[3]
+    b_mean = tl.where(own > 0.0, own * added_slice(added, o_d, dim, CENTRED), 0.0)
     p_part += o_d
     for _ in range(shares):
         weight = tl.exp(tl.load(p_sum) - origin) * other / mass
@@ -112,3 +136,27 @@ def mean_slice(added, rescored, o_d, dim, batch, CENTRED: tl.constexpr):
         p_sum += batch
         p_part += batch.to(tl.int64) * dim
     return b_mean
+
+
+@triton.jit
+@no_type_check
+def far_slice(added, rescored, stride, b_mean, o_d, dim, batch, CENTRED: tl.constexpr):
+    """Return, at the values `o_d`, the square of the mean of what was added, and how far means are from that of all.
+
+    added, rescored: as in `mean_slice`, which gave b_mean. stride: between the sums of a share. The squares of the
+    distances, [BLOCK_D], are weighted by the share of the posterior that each mean is of.
+    """
+    p_sum, p_part, origin, other, mass, shares = rescored
+    m_d, own = o_d < dim, added[3]
+    b_own = tl.where(m_d, added_slice(added, o_d, dim, CENTRED), 0.0)
+    b_far = tl.where(own > 0.0, own * (b_own - b_mean) * (b_own - b_mean), 0.0)
+    p_part += o_d
+    for _ in range(shares):
+        part = tl.load(p_sum + stride)
+        some = tl.where(part > 0.0, part, 1.0)
+        weight = tl.exp(tl.load(p_sum) - origin) * other / mass * part
+        b_gap = tl.load(p_part, mask=where_positive(m_d, weight), other=0.0) / some - b_mean
+        b_far += tl.where(weight > 0.0, weight * b_gap * b_gap, 0.0)
+        p_sum += batch
+        p_part += batch.to(tl.int64) * dim
+    return b_own * b_own, tl.where(m_d, b_far, 0.0)

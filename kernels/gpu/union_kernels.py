@@ -28,18 +28,45 @@ def span_weight(p_lse, p_rest, origin, rest):
     return tl.where(some, tl.exp(tl.where(some, lse - origin, 0.0) + (tl.load(p_rest) - rest)), 0.0)
 
 
-@triton.jit(do_not_specialize=["each", "batch"])
+@triton.jit
+@no_type_check
+def union_moments(p_facts, parts, p_place, each, batch, origin, rest, mass):
+    """Write concentration and entropy over the spans of a query, and return what its spans have of the variance.
+
+    p_facts: [5, B], at the query. parts: log-partition, what float64 cut off it, concentration, entropy and variance of
+    every span. origin, rest, mass: what the masses of spans are relative to, and their sum.
+    """
+    p_lse, p_rest, p_concentration, p_entropy, p_variance = parts
+    concentration, entropy = tl.cast(0.0, tl.float64), tl.cast(0.0, tl.float64)
+    variance = tl.cast(0.0, tl.float64)
+    for i_span in range(each):
+        place = tl.load(p_place + i_span)
+        share = span_weight(p_lse + place, p_rest + place, origin, rest) / mass
+        concentration += share * share * tl.load(p_concentration + place)
+        entropy += share * tl.load(p_entropy + place) + share_entropy(share)
+        variance += share * tl.load(p_variance + place)
+    tl.store(p_facts + 2 * batch, concentration)
+    tl.store(p_facts + 3 * batch, entropy)
+    return variance
+
+
+@triton.jit(
+    do_not_specialize=["each", "batch"], do_not_specialize_on_alignment=["p_concentration", "p_entropy", "p_variance"]
+)
 @no_type_check
 def union_kernel(
-    p_lse, p_rest, p_mean, p_place, p_facts, p_mean_out, each, batch, dim, BLOCK: tl.constexpr
+    p_lse, p_rest, p_concentration, p_entropy, p_variance, p_mean, p_place, p_facts, p_mean_out, each, batch, dim,
+    MOMENTS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """The log-partition over the `each` spans of a query, and a slice of D of the mean.
+    """The state over the `each` spans of a query, for slices of D, all of them with MOMENTS, as `merge` has it of two.
 
-    p_lse, p_rest: [P] float64, the log-partition of every span and what float64 cut off it. p_mean: [P, D]. p_place:
-    [B each], where the spans of each query are among these. p_facts: [5, B], of which the first two are written.
+    p_lse, p_rest: [P] float64, the log-partition of every span and what float64 cut off it. p_concentration, p_entropy,
+    p_variance: [P]. p_mean: [P, D]. p_place: [B each], where the spans of each query are among these. p_facts: [5, B],
+    log-partition, what float64 cut off it, and, with MOMENTS, concentration, entropy and variance.
     """
     i_b = tl.program_id(0).to(tl.int64)
     p_place += i_b * each
+    p_facts += i_b
     top, top_rest = tl.cast(float("-inf"), tl.float64), tl.cast(0.0, tl.float64)
     for i_span in range(each):
         place = tl.load(p_place + i_span)
@@ -54,54 +81,30 @@ def union_kernel(
     mass = tl.where(some, mass, 1.0)
     if tl.program_id(1) == 0:
         lse, rest = twice_sum(origin, top_rest + tl.log(mass))
-        tl.store(p_facts + i_b, tl.where(some, lse, float("-inf")))
-        tl.store(p_facts + batch + i_b, tl.where(some, rest, 0.0))
-    o_d = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+        tl.store(p_facts, tl.where(some, lse, float("-inf")))
+        tl.store(p_facts + batch, tl.where(some, rest, 0.0))
     # [BLOCK]
-    b_mean = tl.zeros([BLOCK], dtype=tl.float64)
-    for i_span in range(each):
-        place = tl.load(p_place + i_span)
-        weight = span_weight(p_lse + place, p_rest + place, origin, top_rest) / mass
-        p_part = p_mean + place * dim + o_d
-        b_mean += weight * tl.load(p_part, mask=where_positive(o_d < dim, weight), other=0.0)
-    tl.store(p_mean_out + i_b * dim + o_d, b_mean, mask=o_d < dim)
-
-
-@triton.jit(
-    do_not_specialize=["each", "batch"], do_not_specialize_on_alignment=["p_concentration", "p_entropy", "p_variance"]
-)
-@no_type_check
-def union_moments_kernel(
-    p_lse, p_rest, p_concentration, p_entropy, p_variance, p_mean, p_place, p_mean_all, p_facts, each, batch, dim,
-    BLOCK: tl.constexpr,
-):  # fmt: skip
-    """Concentration, entropy and variance over the `each` spans of a query: the last three of p_facts, [5, B].
-
-    p_lse, p_rest, p_concentration, p_entropy, p_variance: [P], those of every span, and p_mean: [P, D]. p_place: as in
-    `union_kernel`, whose p_facts and p_mean_all, [B, D], have what it wrote.
-    """
-    i_b = tl.program_id(0).to(tl.int64)
-    p_place += i_b * each
-    origin, rest = finite(tl.load(p_facts + i_b)), tl.load(p_facts + batch + i_b)
-    concentration, entropy = tl.cast(0.0, tl.float64), tl.cast(0.0, tl.float64)
-    variance = tl.cast(0.0, tl.float64)
-    for i_span in range(each):
-        place = tl.load(p_place + i_span)
-        share = span_weight(p_lse + place, p_rest + place, origin, rest)
-        # [BLOCK]
-        b_square = tl.zeros([BLOCK], dtype=tl.float64)
-        for start in range(0, dim, BLOCK):
-            o_d = start + tl.arange(0, BLOCK)
+    b_far = tl.zeros([BLOCK], dtype=tl.float64)
+    for start in range(tl.program_id(1) * BLOCK, dim, tl.num_programs(1) * BLOCK):
+        o_d = start + tl.arange(0, BLOCK)
+        b_mean = tl.zeros([BLOCK], dtype=tl.float64)
+        for i_span in range(each):
+            place = tl.load(p_place + i_span)
+            share = span_weight(p_lse + place, p_rest + place, origin, top_rest) / mass
             m_d = where_positive(o_d < dim, share)
-            b_gap = tl.load(p_mean + place * dim + o_d, mask=m_d, other=0.0)
-            b_gap -= tl.load(p_mean_all + i_b * dim + o_d, mask=m_d, other=0.0)
-            b_square += b_gap * b_gap
-        concentration += share * share * tl.load(p_concentration + place)
-        entropy += share * tl.load(p_entropy + place) + share_entropy(share)
-        variance += share * (tl.load(p_variance + place) + tl.sum(b_square, axis=0))
-    tl.store(p_facts + 2 * batch + i_b, concentration)
-    tl.store(p_facts + 3 * batch + i_b, entropy)
-    tl.store(p_facts + 4 * batch + i_b, variance)
+            b_mean += share * tl.load(p_mean + place * dim + o_d, mask=m_d, other=0.0)
+        tl.store(p_mean_out + i_b * dim + o_d, b_mean, mask=o_d < dim)
+        if MOMENTS:
+            for i_span in range(each):
+                place = tl.load(p_place + i_span)
+                share = span_weight(p_lse + place, p_rest + place, origin, top_rest) / mass
+                m_d = where_positive(o_d < dim, share)
+                b_gap = tl.load(p_mean + place * dim + o_d, mask=m_d, other=0.0) - b_mean
+                b_far += tl.where(m_d, share * b_gap * b_gap, 0.0)
+    if MOMENTS:
+        parts = (p_lse, p_rest, p_concentration, p_entropy, p_variance)
+        variance = union_moments(p_facts, parts, p_place, each, batch, origin, top_rest, mass)
+        tl.store(p_facts + 4 * batch, variance + tl.sum(b_far, axis=0))
 
 
 @triton.jit(do_not_specialize=["each", "top"])
@@ -169,27 +172,3 @@ def union_doubt_kernel(
         square += tl.sum(b_gap * b_gap, axis=0)
         start += BLOCK
     tl.store(p_count + i_b, tl.where(square < doubtful, _AGAIN, 0))
-
-
-@triton.jit(do_not_specialize=["batch"], do_not_specialize_on_alignment=["p_concentration", "p_entropy", "p_variance"])
-@no_type_check
-def union_again_kernel(
-    p_count, p_lse, p_rest, p_concentration, p_entropy, p_variance, p_mean, p_facts, p_mean_out, batch, dim,
-    MOMENTS: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
-    """Replace p_facts, [5, B], and p_mean_out, [B, D], by the state of a query in doubt, which p_count [B] marks.
-
-    p_lse, p_rest, p_concentration, p_entropy, p_variance: [B], and p_mean: [B, D], that state.
-    """
-    i_b = tl.program_id(0).to(tl.int64)
-    if tl.load(p_count + i_b) < 0:
-        if tl.program_id(1) == 0:
-            tl.store(p_facts + i_b, tl.load(p_lse + i_b))
-            tl.store(p_facts + batch + i_b, tl.load(p_rest + i_b))
-            if MOMENTS:
-                tl.store(p_facts + 2 * batch + i_b, tl.load(p_concentration + i_b))
-                tl.store(p_facts + 3 * batch + i_b, tl.load(p_entropy + i_b))
-                tl.store(p_facts + 4 * batch + i_b, tl.load(p_variance + i_b))
-        o_d = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-        b_mean = tl.load(p_mean + i_b * dim + o_d, mask=o_d < dim, other=0.0)
-        tl.store(p_mean_out + i_b * dim + o_d, b_mean, mask=o_d < dim)

@@ -16,7 +16,6 @@ from ..common.state import FIELDS, PosteriorState
 from ..common.work import Work
 from .finish import Finish
 from .limits import ScanLimits
-from .moved_query import make_ready
 from .partition import Law
 from .query_operand import QueryMeasures
 from .rescore_list import RescoreList
@@ -25,10 +24,8 @@ from .running_sums import RunningSums
 from .union_kernels import (
     UNION_BLOCK,
     UNION_TOP,
-    union_again_kernel,
     union_doubt_kernel,
     union_kernel,
-    union_moments_kernel,
     union_top_kernel,
 )
 
@@ -54,34 +51,26 @@ class Unions:
     def state(self, spans: PosteriorState, limits: ScanLimits) -> PosteriorState:
         """Return the states of the queries, [B], of those of all spans, [P]; no synchronisation.
 
-        spans: in the order of their scan. limits: room of the rescore lists. Costs one read of the means, two with
-        moments, and one of all rows for queries in doubt.
+        spans: in the order of their scan. limits: room of the rescore lists. Costs one read of the means, and one of
+        all rows for queries in doubt.
         """
         batch, wanted = len(self.work.query), self.work.wanted
         dim = self.work.rows.dim if wanted.mean else 0
         facts, mean = spans.lse.new_empty(5, batch), spans.lse.new_empty(batch, dim)
-        union_kernel[(batch, max(1, triton.cdiv(dim, UNION_BLOCK)))](
-            spans.lse, spans.lse_rest, spans.mean, self.place, facts, mean, self.each, batch, dim, **_OPTIONS
-        )
+        union_kernel[(batch, 1 if wanted.moments else max(1, triton.cdiv(dim, UNION_BLOCK)))](
+            spans.lse, spans.lse_rest, spans.concentration, spans.entropy, spans.variance, spans.mean, self.place,
+            facts, mean, self.each, batch, dim, MOMENTS=wanted.moments, BLOCK=UNION_BLOCK, num_warps=4,
+            enable_fp_fusion=False,
+        )  # fmt: skip
         found = PosteriorState(*[getattr(spans, name)[:batch] for name in FIELDS])
         found = replace(found, lse=facts[0], lse_rest=facts[1], mean=mean if wanted.mean else found.mean)
         if wanted.moments:
-            self._add_moments(spans, facts, mean)
             found = replace(found, concentration=facts[2], entropy=facts[3], variance=facts[4])
         if wanted.top_k:
             found = self._with_top(spans, found)
         if wanted.mean:
-            make_ready(self.work.query)
             self._look_again(found, facts, limits)
         return found
-
-    def _add_moments(self, spans: PosteriorState, facts: Float64[Tensor, "5 B"], mean: Float64[Tensor, "B E"]) -> None:
-        """Write the last three of the facts, as `merge` has them of two states."""
-        batch, dim = mean.shape
-        union_moments_kernel[(batch,)](
-            spans.lse, spans.lse_rest, spans.concentration, spans.entropy, spans.variance, spans.mean, self.place, mean,
-            facts, self.each, batch, dim, **_OPTIONS,
-        )  # fmt: skip
 
     def _with_top(self, spans: PosteriorState, found: PosteriorState) -> PosteriorState:
         """Return `found` with the heaviest samples of the queries; those of a query in doubt are as sharp already."""
@@ -95,13 +84,16 @@ class Unions:
         return replace(found, top_logits=logits, top_rest=rest, top_rows=rows)
 
     def _look_again(self, found: PosteriorState, facts: Float64[Tensor, "5 B"], limits: ScanLimits) -> None:
-        """Replace the states of queries in doubt, whose facts and means change in place."""
-        count, (batch, dim) = self._doubted(found), found.mean.shape
-        again = self._again(RescoreList(count.new_empty(batch, 1, dtype=torch.int64), count, 1), found.lse, limits)
-        union_again_kernel[(batch, triton.cdiv(dim, UNION_BLOCK))](
-            count, again.lse, again.lse_rest, again.concentration, again.entropy, again.variance, again.mean, facts,
-            found.mean, batch, dim, MOMENTS=self.work.wanted.moments, **_OPTIONS,
-        )  # fmt: skip
+        """Replace the states of queries in doubt, whose facts and means change in place, by those over every row."""
+        work, count = self.work, self._doubted(found)
+        (batch, dim), device = found.mean.shape, work.rows.device
+        shares = share_count(batch, limits.listed(len(work.span)), dim)
+        sums, means = facts.new_empty(5, shares, batch), facts.new_empty(shares, batch, dim)
+        rescore_list = RescoreList(count.new_empty(batch, 1, dtype=torch.int64), count, 1)
+        rescored = Rescored.compensated(work, rescore_list, found.lse, sums=sums, means=means)
+        # nothing is added in another way: what is measured of the queries for that, and summed, is not read
+        nothing = RunningSums.empty(batch, dim, device)
+        Finish(work, QueryMeasures.empty(work.query), nothing, rescored).write(facts, found.mean, overflowed=True)
 
     def _doubted(self, found: PosteriorState) -> Shaped[Tensor, "B"]:
         """Return the counts of rescore lists, [B], which say of which queries every row is rescored."""
@@ -113,16 +105,3 @@ class Unions:
             self.work.rows.dim, *self.law.of_loss, BLOCK=UNION_BLOCK, num_warps=4, enable_fp_fusion=True,
         )  # fmt: skip
         return count
-
-    def _again(self, rescore_list: RescoreList, best: Float64[Tensor, "B"], limits: ScanLimits) -> PosteriorState:
-        """Return the states of the queries in doubt over their rows, without samples, and any states for others."""
-        work = self.work
-        batch, dim = len(work.query), work.rows.dim
-        shares = share_count(batch, limits.listed(len(work.span)), dim)
-        sums, means = best.new_empty(4, shares, batch), best.new_empty(shares, batch, dim)
-        rescored = Rescored.compensated(work, rescore_list, best, sums=sums, means=means)
-        nothing = RunningSums.nothing(batch, dim, work.rows.device)
-        return Finish(work, QueryMeasures.empty(work.query), nothing, rescored).state()
-
-
-_OPTIONS = {"BLOCK": UNION_BLOCK, "num_warps": 4, "enable_fp_fusion": False}

@@ -196,15 +196,15 @@ class Responder:
         """Return the posteriors of `request` from their `answer`, which has moments and heaviest samples."""
         state = answer.state
         prediction = self.prediction(request, state.mean)
-        order, mass = self.data.order, request.log_mass(self.data)
-        facts = self.describe(Description(state, self.data.dim, mass, request.variance, order))
+        order, mass, scale = self.data.order, request.mass(self.data), self.data.value_map.scale
+        facts = self.describe(Description(state, self.data.dim, mass, request.variance, order, scale))
         omitted, error, confidence, standard_error = self._missed(request, answer, facts)
         return Posterior(
             mean=rounded_answer(prediction.denoiser, "mean", dtype, shape),
             log_density=facts.log_density,
             ess=facts.ess,
             entropy=state.entropy,
-            variance=self._variance(request, state),
+            variance=self._variance(request, facts),
             top_weights=facts.top_weights,
             top_indices=facts.top_indices,
             omitted_mass=omitted,
@@ -215,14 +215,13 @@ class Responder:
             route=answer.routes,
         )
 
-    def _variance(self, request: Request, state: PosteriorState) -> Float64[Tensor, "B"]:
+    def _variance(self, request: Request, facts: Described) -> Float64[Tensor, "B"]:
         """Return the traces of the posterior covariances in squared values, [B]."""
-        scale = self.data.value_map.scale
         if self.point_std == 0.0:
-            return state.variance if scale == 1.0 else scale**2 * state.variance
+            return facts.variance
         # a sample of width p keeps sigma^2 / s^2 of its distance to the others, and adds its own spread
         kept = request.at.sigma_t.square() / request.variance
-        return (scale * kept).square() * state.variance + self.data.dim * self.point_std**2 * kept
+        return kept.square() * facts.variance + self.data.dim * self.point_std**2 * kept
 
     def _missed(self, request: Request, answer: Answer, facts: Described) -> tuple[Float64[Tensor, "B"], ...]:
         """Return omitted mass, bound on the velocity error, confidence in both, and standard error, [B] each."""

@@ -112,10 +112,11 @@ def table_ranges(labels: Int64[Tensor, "B U"], table: Int64[Tensor, "K 2"]) -> I
     :func:`~oracle_engine.data.labels.class_table` returns it.
     """
     # in rising order, so that the last is -1 where no class is named
-    names = (labels.flip(1) if labels.shape[1] > 1 else labels).clamp(-1, len(table) - 2)
+    nothing = len(table) - 2
+    names = (labels.flip(1) if labels.shape[1] > 1 else labels).clamp(-1, nothing)
+    # only the last stands for all rows where it is -1
+    names[:, :-1].remainder_(nothing + 1)
     ranges: Int64[Tensor, "B U 2"] = table[names]
-    if labels.shape[1] > 1:
-        ranges[:, :-1].masked_fill_((names[:, :-1] < 0)[:, :, None], 0)
     return ranges
 
 

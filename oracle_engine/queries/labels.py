@@ -10,6 +10,7 @@ import torch
 from ..base.arrays import Bool, Int64, Shaped, Tensor, integers, on_device
 from ..base.checked import check
 from ..base.cuda_graphs import capturing
+from ..base.early import EarlyNumber
 from ..base.errors import InputError, invalid
 from ..kernels import Span
 from .classes import FEW_CLASSES
@@ -31,9 +32,9 @@ def resolve_labels(
     None. Two columns of integers 0 and 1 may be one-hot rows or unions of both classes, and are refused. Raises
     InputError for these, for rows that are neither (soft labels, unions that name a class twice), for other shapes and
     dtypes, for classes that the data lack, and for data without classes.
-    The host reads values of rows as wide as one-hot rows or of more than FEW_CLASSES columns, and checks as
-    :func:`~oracle_engine.base.checked.check` does; while a CUDA graph is captured it reads none, and rows as wide as
-    one-hot rows are refused.
+    The host reads values of rows as wide as one-hot rows, early the size of the largest union where they have more than
+    FEW_CLASSES columns, and checks as :func:`~oracle_engine.base.checked.check` does; while a CUDA graph is captured it
+    reads none, and rows as wide as one-hot rows are refused.
     """
     if labels is None:
         return None
@@ -50,8 +51,9 @@ def resolve_labels(
         return None
     width = 1 + max(segments)
     classes = _from_rows(given, width) if given.ndim == 2 and given.shape[1] > 1 else _from_numbers(given, width)
+    largest = _largest(classes)
     _check_known(classes, segments)
-    return _narrow(classes, width)
+    return _narrow(classes, classes.shape[1] if largest is None else max(1, largest.read()), width)
 
 
 def one_hot_classes(rows: Shaped[Tensor, "B K"], *, zeros: bool = False) -> Int64[Tensor, "B"] | None:
@@ -126,7 +128,8 @@ def _union(classes: Int64[Tensor, "B U"], width: int) -> Int64[Tensor, "B U"]:
     """Return unions in falling order; classes that are named twice are refused."""
     named: Int64[Tensor, "B U"] = classes.sort(dim=1, descending=True).values
     first, second = named[:, :-1], named[:, 1:]
-    check(lambda: (second < first) | (second == -1), lambda: _repeated(named, width))
+    # below -1 no number is a class, which is checked as well
+    check(lambda: second < first.clamp_min(0), lambda: _repeated(named, width))
     return named
 
 
@@ -138,11 +141,15 @@ def _repeated(named: Int64[Tensor, "B U"], width: int) -> InputError:
     return invalid("labels", "must name each class of a union once", found, remedy)
 
 
-def _narrow(classes: Int64[Tensor, "B U"], width: int) -> Int64[Tensor, "B V"]:
-    """Return unions in falling order without needless columns where there are many, and not as wide as `width`."""
-    most = classes.shape[1]
-    if most > FEW_CLASSES and len(classes) and not capturing():
-        most = max(1, int((classes >= 0).sum(1).max()))
+def _largest(classes: Int64[Tensor, "B U"]) -> EarlyNumber | None:
+    """Return how many classes the largest of many-columned unions names, or None where columns are few or fixed."""
+    if classes.shape[1] <= FEW_CLASSES or len(classes) == 0 or capturing():
+        return None
+    return EarlyNumber((classes >= 0).sum(1).max()[None])
+
+
+def _narrow(classes: Int64[Tensor, "B U"], most: int, width: int) -> Int64[Tensor, "B V"]:
+    """Return unions of at most so many classes, without further columns, and not as wide as `width`."""
     # read once more, unions as wide as one-hot rows would be taken for these
     spare = classes.new_full((len(classes), int(most == width > 1)), -1)
     return torch.cat([classes[:, :most], spare], dim=1) if spare.shape[1] else classes[:, :most]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
@@ -13,7 +12,7 @@ from ..base.arrays import Bool, Float64, Int64, Tensor
 from ..base.cuda_graphs import capturing
 from ..base.errors import InputError, invalid
 from ..data.dataset import OracleDataset
-from ..kernels import GivenPoints, Pairs, PosteriorState, Query, Span, ValueQuery, Wanted, Work, pairs_state
+from ..kernels import GivenPoints, Pairs, PosteriorState, Query, Span, ValueQuery, Wanted, Work, log_of, pairs_state
 from ..kernels.screens import BOUND_FAILURE, Source
 from ..paths.paths import Coefficients
 from .classes import range_sums, table_ranges, used_ranges, with_class
@@ -186,16 +185,20 @@ class Request:
         return self.excluded.shape[1] == 0
 
     def log_mass(self, data: OracleDataset) -> Float64[Tensor, "B"] | float:
-        """Return the log of the weight of the samples of `data` each query may use, [B]; unweighted ones count one.
+        """Return the log of :meth:`mass`, [B] or a number."""
+        return log_of(self.mass(data))
+
+    def mass(self, data: OracleDataset) -> Float64[Tensor, "B"] | Int64[Tensor, "B"] | float:
+        """Return the weight of the samples of `data` each query may use, [B]; unweighted ones count one.
 
         A number where it is the same for all, because they use everything.
 
         Costs a few passes over the weights.
         """
         if data.rows.log_weights is None and self._uses_all:
-            return math.log(len(data))
+            return float(len(data))
         if data.rows.log_weights is None:
-            return self.usable(data).double().log()
+            return self.usable(data)
         weights = data.rows.log_weights.exp()
         mass = weights.sum().expand(len(self))
         own = torch.ones(len(self), dtype=torch.bool, device=mass.device)
@@ -209,7 +212,7 @@ class Request:
         # where one sample holds nearly all of the weight the difference loses it: sum the others
         for query in (left_out > 0.999 * mass).nonzero()[:, 0].tolist():
             rest[query] = self._others(query, weights, data)
-        return rest.log()
+        return rest
 
     def _others(self, query: int, weights: Float64[Tensor, "N"], data: OracleDataset) -> Float64[Tensor, ""]:
         """Return the total weight of the samples that a query may use."""

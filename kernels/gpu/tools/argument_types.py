@@ -29,6 +29,8 @@ TYPES = {
     "p_spans": "*i64",
     "p_table": "*i32",
     "p_candidate": "*i64",
+    "p_places": "*i64",
+    "p_row_held": "*i64",
     "p_named": "*i64",
     "p_row_out": "*i64",
     "p_counts": "*i32",
@@ -46,6 +48,7 @@ TYPES = {
     **dict.fromkeys(("radius", "reach", "log_rows"), "fp32"),
     **dict.fromkeys(("scale", "scale_rest", "scale_last", "offset", "offset_rest", "offset_last"), "fp32"),
     **dict.fromkeys(("half", "constant", "constant_rest", "constant_last"), "fp32"),
+    **dict.fromkeys(("square", "square_rest", "square_last"), "fp32"),
     "first_row": "i64",
     "row_stride": "i64",
     "slice_stride": "i64",
@@ -54,7 +57,7 @@ TYPES = {
 # arguments that have another type in one kernel than in others
 OWN = {
     **dict.fromkeys(BOUNDS, dict.fromkeys(("p_half_norm", "p_log_weight"), "*fp64")),
-    "describe": dict.fromkeys(("p_order", "p_index"), "*i64"),
+    "describe": dict.fromkeys(("p_order", "p_index", "p_mass"), "*i64"),
     "close": {"p_closed": "*i64"},
     **{kernel: {"p_place": "*i64"} for kernel in ("union", "union moments", "union top", "union doubt")},
     "point": dict.fromkeys(("p_point", "p_shared", "p_facts"), "*fp64"),
@@ -77,14 +80,16 @@ OWN = {
         "p_found": "*i8",
         **dict.fromkeys(("p_before", "p_omitted", "p_common"), "*fp64"),
     },
-    "segments": dict.fromkeys(("p_pairs", "p_order", "p_place", "p_query", "p_own", "p_ranges", "p_apart"), "*i64"),
+    "segments": dict.fromkeys(
+        ("p_pairs", "p_order", "p_place", "p_query", "p_own", "p_ranges", "p_between", "p_apart"), "*i64"
+    ),
 }
 
 # kernels that compute in float64
 DOUBLE = (
-    *("distance", "rescore", "spread", "one read", *COMPENSATED),
-    *("partition", "add", "doubt", "state", "variance", "union", "union moments", "union top"),
-    *("union doubt", "union again"),
+    *("distance", "rescore", "rescore spread", "one read", *COMPENSATED),
+    *("partition", "add", "doubt", "state", "state variance"),
+    *("union", "union moments", "union top", "union doubt"),
     *("parts", "split digits", "combine", "merge", "move", "describe", "floor", "certify"),
 )
 

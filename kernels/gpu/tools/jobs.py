@@ -37,7 +37,7 @@ SCORES = ("score", "digits")
 PRODUCTS = (*SCORES, "dense", "listed", "fused")
 
 # kernels that compute in twice the digits of float64
-COMPENSATED = ("compensate", "compensated spread", "compensated slots", "based")
+COMPENSATED = ("compensate", "compensate spread", "compensated slots", "based")
 
 # matrix instructions of each target on whole numbers
 INTEGER_UNITS = {"sm_80": ("IMMA",), "sm_90": ("IGMMA", "IMMA"), "sm_100": ("UTCIMMA",), "gfx942": ("MFMA_I8",)}

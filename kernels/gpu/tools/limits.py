@@ -65,6 +65,7 @@ LIMITS = (
     Limit("spills", 4, "outside of the loop", ("sm_100",), ("finish", "score")),
     Limit("spills", 10, BLACKWELL, ("sm_100",), ("above",), BYTES),
     Limit("spills", 36, DOUBLE, kernels=("one read",)),
+    Limit("spills", 8, "few, for one more program a multiprocessor", ("sm_90",), ("compensate spread",)),
     Limit("spills", 4, "few, for one more program a multiprocessor", ("sm_80", "sm_90"), COMPENSATED),
     Limit("spills", 0, "registers in memory take its time"),
     Limit("unguarded", 0, "another warp group may still read what is written"),

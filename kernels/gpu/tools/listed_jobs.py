@@ -37,14 +37,14 @@ STORED = {
 }
 
 # kernels that make states of queries of those of their spans
-UNIONS = ("union", "union moments", "union top", "union doubt", "union again")
+UNIONS = ("union", "union moments", "union top", "union doubt")
 
 # kernels and dtypes of the subset, on sm_90
 SUBSET = (
     *(("score", "fp16"), ("score", "fp32"), ("digits", "u8"), ("dense", "fp16"), ("dense", "u8")),
     *(("weights", "bf16"), ("place", "fp16")),
-    *(("distance", "fp32"), ("rescore", "u8"), ("spread", "fp16"), ("order", "fp32")),
-    *(("compensate", "fp16"), ("compensated slots", "u8"), ("based", "fp32")),
+    *(("distance", "fp32"), ("rescore", "u8"), ("rescore spread", "fp16"), ("order", "fp32")),
+    *(("compensate", "fp16"), ("compensate spread", "u8"), ("compensated slots", "u8"), ("based", "fp32")),
     *(("parts", "bf16"), ("combine", "fp16"), ("describe", "fp32"), ("split digits", "u8")),
     *(
         ("maxima", "u8"),
@@ -53,7 +53,14 @@ SUBSET = (
         ("list", "fp32"),
         ("coefficients", "i8"),
     ),
-    *(("shift", "fp32"), ("partition", "fp32"), ("add", "fp32"), ("doubt", "fp32"), ("state", "fp32")),
+    *(
+        ("shift", "fp32"),
+        ("partition", "fp32"),
+        ("add", "fp32"),
+        ("doubt", "fp32"),
+        ("state", "fp32"),
+        ("state variance", "fp32"),
+    ),
     *((kernel, "fp32") for kernel in UNIONS),
 )
 
@@ -99,9 +106,9 @@ def _jobs_of(target: str, stored: torch.dtype, config: AnyConfig) -> Iterator[Jo
 def _rescoring(target: str) -> Iterator[Job]:
     """Yield the kernels around the products, which have one tile for all devices."""
     for stored in dict.fromkeys(dtype for dtypes in STORED.values() for dtype in dtypes):
-        for kernel in ("distance", "rescore", "spread"):
+        for kernel in ("distance", "rescore", "rescore spread"):
             yield Job(target, kernel, stored, RESCORE_TILE)
-        for kernel in ("compensate", "compensated spread", "compensated slots"):
+        for kernel in ("compensate", "compensate spread", "compensated slots"):
             yield Job(target, kernel, stored, COMPENSATED_TILE)
         if target in ONE_READ_ARCHITECTURES and stored.itemsize > 1:
             yield Job(target, "one read", stored, one_read_tile(ONE_READ_DIM))
@@ -120,7 +127,7 @@ def _rescoring(target: str) -> Iterator[Job]:
         "add",
         "doubt",
         "state",
-        "variance",
+        "state variance",
         "candidates",
         "panels",
         "segments",

@@ -114,7 +114,7 @@ class _Driver:
 class PretendedCard:
     """Counts calls; made by :func:`pretended_card`.
 
-    calls: of everything since the last :meth:`count` began. early: what the host reads early.
+    calls: of everything since the last :meth:`count` began. early: what is added to numbers that the host reads early.
     """
 
     calls: Calls = field(default_factory=Calls)
@@ -139,11 +139,15 @@ class PretendedCard:
 
         return reading
 
-    def _read_early(self) -> int:
-        # the copy to the host; the card is not waited for
-        self.calls.operations["copy_"] += 1
-        self.calls.early += 1
-        return self.early
+    def _reading_early(self) -> Callable[[EarlyNumber], int]:
+        def reading(number: EarlyNumber) -> int:
+            """Count the copy to the host, for which the card is not waited for, and return the number."""
+            self.calls.operations["copy_"] += 1
+            self.calls.early += 1
+            with torch.utils._python_dispatch._disable_current_modes():
+                return int(number._value) + self.early
+
+        return reading
 
     def _run(self, run: Callable[..., Any]) -> Callable[..., Any]:
         def counting(
@@ -202,7 +206,7 @@ def pretended_card() -> Iterator[PretendedCard]:
         patch.object(JITFunction, "run", card._run(run)),
         patch.object(JITFunction, "_do_compile", card._compiling()),
         patch.object(torch.Tensor, "tolist", card._reading(torch.Tensor.tolist)),
-        patch.object(EarlyNumber, "read", lambda number: card._read_early()),
+        patch.object(EarlyNumber, "read", card._reading_early()),
         patch.object(torch.Tensor, "new_empty", _zeros(torch.Tensor.new_empty)),
         patch.object(torch, "empty", _zeros(torch.empty)),
         patch.object(launch_checks, "device_of", lambda device: H100),

@@ -27,7 +27,7 @@ from ..partition import PARTITION_QUERIES, TILE_BLOCK, partition_kernel
 from ..projection import coefficients_kernel, point_kernel
 from ..query_operand import QUERY_BLOCK, query_digits_kernel, query_parts_kernel, shift_kernel
 from ..rescore import RESCORE_TILE
-from ..rescore_kernels import rescore_kernel, spread_kernel
+from ..rescore_kernels import rescore_kernel
 from ..rescore_list import EVERY, ORDER_BLOCK, order_kernel
 from ..rescore_top import TOP_BLOCK, distance_kernel
 from ..running_sums import MOST_PARTS, SUM_QUERIES, SUM_TILES, TOTAL_BLOCK, add_kernel
@@ -40,13 +40,10 @@ from ..state_steps import SHARE_BLOCK, STATE_BLOCK
 from ..union_kernels import (
     UNION_BLOCK,
     UNION_TOP,
-    union_again_kernel,
     union_doubt_kernel,
     union_kernel,
-    union_moments_kernel,
     union_top_kernel,
 )
-from ..variance import VARIANCE_BLOCK, variance_kernel
 from ..weighted_sum import dense_kernel, listed_kernel
 from ..weights import weights_kernel, weights_rows
 from .argument_types import argument_type
@@ -113,14 +110,14 @@ def _rescores(job: Job) -> dict[str, Specialisation]:
     read = {"RANGES": 1, "UNIT": RESCORE_TILE.block_n, "STAGES": job.config.stages}
     return {
         "distance": (distance_kernel, {"WEIGHTED": True, **tile}),
-        "rescore": (rescore_kernel, {**given, "MEAN": True, "TWICE": False}),
-        "spread": (spread_kernel, {**given, "TWICE": False}),
-        "compensate": (rescore_kernel, {**given, "MEAN": True, "TWICE": True}),
-        "compensated spread": (spread_kernel, {**given, "TWICE": True}),
+        "rescore": (rescore_kernel, {**given, "MEAN": True, "SPREAD": False, "TWICE": False}),
+        "rescore spread": (rescore_kernel, {**given, "MEAN": True, "SPREAD": True, "TWICE": False}),
+        "compensate": (rescore_kernel, {**given, "MEAN": True, "SPREAD": False, "TWICE": True}),
+        "compensate spread": (rescore_kernel, {**given, "MEAN": True, "SPREAD": True, "TWICE": True}),
         "compensated slots": (compensated_slots_kernel, given),
         "based": (based_kernel, {"MOVED": True, "BLOCK": TOP_BLOCK}),
-        "one read": (one_read_kernel, {**read, "WEIGHTED": True, "MEAN": True, **tile}),
-        "candidates": (candidates_kernel, {"SEGMENTED": True, "BLOCK": 256}),
+        "one read": (one_read_kernel, {**read, "WEIGHTED": True, "MEAN": True, "SPREAD": False, **tile}),
+        "candidates": (candidates_kernel, {"CHOSEN": True, "SEGMENTED": True, "BLOCK": 256}),
         "order": (order_kernel, {"EVERY": EVERY, "BLOCK": ORDER_BLOCK}),
     }
 
@@ -133,7 +130,7 @@ def _queries(job: Job) -> dict[str, Specialisation]:
         "split digits": (query_digits_kernel, {"DIGITS": EXACT.digits, "UNIT": 128, "BLOCK": QUERY_BLOCK}),
         "shift": (shift_kernel, {"BLOCK": 128}),
         "move": (moved_query_kernel, {"GATHERED": True, "BLOCK": MOVE_BLOCK}),
-        "segments": (segment_order_kernel, {"BLOCK": SEGMENT_BLOCK}),
+        "segments": (segment_order_kernel, {"UNIONS": True, "BLOCK": SEGMENT_BLOCK}),
         "panels": (panels_kernel, {"BLOCK_B": 16, "BLOCK": PANEL_BLOCK}),
     }
 
@@ -146,14 +143,13 @@ def _states(job: Job) -> dict[str, Specialisation]:
         "partition": (partition_kernel, {"PARTS": MOST_PARTS, "BLOCK_T": TILE_BLOCK, "BLOCK_B": PARTITION_QUERIES}),
         "add": (add_kernel, {"SUMS": 4, "BLOCK_T": SUM_TILES, "BLOCK_B": SUM_QUERIES, "BLOCK_D": TOTAL_BLOCK}),
         "doubt": (doubt_kernel, state),
-        "state": (state_kernel, {**state, "MOVED": True}),
-        "variance": (variance_kernel, {"CENTRED": True, "BLOCK": VARIANCE_BLOCK}),
+        "state": (state_kernel, {**state, "MOVED": True, "VARIANCE": False, "OVERFLOWED": False}),
+        "state variance": (state_kernel, {**state, "MOVED": True, "VARIANCE": True, "OVERFLOWED": False}),
         "merge": (merge_kernel, {"BLOCK": MERGE_BLOCK}),
-        "union": (union_kernel, {"BLOCK": UNION_BLOCK}),
-        "union moments": (union_moments_kernel, {"BLOCK": UNION_BLOCK}),
+        "union": (union_kernel, {"MOMENTS": False, "BLOCK": UNION_BLOCK}),
+        "union moments": (union_kernel, {"MOMENTS": True, "BLOCK": UNION_BLOCK}),
         "union top": (union_top_kernel, {"BLOCK": UNION_TOP}),
         "union doubt": (union_doubt_kernel, {"BLOCK": UNION_BLOCK}),
-        "union again": (union_again_kernel, {"MOMENTS": True, "BLOCK": UNION_BLOCK}),
         "describe": (describe_kernel, {"MASSES": True, "ORDERED": True, "BLOCK": DESCRIBE_BLOCK}),
         "combine": (combine_kernel, {"BLOCK": COMBINE_BLOCK}),
     }

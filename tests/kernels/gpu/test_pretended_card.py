@@ -41,8 +41,8 @@ from oracle_engine.search.index import Origin, SearchIndex
 
 pytestmark = pytest.mark.skipif(INTERPRET, reason="the interpreter is on: nothing is compiled")
 
-# device calls of an answer with one block of rows, and of each further block
-ANSWER, BLOCK = 44, 9
+# device calls of an answer with one block of rows, of each further block, and of candidates for heaviest samples there
+ANSWER, BLOCK, HEAVIEST = 44, 9, 3
 
 # device calls of a search through two levels, and of each further level
 SEARCH, LEVEL = 22, 6
@@ -117,7 +117,7 @@ def test_classes_and_guidance_cost_the_same_however_many_there_are(guidance: flo
     assert [calls.waits for calls in found] == [1, 1, 1], found
 
 
-@pytest.mark.parametrize(("dim", "name", "most"), [(12, "velocity", 60), (784, "velocity", 60), (784, "posterior", 80)])
+@pytest.mark.parametrize(("dim", "name", "most"), [(12, "velocity", 60), (784, "velocity", 60), (784, "posterior", 60)])
 def test_unions_cost_the_same_however_many_classes_they_name(
     dim: int, name: str, most: int, card: PretendedCard
 ) -> None:
@@ -135,19 +135,20 @@ def test_unions_cost_the_same_however_many_classes_they_name(
     assert found[1].waits == 1, found[1]
 
 
-def test_unions_of_many_columns_wait_for_how_many_they_need(card: PretendedCard) -> None:
+def test_unions_of_many_columns_wait_once(card: PretendedCard) -> None:
     data = OracleDataset(torch.randn(720, 784).half(), labels=torch.arange(720) % 24)
     engine, x = OracleEngine(data, backend="triton"), torch.randn(48, 784)
     labels = (torch.arange(48)[:, None] + torch.arange(12)) % 24
     card.count(lambda: engine.velocity(x, 0.3, labels=labels))
     calls = card.count(lambda: engine.velocity(x, 0.3, labels=labels))
-    assert (calls.total <= 60, calls.waits) == (True, 2), calls
+    # how many columns they need is read early
+    assert (calls.total <= 60, calls.waits, calls.early) == (True, 1, 1), calls
 
 
 @pytest.mark.parametrize("classes", [6, 24])
-@pytest.mark.parametrize("each", [1, 2])
+@pytest.mark.parametrize(("each", "name"), [(1, "velocity"), (2, "velocity"), (1, "posterior"), (2, "posterior")])
 def test_blocks_of_long_classes_add_few_calls_however_many_there_are(
-    classes: int, each: int, card: PretendedCard, monkeypatch: pytest.MonkeyPatch
+    classes: int, each: int, name: str, card: PretendedCard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = OracleDataset(torch.randn(classes * 90, 784).half(), labels=torch.arange(classes * 90) % classes)
     labels = (torch.arange(96)[:, None] + torch.arange(each)) % classes
@@ -156,12 +157,12 @@ def test_blocks_of_long_classes_add_few_calls_however_many_there_are(
         limits = replace(DEFAULT_LIMITS, score_bytes=1, block_unit=unit)
         blocks = replace(backends.BACKENDS["triton"], segments=partial(segments_state, limits=limits))
         monkeypatch.setitem(backends.BACKENDS, "triton", blocks)
-        answer = partial(OracleEngine(data, backend="triton").velocity, x, 0.3, labels=labels)
+        answer = partial(getattr(OracleEngine(data, backend="triton"), name), x, 0.3, labels=labels)
         card.count(answer)
         calls.append(card.count(answer))
     assert [call.launches["panels_kernel"] for call in calls] == [1, 3], calls
     assert calls[0].total <= 60, calls[0]
-    assert calls[1].total - calls[0].total == 2 * BLOCK, calls
+    assert calls[1].total - calls[0].total <= 2 * (BLOCK + (HEAVIEST if name == "posterior" else 0)), calls
     assert [call.waits for call in calls] == [1, 1], calls
 
 
