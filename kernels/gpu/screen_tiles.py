@@ -83,8 +83,7 @@ def maxima_kernel(
 
     p_codes .. p_excluded, width .. excluded: see `upper_logits`. p_before: [T, B]. p_left: [B]. Tiles whose number
     before is below what is left to this level, or of which no row counts, are -inf, and cost nothing where that is so
-    for all queries. p_first:
-    [FIRST_ROWS, B] int64, zeros before: the largest `promise` of every so many tiles.
+    for all queries. p_first: [FIRST_ROWS, B] int64, zeros before: the largest `promise` of every so many tiles.
     """
     i_n, row, m_n, o_b, m_b = screen_tile(start, stop, batch, BLOCK_N, BLOCK_B)
     o_tile = i_n.to(tl.int64) * batch + o_b
