@@ -129,15 +129,15 @@ class NativeAnswers:
         rows, space = self.rows, self.space
         count, rounding, digits = rows.stored.shape[0], ROUNDING[product_dtype(rows)], DIGITS[False]
         listed = most_listed(count, NATIVE_LIMITS)
+        few_block, block = (block_rows(rows, NATIVE_LIMITS, few=few) for few in (True, False))
         scan = ScanAsked(
             *map(addressof, (view, rounding, digits)),
             stop=count,
             count=count,
             listed=listed,
             margin=MARGIN,
-            whole_block=whole_rows(rows, NATIVE_LIMITS),
+            whole_block=whole_rows(block, NATIVE_LIMITS, library),
         )
-        few_block, block = (block_rows(rows, NATIVE_LIMITS, few=few) for few in (True, False))
         few = few_queries(rows, library)
         limits = space.scale, space.offset, space.point_std, space.least_variance, few, few_block, block
         place, size, values = (None, 0, b"") if self.probes is None else self.probes

@@ -148,7 +148,8 @@ def native_memory(rows: Rows, batch: int) -> int:
     width = rows.dim + 48
     lanes = -(-batch // 16) * 16
     few = batch <= few_queries(rows, library)
-    block = block_rows(rows, NATIVE_LIMITS, few=True) if few else whole_rows(rows, NATIVE_LIMITS)
+    block = block_rows(rows, NATIVE_LIMITS, few=few)
+    block = block if few else whole_rows(block, NATIVE_LIMITS, library)
     own = width * block * (size + 2) + lanes * (width * (size + 8) + 3 * block * size + 24 * (MARGIN + 64) + 8192)
     return torch.get_num_threads() * own + lanes * width * (size + 5 * 8 + 10) + scan_memory(rows, batch)
 
@@ -180,11 +181,15 @@ def block_rows(rows: Rows, limits: NativeLimits, *, few: bool) -> int:
     return max(ROW_UNIT, min(fitting // ROW_UNIT * ROW_UNIT, MOST_ROWS))
 
 
-def whole_rows(rows: Rows, limits: NativeLimits) -> int:
-    """Return how many rows a block holds that are all multiplied with whole queries."""
-    most = block_rows(rows, limits, few=False)
-    short = native_library().target != "v4"
-    return max(most, WHOLE_ROWS) if short and limits.block_rows is None else most
+def whole_rows(block: int, limits: NativeLimits, library: CDLL) -> int:
+    """Return how many rows a block holds that are all multiplied with whole queries; block: what others hold."""
+    return max(block, _least_whole(library)) if limits.block_rows is None else block
+
+
+@cache
+def _least_whole(library: CDLL) -> int:
+    served = native_library()
+    return 0 if served.library is library and served.target == "v4" else WHOLE_ROWS
 
 
 def shares_of(operations: float, most: int) -> int:
@@ -219,6 +224,7 @@ class NativeScan:
         self.out, self.queries, self.excluded = OwnStates(work), QueriesView(query), excluded
         self.views = views = RowsView.of(rows), self.rounding(), DIGITS[work.wanted.mergeable]
         self.operations, few = self._operations(), self._are_few()
+        block = block_rows(rows, limits, few=few)
         self.asked = ScanAsked(
             *map(addressof, views),
             self.queries,
@@ -230,8 +236,8 @@ class NativeScan:
             self._threads(),
             most_listed(count, limits),
             MARGIN,
-            block_rows(rows, limits, few=few),
-            whole_rows(rows, limits),
+            block,
+            whole_rows(block, limits, library),
             few,
             self.out.view,
         )

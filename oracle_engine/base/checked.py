@@ -85,9 +85,9 @@ def finite(values: Float[Tensor, "..."]) -> Bool[Tensor, ""] | bool:
 def above(values: Float[Tensor, "B"], floor: float) -> Bool[Tensor, "B"] | bool:
     """Return whether all of `values`, [B], are above `floor`, as :func:`check` takes it; it is read here on the CPU."""
     if on_host(values):
-        # a handful of numbers is read sooner than reduced
+        # a handful of numbers is read sooner than reduced; what is no number is not above
         few = values.shape[0] <= READ_SINGLY
-        return all(value > floor for value in values.tolist()) if few else values.min().item() > floor
+        return all(map(floor.__lt__, values.tolist())) if few else values.min().item() > floor
     return values > floor
 
 

@@ -146,9 +146,10 @@ class Router:
 
     def _known_too_early(self, request: Request, late: LateRoute) -> bool:
         """Return whether the host knows, without a wait for a device, that a search finds nothing for any query."""
-        if request.known_times is None or request.names_sources:
+        known = None if request.known_times is None or request.names_sources else request.known_times()
+        if known is None:
             return False
-        snr = request.known_times.largest_snr() * self.exact.data.value_map.scale**2
+        snr = known.largest_snr() * self.exact.data.value_map.scale**2
         return snr < late.search.least_snr
 
     def _tolerances(self, request: Request) -> Float64[Tensor, "B"]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -70,7 +71,7 @@ class RequestBuilder:
         labels = resolve_labels(conditions.labels, batch, self.data.segments, device)
         scale = _guidance_scale(conditions.guidance, times, labels)
         shared = None if isinstance(scale, Tensor) else scale
-        rounding, known = ROUNDING[x.dtype], self._known_times(t, times)
+        rounding, known = ROUNDING[x.dtype], partial(self._known_times, t, times)
         plain = PlainRequest(
             flat, times, at, variance, rounding=rounding, labels=labels, shared_scale=shared, known_times=known
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
@@ -31,7 +32,8 @@ class Request:
     scale: guidance scale, 1 where there is none, [B].
     rounding: unit roundoff of the dtype of x. guided: whether a guidance was passed, so that scales may differ from 1.
     shared_scale: the scale of all queries with a class where it is known to be one number, else None.
-    known_times: what the host knows of the times of these queries, and maybe of others, while they are on a device.
+    known_times: returns what the host knows of the times of these queries, and maybe of others, while they are on a
+    device, None where that is nothing; or None.
     """
 
     x: Float64[Tensor, "B D"]
@@ -46,7 +48,7 @@ class Request:
     rounding: float
     guided: bool = True
     shared_scale: float | None = None
-    known_times: KnownTimes | None = None
+    known_times: Callable[[], KnownTimes | None] | None = None
 
     def __len__(self) -> int:
         return len(self.x)
@@ -239,7 +241,7 @@ class PlainRequest(Request):
         rounding: float,
         labels: Int64[Tensor, "B U"] | None = None,
         shared_scale: float | None = None,
-        known_times: KnownTimes | None = None,
+        known_times: Callable[[], KnownTimes | None] | None = None,
     ) -> None:
         """Hold the queries; the arguments are those of Request."""
         guided = shared_scale is not None
