@@ -26,7 +26,6 @@ from .scan import (
     most_listed,
     product_dtype,
     shares_of,
-    whole_rows,
 )
 from .views import RowsView
 
@@ -129,14 +128,15 @@ class NativeAnswers:
         rows, space = self.rows, self.space
         count, rounding, digits = rows.stored.shape[0], ROUNDING[product_dtype(rows)], DIGITS[False]
         listed = most_listed(count, NATIVE_LIMITS)
-        few_block, block = (block_rows(rows, NATIVE_LIMITS, few=few) for few in (True, False))
+        few_block, _ = block_rows(rows, NATIVE_LIMITS, library, few=True)
+        block, whole_block = block_rows(rows, NATIVE_LIMITS, library, few=False)
         scan = ScanAsked(
             *map(addressof, (view, rounding, digits)),
             stop=count,
             count=count,
             listed=listed,
             margin=MARGIN,
-            whole_block=whole_rows(block, NATIVE_LIMITS, library),
+            whole_block=whole_block,
         )
         few = few_queries(rows, library)
         limits = space.scale, space.offset, space.point_std, space.least_variance, few, few_block, block

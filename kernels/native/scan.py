@@ -148,8 +148,7 @@ def native_memory(rows: Rows, batch: int) -> int:
     width = rows.dim + 48
     lanes = -(-batch // 16) * 16
     few = batch <= few_queries(rows, library)
-    block = block_rows(rows, NATIVE_LIMITS, few=few)
-    block = block if few else whole_rows(block, NATIVE_LIMITS, library)
+    block = block_rows(rows, NATIVE_LIMITS, library, few=few)[not few]
     own = width * block * (size + 2) + lanes * (width * (size + 8) + 3 * block * size + 24 * (MARGIN + 64) + 8192)
     return torch.get_num_threads() * own + lanes * width * (size + 5 * 8 + 10) + scan_memory(rows, batch)
 
@@ -172,18 +171,17 @@ def few_queries(rows: Rows, library: CDLL) -> int:
     return int(library.oracle_few_queries(stored, product_dtype(rows) == torch.float64, rows.dim))
 
 
-def block_rows(rows: Rows, limits: NativeLimits, *, few: bool) -> int:
-    """Return how many rows a block holds; few: whether they are read as they are stored."""
+def block_rows(rows: Rows, limits: NativeLimits, library: CDLL, *, few: bool) -> tuple[int, int]:
+    """Return how many rows a block holds, and one whose rows are all multiplied with whole queries.
+
+    few: whether rows are read as they are stored.
+    """
     if limits.block_rows is not None:
-        return limits.block_rows
+        return limits.block_rows, limits.block_rows
     size = rows.stored.element_size() if few else 4
     fitting = int(CACHE_SHARE * cache_bytes()) // (rows.dim * size)
-    return max(ROW_UNIT, min(fitting // ROW_UNIT * ROW_UNIT, MOST_ROWS))
-
-
-def whole_rows(block: int, limits: NativeLimits, library: CDLL) -> int:
-    """Return how many rows a block holds that are all multiplied with whole queries; block: what others hold."""
-    return max(block, _least_whole(library)) if limits.block_rows is None else block
+    block = max(ROW_UNIT, min(fitting // ROW_UNIT * ROW_UNIT, MOST_ROWS))
+    return block, max(block, _least_whole(library))
 
 
 @cache
@@ -224,7 +222,6 @@ class NativeScan:
         self.out, self.queries, self.excluded = OwnStates(work), QueriesView(query), excluded
         self.views = views = RowsView.of(rows), self.rounding(), DIGITS[work.wanted.mergeable]
         self.operations, few = self._operations(), self._are_few()
-        block = block_rows(rows, limits, few=few)
         self.asked = ScanAsked(
             *map(addressof, views),
             self.queries,
@@ -236,8 +233,7 @@ class NativeScan:
             self._threads(),
             most_listed(count, limits),
             MARGIN,
-            block,
-            whole_rows(block, limits, library),
+            *block_rows(rows, limits, library, few=few),
             few,
             self.out.view,
         )
