@@ -113,9 +113,9 @@ aot: $(VENV)/.stamp
 # the wheels of what it may lack, which are imported as they are. Figures are written after every row, and the tests come
 # last: a run that is cut has lost nothing, and another one goes on where it stopped
 gpu:
-	@$(ON_CARD) ORACLE_BACKEND=triton $(PYTHON) -m bench.gpu --limit 200 --resume
-	@$(ON_CARD) ORACLE_BACKEND=triton $(PYTHON) -m bench.gpu_questions --limit 60
-	@$(ON_CARD) timeout 240 $(PYTHON) -m pytest -c tests/gpu.ini $(TOGETHER) tests/engine/test_cuda.py -m gpu
+	@failed=0; $(ON_CARD) ORACLE_BACKEND=triton $(PYTHON) -m bench.gpu --limit 200 --resume || failed=1; \
+	$(ON_CARD) ORACLE_BACKEND=triton $(PYTHON) -m bench.gpu_questions --limit 60 || failed=1; \
+	$(ON_CARD) timeout 240 $(PYTHON) -m pytest -c tests/gpu.ini $(TOGETHER) tests/engine/test_cuda.py -m gpu || failed=1; exit $$failed
 
 gpu-wheels:
 	@$(PYTHON) -m pip download --quiet --no-deps --dest $(WHEELS) -c constraints.txt jaxtyping wadler-lindig
