@@ -25,9 +25,9 @@ from ..common.rounding import (
 )
 from ..common.work import Work
 from .jit import finite, where_positive
-from .operands import Split
 from .query_operand import QueryMeasures
 from .running_sums import MOST_PARTS, RunningSums, added_partials
+from .splits import Split
 
 # tiles and queries that a program looks at together
 TILE_BLOCK, PARTITION_QUERIES = 1024, 4

@@ -13,8 +13,9 @@ from ...base.arrays import Float, Int64, Shaped, Tensor
 from ..common.state import Wanted
 from .jit import WEIGHT_SCALE, rounded, tile_of
 from .logits import Scores
-from .operands import EXACT, BlockOperand, Split, operand_dtype
+from .operands import BlockOperand
 from .panels import Panels
+from .splits import EXACT, Split, operand_dtype
 from .tiles import WeighConfig
 
 

@@ -20,7 +20,8 @@ from ..devices import Device
 from ..digits import DigitOperand
 from ..logits import Scores, score
 from ..logits_int8 import score_digits
-from ..operands import BlockOperand, QueryOperand, operand_dtype, operand_rows, shared_bound
+from ..operands import BlockOperand, QueryOperand, operand_rows
+from ..splits import operand_dtype, shared_bound
 from ..tables import KINDS
 from ..tiles import ANY, DigitConfig, ScoreConfig, WeighConfig
 from ..weighted_sum import weigh
