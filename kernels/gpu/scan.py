@@ -23,6 +23,7 @@ from .finish import Finish
 from .fused import fused
 from .launch_checks import checked_config
 from .limits import DEFAULT_LIMITS, ScanLimits
+from .listed_pairs import ListedPairs
 from .logits import Scores, score
 from .logits_int8 import score_digits
 from .moved_query import make_ready
@@ -37,7 +38,7 @@ from .running_sums import RunningSums
 from .splits import EXACT, Split, operand_dtype, unit_rounding
 from .tiles import DigitConfig, FusedConfig, ScoreConfig
 from .weighted_sum import weigh
-from .weights import ListedPairs, Reference, weights_of
+from .weights import Reference, weights_of
 
 # the fused kernel unrolls its loop over excluded ranges and is compiled for each number of them, up to this one
 FUSED_RANGES = 4
