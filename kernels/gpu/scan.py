@@ -22,6 +22,7 @@ from .doubt import Doubt
 from .finish import Finish
 from .fused import fused
 from .launch_checks import checked_config
+from .law import Law
 from .limits import DEFAULT_LIMITS, ScanLimits
 from .listed_pairs import ListedPairs
 from .logits import Scores, score
@@ -30,7 +31,7 @@ from .moved_query import make_ready
 from .narrow import NARROW_DIM, narrow_state
 from .one_read import one_read_state, reads_once
 from .operands import BlockOperand, QueryOperand, block_dtype, copy_bytes, operand_rows
-from .partition import Law, Meeting
+from .partition import Meeting
 from .rescore_list import RescoreList
 from .rescore_top import rescored_top
 from .rescored import Rescored

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..partition import Law
+from ..law import Law
 from ..splits import operand_dtype
 from .jobs import BOUNDS, COMPENSATED, PRODUCTS, TRITON_NAMES, Job
 
