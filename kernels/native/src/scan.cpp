@@ -24,7 +24,7 @@ class Scan : public Steps {
           crew_(problem.threads, 4.0 * problem.batch * problem.dim * (asked.stop - asked.start)),
           // queries are written once, whatever the number of rows
           use_(digit_use<Real>(problem, kWorthDigits)),
-          shape(sized(problem, use_.leading || problem.few ? asked.block : asked.whole_block)),
+          shape(problem),
           memory_(static_cast<char*>(std::aligned_alloc(64, padded(bytes(), 64))), std::free),
           arena(problem.memory = memory_.get()),
           shared(shape, problem.few != 0, use_, arena) {
@@ -74,11 +74,6 @@ class Scan : public Steps {
     Arena arena;
     Shared<Real> shared;
     std::vector<Memory<Real>> memories;
-
-    static const ScanProblem& sized(ScanProblem& problem, int64_t block) {
-        problem.block = block;
-        return problem;
-    }
 
     int64_t bytes() const {
         Arena empty(nullptr);
