@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from ctypes import c_void_p
+from ctypes import CDLL, byref, c_void_p
+from functools import partial
 
 import torch
 
-from ...base.arrays import Float64, Tensor
-from ..common.rescore import Pairs
+from ...base.arrays import Float64, Int64, Tensor
 from ..common.rows import Rows, Span
 from ..common.state import Wanted
 from ..common.work import Work
@@ -15,11 +15,20 @@ from ..portable import covariance
 from ..portable.covariance import DROPPED_SHARE, Directions
 from ..portable.scan import score_dtype
 from .double import ScanView, parts_of, shares_for
-from .pairs import lists_of
-from .views import Digits, ListsView, QueriesView, RowsView, View, called, readable
+from .library import native_library
+from .scan import NATIVE_LIMITS, NativeLimits, NativeScan, Rounding
+from .views import Digits, QueriesView, RowsView, View, called, readable
 
 # queries up to which float64 differences cost no more than the reading of the rows
 FEW = 4
+
+# one part of the rows that queries list at most, and how many pairs of a query and a row all of them: where more of a
+# query have weight, products with all rows cost less than sums of single ones (measured at batches of 8 and 64)
+LISTED_PART, LISTED_PAIRS = 5, 1 << 23
+
+# whatever has weight is listed
+LISTING = Rounding(torch.float32, limits=(-1.0, -1.0))
+LISTING.dropped_mass = DROPPED_SHARE
 
 
 class DirectionsView(View):
@@ -47,37 +56,80 @@ class DirectionsView(View):
         )
 
 
+class ListingScan(NativeScan):
+    """One scan in which queries list all samples with weight, as many as a scan may score again."""
+
+    step = "oracle_scan_rows"
+
+    def __init__(self, work: Work, library: CDLL, limits: NativeLimits) -> None:
+        """Prepare the scan of `work` by `library`; no row is read yet."""
+        super().__init__(work, library, limits)
+        fitting = LISTED_PAIRS // (len(work.query) * self.asked.threads)
+        self.asked.listed = max(self.asked.listed, min(len(work.span) // LISTED_PART, fitting))
+
+    def rounding(self) -> Rounding:
+        """Return a law by which no logit is exact enough."""
+        return LISTING
+
+    def product(self, directions: Directions) -> tuple[Float64[Tensor, "B D"], Int64[Tensor, "b"]]:
+        """Return the products over what is listed, [B, D], and the queries that list too much, [b]: theirs are zero."""
+        total, overflowed = torch.zeros_like(directions.mean), torch.zeros(len(directions), dtype=torch.uint8)
+        view = DirectionsView(self.work.rows, directions, total)
+        # what the whole posterior weighs tells from the first row on which ones count
+        self.asked.lse = view.lse
+        try:
+            self._scan()
+            self._call("oracle_covariance_of_listed", byref(view), c_void_p(overflowed.data_ptr()))
+        finally:
+            self.library.oracle_scan_stop(byref(self.asked))
+        return total, overflowed.nonzero()[:, 0]
+
+
 def covariance_product(rows: Rows, directions: Directions, span: Span) -> Float64[Tensor, "B D"]:
     """Return sum_j gamma_j (r_j - m) s_j over the rows of `span`, gamma_j = exp(l_j - lse), [B, D].
 
     rows: the samples. directions: the changes s_j of logits, m and lse of each query, in row units.
-    The products of disjoint spans add up, as in torch. Narrow or float64 rows and few queries are scanned here in
-    float64, from differences; else torch's products in float32 say which samples are summed here, or are exact enough.
+    The products of disjoint spans add up, as in torch. A scan lists the samples with weight, which are summed from
+    differences; where there are too many, torch's products with all of them are exact enough, in float32 or in float64.
+    Early queries are not scanned before; narrow or float64 rows, and few queries with many such samples, are summed
+    here from differences in float64.
     Costs one read of the span and 2 to 6 B n D operations, the fewest where few rows carry weight; memory is B D values
     for every group of queries that a thread has, and a block of rows.
     """
-    if not readable(rows):
+    library = native_library().library
+    if library is None or not readable(rows):
         return covariance.covariance_product(rows, directions, span)
-    if score_dtype(rows) == torch.float32 and len(directions) > FEW:
-        return covariance.covariance_product(rows, directions, span, of_pairs=pairs_product)
-    work = Work(rows, directions.query, span, Wanted(mean=False))
-    total = torch.zeros_like(directions.mean)
-    if len(directions):
-        for part in parts_of(work):
-            total += _product(part, directions)
-    return total
+    if score_dtype(rows) == torch.float64:
+        return _of_all(rows, directions, span)
+    if len(directions) > FEW:
+        of_few = partial(few_product, library=library)
+        return covariance.covariance_product(rows, directions, span, of_few=of_few)
+    total, many = few_product(rows, directions, span, library=library)
+    return total.index_add_(0, many, _of_all(rows, directions.take(many), span)) if len(many) else total
 
 
-def pairs_product(rows: Rows, directions: Directions, pairs: Pairs) -> Float64[Tensor, "B D"]:
-    """Return sum_j gamma_j (r_j - m) s_j over the samples that `pairs` names, [B, D], in float64 from differences.
+def few_product(
+    rows: Rows, directions: Directions, span: Span, *, library: CDLL, limits: NativeLimits = NATIVE_LIMITS
+) -> tuple[Float64[Tensor, "B D"], Int64[Tensor, "b"]]:
+    """Return the products of queries of which few samples of `span` carry weight, [B, D], and the other queries, [b].
 
-    rows, directions: the samples, and the changes s_j of logits of B queries. Costs two reads of P rows.
+    rows, directions: samples with products in float32, and the changes s_j of logits of B queries. limits: of the scan
+    by `library`. The products of the other queries are zero. Costs one read of the span, 2 B n D operations at most,
+    and two reads of what carries weight.
     """
+    if len(span) == 0 or len(directions) == 0:
+        return torch.zeros_like(directions.mean), torch.empty(0, dtype=torch.int64)
+    work = Work(rows, directions.query, span, Wanted(mean=False, mergeable=True))
+    return ListingScan(work, library, limits).product(directions)
+
+
+def _of_all(rows: Rows, directions: Directions, span: Span) -> Float64[Tensor, "B D"]:
+    """Return the products over all rows of `span`, from differences."""
     total = torch.zeros_like(directions.mean)
-    if len(pairs):
-        lists = ListsView(*lists_of(pairs, len(directions)))
-        views = RowsView.of(rows), QueriesView(directions.query), Digits(True), lists
-        called("oracle_covariance_of_pairs", *views, DirectionsView(rows, directions, total))
+    if len(directions) == 0:
+        return total
+    for part in parts_of(Work(rows, directions.query, span, Wanted(mean=False))):
+        total += _product(part, directions)
     return total
 
 

@@ -103,6 +103,7 @@ class ScanAsked(Structure):
         ("closed", c_int64),
         ("weighed", c_int64),
         ("begun", c_void_p),
+        ("lse", c_void_p),
     )
 
 
@@ -216,6 +217,9 @@ def cache_bytes() -> int:
 class NativeScan:
     """One scan: what is asked, as the library reads it, and the states that it writes."""
 
+    # what the library calls a step of it
+    step = "oracle_scan"
+
     def __init__(self, work: Work, library: CDLL, limits: NativeLimits) -> None:
         """Prepare the scan of `work` by `library`; no row is read yet."""
         self.work, self.library, self.limits = work, library, limits
@@ -278,7 +282,7 @@ class NativeScan:
         span = self.work.span
         rows = max(1024, int(self.limits.step_operations * len(span) / self.operations))
         for start in range(span.start, span.stop, rows):
-            self._call("oracle_scan", c_int64(start), c_int64(min(start + rows, span.stop)))
+            self._call(self.step, c_int64(start), c_int64(min(start + rows, span.stop)))
 
     def _in_double(self, index: Int64[Tensor, "b"]) -> PosteriorState:
         return double_state(self.work.take(index))

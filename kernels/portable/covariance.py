@@ -31,8 +31,8 @@ CURVED_LIMIT = 2e-6
 DROPPED_SHARE = 1e-9
 
 
-# products of directions over the samples that pairs of a query and a row name
-PairsProduct = Callable[[Rows, "Directions", Pairs], Float64[Tensor, "B D"]]
+# products of directions over the few samples of a span that have weight, and the queries of which these are too many
+FewProduct = Callable[[Rows, "Directions", Span], tuple[Float64[Tensor, "B D"], Int64[Tensor, "b"]]]
 
 
 @dataclass(frozen=True)
@@ -89,12 +89,13 @@ def covariance_product(
     span: Span,
     *,
     limits: BlockLimits = BLOCK_LIMITS,
-    of_pairs: PairsProduct = pairs_product,
+    of_few: FewProduct | None = None,
 ) -> Float64[Tensor, "B D"]:
     """Return sum_j gamma_j (r_j - m) s_j over the rows of `span`, gamma_j = exp(l_j - lse), [B, D].
 
     directions: the changes s_j of logits, m and lse of each query, in row units. limits: sizes of blocks, and up to how
-    many samples of a query are summed one by one; with more of them it is scanned in float64. of_pairs: what sums them.
+    many samples of a query are summed one by one; with more of them it is scanned in float64. of_few: what finds and
+    sums them, for rows with products in float32; None for torch.
     The products of disjoint spans add up: over all rows they are the derivative of the posterior mean as the logits
     change by s_j, the covariance of r_j and s_j. Without curvature that is the covariance times g. The derivative of
     the posterior mean in the query is J = alpha / sigma^2 times the covariance, and |error of J g| <= 1e-5 (|g| +
@@ -110,8 +111,8 @@ def covariance_product(
         fine = (~coarse).nonzero()[:, 0]
         if len(fine):
             some = directions.take(fine)
-            overflowed, pairs = _pairs_with_weight(rows, some, span, dtype, limits)
-            total.index_add_(0, fine, of_pairs(rows, some, pairs))
+            sums, overflowed = few_product(rows, some, span, limits) if of_few is None else of_few(rows, some, span)
+            total.index_add_(0, fine, sums)
             fine = fine[overflowed]
         for part, precision in ((coarse.nonzero()[:, 0], dtype), (fine, torch.float64)):
             if len(part):
@@ -181,11 +182,22 @@ def _scaled(
     return unit, (vector / unit[:, None]).to(dtype), (curvature / unit).to(dtype)
 
 
+def few_product(
+    rows: Rows, directions: Directions, span: Span, limits: BlockLimits
+) -> tuple[Float64[Tensor, "B D"], Int64[Tensor, "b"]]:
+    """Return the products of queries of which few samples of `span` carry weight, [B, D], and the other queries, [b].
+
+    rows, directions, limits: as in :func:`covariance_product`. The products of the other queries are zero.
+    """
+    overflowed, pairs = _pairs_with_weight(rows, directions, span, limits)
+    return pairs_product(rows, directions, pairs), overflowed
+
+
 def _pairs_with_weight(
-    rows: Rows, directions: Directions, span: Span, dtype: torch.dtype, limits: BlockLimits
+    rows: Rows, directions: Directions, span: Span, limits: BlockLimits
 ) -> tuple[Int64[Tensor, "b"], Pairs]:
-    """Return the queries of which too many samples carry weight, by scores in `dtype`, and the samples of others."""
-    scores = _scores(rows, directions, span, dtype, limits=limits)
+    """Return the queries of which too many samples carry weight, and the samples with weight of the others."""
+    scores = _scores(rows, directions, span, score_dtype(rows), limits=limits)
     _, floor = _origin_and_floor(directions, scores)
     listed = RescoreCollector(len(directions), limits.rescore_limit(len(span)), rows.device)
     for block in scores.blocks():

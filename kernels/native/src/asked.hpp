@@ -24,6 +24,7 @@ struct ScanAsked {
     int64_t closed;     // pairs of a row and a query that leading digits told to have no weight
     int64_t weighed;    // pairs of a row and a query whose weights were digits
     void* begun;        // the scan between two calls
+    const double* lse;  // [B], log-partitions of which the rows are a part, where they are known before, or null
 };
 
 // A problem and all that it points to, apart from the memory of threads.
@@ -38,6 +39,7 @@ class Problem {
           bias_(asked.queries.count),
           sums_(6 * asked.queries.count),
           law_(asked.queries.count),
+          known_(asked.lse ? asked.queries.count : 0),
           kept_(asked.queries.count) {
         const RowsView& rows = *asked.rows;
         const AskedQueries& given = queries.asked();
@@ -48,6 +50,7 @@ class Problem {
             gain_[b] = alpha * precision, bias_[b] = -alpha * gain_[b];
             law_[b] =
                 query_law(*asked.rounding, law, rows, asked.count, std::sqrt(queries.squares[b]), alpha, precision);
+            if (asked.lse) known_[b] = asked.lse[b] + 0.5 * precision * queries.squares[b];
         }
         top_logits_.resize(tops * batch * top), top_rows_.resize(tops * batch * top);
         problem_ = {rows.stored,
@@ -58,6 +61,7 @@ class Problem {
                     gain_.data(),
                     bias_.data(),
                     law_.data(),
+                    asked.lse ? known_.data() : nullptr,
                     asked.excluded,
                     nullptr,
                     sums_.data(),
@@ -87,6 +91,7 @@ class Problem {
   private:
     std::vector<double> gain_, bias_, sums_, top_logits_;
     std::vector<QueryLaw> law_;
+    std::vector<double> known_;
     std::vector<int64_t> top_rows_, kept_;
     ScanProblem problem_;
 };

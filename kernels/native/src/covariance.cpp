@@ -2,6 +2,7 @@
 #include "block_logits.hpp"
 #include "lists.hpp"
 #include "queries.hpp"
+#include "steps.hpp"
 #include "weighted.hpp"
 
 namespace oracle {
@@ -196,16 +197,17 @@ ORACLE_EXPORT int oracle_covariance(const RowsView* rows, const AskedQueries* qu
     });
 }
 
-// Products over lists of rows in directions->total, [B, dim]. Returns 0, or 1 where memory is short.
-ORACLE_EXPORT int oracle_covariance_of_pairs(const RowsView* rows, const AskedQueries* queries, const Digits* digits,
-                                             const ListsView* asked, const DirectionsView* directions) {
-    const ListsView lists = {asked->first, asked->row, usable_threads(asked->threads)};
-    const int64_t pairs = lists.first[queries->count];
-    return with_question(*rows, *queries, *digits, ScanView{}, [&](const Question& question) {
-        std::vector<double> room(2 * pairs);
-        with_storage(rows->storage, [&](auto* type) {
+// Products over the rows that a scan has listed in directions->total, [B, dim]. overflowed, [B], becomes 1 for queries
+// that list too many, of which there is no product, and else 0. Returns 0, or 1 where memory is short.
+ORACLE_EXPORT int oracle_covariance_of_listed(const ScanAsked* asked, const DirectionsView* directions,
+                                              uint8_t* overflowed) {
+    return with_question(*asked->rows, asked->queries, *asked->digits, ScanView{}, [&](const Question& question) {
+        const Listed listed = static_cast<Steps*>(asked->begun)->list(overflowed);
+        const ListsView lists = {listed.first.data(), listed.row.data(), usable_threads(asked->threads)};
+        std::vector<double> room(2 * listed.row.size());
+        with_storage(question.rows.storage, [&](auto* type) {
             using T = std::remove_pointer_t<decltype(type)>;
-            product_lists<T>(question, *directions, lists, room.data(), room.data() + pairs);
+            product_lists<T>(question, *directions, lists, room.data(), room.data() + listed.row.size());
         });
         return 0;
     });

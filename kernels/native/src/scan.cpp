@@ -44,23 +44,19 @@ class Scan : public Steps {
     }
 
     void finish(ScanAsked& asked) override {
-        std::vector<Part> parts(problem.threads * problem.threads);
-        std::vector<double> factors(problem.threads * problem.threads);
-        crew_.share_out(kPreparing * shape.batch * shape.dim, [&](int64_t t) {
-            Part* own_parts = parts.data() + t * problem.threads;
-            double* own_factors = factors.data() + t * problem.threads;
-            for (int64_t b = t; b < shape.batch; b += problem.threads) {
-                merge_query(problem, shape, memories.data(), b, own_parts, own_factors);
-                if (problem.wants_mean) merge_mean(problem, shape, memories.data(), b, own_factors);
-                for (int64_t i = 0; i < problem.threads; ++i) copy_top(i, b);
-            }
-        });
+        merge();
         const Listed rescored = listed();
         ScanAsked by_crew = asked;
         by_crew.threads = crew_.worth(kRescoring * rescored.row.size() * problem.dim);
         finish_states(by_crew, all_, rescored, problem.threads);
         asked.overflows = by_crew.overflows, asked.closed = asked.weighed = 0;
         for (const Memory<Real>& own : memories) asked.closed += *own.closed, asked.weighed += *own.weighed;
+    }
+
+    Listed list(uint8_t* overflowed) override {
+        merge();
+        for (int64_t b = 0; b < shape.batch; ++b) overflowed[b] = problem.kept[b] < 0;
+        return listed();
     }
 
   private:
@@ -73,6 +69,21 @@ class Scan : public Steps {
     Arena arena;
     Shared<Real> shared;
     std::vector<Memory<Real>> memories;
+
+    // Merges the sums of all threads.
+    void merge() {
+        std::vector<Part> parts(problem.threads * problem.threads);
+        std::vector<double> factors(problem.threads * problem.threads);
+        crew_.share_out(kPreparing * shape.batch * shape.dim, [&](int64_t t) {
+            Part* own_parts = parts.data() + t * problem.threads;
+            double* own_factors = factors.data() + t * problem.threads;
+            for (int64_t b = t; b < shape.batch; b += problem.threads) {
+                merge_query(problem, shape, memories.data(), b, own_parts, own_factors);
+                if (problem.wants_mean) merge_mean(problem, shape, memories.data(), b, own_factors);
+                for (int64_t i = 0; i < problem.threads; ++i) copy_top(i, b);
+            }
+        });
+    }
 
     int64_t bytes() const {
         Arena empty(nullptr);
@@ -112,8 +123,7 @@ class Scan : public Steps {
         Listed found;
         found.first.push_back(0);
         for (int64_t b = 0; b < shape.batch; ++b) {
-            const double partition = problem.sums[shape.batch + b];
-            const double floor = partition - windows_at(problem.scan, problem.law[b], partition).weight;
+            const double floor = weight_floor(problem, b, problem.sums[shape.batch + b]);
             for (const Memory<Real>& own : memories)
                 for (int64_t i = b * shape.listed; problem.kept[b] > 0 && i < b * shape.listed + own.list_count[b]; ++i)
                     if (own.list_logits[i] >= floor) found.row.push_back(own.list_rows[i]);
@@ -152,13 +162,23 @@ ORACLE_EXPORT int64_t oracle_scan_stop(ScanAsked* asked) {
     return 0;
 }
 
-// Scans the rows [start, stop): the first of the span begin the scan, and the last end it and write its states.
-// Returns 0, or 1 where memory is short.
-ORACLE_EXPORT int64_t oracle_scan(ScanAsked* asked, int64_t start, int64_t stop) {
+// Scans the rows [start, stop), of which the first of the span begin the scan. Returns 0, or 1 where memory is short.
+ORACLE_EXPORT int64_t oracle_scan_rows(ScanAsked* asked, int64_t start, int64_t stop) {
     try {
         if (start == asked->start) asked->begun = oracle::begun(*asked).release();
         static_cast<Steps*>(asked->begun)->add(start, stop);
-        if (stop < asked->stop) return 0;
+    } catch (const std::bad_alloc&) {
+        oracle_scan_stop(asked);
+        return 1;
+    }
+    return 0;
+}
+
+// The same, and the last rows of the span end the scan and write its states.
+ORACLE_EXPORT int64_t oracle_scan(ScanAsked* asked, int64_t start, int64_t stop) {
+    if (oracle_scan_rows(asked, start, stop)) return 1;
+    if (stop < asked->stop) return 0;
+    try {
         static_cast<Steps*>(asked->begun)->finish(*asked);
     } catch (const std::bad_alloc&) {
         oracle_scan_stop(asked);

@@ -21,6 +21,7 @@ struct ScanProblem {
     const double* gain;         // [B]
     const double* bias;         // [B], the factor of half norms
     const QueryLaw* law;        // [B]
+    const double* known;        // [B], logs of what weights sum to at least, or null
     const int64_t* excluded;    // [B, ranges, 2]
     char* memory;               // as much as a scan takes, at a multiple of 64
     double* sums;               // [6, B]: reference, partition, mass, squares, first logit, half norm
@@ -33,6 +34,17 @@ struct ScanProblem {
     // pairs that a query may list. few: whether queries are few
     int64_t stored, wide, dim, batch, ranges, threads, listed, top, wants_mean, wants_moments, short_block, block, few;
 };
+
+// The log of what the weights of a query sum to at least: what is `met`, or what is known before.
+inline double least_partition(const ScanProblem& problem, int64_t b, double met) {
+    return problem.known == nullptr ? met : std::max(met, problem.known[b]);
+}
+
+// From which logit on a row of a query counts, at the log of what is met of its weights.
+inline double weight_floor(const ScanProblem& problem, int64_t b, double met) {
+    const double partition = least_partition(problem, b, met);
+    return partition - windows_at(problem.scan, problem.law[b], partition).weight;
+}
 
 // Rounds up to a multiple.
 constexpr int64_t padded(int64_t count, int64_t multiple) {

@@ -106,8 +106,8 @@ class Sift : QuerySoftmax<float> {
         scored_[lane] = best;
         const int64_t b = first_ + lane;
         const double known = double(memory_.reference[b]) + std::log(memory_.met[b]);
-        const double partition = std::max(known, double(logits_[best * W + lane] + shift(best)[lane]));
-        const double floor = partition - windows_at(problem_.scan, problem_.law[b], partition).weight;
+        const double promised = double(logits_[best * W + lane] + shift(best)[lane]);
+        const double floor = weight_floor(problem_, b, std::max(known, promised));
         memory_.floor[b] = std::max(memory_.floor[b], static_cast<float>(floor));
     }
 

@@ -77,7 +77,7 @@ class QuerySoftmax {
     // infinite where no row of a block with the largest logit `top` reaches it, or where too many are listed already.
     Real move_windows(int64_t b, Real top) {
         const double known = double(memory_.reference[b]) + std::log(memory_.met[b]);
-        const double partition = std::max(known, double(top));
+        const double partition = least_partition(problem_, b, std::max(known, double(top)));
         const Windows window = windows_at(problem_.scan, problem_.law[b], partition);
         memory_.floor[b] = std::max(memory_.floor[b], static_cast<Real>(partition - window.weight));
         const Real floor = static_cast<Real>(partition - window.rescore);

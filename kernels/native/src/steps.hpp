@@ -3,6 +3,7 @@
 #include <memory>
 
 #include "asked.hpp"
+#include "finish.hpp"
 
 namespace oracle {
 
@@ -13,6 +14,9 @@ class Steps {
     virtual void add(int64_t start, int64_t stop) = 0;
     // Writes the states of all queries.
     virtual void finish(ScanAsked& asked) = 0;
+    // Returns the rows that each query lists; overflowed, [B], becomes 1 for one that lists too many, of which it
+    // returns none, and else 0.
+    virtual Listed list(uint8_t* overflowed) = 0;
 };
 
 // Begins a scan. Throws std::bad_alloc.

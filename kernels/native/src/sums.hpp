@@ -63,7 +63,7 @@ inline double write_sums(const ScanProblem& problem, const Part& all, int64_t b)
     const double partition = all.met > 0.0 ? all.reference + std::log(all.met) : all.reference;
     const double found[6] = {all.reference, partition, all.mass, all.squares, all.first_logit, all.half_norm};
     for (int64_t i = 0; i < 6; ++i) problem.sums[i * problem.batch + b] = found[i];
-    return partition - windows_at(problem.scan, problem.law[b], partition).weight;
+    return weight_floor(problem, b, partition);
 }
 
 // Starts the sums of a thread from nothing.
@@ -77,6 +77,8 @@ ORACLE_APART void begin_sums(const ScanProblem& problem, const Shape<Real>& shap
     std::fill_n(memory.reference, lanes, nothing);
     // a row that is excluded has the logit -inf, and no logit reaches the floor of a lane without a query
     std::fill_n(memory.floor, shape.batch, std::numeric_limits<Real>::lowest());
+    for (int64_t b = 0; problem.known && b < shape.batch; ++b)
+        memory.floor[b] = static_cast<Real>(weight_floor(problem, b, problem.known[b]));
     std::fill_n(memory.floor + shape.batch, lanes - shape.batch, std::numeric_limits<Real>::quiet_NaN());
     for (double* sum : {memory.met, memory.mass, memory.squares, memory.first_logit, memory.half_norm, memory.rounded})
         std::fill_n(sum, lanes, 0.0);

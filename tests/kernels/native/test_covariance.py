@@ -12,9 +12,12 @@ from row_cases import make_query
 from tolerances import assert_within
 
 from oracle_engine.base.arrays import STORAGE_DTYPES
-from oracle_engine.kernels import Span, covariance_product, prepare_rows
+from oracle_engine.kernels import Directions, Rows, Span, covariance_product, native_library, prepare_rows
+from oracle_engine.kernels.native import covariance as native_covariance
 from oracle_engine.kernels.native import double
+from oracle_engine.kernels.native.scan import NativeLimits
 from oracle_engine.kernels.portable import covariance
+from oracle_engine.kernels.reference import reference_logits
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
@@ -66,6 +69,48 @@ def test_products_of_many_calls_add_up(
     monkeypatch.setattr(double, "CALL_VALUES", 1)
     parts = covariance_product(rows, vectors, Span(0, 2500))
     assert_within((parts - whole).norm(dim=1) / (whole.norm(dim=1) + vectors.vector.norm(dim=1)), "float64")
+
+
+@pytest.mark.parametrize("batch", [3, 12])
+def test_products_of_disjoint_spans_add_up(target: str, generator: torch.Generator, batch: int) -> None:
+    rows = prepare_rows(stored_as(FAMILIES["clusters"](700, 70, generator), torch.uint8), None)
+    vectors = vectors_of(rows, make_query(rows, generator, batch), generator, curved=True)
+
+    def in_parts(rows: Rows, vectors: Directions, span: Span) -> torch.Tensor:
+        spans = Span(0, 300), Span(300, 301), Span(301, len(span))
+        return torch.stack([covariance_product(rows, vectors, part) for part in spans]).sum(0)
+
+    assert_product(in_parts, rows, vectors, Span(0, 700))
+
+
+@pytest.mark.parametrize("batch", [3, 12])
+def test_late_products_touch_what_has_weight_alone(
+    target: str, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch, batch: int
+) -> None:
+    rows = prepare_rows(stored_as(normal(2000, 128, generator), torch.uint8), None)
+    vectors = vectors_of(rows, make_query(rows, generator, batch, (0.9, 0.99)), generator)
+    # neither all rows from differences, nor products by torch
+    monkeypatch.delattr(native_covariance, "_of_all")
+    monkeypatch.delattr(covariance, "_dense_product")
+    assert_product(covariance_product, rows, vectors, Span(0, 2000))
+
+
+def test_queries_of_many_samples_are_left_to_others(
+    target: str, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(native_covariance, "LISTED_PAIRS", 0)
+    rows = prepare_rows(normal(600, 70, generator).float(), None)
+    vectors = vectors_of(rows, make_query(rows, generator, 12, (0.05, 0.95)), generator)
+    library = native_library().library
+    assert library is not None
+    limits = NativeLimits(rescored=(8, 8), threads=2)
+    found, many = native_covariance.few_product(rows, vectors, Span(0, 600), library=library, limits=limits)
+    weights = (reference_logits(rows, vectors.query, Span(0, 600)) - vectors.lse[:, None]).exp()
+    assert many.tolist() == (weights > 1e-9).sum(1).gt(8).nonzero()[:, 0].tolist()
+    assert 0 < len(many) < 12
+    assert (found[many] == 0).all()
+    few = torch.tensor([query for query in range(12) if query not in many])
+    assert_product(lambda *_: found[few], rows, vectors.take(few), Span(0, 600))
 
 
 def test_no_queries_give_no_products(target: str, generator: torch.Generator) -> None:
