@@ -15,7 +15,8 @@ import triton.language as tl
 from ...base.arrays import Float, Tensor
 from .jit import WEIGHT_SCALE, centre_of, dot, dot_add, halves, operand, rounded, row_tile, share_of
 from .listed_pairs import ListedPairs, any_of, list_samples
-from .operands import BlockOperand, QueryOperand
+from .operands import BlockOperand
+from .parts import QueryOperand
 from .splits import EXACT, Split
 from .tiles import FusedConfig
 from .weights import Reference

@@ -22,8 +22,9 @@ from .jit import (
     slice_of,
     tile_of,
 )
-from .operands import BlockOperand, QueryOperand, ScoredQuery
+from .operands import BlockOperand
 from .panels import Panels
+from .parts import QueryOperand, ScoredQuery
 from .tiles import DigitConfig, ScoreConfig
 
 

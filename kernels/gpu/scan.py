@@ -30,8 +30,9 @@ from .logits_int8 import score_digits
 from .moved_query import make_ready
 from .narrow import NARROW_DIM, narrow_state
 from .one_read import one_read_state, reads_once
-from .operands import BlockOperand, QueryOperand, block_dtype, copy_bytes, operand_rows
+from .operands import BlockOperand, block_dtype, copy_bytes, operand_rows
 from .partition import Meeting
+from .parts import QueryOperand
 from .rescore_list import RescoreList
 from .rescore_top import rescored_top
 from .rescored import Rescored

@@ -9,8 +9,9 @@ from ..common.rows import Span
 from .digits import DigitOperand
 from .logits import Scores, score
 from .logits_int8 import score_digits
-from .operands import BlockOperand, QueryOperand
+from .operands import BlockOperand
 from .panels import Panels
+from .parts import QueryOperand
 from .scan import BlockSums, TwoPhaseScan
 from .tiles import DigitConfig, ScoreConfig
 from .weighted_sum import weigh

@@ -21,7 +21,8 @@ from ..digits import DigitOperand
 from ..listed_pairs import ListedPairs
 from ..logits import Scores, score
 from ..logits_int8 import score_digits
-from ..operands import BlockOperand, QueryOperand, operand_rows
+from ..operands import BlockOperand, operand_rows
+from ..parts import QueryOperand
 from ..splits import operand_dtype, shared_bound
 from ..tables import KINDS
 from ..tiles import ANY, DigitConfig, ScoreConfig, WeighConfig

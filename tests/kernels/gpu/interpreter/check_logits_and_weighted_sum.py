@@ -15,7 +15,8 @@ from oracle_engine.kernels.gpu.jit import INTERPRET
 from oracle_engine.kernels.gpu.listed_pairs import ListedPairs
 from oracle_engine.kernels.gpu.live_rows import DENSE_SHARE, live_rows
 from oracle_engine.kernels.gpu.logits import Scores, score
-from oracle_engine.kernels.gpu.operands import BlockOperand, QueryOperand, operand_rows
+from oracle_engine.kernels.gpu.operands import BlockOperand, operand_rows
+from oracle_engine.kernels.gpu.parts import QueryOperand
 from oracle_engine.kernels.gpu.splits import operand_dtype
 from oracle_engine.kernels.gpu.weighted_sum import weigh
 from oracle_engine.kernels.gpu.weights import Reference, weights_of

@@ -15,8 +15,8 @@ from oracle_engine.kernels.common.accumulate import RunningSums as TorchSums
 from oracle_engine.kernels.common.rounding import Rounding, Windows, unit_error, windows
 from oracle_engine.kernels.common.work import Work
 from oracle_engine.kernels.gpu.law import Law
-from oracle_engine.kernels.gpu.operands import QueryOperand
 from oracle_engine.kernels.gpu.partition import Meeting
+from oracle_engine.kernels.gpu.parts import QueryOperand
 from oracle_engine.kernels.gpu.running_sums import RunningSums
 from oracle_engine.kernels.gpu.splits import EXACT, HALF, Split
 
