@@ -10,8 +10,9 @@ from typing import no_type_check
 import triton
 import triton.language as tl
 
-from .compensated import digits_lost, sum_of_three, twice_logits, twice_sum
+from .compensated import sum_of_three, twice_sum
 from .rescore import UNSEEN, RescoreConfig, difference_logits
+from .twice_logits import digits_lost, twice_logits
 
 # float64 sums in two numbers, and what is left of every operation on the way, take many registers
 COMPENSATED_TILE = RescoreConfig(block_n=8, block_b=1, block_d=64, warps=4, stages=1)
