@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from oracle_engine.kernels.gpu.operands import operand_dtype
+from oracle_engine.kernels.gpu.splits import operand_dtype
 from oracle_engine.kernels.gpu.tiles import DigitConfig, ScoreTile, ceil_div
 from oracle_engine.kernels.gpu.tools.figures import Number
 from oracle_engine.kernels.gpu.tools.jobs import Job

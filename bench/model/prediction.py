@@ -53,7 +53,7 @@ def predicted(case: Case, batch: int, kept: Kept, card: Card, *, early: bool) ->
 
     case: the data. kept: figures of the gate. card: its rates. early: whether all rows have weight, or next to none.
     """
-    size = DEFAULT_LIMITS.block_size(batch, TwoPhaseScan.pair_bytes)
+    size = DEFAULT_LIMITS.block_rows(batch, TwoPhaseScan.pair_bytes)
     counts = [min(size, case.count - start) for start in range(0, case.count, size)]
     kernels: dict[str, tuple[float, str]] = {}
     for count in counts:

@@ -18,6 +18,7 @@ from ..common.search import Mass, Projection, Searched, SearchLevel
 from ..common.segments import SegmentWork
 from ..common.state import PosteriorState, Wanted
 from ..common.work import Work
+from .splits import EXACT, HALF, KERNEL_DTYPES
 
 
 def gpu_state(work: Work, *, half: bool = False) -> PosteriorState:
@@ -28,7 +29,6 @@ def gpu_state(work: Work, *, half: bool = False) -> PosteriorState:
 
     Raises InputError where the kernels cannot run.
     """
-    from .operands import EXACT, HALF
     from .scan import triton_state
 
     return triton_state(work, HALF if half else EXACT)
@@ -135,9 +135,6 @@ KernelTask = Literal["scans", "late"]
 
 # compute capabilities of GPUs on which the tests of the kernels of a task have passed
 PROVEN: dict[KernelTask, tuple[tuple[int, int], ...]] = {"scans": ((9, 0),), "late": ()}
-
-# storage dtypes that the kernels read; float64 rows are for the torch implementation
-KERNEL_DTYPES = (torch.uint8, torch.int8, torch.float16, torch.bfloat16, torch.float32)
 
 
 def gpu_proven(rows: Rows, task: KernelTask) -> bool:

@@ -16,8 +16,9 @@ import torch
 from ...base.arrays import Shaped, Tensor
 from ..common.rounding import Rounding
 from ..common.rows import Query, Rows
-from .operands import EXACT, ScoredQuery, Split, number_rounding
+from .operands import ScoredQuery
 from .query_operand import RADIX, TOP_DIGIT, digit_shift, query_digits
+from .splits import EXACT, Split, number_rounding
 
 
 @dataclass(frozen=True)

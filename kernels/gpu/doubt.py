@@ -17,7 +17,7 @@ import triton.language as tl
 from ...base.arrays import Float64, Tensor
 from ..common.rounding import DROPPED_MASS, LITTLE_NOISE, MOVED, SUM_ROUNDINGS, UNIT_ROUNDOFF, WORST_CASE
 from ..common.work import Work
-from .partition import Law, logit_error
+from .law import Law, logit_error
 from .query_operand import QueryMeasures
 from .rescore import RESCORE_TILE, listed_share
 from .rescore_list import AGAIN, RescoreList

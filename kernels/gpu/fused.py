@@ -14,9 +14,11 @@ import triton.language as tl
 
 from ...base.arrays import Float, Tensor
 from .jit import WEIGHT_SCALE, centre_of, dot, dot_add, halves, operand, rounded, row_tile, share_of
-from .operands import EXACT, BlockOperand, QueryOperand, Split
+from .listed_pairs import ListedPairs, any_of, list_samples
+from .operands import BlockOperand, QueryOperand
+from .splits import EXACT, Split
 from .tiles import FusedConfig
-from .weights import ListedPairs, Reference, any_of, list_samples
+from .weights import Reference
 
 
 @triton.jit

@@ -6,11 +6,11 @@ import torch
 
 from ...base.errors import invalid
 from ..common.work import Work
-from . import KERNEL_DTYPES
 from .configs import LaunchConfig, choose
 from .devices import device_of
 from .jit import INTERPRET
-from .operands import EXACT, HALF, Split, block_dtype, shared_bound
+from .operands import block_dtype
+from .splits import EXACT, HALF, KERNEL_DTYPES, Split, shared_bound
 from .tiles import AnyConfig
 
 

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..common.rows import Rows
-from .operands import copied
-
 
 @dataclass(frozen=True)
 class ScanLimits:
@@ -25,15 +22,12 @@ class ScanLimits:
     least_rescored: int = 256
     most_rescored: int = 8192
 
-    def block_rows(self, rows: Rows, batch: int, pair_bytes: int) -> int:
+    def block_rows(self, batch: int, pair_bytes: int, row_bytes: int = 0) -> int:
         """Return how many rows of a scan are held at once.
 
-        rows: of the data set. batch: number of queries. pair_bytes: bytes held for each pair of a row and a query.
+        batch: number of queries. pair_bytes, row_bytes: bytes held for each pair of a row and a query, and for each row
+        beside its pairs.
         """
-        return self.block_size(batch, pair_bytes, 4 * rows.dim if copied(rows) else 0)
-
-    def block_size(self, batch: int, pair_bytes: int, row_bytes: int = 0) -> int:
-        """Return how many rows of a scan are held at once, of which each takes `row_bytes` beside its pairs."""
         size = self.score_bytes // (pair_bytes * (batch + 15) + row_bytes)
         # whole tiles, and row numbers within a block that fit into 32 bits
         return max(self.block_unit, min(size, 1 << 30) // self.block_unit * self.block_unit)

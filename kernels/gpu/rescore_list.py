@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 
 from ...base.arrays import Bool, Float, Int64, Shaped, Tensor
-from .weights import ListedPairs
+from .listed_pairs import ListedPairs
 
 # the count of a query whose list overflowed: every row of the span is rescored; and of one whose samples on the list
 # were rescored, but for which every row is after all

@@ -22,30 +22,24 @@ from .doubt import Doubt
 from .finish import Finish
 from .fused import fused
 from .launch_checks import checked_config
+from .law import Law
 from .limits import DEFAULT_LIMITS, ScanLimits
+from .listed_pairs import ListedPairs
 from .logits import Scores, score
 from .logits_int8 import score_digits
 from .moved_query import make_ready
 from .narrow import NARROW_DIM, narrow_state
 from .one_read import one_read_state, reads_once
-from .operands import (
-    EXACT,
-    BlockOperand,
-    QueryOperand,
-    Split,
-    block_dtype,
-    operand_dtype,
-    operand_rows,
-    unit_rounding,
-)
-from .partition import Law, Meeting
+from .operands import BlockOperand, QueryOperand, block_dtype, copy_bytes, operand_rows
+from .partition import Meeting
 from .rescore_list import RescoreList
 from .rescore_top import rescored_top
 from .rescored import Rescored
 from .running_sums import RunningSums
+from .splits import EXACT, Split, operand_dtype, unit_rounding
 from .tiles import DigitConfig, FusedConfig, ScoreConfig
 from .weighted_sum import weigh
-from .weights import ListedPairs, Reference, weights_of
+from .weights import Reference, weights_of
 
 # the fused kernel unrolls its loop over excluded ranges and is compiled for each number of them, up to this one
 FUSED_RANGES = 4
@@ -131,7 +125,7 @@ class TritonScan(Generic[Operand]):
 
     def blocks(self) -> list[Span]:
         """Return the blocks of the span that are held at once: their logits, and a centred copy where one is needed."""
-        size = self.limits.block_rows(self.rows, len(self.query), self.pair_bytes)
+        size = self.limits.block_rows(len(self.query), self.pair_bytes, copy_bytes(self.rows))
         start, stop = self.work.span.start, self.work.span.stop
         return [Span(first, min(first + size, stop)) for first in range(start, stop, size)]
 

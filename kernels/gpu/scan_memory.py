@@ -7,7 +7,7 @@ from .configs import choose
 from .devices import device_of
 from .limits import DEFAULT_LIMITS, ScanLimits
 from .narrow import NARROW_DIM, narrow_memory
-from .operands import block_dtype, copied
+from .operands import block_dtype, copy_bytes
 from .rescore_top import top_memory
 from .rescored import rescore_memory
 from .scan import FusedScan, TwoPhaseScan
@@ -23,10 +23,10 @@ def triton_memory(rows: Rows, batch: int, *, limits: ScanLimits = DEFAULT_LIMITS
         return narrow_memory(rows, batch, limits)
     config = choose(device_of(rows.device), block_dtype(rows), batch, rows.dim)
     pair_bytes = (TwoPhaseScan if config.fused is None else FusedScan).pair_bytes
-    count = min(limits.block_rows(rows, batch, pair_bytes), len(rows))
+    count = min(limits.block_rows(batch, pair_bytes, copy_bytes(rows)), len(rows))
     padded, values = -(-batch // 16) * 16, batch * rows.dim
     # norms and weights of the rows, and a centred copy where one is needed
-    held = 8 * len(rows) + count * (4 * rows.dim if copied(rows) else 0)
+    held = 8 * len(rows) + count * copy_bytes(rows)
     if config.fused is None:
         slices, shares = (part(count, batch, rows.dim) for part in (config.score_slices, config.weigh_shares))
         tiles_b = -(-batch // config.weigh.block_b)

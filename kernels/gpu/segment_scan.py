@@ -34,7 +34,7 @@ class SegmentScan(TwoPhaseScan):
 
     def blocks(self) -> list[Span]:
         """Return which rows of every segment are scanned together, as numbers within the segment."""
-        height = self.limits.block_size(self.config.score.block_b * self._most_panels, self.pair_bytes)
+        height = self.limits.block_rows(self.config.score.block_b * self._most_panels, self.pair_bytes)
         return [Span(first, min(first + height, self.longest)) for first in range(0, self.longest, height)]
 
     @cached_property

@@ -16,11 +16,12 @@ from .launch_checks import checked_config
 from .limits import DEFAULT_LIMITS, ScanLimits
 from .moved_query import taken
 from .narrow import NARROW_DIM
-from .operands import EXACT, Split, copied
+from .operands import copy_bytes
 from .panels import Panels
 from .scan import on_device, triton_state
 from .segment_order import SegmentOrder
 from .segment_scan import SEGMENT_BATCH, SegmentScan
+from .splits import EXACT, Split
 from .unions import Unions
 
 # what a state has without moments and heaviest samples
@@ -58,7 +59,7 @@ def scans_all(work: SegmentWork, every: Work, limits: ScanLimits = DEFAULT_LIMIT
     pairs, (count, dim) = len(work.pairs), work.rows.stored.shape
     if dim <= NARROW_DIM or _config(every, EXACT).score.least_slices(dim) > 1:
         return True
-    if pairs > MOST_PAIRS or pairs * dim > MOST_VALUES or (copied(work.rows) and 4 * count * dim > limits.score_bytes):
+    if pairs > MOST_PAIRS or pairs * dim > MOST_VALUES or count * copy_bytes(work.rows) > limits.score_bytes:
         return True
     columns = SEGMENT_BATCH * Panels.most(pairs, SEGMENT_BATCH, work.distinct)
     padded = SEGMENT_BATCH * -(-len(work.query) // SEGMENT_BATCH)

@@ -15,8 +15,8 @@ from ...base.arrays import Float64, Int64, Shaped, Tensor
 from ..common.state import FIELDS, PosteriorState
 from ..common.work import Work
 from .finish import Finish
+from .law import Law
 from .limits import ScanLimits
-from .partition import Law
 from .query_operand import QueryMeasures
 from .rescore_list import RescoreList
 from .rescored import Rescored, share_count

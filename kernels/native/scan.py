@@ -110,12 +110,15 @@ class ScanAsked(Structure):
 class NativeLimits:
     """Sizes that a native scan keeps to; the defaults are measured, tests pass smaller ones.
 
-    block_rows: rows of a block, or None for what the second cache holds. rescored: samples of a query that are rescored
-        one by one, at least and at most; with more of them, or with more than a 32nd of the span, the query is scanned
-        in float64. step_operations: operations of one call. threads: of a scan, or None for as many as torch has.
+    block_rows: rows of a block, or None for what the second cache holds. whole_rows: of one whose rows are all
+        multiplied with whole queries, or None for as many; read where block_rows is given, multiples of ROW_UNIT both.
+        rescored: samples of a query that are rescored one by one, at least and at most; with more of them, or with more
+        than a 32nd of the span, the query is scanned in float64. step_operations: operations of one call. threads: of a
+        scan, or None for as many as torch has.
     """
 
     block_rows: int | None = None
+    whole_rows: int | None = None
     rescored: tuple[int, int] = (256, 8192)
     step_operations: float = STEP_OPERATIONS
     threads: int | None = None
@@ -177,7 +180,7 @@ def block_rows(rows: Rows, limits: NativeLimits, library: CDLL, *, few: bool) ->
     few: whether rows are read as they are stored.
     """
     if limits.block_rows is not None:
-        return limits.block_rows, limits.block_rows
+        return limits.block_rows, limits.whole_rows or limits.block_rows
     size = rows.stored.element_size() if few else 4
     fitting = int(CACHE_SHARE * cache_bytes()) // (rows.dim * size)
     block = max(ROW_UNIT, min(fitting // ROW_UNIT * ROW_UNIT, MOST_ROWS))

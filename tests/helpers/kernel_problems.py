@@ -13,8 +13,8 @@ from oracle_engine.kernels.common.state import PosteriorState
 from oracle_engine.kernels.common.work import Work
 from oracle_engine.kernels.gpu.launch_checks import checked_config
 from oracle_engine.kernels.gpu.limits import ScanLimits
-from oracle_engine.kernels.gpu.operands import EXACT, HALF, Split
 from oracle_engine.kernels.gpu.scan import TwoPhaseScan, triton_state
+from oracle_engine.kernels.gpu.splits import EXACT, HALF, Split
 from oracle_engine.scans.backends import BACKENDS, Backend
 
 DTYPES = (torch.uint8, torch.int8, torch.float16, torch.bfloat16, torch.float32)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..operands import operand_dtype
-from ..partition import Law
+from ..law import Law
+from ..splits import operand_dtype
 from .jobs import BOUNDS, COMPENSATED, PRODUCTS, TRITON_NAMES, Job
 
 # arguments that are neither float32 pointers nor 32-bit integers; those of the operands depend on the dtype

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import triton
 
 from ..live_rows import PLACE_WARPS
-from ..operands import shared_bound
+from ..splits import shared_bound
 from ..tiles import DigitConfig, FusedConfig, ScoreConfig, WeighConfig
 from ..weights import WEIGHTS_WARPS
 from .figures import Number, Step, operand_kilobytes

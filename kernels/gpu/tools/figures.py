@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..operands import operand_dtype
+from ..splits import operand_dtype
 from ..tiles import AnyConfig, DigitConfig, FusedConfig, ScoreTile, WeighConfig
 from .jobs import Job
 from .machine_code import BARRIERS, SUMS, Code, Instruction, in_flight, now_and_then, product_loop, unguarded

@@ -8,7 +8,7 @@ import torch
 from triton.backends.compiler import GPUTarget
 
 from ..devices import Device
-from ..operands import EXACT, HALF, operand_dtype, part_slots
+from ..splits import EXACT, HALF, operand_dtype, part_slots
 from ..tiles import Tile
 from .machine_code import ON_FLOATS
 

@@ -21,7 +21,6 @@ from ..logits_int8 import digits_kernel
 from ..merge import MERGE_BLOCK, merge_kernel
 from ..moved_query import MOVE_BLOCK, moved_query_kernel
 from ..one_read import one_read_kernel
-from ..operands import EXACT, part_slots
 from ..panels import PANEL_BLOCK, panels_kernel
 from ..partition import PARTITION_QUERIES, TILE_BLOCK, partition_kernel
 from ..projection import coefficients_kernel, point_kernel
@@ -36,6 +35,7 @@ from ..screen_tiles import FIRST_ROWS, above_kernel, close_kernel, maxima_kernel
 from ..search_floor import floor_kernel
 from ..search_kernels import certify_kernel, list_kernel
 from ..segment_order import SEGMENT_BLOCK, segment_order_kernel
+from ..splits import EXACT, part_slots
 from ..state_steps import SHARE_BLOCK, STATE_BLOCK
 from ..union_kernels import (
     UNION_BLOCK,

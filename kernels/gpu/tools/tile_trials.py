@@ -18,13 +18,15 @@ from ...common.state import Wanted
 from ..configs import choose
 from ..devices import Device
 from ..digits import DigitOperand
+from ..listed_pairs import ListedPairs
 from ..logits import Scores, score
 from ..logits_int8 import score_digits
-from ..operands import BlockOperand, QueryOperand, operand_dtype, operand_rows, shared_bound
+from ..operands import BlockOperand, QueryOperand, operand_rows
+from ..splits import operand_dtype, shared_bound
 from ..tables import KINDS
 from ..tiles import ANY, DigitConfig, ScoreConfig, WeighConfig
 from ..weighted_sum import weigh
-from ..weights import ListedPairs, Reference, weights_of
+from ..weights import Reference, weights_of
 
 # largest relative difference from float64 of a result that may be timed; wrong ones differ by far more
 TOLERANCE = 1e-3

@@ -57,7 +57,7 @@ def launches(
 
     config: of the call. stored: dtype of the rows. count: rows of the span. batch: queries. dim: D.
     """
-    rows = min(count, DEFAULT_LIMITS.block_size(batch, TwoPhaseScan.pair_bytes))
+    rows = min(count, DEFAULT_LIMITS.block_rows(batch, TwoPhaseScan.pair_bytes))
     score, dense, listed = config.score, config.weigh, config.weigh.listed(stored.itemsize)
     slices, shares = config.score_slices(rows, batch, dim), config.weigh_shares(rows, batch, dim)
     scored = ceil_div(rows, score.block_n) * ceil_div(batch, score.block_b) * slices

@@ -77,6 +77,7 @@ class Problem {
                     asked.out.mean != nullptr,
                     asked.out.entropy != nullptr,
                     asked.block,
+                    asked.few ? asked.block : asked.whole_block,
                     asked.few};
     }
     Problem(const Problem&) = delete;

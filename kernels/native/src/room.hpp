@@ -44,6 +44,7 @@ struct Room {
 inline ScanProblem of_thread(const ScanProblem& all, int64_t batch, int64_t few) {
     ScanProblem part = all;
     part.batch = batch, part.few = batch <= few, part.threads = 1;
+    if (part.few) part.block = part.short_block;
     return part;
 }
 

@@ -1,10 +1,10 @@
 // The exact scan: begun once, fed spans of rows, and finished; every step is one parallel region at most.
-#include <cstdlib>
 #include <new>
 #include <vector>
 
 #include "crew.hpp"
 #include "finish.hpp"
+#include "kept_memory.hpp"
 #include "steps.hpp"
 #include "sums.hpp"
 #include "worker.hpp"
@@ -24,11 +24,10 @@ class Scan : public Steps {
           crew_(problem.threads, 4.0 * problem.batch * problem.dim * (asked.stop - asked.start)),
           // queries are written once, whatever the number of rows
           use_(digit_use<Real>(problem, kWorthDigits)),
-          shape(sized(problem, use_.leading || problem.few ? asked.block : asked.whole_block)),
-          memory_(static_cast<char*>(std::aligned_alloc(64, padded(bytes(), 64))), std::free),
-          arena(problem.memory = memory_.get()),
+          shape(problem),
+          memory_(bytes()),
+          arena(problem.memory = memory_.begin()),
           shared(shape, problem.few != 0, use_, arena) {
-        if (!memory_) throw std::bad_alloc();
         for (int64_t t = 0; t < problem.threads; ++t) memories.emplace_back(shape, problem.few != 0, use_, arena);
         begin();
     }
@@ -70,15 +69,10 @@ class Scan : public Steps {
     Crew crew_;
     const DigitUse use_;
     Shape<Real> shape;
-    std::unique_ptr<char, void (*)(void*)> memory_;
+    KeptMemory memory_;
     Arena arena;
     Shared<Real> shared;
     std::vector<Memory<Real>> memories;
-
-    static const ScanProblem& sized(ScanProblem& problem, int64_t block) {
-        problem.block = block;
-        return problem;
-    }
 
     int64_t bytes() const {
         Arena empty(nullptr);

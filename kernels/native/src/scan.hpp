@@ -29,8 +29,9 @@ struct ScanProblem {
     int64_t* top_rows;          // [threads, B, top]
     int64_t* kept;              // [B]: listed pairs, -1 for a query whose list overflowed
     ScanLaw scan;
-    // block: rows of a block. listed: most pairs that a query may list. few: whether queries are few
-    int64_t stored, wide, dim, batch, ranges, threads, listed, top, wants_mean, wants_moments, block, few;
+    // short_block: rows of a block of which few may matter. block: rows of one that is multiplied whole. listed: most
+    // pairs that a query may list. few: whether queries are few
+    int64_t stored, wide, dim, batch, ranges, threads, listed, top, wants_mean, wants_moments, short_block, block, few;
 };
 
 // Rounds up to a multiple.
@@ -159,13 +160,14 @@ struct Shared {
           whole_centre(use.rows && !few ? arena.take<int32_t>(shape.panels * shape.width) : nullptr) {}
 };
 
-// blocks of which whole products are made at once before leading digits are tried again: more each time
+// short blocks of which whole products are made at once before leading digits are tried again: more each time
 constexpr int32_t kLeastPatience = 4, kMostPatience = 256;
 
 // largest value of the first row over its deviation, as expected
 constexpr float kSpread = 4.0f;
 
-// For how many more blocks whole products are made for a pair of vectors of queries, and for how many the next time.
+// For how many more short blocks whole products are made for a pair of vectors of queries, and for how many the next
+// time.
 struct Patience {
     int32_t left, next;
 };

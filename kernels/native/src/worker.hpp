@@ -33,10 +33,11 @@ class Worker {
 
     // Adds the rows [start, stop).
     void run(int64_t start, int64_t stop) {
-        for (int64_t first = start; first < stop; first += shape_.block) {
-            const Block block{first, std::min(shape_.block, stop - first)};
+        for (Block block{start, 0}; block.first < stop; block.first += block.count) {
+            block.count = std::min(rows_at_once(), stop - block.first);
             prepare(block);
-            look_ahead(first + block.count, std::min(first + block.count + shape_.block, stop));
+            const int64_t next = block.first + block.count;
+            look_ahead(next, std::min(next + block.count, stop));
             if (problem_.few) {
                 few(block);
             } else {
@@ -55,6 +56,14 @@ class Worker {
     const DigitUse use_;
     bool packed_ = false;  // whether the block lies in panels
     Ahead ahead_;
+
+    // Rows of the next block: those of a short one as long as leading digits may tell that few of them matter.
+    int64_t rows_at_once() const {
+        int64_t whole = shape_.block;
+        for (int64_t v = 0; use_.leading && v < shape_.vectors; v += 2)
+            whole = std::min(whole, memory_.patience[v].left * problem_.short_block);
+        return whole < shape_.block ? problem_.short_block : whole;
+    }
 
     // The next block is fetched while this one is computed with.
     void look_ahead(int64_t start, int64_t stop) {
@@ -110,7 +119,9 @@ class Worker {
     // Scores the rows of a block that may matter to a pair of vectors of queries, and returns true if these are few.
     bool few_matter(const Stored* rows, const Block& block, int64_t v) {
         Patience& patience = memory_.patience[v];
-        if (patience.left > 0) return --patience.left, false;
+        const int32_t short_blocks =
+            static_cast<int32_t>((block.count + problem_.short_block - 1) / problem_.short_block);
+        if (patience.left > 0) return patience.left -= std::min(patience.left, short_blocks), false;
         const int64_t closed = close_pairs(rows, block, v, std::min(v + 2, shape_.vectors));
         // the first rows fill lists of the heaviest ones, whatever their time
         const int32_t growth = shape_.top > 0 ? 2 : 4;

@@ -148,6 +148,21 @@ def test_rows_that_matter_may_come_at_the_end(generator: torch.Generator, dtype:
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+@pytest.mark.parametrize("times", [(0.001, 0.01), (0.001, 0.9), LATE])
+def test_blocks_grow_while_all_rows_are_multiplied_whole(
+    generator: torch.Generator, dtype: torch.dtype, times: tuple[float, ...]
+) -> None:
+    # the first rows matter to all queries, of the last ones few do: blocks grow, and shrink again
+    near = normal(700, 128, generator)
+    rows = prepare_rows(stored_as(torch.cat([near, 4.0 + 3.0 * normal(911, 128, generator)]), dtype), None)
+    query = make_query(rows, generator, 40, times)
+    for whole_rows in (24, 96, 504):
+        limits = NativeLimits(block_rows=24, whole_rows=whole_rows, threads=1)
+        closed_share(rows, query, wanted=Wanted(moments=True, top_k=3), limits=limits)
+        closed_share(rows, query, Span(3, 1600), wanted=MEAN_ONLY, limits=limits)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
 def test_parity_for_classes_of_many_rows(generator: torch.Generator, dtype: torch.dtype) -> None:
     rows = prepare_rows(stored_as(FAMILIES["clusters"](2400, 128, generator), dtype), None)
     query = make_query(rows, generator, 80, LATE)

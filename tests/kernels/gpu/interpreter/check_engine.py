@@ -26,7 +26,7 @@ from oracle_engine.base.errors import InputError
 from oracle_engine.kernels import Span, reference_state
 from oracle_engine.kernels.common.work import Work
 from oracle_engine.kernels.gpu import scan_memory
-from oracle_engine.kernels.gpu.operands import EXACT, HALF
+from oracle_engine.kernels.gpu.splits import EXACT, HALF
 from oracle_engine.scans import backends
 
 ANSWERS = ("velocity", "log_density")

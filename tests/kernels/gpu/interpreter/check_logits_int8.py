@@ -30,8 +30,9 @@ from oracle_engine.kernels.gpu.configs import scored_with
 from oracle_engine.kernels.gpu.devices import Device
 from oracle_engine.kernels.gpu.digits import DigitOperand, digit_rounding
 from oracle_engine.kernels.gpu.logits_int8 import score_digits
-from oracle_engine.kernels.gpu.operands import HALF, BlockOperand, QueryOperand, operand_rows
+from oracle_engine.kernels.gpu.operands import BlockOperand, QueryOperand, operand_rows
 from oracle_engine.kernels.gpu.query_operand import query_digits
+from oracle_engine.kernels.gpu.splits import HALF
 from oracle_engine.kernels.gpu.tiles import DigitConfig
 from oracle_engine.kernels.reference import reference_logits
 
