@@ -13,6 +13,9 @@ WHEELS := wheels
 TOGETHER = $$($(PYTHON) -c 'import xdist' 2>/dev/null && echo -n 8 -p no:benchmark)
 ON_CARD = PYTHONPATH=$$(printf '%s:' $(WHEELS)/*.whl)$$PYTHONPATH
 
+# torch takes seconds to compile: processes that import it share the bytecode, also where the environment says to write none
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help venv native sanitize interpreter demo quick test check bench docs wheel matrix aot gpu gpu-wheels fmt clean
