@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 
@@ -33,6 +34,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     config.stash[LATER_CASES] = set() if EVERY_CASE else later_cases(items)
     if not EVERY_CASE:
         check_first_examples(items)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Keep what there is before the first test from being looked through whenever memory is given back."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)
