@@ -23,9 +23,9 @@ from oracle_engine.base.errors import invalid
 from oracle_engine.compare.floors import Floor, Need, Rates, rates_of
 from oracle_engine.compare.record import OURS, OURS_RECORDED, Row
 from oracle_engine.compare.workloads import Workload
-from oracle_engine.kernels.gpu.configs import choose, scored_with
-from oracle_engine.kernels.gpu.devices import device_of
-from oracle_engine.kernels.gpu.one_read import reading_once
+from oracle_engine.kernels.gpu.core.configs import choose, scored_with
+from oracle_engine.kernels.gpu.core.devices import device_of
+from oracle_engine.kernels.gpu.scans.one_read import reading_once
 
 from .__main__ import RESULTS, say
 from .comparison import Comparison

@@ -13,7 +13,7 @@ import torch
 
 from oracle_engine import OracleDataset, OracleEngine
 from oracle_engine.compare.workloads import Workload
-from oracle_engine.kernels.gpu.configs import scored_with
+from oracle_engine.kernels.gpu.core.configs import scored_with
 
 # values of random data that are drawn at once
 DRAWN = 1 << 26

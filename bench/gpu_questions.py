@@ -25,7 +25,7 @@ from oracle_engine.base.environment import environment_report
 from oracle_engine.base.errors import invalid
 from oracle_engine.compare.truth import BAR, relative_error
 from oracle_engine.compare.workloads import LABELLED, Batch, Workload
-from oracle_engine.kernels.gpu.one_read import reading_once
+from oracle_engine.kernels.gpu.scans.one_read import reading_once
 from oracle_engine.kernels.gpu.tools.tile_trials import milliseconds
 
 from .__main__ import RESULTS, say

@@ -15,9 +15,9 @@ import torch
 from oracle_engine import OracleDataset, OracleEngine
 from oracle_engine.kernels import Query, Rows, Span, Wanted
 from oracle_engine.kernels.common.work import Work
-from oracle_engine.kernels.gpu.limits import ScanLimits
-from oracle_engine.kernels.gpu.scan import triton_state
-from oracle_engine.kernels.gpu.segments import segments_state
+from oracle_engine.kernels.gpu.core.limits import ScanLimits
+from oracle_engine.kernels.gpu.scans.scan import triton_state
+from oracle_engine.kernels.gpu.scans.segments import segments_state
 from oracle_engine.kernels.gpu.tools.figures import Number
 from oracle_engine.kernels.gpu.tools.pretended_card import PretendedCard, pretended_card
 from oracle_engine.kernels.screens import (

@@ -16,7 +16,7 @@ from typing import Any
 
 from oracle_engine.compare.record import OURS_RECORDED
 from oracle_engine.compare.tables import NOTHING, Lines, as_text, milliseconds, percent
-from oracle_engine.kernels.gpu.configs import choose
+from oracle_engine.kernels.gpu.core.configs import choose
 from oracle_engine.kernels.gpu.tools.machines import MACHINES
 from oracle_engine.kernels.gpu.tools.pretended_card import H100
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from oracle_engine.kernels.gpu.configs import choose
-from oracle_engine.kernels.gpu.tiles import ceil_div
+from oracle_engine.kernels.gpu.core.configs import choose
+from oracle_engine.kernels.gpu.core.tiles import ceil_div
 from oracle_engine.kernels.gpu.tools.jobs import Job
 from oracle_engine.kernels.gpu.tools.pretended_card import H100
 from oracle_engine.kernels.gpu.tools.waves import launches

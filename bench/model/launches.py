@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from oracle_engine.kernels.gpu.splits import operand_dtype
-from oracle_engine.kernels.gpu.tiles import DigitConfig, ScoreTile, ceil_div
+from oracle_engine.kernels.gpu.core.tiles import DigitConfig, ScoreTile, ceil_div
+from oracle_engine.kernels.gpu.operands.splits import operand_dtype
 from oracle_engine.kernels.gpu.tools.figures import Number
 from oracle_engine.kernels.gpu.tools.jobs import Job
 from oracle_engine.kernels.gpu.tools.machines import Machine

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from oracle_engine.kernels.gpu.configs import choose
-from oracle_engine.kernels.gpu.limits import DEFAULT_LIMITS
-from oracle_engine.kernels.gpu.narrow import NARROW_DIM
-from oracle_engine.kernels.gpu.one_read import ONE_READ_DIM, one_read_tile
-from oracle_engine.kernels.gpu.scan import TwoPhaseScan
-from oracle_engine.kernels.gpu.tiles import ceil_div
+from oracle_engine.kernels.gpu.core.configs import choose
+from oracle_engine.kernels.gpu.core.limits import DEFAULT_LIMITS
+from oracle_engine.kernels.gpu.core.tiles import ceil_div
+from oracle_engine.kernels.gpu.products.weights import WEIGHTS_WARPS, weights_rows
+from oracle_engine.kernels.gpu.scans.narrow import NARROW_DIM
+from oracle_engine.kernels.gpu.scans.one_read import ONE_READ_DIM, one_read_tile
+from oracle_engine.kernels.gpu.scans.scan import TwoPhaseScan
 from oracle_engine.kernels.gpu.tools.jobs import TRITON_NAMES, Job
 from oracle_engine.kernels.gpu.tools.pretended_card import H100
 from oracle_engine.kernels.gpu.tools.waves import launches
-from oracle_engine.kernels.gpu.weights import WEIGHTS_WARPS, weights_rows
 
 from ..gate.kept import Kept
 from ..gpu_cases import Case

@@ -18,40 +18,40 @@ from ..common.search import Mass, Projection, Searched, SearchLevel
 from ..common.segments import SegmentWork
 from ..common.state import PosteriorState, Wanted
 from ..common.work import Work
-from .splits import EXACT, HALF, KERNEL_DTYPES
+from .operands.splits import EXACT, HALF, KERNEL_DTYPES
 
 
 def gpu_state(work: Work, *, half: bool = False) -> PosteriorState:
-    """Return the state of the span for every query, see :func:`.scan.triton_state`.
+    """Return the state of the span for every query, see :func:`.scans.scan.triton_state`.
 
     work: rows, queries [B], span and what is wanted. half: whether half of the matrix products are left out, which
     gives velocities to about 1e-3.
 
     Raises InputError where the kernels cannot run.
     """
-    from .scan import triton_state
+    from .scans.scan import triton_state
 
     return triton_state(work, HALF if half else EXACT)
 
 
 def gpu_segments(work: SegmentWork) -> PosteriorState:
-    """Return the states over several spans for each query, see :func:`.segments.segments_state`.
+    """Return the states over several spans for each query, see :func:`.scans.segments.segments_state`.
 
     work: rows, queries [B], pairs of a query and a span, and what is wanted.
 
     Raises InputError where the kernels cannot run.
     """
-    from .segments import segments_state
+    from .scans.segments import segments_state
 
     return segments_state(work)
 
 
 def gpu_pairs_state(rows: Rows, query: Query, pairs: Pairs, wanted: Wanted) -> PosteriorState:
-    """Return the states of named samples of each query, see :func:`.pairs.triton_pairs_state`.
+    """Return the states of named samples of each query, see :func:`.states.pairs.triton_pairs_state`.
 
     rows, query: the samples and B queries. pairs: of a query and a row. wanted: of the states.
     """
-    from .pairs import triton_pairs_state
+    from .states.pairs import triton_pairs_state
 
     return triton_pairs_state(rows, query, pairs, wanted)
 
@@ -61,7 +61,7 @@ def gpu_combined(combination: Combination, mean: Float64[Tensor, "B D"], dtype: 
 
     combination: of [B] queries. mean: [B, D] float64. dtype: of the answer.
     """
-    from .combine import combined_answer
+    from .states.combine import combined_answer
 
     return combined_answer(combination, mean, dtype)
 
@@ -71,7 +71,7 @@ def gpu_described(description: Description) -> Described:
 
     description: of at least one query.
     """
-    from .describe import posterior_facts
+    from .states.describe import posterior_facts
 
     return posterior_facts(description)
 
@@ -81,7 +81,7 @@ def gpu_merged(first: PosteriorState, second: PosteriorState) -> PosteriorState:
 
     first, second: the states of the same B queries, at least one, over either.
     """
-    from .merge import merged_means
+    from .states.merge import merged_means
 
     return merged_means(first, second)
 
@@ -89,12 +89,12 @@ def gpu_merged(first: PosteriorState, second: PosteriorState) -> PosteriorState:
 def gpu_projected(
     query: Query, basis: Float[Tensor, "D M"] | None, shared: Float64[Tensor, "B D"] | None
 ) -> Projection:
-    """Return queries in the coordinates of a screen, see :func:`.projection.projected`.
+    """Return queries in the coordinates of a screen, see :func:`.late.projection.projected`.
 
     query: the batch. basis: directions, float32, or None for values. shared: points whose products with all rows are
     known, or None.
     """
-    from .projection import projected
+    from .late.projection import projected
 
     return projected(query, basis, shared)
 
@@ -108,11 +108,11 @@ def gpu_entries(
     *,
     rows: int,
 ) -> Shaped[Tensor, "B"]:
-    """Return the level of a screen that each query enters at, [B] int32, see :func:`.entries.card_entries`.
+    """Return the level of a screen that each query enters at, [B] int32, see :func:`.late.entries.card_entries`.
 
     query, source, knowledge: the batch, and what is known of it. least, costs: of the screen. rows: how many.
     """
-    from .entries import card_entries
+    from .late.entries import card_entries
 
     return card_entries(query, source, knowledge, least, costs, rows=rows)
 
@@ -120,12 +120,12 @@ def gpu_entries(
 def gpu_searched(
     work: Work, levels: Sequence[SearchLevel], mass: Mass, entry: Shaped[Tensor, "B"] | None = None
 ) -> Searched:
-    """Return what a search through the levels of a screen finds, see :func:`.search.card_searched`.
+    """Return what a search through the levels of a screen finds, see :func:`.late.search.card_searched`.
 
     work: the queries, the rows and their span. levels: the cheapest first. mass: that may be left out of each query.
     entry: the level that each enters at, [B], or None for the first.
     """
-    from .search import card_searched
+    from .late.search import card_searched
 
     return card_searched(work, levels, mass, entry)
 
@@ -158,7 +158,7 @@ def proven_card(device: torch.device, task: KernelTask) -> bool:
 def gpu_ready(rows: Rows) -> None:
     """Make what the kernels read beside `rows` on a GPU, in a dtype that they read; nothing for others."""
     if rows.stored.is_cuda:
-        from .operands import keep_ready
+        from .operands.rows import keep_ready
 
         if rows.stored.dtype in KERNEL_DTYPES:
             keep_ready(rows)
@@ -166,6 +166,6 @@ def gpu_ready(rows: Rows) -> None:
 
 def gpu_memory(rows: Rows, batch: int) -> int:
     """Return the most bytes that the posterior means of `batch` queries need beyond the data in `rows`."""
-    from .scan_memory import triton_memory
+    from .scans.memory import triton_memory
 
     return triton_memory(rows, batch)

@@ -7,7 +7,7 @@ from bench import gpu, gpu_cases
 from bench.comparison import Comparison
 from oracle_engine.compare.floors import Rates
 from oracle_engine.compare.record import OURS
-from oracle_engine.kernels.gpu.configs import scored_with
+from oracle_engine.kernels.gpu.core.configs import scored_with
 
 ROWS = gpu_cases.Case(1000, 784, torch.uint8, (64,))
 

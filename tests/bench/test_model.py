@@ -12,7 +12,7 @@ from bench.model.from_cache import from_cache
 from bench.model.launches import Card, Launch, together
 from bench.model.prediction import Prediction, predicted, predicted_once
 from bench.record import read_json
-from oracle_engine.kernels.gpu.tiles import ScoreConfig
+from oracle_engine.kernels.gpu.core.tiles import ScoreConfig
 from oracle_engine.kernels.gpu.tools.jobs import Job
 
 KEPT = read()

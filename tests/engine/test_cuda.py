@@ -23,7 +23,7 @@ from oracle_engine.kernels import (
     reference_state,
 )
 from oracle_engine.kernels.common.work import Work
-from oracle_engine.kernels.gpu.configs import scored_with
+from oracle_engine.kernels.gpu.core.configs import scored_with
 from oracle_engine.queries.modes import TopK
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")

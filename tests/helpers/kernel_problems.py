@@ -11,10 +11,10 @@ from torch import Tensor
 from oracle_engine.kernels import Query, Rows, Span, Wanted, prepare_rows, reference_state
 from oracle_engine.kernels.common.state import PosteriorState
 from oracle_engine.kernels.common.work import Work
-from oracle_engine.kernels.gpu.launch_checks import checked_config
-from oracle_engine.kernels.gpu.limits import ScanLimits
-from oracle_engine.kernels.gpu.scan import TwoPhaseScan, triton_state
-from oracle_engine.kernels.gpu.splits import EXACT, HALF, Split
+from oracle_engine.kernels.gpu.core.limits import ScanLimits
+from oracle_engine.kernels.gpu.operands.splits import EXACT, HALF, Split
+from oracle_engine.kernels.gpu.scans.launch_checks import checked_config
+from oracle_engine.kernels.gpu.scans.scan import TwoPhaseScan, triton_state
 from oracle_engine.scans.backends import BACKENDS, Backend
 
 DTYPES = (torch.uint8, torch.int8, torch.float16, torch.bfloat16, torch.float32)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..law import Law
-from ..splits import operand_dtype
+from ..operands.splits import operand_dtype
+from ..sums.law import Law
 from .jobs import BOUNDS, COMPENSATED, PRODUCTS, TRITON_NAMES, Job
 
 # arguments that are neither float32 pointers nor 32-bit integers; those of the operands depend on the dtype

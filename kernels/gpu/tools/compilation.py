@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import triton
 
-from ..live_rows import PLACE_WARPS
-from ..splits import shared_bound
-from ..tiles import DigitConfig, FusedConfig, ScoreConfig, WeighConfig
-from ..weights import WEIGHTS_WARPS
+from ..core.tiles import DigitConfig, FusedConfig, ScoreConfig, WeighConfig
+from ..operands.splits import shared_bound
+from ..products.live_rows import PLACE_WARPS
+from ..products.weights import WEIGHTS_WARPS
 from .figures import Number, Step, operand_kilobytes
 from .jobs import COMPENSATED, TARGETS, Job
 from .machine_code import COPIES, MATRIX, amd_code, nvidia_code

@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..splits import operand_dtype
-from ..tiles import AnyConfig, DigitConfig, FusedConfig, ScoreTile, WeighConfig
+from ..core.tiles import AnyConfig, DigitConfig, FusedConfig, ScoreTile, WeighConfig
+from ..operands.splits import operand_dtype
 from .jobs import Job
 from .machine_code import BARRIERS, SUMS, Code, Instruction, in_flight, now_and_then, product_loop, unguarded
 from .machines import MACHINES

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from triton.backends.compiler import GPUTarget
 
-from ..devices import Device
-from ..splits import EXACT, HALF, operand_dtype, part_slots
-from ..tiles import Tile
+from ..core.devices import Device
+from ..core.tiles import Tile
+from ..operands.splits import EXACT, HALF, operand_dtype, part_slots
 from .machine_code import ON_FLOATS
 
 # what is compiled for, and the shared memory that a program may use there: sm_80 also stands for the 99 KB of sm_86

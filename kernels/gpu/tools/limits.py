@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..tables import KINDS, TABLES, table_name
-from ..tiles import WeighConfig
+from ..core.tables import KINDS, TABLES, table_name
+from ..core.tiles import WeighConfig
 from .figures import MEMORY_BOUND_QUERIES, Number
 from .jobs import COMPENSATED, TRITON_NAMES, Job
 

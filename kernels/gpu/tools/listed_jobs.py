@@ -7,14 +7,12 @@ from dataclasses import replace
 
 import torch
 
-from ..compensate import COMPENSATED_TILE
-from ..devices import Device
-from ..entries import ENTRY_BLOCK
-from ..one_read import ONE_READ_ARCHITECTURES, ONE_READ_DIM, one_read_tile
-from ..projection import COEFFICIENT_BLOCK, COEFFICIENT_WARPS, POINT_BLOCK
-from ..query_operand import QUERY_WARPS
-from ..rescore import RESCORE_TILE
-from ..screen_logits import (
+from ..core.devices import Device
+from ..core.tables import TABLES, table_name
+from ..core.tiles import AnyConfig, DigitConfig, FusedConfig, ScoreConfig, Tile, WeighConfig
+from ..late.entries import ENTRY_BLOCK
+from ..late.projection import COEFFICIENT_BLOCK, COEFFICIENT_WARPS, POINT_BLOCK
+from ..late.screen_logits import (
     SCREEN_CODES,
     SCREEN_FEW_QUERIES,
     SCREEN_MANY_QUERIES,
@@ -22,10 +20,12 @@ from ..screen_logits import (
     SCREEN_STAGES,
     SCREEN_WARPS,
 )
-from ..screen_tiles import CLOSE_QUERIES, CLOSE_TILES, FIRST_ROWS
-from ..search import CERTIFY_BLOCK, LIST_BLOCK, LIST_TILES
-from ..tables import TABLES, table_name
-from ..tiles import AnyConfig, DigitConfig, FusedConfig, ScoreConfig, Tile, WeighConfig
+from ..late.screen_tiles import CLOSE_QUERIES, CLOSE_TILES, FIRST_ROWS
+from ..late.search import CERTIFY_BLOCK, LIST_BLOCK, LIST_TILES
+from ..operands.queries import QUERY_WARPS
+from ..rescore.compensate import COMPENSATED_TILE
+from ..rescore.steps import RESCORE_TILE
+from ..scans.one_read import ONE_READ_ARCHITECTURES, ONE_READ_DIM, one_read_tile
 from .jobs import BOUNDS, TRITON_NAMES, Job
 
 # storage dtypes of each kind in the tables

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..tiles import ceil_div
+from ..core.tiles import ceil_div
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,8 @@ from triton.runtime.jit import JITFunction
 from ....base import checked
 from ....base.changes import Snapshot
 from ....base.early import EarlyNumber
-from .. import launch_checks
-from ..devices import Device
+from ..core.devices import Device
+from ..scans import launch_checks
 
 H100 = Device("NVIDIA H100 80GB HBM3", "sm_90", 132, 227 << 10)
 

@@ -7,45 +7,39 @@ from typing import Any
 import torch
 from triton.compiler import ASTSource
 
-from ..candidates import candidates_kernel
-from ..combine import COMBINE_BLOCK, combine_kernel
-from ..compensate import based_kernel, compensated_slots_kernel
-from ..describe import DESCRIBE_BLOCK, describe_kernel
-from ..doubt import doubt_kernel
-from ..entries import entry_kernel
-from ..finish import state_kernel
-from ..fused import fused_kernel
-from ..live_rows import DENSE_SHARE, PREFIX_BLOCK, place_kernel, prefix_kernel
-from ..logits import finish_kernel, score_kernel
-from ..logits_int8 import digits_kernel
-from ..merge import MERGE_BLOCK, merge_kernel
-from ..moved_query import MOVE_BLOCK, moved_query_kernel
-from ..one_read import one_read_kernel
-from ..panels import PANEL_BLOCK, panels_kernel
-from ..partition import PARTITION_QUERIES, TILE_BLOCK, partition_kernel
-from ..projection import coefficients_kernel, point_kernel
-from ..query_operand import QUERY_BLOCK, query_digits_kernel, query_parts_kernel, shift_kernel
-from ..rescore import RESCORE_TILE
-from ..rescore_kernels import rescore_kernel
-from ..rescore_list import EVERY, ORDER_BLOCK, order_kernel
-from ..rescore_top import TOP_BLOCK, distance_kernel
-from ..running_sums import MOST_PARTS, SUM_QUERIES, SUM_TILES, TOTAL_BLOCK, add_kernel
-from ..screen_logits import SCREEN_CODES, SCREEN_FEATURES, SCREEN_ROWS
-from ..screen_tiles import FIRST_ROWS, above_kernel, close_kernel, maxima_kernel
-from ..search_floor import floor_kernel
-from ..search_kernels import certify_kernel, list_kernel
-from ..segment_order import SEGMENT_BLOCK, segment_order_kernel
-from ..splits import EXACT, part_slots
-from ..state_steps import SHARE_BLOCK, STATE_BLOCK
-from ..union_kernels import (
-    UNION_BLOCK,
-    UNION_TOP,
-    union_doubt_kernel,
-    union_kernel,
-    union_top_kernel,
-)
-from ..weighted_sum import dense_kernel, listed_kernel
-from ..weights import weights_kernel, weights_rows
+from ..late.entries import entry_kernel
+from ..late.projection import coefficients_kernel, point_kernel
+from ..late.screen_logits import SCREEN_CODES, SCREEN_FEATURES, SCREEN_ROWS
+from ..late.screen_tiles import FIRST_ROWS, above_kernel, close_kernel, maxima_kernel
+from ..late.search_floor import floor_kernel
+from ..late.search_kernels import certify_kernel, list_kernel
+from ..operands.moved_query import MOVE_BLOCK, moved_query_kernel
+from ..operands.panels import PANEL_BLOCK, panels_kernel
+from ..operands.queries import QUERY_BLOCK, query_digits_kernel, query_parts_kernel, shift_kernel
+from ..operands.splits import EXACT, part_slots
+from ..products.candidates import candidates_kernel
+from ..products.fused import fused_kernel
+from ..products.live_rows import DENSE_SHARE, PREFIX_BLOCK, place_kernel, prefix_kernel
+from ..products.logits import finish_kernel, score_kernel
+from ..products.logits_int8 import digits_kernel
+from ..products.weighted_sum import dense_kernel, listed_kernel
+from ..products.weights import weights_kernel, weights_rows
+from ..rescore.compensate import based_kernel, compensated_slots_kernel
+from ..rescore.doubt import doubt_kernel
+from ..rescore.kernel import rescore_kernel
+from ..rescore.lists import EVERY, ORDER_BLOCK, order_kernel
+from ..rescore.steps import RESCORE_TILE
+from ..scans.one_read import one_read_kernel
+from ..scans.segment_order import SEGMENT_BLOCK, segment_order_kernel
+from ..states.combine import COMBINE_BLOCK, combine_kernel
+from ..states.describe import DESCRIBE_BLOCK, describe_kernel
+from ..states.finish import state_kernel
+from ..states.merge import MERGE_BLOCK, merge_kernel
+from ..states.top import TOP_BLOCK, distance_kernel
+from ..states.union_kernels import UNION_BLOCK, UNION_TOP, union_doubt_kernel, union_kernel, union_top_kernel
+from ..sums.partition import PARTITION_QUERIES, TILE_BLOCK, partition_kernel
+from ..sums.running_sums import MOST_PARTS, SUM_QUERIES, SUM_TILES, TOTAL_BLOCK, add_kernel
+from ..sums.state_steps import SHARE_BLOCK, STATE_BLOCK
 from .argument_types import argument_type
 from .jobs import Job
 

@@ -15,18 +15,19 @@ import triton
 from ...common.prepare import prepare_rows
 from ...common.rows import Query, Rows, Span
 from ...common.state import Wanted
-from ..configs import choose
-from ..devices import Device
-from ..digits import DigitOperand
-from ..listed_pairs import ListedPairs
-from ..logits import Scores, score
-from ..logits_int8 import score_digits
-from ..operands import BlockOperand, QueryOperand, operand_rows
-from ..splits import operand_dtype, shared_bound
-from ..tables import KINDS
-from ..tiles import ANY, DigitConfig, ScoreConfig, WeighConfig
-from ..weighted_sum import weigh
-from ..weights import Reference, weights_of
+from ..core.configs import choose
+from ..core.devices import Device
+from ..core.tables import KINDS
+from ..core.tiles import ANY, DigitConfig, ScoreConfig, WeighConfig
+from ..operands.digits import DigitOperand
+from ..operands.parts import QueryOperand
+from ..operands.rows import BlockOperand, operand_rows
+from ..operands.splits import operand_dtype, shared_bound
+from ..products.logits import Scores, score
+from ..products.logits_int8 import score_digits
+from ..products.weighted_sum import weigh
+from ..products.weights import Reference, weights_of
+from ..rescore.listed_pairs import ListedPairs
 
 # largest relative difference from float64 of a result that may be timed; wrong ones differ by far more
 TOLERANCE = 1e-3

@@ -1,6 +1,6 @@
 """Find the fastest launch configurations of this GPU and keep them: `python -m oracle_engine.kernels.gpu.tools.tune`.
 
-What is written is read by :mod:`..configs`, and should be committed together with the bench results of the same GPU.
+What is written is read by :mod:`..core.configs`, and should be committed with the bench results of the same GPU.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ import torch
 import triton
 
 from ....base.errors import invalid
-from ..configs import choose, plain, scored_with, tuned_file
-from ..devices import Device, device_of
-from ..tables import KINDS
-from ..tiles import Choice
+from ..core.configs import choose, plain, scored_with, tuned_file
+from ..core.devices import Device, device_of
+from ..core.tables import KINDS
+from ..core.tiles import Choice
 from .tile_trials import DEFAULT_TUNING, Problem, Trial, Tuned, Tuning, fastest, tune_digits, tune_score, tune_weigh
 
 

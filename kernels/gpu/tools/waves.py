@@ -6,10 +6,10 @@ from collections.abc import Mapping
 
 import torch
 
-from ..configs import LaunchConfig, choose
-from ..limits import DEFAULT_LIMITS
-from ..scan import TwoPhaseScan
-from ..tiles import AnyConfig, ceil_div
+from ..core.configs import LaunchConfig, choose
+from ..core.limits import DEFAULT_LIMITS
+from ..core.tiles import AnyConfig, ceil_div
+from ..scans.scan import TwoPhaseScan
 from .figures import Number
 from .jobs import TRITON_NAMES, Job
 from .pretended_card import H100

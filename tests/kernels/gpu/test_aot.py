@@ -14,13 +14,13 @@ import triton
 
 from oracle_engine.base.errors import DataFileError, InputError
 from oracle_engine.kernels import Query, Span, Wanted, prepare_rows
-from oracle_engine.kernels.gpu import configs, devices, tables
-from oracle_engine.kernels.gpu.configs import LaunchConfig
-from oracle_engine.kernels.gpu.devices import Device
-from oracle_engine.kernels.gpu.jit import INTERPRET
-from oracle_engine.kernels.gpu.launch_checks import check_shared_memory
-from oracle_engine.kernels.gpu.scan import triton_state
-from oracle_engine.kernels.gpu.tiles import ANY, Choice, DigitConfig, ScoreConfig, WeighConfig
+from oracle_engine.kernels.gpu.core import configs, devices, tables
+from oracle_engine.kernels.gpu.core.configs import LaunchConfig
+from oracle_engine.kernels.gpu.core.devices import Device
+from oracle_engine.kernels.gpu.core.jit import INTERPRET
+from oracle_engine.kernels.gpu.core.tiles import ANY, Choice, DigitConfig, ScoreConfig, WeighConfig
+from oracle_engine.kernels.gpu.scans.launch_checks import check_shared_memory
+from oracle_engine.kernels.gpu.scans.scan import triton_state
 from oracle_engine.kernels.gpu.tools import jobs, limits, listed_jobs, sources, tile_trials, tune
 from oracle_engine.kernels.gpu.tools.compilation import Compilation, options_of
 from oracle_engine.kernels.gpu.tools.machine_code import Instruction, now_and_then, product_loop, unguarded

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from oracle_engine import OracleDataset, OracleEngine
 from oracle_engine.kernels.common.work import Work
-from oracle_engine.kernels.gpu import scan
-from oracle_engine.kernels.gpu.given import float32_parts
-from oracle_engine.kernels.gpu.rescore_list import RescoreList
-from oracle_engine.kernels.gpu.rescored import Rescored
+from oracle_engine.kernels.gpu.operands.given import float32_parts
+from oracle_engine.kernels.gpu.rescore.lists import RescoreList
+from oracle_engine.kernels.gpu.rescore.rescored import Rescored
+from oracle_engine.kernels.gpu.scans import scan
 from oracle_engine.scans import backends
 
 

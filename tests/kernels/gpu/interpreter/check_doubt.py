@@ -18,10 +18,10 @@ from oracle_engine import OracleDataset, OracleEngine
 from oracle_engine.kernels import Span, Wanted
 from oracle_engine.kernels.common.rows import Query, Rows
 from oracle_engine.kernels.common.work import Work
-from oracle_engine.kernels.gpu import scan
-from oracle_engine.kernels.gpu.doubt import Doubt
-from oracle_engine.kernels.gpu.rescore_list import AGAIN, RescoreList
-from oracle_engine.kernels.gpu.rescored import Rescored
+from oracle_engine.kernels.gpu.rescore.doubt import Doubt
+from oracle_engine.kernels.gpu.rescore.lists import AGAIN, RescoreList
+from oracle_engine.kernels.gpu.rescore.rescored import Rescored
+from oracle_engine.kernels.gpu.scans import scan
 from oracle_engine.paths.paths import coefficients
 from oracle_engine.scans import backends
 

@@ -26,8 +26,8 @@ from oracle_engine.base.errors import InputError
 from oracle_engine.engine.plans import plan
 from oracle_engine.kernels import Span, reference_state
 from oracle_engine.kernels.common.work import Work
-from oracle_engine.kernels.gpu import scan_memory
-from oracle_engine.kernels.gpu.splits import EXACT, HALF
+from oracle_engine.kernels.gpu.operands.splits import EXACT, HALF
+from oracle_engine.kernels.gpu.scans.memory import triton_memory
 from oracle_engine.scans import backends
 
 ANSWERS = ("velocity", "log_density")
@@ -110,7 +110,7 @@ def test_a_graph_can_record_a_training_target(monkeypatch: pytest.MonkeyPatch, g
 def test_the_plan_of_the_engine_is_that_of_the_kernels(generator: torch.Generator) -> None:
     data = OracleDataset(torch.randn(150, 77, generator=generator))
     memory = {name: OracleEngine(data, backend=name).plan(40).memory for name in backends.BACKENDS}
-    assert memory["triton"] == scan_memory.triton_memory(data.rows, 40)
+    assert memory["triton"] == triton_memory(data.rows, 40)
     assert len(set(memory.values())) == len(memory)
 
 

@@ -9,16 +9,17 @@ import torch
 from kernel_problems import DTYPES, make_query, make_rows
 
 from oracle_engine.kernels import Span, Wanted
-from oracle_engine.kernels.gpu import tiles
-from oracle_engine.kernels.gpu.descriptors import reads_descriptors
-from oracle_engine.kernels.gpu.jit import INTERPRET
-from oracle_engine.kernels.gpu.listed_pairs import ListedPairs
-from oracle_engine.kernels.gpu.live_rows import DENSE_SHARE, live_rows
-from oracle_engine.kernels.gpu.logits import Scores, score
-from oracle_engine.kernels.gpu.operands import BlockOperand, QueryOperand, operand_rows
-from oracle_engine.kernels.gpu.splits import operand_dtype
-from oracle_engine.kernels.gpu.weighted_sum import weigh
-from oracle_engine.kernels.gpu.weights import Reference, weights_of
+from oracle_engine.kernels.gpu.core import tiles
+from oracle_engine.kernels.gpu.core.jit import INTERPRET
+from oracle_engine.kernels.gpu.operands.parts import QueryOperand
+from oracle_engine.kernels.gpu.operands.rows import BlockOperand, operand_rows
+from oracle_engine.kernels.gpu.operands.splits import operand_dtype
+from oracle_engine.kernels.gpu.products.descriptors import reads_descriptors
+from oracle_engine.kernels.gpu.products.live_rows import DENSE_SHARE, live_rows
+from oracle_engine.kernels.gpu.products.logits import Scores, score
+from oracle_engine.kernels.gpu.products.weighted_sum import weigh
+from oracle_engine.kernels.gpu.products.weights import Reference, weights_of
+from oracle_engine.kernels.gpu.rescore.listed_pairs import ListedPairs
 from oracle_engine.kernels.reference import reference_logits
 
 

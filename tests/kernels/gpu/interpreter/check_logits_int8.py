@@ -25,15 +25,18 @@ from oracle_engine.kernels import Query, Rows, Span, Wanted, prepare_rows, refer
 from oracle_engine.kernels.common.accumulate import dropped_constant
 from oracle_engine.kernels.common.rounding import unit_error, windows
 from oracle_engine.kernels.common.work import Work
-from oracle_engine.kernels.gpu import configs, launch_checks, scan_memory, tiles
-from oracle_engine.kernels.gpu.configs import scored_with
-from oracle_engine.kernels.gpu.devices import Device
-from oracle_engine.kernels.gpu.digits import DigitOperand, digit_rounding
-from oracle_engine.kernels.gpu.logits_int8 import score_digits
-from oracle_engine.kernels.gpu.operands import BlockOperand, QueryOperand, operand_rows
-from oracle_engine.kernels.gpu.query_operand import query_digits
-from oracle_engine.kernels.gpu.splits import HALF
-from oracle_engine.kernels.gpu.tiles import DigitConfig
+from oracle_engine.kernels.gpu.core import configs, tiles
+from oracle_engine.kernels.gpu.core.configs import scored_with
+from oracle_engine.kernels.gpu.core.devices import Device
+from oracle_engine.kernels.gpu.core.tiles import DigitConfig
+from oracle_engine.kernels.gpu.operands.digits import DigitOperand, digit_rounding
+from oracle_engine.kernels.gpu.operands.parts import QueryOperand
+from oracle_engine.kernels.gpu.operands.queries import query_digits
+from oracle_engine.kernels.gpu.operands.rows import BlockOperand, operand_rows
+from oracle_engine.kernels.gpu.operands.splits import HALF
+from oracle_engine.kernels.gpu.products.logits_int8 import score_digits
+from oracle_engine.kernels.gpu.scans import launch_checks
+from oracle_engine.kernels.gpu.scans.memory import triton_memory
 from oracle_engine.kernels.reference import reference_logits
 
 BYTES = (torch.uint8, torch.int8)
@@ -155,9 +158,7 @@ def test_no_mean_is_too_large(
     # a fused scan takes the statistics of its logits from parts
     assert (counted["score"] > 0) == (counted["fused"] > 0) == (dim == 20)
     # no copy, whose four bytes a value would make blocks of data smaller
-    needed = [
-        scan_memory.triton_memory(some, 17, limits=SMALL_BLOCKS) for some in (rows, replace(rows, stored_radius=0.0))
-    ]
+    needed = [triton_memory(some, 17, limits=SMALL_BLOCKS) for some in (rows, replace(rows, stored_radius=0.0))]
     assert needed[0] == needed[1]
 
 

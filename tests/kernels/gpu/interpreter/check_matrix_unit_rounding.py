@@ -16,10 +16,10 @@ from oracle_engine.kernels import Rows, Span, Wanted, prepare_rows
 from oracle_engine.kernels.common.accumulate import dropped_constant
 from oracle_engine.kernels.common.rounding import unit_error
 from oracle_engine.kernels.common.work import Work
-from oracle_engine.kernels.gpu import launch_checks
-from oracle_engine.kernels.gpu.configs import scored_with
-from oracle_engine.kernels.gpu.devices import Device
-from oracle_engine.kernels.gpu.operands import BlockOperand
+from oracle_engine.kernels.gpu.core.configs import scored_with
+from oracle_engine.kernels.gpu.core.devices import Device
+from oracle_engine.kernels.gpu.operands.rows import BlockOperand
+from oracle_engine.kernels.gpu.scans import launch_checks
 from oracle_engine.kernels.reference import reference_logits
 
 DTYPES = (torch.uint8, torch.float16, torch.bfloat16, torch.float32)

@@ -11,7 +11,7 @@ from oracle_engine import OracleDataset, OracleEngine
 from oracle_engine.base import checked
 from oracle_engine.kernels import PosteriorState, Span, merge, reference_state
 from oracle_engine.kernels.common.work import Work
-from oracle_engine.kernels.gpu.merge import merged_means
+from oracle_engine.kernels.gpu.states.merge import merged_means
 from oracle_engine.scans import backends
 
 

@@ -7,7 +7,7 @@ import torch
 from tolerances import assert_close
 
 from oracle_engine.kernels.common.rows import GivenPoints, ValueQuery
-from oracle_engine.kernels.gpu.moved_query import make_ready, taken
+from oracle_engine.kernels.gpu.operands.moved_query import make_ready, taken
 
 
 @pytest.mark.parametrize("scale", [1.0, 2 / 255])

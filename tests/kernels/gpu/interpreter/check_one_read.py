@@ -10,7 +10,7 @@ from kernel_problems import DTYPES, compare, make_query, make_rows, scanned
 
 from oracle_engine.kernels import Span, Wanted
 from oracle_engine.kernels.common.work import Work
-from oracle_engine.kernels.gpu import one_read
+from oracle_engine.kernels.gpu.scans import one_read
 
 
 @pytest.mark.parametrize("dtype", [dtype for dtype in DTYPES if dtype.itemsize > 1], ids=str)

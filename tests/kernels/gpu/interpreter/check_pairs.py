@@ -9,7 +9,7 @@ from tolerances import assert_close, assert_rows_close
 
 from oracle_engine.kernels import Pairs, PosteriorState, Query, Rows, Wanted, pairs
 from oracle_engine.kernels.common import rescore
-from oracle_engine.kernels.gpu.pairs import triton_pairs_state
+from oracle_engine.kernels.gpu.states.pairs import triton_pairs_state
 
 ALL = Wanted(moments=True, top_k=3)
 

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from oracle_engine.kernels import Query, Rows, Work, gpu, prepare_rows
 from oracle_engine.kernels.common.search import SearchLimits
-from oracle_engine.kernels.gpu.projection import projected_coefficients
-from oracle_engine.kernels.gpu.screen_logits import Coefficients, ScreenOperand
-from oracle_engine.kernels.gpu.screen_tiles import FIRST_ROWS, TileMaxima
+from oracle_engine.kernels.gpu.late.projection import projected_coefficients
+from oracle_engine.kernels.gpu.late.screen_logits import Coefficients, ScreenOperand
+from oracle_engine.kernels.gpu.late.screen_tiles import FIRST_ROWS, TileMaxima
 from oracle_engine.kernels.screens import SharedProducts, SideInformation, UpperLogits, int8
 from oracle_engine.kernels.screens.card_call import levels_of
 from oracle_engine.kernels.screens.int8 import CodeScreen, EightBitScreen

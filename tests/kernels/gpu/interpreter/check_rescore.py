@@ -11,14 +11,14 @@ from torch import Tensor
 
 from oracle_engine.kernels import PosteriorState, Query, Span, Wanted, reference_state
 from oracle_engine.kernels.common.work import Work
-from oracle_engine.kernels.gpu.finish import Finish
-from oracle_engine.kernels.gpu.limits import DEFAULT_LIMITS, ScanLimits
-from oracle_engine.kernels.gpu.listed_pairs import ListedPairs
-from oracle_engine.kernels.gpu.query_operand import QueryMeasures
-from oracle_engine.kernels.gpu.rescore_list import EVERY, RescoreList
-from oracle_engine.kernels.gpu.rescore_top import rescored_top
-from oracle_engine.kernels.gpu.rescored import Rescored
-from oracle_engine.kernels.gpu.running_sums import RunningSums
+from oracle_engine.kernels.gpu.core.limits import DEFAULT_LIMITS, ScanLimits
+from oracle_engine.kernels.gpu.operands.queries import QueryMeasures
+from oracle_engine.kernels.gpu.rescore.listed_pairs import ListedPairs
+from oracle_engine.kernels.gpu.rescore.lists import EVERY, RescoreList
+from oracle_engine.kernels.gpu.rescore.rescored import Rescored
+from oracle_engine.kernels.gpu.states.finish import Finish
+from oracle_engine.kernels.gpu.states.top import rescored_top
+from oracle_engine.kernels.gpu.sums.running_sums import RunningSums
 
 ALL = Wanted(moments=True, top_k=5)
 

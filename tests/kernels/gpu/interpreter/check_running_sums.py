@@ -14,11 +14,11 @@ from oracle_engine.kernels.common.accumulate import BlockSums
 from oracle_engine.kernels.common.accumulate import RunningSums as TorchSums
 from oracle_engine.kernels.common.rounding import Rounding, Windows, unit_error, windows
 from oracle_engine.kernels.common.work import Work
-from oracle_engine.kernels.gpu.law import Law
-from oracle_engine.kernels.gpu.operands import QueryOperand
-from oracle_engine.kernels.gpu.partition import Meeting
-from oracle_engine.kernels.gpu.running_sums import RunningSums
-from oracle_engine.kernels.gpu.splits import EXACT, HALF, Split
+from oracle_engine.kernels.gpu.operands.parts import QueryOperand
+from oracle_engine.kernels.gpu.operands.splits import EXACT, HALF, Split
+from oracle_engine.kernels.gpu.sums.law import Law
+from oracle_engine.kernels.gpu.sums.partition import Meeting
+from oracle_engine.kernels.gpu.sums.running_sums import RunningSums
 
 # sums that are cut to float32 often, and exact ones
 ROUNDINGS = (Rounding(12, 2.0**-23, 2.0**-17), Rounding(0, 1e-7, 2.0**-22))

@@ -15,11 +15,13 @@ from torch import Tensor
 from oracle_engine.base.errors import InputError
 from oracle_engine.kernels import Span, Wanted, prepare_rows, reference_state
 from oracle_engine.kernels.common.work import Work
-from oracle_engine.kernels.gpu import configs, launch_checks, scan, scan_memory
-from oracle_engine.kernels.gpu.devices import Device
-from oracle_engine.kernels.gpu.doubt import Doubt
-from oracle_engine.kernels.gpu.rescore_list import RescoreList
-from oracle_engine.kernels.gpu.rescored import Rescored
+from oracle_engine.kernels.gpu.core import configs
+from oracle_engine.kernels.gpu.core.devices import Device
+from oracle_engine.kernels.gpu.rescore.doubt import Doubt
+from oracle_engine.kernels.gpu.rescore.lists import RescoreList
+from oracle_engine.kernels.gpu.rescore.rescored import Rescored
+from oracle_engine.kernels.gpu.scans import launch_checks, scan
+from oracle_engine.kernels.gpu.scans.memory import triton_memory
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -147,10 +149,10 @@ def test_a_block_takes_no_more_memory_than_planned(
 
     monkeypatch.setattr(torch.Tensor, "new_empty", new_empty)
     state = scanned(Work(rows, query, Span(0, 64), Wanted()))
-    planned = scan_memory.triton_memory(rows, 40, limits=SMALL_BLOCKS)
+    planned = triton_memory(rows, 40, limits=SMALL_BLOCKS)
     assert sum(taken) + state.mean.nbytes < planned
     # twice the queries need more, but less than twice: blocks shrink with them
-    assert planned < scan_memory.triton_memory(rows, 80, limits=SMALL_BLOCKS) < 2 * planned
+    assert planned < triton_memory(rows, 80, limits=SMALL_BLOCKS) < 2 * planned
 
 
 @pytest.mark.parametrize("dim", [20, 77])

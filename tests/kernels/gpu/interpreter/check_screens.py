@@ -12,9 +12,9 @@ from torch import Tensor
 
 from oracle_engine.kernels import Query, Rows, Span, Work, gpu, prepare_rows
 from oracle_engine.kernels.common.search import SearchLimits
-from oracle_engine.kernels.gpu.projection import projected_coefficients
-from oracle_engine.kernels.gpu.screen_logits import SCREEN_ROWS, ScreenOperand
-from oracle_engine.kernels.gpu.screen_tiles import CLOSED_PARTS, FIRST_ROWS, Floors, TileMaxima, TilesLeft
+from oracle_engine.kernels.gpu.late.projection import projected_coefficients
+from oracle_engine.kernels.gpu.late.screen_logits import SCREEN_ROWS, ScreenOperand
+from oracle_engine.kernels.gpu.late.screen_tiles import CLOSED_PARTS, FIRST_ROWS, Floors, TileMaxima, TilesLeft
 from oracle_engine.kernels.screens import SharedProducts, SideInformation, UpperLogits
 from oracle_engine.kernels.screens.card_call import levels_of
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from oracle_engine import InputError, OracleEngine
 from oracle_engine.kernels import PosteriorState, Rows, Span, Wanted, Work, gpu, prepare_rows
 from oracle_engine.kernels.common.search import Mass, Searched
-from oracle_engine.kernels.gpu import search
+from oracle_engine.kernels.gpu.late import search
 from oracle_engine.kernels.screens import (
     FixedAllowance,
     SearchCosts,

@@ -14,10 +14,10 @@ from tolerances import assert_within
 from oracle_engine.kernels import Span, Wanted, prepare_rows, reference_state
 from oracle_engine.kernels.common.segments import SegmentWork, span_by_span
 from oracle_engine.kernels.common.work import Work
-from oracle_engine.kernels.gpu.limits import ScanLimits
-from oracle_engine.kernels.gpu.panels import Panels
-from oracle_engine.kernels.gpu.segment_scan import SegmentScan
-from oracle_engine.kernels.gpu.segments import scans_all, segment_states, segments_state
+from oracle_engine.kernels.gpu.core.limits import ScanLimits
+from oracle_engine.kernels.gpu.operands.panels import Panels
+from oracle_engine.kernels.gpu.scans.segment_scan import SegmentScan
+from oracle_engine.kernels.gpu.scans.segments import scans_all, segment_states, segments_state
 
 BOUNDS = (0, 40, 41, 150, 260, 300)
 

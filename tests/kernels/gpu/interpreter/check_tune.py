@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import torch
 
-from oracle_engine.kernels.gpu import configs, tiles
-from oracle_engine.kernels.gpu.devices import Device, device_of
-from oracle_engine.kernels.gpu.digits import DigitOperand
-from oracle_engine.kernels.gpu.tiles import DigitConfig, ScoreConfig, WeighConfig
+from oracle_engine.kernels.gpu.core import configs, tiles
+from oracle_engine.kernels.gpu.core.devices import Device, device_of
+from oracle_engine.kernels.gpu.core.tiles import DigitConfig, ScoreConfig, WeighConfig
+from oracle_engine.kernels.gpu.operands.digits import DigitOperand
 from oracle_engine.kernels.gpu.tools import tile_trials, tune
 
 GRID = tile_trials.TileGrid(block_n=(32,), block_b=(16,), block_d=(32, 64), warps=(4,), stages=(2,))

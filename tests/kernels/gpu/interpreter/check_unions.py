@@ -14,8 +14,8 @@ from tolerances import assert_close, assert_rows_close, assert_within
 from oracle_engine import OracleDataset, OracleEngine
 from oracle_engine.kernels import Wanted, reference_state
 from oracle_engine.kernels.common.segments import SegmentWork, span_by_span
-from oracle_engine.kernels.gpu.limits import ScanLimits
-from oracle_engine.kernels.gpu.segments import segments_state
+from oracle_engine.kernels.gpu.core.limits import ScanLimits
+from oracle_engine.kernels.gpu.scans.segments import segments_state
 from oracle_engine.paths.paths import coefficients
 from oracle_engine.scans import backends
 

@@ -30,7 +30,7 @@ def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def counted(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """Count the launches of the scan, by name."""
-    from oracle_engine.kernels.gpu import scan as triton_scan
+    from oracle_engine.kernels.gpu.scans import scan as triton_scan
 
     calls: Counter[str] = Counter()
 

@@ -1,0 +1,1 @@
+"""What every Triton kernel stands on: devices, tiles and their configurations, limits, and shared steps."""

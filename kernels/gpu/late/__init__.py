@@ -1,0 +1,1 @@
+"""Searches through the levels of a screen: which rows may matter to late queries."""

@@ -1,0 +1,1 @@
+"""What the Triton kernels read of rows and queries, in the numbers that they multiply."""

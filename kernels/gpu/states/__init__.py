@@ -1,0 +1,1 @@
+"""Posterior states from sums and rescored samples, merges of them, and answers made of them."""
