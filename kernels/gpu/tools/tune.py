@@ -79,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Raises InputError without a CUDA device.
     """
     parser = argparse.ArgumentParser(prog="python -m oracle_engine.kernels.gpu.tools.tune", description=__doc__)
-    parser.add_argument("--output", type=Path, help="default: where kernels.gpu.configs looks for this GPU")
+    parser.add_argument("--output", type=Path, help="default: where kernels.gpu.core.configs looks for this GPU")
     options = parser.parse_args(arguments)
     if not torch.cuda.is_available():
         raise invalid("device", "must be a CUDA device to be tuned", "none", "run it on the machine of the GPU")
