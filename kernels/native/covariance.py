@@ -16,7 +16,7 @@ from ..portable.covariance import DROPPED_SHARE, Directions
 from ..portable.scan import score_dtype
 from .double import ScanView, parts_of, shares_for
 from .library import native_library
-from .scan import NATIVE_LIMITS, NativeLimits, NativeScan, Rounding
+from .scan import NATIVE_LIMITS, NativeLimits, NativeScan, Rounding, applies
 from .views import Digits, QueriesView, RowsView, View, called, readable
 
 # queries up to which float64 differences cost no more than the reading of the rows
@@ -93,18 +93,20 @@ def covariance_product(rows: Rows, directions: Directions, span: Span) -> Float6
     differences; where there are too many, torch's products with all of them are exact enough, in float32 or in float64.
     Early queries are not scanned before; narrow or float64 rows, and few queries with many such samples, are summed
     here from differences in float64.
-    Costs one read of the span and 2 to 6 B n D operations, the fewest where few rows carry weight; memory is B D values
-    for every group of queries that a thread has, and a block of rows.
+    Costs one read of the span and 2 to 6 B n D operations, the fewest where few rows carry weight; memory is that of a
+    scan, up to 128 MiB of lists, and B D values for every group of queries that a thread has.
     """
-    library = native_library().library
-    if library is None or not readable(rows):
+    if not readable(rows) or (library := native_library().library) is None:
         return covariance.covariance_product(rows, directions, span)
     if score_dtype(rows) == torch.float64:
         return _of_all(rows, directions, span)
+    # a scan reads rows that lie one after the other
+    of_few = partial(few_product, library=library) if applies(rows) else None
     if len(directions) > FEW:
-        of_few = partial(few_product, library=library)
         return covariance.covariance_product(rows, directions, span, of_few=of_few)
-    total, many = few_product(rows, directions, span, library=library)
+    if of_few is None:
+        return _of_all(rows, directions, span)
+    total, many = of_few(rows, directions, span)
     return total.index_add_(0, many, _of_all(rows, directions.take(many), span)) if len(many) else total
 
 

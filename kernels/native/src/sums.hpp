@@ -76,9 +76,10 @@ ORACLE_APART void begin_sums(const ScanProblem& problem, const Shape<Real>& shap
     std::fill_n(memory.emptied, shape.tiles, false);
     std::fill_n(memory.reference, lanes, nothing);
     // a row that is excluded has the logit -inf, and no logit reaches the floor of a lane without a query
-    std::fill_n(memory.floor, shape.batch, std::numeric_limits<Real>::lowest());
+    constexpr Real lowest = std::numeric_limits<Real>::lowest();
+    std::fill_n(memory.floor, shape.batch, lowest);
     for (int64_t b = 0; problem.known && b < shape.batch; ++b)
-        memory.floor[b] = static_cast<Real>(weight_floor(problem, b, problem.known[b]));
+        memory.floor[b] = std::max(lowest, static_cast<Real>(weight_floor(problem, b, problem.known[b])));
     std::fill_n(memory.floor + shape.batch, lanes - shape.batch, std::numeric_limits<Real>::quiet_NaN());
     for (double* sum : {memory.met, memory.mass, memory.squares, memory.first_logit, memory.half_norm, memory.rounded})
         std::fill_n(sum, lanes, 0.0);

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from closed_form import FAMILIES, generators, normal, stored_as
@@ -81,6 +83,18 @@ def test_products_of_disjoint_spans_add_up(target: str, generator: torch.Generat
         return torch.stack([covariance_product(rows, vectors, part) for part in spans]).sum(0)
 
     assert_product(in_parts, rows, vectors, Span(0, 700))
+
+
+@pytest.mark.parametrize("batch", [3, 12])
+def test_rows_may_lie_apart_and_a_span_may_be_excluded(target: str, generator: torch.Generator, batch: int) -> None:
+    rows = prepare_rows(stored_as(normal(300, 90, generator), torch.uint8)[:, :70], None)
+    apart = replace(rows, stored=torch.cat([rows.stored, rows.stored], 1)[:, :70])
+    assert not apart.stored.is_contiguous()
+    for some in (rows, apart):
+        query = replace(make_query(some, generator, batch), excluded=torch.tensor([[[0, 120]]]).expand(batch, 1, 2))
+        vectors = vectors_of(some, query, generator)
+        assert_product(covariance_product, some, vectors, Span(0, 300))
+        assert (covariance_product(some, vectors, Span(20, 120)) == 0).all()
 
 
 @pytest.mark.parametrize("batch", [3, 12])
