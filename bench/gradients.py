@@ -18,6 +18,7 @@ import torch
 
 import oracle_engine as oe
 from oracle_engine.base.arrays import Float, Tensor
+from oracle_engine.base.errors import OracleError
 from oracle_engine.cli.commands.bench import listed_of
 from oracle_engine.compare.timing import interleave
 from oracle_engine.compare.workloads import Workload
@@ -35,7 +36,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--t", type=listed_of(float), default=(0.05, 0.2, 0.3, 0.5, 0.9), help="times, with commas")
     parser.add_argument("--budget", type=float, default=2.0, help="seconds of each case, about")
     options = parser.parse_args(arguments)
-    json.dump(list(cases(load_data(options.data), options)), sys.stdout, indent=1)
+    try:
+        found = list(cases(load_data(options.data), options))
+    except OracleError as error:
+        sys.exit(f"{error}")
+    json.dump(found, sys.stdout, indent=1)
     print()
 
 

@@ -14,7 +14,7 @@ from row_cases import make_query
 from tolerances import assert_within
 
 from oracle_engine.base.arrays import STORAGE_DTYPES
-from oracle_engine.kernels import Directions, Rows, Span, covariance_product, native_library, prepare_rows
+from oracle_engine.kernels import Directions, Rows, Span, Work, covariance_product, native_library, prepare_rows
 from oracle_engine.kernels.native import covariance as native_covariance
 from oracle_engine.kernels.native import double
 from oracle_engine.kernels.native.scan import NativeLimits
@@ -65,11 +65,20 @@ def test_vectors_of_any_size_are_multiplied_alike(target: str, generator: torch.
 def test_products_of_many_calls_add_up(
     target: str, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows = prepare_rows(normal(2500, 70, generator).float(), None)
+    # narrow rows are summed from differences, a part of them in each call
+    rows = prepare_rows(normal(2500, 40, generator).float(), None)
     vectors = vectors_of(rows, make_query(rows, generator), generator)
     whole = covariance_product(rows, vectors, Span(0, 2500))
     monkeypatch.setattr(double, "CALL_VALUES", 1)
+    product, calls = native_covariance._product, []
+
+    def counted(work: Work, some: Directions) -> torch.Tensor:
+        calls.append(len(work.span))
+        return product(work, some)
+
+    monkeypatch.setattr(native_covariance, "_product", counted)
     parts = covariance_product(rows, vectors, Span(0, 2500))
+    assert calls == [1024, 1024, 452]
     assert_within((parts - whole).norm(dim=1) / (whole.norm(dim=1) + vectors.vector.norm(dim=1)), "float64")
 
 
