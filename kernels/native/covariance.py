@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from ctypes import CDLL, byref, c_void_p
-from functools import partial
+from ctypes import CDLL, addressof, byref, c_void_p
 
 import torch
 
 from ...base.arrays import Float64, Int64, Tensor
+from ..common.rounding import LOGIT_BUDGET
 from ..common.rows import Rows, Span
 from ..common.state import Wanted
 from ..common.work import Work
 from ..portable import covariance
-from ..portable.covariance import DROPPED_SHARE, Directions
+from ..portable.covariance import DROPPED_SHARE, Directions, dense_product
 from ..portable.scan import score_dtype
 from .double import ScanView, parts_of, shares_for
 from .library import native_library
@@ -22,6 +22,9 @@ from .views import Digits, QueriesView, RowsView, View, called, readable
 # queries up to which float64 differences cost no more than the reading of the rows
 FEW = 4
 
+# rounding of a logit from which on weights are no longer right to first order
+FIRST_ORDER = 1e-3
+
 # one part of the rows that queries list at most, and how many pairs of a query and a row all of them: where more of a
 # query have weight, products with all rows cost less than sums of single ones (measured at batches of 8 and 64)
 LISTED_PART, LISTED_PAIRS = 5, 1 << 23
@@ -29,6 +32,10 @@ LISTED_PART, LISTED_PAIRS = 5, 1 << 23
 # whatever has weight is listed
 LISTING = Rounding(torch.float32, limits=(-1.0, -1.0))
 LISTING.dropped_mass = DROPPED_SHARE
+
+# what rounding of logits may move in a product, and from which rounding on whatever has weight is listed
+TURNING = Rounding(torch.float32, budget=LOGIT_BUDGET, limits=(FIRST_ORDER, -1.0))
+TURNING.dropped_mass = DROPPED_SHARE
 
 
 class DirectionsView(View):
@@ -75,8 +82,7 @@ class ListingScan(NativeScan):
         """Return the products over what is listed, [B, D], and the queries that list too much, [b]: theirs are zero."""
         total, overflowed = torch.zeros_like(directions.mean), torch.zeros(len(directions), dtype=torch.uint8)
         view = DirectionsView(self.work.rows, directions, total)
-        # what the whole posterior weighs tells from the first row on which ones count
-        self.asked.lse = view.lse
+        self.point_to(view)
         try:
             self._scan()
             self._call("oracle_covariance_of_listed", byref(view), c_void_p(overflowed.data_ptr()))
@@ -84,15 +90,37 @@ class ListingScan(NativeScan):
             self.library.oracle_scan_stop(byref(self.asked))
         return total, overflowed.nonzero()[:, 0]
 
+    def point_to(self, view: DirectionsView) -> None:
+        """Let the scan know what the whole posterior weighs: it tells from the first row on which ones count."""
+        self.asked.lse = view.lse
+
+
+class ProductScan(ListingScan):
+    """One scan in which queries sum the samples with weight, and list those whose rounding would show."""
+
+    def rounding(self) -> Rounding:
+        """Return the law for products with changes of logits."""
+        return TURNING
+
+    def point_to(self, view: DirectionsView) -> None:
+        """Let the scan multiply weights with the changes of logits, too."""
+        super().point_to(view)
+        self.asked.directions = addressof(view)
+
+    def _are_few(self) -> bool:
+        return False
+
+    def _operations(self) -> float:
+        return 1.5 * super()._operations()
+
 
 def covariance_product(rows: Rows, directions: Directions, span: Span) -> Float64[Tensor, "B D"]:
     """Return sum_j gamma_j (r_j - m) s_j over the rows of `span`, gamma_j = exp(l_j - lse), [B, D].
 
     rows: the samples. directions: the changes s_j of logits, m and lse of each query, in row units.
-    The products of disjoint spans add up, as in torch. A scan lists the samples with weight, which are summed from
-    differences; where there are too many, torch's products with all of them are exact enough, in float32 or in float64.
-    Early queries are not scanned before; narrow or float64 rows, and few queries with many such samples, are summed
-    here from differences in float64.
+    The products of disjoint spans add up, as in torch. A scan sums the samples with weight, and lists those whose
+    logits rounding makes too uncertain, see `direction_spread`: they are summed from differences in float64. Where they
+    are too many, and for narrow or float64 rows, all rows are, or else multiplied in float64 by torch.
     Costs one read of the span and 2 to 6 B n D operations, the fewest where few rows carry weight; memory is that of a
     scan, up to 128 MiB of lists, and B D values for every group of queries that a thread has.
     """
@@ -101,28 +129,32 @@ def covariance_product(rows: Rows, directions: Directions, span: Span) -> Float6
     if score_dtype(rows) == torch.float64:
         return _of_all(rows, directions, span)
     # a scan reads rows that lie one after the other
-    of_few = partial(few_product, library=library) if applies(rows) else None
-    if len(directions) > FEW:
-        return covariance.covariance_product(rows, directions, span, of_few=of_few)
-    if of_few is None:
-        return _of_all(rows, directions, span)
-    total, many = of_few(rows, directions, span)
-    return total.index_add_(0, many, _of_all(rows, directions.take(many), span)) if len(many) else total
+    if not applies(rows):
+        return _fine_product(rows, directions, span)
+    total, many = scanned_product(rows, directions, span, library=library)
+    return total.index_add_(0, many, _fine_product(rows, directions.take(many), span)) if len(many) else total
 
 
-def few_product(
+def scanned_product(
     rows: Rows, directions: Directions, span: Span, *, library: CDLL, limits: NativeLimits = NATIVE_LIMITS
 ) -> tuple[Float64[Tensor, "B D"], Int64[Tensor, "b"]]:
-    """Return the products of queries of which few samples of `span` carry weight, [B, D], and the other queries, [b].
+    """Return the products of queries that list few samples of `span`, [B, D], and the other queries, [b].
 
     rows, directions: samples with products in float32, and the changes s_j of logits of B queries. limits: of the scan
-    by `library`. The products of the other queries are zero. Costs one read of the span, 2 B n D operations at most,
-    and two reads of what carries weight.
+    by `library`. The products of the other queries are zero. Few queries list all samples with weight. Costs one read
+    of the span, 2 to 6 B n D operations, and two reads of what is listed.
     """
     if len(span) == 0 or len(directions) == 0:
         return torch.zeros_like(directions.mean), torch.empty(0, dtype=torch.int64)
     work = Work(rows, directions.query, span, Wanted(mean=False, mergeable=True))
-    return ListingScan(work, library, limits).product(directions)
+    scan = ListingScan if len(directions) <= FEW else ProductScan
+    return scan(work, library, limits).product(directions)
+
+
+def _fine_product(rows: Rows, directions: Directions, span: Span) -> Float64[Tensor, "B D"]:
+    """Return products in float64."""
+    few = len(directions) <= FEW
+    return _of_all(rows, directions, span) if few else dense_product(rows, directions, span, torch.float64)
 
 
 def _of_all(rows: Rows, directions: Directions, span: Span) -> Float64[Tensor, "B D"]:

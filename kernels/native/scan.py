@@ -104,6 +104,7 @@ class ScanAsked(Structure):
         ("weighed", c_int64),
         ("begun", c_void_p),
         ("lse", c_void_p),
+        ("directions", c_void_p),
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -29,10 +28,6 @@ CURVED_LIMIT = 2e-6
 
 # posterior mass that a product may leave out: what is left out counts by its squared distance, unlike in the mean
 DROPPED_SHARE = 1e-9
-
-
-# products of directions over the few samples of a span that have weight, and the queries of which these are too many
-FewProduct = Callable[[Rows, "Directions", Span], tuple[Float64[Tensor, "B D"], Int64[Tensor, "b"]]]
 
 
 @dataclass(frozen=True)
@@ -89,36 +84,39 @@ def covariance_product(
     span: Span,
     *,
     limits: BlockLimits = BLOCK_LIMITS,
-    of_few: FewProduct | None = None,
 ) -> Float64[Tensor, "B D"]:
     """Return sum_j gamma_j (r_j - m) s_j over the rows of `span`, gamma_j = exp(l_j - lse), [B, D].
 
     directions: the changes s_j of logits, m and lse of each query, in row units. limits: sizes of blocks, and up to how
-    many samples of a query are summed one by one; with more of them it is scanned in float64. of_few: what finds and
-    sums them, for rows with products in float32; None for torch.
+    many samples of a query are summed one by one; with more of them it is scanned in float64.
     The products of disjoint spans add up: over all rows they are the derivative of the posterior mean as the logits
     change by s_j, the covariance of r_j and s_j. Without curvature that is the covariance times g. The derivative of
     the posterior mean in the query is J = alpha / sigma^2 times the covariance, and |error of J g| <= 1e-5 (|g| +
     |J g|). Costs one read of the span and 2 to 6 B n D operations, the fewest where few rows carry weight, in float64
     for some queries; memory as for a state.
     """
-    total = torch.zeros_like(directions.mean)
+    total, dtype = torch.zeros_like(directions.mean), score_dtype(rows)
     with ieee_products(rows.device.type):
-        dtype = score_dtype(rows)
         single = SINGLE_LIMIT if directions.curvature is None else CURVED_LIMIT
         limit = single if dtype == torch.float32 else DOUBLE_LIMIT
         coarse = logit_error(rows, directions.query, dtype) <= limit
         fine = (~coarse).nonzero()[:, 0]
         if len(fine):
-            some = directions.take(fine)
-            sums, overflowed = few_product(rows, some, span, limits) if of_few is None else of_few(rows, some, span)
+            sums, overflowed = few_product(rows, directions.take(fine), span, limits)
             total.index_add_(0, fine, sums)
             fine = fine[overflowed]
         for part, precision in ((coarse.nonzero()[:, 0], dtype), (fine, torch.float64)):
             if len(part):
-                scores = _scores(rows, directions.take(part), span, precision, limits=limits)
-                total.index_add_(0, part, _dense_product(directions.take(part), scores))
+                total.index_add_(0, part, dense_product(rows, directions.take(part), span, precision, limits=limits))
     return total
+
+
+def dense_product(
+    rows: Rows, directions: Directions, span: Span, dtype: torch.dtype, *, limits: BlockLimits = BLOCK_LIMITS
+) -> Float64[Tensor, "B D"]:
+    """Return what :func:`covariance_product` does by products in `dtype`, whatever their rounding."""
+    with ieee_products(rows.device.type):
+        return _dense_product(directions, _scores(rows, directions, span, dtype, limits=limits))
 
 
 def reference_covariance_product(rows: Rows, directions: Directions, span: Span) -> Float64[Tensor, "B D"]:

@@ -25,6 +25,7 @@ struct ScanAsked {
     int64_t weighed;    // pairs of a row and a query whose weights were digits
     void* begun;        // the scan between two calls
     const double* lse;  // [B], log-partitions of which the rows are a part, where they are known before, or null
+    const DirectionsView* directions;  // what weights are multiplied with, for queries that are not few, or null
 };
 
 // A problem and all that it points to, apart from the memory of threads.
@@ -40,7 +41,8 @@ class Problem {
           sums_(6 * asked.queries.count),
           law_(asked.queries.count),
           known_(asked.lse ? asked.queries.count : 0),
-          kept_(asked.queries.count) {
+          kept_(asked.queries.count),
+          changes_(asked.directions, *asked.rows, asked.queries.count) {
         const RowsView& rows = *asked.rows;
         const AskedQueries& given = queries.asked();
         const int64_t batch = given.count, top = asked.out.top_k > 0 ? asked.out.top_k + asked.margin : 0;
@@ -50,6 +52,8 @@ class Problem {
             gain_[b] = alpha * precision, bias_[b] = -alpha * gain_[b];
             law_[b] =
                 query_law(*asked.rounding, law, rows, asked.count, std::sqrt(queries.squares[b]), alpha, precision);
+            if (asked.directions)
+                law_[b].spread = direction_spread(asked.count, alpha, asked.directions->curvature != nullptr);
             if (asked.lse) known_[b] = asked.lse[b] + 0.5 * precision * queries.squares[b];
         }
         top_logits_.resize(tops * batch * top), top_rows_.resize(tops * batch * top);
@@ -62,6 +66,7 @@ class Problem {
                     bias_.data(),
                     law_.data(),
                     asked.lse ? known_.data() : nullptr,
+                    changes_.view(),
                     asked.excluded,
                     nullptr,
                     sums_.data(),
@@ -78,7 +83,7 @@ class Problem {
                     asked.threads,
                     asked.listed,
                     top,
-                    asked.out.mean != nullptr,
+                    asked.out.mean != nullptr || asked.directions != nullptr,
                     asked.out.entropy != nullptr,
                     asked.block,
                     asked.few ? asked.block : asked.whole_block,
@@ -93,6 +98,7 @@ class Problem {
     std::vector<QueryLaw> law_;
     std::vector<double> known_;
     std::vector<int64_t> top_rows_, kept_;
+    const Changes changes_;
     ScanProblem problem_;
 };
 

@@ -1,5 +1,6 @@
 // Products with posterior covariances, sum_j gamma_j (r_j - m) s_j, in one pass in float64 from differences.
 #include "block_logits.hpp"
+#include "directions.hpp"
 #include "lists.hpp"
 #include "queries.hpp"
 #include "steps.hpp"
@@ -7,15 +8,6 @@
 
 namespace oracle {
 namespace {
-
-// What logits change by along a direction: s_j = <g, r_j - m> - c |r_j - m|^2 / 2.
-struct DirectionsView {
-    const double *lse, *lse_rest;  // [B], of the whole posterior
-    const double* mean;            // [B, dim], m with the centre of the rows
-    const double* vector;          // [B, dim], g
-    const double* curvature;       // [B], c, null for zeros
-    double* total;                 // [shares, B, dim], zero before
-};
 
 // first[r] = <g, row_r - m> and second[r] = |row_r - m|^2 of R rows.
 template <class T, int R>

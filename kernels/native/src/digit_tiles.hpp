@@ -35,7 +35,7 @@ DigitUse digit_use(const ScanProblem& problem, int64_t count) {
     const bool bytes = problem.stored <= kInt8, rows = products && bytes;
     const bool worth = bytes ? problem.dim % kTogether == 0 : problem.batch >= kWorthCodes;
     const bool first = leading && !problem.few && worth;
-    return {rows, first, first && !bytes, first && !rows};
+    return {rows, first, first && !bytes, first && !rows, rows && problem.changes.vector == nullptr};
 }
 
 // Copies the digits of one query into its lane of a panel, [kDigits][D / 4][W][4].

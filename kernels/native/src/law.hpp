@@ -54,6 +54,16 @@ inline QueryLaw query_law(const Rounding& of, const ScanLaw& scan, const RowsVie
     return {bound, 0.5 * squared * rows.radius * rows.radius, own, spread, limit};
 }
 
+// how much further it moves one whose direction has curvature: changes are several times the logits that matter
+constexpr double kCurvedSpread = 25.0;
+
+// Returns how far rounding of a logit moves a product with the covariance at most, relative to it and to the direction:
+// see `direction_spread` over there.
+inline double direction_spread(int64_t count, double alpha, bool curved) {
+    const double apart = 2.0 * std::sqrt(2.0 * std::log(static_cast<double>(std::max<int64_t>(count, 2))));
+    return (curved ? kCurvedSpread : 1.0) * apart / std::sqrt(std::max(std::fabs(alpha), 1e-300));
+}
+
 struct Windows {
     double weight, rescore;
 };

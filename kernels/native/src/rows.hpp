@@ -47,20 +47,27 @@ ORACLE_APART void pack_rows(const Stored* rows, int64_t count, const Shape<Real>
         std::memset(out + p * stride + count * P, 0, (filled - count) * P * sizeof(Real));
 }
 
-// The queries as the products read them: gain * point in panels of two vectors, the last perhaps of one, [D][vectors *
-// lanes] each. Coordinates of no query are zero.
+// Values of queries, [B, D], and what each query's are multiplied with, [B], or null.
+struct QueryValues {
+    const double *values, *factor;
+};
+
+// Values of queries as the products read them: in panels of two vectors, the last perhaps of one, [D][vectors * lanes]
+// each. Coordinates of no query are zero. A thread packs each of so many `threads` vectors.
 template <class Real>
-ORACLE_APART void pack_panels(const ScanProblem& problem, const Shape<Real>& shape, Real* out, int64_t thread) {
+ORACLE_APART void pack_panels(const QueryValues& of, const Shape<Real>& shape, Real* out, int64_t thread,
+                              int64_t threads) {
     constexpr int64_t W = Tile<Real>::lanes;
     const int64_t values = shape.panels * shape.width;
-    for (int64_t v = thread; v < shape.vectors; v += problem.threads) {
+    for (int64_t v = thread; v < shape.vectors; v += threads) {
         const int64_t pair = v / 2 * 2, wide = shape.vectors - pair > 1 ? 2 : 1;
         Real* panel = out + pair * W * values + (v - pair) * W;
         for (int64_t lane = 0; lane < W; ++lane) {
             const int64_t b = v * W + lane;
+            const double factor = of.factor && b < shape.batch ? of.factor[b] : 1.0;
             for (int64_t d = 0; d < values; ++d) {
                 const bool real = b < shape.batch && d < shape.dim;
-                const double value = real ? problem.gain[b] * problem.point[b * shape.dim + d] : 0.0;
+                const double value = real ? factor * of.values[b * shape.dim + d] : 0.0;
                 panel[d * wide * W + lane] = static_cast<Real>(value);
             }
         }
@@ -80,7 +87,7 @@ ORACLE_APART void pack_few(const ScanProblem& problem, const Shape<Real>& shape,
 
 template <class Real>
 void pack_queries(const ScanProblem& problem, const Shape<Real>& shape, Real* out, int64_t thread) {
-    if (!problem.few) return pack_panels(problem, shape, out, thread);
+    if (!problem.few) return pack_panels({problem.point, problem.gain}, shape, out, thread, problem.threads);
     if (thread == 0) pack_few(problem, shape, out);
 }
 

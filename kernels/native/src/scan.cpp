@@ -27,7 +27,7 @@ class Scan : public Steps {
           shape(problem),
           memory_(bytes()),
           arena(problem.memory = memory_.begin()),
-          shared(shape, problem.few != 0, use_, arena) {
+          shared(shape, problem.few != 0, use_, arena, problem.changes.vector != nullptr) {
         for (int64_t t = 0; t < problem.threads; ++t) memories.emplace_back(shape, problem.few != 0, use_, arena);
         begin();
     }
@@ -55,7 +55,12 @@ class Scan : public Steps {
 
     Listed list(uint8_t* overflowed) override {
         merge();
-        for (int64_t b = 0; b < shape.batch; ++b) overflowed[b] = problem.kept[b] < 0;
+        for (int64_t b = 0; b < shape.batch; ++b) {
+            overflowed[b] = problem.kept[b] < 0;
+            // what is listed too much of is in no sum
+            if (shared.directions && overflowed[b])
+                std::fill_n(problem.changes.asked->total + b * shape.dim, shape.dim, 0.0);
+        }
         return listed();
     }
 
@@ -79,7 +84,10 @@ class Scan : public Steps {
             double* own_factors = factors.data() + t * problem.threads;
             for (int64_t b = t; b < shape.batch; b += problem.threads) {
                 merge_query(problem, shape, memories.data(), b, own_parts, own_factors);
-                if (problem.wants_mean) merge_mean(problem, shape, memories.data(), b, own_factors);
+                if (shared.directions)
+                    merge_product(problem, shape, memories.data(), b, own_factors);
+                else if (problem.wants_mean)
+                    merge_mean(problem, shape, memories.data(), b, own_factors);
                 for (int64_t i = 0; i < problem.threads; ++i) copy_top(i, b);
             }
         });
@@ -87,7 +95,7 @@ class Scan : public Steps {
 
     int64_t bytes() const {
         Arena empty(nullptr);
-        const Shared<Real> needed(shape, problem.few != 0, use_, empty);
+        const Shared<Real> needed(shape, problem.few != 0, use_, empty, problem.changes.vector != nullptr);
         for (int64_t t = 0; t < problem.threads; ++t) Memory<Real>(shape, problem.few != 0, use_, empty);
         return empty.used();
     }
@@ -96,6 +104,8 @@ class Scan : public Steps {
         crew_.share_out(kPreparing * shape.batch * shape.dim, [this](int64_t t) {
             pack_queries(problem, shape, shared.queries, t);
             if (t == 0) pack_centre(problem, shape, shared.centre);
+            if (shared.directions)
+                pack_panels({problem.changes.vector, nullptr}, shape, shared.directions, t, problem.threads);
             if (use_.any()) pack_digits(problem, shape, shared, t);
             begin_sums(problem, shape, memories[t]);
         });

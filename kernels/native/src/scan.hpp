@@ -4,6 +4,7 @@
 #include <sanitizer/asan_interface.h>
 #endif
 
+#include "directions.hpp"
 #include "law.hpp"
 #include "threads.hpp"
 #include "tiles.hpp"
@@ -22,6 +23,7 @@ struct ScanProblem {
     const double* bias;         // [B], the factor of half norms
     const QueryLaw* law;        // [B]
     const double* known;        // [B], logs of what weights sum to at least, or null
+    ChangesView changes;        // what weights are multiplied with
     const int64_t* excluded;    // [B, ranges, 2]
     char* memory;               // as much as a scan takes, at a multiple of 64
     double* sums;               // [6, B]: reference, partition, mass, squares, first logit, half norm
@@ -121,9 +123,9 @@ struct DigitQuery {
 
 // What queries in digits are multiplied with: 8-bit rows as they are stored, all digits; rows of which few may matter,
 // leading digits first; rows that are brought into codes of eight bits for that. single: whether rows that may matter
-// are multiplied with the queries as they are.
+// are multiplied with the queries as they are. weights: whether weights may be digits, too.
 struct DigitUse {
-    bool rows = false, leading = false, codes = false, single = false;
+    bool rows = false, leading = false, codes = false, single = false, weights = false;
 
     bool any() const { return rows || leading; }
 };
@@ -152,6 +154,7 @@ template <class Real>
 struct Shared {
     DigitUse use;
     Real *queries, *centre;
+    Real* directions;         // as the queries, or null
     int8_t* digits;           // [B][kDigits][digit_width]
     DigitQuery* in_digits;    // [lanes]
     int8_t* digit_panels;     // [vectors][kDigits][D / 4][W][4], of many queries
@@ -159,10 +162,11 @@ struct Shared {
     Real* single;             // [B][code_stride], or null
     int32_t* whole_centre;    // [panels * width]: of 8-bit rows as products in digits read them, or null
 
-    Shared(const Shape<Real>& shape, bool few, DigitUse uses, Arena& arena)
+    Shared(const Shape<Real>& shape, bool few, DigitUse uses, Arena& arena, bool changes = false)
         : use(uses),
           queries(arena.take<Real>(shape.lanes() * shape.panels * shape.width)),
           centre(arena.take<Real>(shape.panels * shape.width)),
+          directions(changes ? arena.take<Real>(shape.lanes() * shape.panels * shape.width) : nullptr),
           digits(use.any() ? arena.take<int8_t>(shape.batch * digits_of(shape.dim)) : nullptr),
           in_digits(arena.take<DigitQuery>(shape.lanes())),
           digit_panels(use.any() && !few ? arena.take<int8_t>(shape.lanes() * digits_of(shape.dim)) : nullptr),
@@ -209,6 +213,7 @@ struct Memory {
     DigitWeights* digit_weights;  // [tiles], or null
     double *total, *met, *mass, *squares, *first_logit, *half_norm;
     double* rounded;                 // [lanes]: squared error of sums whose weights were digits
+    double* shares;                  // [lanes]: sums of weights that are multiplied with changes
     Real* weights;                   // [block][W]: of the vector of queries at hand; of few queries [block], of one
     Real* packed;                    // [tiles][block][of_tile]: weights of the rows that have any for a tile of queries
     int32_t *index, *count;          // [tiles][block], [tiles]: these rows
@@ -232,7 +237,7 @@ struct Memory {
         half_norms = arena.take<Real>(shape.rows()), log_weights = arena.take<Real>(shape.rows());
         norms = arena.take<Real>(shape.rows());
         scales = arena.take<Real>(shape.rows()), errors = arena.take<Real>(shape.rows());
-        const bool bytes = use.rows && !few;
+        const bool bytes = use.weights && !few;
         groups = bytes ? arena.take<uint8_t>(values * shape.rows()) : nullptr;
         digit_weights = bytes ? arena.take<DigitWeights>(shape.tiles) : nullptr;
         int8_t* digits = bytes ? arena.take<int8_t>(lanes * shape.rows() * 2) : nullptr;
@@ -243,7 +248,7 @@ struct Memory {
         total = std::is_same<Real, double>::value ? nullptr : arena.take<double>(lanes * values);
         reference = arena.take<Real>(lanes), floor = arena.take<Real>(lanes);
         met = arena.take<double>(lanes), mass = arena.take<double>(lanes), squares = arena.take<double>(lanes);
-        rounded = arena.take<double>(lanes), first_logit = arena.take<double>(lanes),
+        rounded = arena.take<double>(lanes), shares = arena.take<double>(lanes), first_logit = arena.take<double>(lanes),
         half_norm = arena.take<double>(lanes);
         index = arena.take<int32_t>(shape.tiles * block), count = arena.take<int32_t>(shape.tiles);
         pending = arena.take<int32_t>(shape.tiles), emptied = arena.take<bool>(shape.tiles);

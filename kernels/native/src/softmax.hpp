@@ -70,6 +70,7 @@ class QuerySoftmax {
         memory_.first_logit[b] = factor * (memory_.first_logit[b] + step * memory_.mass[b]);
         memory_.met[b] *= factor, memory_.mass[b] *= factor, memory_.half_norm[b] *= factor;
         memory_.squares[b] *= factor * factor, memory_.rounded[b] *= factor * factor;
+        memory_.shares[b] *= factor;
         if (problem_.wants_mean) rescale(b, factor);
     }
 

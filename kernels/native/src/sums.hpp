@@ -75,13 +75,17 @@ ORACLE_APART void begin_sums(const ScanProblem& problem, const Shape<Real>& shap
     if (problem.wants_mean) std::fill_n(memory.sums, values, Real(0));
     std::fill_n(memory.emptied, shape.tiles, false);
     std::fill_n(memory.reference, lanes, nothing);
+    // sums of both signs stay as they are: no weight is larger than what is known of their sum
+    for (int64_t b = 0; problem.changes.vector && b < shape.batch; ++b)
+        memory.reference[b] = static_cast<Real>(problem.known[b]);
     // a row that is excluded has the logit -inf, and no logit reaches the floor of a lane without a query
     constexpr Real lowest = std::numeric_limits<Real>::lowest();
     std::fill_n(memory.floor, shape.batch, lowest);
     for (int64_t b = 0; problem.known && b < shape.batch; ++b)
         memory.floor[b] = std::max(lowest, static_cast<Real>(weight_floor(problem, b, problem.known[b])));
     std::fill_n(memory.floor + shape.batch, lanes - shape.batch, std::numeric_limits<Real>::quiet_NaN());
-    for (double* sum : {memory.met, memory.mass, memory.squares, memory.first_logit, memory.half_norm, memory.rounded})
+    for (double* sum : {memory.met, memory.mass, memory.squares, memory.first_logit, memory.half_norm, memory.rounded,
+                        memory.shares})
         std::fill_n(sum, lanes, 0.0);
     std::fill_n(memory.pending, shape.tiles, 0);
     std::fill_n(memory.patience, shape.vectors, Patience{0, kLeastPatience});
@@ -132,6 +136,28 @@ ORACLE_APART void merge_mean(const ScanProblem& problem, const Shape<Real>& shap
         for (int64_t t = 0; t < problem.threads; ++t)
             add_sums(shape, memories[t], p, b, factors[t], count, mean + first);
         for (int64_t d = first; d < first + count; ++d) mean[d] /= mass;
+    }
+}
+
+// Merges the products of a query with the covariance over all threads, [D]: sums of weights that are multiplied with
+// changes, from which as much of the mean is taken as they add up to.
+template <class Real>
+ORACLE_APART void merge_product(const ScanProblem& problem, const Shape<Real>& shape, Memory<Real>* memories, int64_t b,
+                                const double* factors) {
+    const ChangesView& changes = problem.changes;
+    const double* mean = changes.asked->mean + b * shape.dim;
+    double* total = changes.asked->total + b * shape.dim;
+    // the reference is the log-partition as Real holds it
+    const double step = problem.sums[b] - (problem.known[b] + changes.asked->lse_rest[b]);
+    const double scale = problem.sums[2 * shape.batch + b] > 0.0 ? changes.unit[b] * std::exp(step) : 0.0;
+    double shares = 0.0;
+    for (int64_t t = 0; t < problem.threads; ++t) shares += factors[t] * memories[t].shares[b];
+    for (int64_t p = 0; p < shape.panels; ++p) {
+        const int64_t first = p * shape.width, count = std::min(shape.width, shape.dim - first);
+        for (int64_t t = 0; t < problem.threads; ++t)
+            add_sums(shape, memories[t], p, b, factors[t], count, total + first);
+        for (int64_t d = first; d < first + count; ++d)
+            total[d] = scale * (total[d] - shares * (mean[d] - problem.centre[d]));
     }
 }
 

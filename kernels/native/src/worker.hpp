@@ -6,6 +6,7 @@
 #include "sift.hpp"
 #include "softmax.hpp"
 #include "sums.hpp"
+#include "turn.hpp"
 #include "weigh_digits.hpp"
 
 namespace oracle {
@@ -96,7 +97,21 @@ class Worker {
         soften(block);
         const bool any = std::any_of(memory_.count, memory_.count + shape_.tiles, [](int32_t count) { return count; });
         if (!problem_.wants_mean || !any) return;
+        if (shared_.directions) turn(rows, block);
         weigh(rows, block);
+    }
+
+    // Multiplies the weights of a block with what logits change by along the directions.
+    void turn(const Stored* rows, const Block& block) {
+        pack(rows, block);
+        for (int64_t v = 0; v < shape_.vectors; v += 2) {
+            const int32_t* count = memory_.count + v * W / Q;
+            const int64_t tiles = std::min<int64_t>(2, shape_.vectors - v) * W / Q;
+            memory_.whole[v] = std::any_of(count, count + tiles, [](int32_t some) { return some > 0; });
+        }
+        score_whole(block, shared_.directions);
+        for (int64_t t = 0; t < shape_.tiles; ++t)
+            if (memory_.count[t] > 0) Turn<Real>(problem_, shape_, memory_, t).multiply();
     }
 
     void pack(const Stored* rows, const Block& block) {
@@ -182,18 +197,23 @@ class Worker {
             return;
         }
         pack(rows, block);
+        score_whole(block, queries_);
+    }
+
+    // Writes the products of the packed rows with those pairs of vectors of `operands` that are multiplied whole.
+    void score_whole(const Block& block, const Real* operands) {
         // some panels of the rows, for all queries: they stay in the second cache, however many rows there are
         for (int64_t first = 0; first < shape_.panels; first += kPanelsTogether)
             for (int64_t v = 0; v < shape_.vectors; v += 2)
-                if (memory_.whole[v]) score_panels(block, v, first);
+                if (memory_.whole[v]) score_panels(block, operands, v, first);
     }
 
-    // Adds the products of some panels of a block, from `first` on, with a pair of vectors of queries to their logits.
-    void score_panels(const Block& block, int64_t v, int64_t first) {
+    // Adds the products of some panels of a block, from `first` on, with a pair of vectors to their logits.
+    void score_panels(const Block& block, const Real* operands, int64_t v, int64_t first) {
         const int64_t length = shape_.panels * P, step = shape_.block * W;
         const int64_t stop = std::min(first + kPanelsTogether, shape_.panels);
         for (int64_t r = 0; r < block.count; r += Tile<Real>::rows) {
-            const ScoreOperands<Real> of{memory_.rows + r * P, queries_ + v * W * length,         shape_.block * P,
+            const ScoreOperands<Real> of{memory_.rows + r * P, operands + v * W * length,         shape_.block * P,
                                          shape_.dim,           memory_.logits + v * step + r * W, step};
             v + 1 < shape_.vectors ? score_tile<Real, 2>(of, first, stop, ahead_)
                                    : score_tile<Real, 1>(of, first, stop, ahead_);
