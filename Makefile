@@ -54,7 +54,7 @@ $(VENV)/.stamp-bench: $(VENV)/.stamp
 	@$(PIP) -c constraints.txt -e ".[bench]"
 	@touch $@
 
-NATIVE_SOURCES := $(wildcard $(NATIVE)/src/*)
+NATIVE_SOURCES := $(wildcard $(NATIVE)/src/*/*)
 
 # without a compiler there is nothing to make, and the portable kernels serve
 native: $(NATIVE)/lib/.stamp

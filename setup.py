@@ -53,7 +53,7 @@ class BuildNative(Command):  # type: ignore[misc]  # setuptools is not annotated
 
     def get_source_files(self) -> list[str]:
         """Return what a source distribution needs beside the modules of Python."""
-        return sorted(str(path.relative_to(ROOT)) for path in (ROOT / NATIVE / "src").iterdir())
+        return sorted(str(path.relative_to(ROOT)) for path in (ROOT / NATIVE / "src").rglob("*.[ch]pp"))
 
     def get_outputs(self) -> list[str]:
         """Return the libraries that were made."""

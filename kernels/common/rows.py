@@ -17,6 +17,10 @@ from ...base.transforms import cached_tensor
 # a raw operand costs no pass over the data; one whose radius is this much larger loses too many digits
 RAW_RADIUS_LIMIT = 3.0
 
+# radii whose squares, and products with queries a million times as far or over noise a millionth as large, are float32
+# numbers
+LEAST_RADIUS, MOST_RADIUS = 1e-12, 1e15
+
 Derived = TypeVar("Derived")
 
 
@@ -75,6 +79,11 @@ class Rows:
         log_weights = None if self.log_weights is None else self.log_weights.to(device)
         centre, half_norms = self.centre.to(device), self.half_norms.to(device)
         return replace(self, stored=stored, centre=centre, half_norms=half_norms, log_weights=log_weights)
+
+    @property
+    def squares_in_single(self) -> bool:
+        """Whether float32 holds the squares of the rows, and what queries multiply them with."""
+        return LEAST_RADIUS < self.radius < MOST_RADIUS
 
     @cached_property
     def raw_operand(self) -> bool:

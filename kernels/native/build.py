@@ -1,4 +1,4 @@
-"""Compile `src/*.cpp` to one shared library a target: `python kernels/native/build.py [folder] [--sanitize]`.
+"""Compile `src/*/*.cpp` to one shared library a target: `python kernels/native/build.py [folder] [--sanitize]`.
 
 setup.py runs this file before anything is installed, so that it needs nothing but Python. Libraries of the same sources
 are kept; where another compiler shall make them, remove the folder first.
@@ -56,14 +56,19 @@ def targets() -> dict[str, tuple[str, ...]]:
     return TARGETS.get(machine, {}) if sys.platform == "linux" else {}
 
 
+def sources(pattern: str) -> list[Path]:
+    """Return the files of all rooms whose names match `pattern`."""
+    return sorted(SOURCES.rglob(pattern))
+
+
 def sources_digest() -> str:
     """Return the digest of the sources and of how they are compiled, or "" where they are not beside this file."""
-    files = sorted(SOURCES.glob("*.[ch]pp"))
+    files = sources("*.[ch]pp")
     if not files:
         return ""
     found = hashlib.sha256()
-    for path in (*files, Path(__file__)):
-        found.update(path.name.encode() + b"\0" + path.read_bytes())
+    for path in (*files, Path(__file__).resolve()):
+        found.update(path.relative_to(SOURCES.parent).as_posix().encode() + b"\0" + path.read_bytes())
     return found.hexdigest()
 
 
@@ -87,12 +92,13 @@ def build(folder: Path, extra: Sequence[str], names: Sequence[str] = ()) -> list
         raise BuildError(f"there are no native kernels for {platform.machine()} on {sys.platform}")
     tool = compiler()
     folder.mkdir(parents=True, exist_ok=True)
-    digest = f'-DORACLE_SOURCES="{sources_digest()}"'
+    # a file includes another by its room and its name
+    common = [*FLAGS, "-iquote", str(SOURCES), f'-DORACLE_SOURCES="{sources_digest()}"']
     with tempfile.TemporaryDirectory(dir=folder) as scratch, ThreadPoolExecutor(os.cpu_count()) as pool:
         jobs = [
-            (tool, [*FLAGS, digest, *extra, *flags, "-c", str(source), "-o", str(_object(scratch, name, source))])
+            (tool, [*common, *extra, *flags, "-c", str(source), "-o", str(_object(scratch, name, source))])
             for name, flags in chosen.items()
-            for source in sorted(SOURCES.glob("*.cpp"))
+            for source in sources("*.cpp")
         ]
         list(pool.map(lambda job: _run(*job), jobs))
         return [_link(tool, folder, Path(scratch), name, [*extra, *flags]) for name, flags in chosen.items()]
@@ -132,12 +138,12 @@ def _library(folder: Path, target: str) -> Path:
 
 
 def _object(scratch: str, target: str, source: Path) -> Path:
-    return Path(scratch) / f"{target}-{source.stem}.o"
+    return Path(scratch) / "-".join((target, *source.relative_to(SOURCES).with_suffix(".o").parts))
 
 
 def _link(tool: str, folder: Path, scratch: Path, target: str, flags: Sequence[str]) -> Path:
     made, final = scratch / f"{target}.so", _library(folder, target)
-    objects = [str(_object(str(scratch), target, source)) for source in sorted(SOURCES.glob("*.cpp"))]
+    objects = [str(_object(str(scratch), target, source)) for source in sources("*.cpp")]
     _run(tool, ["-shared", "-fopenmp", *flags, *objects, "-o", str(made)])
     # in one step: a process that has the old one mapped keeps it
     made.replace(final)

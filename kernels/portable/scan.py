@@ -16,9 +16,6 @@ from .single import single_state
 # the largest D that is scanned in float64: the products cost less than the exponentials beside them
 DOUBLE_DIM = 64
 
-# radii whose squares, and products with queries a million times as far, are float32 numbers
-LEAST_RADIUS, MOST_RADIUS = 1e-15, 1e15
-
 
 def posterior_state(work: Work, *, limits: BlockLimits = BLOCK_LIMITS) -> PosteriorState:
     """Return the posterior states of the queries of `work` over its span, [B].
@@ -41,8 +38,7 @@ def score_dtype(rows: Rows, narrow: int = DOUBLE_DIM) -> torch.dtype:
     narrow: values of rows that products in float64 are taken of in any case.
     """
     wide = rows.stored.dtype != torch.float64 and rows.dim > narrow
-    squares = LEAST_RADIUS < rows.radius < MOST_RADIUS
-    return torch.float32 if wide and squares else torch.float64
+    return torch.float32 if wide and rows.squares_in_single else torch.float64
 
 
 def scan_memory(rows: Rows, batch: int) -> int:

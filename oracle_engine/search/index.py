@@ -19,7 +19,7 @@ from ..base.progress import PartProgress, Progress
 from ..data.dataset import OracleDataset
 from ..data.prefixes import prefix_fingerprint, prefix_rows
 from ..data.sharded import check_here
-from ..kernels import Rows
+from ..kernels import LEAST_RADIUS, MOST_RADIUS, Rows
 from ..kernels.screens import (
     SCREEN_KINDS,
     CodeScreen,
@@ -141,8 +141,10 @@ class SearchIndex:
         data: the samples of this index and others behind them. source: the file that this index was read from.
         progress: hears of "projecting", "measuring" and "neighbours".
         Only the other samples are encoded and compared with all. The rows keep the centre of this index.
-        Raises DataFileError where the first samples, or their labels, are others.
+        Raises DataFileError where the first samples, or their labels, are others, and InputError where their size is
+        none that an index can have.
         """
+        _check_size(data)
         if not self.begins(data):
             expected = f"an index of the first samples of {data.name!r}"
             found = f"one of {self.origin.count:,} samples that differ from the first of its {len(data):,}"
@@ -241,12 +243,14 @@ def build_index(
         training queries skip the search.
     progress: hears of "projecting", "measuring" and "neighbours".
     product_cost: time of a product with 8-bit rows over that with float32 rows, in (0, 1], or None to time it.
-    Raises InputError for a kind that these data cannot have, where samples are so short or few that no screen can help,
+    Raises InputError for a kind that these data cannot have, where samples are so short or few that no screen can help
+    or so large or small that float32 cannot square them,
     for strings that FAISS does not know, and where samples were changed in place; MissingDependencyError where FAISS is
     needed and not installed.
     """
     data.check_unchanged()
     check_spec(spec, data.dim)
+    _check_size(data)
     if spec not in ("screen", "flat", *SCREEN_KINDS):
         reason = "built by FAISS on its first use"
         return SearchIndex(spec, reason, Origin.of(data), data.rows.centre, screen=None, distances=None)
@@ -286,6 +290,20 @@ def prepared_index(
     if path is not None:
         made.save(path)
     return made
+
+
+def _check_size(data: OracleDataset) -> None:
+    """Raise InputError where the samples differ by what float32, in which an index is, cannot square."""
+    rows = data.rows
+    # equal samples are at distance zero from their centre: there is nothing to square
+    if rows.radius == 0.0 or rows.squares_in_single:
+        return
+    raise invalid(
+        "data",
+        f"must be stored within {LEAST_RADIUS:g} .. {MOST_RADIUS:g} of their centre for an index, which is in float32",
+        f"samples up to {rows.radius:.3g} from it",
+        "divide the stored numbers by it, and multiply the scale of their value_map by it",
+    )
 
 
 def _check_kind(kind: str, data: OracleDataset) -> None:

@@ -117,6 +117,15 @@ def test_every_scale_of_the_data(generator: torch.Generator, dtype: torch.dtype,
         assert_exact(data, 3 * t * sample, t)
 
 
+@pytest.mark.parametrize("backend", ["auto", "torch"])
+@pytest.mark.parametrize("scale", [1e-20, 1e-16, 1e-14, 1e-12, 1e13])
+def test_little_noise_at_every_scale_of_the_data(generator: torch.Generator, backend: str, scale: float) -> None:
+    # alpha / sigma^2 leaves float32 long before the squares of the samples do
+    data = OracleDataset((scale * normal(9, 100, generator)).float())
+    x = data[:2].double() + 1e-5 * scale * normal(2, 100, generator)
+    assert_within_terms(OracleEngine(data, path=Still(1.0, 1e-5 * scale), backend=backend), x)
+
+
 def test_posteriors_far_from_all_samples(generator: torch.Generator) -> None:
     data = OracleDataset(normal(5, 30, generator))
     t = 1 - 1e-5

@@ -13,7 +13,7 @@ from late_cases import OPTIONS, TIMES, eager, make_data, prepared, queries, the_
 from safetensors.torch import save_file
 from tolerances import TOLERANCES, assert_rows_close
 
-from oracle_engine import DataFileError, InputError, OracleDataset, OracleEngine
+from oracle_engine import DataFileError, InputError, OracleDataset, OracleEngine, ValueMap
 from oracle_engine.base.progress import PartProgress
 from oracle_engine.kernels import Rows
 from oracle_engine.kernels.screens import SearchCosts, choose
@@ -109,6 +109,19 @@ def test_a_kind_that_the_data_cannot_have_is_refused(generator: torch.Generator)
     short = OracleEngine(OracleDataset(clusters(300, 16, generator))).prepare("int8")
     assert short.index is not None
     assert short.index.kind == "int8"
+
+
+@pytest.mark.parametrize("scale", [1e-20, 1e20])
+@pytest.mark.parametrize("kind", ["screen", "pca", "int8", "flat", "IVF4,Flat"])
+def test_samples_that_float32_cannot_square_have_no_index(generator: torch.Generator, kind: str, scale: float) -> None:
+    points = clusters(300, 64, generator)
+    message = (
+        r"^`data` must be stored within 1e-12 .. 1e\+15 of their centre .*; received samples up to .*Remedy: divide"
+    )
+    with pytest.raises(InputError, match=message):
+        OracleEngine(OracleDataset((scale * points).float())).prepare(kind)
+    # in units of their size they have one
+    OracleEngine(OracleDataset(points.float(), value_map=ValueMap(scale))).prepare("pca" if kind == "screen" else kind)
 
 
 def test_what_needs_leading_coordinates_says_so(generator: torch.Generator) -> None:

@@ -1,0 +1,105 @@
+// What the host asks of a scan, and what becomes of it before rows are read.
+#pragma once
+#include <vector>
+
+#include "core/queries.hpp"
+#include "products/law.hpp"
+#include "products/scan.hpp"
+#include "rescore/states.hpp"
+
+namespace oracle {
+
+// As scan.py lays it out.
+struct ScanAsked {
+    const RowsView* rows;
+    const Rounding* rounding;
+    const Digits* digits;  // of what is scored again
+    AskedQueries queries;
+    int64_t start, stop, count;  // the span, and how many rows a query may use at most
+    const int64_t* excluded;     // [B, ranges, 2]
+    // block: rows of a block; whole_block: where all of them are multiplied with whole queries
+    int64_t ranges, threads, listed, margin, block, whole_block, few;
+    StatesView out;     // zeros, apart from what is here written in any case
+    int64_t overflows;  // how many queries list too many rows: of these out.lse_rest becomes NaN
+    int64_t closed;     // pairs of a row and a query that leading digits told to have no weight
+    int64_t weighed;    // pairs of a row and a query whose weights were digits
+    void* begun;        // the scan between two calls
+    const double* lse;  // [B], log-partitions of which the rows are a part, where they are known before, or null
+    const DirectionsView* directions;  // what weights are multiplied with, for queries that are not few, or null
+};
+
+// A problem and all that it points to, apart from the memory of threads.
+class Problem {
+  public:
+    Queries queries;
+
+    // tops: how many lists of heaviest rows a query gets
+    Problem(const ScanAsked& asked, int64_t tops)
+        : queries(*asked.rows, asked.queries),
+          gain_(asked.queries.count),
+          bias_(asked.queries.count),
+          sums_(6 * asked.queries.count),
+          law_(asked.queries.count),
+          known_(asked.lse ? asked.queries.count : 0),
+          kept_(asked.queries.count),
+          changes_(asked.directions, *asked.rows, asked.queries.count) {
+        const RowsView& rows = *asked.rows;
+        const AskedQueries& given = queries.asked();
+        const int64_t batch = given.count, top = asked.out.top_k > 0 ? asked.out.top_k + asked.margin : 0;
+        const ScanLaw law = scan_law(*asked.rounding, rows, asked.count);
+        for (int64_t b = 0; b < batch; ++b) {
+            const double alpha = given.alpha[b], precision = given.inverse_variance[b];
+            gain_[b] = alpha * precision, bias_[b] = -alpha * gain_[b];
+            law_[b] =
+                query_law(*asked.rounding, law, rows, asked.count, std::sqrt(queries.squares[b]), alpha, precision);
+            if (asked.directions)
+                law_[b].spread = direction_spread(asked.count, alpha, asked.directions->curvature != nullptr);
+            if (asked.lse) known_[b] = asked.lse[b] + 0.5 * precision * queries.squares[b];
+        }
+        top_logits_.resize(tops * batch * top), top_rows_.resize(tops * batch * top);
+        problem_ = {rows.stored,
+                    rows.half_norms,
+                    rows.log_weights,
+                    rows.centre,
+                    given.point,
+                    gain_.data(),
+                    bias_.data(),
+                    law_.data(),
+                    asked.lse ? known_.data() : nullptr,
+                    changes_.view(),
+                    asked.excluded,
+                    nullptr,
+                    sums_.data(),
+                    asked.out.mean,
+                    top_logits_.data(),
+                    top_rows_.data(),
+                    kept_.data(),
+                    law,
+                    rows.storage,
+                    asked.rounding->wide,
+                    rows.dim,
+                    batch,
+                    asked.ranges,
+                    asked.threads,
+                    asked.listed,
+                    top,
+                    asked.out.mean != nullptr || asked.directions != nullptr,
+                    asked.out.entropy != nullptr,
+                    asked.block,
+                    asked.few ? asked.block : asked.whole_block,
+                    asked.few};
+    }
+    Problem(const Problem&) = delete;
+
+    ScanProblem& view() { return problem_; }
+
+  private:
+    std::vector<double> gain_, bias_, sums_, top_logits_;
+    std::vector<QueryLaw> law_;
+    std::vector<double> known_;
+    std::vector<int64_t> top_rows_, kept_;
+    const Changes changes_;
+    ScanProblem problem_;
+};
+
+}  // namespace oracle
