@@ -119,8 +119,8 @@ def covariance_product(rows: Rows, directions: Directions, span: Span) -> Float6
 
     rows: the samples. directions: the changes s_j of logits, m and lse of each query, in row units.
     The products of disjoint spans add up, as in torch. A scan sums the samples with weight, and lists those whose
-    logits rounding makes too uncertain, see `direction_spread`: they are summed from differences in float64. Where they
-    are too many, and for narrow or float64 rows, all rows are, or else multiplied in float64 by torch.
+    logits rounding makes too uncertain, see `direction_spread` in law.hpp: they are summed from differences in float64.
+    Where they are too many, and for narrow or float64 rows, all rows are, or else multiplied in float64 by torch.
     Costs one read of the span and 2 to 6 B n D operations, the fewest where few rows carry weight; memory is that of a
     scan, up to 128 MiB of lists, and B D values for every group of queries that a thread has.
     """

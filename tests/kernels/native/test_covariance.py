@@ -112,28 +112,60 @@ def test_late_products_touch_what_has_weight_alone(
 ) -> None:
     rows = prepare_rows(stored_as(normal(2000, 128, generator), torch.uint8), None)
     vectors = vectors_of(rows, make_query(rows, generator, batch, (0.9, 0.99)), generator)
-    # neither all rows from differences, nor products by torch
-    monkeypatch.delattr(native_covariance, "_of_all")
-    monkeypatch.delattr(covariance, "_dense_product")
+    # nothing is left to products in float64
+    monkeypatch.delattr(native_covariance, "_fine_product")
     assert_product(covariance_product, rows, vectors, Span(0, 2000))
 
 
-def test_queries_of_many_samples_are_left_to_others(
-    target: str, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("dtype", STORAGE_DTYPES[:5])
+@pytest.mark.parametrize("curved", [False, True])
+def test_products_of_larger_batches_are_those_of_one_scan(
+    target: str, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, curved: bool
+) -> None:
+    rows = prepare_rows(stored_as(normal(2000, 128, generator), dtype), None)
+    query = make_query(rows, generator, 21, (0.001,) if curved else (0.05, 0.2, 0.4))
+    vectors = vectors_of(rows, query, generator, curved=curved)
+    # blocks that are neither whole tiles nor whole vectors, more queries than a tile of them holds
+    found, many = _scanned(rows, vectors, NativeLimits(block_rows=36, threads=3))
+    assert len(many) == 0
+    assert_product(lambda *_: found, rows, vectors, Span(0, 2000))
+    monkeypatch.delattr(native_covariance, "_fine_product")
+    assert_product(covariance_product, rows, vectors, Span(0, 2000))
+
+
+@pytest.mark.parametrize("dim", [128, 3072])
+@pytest.mark.parametrize("t", [0.3, 0.5, 0.7])
+def test_logits_whose_rounding_would_show_are_computed_again(
+    target: str, generator: torch.Generator, dim: int, t: float
+) -> None:
+    # samples along one line share the mass late, where logits are large: off by 1e-5 to 6e-5 in float32
+    rows = prepare_rows(FAMILIES["one direction"](300, dim, generator).float(), None)
+    vectors = vectors_of(rows, make_query(rows, generator, 12, (t,)), generator)
+    assert_product(covariance_product, rows, vectors, Span(0, 300))
+
+
+@pytest.mark.parametrize(("batch", "times"), [(4, (0.05, 0.95)), (12, (0.3, 0.95))])
+def test_queries_that_list_too_much_are_left_to_others(
+    target: str, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch, batch: int, times: tuple[float, ...]
 ) -> None:
     monkeypatch.setattr(native_covariance, "LISTED_PAIRS", 0)
-    rows = prepare_rows(normal(600, 70, generator).float(), None)
-    vectors = vectors_of(rows, make_query(rows, generator, 12, (0.05, 0.95)), generator)
+    rows = prepare_rows(FAMILIES["one direction"](600, 70, generator).float(), None)
+    vectors = vectors_of(rows, make_query(rows, generator, batch, times), generator)
+    found, many = _scanned(rows, vectors, NativeLimits(rescored=(8, 8), threads=2))
+    weights = (reference_logits(rows, vectors.query, Span(0, 600)) - vectors.lse[:, None]).exp()
+    assert 0 < len(many) < batch
+    if batch <= native_covariance.FEW:
+        assert many.tolist() == (weights > 1e-9).sum(1).gt(8).nonzero()[:, 0].tolist()
+    assert (found[many] == 0).all()
+    few = torch.tensor([query for query in range(batch) if query not in many])
+    assert_product(lambda *_: found[few], rows, vectors.take(few), Span(0, 600))
+    assert_product(covariance_product, rows, vectors, Span(0, 600))
+
+
+def _scanned(rows: Rows, vectors: Directions, limits: NativeLimits) -> tuple[torch.Tensor, torch.Tensor]:
     library = native_library().library
     assert library is not None
-    limits = NativeLimits(rescored=(8, 8), threads=2)
-    found, many = native_covariance.few_product(rows, vectors, Span(0, 600), library=library, limits=limits)
-    weights = (reference_logits(rows, vectors.query, Span(0, 600)) - vectors.lse[:, None]).exp()
-    assert many.tolist() == (weights > 1e-9).sum(1).gt(8).nonzero()[:, 0].tolist()
-    assert 0 < len(many) < 12
-    assert (found[many] == 0).all()
-    few = torch.tensor([query for query in range(12) if query not in many])
-    assert_product(lambda *_: found[few], rows, vectors.take(few), Span(0, 600))
+    return native_covariance.scanned_product(rows, vectors, Span(0, len(rows)), library=library, limits=limits)
 
 
 def test_no_queries_give_no_products(target: str, generator: torch.Generator) -> None:

@@ -9,6 +9,9 @@ namespace oracle {
 // weights may exceed one by e^20 before the sums are rescaled
 constexpr double kSlack = 20.0;
 
+// rows with weight along a direction that are listed, as well as uncertain ones: so many, and a share of those before
+constexpr double kFewListed = 8.0, kSparse = 0.1;
+
 // A block of rows [first, first + count) of the data.
 struct Block {
     int64_t first, count;
@@ -81,7 +84,8 @@ class QuerySoftmax {
         const double partition = least_partition(problem_, b, std::max(known, double(top)));
         const Windows window = windows_at(problem_.scan, problem_.law[b], partition);
         memory_.floor[b] = std::max(memory_.floor[b], static_cast<Real>(partition - window.weight));
-        const Real floor = static_cast<Real>(partition - window.rescore);
+        Real floor = static_cast<Real>(partition - window.rescore);
+        if (problem_.changes.vector) floor = listed_from(b, floor);
         const bool some = top >= floor && memory_.list_count[b] <= shape_.listed;
         return some ? floor : std::numeric_limits<Real>::infinity();
     }
@@ -89,7 +93,7 @@ class QuerySoftmax {
     // Lists row r of a block, which has no weight among the rows that are summed; one too many is counted only.
     void list(const Block& block, const Column<Real>& of, int64_t r) {
         const int64_t place = memory_.list_count[of.query];
-        if (place > shape_.listed) return;
+        if (place > shape_.listed || (problem_.changes.vector && summed(of.query, of.logits[r * of.step]))) return;
         ++memory_.list_count[of.query];
         if (place == shape_.listed) return;
         memory_.list_rows[of.query * shape_.listed + place] = block.first + r;
@@ -98,6 +102,21 @@ class QuerySoftmax {
     }
 
   private:
+    // Along directions rows are listed from the `uncertain` logits on, or whatever has weight as long as this is
+    // little: to sum few differences costs less than products of all rows with the directions.
+    Real listed_from(int64_t b, Real uncertain) {
+        memory_.uncertain[b] = uncertain;
+        return memory_.sparse[b] ? memory_.floor[b] : uncertain;
+    }
+
+    // Whether a row with weight is left to the sums.
+    bool summed(int64_t b, Real logit) {
+        if (logit >= memory_.uncertain[b]) return false;
+        const double most = kFewListed + kSparse * *memory_.seen;
+        memory_.sparse[b] = memory_.sparse[b] && memory_.list_count[b] < most;
+        return !memory_.sparse[b];
+    }
+
     void rescale(int64_t b, double factor) {
         const bool emptied = memory_.total != nullptr && memory_.emptied[b / shape_.of_tile];
         for (int64_t p = 0; p < shape_.panels; ++p) {

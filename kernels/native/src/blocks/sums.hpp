@@ -92,7 +92,8 @@ ORACLE_APART void begin_sums(const ScanProblem& problem, const Shape<Real>& shap
     std::fill_n(memory.top_logits, lanes * shape.top, nothing);
     std::fill_n(memory.top_rows, lanes * shape.top, int64_t{-1});
     std::fill_n(memory.list_count, lanes, int64_t{0});
-    *memory.closed = *memory.weighed = 0, *memory.spread = kSpread;
+    std::fill_n(memory.sparse, lanes, true);
+    *memory.closed = *memory.weighed = *memory.seen = 0, *memory.spread = kSpread;
 }
 
 // Merges the sums of a query over all threads, apart from its mean: factors, [threads], are those of each thread's

@@ -44,6 +44,7 @@ class Worker {
             } else {
                 many(block);
             }
+            *memory_.seen += block.count;
         }
     }
 

@@ -54,11 +54,17 @@ inline QueryLaw query_law(const Rounding& of, const ScanLaw& scan, const RowsVie
     return {bound, 0.5 * squared * rows.radius * rows.radius, own, spread, limit};
 }
 
-// how much further it moves one whose direction has curvature: changes are several times the logits that matter
+// how much further changes with curvature reach, which are several times the logits that matter: as the limits of
+// kernels/portable/covariance.py have it
 constexpr double kCurvedSpread = 25.0;
 
-// Returns how far rounding of a logit moves a product with the covariance at most, relative to it and to the direction:
-// see `direction_spread` over there.
+// Returns how far rounding of a logit, by one nat, moves a product with a covariance at most, relative to |g| + |J g|.
+//
+// An error delta of the weight gamma of a sample at the distance d from the mean moves J g = (alpha / sigma^2) sum
+// gamma s (r - m) by (alpha / sigma^2) gamma delta s d, where s = <g, r - m> = |g| d cos. Samples that share the mass
+// have (alpha / sigma)^2 d^2 <= 4 c^2, c^2 = 2 ln N, see `competitor_spread` over there: that is up to gamma delta |g|
+// 4 c^2 cos / alpha. But J g itself has at least (alpha / sigma^2) gamma s^2 / |g| in the direction of g, beside which
+// it is delta / cos. The smaller of the two is largest for cos = sqrt(alpha) / 2 c.
 inline double direction_spread(int64_t count, double alpha, bool curved) {
     const double apart = 2.0 * std::sqrt(2.0 * std::log(static_cast<double>(std::max<int64_t>(count, 2))));
     return (curved ? kCurvedSpread : 1.0) * apart / std::sqrt(std::max(std::fabs(alpha), 1e-300));

@@ -224,6 +224,9 @@ struct Memory {
     Real* top_logits;                // [B][top], in falling order
     int64_t *top_rows, *list_count;  // [B][top], [B]
     int64_t* weighed;                // [1]: pairs of a row and a query whose weights were digits
+    Real* uncertain;                 // [lanes]: logits from which on rounding would show
+    bool* sparse;                    // [lanes]: whether all rows with weight are listed so far
+    int64_t* seen;                   // [1]: rows so far
     int64_t* closed;                 // [1]: pairs of a row and a query that leading digits tell to have no weight
     int64_t* list_rows;              // [B][listed]
     double* list_logits;             // [B][listed]
@@ -253,7 +256,8 @@ struct Memory {
         index = arena.take<int32_t>(shape.tiles * block), count = arena.take<int32_t>(shape.tiles);
         pending = arena.take<int32_t>(shape.tiles), emptied = arena.take<bool>(shape.tiles);
         patience = arena.take<Patience>(shape.vectors);
-        whole = arena.take<bool>(shape.vectors);
+        whole = arena.take<bool>(shape.vectors), sparse = arena.take<bool>(lanes);
+        uncertain = arena.take<Real>(lanes), seen = arena.take<int64_t>(1);
         top_logits = arena.take<Real>(lanes * shape.top), top_rows = arena.take<int64_t>(lanes * shape.top);
         list_count = arena.take<int64_t>(lanes), closed = arena.take<int64_t>(1);
         weighed = arena.take<int64_t>(1);
