@@ -12,17 +12,17 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ...base.arrays import Bool, Float, Float64, Int64, Tensor
-from ..common.matmul import ieee_products
-from ..common.rescore import Pairs
-from ..common.rows import Query, Rows, Span
-from ..common.state import PosteriorState, concatenate, merge
-from ..common.work import Work
-from ..pairs import pairs_state
-from .pca import PrincipalScreen
-from .query_bounds import SideInformation
+from ....base.arrays import Bool, Float, Float64, Int64, Tensor
+from ...common.matmul import ieee_products
+from ...common.rescore import Pairs
+from ...common.rows import Query, Rows, Span
+from ...common.state import PosteriorState, concatenate, merge
+from ...common.work import Work
+from ...pairs import pairs_state
+from ..bounds.query_bounds import SideInformation
+from ..bounds.upper_bounds import CHUNK_VALUES
+from ..kinds.pca import PrincipalScreen
 from .shortlist import query_term
-from .upper_bounds import CHUNK_VALUES
 
 # interleaved parts of a sample whose spread tells its standard error
 GROUPS = 8

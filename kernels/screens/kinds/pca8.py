@@ -15,23 +15,13 @@ from typing import Any, ClassVar
 
 import torch
 
-from ...base.arrays import Float, Float64, Int64, Shaped, Tensor
-from ...base.progress import Progress
-from ..common.rows import Query, Rows, Span
-from ..common.screen_terms import UPWARD, Terms
-from ..common.search import LeadingLevel
-from .int8 import CUT_DEVIATIONS, DECODED, LARGEST_CODE, EightBitScreen
-from .int8_products import SCREENING_DIGITS, given_or_timed, integers_pay, products, relative_cost
-from .nearest import DistanceVectors
-from .principal_coordinates import (
-    PROJECT_BYTES,
-    norm_beyond,
-    principal_basis,
-    projection_error,
-    residual_norm,
-    row_features,
-)
-from .query_bounds import (
+from ....base.arrays import Float, Float64, Int64, Shaped, Tensor
+from ....base.progress import Progress
+from ...common.rows import Query, Rows, Span
+from ...common.screen_terms import UPWARD, Terms
+from ...common.search import LeadingLevel
+from ..bounds.nearest import DistanceVectors
+from ..bounds.query_bounds import (
     TYPICAL_ROWS,
     Projected,
     QueryBound,
@@ -41,7 +31,17 @@ from .query_bounds import (
     walk_error,
     weight_rounding,
 )
-from .screen import SomeRows, Thresholds, chosen_rows, gaps, log_weights, no_thresholds
+from ..bounds.screen import SomeRows, Thresholds, chosen_rows, gaps, log_weights, no_thresholds
+from .int8 import CUT_DEVIATIONS, DECODED, LARGEST_CODE, EightBitScreen
+from .int8_products import SCREENING_DIGITS, given_or_timed, integers_pay, products, relative_cost
+from .principal_coordinates import (
+    PROJECT_BYTES,
+    norm_beyond,
+    principal_basis,
+    projection_error,
+    residual_norm,
+    row_features,
+)
 
 # coordinates in float32: they vary most, and would coarsen the single digit that codes are multiplied with
 LEADING = 16

@@ -9,25 +9,25 @@ from functools import partial
 
 import torch
 
-from ...base.arrays import Float, Int64, Tensor
-from ..common.matmul import ieee_products
-from ..common.rescore import Pairs
-from ..common.rows import Rows, Span
-from ..common.search import Searched, SearchLimits
-from ..common.state import Wanted
-from ..common.work import Work
-from ..native.scan import native_state
-from ..pairs import pairs_state
-from .card_call import card_call_applies, searched_on_card
-from .cascade import LOWEST_FLOOR, screened
-from .costs import FIRST_ROWS, SearchCosts
-from .one_call import one_call_applies, searched
-from .query_bounds import Knowledge, SideInformation
-from .screen import Screen
-from .shortlist import FixedAllowance
-from .tiles import Remaining, TileBounds, tile_bounds
+from ....base.arrays import Float, Int64, Tensor
+from ...common.matmul import ieee_products
+from ...common.rescore import Pairs
+from ...common.rows import Rows, Span
+from ...common.search import Searched, SearchLimits
+from ...common.state import Wanted
+from ...common.work import Work
+from ...native.scan import native_state
+from ...pairs import pairs_state
+from ..bounds.costs import FIRST_ROWS, SearchCosts
+from ..bounds.query_bounds import Knowledge, SideInformation
+from ..bounds.screen import Screen
+from ..bounds.upper_bounds import UpperLogits
+from ..searches.card_call import card_call_applies, searched_on_card
+from ..searches.cascade import LOWEST_FLOOR, screened
+from ..searches.one_call import one_call_applies, searched
+from ..searches.shortlist import FixedAllowance
+from ..searches.tiles import Remaining, TileBounds, tile_bounds
 from .trials import TRIALS, Trials
-from .upper_bounds import UpperLogits
 
 # runs something and returns how many nanoseconds it takes
 Stopwatch = Callable[[Callable[[], object]], float]

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 import torch
 
-from ...base.arrays import Float64, Int64, Tensor
-from ..common.prepare import total_variance
-from ..common.rows import Query, Rows, Span
-from ..common.work import Work
-from .query_bounds import BOUND_FAILURE, Knowledge, SideInformation, Source
-from .screen import Screen
-from .shared_products import SharedProducts
-from .upper_bounds import UpperLogits
+from ....base.arrays import Float64, Int64, Tensor
+from ...common.prepare import total_variance
+from ...common.rows import Query, Rows, Span
+from ...common.work import Work
+from ..bounds.query_bounds import BOUND_FAILURE, Knowledge, SideInformation, Source
+from ..bounds.screen import Screen
+from ..bounds.shared_products import SharedProducts
+from ..bounds.upper_bounds import UpperLogits
 
 # queries of a trial: a multiple of the lanes that products are taken in
 TRIALS = 64

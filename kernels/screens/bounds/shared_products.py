@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import torch
 
-from ...base.arrays import Bool, Float, Float64, Int64, Tensor
-from ..common.matmul import ieee_products
-from ..common.rows import Query, Rows, Span
+from ....base.arrays import Bool, Float, Float64, Int64, Tensor
+from ...common.matmul import ieee_products
+from ...common.rows import Query, Rows, Span
 
 # rows multiplied at once, in values: 16 MB in float32
 PRODUCT_VALUES = 1 << 22

@@ -7,15 +7,15 @@ from typing import Protocol, runtime_checkable
 
 import torch
 
-from ...base.arrays import Bool, Float64, Int64, Shaped, Tensor
-from ..common.matmul import ieee_products
-from ..common.rescore import Pairs
-from ..common.rows import Query
-from ..common.search import Mass
-from ..common.state import PosteriorState, merge
-from ..common.work import Work
-from ..pairs import pairs_state
-from .upper_bounds import UpperLogits
+from ....base.arrays import Bool, Float64, Int64, Shaped, Tensor
+from ...common.matmul import ieee_products
+from ...common.rescore import Pairs
+from ...common.rows import Query
+from ...common.search import Mass
+from ...common.state import PosteriorState, merge
+from ...common.work import Work
+from ...pairs import pairs_state
+from ..bounds.upper_bounds import UpperLogits
 
 
 @runtime_checkable

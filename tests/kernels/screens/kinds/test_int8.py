@@ -15,16 +15,16 @@ from screen_cases import TIMES, assert_bounded, assert_bounded_everywhere, noise
 from tolerances import assert_within
 
 from oracle_engine.kernels import Query, Rows, Span, Wanted, Work, prepare_rows, reference_logits
-from oracle_engine.kernels.screens.cascade import screened
-from oracle_engine.kernels.screens.choose import best_screen, with_thresholds
-from oracle_engine.kernels.screens.exact8 import stored_screen
-from oracle_engine.kernels.screens.int8 import CodeScreen, code_screen
-from oracle_engine.kernels.screens.int8_products import LARGEST, product_cost, products, two_digits
-from oracle_engine.kernels.screens.query_bounds import SideInformation
-from oracle_engine.kernels.screens.screen import Screen
-from oracle_engine.kernels.screens.shared_products import SharedProducts
-from oracle_engine.kernels.screens.shortlist import FixedAllowance
-from oracle_engine.kernels.screens.upper_bounds import UpperLogits
+from oracle_engine.kernels.screens.bounds.query_bounds import SideInformation
+from oracle_engine.kernels.screens.bounds.screen import Screen
+from oracle_engine.kernels.screens.bounds.shared_products import SharedProducts
+from oracle_engine.kernels.screens.bounds.upper_bounds import UpperLogits
+from oracle_engine.kernels.screens.choice.choose import best_screen, with_thresholds
+from oracle_engine.kernels.screens.kinds.exact8 import stored_screen
+from oracle_engine.kernels.screens.kinds.int8 import CodeScreen, code_screen
+from oracle_engine.kernels.screens.kinds.int8_products import LARGEST, product_cost, products, two_digits
+from oracle_engine.kernels.screens.searches.cascade import screened
+from oracle_engine.kernels.screens.searches.shortlist import FixedAllowance
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 EIGHT = (torch.uint8, torch.int8)

@@ -11,9 +11,9 @@ from row_cases import make_query
 from screen_cases import TIMES, assert_bounded, assert_bounded_everywhere, noised, slack
 
 from oracle_engine.kernels import Rows, prepare_rows
-from oracle_engine.kernels.screens.pca8 import LeadingCodeScreen, leading_code_screen
-from oracle_engine.kernels.screens.query_bounds import SideInformation
-from oracle_engine.kernels.screens.shared_products import SharedProducts
+from oracle_engine.kernels.screens.bounds.query_bounds import SideInformation
+from oracle_engine.kernels.screens.bounds.shared_products import SharedProducts
+from oracle_engine.kernels.screens.kinds.pca8 import LeadingCodeScreen, leading_code_screen
 
 # of 8-bit products in floats and in integers
 COSTS = (1.0, 0.5)

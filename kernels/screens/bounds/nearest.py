@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import torch
 
-from ...base.arrays import Float, Float64, Int64, Shaped, Tensor
-from ..common.matmul import ieee_products
-from ..common.rounding import UNIT_ROUNDOFF, WALK
-from ..common.rows import Rows
+from ....base.arrays import Float, Float64, Int64, Shaped, Tensor
+from ...common.matmul import ieee_products
+from ...common.rounding import UNIT_ROUNDOFF, WALK
+from ...common.rows import Rows
 from .query_bounds import Source
 
 # products held at once, of so many rows with so many others: 16 MB

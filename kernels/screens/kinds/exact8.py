@@ -8,16 +8,16 @@ from typing import Any, ClassVar
 
 import torch
 
-from ...base.arrays import Float, Float64, Int64, Shaped, Tensor
-from ...base.progress import Progress
-from ..common.rounding import UNIT_ROUNDOFF
-from ..common.rows import Query, Rows, Span
-from ..common.screen_terms import Terms
-from ..common.search import LeadingLevel
+from ....base.arrays import Float, Float64, Int64, Shaped, Tensor
+from ....base.progress import Progress
+from ...common.rounding import UNIT_ROUNDOFF
+from ...common.rows import Query, Rows, Span
+from ...common.screen_terms import Terms
+from ...common.search import LeadingLevel
+from ..bounds.query_bounds import Projected, QueryBound, product_rounding, walk_error, weight_rounding
+from ..bounds.screen import SomeRows, Thresholds, chosen_rows, log_weights, no_thresholds
 from .int8 import EightBitScreen
 from .int8_products import BASE, SCREENING_DIGITS, given_or_timed, products
-from .query_bounds import Projected, QueryBound, product_rounding, walk_error, weight_rounding
-from .screen import SomeRows, Thresholds, chosen_rows, log_weights, no_thresholds
 
 STORED_DTYPES = (torch.uint8, torch.int8)
 

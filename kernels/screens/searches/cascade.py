@@ -12,23 +12,23 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ...base.arrays import Bool, Float, Float64, Int64, Shaped, Tensor
-from ..common.matmul import ieee_products
-from ..common.rescore import Pairs, product_error, product_logits
-from ..common.rows import Query
-from ..common.search import Searched, SearchLimits
-from ..common.state import Wanted
-from ..common.work import Work
-from ..gpu import gpu_proven
-from ..native.screens import TILE
-from ..pairs import pairs_state
+from ....base.arrays import Bool, Float, Float64, Int64, Shaped, Tensor
+from ...common.matmul import ieee_products
+from ...common.rescore import Pairs, product_error, product_logits
+from ...common.rows import Query
+from ...common.search import Searched, SearchLimits
+from ...common.state import Wanted
+from ...common.work import Work
+from ...gpu import gpu_proven
+from ...native.screens import TILE
+from ...pairs import pairs_state
+from ..bounds.costs import FIRST_ROWS
+from ..bounds.screen import Screen
+from ..bounds.upper_bounds import UpperLogits, chunk_of
 from .card_call import card_call_applies, card_chunk, searched_on_card
-from .costs import FIRST_ROWS
 from .one_call import one_call_applies, searched
-from .screen import Screen
 from .shortlist import Allowance, FixedAllowance, Shortlist, query_term
 from .tiles import Remaining, TileBounds, tile_bounds
-from .upper_bounds import UpperLogits, chunk_of
 
 # floor of queries without a row that counts: finite, so that differences of infinities do not arise
 LOWEST_FLOOR = -1e38

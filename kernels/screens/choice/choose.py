@@ -10,16 +10,16 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ...base.progress import PartProgress, Progress
-from ..common.rows import Rows
-from .cascade import tried
-from .exact8 import STORED_DTYPES, stored_screen
-from .int8 import code_screen
-from .int8_products import SCREENING_DIGITS, given_or_timed, relative_cost
-from .pca import default_widths, principal_screen
-from .pca8 import FEWEST_CODES, LEADING, SHARES, code_widths, leading_code_screen
-from .query_bounds import Knowledge
-from .screen import Screen
+from ....base.progress import PartProgress, Progress
+from ...common.rows import Rows
+from ..bounds.query_bounds import Knowledge
+from ..bounds.screen import Screen
+from ..kinds.exact8 import STORED_DTYPES, stored_screen
+from ..kinds.int8 import code_screen
+from ..kinds.int8_products import SCREENING_DIGITS, given_or_timed, relative_cost
+from ..kinds.pca import default_widths, principal_screen
+from ..kinds.pca8 import FEWEST_CODES, LEADING, SHARES, code_widths, leading_code_screen
+from ..searches.cascade import tried
 from .timed_costs import timed_costs
 from .trials import TRIALS, Trials
 

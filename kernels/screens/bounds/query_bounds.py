@@ -8,10 +8,10 @@ from enum import IntEnum
 
 import torch
 
-from ...base.arrays import Bool, Float64, Int64, Tensor
-from ..common.rounding import UNIT_ROUNDOFF, WALK
-from ..common.rows import Query, Rows
-from ..common.screen_terms import UPWARD
+from ....base.arrays import Bool, Float64, Int64, Tensor
+from ...common.rounding import UNIT_ROUNDOFF, WALK
+from ...common.rows import Query, Rows
+from ...common.screen_terms import UPWARD
 from .shared_products import SharedProducts
 
 # probability, over the noise of a query whose source is known, that a bound which uses it does not hold

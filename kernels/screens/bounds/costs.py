@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..common.search import SearchLimits
+from ...common.search import SearchLimits
 
 # where nothing was measured, in coordinates of a row: scoring a row again, and looking into an open tile
 ROW_OPERATIONS, TILE_OPERATIONS = 10.0, 7.0

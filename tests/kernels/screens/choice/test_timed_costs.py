@@ -9,12 +9,12 @@ import torch
 from closed_form import normal, stored_as
 
 from oracle_engine.kernels import Rows, prepare_rows
-from oracle_engine.kernels.screens.costs import FIRST_ROWS
-from oracle_engine.kernels.screens.exact8 import stored_screen
-from oracle_engine.kernels.screens.pca import principal_screen
-from oracle_engine.kernels.screens.screen import Screen
-from oracle_engine.kernels.screens.timed_costs import FEW, stopwatch, timed_costs
-from oracle_engine.kernels.screens.trials import TRIALS
+from oracle_engine.kernels.screens.bounds.costs import FIRST_ROWS
+from oracle_engine.kernels.screens.bounds.screen import Screen
+from oracle_engine.kernels.screens.choice.timed_costs import FEW, stopwatch, timed_costs
+from oracle_engine.kernels.screens.choice.trials import TRIALS
+from oracle_engine.kernels.screens.kinds.exact8 import stored_screen
+from oracle_engine.kernels.screens.kinds.pca import principal_screen
 
 COUNT = 500
 

@@ -20,13 +20,13 @@ from torch import Tensor
 from oracle_engine.base.arrays import STORAGE_DTYPES
 from oracle_engine.kernels import Query, Rows, Span, Wanted, Work, prepare_rows, reference_logits
 from oracle_engine.kernels.reference import state_from_logits
-from oracle_engine.kernels.screens.cascade import entry_levels, screened, tried
-from oracle_engine.kernels.screens.costs import SearchCosts
-from oracle_engine.kernels.screens.pca import principal_screen
-from oracle_engine.kernels.screens.query_bounds import Knowledge, SideInformation, Source
-from oracle_engine.kernels.screens.shared_products import SharedProducts
-from oracle_engine.kernels.screens.shortlist import FixedAllowance, Shortlist, strongest
-from oracle_engine.kernels.screens.upper_bounds import UpperLogits
+from oracle_engine.kernels.screens.bounds.costs import SearchCosts
+from oracle_engine.kernels.screens.bounds.query_bounds import Knowledge, SideInformation, Source
+from oracle_engine.kernels.screens.bounds.shared_products import SharedProducts
+from oracle_engine.kernels.screens.bounds.upper_bounds import UpperLogits
+from oracle_engine.kernels.screens.kinds.pca import principal_screen
+from oracle_engine.kernels.screens.searches.cascade import entry_levels, screened, tried
+from oracle_engine.kernels.screens.searches.shortlist import FixedAllowance, Shortlist, strongest
 
 TIMES = (0.0, 0.05, 0.2, 0.4, 0.6, 0.9, 0.99, 1 - 1e-4)
 

@@ -8,12 +8,12 @@ from itertools import pairwise
 
 import torch
 
-from ...base.arrays import Float, Float64, Tensor
-from ...base.progress import Progress
-from ..common.rounding import UNIT_ROUNDOFF, WALK
-from ..common.rows import Rows, Span
-from ..common.screen_terms import UPWARD
-from .screen import log_weights
+from ....base.arrays import Float, Float64, Tensor
+from ....base.progress import Progress
+from ...common.rounding import UNIT_ROUNDOFF, WALK
+from ...common.rows import Rows, Span
+from ...common.screen_terms import UPWARD
+from ..bounds.screen import log_weights
 
 # coordinates beyond those of a level are bounded in blocks, each of which ends this many times further out
 BLOCK_GROWTH = 2

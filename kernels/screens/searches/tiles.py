@@ -8,13 +8,13 @@ from typing import Protocol, runtime_checkable
 
 import torch
 
-from ...base.arrays import Float, Float64, Int64, Tensor
-from ..common.rescore import Pairs
-from ..common.rows import Span
-from ..common.screen_terms import OpenTiles, ScreenLevel, log_of_sum
-from ..common.work import Work
-from ..native.screens import NativeLevel, screens_apply
-from .upper_bounds import ROW_TILE, UpperLogits
+from ....base.arrays import Float, Float64, Int64, Tensor
+from ...common.rescore import Pairs
+from ...common.rows import Span
+from ...common.screen_terms import OpenTiles, ScreenLevel, log_of_sum
+from ...common.work import Work
+from ...native.screens import NativeLevel, screens_apply
+from ..bounds.upper_bounds import ROW_TILE, UpperLogits
 
 # a deeper level gathers its rows where tiles that may matter are fewer than this share
 GATHER_SHARE = 0.5

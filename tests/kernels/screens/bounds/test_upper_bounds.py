@@ -16,13 +16,13 @@ from tolerances import assert_close, assert_within
 from oracle_engine.base.arrays import STORAGE_DTYPES
 from oracle_engine.kernels import Query, Rows, Span, Work, prepare_rows
 from oracle_engine.kernels.common.rescore import Pairs, product_error, product_logits
-from oracle_engine.kernels.screens.nearest import nearest_distances
-from oracle_engine.kernels.screens.pca import PrincipalScreen, principal_screen
-from oracle_engine.kernels.screens.principal_coordinates import row_features
-from oracle_engine.kernels.screens.query_bounds import SideInformation
-from oracle_engine.kernels.screens.screen import no_thresholds
-from oracle_engine.kernels.screens.shared_products import SharedProducts
-from oracle_engine.kernels.screens.upper_bounds import UpperLogits
+from oracle_engine.kernels.screens.bounds.nearest import nearest_distances
+from oracle_engine.kernels.screens.bounds.query_bounds import SideInformation
+from oracle_engine.kernels.screens.bounds.screen import no_thresholds
+from oracle_engine.kernels.screens.bounds.shared_products import SharedProducts
+from oracle_engine.kernels.screens.bounds.upper_bounds import UpperLogits
+from oracle_engine.kernels.screens.kinds.pca import PrincipalScreen, principal_screen
+from oracle_engine.kernels.screens.kinds.principal_coordinates import row_features
 
 
 def some_widths(rows: Rows) -> tuple[int, ...]:

@@ -14,11 +14,11 @@ from typing import Any, ClassVar
 
 import torch
 
-from ...base.arrays import Float, Float64, Int64, Shaped, Tensor
-from ...base.progress import Progress
-from ..common.rows import Query, Rows, Span
-from ..common.screen_terms import Terms
-from ..common.search import LeadingLevel
+from ....base.arrays import Float, Float64, Int64, Shaped, Tensor
+from ....base.progress import Progress
+from ...common.rows import Query, Rows, Span
+from ...common.screen_terms import Terms
+from ...common.search import LeadingLevel
 from .costs import SearchCosts
 from .nearest import DistanceVectors
 from .query_bounds import (

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from ..common.search import NoiseKnown, Searched, SearchLimits
-from ..native.search import NativeSearch, search_applies
-from .pca import PrincipalScreen
-from .query_bounds import noise_deviations
+from ...common.search import NoiseKnown, Searched, SearchLimits
+from ...native.search import NativeSearch, search_applies
+from ..bounds.query_bounds import noise_deviations
+from ..bounds.upper_bounds import UpperLogits
+from ..kinds.pca import PrincipalScreen
 from .shortlist import Allowance
-from .upper_bounds import UpperLogits
 
 
 def one_call_applies(upper: UpperLogits) -> bool:

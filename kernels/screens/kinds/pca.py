@@ -14,22 +14,14 @@ from typing import Any, ClassVar
 
 import torch
 
-from ...base.arrays import Float, Float64, Int64, Shaped, Tensor
-from ...base.progress import Progress
-from ..common.rows import Query, Rows, Span
-from ..common.screen_terms import Terms
-from ..common.search import LeadingLevel
-from ..native.search import BASIS_ROWS, Leading, Roundings
-from .nearest import DistanceVectors
-from .principal_coordinates import (
-    block_edges,
-    block_norms,
-    principal_basis,
-    projection_error,
-    residual_norm,
-    row_features,
-)
-from .query_bounds import (
+from ....base.arrays import Float, Float64, Int64, Shaped, Tensor
+from ....base.progress import Progress
+from ...common.rows import Query, Rows, Span
+from ...common.screen_terms import Terms
+from ...common.search import LeadingLevel
+from ...native.search import BASIS_ROWS, Leading, Roundings
+from ..bounds.nearest import DistanceVectors
+from ..bounds.query_bounds import (
     TYPICAL_ROWS,
     Projected,
     QueryBound,
@@ -39,7 +31,15 @@ from .query_bounds import (
     walk_error,
     weight_rounding,
 )
-from .screen import Screen, SomeRows, Thresholds, chosen_rows, gaps, log_weights, no_thresholds
+from ..bounds.screen import Screen, SomeRows, Thresholds, chosen_rows, gaps, log_weights, no_thresholds
+from .principal_coordinates import (
+    block_edges,
+    block_norms,
+    principal_basis,
+    projection_error,
+    residual_norm,
+    row_features,
+)
 
 # the shares of the dimension that levels have, one that all rows are bounded by and others for those that are
 # left, and the fewest coordinates of a level

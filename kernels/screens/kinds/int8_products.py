@@ -12,10 +12,10 @@ from functools import cache
 
 import torch
 
-from ...base.arrays import Float, Float64, Shaped, Tensor
-from ..common.matmul import ieee_products, score_product
-from ..common.rounding import DRIFTING_SUM
-from ..native.library import native_library
+from ....base.arrays import Float, Float64, Shaped, Tensor
+from ...common.matmul import ieee_products, score_product
+from ...common.rounding import DRIFTING_SUM
+from ...native.library import native_library
 
 BASE = 128
 LARGEST = 127 * BASE + 63

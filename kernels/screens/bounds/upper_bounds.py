@@ -7,10 +7,10 @@ from functools import cached_property
 
 import torch
 
-from ...base.arrays import Float, Int64, Tensor
-from ..common.screen_terms import Shared, Terms
-from ..common.work import Work
-from ..native.screens import CODES, TILE, screens_apply
+from ....base.arrays import Float, Int64, Tensor
+from ...common.screen_terms import Shared, Terms
+from ...common.work import Work
+from ...native.screens import CODES, TILE, screens_apply
 from .query_bounds import QueryBound, SideInformation, product_rounding, weight_rounding
 from .screen import Screen
 from .shared_products import SharedProducts

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ...base.arrays import Shaped, Tensor
-from ..common.rows import Rows
-from ..common.screen_terms import CARD_ROWS
-from ..common.search import NoiseKnown, ProjectedTerms, Projection, Searched, SearchLevel, SearchLimits
-from ..gpu import gpu_entries, gpu_projected, gpu_proven, gpu_searched
-from .query_bounds import Knowledge, noise_deviations
-from .screen import Screen
+from ....base.arrays import Shaped, Tensor
+from ...common.rows import Rows
+from ...common.screen_terms import CARD_ROWS
+from ...common.search import NoiseKnown, ProjectedTerms, Projection, Searched, SearchLevel, SearchLimits
+from ...gpu import gpu_entries, gpu_projected, gpu_proven, gpu_searched
+from ..bounds.query_bounds import Knowledge, noise_deviations
+from ..bounds.screen import Screen
+from ..bounds.upper_bounds import CHUNK_QUERIES, UpperLogits
 from .shortlist import Allowance
-from .upper_bounds import CHUNK_QUERIES, UpperLogits
 
 # what a search may hold of tiles at once, and what it holds of each for a query, in bytes
 TILE_BYTES, EACH_TILE = 512 << 20, 24

@@ -13,15 +13,14 @@ from typing import Any, ClassVar
 
 import torch
 
-from ...base.arrays import Float, Float64, Int64, Shaped, Tensor
-from ...base.progress import Progress
-from ..common.rounding import UNIT_ROUNDOFF
-from ..common.rows import Query, Rows, Span
-from ..common.screen_terms import CARD_CODES, UPWARD, Terms
-from ..common.search import LeadingLevel
-from .int8_products import given_or_timed, integers_pay, products, relative_cost, two_digits
-from .nearest import DistanceVectors
-from .query_bounds import (
+from ....base.arrays import Float, Float64, Int64, Shaped, Tensor
+from ....base.progress import Progress
+from ...common.rounding import UNIT_ROUNDOFF
+from ...common.rows import Query, Rows, Span
+from ...common.screen_terms import CARD_CODES, UPWARD, Terms
+from ...common.search import LeadingLevel
+from ..bounds.nearest import DistanceVectors
+from ..bounds.query_bounds import (
     TYPICAL_ROWS,
     Projected,
     QueryBound,
@@ -31,7 +30,8 @@ from .query_bounds import (
     walk_error,
     weight_rounding,
 )
-from .screen import Screen, SomeRows, Thresholds, chosen_rows, gaps, log_weights, no_thresholds
+from ..bounds.screen import Screen, SomeRows, Thresholds, chosen_rows, gaps, log_weights, no_thresholds
+from .int8_products import given_or_timed, integers_pay, products, relative_cost, two_digits
 
 # residuals are bounded in blocks of this many coordinates: a 64th of the memory of the codes
 CODE_BLOCK = 256
