@@ -11,7 +11,7 @@ from bench.gate import __main__ as gate
 from bench.gate import calls, host, kept
 from bench.gate.table import verdict
 from oracle_engine import DataFileError, OracleDataset, OracleEngine
-from oracle_engine.kernels.gpu.core.jit import INTERPRET
+from oracle_engine.kernels.gpu.jit.interpreter import INTERPRET
 from oracle_engine.kernels.gpu.tools import jobs, listed_jobs, waves
 from oracle_engine.kernels.gpu.tools.compilation import compile_job
 

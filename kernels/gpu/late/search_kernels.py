@@ -7,7 +7,7 @@ from typing import no_type_check
 import triton
 import triton.language as tl
 
-from ..core.jit import share_of
+from ..jit.places import share_of
 from .screen_tiles import CLOSED_PARTS
 from .search_floor import answer_slice, takes_part
 

@@ -17,8 +17,8 @@ from oracle_engine.kernels import Query, Span, Wanted, prepare_rows
 from oracle_engine.kernels.gpu.core import configs, devices, tables
 from oracle_engine.kernels.gpu.core.configs import LaunchConfig
 from oracle_engine.kernels.gpu.core.devices import Device
-from oracle_engine.kernels.gpu.core.jit import INTERPRET
 from oracle_engine.kernels.gpu.core.tiles import ANY, Choice, DigitConfig, ScoreConfig, WeighConfig
+from oracle_engine.kernels.gpu.jit.interpreter import INTERPRET
 from oracle_engine.kernels.gpu.scans.launch_checks import check_shared_memory
 from oracle_engine.kernels.gpu.scans.scan import triton_state
 from oracle_engine.kernels.gpu.tools import jobs, limits, listed_jobs, sources, tile_trials, tune
