@@ -14,7 +14,7 @@ from torch import Tensor
 
 from oracle_engine import InputError, OracleDataset, OracleEngine
 from oracle_engine.kernels import Rows
-from oracle_engine.kernels.screens.unseen import unforeseen_square
+from oracle_engine.kernels.screens.searches.unseen import unforeseen_square
 from oracle_engine.queries.modes import Budget
 
 # asked thousands of times: annotations are checked where the same is asked once

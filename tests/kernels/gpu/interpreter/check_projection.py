@@ -17,11 +17,12 @@ from oracle_engine.kernels.common.search import SearchLimits
 from oracle_engine.kernels.gpu.late.projection import projected_coefficients
 from oracle_engine.kernels.gpu.late.screen_logits import Coefficients, ScreenOperand
 from oracle_engine.kernels.gpu.late.screen_tiles import FIRST_ROWS, TileMaxima
-from oracle_engine.kernels.screens import SharedProducts, SideInformation, UpperLogits, int8
-from oracle_engine.kernels.screens.card_call import levels_of
-from oracle_engine.kernels.screens.int8 import CodeScreen, EightBitScreen
-from oracle_engine.kernels.screens.int8_products import BASE, LARGEST
-from oracle_engine.kernels.screens.pca8 import LEADING, LeadingCodeScreen
+from oracle_engine.kernels.screens import SharedProducts, SideInformation, UpperLogits
+from oracle_engine.kernels.screens.kinds import int8
+from oracle_engine.kernels.screens.kinds.int8 import CodeScreen, EightBitScreen
+from oracle_engine.kernels.screens.kinds.int8_products import BASE, LARGEST
+from oracle_engine.kernels.screens.kinds.pca8 import LEADING, LeadingCodeScreen
+from oracle_engine.kernels.screens.searches.card_call import levels_of
 
 TIMES = (0.0, 0.05, 0.3, 0.6, 0.9, 0.99, 1 - 1e-4)
 
