@@ -2,27 +2,28 @@
 
 The rows that the leading coordinates of a screen make most likely are weighed exactly. Of the others some are drawn
 by systematic sampling in proportion to their weight in the screen, weighed by the ratio to their true weight, and
-corrected by the mean of the leading coordinates over all rows, which is known.
+corrected by the mean of the leading coordinates over all rows, which is known. The standard error is that of the draws
+and of what may not have been drawn, see :mod:`.unseen`.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
 from ....base.arrays import Bool, Float, Float64, Int64, Tensor
 from ...common.matmul import ieee_products
-from ...common.rescore import Pairs
-from ...common.rows import Query, Rows, Span
+from ...common.rows import Query, Rows
 from ...common.state import PosteriorState, concatenate, merge
 from ...common.work import Work
 from ...pairs import pairs_state
-from ..bounds.query_bounds import SideInformation
 from ..bounds.upper_bounds import CHUNK_VALUES
 from ..kinds.pca import PrincipalScreen
+from .proposal import Proposal, Rest
 from .shortlist import query_term
+from .unseen import unseen_error
 
 # interleaved parts of a sample whose spread tells its standard error
 GROUPS = 8
@@ -75,8 +76,10 @@ def _completed(
     found, rows = [], rest.work.rows
     size = max(1, CHUNK_VALUES // (draws * rows.dim))
     for part in torch.arange(len(rest.work.query), device=rows.device).split(size):
-        drawn, own = _Drawn.of(rest.take(part), draws, generator), exact.take(part)
-        found.append((merge(own, drawn.state()), drawn.standard_error(own)))
+        some, own = rest.take(part), exact.take(part)
+        drawn = _Drawn.of(some, draws, generator)
+        state = merge(own, drawn.state())
+        found.append((state, torch.hypot(drawn.standard_error(own), unseen_error(some, state, draws))))
     return found
 
 
@@ -177,98 +180,6 @@ def _parts(count: int, device: torch.device) -> Float64[Tensor, "g m"]:
     group = torch.arange(count, device=device) % GROUPS
     alone = torch.nn.functional.one_hot(group, GROUPS).T.double() * GROUPS
     return torch.cat([torch.ones_like(alone[:1]), alone])
-
-
-@dataclass(frozen=True)
-class Proposal:
-    """What a screen says of every row of a span; logits are -inf where a row does not count.
-
-    work: the queries, the rows and their span.
-    logits: as if the query had nothing beyond the leading coordinates, [b, n] float32.
-    leading_logits: of the leading coordinates alone, [b, n] float32; they do not hold what lies beyond them against the
-        row that a query was made from.
-    leading: leading coordinates of the rows, [n, M] float32. half_norms: of the rows, [n] float32.
-    basis: of the leading coordinates, [D, M] float64.
-    """
-
-    work: Work
-    logits: Float[Tensor, "b n"]
-    leading_logits: Float[Tensor, "b n"]
-    leading: Float[Tensor, "n M"]
-    half_norms: Float[Tensor, "n"]
-    basis: Float64[Tensor, "D M"]
-
-    @classmethod
-    def of(cls, screen: PrincipalScreen, work: Work) -> Proposal:
-        """Return what the widest level of `screen` says of the rows of `work`. Costs one product with its features."""
-        rows, query, span = work.rows, work.query, work.span
-        query_bound = screen.query_bound(rows, query, SideInformation())
-        # an estimate of each logit in place of a bound: residuals count for nothing
-        estimate = replace(query_bound, residual_gain=torch.zeros_like(query_bound.residual_gain))
-        level, width = len(screen.widths) - 1, screen.widths[-1]
-        features = screen.features[level][span.start : span.stop]
-        logits = screen.factors(estimate, level, weighted=rows.log_weights is not None) @ features.T
-        _mask_excluded(logits, query, span)
-        residual = features[:, width + 1]
-        leading_logits = torch.addr(logits, (0.5 * query.gain * query.alpha).float(), residual.square())
-        return cls(work, logits, leading_logits, features[:, :width], features[:, width + 2], screen.basis)
-
-    def parted(self, count: int) -> tuple[Pairs, Rest]:
-        """Return the `count` rows of each query that are most likely, and what there is to draw the others from."""
-        best = self.leading_logits.topk(count, dim=1)
-        real = best.values > -torch.inf
-        which = torch.arange(len(self.work.query), device=real.device)[:, None].expand_as(real)
-        pairs = Pairs(which[real], best.indices[real] + self.work.span.start, best.values[real].double())
-        return pairs, Rest.of(self, self.logits.scatter(1, best.indices, -torch.inf))
-
-
-@dataclass(frozen=True)
-class Rest:
-    """The rows of a span that are not weighed exactly, with the weight a screen gives them.
-
-    work: the queries, the rows and their span.
-    logits, shares: in the screen and as shares of their sum, [b, n] float32.
-    log_mass: log of the sum of the weights, [b] float64.
-    expected, half_norm: means over these shares of the leading coordinates, [b, M], and of the half norms, [b].
-    leading, basis: those of the :class:`Proposal`.
-    """
-
-    work: Work
-    logits: Float[Tensor, "b n"]
-    shares: Float[Tensor, "b n"]
-    log_mass: Float64[Tensor, "b"]
-    expected: Float[Tensor, "b M"]
-    half_norm: Float64[Tensor, "b"]
-    leading: Float[Tensor, "n M"]
-    basis: Float64[Tensor, "D M"]
-
-    @classmethod
-    def of(cls, proposal: Proposal, logits: Float[Tensor, "b n"]) -> Rest:
-        """Return the rows of `proposal` whose `logits`, [b, n], are finite. Costs a product as large as its."""
-        log_mass = logits.logsumexp(1, keepdim=True)
-        shares = (logits - log_mass).exp_().nan_to_num_(0.0)
-        return cls(
-            work=proposal.work,
-            logits=logits,
-            shares=shares,
-            log_mass=log_mass[:, 0].double(),
-            expected=shares @ proposal.leading,
-            half_norm=(shares @ proposal.half_norms).double(),
-            leading=proposal.leading,
-            basis=proposal.basis,
-        )
-
-    def take(self, index: Int64[Tensor, "b"]) -> Rest:
-        """Return the part of the queries in `index`, [b] int64."""
-        own = ("logits", "shares", "log_mass", "expected", "half_norm")
-        return replace(self, work=self.work.take(index), **{name: getattr(self, name)[index] for name in own})
-
-
-def _mask_excluded(logits: Float[Tensor, "b n"], query: Query, span: Span) -> None:
-    position = torch.arange(span.start, span.stop, device=logits.device)
-    for one_range in query.excluded.unbind(1):
-        for one in (one_range[:, 1] > one_range[:, 0]).nonzero()[:, 0].tolist():
-            logits[one].masked_fill_((position >= one_range[one, 0]) & (position < one_range[one, 1]), -torch.inf)
 
 
 def systematic(weights: Float[Tensor, "B n"], count: int, generator: torch.Generator) -> Int64[Tensor, "B m"]:
