@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from ...base.arrays import STORAGE_DTYPES, Float64, Int64, Tensor
+from ...base.calls.transforms import unreadable
 from ...base.outside.rows import in_one_piece
-from ...base.transforms import unreadable
 from ..common.rescore import COMPENSATED_WINDOW, GAP_LIMIT, LOGIT_SHARE
 from ..common.rounding import UNIT_ROUNDOFF, WALK
 from ..common.rows import Query, Rows, ValueQuery

@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
-from ..base.devices import usable_device
-from ..base.environment import memory_bytes
 from ..base.errors import OracleError, invalid
 from ..base.files import check_writable, replacing
+from ..base.machine.devices import usable_device
+from ..base.machine.environment import memory_bytes
 from ..data.dataset import OracleDataset
 from ..data.load import load_dataset
 from ..engine.engine import OracleEngine

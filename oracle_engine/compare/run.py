@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
-from ..base.environment import environment_report
 from ..base.errors import invalid
+from ..base.machine.environment import environment_report
 from ..base.progress import Progress
 from ..data.dataset import OracleDataset
 from .floors import Rates, rates_of

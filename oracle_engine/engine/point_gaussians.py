@@ -12,9 +12,9 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from ..base.arrays import Float, Float64, Int64, Numbers, Tensor, check_floating, check_shape, integers, reals
-from ..base.checked import required
+from ..base.calls.checked import required
+from ..base.calls.transforms import transformed
 from ..base.errors import invalid
-from ..base.transforms import transformed
 from ..data.latents.files import read_moments
 from ..data.latents.latents import Normalisation
 from ..paths.paths import (

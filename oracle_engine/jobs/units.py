@@ -9,7 +9,7 @@ from functools import cached_property, lru_cache
 import torch
 
 from ..base.arrays import Float64, Int64, Tensor
-from ..base.checked import check
+from ..base.calls.checked import check
 from ..base.outputs import rounded_answer
 from ..base.outside.rows import OutsideRows
 from ..data.dataset import OracleDataset

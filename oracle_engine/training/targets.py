@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from ..base.arrays import Float, Float64, Int64, Numbers, Tensor, integers, on_device
-from ..base.cuda_graphs import capturing, holds
+from ..base.calls.cuda_graphs import capturing, holds
+from ..base.calls.transforms import traced
 from ..base.errors import invalid
-from ..base.transforms import traced
 from ..engine import compiled
 from ..engine.arguments import check_engine, check_oracle
 from ..engine.autograd import refuse_transforms

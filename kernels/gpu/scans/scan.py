@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 import torch
 
 from ....base.arrays import Int64, Tensor
-from ....base.cuda_graphs import capturing
+from ....base.calls.cuda_graphs import capturing
 from ...common.matmul import ieee_products
 from ...common.rounding import Rounding
 from ...common.rows import Query, Rows, Span

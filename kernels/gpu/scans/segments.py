@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ....base.arrays import Int64, Tensor
-from ....base.early import EarlyNumber
+from ....base.calls.early import EarlyNumber
 from ...common.matmul import ieee_products
 from ...common.rows import Span
 from ...common.segments import SegmentWork
