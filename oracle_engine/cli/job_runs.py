@@ -22,7 +22,7 @@ from ..engine.engine import OracleEngine
 from ..jobs.folder import WHOLE_JOB, JobFolder, check_free, read_spec
 from ..jobs.processes import on_processes
 from ..jobs.ray_tasks import on_ray
-from ..jobs.spec import Spec, shards_of
+from ..jobs.spec import Spec, shard_count
 from ..jobs.status import Status
 from ..jobs.units import Units
 from ..jobs.work import Worker
@@ -200,7 +200,7 @@ def _spec(arguments: Namespace, engine: OracleEngine, queries: Queries) -> Spec:
         backend=engine.backend,
         device=engine.data.device.type,
         batch=arguments.batch,
-        shards=arguments.shards or shards_of(len(engine.data)),
+        shards=arguments.shards or shard_count(len(engine.data)),
         threads=torch.get_num_threads(),
         version=__version__,
         shape=list(queries.x.shape[:1] if alone else queries.x.shape),

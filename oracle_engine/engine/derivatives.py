@@ -393,7 +393,7 @@ def _finite(change: Float64[Tensor, "B"]) -> Float64[Tensor, "B"]:
     return change
 
 
-def options_of(guidance: Any) -> tuple[Any, tuple[float, float]]:
+def scale_and_interval(guidance: Any) -> tuple[Any, tuple[float, float]]:
     """Return the scale of `guidance`, a number, a tensor, a Guidance or None, and the interval of its times."""
     if isinstance(guidance, Guidance):
         return guidance.scale, (guidance.t_min, guidance.t_max)

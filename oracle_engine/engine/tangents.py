@@ -88,7 +88,7 @@ def _step(dt: Tensor, batch: int) -> Tensor:
     return dt.expand(batch)
 
 
-def _traced(call: compiled.Call, dx: Tensor | None, dt: Any) -> tuple[Tensor, Tensor]:
+def _traced(call: compiled.OperatorCall, dx: Tensor | None, dt: Any) -> tuple[Tensor, Tensor]:
     """Return what :func:`total_derivative` does as operators that torch.compile and torch.export keep."""
     step = compiled.tensor_like(dt, call.x)
     _step(step, len(call.x))

@@ -17,7 +17,7 @@ from ....base.arrays import Float, Float64, Tensor
 from ...common.rows import Query
 from ...common.search import ProjectedTerms, Projection
 from ...common.work import Work
-from ..core.jit import where_positive
+from ..jit.masks import where_positive
 from .screen_logits import Coefficients, digits_of, step_of, store_rounded_up
 
 # values of a query that a program looks at together

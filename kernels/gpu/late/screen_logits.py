@@ -11,7 +11,8 @@ import triton.language as tl
 from ....base.arrays import Float, Tensor
 from ...common.screen_terms import CARD_ROWS
 from ...common.work import Work
-from ..core.jit import masked_by_ranges, signed
+from ..jit.masks import masked_by_ranges
+from ..jit.matrix_unit import signed
 
 # rows of a tile
 SCREEN_ROWS = CARD_ROWS

@@ -10,7 +10,7 @@ import torch
 from ....base.arrays import Float64, Int64, Tensor
 from ...common.rows import Rows
 from ...common.work import Work
-from ..core.jit import INTERPRET
+from ..jit.interpreter import INTERPRET
 from ..operands.given import GivenOperand
 from .compensate import COMPENSATED_TILE, compensated_slots_kernel
 from .doubt import Doubt

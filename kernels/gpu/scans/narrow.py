@@ -17,8 +17,8 @@ from ....base.cuda_graphs import capturing
 from ...common.rows import Rows
 from ...common.state import PosteriorState
 from ...common.work import Work
-from ..core.jit import share_of
 from ..core.limits import ScanLimits
+from ..jit.places import share_of
 from ..operands.queries import QueryMeasures
 from ..rescore.lists import RESCORE_PROGRAMS
 from ..rescore.rescored import Rescored

@@ -90,7 +90,7 @@ def warps_of(job: Job) -> int:
     return {"weights": WEIGHTS_WARPS, "place": PLACE_WARPS}.get(job.kernel, job.config.warps)
 
 
-def options_of(job: Job) -> dict[str, Number]:
+def compile_options(job: Job) -> dict[str, Number]:
     """Return what the kernel is launched with."""
     # what rounding leaves over is found by operations that must not be joined
     fused = job.kernel not in COMPENSATED
@@ -99,7 +99,7 @@ def options_of(job: Job) -> dict[str, Number]:
 
 def compile_job(job: Job) -> Compilation:
     """Compile `job` and count in its machine code; errors of the compiler are passed on."""
-    compiled = triton.compile(source_of(job), target=TARGETS[job.target][0], options=options_of(job))
+    compiled = triton.compile(source_of(job), target=TARGETS[job.target][0], options=compile_options(job))
     shared, races = compiled.metadata.shared, len(re.findall(r"\batomic_rmw f", compiled.asm["ttir"]))
     if "cubin" in compiled.asm:
         code, registers = nvidia_code(compiled.asm["cubin"])

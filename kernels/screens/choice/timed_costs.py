@@ -33,7 +33,7 @@ from .trials import TRIALS, Trials
 Stopwatch = Callable[[Callable[[], object]], float]
 
 # how often something is run: the quickest counts, which a busy machine cannot make quicker
-RUNS = 5
+STOPWATCH_RUNS = 5
 
 # values of the rows that are timed, and how many rows at least: 128 MB in float32
 TIMED_VALUES, LEAST_ROWS = 1 << 25, 2048
@@ -58,9 +58,9 @@ def stopwatch(device: torch.device) -> Stopwatch:
     clock = time.thread_time_ns if alone else time.perf_counter_ns
 
     def nanoseconds(run: Callable[[], object]) -> float:
-        """Return how long `run` takes, the quickest of RUNS."""
+        """Return how long `run` takes, the quickest of STOPWATCH_RUNS."""
         taken = []
-        for _ in range(RUNS):
+        for _ in range(STOPWATCH_RUNS):
             began = clock()
             run()
             if device.type == "cuda":

@@ -17,12 +17,12 @@ from oracle_engine.kernels import Query, Span, Wanted, prepare_rows
 from oracle_engine.kernels.gpu.core import configs, devices, tables
 from oracle_engine.kernels.gpu.core.configs import LaunchConfig
 from oracle_engine.kernels.gpu.core.devices import Device
-from oracle_engine.kernels.gpu.core.jit import INTERPRET
 from oracle_engine.kernels.gpu.core.tiles import ANY, Choice, DigitConfig, ScoreConfig, WeighConfig
+from oracle_engine.kernels.gpu.jit.interpreter import INTERPRET
 from oracle_engine.kernels.gpu.scans.launch_checks import check_shared_memory
 from oracle_engine.kernels.gpu.scans.scan import triton_state
 from oracle_engine.kernels.gpu.tools import jobs, limits, listed_jobs, sources, tile_trials, tune
-from oracle_engine.kernels.gpu.tools.compilation import Compilation, options_of
+from oracle_engine.kernels.gpu.tools.compilation import Compilation, compile_options
 from oracle_engine.kernels.gpu.tools.machine_code import Instruction, now_and_then, product_loop, unguarded
 from oracle_engine.kernels.gpu.tools.machines import MACHINES
 
@@ -92,8 +92,8 @@ def test_the_atomics_that_there_are_count_whole_numbers() -> None:
 def test_what_rounding_leaves_over_is_found_without_joined_operations() -> None:
     job = next(job for job in listed_jobs.jobs(["sm_90"]) if job.kernel == "compensated slots")
     source, target = sources.source_of(job), jobs.TARGETS["sm_90"][0]
-    plain = triton.compile(source, target=target, options=options_of(job))
-    joined = triton.compile(source, target=target, options={**options_of(job), "enable_fp_fusion": True})
+    plain = triton.compile(source, target=target, options=compile_options(job))
+    joined = triton.compile(source, target=target, options={**compile_options(job), "enable_fp_fusion": True})
     assert "fma.rn.f64" in joined.asm["ptx"]
     assert "fma.rn.f64" not in plain.asm["ptx"]
 

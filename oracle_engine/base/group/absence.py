@@ -21,7 +21,7 @@ class Waiting:
     meeting: int
 
 
-def verdict(pulse: Pulse, waiting: Waiting, patience: float, *, gone: bool = False) -> DistributedError | None:
+def absence(pulse: Pulse, waiting: Waiting, patience: float, *, gone: bool = False) -> DistributedError | None:
     """Return why the other ranks will not come, or None where they still may: one that works never counts as lost.
 
     pulse: watches them. waiting: for what. patience: seconds without a sign of life, or away, that they are given.
