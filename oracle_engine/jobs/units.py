@@ -105,7 +105,7 @@ class Units:
         if isinstance(held.rows.stored, OutsideRows):
             # bits of an answer must not depend on the blocks in which samples would be streamed
             held = held.with_rows(replace(held.rows, stored=held.rows.stored.between(0, len(held))))
-        return ExactScan(held, BACKENDS[self.engine.backend].scanner(self.engine.precision))
+        return ExactScan(held, BACKENDS[self.engine.backend].scanner(self.engine.precision), whole=False)
 
 
 @dataclass(frozen=True)
