@@ -12,12 +12,12 @@ from pathlib import Path
 
 import torch
 
-from ..base.clusters import require_ray
 from ..base.errors import invalid
 from ..base.files import hash_tensors
+from ..base.machine.clusters import require_ray
+from ..base.machine.settings import __version__
 from ..base.names import BUILTIN_NAMES
 from ..base.progress import progress_bar
-from ..base.settings import __version__
 from ..engine.engine import OracleEngine
 from ..jobs.folder import WHOLE_JOB, JobFolder, check_free, read_spec
 from ..jobs.processes import on_processes

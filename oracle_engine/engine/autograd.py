@@ -13,9 +13,9 @@ import torch
 from torch.autograd import forward_ad
 
 from ..base.arrays import Tensor, check_floating, check_shape, flat_size, on_device, reals
+from ..base.calls.transforms import constant_when_compiled, transformed
 from ..base.errors import invalid
 from ..base.outputs import rounded_answer
-from ..base.transforms import constant_when_compiled, transformed
 from ..paths.paths import one_per_query
 from ..queries.classes import MAX_BATCH
 from ..queries.conditions import Conditions

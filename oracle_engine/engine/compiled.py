@@ -15,9 +15,9 @@ from weakref import WeakValueDictionary
 import torch
 
 from ..base.arrays import Tensor
+from ..base.calls.transforms import constant_when_compiled, transformed
 from ..base.errors import invalid
 from ..base.outputs import rounded_answer
-from ..base.transforms import constant_when_compiled, transformed
 from ..queries.conditions import Conditions, Guidance
 from .autograd import forward_mode, has_tangent, inputs_of
 from .derivatives import AnswerFunction, QueryTensors, States, Tangent, scale_and_interval, second_derivative

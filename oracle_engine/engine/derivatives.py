@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import torch
 
 from ..base.arrays import Bool, Float64, Int64, Tensor
+from ..base.calls.transforms import recorded
 from ..base.errors import InputError, invalid
-from ..base.transforms import recorded
 from ..data.dataset import OracleDataset
 from ..kernels import Directions, Query, Wanted
 from ..paths.paths import Coefficients, Path, coefficients

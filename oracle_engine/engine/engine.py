@@ -11,14 +11,14 @@ from typing import Any
 import torch
 
 from ..base.arrays import Float, Numbers, Tensor, check_floating, is_number, is_whole
-from ..base.checked import checked_together
-from ..base.cuda_graphs import capturing
+from ..base.calls.checked import checked_together
+from ..base.calls.cuda_graphs import capturing
+from ..base.calls.transforms import traced, transformed
 from ..base.errors import InputError, invalid
 from ..base.foreign import is_foreign, lent
 from ..base.outputs import rounded_answer
 from ..base.outside.rows import OutsideRows
 from ..base.progress import PartProgress
-from ..base.transforms import traced, transformed
 from ..data.dataset import OracleDataset
 from ..data.load import load_dataset
 from ..data.sharded import rows_here, rows_like

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 
 from ..base.arrays import Tensor, is_number, is_whole
-from ..base.clusters import connect, require_ray
 from ..base.errors import OracleError, invalid
 from ..base.group.actors import PULSE, Actors
 from ..base.group.lone import LoneRank
 from ..base.group.ranks import digest_of
+from ..base.machine.clusters import connect, require_ray
 from ..data.dataset import OracleDataset
 from ..data.load import load_dataset
 from ..data.on_actors import ActorDataset

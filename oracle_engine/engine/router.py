@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 
 from ..base.arrays import Bool, Float64, Int64, Tensor
-from ..base.checked import check
-from ..base.cuda_graphs import capturing
+from ..base.calls.checked import check
+from ..base.calls.cuda_graphs import capturing
 from ..base.errors import invalid
 from ..kernels import PosteriorState, Wanted
 from ..kernels.screens import PrincipalScreen, SharedProducts

@@ -6,9 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 from ..base.arrays import Float, Numbers, Tensor, check_floating, check_shape, reals
+from ..base.calls.transforms import traced
 from ..base.errors import invalid
 from ..base.outputs import rounded_answer
-from ..base.transforms import traced
 from ..queries.conditions import Conditions, Guidance
 from . import compiled
 from .arguments import check_engine

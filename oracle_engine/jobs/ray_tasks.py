@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..base.clusters import connect, require_ray, result_of
+from ..base.machine.clusters import connect, require_ray, result_of
 from .processes import LOOK_PERIOD, WorkerTask
 
 

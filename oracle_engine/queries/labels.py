@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from ..base.arrays import Bool, Int64, Shaped, Tensor, integers, on_device
-from ..base.checked import check
-from ..base.cuda_graphs import capturing
-from ..base.early import EarlyNumber
+from ..base.calls.checked import check
+from ..base.calls.cuda_graphs import capturing
+from ..base.calls.early import EarlyNumber
 from ..base.errors import InputError, invalid
 from .classes import FEW_CLASSES
 
@@ -32,7 +32,7 @@ def resolve_labels(
     InputError for these, for rows that are neither (soft labels, unions that name a class twice), for other shapes and
     dtypes, for classes that the data lack, and for data without classes.
     The host reads values of rows as wide as one-hot rows, early the size of the largest union where they have more than
-    FEW_CLASSES columns, and checks as :func:`~oracle_engine.base.checked.check` does; while a CUDA graph is captured it
+    FEW_CLASSES columns, and checks as :func:`.checked.check` does; while a CUDA graph is captured it
     reads none, and rows as wide as one-hot rows are refused.
     """
     if labels is None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from ..base.arrays import Float64, Int64, Tensor
-from ..base.checked import check
+from ..base.calls.checked import check
 from ..base.group.ranks import Asked, number_of
 from ..data.dataset import OracleDataset
 from ..data.on_actors import ActorDataset

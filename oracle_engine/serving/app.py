@@ -18,7 +18,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from ..base.errors import DistributedError, InputError, OracleError, invalid
-from ..base.settings import __version__
+from ..base.machine.settings import __version__
 from ..engine.engine import OracleEngine
 from .batcher import Batcher, Ticket, Values
 from .body import Bodies, Parting, Reply

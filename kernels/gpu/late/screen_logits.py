@@ -130,7 +130,7 @@ def store_rounded_up(p_out, slack):
 
 
 @dataclass(frozen=True)
-class Coefficients:
+class LevelCoefficients:
     """What kernels multiply a level of a screen with, for a batch of queries, and what it is.
 
     slack: [B] float32. features, gains: float32 rows [N, e] and their factors [B, e], or None. codes: 8-bit rows
@@ -179,7 +179,7 @@ class ScreenOperand:
         return (*self.pointers, self.start, self.stop, self.batch, *self.numbers)
 
     @classmethod
-    def of(cls, work: Work, coefficients: Coefficients) -> ScreenOperand:
+    def of(cls, work: Work, coefficients: LevelCoefficients) -> ScreenOperand:
         """Return what kernels read for the queries of `work`; no synchronisation.
 
         work: the queries, the rows and their span. coefficients: of the queries at a level.

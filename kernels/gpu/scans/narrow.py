@@ -13,7 +13,7 @@ import torch
 import triton
 import triton.language as tl
 
-from ....base.cuda_graphs import capturing
+from ....base.calls.cuda_graphs import capturing
 from ...common.rows import Rows
 from ...common.state import PosteriorState
 from ...common.work import Work

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from .errors import invalid
+from ..errors import invalid
 
 LONGEST_REASON = 60
 

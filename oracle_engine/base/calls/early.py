@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from .arrays import Int64, Tensor
+from ..arrays import Int64, Tensor
 
 
 class EarlyNumber:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from recording import Waiting, begin_capture
 
-from oracle_engine.base.checked import check, checked_together, holds_beside
+from oracle_engine.base.calls.checked import check, checked_together, holds_beside
 from oracle_engine.base.errors import InputError, invalid
 
 

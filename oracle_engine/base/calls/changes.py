@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from .arrays import Shaped, Tensor
+from ..arrays import Shaped, Tensor
+from ..outside.rows import in_one_piece
 from .cuda_graphs import capturing
-from .outside.rows import in_one_piece
 from .transforms import traced, untransformed
 
 # values that are compared beside the versions: some of them change with any change of the whole

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from oracle_engine.base.early import EarlyNumber
+from oracle_engine.base.calls.early import EarlyNumber
 
 
 def test_a_number_is_read() -> None:

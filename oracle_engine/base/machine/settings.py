@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast, get_args
 
-from .errors import invalid
+from ..errors import invalid
 
 __version__ = "0.2.0"
 

@@ -12,9 +12,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from oracle_engine.base.environment import environment_report, format_report
 from oracle_engine.base.errors import InputError
-from oracle_engine.base.settings import Settings, __version__
+from oracle_engine.base.machine.environment import environment_report, format_report
+from oracle_engine.base.machine.settings import Settings, __version__
 
 
 def test_settings_default_when_nothing_is_set() -> None:

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from .arrays import Bool, Float, Shaped, Tensor
+from ..arrays import Bool, Float, Shaped, Tensor
+from ..errors import InputError, invalid
 from .cuda_graphs import capturing, holds
-from .errors import InputError, invalid
 from .transforms import batched, traced, unreadable
 
 # numbers that are read one by one, at most

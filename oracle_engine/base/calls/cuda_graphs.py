@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from .arrays import Bool, Tensor
+from ..arrays import Bool, Tensor
 from .transforms import unreadable
 
 

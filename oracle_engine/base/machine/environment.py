@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from .errors import InputError, install_words
+from ..errors import InputError, install_words
 from .settings import Settings, __version__, _raw_settings
 
 _GIB = 2**30

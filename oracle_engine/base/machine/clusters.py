@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from .errors import missing
+from ..errors import missing
 
 
 def require_ray(feature: str) -> Any:
