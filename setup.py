@@ -21,12 +21,12 @@ PURE = os.environ.get("ORACLE_BUILD") == "pure"
 
 
 def read_version() -> str:
-    """Return the version written in oracle_engine/base/settings.py, as text: importing it would need torch."""
+    """Return the version written in oracle_engine/base/machine/settings.py, as text: importing it would need torch."""
     found = re.search(
-        r'^__version__ = "(.+)"$', (ROOT / "oracle_engine" / "base" / "settings.py").read_text("utf-8"), re.MULTILINE
+        r'^__version__ = "(.+)"$', (ROOT / "oracle_engine/base/machine/settings.py").read_text("utf-8"), re.MULTILINE
     )
     if found is None:
-        raise RuntimeError('oracle_engine/base/settings.py has no line __version__ = "..."')
+        raise RuntimeError('oracle_engine/base/machine/settings.py has no line __version__ = "..."')
     return found[1]
 
 

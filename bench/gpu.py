@@ -18,8 +18,8 @@ from typing import Any
 
 import torch
 
-from oracle_engine.base.environment import environment_report
 from oracle_engine.base.errors import invalid
+from oracle_engine.base.machine.environment import environment_report
 from oracle_engine.compare.floors import Floor, Need, Rates, rates_of
 from oracle_engine.compare.record import OURS, OURS_RECORDED, Row
 from oracle_engine.compare.workloads import Workload

@@ -21,8 +21,8 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from oracle_engine import OracleDataset, OracleEngine
-from oracle_engine.base.environment import environment_report
 from oracle_engine.base.errors import invalid
+from oracle_engine.base.machine.environment import environment_report
 from oracle_engine.compare.truth import BAR, relative_error
 from oracle_engine.compare.workloads import LABELLED, Batch, Workload
 from oracle_engine.kernels.gpu.scans.one_read import reading_once

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-from oracle_engine.base.environment import environment_report
 from oracle_engine.base.files import replacing
+from oracle_engine.base.machine.environment import environment_report
 from oracle_engine.compare.floors import Floor, Rates
 from oracle_engine.compare.record import Row, Side
 from oracle_engine.compare.truth import BAR

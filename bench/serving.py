@@ -26,7 +26,7 @@ from oracle_engine import OracleEngine, load_dataset
 from oracle_engine.serving import Limits
 from oracle_engine.serving.asking import Ask
 from oracle_engine.serving.models import Model
-from oracle_engine.serving.protocol import answer, parse
+from oracle_engine.serving.protocol import answer_body, parse
 
 CLIENTS = (1, 8, 32)
 
@@ -104,7 +104,7 @@ def wire(engine: OracleEngine, x: torch.Tensor) -> float:
         began = time.thread_time()
         inference = parse(bytearray(body), length)
         model.question(inference)
-        b"".join(answer("oracle", inference, {"velocity": x})[0])
+        b"".join(answer_body("oracle", inference, {"velocity": x})[0])
         taken.append(time.thread_time() - began)
     return median(taken)
 

@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .base.errors import DataFileError, DistributedError, InputError, MissingDependencyError, OracleError
-from .base.settings import __version__
+from .base.machine.settings import __version__
 
 if TYPE_CHECKING:
     from . import adapters, samplers

@@ -12,7 +12,9 @@ from annotations import EVERY_CASE, check_first_examples, later_cases, unchecked
 from hypothesis import settings
 
 from oracle_engine.kernels import Rows
-from oracle_engine.kernels.screens import Screen, SearchCosts, choose, int8_products
+from oracle_engine.kernels.screens import Screen, SearchCosts
+from oracle_engine.kernels.screens.choice import choose
+from oracle_engine.kernels.screens.kinds import int8_products
 
 # the same examples on every run, and no deadline: the first call of a kernel pays for warm-up and page faults
 settings.register_profile("ci", derandomize=True, deadline=None, max_examples=25, print_blob=True)

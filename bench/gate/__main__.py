@@ -23,7 +23,7 @@ from oracle_engine.kernels.gpu.tools.listed_jobs import jobs, subset
 
 from . import calls
 from .kept import PATH, Change, Kept, Section, changes, read, updated
-from .table import HEADER, line, share_lines, verdict
+from .table import HEADER, faults, line, share_lines
 
 CONFIGURATIONS, WAVES, CALLS = "configurations", "waves", "calls"
 
@@ -47,7 +47,7 @@ def counted(chosen: Sequence[Job], workers: int, kept: Kept) -> tuple[dict[str, 
     for result in compiled(chosen, workers):
         configurations[str(result.job)] = result.figures
         print(line(result), flush=True)
-        complaints += [f"{result.job}: {words}" for words in verdict(result)]
+        complaints += [f"{result.job}: {words}" for words in faults(result)]
     sections = {CONFIGURATIONS: configurations}
     held = {**kept.sections.get(CONFIGURATIONS, {}), **configurations}
     try:

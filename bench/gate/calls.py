@@ -29,9 +29,9 @@ from oracle_engine.kernels.screens import (
     UpperLogits,
     screened,
 )
-from oracle_engine.kernels.screens.exact8 import stored_screen
-from oracle_engine.kernels.screens.int8 import code_screen
-from oracle_engine.kernels.screens.pca8 import leading_code_screen
+from oracle_engine.kernels.screens.kinds.exact8 import stored_screen
+from oracle_engine.kernels.screens.kinds.int8 import code_screen
+from oracle_engine.kernels.screens.kinds.pca8 import leading_code_screen
 from oracle_engine.scans.backends import BACKENDS, Backend
 from oracle_engine.search.index import Origin, SearchIndex
 

@@ -40,10 +40,10 @@ def line(result: Compilation) -> str:
     figures = result.figures
     cells = [f"{figures[name]:g}" if name in figures else "-" for name, _, _ in COLUMNS]
     units = " ".join(f"{name}:{count}" for name, count in result.matrix.items()) or "-"
-    return f"{_row(str(result.job), cells)}  {units:12} {'; '.join(verdict(result)) or 'ok'}"
+    return f"{_row(str(result.job), cells)}  {units:12} {'; '.join(faults(result)) or 'ok'}"
 
 
-def verdict(result: Compilation) -> list[str]:
+def faults(result: Compilation) -> list[str]:
     """Return what of a compilation misses a limit, in words."""
     return [*result.complaints, *missed(result.job, result.figures)]
 

@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 import torch
 
 from ...base.arrays import Float, Float64, Int64, Shaped, Tensor
-from ...base.cuda_graphs import capturing
+from ...base.calls.cuda_graphs import capturing
+from ...base.calls.transforms import cached_tensor
 from ...base.outside.rows import OutsideRows
-from ...base.transforms import cached_tensor
 
 # a raw operand costs no pass over the data; one whose radius is this much larger loses too many digits
 RAW_RADIUS_LIMIT = 3.0

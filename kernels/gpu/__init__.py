@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 
 from ...base.arrays import Float, Float64, Int64, Shaped, Tensor
-from ...base.settings import Settings
+from ...base.machine.settings import Settings
 from ..common.combine import Combination
 from ..common.describe import Described, Description
 from ..common.rescore import Pairs

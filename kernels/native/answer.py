@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from ...base.arrays import STORAGE_DTYPES, Float, Float64, Tensor
-from ...base.changes import Probes
+from ...base.calls.changes import Probes
 from ..common.rows import Rows
 from ..common.top_k import MARGIN
 from .library import native_library

@@ -14,7 +14,7 @@ from ..common.work import Work
 from ..portable import covariance
 from ..portable.covariance import DROPPED_SHARE, Directions, dense_product
 from ..portable.scan import score_dtype
-from .double import ScanView, parts_of, shares_for
+from .double import ScanView, shares_for, work_parts
 from .library import native_library
 from .scan import NATIVE_LIMITS, NativeLimits, NativeScan, Rounding, applies
 from .views import Digits, QueriesView, RowsView, View, called, readable
@@ -162,7 +162,7 @@ def _of_all(rows: Rows, directions: Directions, span: Span) -> Float64[Tensor, "
     total = torch.zeros_like(directions.mean)
     if len(directions) == 0:
         return total
-    for part in parts_of(Work(rows, directions.query, span, Wanted(mean=False))):
+    for part in work_parts(Work(rows, directions.query, span, Wanted(mean=False))):
         total += _product(part, directions)
     return total
 

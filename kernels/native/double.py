@@ -62,10 +62,10 @@ def double_state(work: Work) -> PosteriorState:
         return double.double_state(work)
     if len(work.query) == 0 or len(work.span) == 0:
         return work.nothing()
-    return reduce(merge, (_scanned(part) for part in parts_of(work)))
+    return reduce(merge, (_scanned(part) for part in work_parts(work)))
 
 
-def parts_of(work: Work) -> Iterator[Work]:
+def work_parts(work: Work) -> Iterator[Work]:
     """Yield `work` over parts of its span, each small enough for one call."""
     step = max(1024, CALL_VALUES // (len(work.query) * work.rows.dim))
     for start in range(work.span.start, work.span.stop, step):

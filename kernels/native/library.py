@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from ...base.environment import CPU_INFO
 from ...base.errors import invalid
-from ...base.settings import native_choice, native_setting
+from ...base.machine.environment import CPU_INFO
+from ...base.machine.settings import native_choice, native_setting
 from .build import FAILURE, LIBRARIES, sources_digest, targets
 
 # what /proc/cpuinfo must list for a target; aarch64 has all that it needs

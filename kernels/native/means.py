@@ -7,7 +7,7 @@ from ctypes import c_double, c_int64, c_void_p
 import torch
 
 from ...base.arrays import Float, Float64, Tensor
-from ...base.transforms import unreadable
+from ...base.calls.transforms import unreadable
 from ..common import combine
 from ..common.combine import Combination
 from .library import native_library

@@ -8,8 +8,8 @@ from functools import partial
 import torch
 
 from ...base.arrays import STORAGE_DTYPES, Float64, Shaped, Tensor
+from ...base.calls.transforms import unreadable
 from ...base.outside.rows import in_one_piece
-from ...base.transforms import unreadable
 from ..common import prepare
 from ..common.copies import DIRECTIONS
 from ..common.prepare import Measures

@@ -21,7 +21,7 @@ BASIS_ROWS = 12
 
 @dataclass(frozen=True)
 class Leading:
-    """Leading coordinates of rows at the levels of a screen, see kernels/screens/pca.py.
+    """Leading coordinates of rows at the levels of a screen, see kernels/screens/kinds/pca.py.
 
     basis: its directions as rows, [M', D] float32, M' a multiple of BASIS_ROWS; those beyond the last are zero.
     edges: where blocks beyond the first level begin, and where the last one ends, [e] int64.

@@ -7,7 +7,7 @@ from ctypes import c_int64, c_void_p
 import torch
 
 from ...base.arrays import STORAGE_DTYPES, Float, Float64, Tensor
-from ...base.transforms import unreadable
+from ...base.calls.transforms import unreadable
 from .library import native_library
 
 STORAGE = {dtype: c_int64(place) for place, dtype in enumerate(STORAGE_DTYPES)}

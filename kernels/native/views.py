@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from ...base.arrays import STORAGE_DTYPES, Float64, Int64, Tensor
+from ...base.calls.transforms import unreadable
 from ...base.outside.rows import in_one_piece
-from ...base.transforms import unreadable
 from ..common.rescore import COMPENSATED_WINDOW, GAP_LIMIT, LOGIT_SHARE
 from ..common.rounding import UNIT_ROUNDOFF, WALK
 from ..common.rows import Query, Rows, ValueQuery
@@ -152,7 +152,9 @@ class StatesView(View):
         )
 
 
-def named(batch: int, count: int) -> tuple[Float64[Tensor, "B K"], Float64[Tensor, "B K"], Int64[Tensor, "B K"]]:
+def room_for_named(
+    batch: int, count: int
+) -> tuple[Float64[Tensor, "B K"], Float64[Tensor, "B K"], Int64[Tensor, "B K"]]:
     """Return room for the logits, their rest, which is zero, and the rows of `count` samples of each of B queries."""
     logits = torch.empty(batch, count, dtype=torch.float64)
     return logits, torch.zeros_like(logits), torch.empty(batch, count, dtype=torch.int64)
@@ -160,9 +162,9 @@ def named(batch: int, count: int) -> tuple[Float64[Tensor, "B K"], Float64[Tenso
 
 @lru_cache(64)
 def unnamed(batch: int, count: int) -> tuple[Float64[Tensor, "B 0"], Float64[Tensor, "B 0"], Int64[Tensor, "B 0"]]:
-    """Return what :func:`named` does for no sample: tensors without a value, which many states share."""
+    """Return what :func:`room_for_named` does for no sample: tensors without a value, which many states share."""
     with torch.inference_mode(False):
-        return named(batch, count)
+        return room_for_named(batch, count)
 
 
 class OwnStates:
@@ -175,7 +177,7 @@ class OwnStates:
         lse, lse_rest, *moments = numbers.unbind(0)
         concentration, entropy, variance = moments if wanted.moments else 3 * moments
         mean = (torch.empty if wanted.mean else torch.zeros)(batch, dim, dtype=torch.float64)
-        top_logits, top_rest, top_rows = (named if wanted.top_k else unnamed)(batch, wanted.top_k)
+        top_logits, top_rest, top_rows = (room_for_named if wanted.top_k else unnamed)(batch, wanted.top_k)
         self.state = PosteriorState(
             lse, mean, concentration, entropy, variance, top_logits, top_rows, lse_rest, top_rest
         )

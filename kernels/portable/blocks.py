@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from ...base.arrays import Float, Tensor
-from ...base.settings import block_megabytes
+from ...base.machine.settings import block_megabytes
 from ..common.matmul import score_product
 from ..common.rounding import longest_sum
 from ..common.rows import Query, Rows, Span

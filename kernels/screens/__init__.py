@@ -1,28 +1,29 @@
 """Screens: short copies of rows whose products bound every logit from above, so that few rows need to be rescored.
 
-A :class:`.screen.Screen` has kinds (:mod:`.pca`, :mod:`.pca8`, :mod:`.int8`, :mod:`.exact8`), of which :mod:`.choose`
-takes the one that saves most, and measures from which SNR on. What is known of the queries narrows their coefficients
-(:mod:`.query_bounds`, :mod:`.shared_products`) and so the :mod:`.upper_bounds`; a :mod:`.cascade` over the levels of a
-screen finds the :mod:`.shortlist` of rows that matter, in :mod:`.one_call` on a CPU, or in :mod:`.card_call`.
-:mod:`.nearest` bounds distances, and :mod:`.importance` draws from a screen what a budget cannot rescore.
+In `bounds`, a :class:`.screen.Screen` and what is known of the queries, which narrows their coefficients
+(:mod:`.query_bounds`, :mod:`.shared_products`) and so the :mod:`.upper_bounds`; :mod:`.nearest` bounds distances.
+The `kinds` are :mod:`.pca`, :mod:`.pca8`, :mod:`.int8` and :mod:`.exact8`. In `searches`, a :mod:`.cascade` over the
+levels of a screen finds the :mod:`.shortlist` of rows that matter, in :mod:`.one_call` on a CPU, or in
+:mod:`.card_call`; :mod:`.importance` draws from a screen what a budget cannot rescore. The `choice` falls on the kind
+that saves most (:mod:`.choose`), and is measured, also from which SNR on.
 """
 
 from ..common.search import Mass
-from .card_call import asks_nothing, entries_on_card
-from .cascade import entry_levels, screened
-from .choose import SCREEN_KINDS, TRIAL_MASS, best_screen, build_kind, refusal, with_thresholds
-from .costs import SearchCosts
-from .exact8 import StoredScreen
-from .importance import Sampled, sampled_state
-from .int8 import CodeScreen
-from .nearest import DistanceVectors, extended_distances, nearest_distances, source_log_omitted
-from .pca import PrincipalScreen, default_widths
-from .pca8 import LeadingCodeScreen
-from .query_bounds import BOUND_FAILURE, Knowledge, SideInformation, Source
-from .screen import Screen
-from .shared_products import SharedProducts
-from .shortlist import Allowance, FixedAllowance, Shortlist, query_term, strongest
-from .upper_bounds import UpperLogits
+from .bounds.costs import SearchCosts
+from .bounds.nearest import DistanceVectors, extended_distances, nearest_distances, source_log_omitted
+from .bounds.query_bounds import BOUND_FAILURE, Knowledge, SideInformation, Source
+from .bounds.screen import Screen
+from .bounds.shared_products import SharedProducts
+from .bounds.upper_bounds import UpperLogits
+from .choice.choose import SCREEN_KINDS, TRIAL_MASS, best_screen, build_kind, refusal, with_thresholds
+from .kinds.exact8 import StoredScreen
+from .kinds.int8 import CodeScreen
+from .kinds.pca import PrincipalScreen, default_widths
+from .kinds.pca8 import LeadingCodeScreen
+from .searches.card_call import asks_nothing, entries_on_card
+from .searches.cascade import entry_levels, screened
+from .searches.importance import Sampled, sampled_state
+from .searches.shortlist import Allowance, FixedAllowance, Shortlist, query_term, strongest
 
 __all__ = [
     "BOUND_FAILURE",

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from ..base.arrays import Float, Float64, Int64, Numbers, Tensor, check_floating, exact
-from ..base.checked import required
+from ..base.calls.checked import required
+from ..base.calls.transforms import unreadable
 from ..base.errors import invalid
-from ..base.transforms import unreadable
 from ..engine.oracle import Oracle
 from ..paths.paths import RectifiedFlow
 from ..queries.conditions import Guidance

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ..base.arrays import Float, Int64, Numbers, Tensor, check_floating, exact, integers, on_device
-from ..base.checked import required
+from ..base.calls.checked import required
 from ..base.errors import invalid
 from ..engine.engine import OracleEngine
 from ..queries.conditions import Guidance

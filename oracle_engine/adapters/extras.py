@@ -7,9 +7,9 @@ from types import MappingProxyType
 from typing import Any
 
 from ..base.arrays import Tensor
-from ..base.checked import required
+from ..base.calls.checked import required
+from ..base.calls.transforms import unreadable
 from ..base.errors import invalid
-from ..base.transforms import unreadable
 
 # how a network computes, and where its tokens are
 IGNORED = frozenset({"force_fp32", "img_ids", "txt_ids"})

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ..base.arrays import Float, Float64, Numbers, Tensor, reals
-from ..base.checked import required
+from ..base.calls.checked import required
 from ..base.errors import invalid
 from ..base.outputs import rounded_answer
 from ..engine import compiled

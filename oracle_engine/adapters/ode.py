@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from ..base.arrays import Float, Float64, Numbers, Tensor, reals
-from ..base.checked import required
+from ..base.calls.checked import required
 from ..engine.arguments import check_oracle
 from ..engine.oracle import Oracle
 from ..queries.conditions import Guidance

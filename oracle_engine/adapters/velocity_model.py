@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from ..base.arrays import Float, Float64, Numbers, Tensor, check_shape, integers, on_device, reals
+from ..base.calls.transforms import unreadable
 from ..base.errors import invalid
 from ..base.outputs import rounded_answer
-from ..base.transforms import unreadable
 from ..engine.arguments import check_oracle
 from ..engine.oracle import Oracle
 from ..queries.conditions import Guidance

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
-from . import checked
 from .arrays import Float, Tensor
+from .calls import checked
 from .errors import InputError, invalid
 
 

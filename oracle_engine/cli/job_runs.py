@@ -12,17 +12,17 @@ from pathlib import Path
 
 import torch
 
-from ..base.clusters import require_ray
 from ..base.errors import invalid
 from ..base.files import hash_tensors
+from ..base.machine.clusters import require_ray
+from ..base.machine.settings import __version__
 from ..base.names import BUILTIN_NAMES
 from ..base.progress import progress_bar
-from ..base.settings import __version__
 from ..engine.engine import OracleEngine
 from ..jobs.folder import WHOLE_JOB, JobFolder, check_free, read_spec
 from ..jobs.processes import on_processes
 from ..jobs.ray_tasks import on_ray
-from ..jobs.spec import Spec, shards_of
+from ..jobs.spec import Spec, shard_count
 from ..jobs.status import Status
 from ..jobs.units import Units
 from ..jobs.work import Worker
@@ -200,7 +200,7 @@ def _spec(arguments: Namespace, engine: OracleEngine, queries: Queries) -> Spec:
         backend=engine.backend,
         device=engine.data.device.type,
         batch=arguments.batch,
-        shards=arguments.shards or shards_of(len(engine.data)),
+        shards=arguments.shards or shard_count(len(engine.data)),
         threads=torch.get_num_threads(),
         version=__version__,
         shape=list(queries.x.shape[:1] if alone else queries.x.shape),

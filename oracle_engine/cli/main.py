@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from ..base.errors import DistributedError, OracleError, lacks_memory
-from ..base.settings import __version__
+from ..base.machine.settings import __version__
 from .commands.advise import add_advise
 from .commands.bench import add_bench
 from .commands.copies import add_copies

@@ -11,16 +11,16 @@ from typing import Any
 
 import torch
 
-from ..base.devices import usable_device
-from ..base.environment import memory_bytes
 from ..base.errors import OracleError, invalid
 from ..base.files import check_writable, replacing
+from ..base.machine.devices import usable_device
+from ..base.machine.environment import memory_bytes
 from ..data.dataset import OracleDataset
 from ..data.load import load_dataset
 from ..engine.engine import OracleEngine
 from ..science.plot_style import require_matplotlib
 from ..search.index import SearchIndex
-from .torchrun import engine_over, reports, together
+from .torchrun import engine_of_process, reports, together
 from .words import in_options
 
 FIGURE_SUFFIXES = (".png", ".pdf", ".svg")
@@ -82,7 +82,7 @@ def engine_of(arguments: Namespace, **options: Any) -> OracleEngine:
             "--index", "must be left out under torchrun", arguments.index, "leave it out: every sample counts"
         )
     place = placed(arguments)
-    engine = engine_over(load(arguments), arguments.path, **place, **options)
+    engine = engine_of_process(load(arguments), arguments.path, **place, **options)
     return engine if index is None else engine.use(index, arguments.index)
 
 

@@ -65,7 +65,7 @@ def one_of_many(command: str) -> Iterator[None]:
     _runs_together.set(False)
 
 
-def engine_over(data: OracleDataset, path: str, **options: Any) -> OracleEngine:
+def engine_of_process(data: OracleDataset, path: str, **options: Any) -> OracleEngine:
     """Return the engine over `data` along `path`, with these `options`: over the part of this process of several."""
     from ..engine.engine import OracleEngine
     from ..engine.sharded import sharded

@@ -44,7 +44,7 @@ def quantities(row: Row, name: str, rates: Rates) -> dict[str, float | None]:
     )
 
 
-def facts_of(row: Row, rates: Rates) -> dict[str, Any]:
+def plain_row(row: Row, rates: Rates) -> dict[str, Any]:
     """Return a row as plain values, each side with its :func:`quantities`."""
     facts = asdict(row)
     for name, side in facts["sides"].items():

@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
-from ..base.environment import environment_report
 from ..base.errors import invalid
+from ..base.machine.environment import environment_report
 from ..base.progress import Progress
 from ..data.dataset import OracleDataset
 from .floors import Rates, rates_of
 from .measure import Watch, measured_row
-from .quantities import MISSED, facts_of, table
+from .quantities import MISSED, plain_row, table
 from .record import Row
 from .sides import Sides
 from .sweep import Sweep, sweep_table, sweeps
@@ -71,8 +71,8 @@ class Comparison:
     def to_json(self) -> dict[str, Any]:
         """Return everything as plain values."""
         return {
-            "rows": [facts_of(row, self.rates) for row in self.rows],
-            "densities": [facts_of(row, self.rates) for row in self.densities],
+            "rows": [plain_row(row, self.rates) for row in self.rows],
+            "densities": [plain_row(row, self.rates) for row in self.densities],
             "sweeps": [sweep.to_json() for sweep in self.sweeps],
             "left_out": self.left_out,
             "tolerance": self.tolerance,

@@ -9,8 +9,8 @@ from functools import cached_property, partial
 import torch
 from torch import Tensor
 
-from ..base.environment import memory_bytes
 from ..base.errors import InputError
+from ..base.machine.environment import memory_bytes
 from ..data.dataset import OracleDataset
 from ..engine.engine import OracleEngine
 from .contender import Contender

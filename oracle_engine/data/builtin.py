@@ -14,9 +14,9 @@ import torch
 
 from ..base.arrays import Int64, Tensor
 from ..base.errors import bad_file, invalid, missing
+from ..base.machine.settings import Settings, cache_folder
 from ..base.names import BUILTIN_NAMES
 from ..base.seeds import seeded
-from ..base.settings import Settings, cache_folder
 from .formats import find_idx, read_cifar10, read_idx
 from .samples import Samples, samples_of, tensor_of
 from .values import ValueMap

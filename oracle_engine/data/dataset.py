@@ -11,12 +11,12 @@ from typing import Any
 import torch
 
 from ..base.arrays import Float64, Int64, Numbers, Shaped, Tensor
-from ..base.changes import Probes, Snapshot
-from ..base.devices import usable_device
+from ..base.calls.changes import Probes, Snapshot
+from ..base.calls.transforms import cached_tensor
 from ..base.errors import bad_file, invalid
 from ..base.files import hash_tensors, is_kind, read_tensors, write_tensors
+from ..base.machine.devices import usable_device
 from ..base.outside.rows import OutsideRows
-from ..base.transforms import cached_tensor
 from ..kernels import Rows, Span, counted_copies, recentred, stored_range, total_variance
 from .checks import check_fits, checked_points, checked_weights, in_order, prepared_rows
 from .labels import by_label, checked_labels, class_spans, class_table

@@ -48,7 +48,7 @@ def read_iterable(source: Any, form: PictureForm | None = None) -> Samples:
     return table.samples()
 
 
-def read_some(
+def read_items(
     source: Any, form: PictureForm, choose: Callable[[int], Int64[Tensor, "n"]]
 ) -> tuple[Samples, Choice] | None:
     """Return some samples of an object that is indexed, and which; of the others only item 0 is read, for the shape.

@@ -21,7 +21,7 @@ from .builtin import BUILTINS, load_builtin
 from .checks import checked_weights, first_non_finite
 from .dataset import OracleDataset
 from .formats import Pictures, open_path, read_labels, read_npy
-from .iterables import read_iterable, read_some
+from .iterables import read_items, read_iterable
 from .labels import by_label
 from .latents.files import latent_format
 from .latents.latents import load_as_stored
@@ -226,7 +226,7 @@ def _from_memory(source: Any, asked: _Asked) -> tuple[Samples, Choice | None]:
         raise invalid("source", f"must be {_KINDS}", type(source).__name__, "wrap the samples as one of these")
     count, some = asked.count, None
     if count is not None:
-        some = read_some(source, asked.form, lambda size: choose_rows(size, count, asked.seed))
+        some = read_items(source, asked.form, lambda size: choose_rows(size, count, asked.seed))
     return some or (read_iterable(source, asked.form), None)
 
 

@@ -14,8 +14,8 @@ import numpy as np
 
 from ..base.arrays import Int64, Tensor
 from ..base.errors import DataFileError, OracleError, invalid
+from ..base.machine.settings import cache_folder
 from ..base.progress import progress_bar
-from ..base.settings import cache_folder
 from .formats import Pictures, read_npy
 from .packs.manifest import Manifest
 from .packs.pack import pack

@@ -13,13 +13,13 @@ import torch
 from torch.autograd import forward_ad
 
 from ..base.arrays import Tensor, check_floating, check_shape, flat_size, on_device, reals
+from ..base.calls.transforms import constant_when_compiled, transformed
 from ..base.errors import invalid
 from ..base.outputs import rounded_answer
-from ..base.transforms import constant_when_compiled, transformed
 from ..paths.paths import one_per_query
 from ..queries.classes import MAX_BATCH
 from ..queries.conditions import Conditions
-from .derivatives import AnswerFunction, QueryTensors, States, Tangent, options_of, second_derivative
+from .derivatives import AnswerFunction, QueryTensors, States, Tangent, scale_and_interval, second_derivative
 
 # arguments of the functions below, in this order after what is no tensor
 INPUTS, STATES = len(QueryTensors._fields), len(States._fields)
@@ -67,7 +67,7 @@ def inputs_of(x: Tensor, t: Any, conditions: Conditions) -> QueryTensors:
     x: [B, *sample_shape]. t, conditions: as in OracleEngine.velocity. Raises InputError for shapes that do not fit.
     """
     batch, device = len(x), x.device
-    scale, _ = options_of(conditions.guidance)
+    scale, _ = scale_and_interval(conditions.guidance)
     if scale is not None:
         given = reals("guidance", scale, device)
         if given.shape not in ((), (batch,)):

@@ -15,15 +15,15 @@ from weakref import WeakValueDictionary
 import torch
 
 from ..base.arrays import Tensor
+from ..base.calls.transforms import constant_when_compiled, transformed
 from ..base.errors import invalid
 from ..base.outputs import rounded_answer
-from ..base.transforms import constant_when_compiled, transformed
 from ..queries.conditions import Conditions, Guidance
 from .autograd import forward_mode, has_tangent, inputs_of
-from .derivatives import AnswerFunction, QueryTensors, States, Tangent, options_of, second_derivative
+from .derivatives import AnswerFunction, QueryTensors, States, Tangent, scale_and_interval, second_derivative
 
 
-class Call(NamedTuple):
+class OperatorCall(NamedTuple):
     """What the operators take: a call of an engine in tensors and plain values.
 
     x, t: the queries and their times. labels, exclude, source: as in Conditions. scale, t_min, t_max: of the guidance.
@@ -129,7 +129,7 @@ def respond(number: int, name: str, x: Tensor, t: Any, *, conditions: Conditions
     Raises InputError where make_fx traces a transform of torch.func: operators have neither batching rules nor forward
     derivatives.
     """
-    scale, _ = options_of(conditions.guidance)
+    scale, _ = scale_and_interval(conditions.guidance)
     if not torch.compiler.is_compiling() and (transformed() or has_tangent(x, t, scale)):
         remedy = "trace without the transform, or use total_derivative"
         raise invalid("transform", "must not be traced by make_fx or linearize", "an answer in one", remedy)
@@ -138,10 +138,10 @@ def respond(number: int, name: str, x: Tensor, t: Any, *, conditions: Conditions
     return result
 
 
-def call_of(number: int, name: str, x: Tensor, t: Any, *, conditions: Conditions) -> Call:
+def call_of(number: int, name: str, x: Tensor, t: Any, *, conditions: Conditions) -> OperatorCall:
     """Return a call of the engine called `number` in tensors; name, x, t, conditions: as in :func:`respond`."""
-    scale, bounds = options_of(conditions.guidance)
-    return Call(
+    scale, bounds = scale_and_interval(conditions.guidance)
+    return OperatorCall(
         x,
         tensor_like(t, x),
         tensor_like(conditions.labels, x),
@@ -184,7 +184,7 @@ def regression_target(number: int, x: Tensor, t: Any, labels: Any, source: Any) 
     return result
 
 
-def derivative_along(call: Call, dx: Tensor | None, dt: Tensor) -> Tensor:
+def derivative_along(call: OperatorCall, dx: Tensor | None, dt: Tensor) -> Tensor:
     """Return the derivative of an answer along the tangent (dx, dt), like the answer, as a call of an operator.
 
     call: of the engine. dx: like x, or None where x stands still. dt: [] or [B] float64.
@@ -199,8 +199,8 @@ READS_VALUES = (torch.Tag.cudagraph_unsafe,)
 
 @torch.library.custom_op("oracle_engine::answer", mutates_args=(), schema=f"({SCHEMA}) -> Tensor", tags=READS_VALUES)
 def answer(*call: Any) -> Tensor:
-    """Return the answer that `call`, the values of a :class:`Call`, asks for."""
-    asked = Call(*call)
+    """Return the answer that `call`, the values of a :class:`OperatorCall`, asks for."""
+    asked = OperatorCall(*call)
     result: Tensor = live(asked.engine).answer(asked.name, asked.x, asked.t, asked.conditions)
     return result
 
@@ -208,7 +208,7 @@ def answer(*call: Any) -> Tensor:
 @torch.library.custom_op("oracle_engine::recorded_answer", mutates_args=(), schema=f"({SCHEMA}) -> Tensor")
 def recorded_answer(*call: Any) -> Tensor:
     """Return what :func:`answer` does, where no step reads a value on the host."""
-    asked = Call(*call)
+    asked = OperatorCall(*call)
     result: Tensor = live(asked.engine).answer(asked.name, asked.x, asked.t, asked.conditions)
     return result
 
@@ -243,9 +243,9 @@ def pull(vector: Tensor, by_x: bool, by_t: bool, by_scale: bool, *call: Any) -> 
     """Return the transposed derivative of an answer times `vector`, like x, t and the scale.
 
     vector: like the answer. by_x, by_t, by_scale: which of the three are wanted; others are empty. call: the values of
-    a :class:`Call`. The answer is computed once more. Raises InputError where the engine is gone.
+    a :class:`OperatorCall`. The answer is computed once more. Raises InputError where the engine is gone.
     """
-    asked = Call(*call)
+    asked = OperatorCall(*call)
     function, inputs, states = _evaluated(asked, scaled=by_scale)
     found = function.pull(inputs, states, vector.double(), (by_x, by_t, by_scale))
     pairs = zip(found, (asked.x, asked.t, asked.scale), strict=True)
@@ -259,16 +259,17 @@ def pull(vector: Tensor, by_x: bool, by_t: bool, by_scale: bool, *call: Any) -> 
 def push(dx: Tensor | None, dt: Tensor, *call: Any) -> Tensor:
     """Return the derivative of an answer along a tangent, like the answer, which is computed once more.
 
-    dx: like x, or None. dt: [] or [B]. call: the values of a :class:`Call`. Raises InputError where the engine is gone.
+    dx: like x, or None. dt: [] or [B]. call: the values of a :class:`OperatorCall`.
+    Raises InputError where the engine is gone.
     """
-    asked = Call(*call)
+    asked = OperatorCall(*call)
     function, inputs, states = _evaluated(asked, scaled=False)
     along_x = None if dx is None else dx.double().reshape(inputs.x.shape)
     change = function.push(inputs, states, Tangent(along_x, dt.double().expand(len(inputs.t)), None))
     return change if function.is_density else rounded_answer(change, "derivative", asked.x.dtype, asked.x.shape)
 
 
-def _evaluated(call: Call, *, scaled: bool) -> tuple[AnswerFunction, QueryTensors, States]:
+def _evaluated(call: OperatorCall, *, scaled: bool) -> tuple[AnswerFunction, QueryTensors, States]:
     """Return the answer of a recorded call as a function, with what it was evaluated at."""
     function = live(call.engine).function(call.name, call.x.dtype, call.conditions)
     function = replace(function, scaled=scaled)
@@ -286,7 +287,7 @@ def _gathered(part: Tensor, model: Tensor | None) -> Tensor:
 
 
 def _fake_answer(*call: Any) -> Tensor:
-    asked = Call(*call)
+    asked = OperatorCall(*call)
     if asked.name == "log_density":
         return asked.x.new_empty(asked.x.shape[0], dtype=torch.float64)
     return asked.x.new_empty(asked.x.shape)
@@ -294,7 +295,7 @@ def _fake_answer(*call: Any) -> Tensor:
 
 @pull.register_fake
 def _(vector: Tensor, by_x: bool, by_t: bool, by_scale: bool, *call: Any) -> tuple[Tensor, Tensor, Tensor]:
-    asked = Call(*call)
+    asked = OperatorCall(*call)
     pairs = zip((by_x, by_t, by_scale), (asked.x, asked.t, asked.scale), strict=True)
     of_x, of_t, of_scale = (
         model.new_empty(model.shape) if wanted and model is not None else asked.x.new_empty(0)
@@ -315,8 +316,8 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _pull_back(ctx: Any, vector: Tensor) -> tuple[Tensor | None, ...]:
     """Return the gradients of a recorded call: by x, t and the guidance scale."""
-    call = Call(*ctx.saved_tensors, *ctx.plain)
-    place = Call._fields.index("scale")
+    call = OperatorCall(*ctx.saved_tensors, *ctx.plain)
+    place = OperatorCall._fields.index("scale")
     wanted = (ctx.needs_input_grad[0], ctx.needs_input_grad[1], ctx.needs_input_grad[place])
     found = pull(vector, *wanted, *call)
     gradients: list[Tensor | None] = [None] * len(call)

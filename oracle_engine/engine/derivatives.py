@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import torch
 
 from ..base.arrays import Bool, Float64, Int64, Tensor
+from ..base.calls.transforms import recorded
 from ..base.errors import InputError, invalid
-from ..base.transforms import recorded
 from ..data.dataset import OracleDataset
 from ..kernels import Directions, Query, Wanted
 from ..paths.paths import Coefficients, Path, coefficients
@@ -393,7 +393,7 @@ def _finite(change: Float64[Tensor, "B"]) -> Float64[Tensor, "B"]:
     return change
 
 
-def options_of(guidance: Any) -> tuple[Any, tuple[float, float]]:
+def scale_and_interval(guidance: Any) -> tuple[Any, tuple[float, float]]:
     """Return the scale of `guidance`, a number, a tensor, a Guidance or None, and the interval of its times."""
     if isinstance(guidance, Guidance):
         return guidance.scale, (guidance.t_min, guidance.t_max)

@@ -11,14 +11,14 @@ from typing import Any
 import torch
 
 from ..base.arrays import Float, Numbers, Tensor, check_floating, is_number, is_whole
-from ..base.checked import checked_together
-from ..base.cuda_graphs import capturing
+from ..base.calls.checked import checked_together
+from ..base.calls.cuda_graphs import capturing
+from ..base.calls.transforms import traced, transformed
 from ..base.errors import InputError, invalid
 from ..base.foreign import is_foreign, lent
 from ..base.outputs import rounded_answer
 from ..base.outside.rows import OutsideRows
 from ..base.progress import PartProgress
-from ..base.transforms import traced, transformed
 from ..data.dataset import OracleDataset
 from ..data.load import load_dataset
 from ..data.sharded import rows_here, rows_like
@@ -35,7 +35,7 @@ from ..search.index import SearchIndex, prepared_index
 from ..search.trajectory import Trajectory, check_deterministic
 from . import compiled
 from .autograd import attached, differentiable, refuse_transforms
-from .derivatives import AnswerFunction, options_of
+from .derivatives import AnswerFunction, scale_and_interval
 from .graphs import obstacle, unrecordable
 from .oracle import Oracle
 from .plans.plan import Plan, make_plan
@@ -257,7 +257,7 @@ class OracleEngine(Oracle, torch.nn.Module):
     ) -> Tensor:
         """Return a prediction for states of a trajectory, which share products with the samples."""
         self._check_capture("trajectory", conditions)
-        if transformed() or differentiable(x, t, options_of(conditions.guidance)[0]):
+        if transformed() or differentiable(x, t, scale_and_interval(conditions.guidance)[0]):
             # with derivatives nothing is shared between states
             return self._respond(name, x, t, conditions)
         with torch.no_grad():
@@ -313,7 +313,7 @@ class OracleEngine(Oracle, torch.nn.Module):
         if traced():
             recordable = self._obstacle(name, conditions) is None
             return compiled.respond(self._handle, name, x, t, conditions=conditions, recordable=recordable)
-        if transformed() or differentiable(x, t, options_of(conditions.guidance)[0]):
+        if transformed() or differentiable(x, t, scale_and_interval(conditions.guidance)[0]):
             return self.answered(name, x, t, conditions)
         return self.answer(name, x, t, conditions)
 
@@ -353,7 +353,7 @@ class OracleEngine(Oracle, torch.nn.Module):
         name: as in :meth:`answer`. dtype: of x. conditions: of the queries; of these the interval of the guidance
         counts, and whether its scale has a derivative.
         """
-        scale, interval = options_of(conditions.guidance)
+        scale, interval = scale_and_interval(conditions.guidance)
         scaled = isinstance(scale, Tensor) and (transformed() or differentiable(scale))
         responder, builder = self.responder, self.request_builder
         return AnswerFunction(name, responder, builder, dtype=dtype, interval=interval, scaled=scaled)

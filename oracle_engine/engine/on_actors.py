@@ -12,11 +12,11 @@ from typing import Any
 import torch
 
 from ..base.arrays import Tensor, is_number, is_whole
-from ..base.clusters import connect, require_ray
 from ..base.errors import OracleError, invalid
 from ..base.group.actors import PULSE, Actors
 from ..base.group.lone import LoneRank
 from ..base.group.ranks import digest_of
+from ..base.machine.clusters import connect, require_ray
 from ..data.dataset import OracleDataset
 from ..data.load import load_dataset
 from ..data.on_actors import ActorDataset
@@ -35,7 +35,7 @@ OF_SHARDS = ("device", "resident", "memory", "backend", "precision")
 
 
 @dataclass(frozen=True)
-class Part:
+class ActorPart:
     """What an actor holds of the data: part `number` of `count`, which it scans with `threads`."""
 
     number: int
@@ -46,7 +46,7 @@ class Part:
 class ShardActor:
     """An actor: it opens its part of the data when it is first asked, also after it was started again."""
 
-    def __init__(self, data: Any, part: Part, options: dict[str, Any]) -> None:
+    def __init__(self, data: Any, part: ActorPart, options: dict[str, Any]) -> None:
         """Take what load_dataset takes, or an OracleDataset, and the options of OracleEngine that concern shards."""
         self.data, self.part, self.options = data, part, options
 
@@ -125,7 +125,7 @@ def sharded_on_ray(
     connect(ray)
     known = _names_of_all(ray)
     for_shards = {key: options.pop(key) for key in OF_SHARDS if key in options}
-    parts = [Part(number, actors, threads) for number in range(actors)]
+    parts = [ActorPart(number, actors, threads) for number in range(actors)]
     handles = _started(ray, _source(data, whole), parts, for_shards, name=name, restarts=max_restarts)
     held = Actors(handles, float(timeout), restarts=max_restarts != 0)
     if str(for_shards.get("device", "cpu")) == "cpu" and "backend" in for_shards:
@@ -149,13 +149,13 @@ def engine_over(whole: OracleDataset, path: Any, actors: Actors, words: str, **o
     return engine
 
 
-def words_of(part: Part, options: dict[str, Any]) -> str:
+def words_of(part: ActorPart, options: dict[str, Any]) -> str:
     """Return what actors are made with, in words that are the same for all of them."""
     return f"actors={part.count}, threads={part.threads}, {sorted((key, str(held)) for key, held in options.items())}"
 
 
 def _started(
-    ray: Any, data: Any, parts: list[Part], options: dict[str, Any], *, name: str | None, restarts: int
+    ray: Any, data: Any, parts: list[ActorPart], options: dict[str, Any], *, name: str | None, restarts: int
 ) -> list[Any]:
     """Return the actors that hold `parts` of the data, found by name where they are there already."""
     card = str(options.get("device", "cpu")).startswith("cuda")
@@ -175,7 +175,7 @@ def _started(
     return handles
 
 
-def _name_of(name: str | None, part: Part) -> str:
+def _name_of(name: str | None, part: ActorPart) -> str:
     return f"{name}-{part.number}-of-{part.count}"
 
 

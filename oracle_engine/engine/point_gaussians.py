@@ -12,9 +12,10 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from ..base.arrays import Float, Float64, Int64, Numbers, Tensor, check_floating, check_shape, integers, reals
-from ..base.checked import required
+from ..base.calls.checked import required
+from ..base.calls.transforms import transformed
 from ..base.errors import invalid
-from ..base.transforms import transformed
+from ..base.outputs import rounded_answer
 from ..data.latents.files import read_moments
 from ..data.latents.latents import Normalisation
 from ..paths.paths import (
@@ -179,22 +180,22 @@ class PointGaussians:
         """
         at, answer = self._answer(x, t, labels)
         noise = at.sigma_t[:, None] * answer.pull
-        return self._like(at.d_alpha_t[:, None] * answer.mean + at.d_sigma_t[:, None] * noise, x)
+        return self._like("velocity", at.d_alpha_t[:, None] * answer.mean + at.d_sigma_t[:, None] * noise, x)
 
     def denoiser(
         self, x: Float[Tensor, "B ..."], t: Numbers, *, labels: Numbers | None = None
     ) -> Float[Tensor, "B ..."]:
         """Return E[X | x_t = x], like x; arguments and errors as in :meth:`velocity`."""
-        return self._like(self._answer(x, t, labels)[1].mean, x)
+        return self._like("denoiser", self._answer(x, t, labels)[1].mean, x)
 
     def noise(self, x: Float[Tensor, "B ..."], t: Numbers, *, labels: Numbers | None = None) -> Float[Tensor, "B ..."]:
         """Return E[eps | x_t = x], like x; arguments and errors as in :meth:`velocity`."""
         at, answer = self._answer(x, t, labels)
-        return self._like(at.sigma_t[:, None] * answer.pull, x)
+        return self._like("noise", at.sigma_t[:, None] * answer.pull, x)
 
     def score(self, x: Float[Tensor, "B ..."], t: Numbers, *, labels: Numbers | None = None) -> Float[Tensor, "B ..."]:
         """Return the gradient of log p_t at x, like x; arguments and errors as in :meth:`velocity`."""
-        return self._like(-self._answer(x, t, labels)[1].pull, x)
+        return self._like("score", -self._answer(x, t, labels)[1].pull, x)
 
     def log_density(
         self, x: Float[Tensor, "B ..."], t: Numbers, *, labels: Numbers | None = None
@@ -202,8 +203,9 @@ class PointGaussians:
         """Return log p_t(x) in nats, [B] float64, of the class where labels are given; as in :meth:`velocity`."""
         return self._answer(x, t, labels)[1].log_density
 
-    def _like(self, values: Float64[Tensor, "B D"], x: Tensor) -> Tensor:
-        return values.reshape(x.shape).to(x.dtype)
+    def _like(self, name: str, values: Float64[Tensor, "B D"], x: Tensor) -> Tensor:
+        """Return the answer called `name` like x. Raises InputError where the dtype of x cannot hold it."""
+        return rounded_answer(values, name, x.dtype, x.shape)
 
     def _answer(self, x: Tensor, t: Numbers, labels: Numbers | None) -> tuple[Coefficients, _Answer]:
         """Return the posterior of checked queries, and the path at their times."""

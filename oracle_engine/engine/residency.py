@@ -8,9 +8,9 @@ from typing import Literal, get_args
 import torch
 
 from ..base.arrays import Tensor
-from ..base.devices import usable_device
-from ..base.environment import memory_bytes
 from ..base.errors import InputError, invalid, lacks_memory
+from ..base.machine.devices import usable_device
+from ..base.machine.environment import memory_bytes
 from ..base.outside.lanes import BLOCKS, LANES
 from ..base.outside.rows import BLOCK_BYTES, OutsideRows
 from ..base.sizes import bytes_of, in_words

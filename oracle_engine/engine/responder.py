@@ -8,9 +8,9 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 
-from ..base import checked
 from ..base.arrays import Bool, Float, Float64, Int64, Tensor
-from ..base.cuda_graphs import capturing
+from ..base.calls import checked
+from ..base.calls.cuda_graphs import capturing
 from ..base.outputs import rounded_answer
 from ..data.dataset import OracleDataset
 from ..kernels import Combination, Described, Description, PosteriorState, Wanted, combined, described, log_densities

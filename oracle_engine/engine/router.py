@@ -8,13 +8,14 @@ from dataclasses import dataclass
 import torch
 
 from ..base.arrays import Bool, Float64, Int64, Tensor
-from ..base.cuda_graphs import capturing
+from ..base.calls.checked import check
+from ..base.calls.cuda_graphs import capturing
 from ..base.errors import invalid
 from ..kernels import PosteriorState, Wanted
 from ..kernels.screens import PrincipalScreen, SharedProducts
 from ..queries.answer import Answer
 from ..queries.modes import Auto, Budget, FullScan, Mode, TopK
-from ..queries.request import Request
+from ..queries.request import Request, nothing_scored
 from ..scans.backends import Merge
 from ..scans.exact import ExactScan, WholeScan
 from ..search.index import SearchIndex
@@ -122,7 +123,11 @@ class Router:
         if not isinstance(index.screen, PrincipalScreen):
             found = f"{index.spec!r}, {index.kind}"
             raise invalid("mode", "budget needs a screen of leading coordinates", found, "call engine.prepare('pca')")
-        return SampledRoute(self.exact.data, index.screen).estimate(request, wanted, budget)
+        answer = SampledRoute(self.exact.data, index.screen).estimate(request, wanted, budget)
+        # neither where no sample has weight nor where float32 cannot hold a logit
+        known = (answer.state.lse > -torch.inf) & answer.standard_error.isfinite()
+        check(lambda: known, lambda: nothing_scored(request, self.exact.data, known))
+        return answer
 
     def _automatic(self, request: Request, wanted: Wanted, shared_products: SharedProducts | None) -> Answer:
         """Return the answer by the cheapest route that is certified, query by query."""

@@ -6,9 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 from ..base.arrays import Float, Numbers, Tensor, check_floating, check_shape, reals
+from ..base.calls.transforms import traced
 from ..base.errors import invalid
 from ..base.outputs import rounded_answer
-from ..base.transforms import traced
 from ..queries.conditions import Conditions, Guidance
 from . import compiled
 from .arguments import check_engine
@@ -88,7 +88,7 @@ def _step(dt: Tensor, batch: int) -> Tensor:
     return dt.expand(batch)
 
 
-def _traced(call: compiled.Call, dx: Tensor | None, dt: Any) -> tuple[Tensor, Tensor]:
+def _traced(call: compiled.OperatorCall, dx: Tensor | None, dt: Any) -> tuple[Tensor, Tensor]:
     """Return what :func:`total_derivative` does as operators that torch.compile and torch.export keep."""
     step = compiled.tensor_like(dt, call.x)
     _step(step, len(call.x))

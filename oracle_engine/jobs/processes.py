@@ -18,13 +18,13 @@ LOOK_PERIOD = 0.5
 ATTEMPTS = 3
 
 # what a process does: called with its number and what it asks whether to go on
-Task = Callable[[int, Callable[[], bool]], None]
+WorkerTask = Callable[[int, Callable[[], bool]], None]
 
 # the end of a pipe of this process, which can be read once the one that started it wants no more
 _stopped: list[Connection] = []
 
 
-def on_processes(count: int, task: Task, done: Callable[[], int]) -> None:
+def on_processes(count: int, task: WorkerTask, done: Callable[[], int]) -> None:
     """Run a task in `count` new processes until all have returned.
 
     task: a function that can be pickled. done: how much is done, called twice a second; what is done is not done again.
@@ -44,7 +44,7 @@ def on_processes(count: int, task: Task, done: Callable[[], int]) -> None:
                 raise invalid("workers", "must have the memory that each of them needs", found, remedy) from error
 
 
-def _once(count: int, task: Task, done: Callable[[], int]) -> None:
+def _once(count: int, task: WorkerTask, done: Callable[[], int]) -> None:
     """Run the task in some processes until all have ended or one has failed."""
     context = get_context("spawn")
     reader, writer = context.Pipe(duplex=False)
@@ -75,5 +75,5 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _run(task: Task, number: int) -> None:
+def _run(task: WorkerTask, number: int) -> None:
     task(number, lambda: not _stopped[-1].poll())

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..base.clusters import connect, require_ray, result_of
-from .processes import LOOK_PERIOD, Task
+from ..base.machine.clusters import connect, require_ray, result_of
+from .processes import LOOK_PERIOD, WorkerTask
 
 
-def on_ray(count: int, task: Task, done: Callable[[], int], *, threads: int, cards: int = 0) -> None:
+def on_ray(count: int, task: WorkerTask, done: Callable[[], int], *, threads: int, cards: int = 0) -> None:
     """Run a task `count` times on the cluster that Ray is connected to, or on this machine where it is to none.
 
     task: a function that can be pickled. done: how much is done, called twice a second. threads, cards: of each.
@@ -32,6 +32,6 @@ def on_ray(count: int, task: Task, done: Callable[[], int], *, threads: int, car
             ray.shutdown()
 
 
-def _run(task: Task, number: int) -> None:
+def _run(task: WorkerTask, number: int) -> None:
     # Ray ends the processes of tasks that are to stop
     task(number, lambda: True)

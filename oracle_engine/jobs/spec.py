@@ -16,7 +16,7 @@ from ..base.files import hash_tensors
 USUAL_SHARDS, LEAST_SAMPLES = 16, 1 << 15
 
 
-def shards_of(samples: int) -> int:
+def shard_count(samples: int) -> int:
     """Return into how many shards the data of a job are dealt where nobody says: a power of two.
 
     samples: how many there are.

@@ -9,7 +9,7 @@ from functools import cached_property, lru_cache
 import torch
 
 from ..base.arrays import Float64, Int64, Tensor
-from ..base.checked import check
+from ..base.calls.checked import check
 from ..base.outputs import rounded_answer
 from ..base.outside.rows import OutsideRows
 from ..data.dataset import OracleDataset
@@ -105,7 +105,7 @@ class Units:
         if isinstance(held.rows.stored, OutsideRows):
             # bits of an answer must not depend on the blocks in which samples would be streamed
             held = held.with_rows(replace(held.rows, stored=held.rows.stored.between(0, len(held))))
-        return ExactScan(held, BACKENDS[self.engine.backend].scanner(self.engine.precision))
+        return ExactScan(held, BACKENDS[self.engine.backend].scanner(self.engine.precision), whole=False)
 
 
 @dataclass(frozen=True)

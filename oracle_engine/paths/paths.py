@@ -10,11 +10,11 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 
 from ..base.arrays import Float64, Int64, Numbers, Tensor, reals
-from ..base.checked import required
-from ..base.cuda_graphs import capturing
+from ..base.calls.checked import required
+from ..base.calls.cuda_graphs import capturing
+from ..base.calls.transforms import traced
 from ..base.errors import invalid
 from ..base.names import PATH_NAMES
-from ..base.transforms import traced
 
 # replaces sigma = 0 where d_sigma is infinite: their product, which the velocity needs, stays finite and right
 SMALLEST = 1e-150

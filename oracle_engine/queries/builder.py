@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from ..base.arrays import Bool, Float64, Int64, Numbers, Tensor, check_floating, check_shape, integers, reals
-from ..base.checked import above, check, finite
-from ..base.cuda_graphs import capturing
+from ..base.calls.checked import above, check, finite
+from ..base.calls.cuda_graphs import capturing
 from ..base.errors import InputError, invalid
 from ..data.dataset import OracleDataset
 from ..data.sharded import ShardedDataset, refused_together

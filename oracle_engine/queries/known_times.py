@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from ..base import checked
 from ..base.arrays import Float64, Numbers, Tensor
+from ..base.calls import checked
 from ..paths.paths import Path, coefficients, numbers_at
 from ..paths.predictions import marginal_variance
 

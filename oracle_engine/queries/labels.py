@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from typing import Any
 
 import torch
 
 from ..base.arrays import Bool, Int64, Shaped, Tensor, integers, on_device
-from ..base.checked import check
-from ..base.cuda_graphs import capturing
-from ..base.early import EarlyNumber
+from ..base.calls.checked import check
+from ..base.calls.cuda_graphs import capturing
+from ..base.calls.early import EarlyNumber
 from ..base.errors import InputError, invalid
-from ..kernels import Span
 from .classes import FEW_CLASSES
 
 
 def resolve_labels(
-    labels: Any, batch: int, segments: Mapping[int, Span], device: torch.device
+    labels: Any, batch: int, segments: Collection[int], device: torch.device
 ) -> Int64[Tensor, "B U"] | None:
     """Return the classes that each query may use, [B, U] int64, different classes in falling order and -1 behind them.
 
@@ -25,7 +24,7 @@ def resolve_labels(
         fewer and -1; or one-hot rows, [B, K] of any dtype, in which column k stands for class k, K > 1, and K - 1 is
         the largest class of the data. -1, and a row of nothing but -1, stands for no class. A tensor, an array or a
         sequence.
-    batch: B. segments: the rows of each class of the data. device: of the queries.
+    batch: B. segments: the classes of the data. device: of the queries.
 
     U is that of the labels, or the size of the largest union where they have more than FEW_CLASSES columns, and one
     more where that is K; of data without classes, which only -1 may be asked of, all queries use everything, which is
@@ -33,7 +32,7 @@ def resolve_labels(
     InputError for these, for rows that are neither (soft labels, unions that name a class twice), for other shapes and
     dtypes, for classes that the data lack, and for data without classes.
     The host reads values of rows as wide as one-hot rows, early the size of the largest union where they have more than
-    FEW_CLASSES columns, and checks as :func:`~oracle_engine.base.checked.check` does; while a CUDA graph is captured it
+    FEW_CLASSES columns, and checks as :func:`.checked.check` does; while a CUDA graph is captured it
     reads none, and rows as wide as one-hot rows are refused.
     """
     if labels is None:
@@ -155,7 +154,7 @@ def _narrow(classes: Int64[Tensor, "B U"], most: int, width: int) -> Int64[Tenso
     return torch.cat([classes[:, :most], spare], dim=1) if spare.shape[1] else classes[:, :most]
 
 
-def _check_known(classes: Int64[Tensor, "B U"], segments: Mapping[int, Span]) -> None:
+def _check_known(classes: Int64[Tensor, "B U"], segments: Collection[int]) -> None:
     """Raise InputError for a class without samples."""
 
     def known() -> Bool[Tensor, "B U"]:
@@ -168,7 +167,7 @@ def _check_known(classes: Int64[Tensor, "B U"], segments: Mapping[int, Span]) ->
     check(known, lambda: _unknown(classes[~known()], segments))
 
 
-def _unknown(classes: Int64[Tensor, "n"], segments: Mapping[int, Span]) -> InputError:
+def _unknown(classes: Int64[Tensor, "n"], segments: Collection[int]) -> InputError:
     known = f"{min(segments)} .. {max(segments)} ({len(segments)} classes)"
     remedy = "list them with data.segments; a number that stands for no class is null_label= of losses and adapters"
     return invalid("labels", f"must be classes of the data, {known}, or -1", int(classes.min()), remedy)

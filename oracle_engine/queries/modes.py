@@ -43,7 +43,8 @@ class Budget:
 
     rows: samples of each query, at least 2; 16 at least, and a multiple of 8, are scored. Up to 64 of them are the most
     likely ones, the others are drawn by their approximate weight. seed: of the draws. Needs `engine.prepare("pca")`.
-    The standard error knows only what was drawn: where few samples count it can be far too small.
+    The standard error counts what was drawn, and what may not have been: where few samples count it says that little is
+    known.
     Raises InputError for any other rows and seeds.
 
     >>> Budget(1024, seed=1)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ..base.arrays import Bool, Float64, Int64, Tensor
-from ..base.cuda_graphs import capturing
+from ..base.calls.cuda_graphs import capturing
 from ..base.errors import InputError, invalid
 from ..data.dataset import OracleDataset
 from ..kernels import GivenPoints, Pairs, PosteriorState, Query, Span, ValueQuery, Wanted, Work, log_of, pairs_state

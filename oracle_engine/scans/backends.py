@@ -9,9 +9,9 @@ from functools import partial
 import torch
 
 from ..base.arrays import Float, Float64, Tensor
-from ..base.changes import Probes
+from ..base.calls.changes import Probes
 from ..base.errors import invalid
-from ..base.settings import Settings
+from ..base.machine.settings import Settings
 from ..kernels import (
     Combination,
     Described,

@@ -10,10 +10,10 @@ from typing import Protocol, runtime_checkable
 import torch
 
 from ..base.arrays import Float64, Int64, Tensor
-from ..base.checked import above, check
-from ..base.cuda_graphs import capturing
+from ..base.calls.checked import above, check
+from ..base.calls.cuda_graphs import capturing
+from ..base.calls.transforms import cached_tensor
 from ..base.outside.rows import OutsideRows
-from ..base.transforms import cached_tensor
 from ..data.dataset import OracleDataset
 from ..kernels import Directions, PosteriorState, SegmentWork, Wanted, Work, concatenate
 from ..queries.classes import batch_slices, class_pairs, rows_between, scan_tasks, scanned_together

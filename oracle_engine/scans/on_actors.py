@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
 from ..base.arrays import Shaped, Tensor
 from ..base.group.actors import Actors
 from .shards import HeldShards, ShardQuestion
-from .tree import Node
-
-Part = TypeVar("Part")
+from .tree import Node, Partial
 
 
 @dataclass(frozen=True)
@@ -22,7 +20,7 @@ class ActorShards:
 
     actors: Actors
 
-    def nodes(self, question: ShardQuestion[Part]) -> dict[Node, Part]:
+    def nodes(self, question: ShardQuestion[Partial]) -> dict[Node, Partial]:
         """Return the answers over the fewest nodes of the tree that cover the shards of each actor.
 
         Raises what :meth:`Actors.ask` does. Sends the question to each actor, and gets rows of each node back.

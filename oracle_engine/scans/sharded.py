@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import torch
 
 from ..base.arrays import Float64, Int64, Tensor
-from ..base.checked import check
+from ..base.calls.checked import check
 from ..base.group.ranks import Asked, number_of
 from ..data.dataset import OracleDataset
 from ..data.on_actors import ActorDataset
@@ -22,8 +21,7 @@ from .exchange import Exchange
 from .gathering import gathered_directions, gathered_request
 from .on_actors import ActorShards
 from .shards import CovarianceQuestion, HeldShards, ShardHolder, ShardQuestion, ShardScan, StatesQuestion
-
-Part = TypeVar("Part")
+from .tree import Partial
 
 
 @dataclass(frozen=True)
@@ -78,12 +76,12 @@ class ShardedScan:
         # without what is kept for this process
         return request.changed(), [len(request)]
 
-    def answered(self, question: ShardQuestion[Part], counts: Sequence[int]) -> Part:
+    def answered(self, question: ShardQuestion[Partial], counts: Sequence[int]) -> Partial:
         """Return the answer to `question` over all shards.
 
         counts: as :meth:`requested` returned them. Raises and costs as :meth:`state` does.
         """
-        exchange: Exchange[Part] = Exchange(self.data.ranks, self.data.deal.shards, question.codec)
+        exchange: Exchange[Partial] = Exchange(self.data.ranks, self.data.deal.shards, question.codec)
         return exchange.answered(question.operation, self.held.nodes(question), counts)
 
     def _merged(self, operation: str, request: Request, wanted: Wanted, scan: ShardScan) -> PosteriorState:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 
@@ -15,16 +15,14 @@ from ..queries.request import Request
 from .exact import ExactScan
 from .exchange import Codec, Exchange
 from .layout import Layout, Sums
-from .tree import Node
-
-Part = TypeVar("Part")
+from .tree import Node, Partial
 
 # a scan of one shard
 ShardScan = Callable[[ExactScan, Request, Wanted], PosteriorState]
 
 
 @runtime_checkable
-class ShardQuestion(Protocol[Part]):
+class ShardQuestion(Protocol[Partial]):
     """What is asked of every shard; the answers over disjoint shards merge."""
 
     @property
@@ -33,11 +31,11 @@ class ShardQuestion(Protocol[Part]):
         ...
 
     @property
-    def codec(self) -> Codec[Part]:
+    def codec(self) -> Codec[Partial]:
         """How answers are sent and merged."""
         ...
 
-    def part(self, held: HeldShards, number: int) -> Part:
+    def part(self, held: HeldShards, number: int) -> Partial:
         """Return the answer of the shard `number`, which may be empty."""
         ...
 
@@ -46,7 +44,7 @@ class ShardQuestion(Protocol[Part]):
 class ShardHolder(Protocol):
     """What answers for shards: a process for some, or actors for all of them."""
 
-    def nodes(self, question: ShardQuestion[Part]) -> dict[Node, Part]:
+    def nodes(self, question: ShardQuestion[Partial]) -> dict[Node, Partial]:
         """Return the answers over the fewest nodes of the tree that cover the shards, or, of actors, those of each."""
         ...
 
@@ -58,7 +56,7 @@ class HeldShards:
     data: ShardedDataset
     scans: Mapping[int, ExactScan]
 
-    def nodes(self, question: ShardQuestion[Part]) -> dict[Node, Part]:
+    def nodes(self, question: ShardQuestion[Partial]) -> dict[Node, Partial]:
         """Return the answers over the fewest nodes of the tree that cover the shards of this rank."""
         exchange = Exchange(self.data.ranks, self.data.deal.shards, question.codec)
         with self.data.ranks.working():

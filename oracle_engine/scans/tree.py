@@ -8,7 +8,8 @@ from typing import TypeVar
 # the shards [start, stop) below a node of the tree
 Node = tuple[int, int]
 
-Part = TypeVar("Part")
+# what is known of a node: an answer over its rows alone
+Partial = TypeVar("Partial")
 
 
 def halves(node: Node) -> tuple[Node, Node]:
@@ -28,7 +29,7 @@ def cover(held: Node, node: Node) -> list[Node]:
     return [found for half in halves(node) for found in cover(held, half)]
 
 
-def merged(parts: Mapping[Node, Part], node: Node, merge: Callable[[Part, Part], Part]) -> Part:
+def merged(parts: Mapping[Node, Partial], node: Node, merge: Callable[[Partial, Partial], Partial]) -> Partial:
     """Return the value of `node` from `parts`, the values of nodes that cover it, merged in the order of the tree."""
     if node in parts:
         return parts[node]

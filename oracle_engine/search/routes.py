@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from ..base.arrays import Bool, Float, Float64, Int64, Shaped, Tensor
-from ..base.checked import holds_beside
+from ..base.calls.checked import holds_beside
 from ..base.seeds import seeded
 from ..data.dataset import OracleDataset
 from ..kernels import Combination, Pairs, PosteriorState, Query, Wanted, Work, merge, outside, pairs_state

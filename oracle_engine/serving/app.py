@@ -18,14 +18,14 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from ..base.errors import DistributedError, InputError, OracleError, invalid
-from ..base.settings import __version__
+from ..base.machine.settings import __version__
 from ..engine.engine import OracleEngine
 from .batcher import Batcher, Ticket, Values
 from .body import Bodies, Parting, Reply
 from .limits import Limits, RefusedError
 from .metrics import metrics
 from .models import Model, check_name
-from .protocol import HEADER_LENGTH, Inference, answer, json_length, parse, text_of
+from .protocol import HEADER_LENGTH, Inference, answer_body, json_length, parse, text_of
 from .questions import Question
 
 log = logging.getLogger("oracle_engine.serving")
@@ -190,7 +190,7 @@ class InferenceServer:
         numbers = self._json_numbers(inference, question, names)
         ticket = self._batcher.submit(model, question, self._seconds(inference))
         values = await _answer_unless_gone(request, ticket)
-        write = partial(answer, model.name, inference, {name: values[name] for name in names})
+        write = partial(answer_body, model.name, inference, {name: values[name] for name in names})
         parts, header = await asyncio.to_thread(write) if numbers > LARGE else write()
         times = ticket.times(began, time.perf_counter_ns())
         model.statistics.succeeded(times, values["route"], values["omitted_mass"])

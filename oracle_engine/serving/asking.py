@@ -19,7 +19,6 @@ from ..base.arrays import (
     check_floating,
     check_shape,
     integers,
-    on_device,
     reals,
 )
 from ..base.errors import invalid
@@ -27,7 +26,7 @@ from ..engine.several import PREDICTIONS
 from ..paths.described import path_of_facts
 from ..paths.paths import Path, resolve_times
 from ..queries.conditions import Conditions, Guidance
-from ..queries.labels import whole_labels
+from ..queries.labels import resolve_labels
 from .attempts import RemoteError
 from .datatypes import DATATYPES, named, to_bytes
 from .protocol import HEADER_LENGTH
@@ -147,7 +146,10 @@ def ask_of(
     batch = len(points)
     times = resolve_times(_plain(t), batch, facts.t_max, CPU)
     tensors = {"x": points.detach().cpu(), "t": times}
-    for name in ("labels", "exclude", "source"):
+    labels = resolve_labels(_plain(conditions.labels), batch, facts.data.segments, CPU)
+    if labels is not None:
+        tensors["labels"] = labels
+    for name in ("exclude", "source"):
         value = getattr(conditions, name)
         if value is not None:
             tensors[name] = _whole(name, value, batch)
@@ -160,16 +162,9 @@ def _plain(value: Any) -> Any:
     return value.detach().cpu() if isinstance(value, Tensor) else value
 
 
-def _whole(name: str, value: Any, batch: int) -> Int64[Tensor, "B ..."]:
-    """Return a condition of whole numbers, one a query; one-hot rows become classes."""
-    if name == "labels":
-        given = on_device(_plain(value), CPU, name)
-        whole = whole_labels(given, CPU)
-        if given.ndim == 2 and (given.is_floating_point() or given.dtype == torch.bool):
-            # one-hot rows
-            whole = whole.argmax(1)
-    else:
-        whole = integers(name, _plain(value), CPU, "pass the indices of samples")
+def _whole(name: str, value: Any, batch: int) -> Int64[Tensor, "B"]:
+    """Return a condition of whole numbers, one a query."""
+    whole = integers(name, _plain(value), CPU, "pass the indices of samples")
     return whole.expand(batch) if whole.ndim == 0 else whole
 
 

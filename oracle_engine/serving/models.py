@@ -17,7 +17,7 @@ from ..queries.conditions import Conditions
 from .datatypes import NAMES
 from .limits import Limits, RefusedError
 from .protocol import Inference
-from .questions import NUMBERS, TOP_K, Question, check_floating, check_names, per_query
+from .questions import NUMBERS, TOP_K, Question, check_input, check_names, per_query
 from .statistics import Statistics
 
 # datatype and sizes of a sample of each output beside the predictions; -1 is top_k
@@ -100,7 +100,7 @@ class Model:
 
     def _points(self, x: Tensor) -> Tensor:
         """Return the states of a request, checked."""
-        check_floating("x", x)
+        check_input("x", x)
         check_shape("x", x, self.engine.data.sample_shape)
         if len(x) > self.limits.rows:
             words = f"a request may have {self.limits.rows} rows; received {len(x)}. Remedy: send several requests."

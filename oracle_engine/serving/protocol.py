@@ -77,7 +77,7 @@ def parse(body: bytes | bytearray, length: int) -> Inference:
     return Inference(name, inputs, outputs, binary, parameters)
 
 
-def answer(
+def answer_body(
     model: str, inference: Inference, values: Mapping[str, Tensor | Sequence[str]]
 ) -> tuple[list[bytes], int | None]:
     """Return the parts of the body of an answer, and the length of its JSON where tensors follow it, else None.

@@ -87,7 +87,7 @@ def check_names(inputs: Collection[str]) -> None:
             raise invalid("inputs", f"must be among x, t, {', '.join(NUMBERS)}", name[:80], "check its name")
 
 
-def check_floating(name: str, value: Tensor) -> None:
+def check_input(name: str, value: Tensor) -> None:
     """Raise InputError for an input that is not floating or not finite."""
     if value.dtype not in FLOAT_DTYPES:
         raise invalid(
@@ -106,7 +106,7 @@ def per_query(name: str, value: Tensor, batch: int) -> Tensor:
     Raises InputError for another shape or datatype, and for numbers that are not finite.
     """
     if name in ("t", "guidance"):
-        check_floating(name, value)
+        check_input(name, value)
         value = value.double()
     elif value.dtype in FLOAT_DTYPES:
         raise invalid(name, "must have an integer datatype, such as INT64", NAMES[value.dtype], "convert it")

@@ -7,10 +7,10 @@ from typing import Literal, get_args
 import torch
 
 from ..base.arrays import Float, Float64, Int64, Numbers, Tensor, check_floating
-from ..base.checked import required
-from ..base.cuda_graphs import holds
+from ..base.calls.checked import required
+from ..base.calls.cuda_graphs import holds
+from ..base.calls.transforms import traced
 from ..base.errors import invalid
-from ..base.transforms import traced
 from ..paths.paths import SMALLEST, Coefficients, Path, coefficients, resolve_path, resolve_times
 from ..queries.labels import whole_labels
 from .random_rows import uniforms

@@ -9,8 +9,8 @@ from functools import partial
 import torch
 
 from ..base.arrays import Float64, Int64, Numbers, Tensor
+from ..base.calls.transforms import traced
 from ..base.errors import invalid
-from ..base.transforms import traced
 from ..data.dataset import OracleDataset
 from ..engine import compiled
 from ..engine.arguments import check_engine

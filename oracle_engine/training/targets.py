@@ -8,9 +8,10 @@ from typing import Any
 import torch
 
 from ..base.arrays import Float, Float64, Int64, Numbers, Tensor, integers, on_device
-from ..base.cuda_graphs import capturing, holds
+from ..base.calls.cuda_graphs import capturing, holds
+from ..base.calls.transforms import traced
 from ..base.errors import invalid
-from ..base.transforms import traced
+from ..base.outputs import rounded_answer
 from ..engine import compiled
 from ..engine.arguments import check_engine, check_oracle
 from ..engine.autograd import refuse_transforms
@@ -121,8 +122,7 @@ class OracleTarget(torch.nn.Module):
         self._check_source(query)
         mean = self._guided(query, request).reshape(len(x_t), -1)
         values = getattr(Prediction(request.x, mean, request.at, self.engine.point_std), self.prediction)
-        result: Tensor = values.to(x_t.dtype).reshape(x_t.shape)
-        return result
+        return rounded_answer(values, self.prediction, x_t.dtype, x_t.shape)
 
     def extra_repr(self) -> str:
         """Return what printing the module shows."""

@@ -9,9 +9,9 @@ pytest.importorskip("triton")
 
 from bench.gate import __main__ as gate
 from bench.gate import calls, host, kept
-from bench.gate.table import verdict
+from bench.gate.table import faults
 from oracle_engine import DataFileError, OracleDataset, OracleEngine
-from oracle_engine.kernels.gpu.core.jit import INTERPRET
+from oracle_engine.kernels.gpu.jit.interpreter import INTERPRET
 from oracle_engine.kernels.gpu.tools import jobs, listed_jobs, waves
 from oracle_engine.kernels.gpu.tools.compilation import compile_job
 
@@ -31,7 +31,7 @@ def worse(section: str, found: kept.Section) -> list[str]:
 @pytest.mark.parametrize("job", listed_jobs.subset(), ids=str)
 def test_configurations_pass_the_gate_and_are_no_worse(job: jobs.Job) -> None:
     result = compile_job(job)
-    assert verdict(result) == []
+    assert faults(result) == []
     assert str(job) in KEPT.sections[gate.CONFIGURATIONS]
     assert worse(gate.CONFIGURATIONS, {str(job): result.figures}) == []
 

@@ -24,11 +24,7 @@ from oracle_engine.data.pictures import PictureForm, decode, shape_of
 POINTS = np.random.default_rng(1).standard_normal((9, 2, 3)).astype(np.float32)
 LABELS = np.arange(9) % 4
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A cache of its own."""
-    monkeypatch.setenv("ORACLE_CACHE", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 def write_hdf5(path: Path, points: np.ndarray, chunks: bool = False) -> Path:

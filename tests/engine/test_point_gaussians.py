@@ -195,6 +195,8 @@ def test_what_cannot_be_used_is_refused(generator: torch.Generator, unchecked: N
         PointGaussians(means, stds, torch.arange(30) % 3).velocity(x, TIMES, labels=5)
     with pytest.raises(InputError, match="noise or width"):
         PointGaussians(means, 0.0 * stds).velocity(x, 1.0)
+    with pytest.raises(InputError, match=r"`x` must have a dtype that holds the answer; .*for a larger score"):
+        PointGaussians(means, 0.0 * stds).score(1e4 * torch.ones_like(x, dtype=torch.float16), 0.9)
 
 
 def save_moments(folder: Path, generator: torch.Generator) -> torch.Tensor:

@@ -28,7 +28,7 @@ LABELS = torch.tensor([0, 1, 2, -1, 1])
 X = normal(5, 3, torch.Generator().manual_seed(1))
 ONES, STEPS = torch.ones_like(X), torch.ones_like(TIMES)
 
-Call = Callable[[OracleEngine], Tensor]
+Question = Callable[[OracleEngine], Tensor]
 
 
 def fresh() -> OracleEngine:
@@ -70,7 +70,7 @@ def held(engine: OracleEngine) -> Tensor:
 
 
 # what is called first, and the same by another way
-FIRST: dict[str, tuple[Call, Call]] = {
+FIRST: dict[str, tuple[Question, Question]] = {
     "vmap over batches": (
         lambda e: func.vmap(lambda x: e(x, TIMES))(torch.stack([X, 2 * X])),
         lambda e: torch.stack([e(X, TIMES), e(2 * X, TIMES)]),

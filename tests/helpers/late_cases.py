@@ -11,8 +11,8 @@ from closed_form import clusters, near_duplicates, normal, stored_as
 from torch import Tensor
 
 from oracle_engine import Guidance, OracleDataset, OracleEngine
-from oracle_engine.kernels.screens.costs import SearchCosts
-from oracle_engine.kernels.screens.query_bounds import Knowledge
+from oracle_engine.kernels.screens.bounds.costs import SearchCosts
+from oracle_engine.kernels.screens.bounds.query_bounds import Knowledge
 from oracle_engine.search.index import SearchIndex
 
 TIMES = torch.tensor([0.0, 0.02, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999]).double()

@@ -7,7 +7,7 @@ from typing import Any
 
 from oracle_engine import OracleDataset, OracleEngine
 from oracle_engine.base.group.actors import Actors
-from oracle_engine.engine.on_actors import Part, ShardActor, engine_over, words_of
+from oracle_engine.engine.on_actors import ActorPart, ShardActor, engine_over, words_of
 
 
 class PretendedActors(Actors):
@@ -25,6 +25,6 @@ class PretendedActors(Actors):
 
 def engine_on(data: Any, count: int, whole: OracleDataset, **options: Any) -> OracleEngine:
     """Return an engine over `whole`, of which `count` actors hold the parts that they make of `data`."""
-    parts = [Part(number, count, 1) for number in range(count)]
+    parts = [ActorPart(number, count, 1) for number in range(count)]
     actors = PretendedActors([ShardActor(data, part, {}) for part in parts])
     return engine_over(whole, "rectified_flow", actors, words_of(parts[0], {}), **options)

@@ -25,15 +25,15 @@ from oracle_engine.kernels import (
 from oracle_engine.kernels.common.search import Mass
 from oracle_engine.kernels.reference import state_from_logits
 from oracle_engine.kernels.screens import FixedAllowance, Shortlist, screened
-from oracle_engine.kernels.screens.exact8 import stored_screen
-from oracle_engine.kernels.screens.int8 import code_screen
-from oracle_engine.kernels.screens.pca import PrincipalScreen, principal_screen
-from oracle_engine.kernels.screens.pca8 import leading_code_screen
-from oracle_engine.kernels.screens.principal_coordinates import row_features
-from oracle_engine.kernels.screens.query_bounds import SideInformation, Source
-from oracle_engine.kernels.screens.screen import Screen, no_thresholds
-from oracle_engine.kernels.screens.tiles import KernelTiles, Remaining, tile_bounds
-from oracle_engine.kernels.screens.upper_bounds import ROW_TILE, UpperLogits
+from oracle_engine.kernels.screens.bounds.query_bounds import SideInformation, Source
+from oracle_engine.kernels.screens.bounds.screen import Screen, no_thresholds
+from oracle_engine.kernels.screens.bounds.upper_bounds import ROW_TILE, UpperLogits
+from oracle_engine.kernels.screens.kinds.exact8 import stored_screen
+from oracle_engine.kernels.screens.kinds.int8 import code_screen
+from oracle_engine.kernels.screens.kinds.pca import PrincipalScreen, principal_screen
+from oracle_engine.kernels.screens.kinds.pca8 import leading_code_screen
+from oracle_engine.kernels.screens.kinds.principal_coordinates import row_features
+from oracle_engine.kernels.screens.searches.tiles import KernelTiles, Remaining, tile_bounds
 
 TIMES = (0.0, 1e-6, 0.05, 0.3, 0.6, 0.9, 0.99, 1 - 1e-4)
 

@@ -9,15 +9,18 @@ from typing import Any
 
 import pytest
 import torch
+from closed_form import normal
 from forks import forked, killed
-from job_cases import BLOCK, Job, make_data, make_queries
+from job_cases import BLOCK, Job, make_data, make_queries, make_spec
 from rank_cases import on_ranks
 from tolerances import assert_close, assert_rows_close
 from torch import Tensor
 
 import oracle_engine as oe
-from oracle_engine import OracleEngine
+from oracle_engine import OracleDataset, OracleEngine
 from oracle_engine.jobs.spec import Unit
+from oracle_engine.jobs.units import Units
+from oracle_engine.queries.stored import Queries
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 
@@ -52,6 +55,18 @@ def test_a_job_has_the_answers_of_the_engine(name: str, tmp_path: Path) -> None:
     # nothing is kept twice, and every unit was done once
     assert job.folder.units_done() == job.begun() == job.folder.spec.blocks * job.folder.spec.shards
     assert not list((tmp_path / "job" / "units").iterdir())
+
+
+@pytest.mark.parametrize("backend", ["auto", "torch"])
+@pytest.mark.parametrize("guidance", [None, 2.0])
+def test_shards_may_lack_a_class(generator: torch.Generator, backend: str, guidance: float | None) -> None:
+    data = OracleDataset(normal(9, 70, generator).float(), torch.arange(9) % 3)
+    x, t, labels = normal(4, 70, generator), torch.full((4,), 0.4).double(), torch.tensor([0, 2, 1, -1])
+    engine, queries = OracleEngine(data, backend=backend), Queries(x, t, labels[:, None])
+    spec = make_spec(queries, guidance=guidance, backend=engine.backend)
+    units = Units(engine, queries, spec)
+    found = units.answer(0, [units.state(unit) for unit in spec.units(0)])
+    assert_rows_close(found, engine.velocity(x, t, labels=labels, guidance=guidance), "bar")
 
 
 @pytest.mark.parametrize("name", ["classes", "guided"])

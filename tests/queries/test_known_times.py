@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from oracle_engine import paths
-from oracle_engine.base import checked
+from oracle_engine.base.calls import checked
 from oracle_engine.paths.paths import coefficients
 from oracle_engine.paths.predictions import marginal_variance
 from oracle_engine.queries.known_times import KnownTimes, host_times

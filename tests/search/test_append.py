@@ -16,7 +16,7 @@ from tolerances import TOLERANCES, assert_close, assert_rows_close
 from torch import Tensor
 
 from oracle_engine import DataFileError, OracleDataset, OracleEngine
-from oracle_engine.kernels.screens.pca import PrincipalScreen
+from oracle_engine.kernels.screens.kinds.pca import PrincipalScreen
 from oracle_engine.queries.modes import TopK
 from oracle_engine.search.index import SearchIndex
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import mpmath
 import pytest
 import torch
 from closed_form import normal
@@ -11,8 +12,9 @@ from late_cases import make_data, prepared, queries, the_data
 from tolerances import assert_rows_close, assert_within
 from torch import Tensor
 
-from oracle_engine import InputError, OracleEngine
+from oracle_engine import InputError, OracleDataset, OracleEngine
 from oracle_engine.kernels import Rows
+from oracle_engine.kernels.screens.searches.unseen import unforeseen_square
 from oracle_engine.queries.modes import Budget
 
 # asked thousands of times: annotations are checked where the same is asked once
@@ -49,7 +51,37 @@ def test_estimates_are_right_on_average_and_know_their_spread(
     typical = stated.square().mean(0).sqrt()
     some = spread > 1e-3 * truth.norm(dim=1)
     assert bool((typical[some] > 0.5 * spread[some]).all())
-    assert bool((typical < 4.0 * spread + 1e-3 * truth.norm(dim=1)).all())
+    # early that is all there is to know
+    assert bool((typical < 4.0 * spread + 1e-3 * truth.norm(dim=1))[TIMES < 0.25].all())
+
+
+@pytest.mark.parametrize("time", [0.3, 0.5, 0.8])
+@pytest.mark.parametrize("own", [True, False], ids=["of a sample", "of none"])
+def test_estimates_know_what_they_may_not_have_seen(generator: torch.Generator, time: float, own: bool) -> None:
+    # leading coordinates say next to nothing of these samples, and few of them hold all of a posterior
+    data, chosen = OracleDataset(normal(1000, 64, generator).float()), torch.arange(64)
+    x = time * data[chosen].double() + (1 - time) * normal(64, 64, generator)
+    given: dict[str, Any] = {} if own else {"exclude": chosen}
+    truth = OracleEngine(data).velocity(x, time, **given)
+    engine = OracleEngine(data, mode=Budget(256)).prepare("pca", neighbours=False)
+    velocity, stated = engine.velocity(x, time, **given), engine.posterior(x, time, **given).standard_error
+    error, stated = (velocity - truth).norm(dim=1), stated * velocity.norm(dim=1)
+    assert_within(error.norm() / (stated + 1e-5 * truth.norm(dim=1)).norm(), "standard errors")
+    assert float((error <= 3.0 * stated + 1e-5 * truth.norm(dim=1)).double().mean()) > 0.9
+
+
+@pytest.mark.parametrize("deviation", [0.0, 1e-3, 0.7, 5.0, 1e4])
+@pytest.mark.parametrize("below", [-300.0, -30.0, -5.0, -1.0, -1e-3, 0.0, 2.0])
+def test_what_is_unforeseen_of_a_share(below: float, deviation: float) -> None:
+    def square(gaussian: float) -> Any:
+        return mpmath.exp(2 * min(0.0, below + deviation * gaussian))
+
+    bend = -below / max(deviation, 1e-9)
+    places = sorted({-12.0, 12.0, *(min(12.0, max(-12.0, place)) for place in (bend, bend - 2.0 * deviation))})
+    with mpmath.workdps(30):
+        expected = mpmath.quad(lambda g: mpmath.npdf(g) * square(g), places) - square(0.0)
+    found = unforeseen_square(*torch.tensor([[below], [deviation]], dtype=torch.float64))
+    assert_within(found - max(0.0, float(expected)), "float64")
 
 
 def test_more_samples_tell_more(generator: torch.Generator) -> None:

@@ -16,7 +16,8 @@ from tolerances import TOLERANCES, assert_rows_close
 from oracle_engine import DataFileError, InputError, OracleDataset, OracleEngine, ValueMap
 from oracle_engine.base.progress import PartProgress
 from oracle_engine.kernels import Rows
-from oracle_engine.kernels.screens import SearchCosts, choose
+from oracle_engine.kernels.screens import SearchCosts
+from oracle_engine.kernels.screens.choice import choose
 from oracle_engine.queries.modes import Budget, TopK
 from oracle_engine.search.index import build_index
 

@@ -13,7 +13,7 @@ from tolerances import TOLERANCES, assert_close, assert_rows_close
 
 from oracle_engine import OracleEngine
 from oracle_engine.kernels import Work
-from oracle_engine.kernels.screens import cascade
+from oracle_engine.kernels.screens.searches import cascade
 from oracle_engine.queries.modes import Mode, TopK
 from oracle_engine.scans.exact import ExactScan
 from oracle_engine.search.faiss import FlatSearch

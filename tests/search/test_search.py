@@ -20,7 +20,7 @@ from oracle_engine import InputError, OracleDataset, OracleEngine
 from oracle_engine.base.errors import MissingDependencyError
 from oracle_engine.kernels import PosteriorState, Query, Rows, Span, Wanted, Work, prepare_rows, reference_logits
 from oracle_engine.kernels.screens import FixedAllowance, SideInformation, Source
-from oracle_engine.kernels.screens.pca import principal_screen
+from oracle_engine.kernels.screens.kinds.pca import principal_screen
 from oracle_engine.queries.modes import TopK
 from oracle_engine.search import faiss as faiss_search
 from oracle_engine.search.faiss import FactorySearch, FlatSearch

@@ -15,8 +15,8 @@ from torch import Tensor
 
 import oracle_engine.samplers as samplers
 from oracle_engine import Guidance, InputError, OracleEngine
-from oracle_engine.kernels.screens.shared_products import SharedProducts
-from oracle_engine.kernels.screens.upper_bounds import UpperLogits
+from oracle_engine.kernels.screens.bounds.shared_products import SharedProducts
+from oracle_engine.kernels.screens.bounds.upper_bounds import UpperLogits
 from oracle_engine.scans.exact import ExactScan
 from oracle_engine.search.trajectory import Trajectory
 

@@ -21,6 +21,10 @@ import oracle_engine as oe
 from oracle_engine import Guidance, InputError, OracleEngine, adapters, samplers
 from oracle_engine.serving import AsyncRemoteOracle, Limits, RemoteError, RemoteOracle, create_app
 
+# one of them without a class
+ROWS = np.eye(3)[[0, 1, 2, 1, 0]]
+ROWS[3] = -1.0
+
 GENERATOR = torch.Generator().manual_seed(6)
 ENGINE = small_engine(GENERATOR)
 VP = OracleEngine(ENGINE.data, oe.VP(beta_max=10.0), t_max=0.9)
@@ -50,7 +54,7 @@ def test_it_knows_the_model(server: Server, remote: RemoteOracle) -> None:
 
 
 @pytest.mark.parametrize("name", [*PREDICTIONS, "log_density"])
-@pytest.mark.parametrize("labels", [None, 1, [0, 1, 2, -1, 0], [[0, 2, -1]] * 5, np.eye(3)[[0, 1, 2, 1, 0]]])
+@pytest.mark.parametrize("labels", [None, 1, [0, 1, 2, -1, 0], [[0, 2, -1]] * 5, np.eye(3)[[0, 1, 2, 1, 0]], ROWS])
 def test_answers_are_those_of_the_engine(remote: RemoteOracle, name: str, labels: Any) -> None:
     options: dict[str, Any] = {"labels": labels, "exclude": torch.tensor([1, -1, 3, 4, 5])}
     for t in (TIMES, 0.4, TIMES[:, None, None]):
@@ -121,6 +125,7 @@ def test_calls_on_an_event_loop_are_answered_at_the_same_time(server: Server) ->
         ({"t": 1.0}, "`t`"),
         ({"labels": [0, 1, 2, 3, 0]}, "`labels` must be"),
         ({"labels": 0.5}, "`labels` must be integers"),
+        ({"labels": np.eye(5)}, "`labels` must be integers, or one-hot rows of 3 columns"),
         ({"exclude": 20}, "`exclude` must be indices"),
         ({"exclude": 1.5}, "`exclude` must be integers"),
         ({"guidance": 2.0}, "`guidance` needs labels"),

@@ -76,7 +76,7 @@ def test_tensors_travel_in_every_form(
 def test_long_answers_in_json_are_written_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protocol, "WRITTEN", 5)
     asked = protocol.Inference("", {}, {}, False, {})
-    (text,), length = protocol.answer("oracle", asked, {"velocity": X, "ess": TIMES[:0], "route": ("exact",) * 7})
+    (text,), length = protocol.answer_body("oracle", asked, {"velocity": X, "ess": TIMES[:0], "route": ("exact",) * 7})
     outputs = [item["data"] for item in json.loads(text)["outputs"]]
     assert outputs == [X.reshape(-1).tolist(), [], ["exact"] * 7]
     assert length is None

@@ -87,3 +87,13 @@ def test_what_cannot_be_a_target_is_refused_in_words(generator: torch.Generator)
         posterior_draw(OracleEngine(nobody), torch.zeros(1, 2), 0.5, labels=0)
     with refused("`block_values` must be at least 1; received 0"):
         posterior_draw(OracleEngine(nobody), torch.zeros(1, 2), 0.5, block_values=0)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"augmentation": Flip()}, {"estimate": References(4)}, {"estimate": PosteriorDraw()}]
+)
+def test_a_target_that_its_dtype_cannot_hold_is_refused(options: Any, generator: torch.Generator) -> None:
+    target = OracleTarget(OracleEngine(pictures(6, generator)), "score", **options)
+    x, t = target.engine.data[:6].half(), 1.0 - 1e-5
+    with refused("`x` must have a dtype that holds the answer; received torch.float16, .* for a larger score"):
+        target(x, t, source=None if "augmentation" in options else torch.arange(6))

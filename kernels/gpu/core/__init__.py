@@ -1,1 +1,1 @@
-"""What every Triton kernel stands on: devices, tiles and their configurations, limits, and shared steps."""
+"""What every launch of a Triton kernel stands on: devices, tiles and their configurations, and limits."""

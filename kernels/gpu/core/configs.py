@@ -17,7 +17,7 @@ import torch
 from ....base.errors import bad_file, invalid
 from .devices import Device
 from .tables import KINDS, TABLES, table_name
-from .tiles import AnyConfig, Choice, DigitConfig, FusedConfig, ScoreConfig, WeighConfig, ceil_div
+from .tiles import AnyConfig, DigitConfig, FusedConfig, ScoreConfig, TileChoice, WeighConfig, ceil_div
 
 # the folder that the tuner writes to and this module reads: one file for each GPU
 TUNED = Path(__file__).parents[1] / "tuned"
@@ -150,7 +150,7 @@ def tuned_file(name: str, folder: Path = TUNED) -> Path:
 
 
 @lru_cache
-def tuned(name: str, folder: Path = TUNED) -> dict[str, tuple[Choice, ...]]:
+def tuned(name: str, folder: Path = TUNED) -> dict[str, tuple[TileChoice, ...]]:
     """Return the choices tuned for a GPU, by kind of dtype; empty without a file.
 
     name: of the GPU, as in Device. folder: where tuned configurations are kept.
@@ -177,7 +177,7 @@ CONFIGS: dict[str, type[AnyConfig]] = {
 }
 
 
-def choice_of(entry: dict[str, Any]) -> Choice:
+def choice_of(entry: dict[str, Any]) -> TileChoice:
     """Return the choice that :func:`plain` wrote as `entry`.
 
     Raises KeyError where a value is missing, TypeError where one is of another type, ValueError where one is not a
@@ -186,10 +186,10 @@ def choice_of(entry: dict[str, Any]) -> Choice:
     config = CONFIGS[entry["kernel"]](**entry["config"])
     if not all(isinstance(value, int) and value > 0 for value in asdict(config).values()):
         raise ValueError(f"not positive integers: {config}")
-    return Choice(config, int(entry["batch"]), int(entry["dim"]))
+    return TileChoice(config, int(entry["batch"]), int(entry["dim"]))
 
 
-def plain(choice: Choice) -> dict[str, Any]:
+def plain(choice: TileChoice) -> dict[str, Any]:
     """Return `choice` as plain values that JSON can hold: kernel, batch, dim and config."""
     kernel = next(name for name, config in CONFIGS.items() if isinstance(choice.config, config))
     return {"kernel": kernel, "batch": choice.batch, "dim": choice.dim, "config": asdict(choice.config)}

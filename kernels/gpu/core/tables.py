@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import torch
 
-from .tiles import ANY, Choice, DigitConfig, FusedConfig, ScoreConfig, WeighConfig
+from .tiles import ANY, DigitConfig, FusedConfig, ScoreConfig, TileChoice, WeighConfig
 
 # what tables distinguish of a storage dtype: half is float16, brain bfloat16, whose queries have more parts, byte uint8
 # and int8, single float32
@@ -25,116 +25,116 @@ KINDS = {
 
 # for every architecture and kind: of each kernel the first choice that is large enough is taken, and of the two ways to
 # score 8-bit rows the first that the device has a unit for
-TABLES: dict[str, Mapping[str, Sequence[Choice]]] = {
+TABLES: dict[str, Mapping[str, Sequence[TileChoice]]] = {
     # measured on an H100, with 196,608 x 4,096 float16 values or as many bytes
     "sm_90": {
         "half": (
             # few queries: wide in D, so that rows stream in long pieces
-            Choice(ScoreConfig(128, 16, 128, 4, 4), batch=16),
-            Choice(ScoreConfig(128, 64, 64, 4, 4, every=4), batch=64),
-            Choice(ScoreConfig(256, 64, 64, 8, 4, every=4)),
-            Choice(WeighConfig(64, 16, 256, 4, 4, every=4), batch=16),
-            Choice(WeighConfig(64, 64, 256, 8, 3, every=4)),
-            Choice(FusedConfig(32, 32, 64, 4, 3), dim=64),
-            Choice(FusedConfig(32, 32, 128, 4, 3), dim=128),
+            TileChoice(ScoreConfig(128, 16, 128, 4, 4), batch=16),
+            TileChoice(ScoreConfig(128, 64, 64, 4, 4, every=4), batch=64),
+            TileChoice(ScoreConfig(256, 64, 64, 8, 4, every=4)),
+            TileChoice(WeighConfig(64, 16, 256, 4, 4, every=4), batch=16),
+            TileChoice(WeighConfig(64, 64, 256, 8, 3, every=4)),
+            TileChoice(FusedConfig(32, 32, 64, 4, 3), dim=64),
+            TileChoice(FusedConfig(32, 32, 128, 4, 3), dim=128),
         ),
         "brain": (
-            Choice(ScoreConfig(64, 16, 128, 4, 4), batch=16),
-            Choice(ScoreConfig(128, 32, 64, 4, 4, every=4), batch=64),
-            Choice(ScoreConfig(256, 32, 64, 8, 4, every=4)),
-            Choice(WeighConfig(64, 16, 256, 4, 4, every=4), batch=16),
-            Choice(WeighConfig(64, 64, 256, 8, 3, every=4)),
-            Choice(FusedConfig(32, 32, 64, 4, 3), dim=64),
-            Choice(FusedConfig(32, 32, 128, 4, 3), dim=128),
+            TileChoice(ScoreConfig(64, 16, 128, 4, 4), batch=16),
+            TileChoice(ScoreConfig(128, 32, 64, 4, 4, every=4), batch=64),
+            TileChoice(ScoreConfig(256, 32, 64, 8, 4, every=4)),
+            TileChoice(WeighConfig(64, 16, 256, 4, 4, every=4), batch=16),
+            TileChoice(WeighConfig(64, 64, 256, 8, 3, every=4)),
+            TileChoice(FusedConfig(32, 32, 64, 4, 3), dim=64),
+            TileChoice(FusedConfig(32, 32, 128, 4, 3), dim=128),
         ),
         "byte": (
-            Choice(DigitConfig(64, 16, 128, 4, 4), batch=16),
-            Choice(DigitConfig(128, 64, 128, 4, 3)),
-            Choice(ScoreConfig(64, 16, 128, 4, 4), batch=16),
-            Choice(ScoreConfig(128, 64, 64, 8, 4, every=4)),
-            Choice(WeighConfig(128, 16, 128, 4, 4), batch=16),
-            Choice(WeighConfig(64, 64, 256, 8, 3, every=4)),
-            Choice(FusedConfig(32, 32, 64, 4, 3), dim=64),
+            TileChoice(DigitConfig(64, 16, 128, 4, 4), batch=16),
+            TileChoice(DigitConfig(128, 64, 128, 4, 3)),
+            TileChoice(ScoreConfig(64, 16, 128, 4, 4), batch=16),
+            TileChoice(ScoreConfig(128, 64, 64, 8, 4, every=4)),
+            TileChoice(WeighConfig(128, 16, 128, 4, 4), batch=16),
+            TileChoice(WeighConfig(64, 64, 256, 8, 3, every=4)),
+            TileChoice(FusedConfig(32, 32, 64, 4, 3), dim=64),
         ),
         "single": (
-            Choice(ScoreConfig(64, 16, 64, 4, 4, every=4), batch=16),
-            Choice(ScoreConfig(64, 64, 64, 4, 3, every=4)),
-            Choice(WeighConfig(64, 16, 128, 4, 4), batch=16),
-            Choice(WeighConfig(32, 64, 128, 4, 4, every=4)),
-            Choice(FusedConfig(32, 32, 64, 4, 2), dim=64),
+            TileChoice(ScoreConfig(64, 16, 64, 4, 4, every=4), batch=16),
+            TileChoice(ScoreConfig(64, 64, 64, 4, 3, every=4)),
+            TileChoice(WeighConfig(64, 16, 128, 4, 4), batch=16),
+            TileChoice(WeighConfig(32, 64, 128, 4, 4, every=4)),
+            TileChoice(FusedConfig(32, 32, 64, 4, 2), dim=64),
         ),
     },
     # serves sm_86, sm_89 and sm_120 too: everything fits in their 99 KB
     "sm_80": {
         "half": (
-            Choice(ScoreConfig(64, 16, 128, 4, 3), batch=16),
-            Choice(ScoreConfig(128, 32, 32, 4, 3)),
-            Choice(WeighConfig(64, 16, 128, 4, 4), batch=16),
-            Choice(WeighConfig(32, 32, 128, 4, 4)),
-            Choice(FusedConfig(32, 32, 64, 4, 2), dim=64),
-            Choice(FusedConfig(32, 32, 128, 4, 2), dim=128),
+            TileChoice(ScoreConfig(64, 16, 128, 4, 3), batch=16),
+            TileChoice(ScoreConfig(128, 32, 32, 4, 3)),
+            TileChoice(WeighConfig(64, 16, 128, 4, 4), batch=16),
+            TileChoice(WeighConfig(32, 32, 128, 4, 4)),
+            TileChoice(FusedConfig(32, 32, 64, 4, 2), dim=64),
+            TileChoice(FusedConfig(32, 32, 128, 4, 2), dim=128),
         ),
         "brain": (
-            Choice(ScoreConfig(64, 16, 64, 4, 3), batch=16),
-            Choice(ScoreConfig(64, 32, 32, 4, 3)),
-            Choice(WeighConfig(64, 16, 128, 4, 4), batch=16),
-            Choice(WeighConfig(32, 32, 128, 4, 4)),
-            Choice(FusedConfig(32, 32, 64, 4, 2), dim=64),
-            Choice(FusedConfig(32, 32, 128, 4, 2), dim=128),
+            TileChoice(ScoreConfig(64, 16, 64, 4, 3), batch=16),
+            TileChoice(ScoreConfig(64, 32, 32, 4, 3)),
+            TileChoice(WeighConfig(64, 16, 128, 4, 4), batch=16),
+            TileChoice(WeighConfig(32, 32, 128, 4, 4)),
+            TileChoice(FusedConfig(32, 32, 64, 4, 2), dim=64),
+            TileChoice(FusedConfig(32, 32, 128, 4, 2), dim=128),
         ),
         "byte": (
-            Choice(DigitConfig(64, 16, 128, 4, 3), batch=16),
-            Choice(DigitConfig(128, 64, 64, 8, 3)),
-            Choice(ScoreConfig(64, 16, 128, 4, 3), batch=16),
-            Choice(ScoreConfig(128, 64, 64, 8, 3)),
-            Choice(WeighConfig(64, 16, 128, 4, 4), batch=16),
-            Choice(WeighConfig(32, 64, 128, 4, 4)),
-            Choice(FusedConfig(32, 32, 64, 4, 2), dim=64),
+            TileChoice(DigitConfig(64, 16, 128, 4, 3), batch=16),
+            TileChoice(DigitConfig(128, 64, 64, 8, 3)),
+            TileChoice(ScoreConfig(64, 16, 128, 4, 3), batch=16),
+            TileChoice(ScoreConfig(128, 64, 64, 8, 3)),
+            TileChoice(WeighConfig(64, 16, 128, 4, 4), batch=16),
+            TileChoice(WeighConfig(32, 64, 128, 4, 4)),
+            TileChoice(FusedConfig(32, 32, 64, 4, 2), dim=64),
         ),
         "single": (
-            Choice(ScoreConfig(64, 16, 64, 4, 3), batch=16),
-            Choice(ScoreConfig(64, 64, 32, 4, 3)),
-            Choice(WeighConfig(32, 16, 128, 4, 4), batch=16),
-            Choice(WeighConfig(32, 64, 64, 4, 4)),
+            TileChoice(ScoreConfig(64, 16, 64, 4, 3), batch=16),
+            TileChoice(ScoreConfig(64, 64, 32, 4, 3)),
+            TileChoice(WeighConfig(32, 16, 128, 4, 4), batch=16),
+            TileChoice(WeighConfig(32, 64, 64, 4, 4)),
         ),
     },
     # compiles for every GPU with 64 KB for a program; for what is not listed, gfx942 included
     "any": {
         "half": (
-            Choice(ScoreConfig(64, 16, 64, 4, 2), batch=16),
-            Choice(ScoreConfig(64, 32, 32, 4, 2)),
-            Choice(WeighConfig(32, 16, 64, 4, 2), batch=16),
-            Choice(WeighConfig(32, 32, 64, 4, 2)),
+            TileChoice(ScoreConfig(64, 16, 64, 4, 2), batch=16),
+            TileChoice(ScoreConfig(64, 32, 32, 4, 2)),
+            TileChoice(WeighConfig(32, 16, 64, 4, 2), batch=16),
+            TileChoice(WeighConfig(32, 32, 64, 4, 2)),
         ),
         "brain": (
-            Choice(ScoreConfig(64, 16, 64, 4, 2), batch=16),
-            Choice(ScoreConfig(64, 16, 32, 4, 2)),
-            Choice(WeighConfig(32, 16, 64, 4, 2), batch=16),
-            Choice(WeighConfig(32, 32, 64, 4, 2)),
+            TileChoice(ScoreConfig(64, 16, 64, 4, 2), batch=16),
+            TileChoice(ScoreConfig(64, 16, 32, 4, 2)),
+            TileChoice(WeighConfig(32, 16, 64, 4, 2), batch=16),
+            TileChoice(WeighConfig(32, 32, 64, 4, 2)),
         ),
         "byte": (
-            Choice(DigitConfig(64, 16, 64, 4, 2), batch=16),
-            Choice(DigitConfig(64, 64, 64, 4, 2)),
-            Choice(ScoreConfig(64, 16, 64, 4, 2), batch=16),
-            Choice(ScoreConfig(64, 64, 64, 4, 2)),
-            Choice(WeighConfig(32, 16, 64, 4, 2), batch=16),
-            Choice(WeighConfig(32, 64, 64, 4, 2)),
+            TileChoice(DigitConfig(64, 16, 64, 4, 2), batch=16),
+            TileChoice(DigitConfig(64, 64, 64, 4, 2)),
+            TileChoice(ScoreConfig(64, 16, 64, 4, 2), batch=16),
+            TileChoice(ScoreConfig(64, 64, 64, 4, 2)),
+            TileChoice(WeighConfig(32, 16, 64, 4, 2), batch=16),
+            TileChoice(WeighConfig(32, 64, 64, 4, 2)),
         ),
         "single": (
-            Choice(ScoreConfig(64, 16, 32, 4, 2), batch=16),
-            Choice(ScoreConfig(64, 64, 32, 4, 2)),
-            Choice(WeighConfig(32, 16, 64, 4, 2), batch=16),
-            Choice(WeighConfig(32, 64, 64, 4, 2)),
+            TileChoice(ScoreConfig(64, 16, 32, 4, 2), batch=16),
+            TileChoice(ScoreConfig(64, 64, 32, 4, 2)),
+            TileChoice(WeighConfig(32, 16, 64, 4, 2), batch=16),
+            TileChoice(WeighConfig(32, 64, 64, 4, 2)),
         ),
     },
     # the interpreter runs programs one after the other: small tiles, so that small tests cover masks and loops
     "interpreter": {
         kind: (
-            *([Choice(DigitConfig(32, 16, 32, 4, 2))] if kind == "byte" else []),
-            Choice(ScoreConfig(32, 16, 32, 4, 2)),
-            Choice(WeighConfig(32, 16, 32, 4, 2)),
-            Choice(FusedConfig(16, 16, 16, 4, 2), dim=16),
-            Choice(FusedConfig(16, 16, 32, 4, 2), dim=32),
+            *([TileChoice(DigitConfig(32, 16, 32, 4, 2))] if kind == "byte" else []),
+            TileChoice(ScoreConfig(32, 16, 32, 4, 2)),
+            TileChoice(WeighConfig(32, 16, 32, 4, 2)),
+            TileChoice(FusedConfig(16, 16, 16, 4, 2), dim=16),
+            TileChoice(FusedConfig(16, 16, 32, 4, 2), dim=32),
         )
         for kind in ("half", "brain", "byte", "single")
     },

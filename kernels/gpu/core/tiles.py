@@ -92,7 +92,7 @@ AnyConfig = ScoreConfig | DigitConfig | WeighConfig | FusedConfig
 
 
 @dataclass(frozen=True)
-class Choice:
+class TileChoice:
     """A configuration and the largest work it is for.
 
     config: the tile. batch: the largest number of queries. dim: the largest D.

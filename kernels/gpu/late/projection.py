@@ -17,8 +17,8 @@ from ....base.arrays import Float, Float64, Tensor
 from ...common.rows import Query
 from ...common.search import ProjectedTerms, Projection
 from ...common.work import Work
-from ..core.jit import where_positive
-from .screen_logits import Coefficients, digits_of, step_of, store_rounded_up
+from ..jit.masks import where_positive
+from .screen_logits import LevelCoefficients, digits_of, step_of, store_rounded_up
 
 # values of a query that a program looks at together
 POINT_BLOCK, COEFFICIENT_BLOCK, COEFFICIENT_WARPS = 1024, 512, 4
@@ -284,7 +284,7 @@ def projected(query: Query, basis: Float[Tensor, "D M"] | None, shared: Float64[
     return Projection(narrow if basis is None else narrow @ basis, facts)
 
 
-def projected_coefficients(work: Work, terms: ProjectedTerms) -> Coefficients:
+def projected_coefficients(work: Work, terms: ProjectedTerms) -> LevelCoefficients:
     """Return what the rows of a level are multiplied with; no synchronisation, one launch.
 
     work: the queries and the rows. terms: of the level. They bound no less than those of QueryBound do.
@@ -316,4 +316,4 @@ def projected_coefficients(work: Work, terms: ProjectedTerms) -> Coefficients:
     shared = None if terms.products is None or terms.column is None else (terms.products, terms.column, gain)
     norm_gain = gains.view(batch) if features is None else None
     factors = None if features is None else gains
-    return Coefficients(slack, features, factors, coded, level.digits if coded else 0, norm_gain, shared)
+    return LevelCoefficients(slack, features, factors, coded, level.digits if coded else 0, norm_gain, shared)

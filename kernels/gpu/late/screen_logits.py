@@ -11,7 +11,8 @@ import triton.language as tl
 from ....base.arrays import Float, Tensor
 from ...common.screen_terms import CARD_ROWS
 from ...common.work import Work
-from ..core.jit import masked_by_ranges, signed
+from ..jit.masks import masked_by_ranges
+from ..jit.matrix_unit import signed
 
 # rows of a tile
 SCREEN_ROWS = CARD_ROWS
@@ -129,7 +130,7 @@ def store_rounded_up(p_out, slack):
 
 
 @dataclass(frozen=True)
-class Coefficients:
+class LevelCoefficients:
     """What kernels multiply a level of a screen with, for a batch of queries, and what it is.
 
     slack: [B] float32. features, gains: float32 rows [N, e] and their factors [B, e], or None. codes: 8-bit rows
@@ -178,7 +179,7 @@ class ScreenOperand:
         return (*self.pointers, self.start, self.stop, self.batch, *self.numbers)
 
     @classmethod
-    def of(cls, work: Work, coefficients: Coefficients) -> ScreenOperand:
+    def of(cls, work: Work, coefficients: LevelCoefficients) -> ScreenOperand:
         """Return what kernels read for the queries of `work`; no synchronisation.
 
         work: the queries, the rows and their span. coefficients: of the queries at a level.

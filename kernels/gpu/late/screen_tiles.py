@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 
 from ....base.arrays import Float, Int64, Shaped, Tensor
-from ..core.jit import covered_by_ranges
+from ..jit.masks import covered_by_ranges
 from .screen_logits import SCREEN_ROWS, ScreenOperand, upper_logits
 
 # tiles that a program compares with floors at once, their queries, and the most programs that share those of a query

@@ -58,7 +58,7 @@ def card_searched(
 
 @dataclass(frozen=True)
 class _Verdicts:
-    """What is known of each query, [B] each, as the kernels leave it: see `search_kernels.verdict`.
+    """What is known of each query, [B] each, as the kernels leave it: see `search_kernels.decide`.
 
     pending: how many are not found, where that is counted, [1]. first: the most promising rows at each of the L levels,
     as TileMaxima has them.

@@ -7,7 +7,7 @@ from typing import no_type_check
 import triton
 import triton.language as tl
 
-from ..core.jit import share_of
+from ..jit.places import share_of
 from .screen_tiles import CLOSED_PARTS
 from .search_floor import answer_slice, takes_part
 
@@ -28,7 +28,7 @@ def log_of_both(first, floor, weights):
 
 @triton.jit
 @no_type_check
-def verdict(i_b, p_count, p_below, floors, found, omitted, tiles, level, limits, BLOCK: tl.constexpr):
+def decide(i_b, p_count, p_below, floors, found, omitted, tiles, level, limits, BLOCK: tl.constexpr):
     """Decide whether a query is found at this level, bound what is left out of it, and leave tiles to the next one.
 
     p_count, p_below: [B, tiles]. floors: [B] each: those of :class:`.screen_tiles.Floors`, and what tiles have to reach
@@ -83,7 +83,7 @@ def list_kernel(
 ):  # fmt: skip
     """List the rows of a share of the tiles of a query whose bits are set, in rising order; the first share decides.
 
-    p_bits: [B, tiles] int64. p_count .. p_common: see `verdict`. p_first: [B, room]; what has no room is not listed,
+    p_bits: [B, tiles] int64. p_count .. p_common: see `decide`. p_first: [B, room]; what has no room is not listed,
     and no query with more than `most_tiles` open tiles or `most` rows is found, of which there are `room` at most.
     """
     i_b = tl.program_id(0).to(tl.int64)
@@ -108,7 +108,7 @@ def list_kernel(
     if tl.program_id(1) == 0:
         floors, found = (p_floor, p_reached, p_closed, p_left), (p_enter, p_listed, p_kept, p_found, p_opened)
         omitted, limits = (p_before, p_omitted, p_common), (most_tiles, most)
-        verdict(i_b, p_count, p_below, floors, found, omitted, tiles, level, limits, BLOCK)
+        decide(i_b, p_count, p_below, floors, found, omitted, tiles, level, limits, BLOCK)
 
 
 @triton.jit

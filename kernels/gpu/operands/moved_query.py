@@ -9,8 +9,8 @@ import triton.language as tl
 
 from ....base.arrays import Int64, Tensor
 from ...common.rows import GivenPoints, Query, ValueQuery
-from ..core.compensated import sum_of_three
-from ..core.jit import where_positive
+from ..jit.compensated import sum_of_three
+from ..jit.masks import where_positive
 from .given import float32_parts
 
 # values of D that a program moves

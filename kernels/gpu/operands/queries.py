@@ -11,7 +11,7 @@ import triton.language as tl
 
 from ....base.arrays import Float, Float64, Shaped, Tensor
 from ...common.rows import Query
-from ..core.jit import nearest
+from ..jit.parts import nearest
 
 RADIX = 256
 

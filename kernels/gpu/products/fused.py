@@ -13,8 +13,11 @@ import triton
 import triton.language as tl
 
 from ....base.arrays import Float, Tensor
-from ..core.jit import WEIGHT_SCALE, centre_of, dot, dot_add, halves, operand, rounded, row_tile, share_of
 from ..core.tiles import FusedConfig
+from ..jit.blocks import row_tile
+from ..jit.matrix_unit import centre_of, dot, dot_add, operand
+from ..jit.parts import WEIGHT_SCALE, rounded, two_parts
+from ..jit.places import share_of
 from ..operands.parts import QueryOperand
 from ..operands.rows import BlockOperand
 from ..operands.splits import EXACT, Split
@@ -53,7 +56,7 @@ def dot_parts(b_first, b_second, b_third, b_right, PARTS: tl.constexpr):
 def row_parts(b_rows, centre, scale, dtype: tl.constexpr):
     """Return rows as they are stored as one number of `dtype`, or as the sum of two; others have the first twice."""
     if b_rows.dtype == tl.float32:
-        high, rest = halves(b_rows, scale, dtype)
+        high, rest = two_parts(b_rows, scale, dtype)
     else:
         high = operand(b_rows, centre[None, :], dtype)
         rest = high

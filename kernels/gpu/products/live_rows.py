@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 
 from ....base.arrays import Shaped, Tensor
-from ..core.jit import panel_of
+from ..jit.places import panel_of
 from ..operands.panels import Panels
 from ..operands.rows import BlockOperand
 from .descriptors import reads_descriptors

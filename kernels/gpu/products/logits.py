@@ -10,18 +10,12 @@ import triton
 import triton.language as tl
 
 from ....base.arrays import Float, Tensor
-from ..core.jit import (
-    add_products,
-    centre_of,
-    finite,
-    masked_by_ranges,
-    parts_sum,
-    query_tile,
-    row_tile,
-    slice_of,
-    tile_of,
-)
 from ..core.tiles import DigitConfig, ScoreConfig
+from ..jit.blocks import query_tile, row_tile
+from ..jit.masks import finite, masked_by_ranges
+from ..jit.matrix_unit import add_products, centre_of
+from ..jit.parts import parts_sum
+from ..jit.places import slice_of, tile_of
 from ..operands.panels import Panels
 from ..operands.parts import QueryOperand, ScoredQuery
 from ..operands.rows import BlockOperand

@@ -7,8 +7,10 @@ from typing import no_type_check
 import triton
 import triton.language as tl
 
-from ..core.jit import part_tile, row_tile, signed, slice_of, tile_of
 from ..core.tiles import DigitConfig
+from ..jit.blocks import part_tile, row_tile
+from ..jit.matrix_unit import signed
+from ..jit.places import slice_of, tile_of
 from ..operands.digits import DigitOperand
 from ..operands.panels import Panels
 from ..operands.rows import BlockOperand

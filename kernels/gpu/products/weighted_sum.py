@@ -9,8 +9,11 @@ import triton
 import triton.language as tl
 
 from ....base.arrays import Float, Tensor
-from ..core.jit import WEIGHT_SCALE, add_products, centre_of, panel_of, parts_sum, row_tile, share_of
 from ..core.tiles import WeighConfig
+from ..jit.blocks import row_tile
+from ..jit.matrix_unit import add_products, centre_of
+from ..jit.parts import WEIGHT_SCALE, parts_sum
+from ..jit.places import panel_of, share_of
 from ..operands.panels import Panels
 from ..operands.rows import BlockOperand
 from .descriptors import reads_descriptors, tile_of_rows

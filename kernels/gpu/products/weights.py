@@ -11,8 +11,9 @@ import triton.language as tl
 
 from ....base.arrays import Float, Shaped, Tensor
 from ...common.state import Wanted
-from ..core.jit import WEIGHT_SCALE, rounded, tile_of
 from ..core.tiles import WeighConfig
+from ..jit.parts import WEIGHT_SCALE, rounded
+from ..jit.places import tile_of
 from ..operands.panels import Panels
 from ..operands.rows import BlockOperand
 from ..operands.splits import EXACT, Split, operand_dtype

@@ -10,7 +10,7 @@ from typing import no_type_check
 import triton
 import triton.language as tl
 
-from ..core.compensated import sum_of_three, twice_sum
+from ..jit.compensated import sum_of_three, twice_sum
 from .steps import UNSEEN, RescoreConfig, difference_logits
 from .twice_logits import digits_lost, twice_logits
 

@@ -13,7 +13,7 @@ from typing import no_type_check
 import triton
 import triton.language as tl
 
-from ..core.compensated import sum_of_three
+from ..jit.compensated import sum_of_three
 from ..sums.softmax import softmax_step
 from .compensate import in_question, near_logits
 from .lists import AGAIN

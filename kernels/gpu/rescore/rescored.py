@@ -10,7 +10,7 @@ import torch
 from ....base.arrays import Float64, Int64, Tensor
 from ...common.rows import Rows
 from ...common.work import Work
-from ..core.jit import INTERPRET
+from ..jit.interpreter import INTERPRET
 from ..operands.given import GivenOperand
 from .compensate import COMPENSATED_TILE, compensated_slots_kernel
 from .doubt import Doubt
@@ -49,7 +49,7 @@ class Rescored:
         what marks queries on it for which float32 sums do not do, where the mean is wanted.
         Costs a float64 pass over the rows of each query, twice with the mean. Memory is 8 D bytes for each program.
         """
-        sums, means = rescored_sums(work, rescore_list)
+        sums, means = list_sums(work, rescore_list)
         best = sums[0].amax(0) if doubt is None else doubt.best(rescore_list, sums, means)
         return cls.compensated(work, rescore_list, best, sums=sums, means=means)
 
@@ -95,7 +95,7 @@ class Rescored:
         )  # fmt: skip
 
 
-def rescored_sums(work: Work, rescore_list: RescoreList) -> tuple[Float64[Tensor, "5 S B"], Float64[Tensor, "S B E"]]:
+def list_sums(work: Work, rescore_list: RescoreList) -> tuple[Float64[Tensor, "5 S B"], Float64[Tensor, "S B E"]]:
     """Return the sums over the samples on a list in float64 alone, and of the rows, as :class:`Rescored` has them.
 
     work, rescore_list: as for :meth:`Rescored.of`. No synchronisation.

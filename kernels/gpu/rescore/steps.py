@@ -14,8 +14,9 @@ import triton.language as tl
 
 from ....base.arrays import Tensor
 from ...common.work import Work
-from ..core.jit import share_of, where_positive
 from ..core.tiles import Tile
+from ..jit.masks import where_positive
+from ..jit.places import share_of
 from ..sums.softmax import joining, spread_step
 
 # samples this many nats below the heaviest of their share add nothing to a mean in float64

@@ -13,7 +13,7 @@ import triton.language as tl
 
 from ...common.rescore import GAP_LIMIT
 from ...common.rounding import UNIT_ROUNDOFF, WALK
-from ..core.compensated import twice_product, twice_sum
+from ..jit.compensated import twice_product, twice_sum
 
 # how far a float64 logit may be off, relative to the sizes it is made of, and from where on that matters
 _ROUNDING, _GAP_LIMIT = tl.constexpr(WALK * UNIT_ROUNDOFF[torch.float64]), tl.constexpr(GAP_LIMIT)

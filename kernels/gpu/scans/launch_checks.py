@@ -8,8 +8,8 @@ from ....base.errors import invalid
 from ...common.work import Work
 from ..core.configs import LaunchConfig, choose
 from ..core.devices import device_of
-from ..core.jit import INTERPRET
 from ..core.tiles import AnyConfig
+from ..jit.interpreter import INTERPRET
 from ..operands.rows import block_dtype
 from ..operands.splits import EXACT, HALF, KERNEL_DTYPES, Split, shared_bound
 

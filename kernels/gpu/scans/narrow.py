@@ -13,12 +13,12 @@ import torch
 import triton
 import triton.language as tl
 
-from ....base.cuda_graphs import capturing
+from ....base.calls.cuda_graphs import capturing
 from ...common.rows import Rows
 from ...common.state import PosteriorState
 from ...common.work import Work
-from ..core.jit import share_of
 from ..core.limits import ScanLimits
+from ..jit.places import share_of
 from ..operands.queries import QueryMeasures
 from ..rescore.lists import RESCORE_PROGRAMS
 from ..rescore.rescored import Rescored

@@ -19,8 +19,8 @@ import triton.language as tl
 from ...common.state import PosteriorState
 from ...common.work import Work
 from ..core.devices import device_of
-from ..core.jit import share_of
 from ..core.tiles import Tile
+from ..jit.places import share_of
 from ..operands.queries import QueryMeasures
 from ..rescore.rescored import Rescored
 from ..rescore.steps import RESCORE_TILE, scored, store_sums

@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 import torch
 
 from ....base.arrays import Int64, Tensor
-from ....base.cuda_graphs import capturing
+from ....base.calls.cuda_graphs import capturing
 from ...common.matmul import ieee_products
 from ...common.rounding import Rounding
 from ...common.rows import Query, Rows, Span
@@ -60,7 +60,7 @@ def triton_state(work: Work, split: Split = EXACT, *, limits: ScanLimits = DEFAU
     """
     config = checked_config(work, split)
     device = work.rows.device
-    with on_device(device), ieee_products(device.type):
+    with launching_on(device), ieee_products(device.type):
         make_ready(work.query)
         if work.rows.dim <= NARROW_DIM:
             return narrow_state(work, limits)
@@ -253,6 +253,6 @@ class FusedScan(TritonScan[QueryOperand]):
         )  # fmt: skip
 
 
-def on_device(device: torch.device) -> AbstractContextManager[object]:
+def launching_on(device: torch.device) -> AbstractContextManager[object]:
     """Return the context in which kernels are launched on `device`: products in float32, its streams."""
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ....base.arrays import Int64, Tensor
-from ....base.early import EarlyNumber
+from ....base.calls.early import EarlyNumber
 from ...common.matmul import ieee_products
 from ...common.rows import Span
 from ...common.segments import SegmentWork
@@ -20,7 +20,7 @@ from ..operands.splits import EXACT, Split
 from ..states.unions import Unions
 from .launch_checks import checked_config
 from .narrow import NARROW_DIM
-from .scan import on_device, triton_state
+from .scan import launching_on, triton_state
 from .segment_order import SegmentOrder
 from .segment_scan import SEGMENT_BATCH, SegmentScan
 
@@ -119,7 +119,7 @@ def segment_states(
 def _sorted(
     work: Work, which: Int64[Tensor, "P"], spans: Int64[Tensor, "P 2"], longest: int, *, each: int = 1
 ) -> SegmentOrder:
-    with on_device(work.rows.device):
+    with launching_on(work.rows.device):
         return SegmentOrder.of(work.query, which, spans, longest=longest, rows=work.span.stop, each=each)
 
 
@@ -139,7 +139,7 @@ def _sorted_states(
     asked = replace(work, query=order.query)
     # no segment has more rows to rescore
     room = replace(limits, most_rescored=min(limits.most_rescored, longest))
-    with on_device(work.rows.device), ieee_products(work.rows.device.type):
+    with launching_on(work.rows.device), ieee_products(work.rows.device.type):
         scan = SegmentScan(asked, _config(asked, split), split, limits=room)
         scan.spans, scan.longest, scan.distinct = order.spans, longest, distinct
         for block in scan.blocks():

@@ -10,7 +10,7 @@ import triton.language as tl
 
 from ....base.arrays import Float, Float64, Tensor
 from ...common.combine import Combination
-from ..core.jit import nearest
+from ..jit.parts import nearest
 from ..operands.given import float32_parts
 
 # values of D that a program combines

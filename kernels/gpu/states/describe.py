@@ -11,7 +11,7 @@ import triton.language as tl
 
 from ....base.arrays import Tensor
 from ...common.describe import Described, Description
-from ..core.compensated import sum_of_three
+from ..jit.compensated import sum_of_three
 from ..operands.given import float32_parts
 
 # heaviest samples that a program looks at together

@@ -9,8 +9,8 @@ import triton
 import triton.language as tl
 
 from ...common.state import PosteriorState
-from ..core.compensated import twice_sum
-from ..core.jit import finite
+from ..jit.compensated import twice_sum
+from ..jit.masks import finite
 
 # values of D that a program merges
 MERGE_BLOCK = 1024

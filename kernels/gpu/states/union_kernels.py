@@ -7,8 +7,8 @@ from typing import no_type_check
 import triton
 import triton.language as tl
 
-from ..core.compensated import twice_sum
-from ..core.jit import finite, where_positive
+from ..jit.compensated import twice_sum
+from ..jit.masks import finite, where_positive
 from ..rescore.doubt import doubtful_square
 from ..rescore.lists import AGAIN
 from .finish import share_entropy

@@ -12,7 +12,7 @@ import triton.language as tl
 from ....base.arrays import Float, Float64, Shaped, Tensor
 from ...common.rounding import WORST_CASE
 from ...common.work import Work
-from ..core.jit import finite, where_positive
+from ..jit.masks import finite, where_positive
 from ..operands.queries import QueryMeasures
 from .law import Law, logit_error, rescore_window
 from .running_sums import MOST_PARTS, RunningSums, added_partials

@@ -10,7 +10,8 @@ import triton
 import triton.language as tl
 
 from ....base.arrays import Float, Float64, Tensor
-from ..core.jit import share_of, where_positive
+from ..jit.masks import where_positive
+from ..jit.places import share_of
 
 # values of D, tiles and queries that a program adds together, and programs that share the tiles
 TOTAL_BLOCK, SUM_TILES, SUM_QUERIES, MOST_PARTS = 1024, 16, 32, 32

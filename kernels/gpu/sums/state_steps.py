@@ -7,8 +7,8 @@ from typing import no_type_check
 import triton
 import triton.language as tl
 
-from ..core.compensated import twice_sum
-from ..core.jit import where_positive
+from ..jit.compensated import twice_sum
+from ..jit.masks import where_positive
 from .running_sums import added_partials
 
 # shares of rescored samples and values of D that a program looks at together

@@ -12,7 +12,7 @@ from ..core.tiles import DigitConfig, FusedConfig, ScoreConfig, WeighConfig
 from ..operands.splits import shared_bound
 from ..products.live_rows import PLACE_WARPS
 from ..products.weights import WEIGHTS_WARPS
-from .figures import Number, Step, operand_kilobytes
+from .figures import LoopStep, Number, operand_kilobytes
 from .jobs import COMPENSATED, TARGETS, Job
 from .machine_code import COPIES, MATRIX, amd_code, nvidia_code
 from .machines import MACHINES
@@ -40,7 +40,7 @@ class Compilation:
     copies: int
     races: int = 0
     code: int = 0
-    step: Step | None = None
+    step: LoopStep | None = None
 
     @property
     def complaints(self) -> list[str]:
@@ -90,7 +90,7 @@ def warps_of(job: Job) -> int:
     return {"weights": WEIGHTS_WARPS, "place": PLACE_WARPS}.get(job.kernel, job.config.warps)
 
 
-def options_of(job: Job) -> dict[str, Number]:
+def compile_options(job: Job) -> dict[str, Number]:
     """Return what the kernel is launched with."""
     # what rounding leaves over is found by operations that must not be joined
     fused = job.kernel not in COMPENSATED
@@ -99,7 +99,7 @@ def options_of(job: Job) -> dict[str, Number]:
 
 def compile_job(job: Job) -> Compilation:
     """Compile `job` and count in its machine code; errors of the compiler are passed on."""
-    compiled = triton.compile(source_of(job), target=TARGETS[job.target][0], options=options_of(job))
+    compiled = triton.compile(source_of(job), target=TARGETS[job.target][0], options=compile_options(job))
     shared, races = compiled.metadata.shared, len(re.findall(r"\batomic_rmw f", compiled.asm["ttir"]))
     if "cubin" in compiled.asm:
         code, registers = nvidia_code(compiled.asm["cubin"])
@@ -113,7 +113,7 @@ def compile_job(job: Job) -> Compilation:
         spills = _largest("vgpr_spill_count", assembly)
         copies = len(re.findall(r"\bbuffer_load_\S+ .*\blds\b|\bglobal_load_lds", assembly))
     matrix = {name: counts[name] for name in MATRIX if counts[name]}
-    step = Step.of(job, code, compiled.asm["ttgir"])
+    step = LoopStep.of(job, code, compiled.asm["ttgir"])
     return Compilation(job, registers, spills, shared, matrix, copies, races, len(code), step)
 
 

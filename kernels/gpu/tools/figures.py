@@ -24,7 +24,7 @@ MEMORY_BOUND_QUERIES = 16
 
 
 @dataclass(frozen=True)
-class Step:
+class LoopStep:
     """What a step of the loop of the products costs; steps that empty the matrix unit count by their share.
 
     instructions: of a warp. issued: share of the cycles of the step in which an instruction is issued, if the matrix
@@ -46,7 +46,7 @@ class Step:
     ends: int
 
     @classmethod
-    def of(cls, job: Job, code: Code, middle: str) -> Step | None:
+    def of(cls, job: Job, code: Code, middle: str) -> LoopStep | None:
         """Return the figures of a kernel; None without a loop of products.
 
         job: what was compiled. code: its instructions. middle: TTGIR.

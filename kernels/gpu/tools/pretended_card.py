@@ -19,9 +19,9 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
-from ....base import checked
-from ....base.changes import Snapshot
-from ....base.early import EarlyNumber
+from ....base.calls import checked
+from ....base.calls.changes import Snapshot
+from ....base.calls.early import EarlyNumber
 from ..core.devices import Device
 from ..scans import launch_checks
 

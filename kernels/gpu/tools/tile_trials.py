@@ -123,7 +123,7 @@ def candidates(
             yield config
 
 
-def fastest(trials: Iterable[Trial], current: Tuned) -> Trial | None:
+def fastest_trial(trials: Iterable[Trial], current: Tuned) -> Trial | None:
     """Return the fastest correct one of `trials`, that of `current` where none is clearly faster; None without any."""
     correct = [trial for trial in trials if trial.milliseconds is not None and trial.error <= TOLERANCE]
     best = min(correct, key=lambda trial: trial.milliseconds or 0.0, default=None)

@@ -20,12 +20,22 @@ from ....base.errors import invalid
 from ..core.configs import choose, plain, scored_with, tuned_file
 from ..core.devices import Device, device_of
 from ..core.tables import KINDS
-from ..core.tiles import Choice
-from .tile_trials import DEFAULT_TUNING, Problem, Trial, Tuned, Tuning, fastest, tune_digits, tune_score, tune_weigh
+from ..core.tiles import TileChoice
+from .tile_trials import (
+    DEFAULT_TUNING,
+    Problem,
+    Trial,
+    Tuned,
+    Tuning,
+    fastest_trial,
+    tune_digits,
+    tune_score,
+    tune_weigh,
+)
 
 
 def document(
-    device: Device, found: Mapping[str, Sequence[tuple[Choice, Trial]]], tuning: Tuning = DEFAULT_TUNING
+    device: Device, found: Mapping[str, Sequence[tuple[TileChoice, Trial]]], tuning: Tuning = DEFAULT_TUNING
 ) -> dict[str, Any]:
     """Return what is written for a device: the choices with the times that made them, and what measured them.
 
@@ -41,19 +51,19 @@ def document(
 
 def tune(
     device: torch.device, dtypes: Sequence[torch.dtype], tuning: Tuning = DEFAULT_TUNING
-) -> dict[str, list[tuple[Choice, Trial]]]:
+) -> dict[str, list[tuple[TileChoice, Trial]]]:
     """Return the fastest choices and their trials by kind of dtype, for batches in growing order.
 
     device: the GPU. dtypes: one storage dtype of every kind. tuning: what is tried, and how it is timed.
     """
     facts = device_of(device)
-    found: dict[str, list[tuple[Choice, Trial]]] = {}
+    found: dict[str, list[tuple[TileChoice, Trial]]] = {}
     for stored, (batch, reach) in product(dtypes, tuning.batches):
         problem = Problem.of(stored, batch, device, tuning)
-        best = [fastest(trials(problem, facts), own) for trials, own in _contests(facts, problem)]
+        best = [fastest_trial(trials(problem, facts), own) for trials, own in _contests(facts, problem)]
         # of two ways to score, the first in the file is taken, and the other is there to be asked for
         for won in sorted(filter(None, best), key=lambda won: won.milliseconds or 0.0):
-            found.setdefault(KINDS[stored], []).append((Choice(won.config, batch=reach), won))
+            found.setdefault(KINDS[stored], []).append((TileChoice(won.config, batch=reach), won))
             print(f"{KINDS[stored]:6} up to {reach}: {won}", flush=True)
     return found
 

@@ -6,8 +6,8 @@ import time
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from ..clusters import require_ray, result_of
 from ..errors import lost
+from ..machine.clusters import require_ray, result_of
 
 # seconds before the actors that have not answered are asked for a sign of life
 BRIEF = 1.0

@@ -19,8 +19,8 @@ import torch.distributed as dist
 
 from ..arrays import Int64, Shaped, Tensor, is_number
 from ..errors import DistributedError, InputError, OracleError, invalid, lost
+from .absence import AGAIN, Waiting, absence
 from .pulse import Note, Pulse
-from .verdict import AGAIN, Waiting, verdict
 
 # collectives never time out by themselves: a rank that works may need hours
 FOREVER = timedelta(days=30)
@@ -238,7 +238,7 @@ class Ranks:
                 if not watching and time.monotonic() - waiting.began > 2 * SLICE:
                     watching = True
                     self._pulse.watch()
-                found = verdict(self._pulse, waiting, self.timeout) if watching else None
+                found = absence(self._pulse, waiting, self.timeout) if watching else None
                 if found is not None:
                     return found
         finally:
@@ -250,7 +250,7 @@ class Ranks:
         began, patience = time.monotonic(), 3 * self._pulse.period
         while time.monotonic() - began < patience + 2 * self._pulse.period:
             time.sleep(SLICE)
-            found = verdict(self._pulse, waiting, patience, gone=True)
+            found = absence(self._pulse, waiting, patience, gone=True)
             if found is not None:
                 return found
         self._pulse.rest()

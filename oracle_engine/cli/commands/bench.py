@@ -12,7 +12,7 @@ from ..options import Commands, add_command, add_figure, add_source, refuse_key,
 if TYPE_CHECKING:
     from ...compare.run import BenchPlan
 
-Value = TypeVar("Value")
+Entry = TypeVar("Entry")
 
 
 def add_bench(commands: Commands) -> None:
@@ -51,10 +51,10 @@ def run_bench(arguments: Namespace) -> None:
     say(arguments, f"{found.format_table()}\n\n{took}", facts | {"files": files})
 
 
-def listed_of(kind: Callable[[str], Value]) -> Callable[[str], list[Value]]:
+def listed_of(kind: Callable[[str], Entry]) -> Callable[[str], list[Entry]]:
     """Return a function that reads comma-separated values, each by `kind`, for argparse."""
 
-    def listed(text: str) -> list[Value]:
+    def listed(text: str) -> list[Entry]:
         """Return the values of one argument."""
         try:
             return [kind(word) for word in text.split(",")]

@@ -14,8 +14,8 @@ def add_info(commands: Commands) -> None:
 
 def run_info(arguments: Namespace) -> None:
     """Print the environment report."""
-    from ...base.environment import environment_report, format_report
     from ...base.errors import InputError
+    from ...base.machine.environment import environment_report, format_report
     from ...engine.residency import streaming_in_words
     from ...kernels import native_library
     from ..shared import say

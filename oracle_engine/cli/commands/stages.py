@@ -41,14 +41,14 @@ def run_stages(arguments: Namespace) -> None:
     from ..class_names import class_numbers
     from ..held_out import held_out_of
     from ..shared import check_memory, check_report, load, placed, say, write_report
-    from ..torchrun import engine_over
+    from ..torchrun import engine_of_process
 
     check_report(arguments, "stages")
     check_memory("--queries", arguments.queries, QUERY_BYTES)
     began = time.perf_counter()
     with progress_bar(f"stages of {arguments.data}") as progress:
         place = placed(arguments)
-        engine = engine_over(load(arguments), arguments.path, **place)
+        engine = engine_of_process(load(arguments), arguments.path, **place)
         held_out, held_out_labels = held_out_of(arguments, engine.data)
         report = analyse(
             engine,

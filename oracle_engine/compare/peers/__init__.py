@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 
 import torch
 
-from ...base.environment import environment_report
+from ...base.machine.environment import environment_report
 from .centred import Centred, UnavailableError, Velocity
 from .class_peers import CLASSES
 from .numpy_peers import NUMPY

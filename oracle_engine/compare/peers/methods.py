@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...base.environment import memory_bytes
+from ...base.machine.environment import memory_bytes
 from ..workloads import Batch
 from .centred import Centred, UnavailableError
 

@@ -12,7 +12,7 @@ LABEL_KEYS = ("labels", "y")
 _OTHER_LABEL_KEYS = ("label", "target", "targets", "class", "classes", "class_labels", "class_label")
 
 
-def choose(path: Path, names: Sequence[str], storable: Sequence[str], key: str | None) -> tuple[str, str | None]:
+def chosen_names(path: Path, names: Sequence[str], storable: Sequence[str], key: str | None) -> tuple[str, str | None]:
     """Return the names of the samples and of the labels, or None where there are none.
 
     path: the file. names: of its arrays. storable: those that can hold samples. key: the name of the samples, or None.

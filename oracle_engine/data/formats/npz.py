@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ..samples import Samples, samples_of
-from .naming import choose
+from .naming import chosen_names
 from .reading import check_magic, reading
 
 # the names of arrays without one, which ADM's files of samples have: pictures and their labels
@@ -31,7 +31,7 @@ def read_npz(path: Path, key: str | None = None, *, labelled: bool = True) -> Sa
             if key is None and _of_adm(archive, names):
                 name, label_name = UNNAMED[0], UNNAMED[1]
             else:
-                name, label_name = choose(path, names, names, key)  # type: ignore[assignment]
+                name, label_name = chosen_names(path, names, names, key)  # type: ignore[assignment]
             wanted = (name, label_name if labelled else None)
             points, labels = (None if chosen is None else member(archive, chosen) for chosen in wanted)
     return samples_of(points, labels, path)

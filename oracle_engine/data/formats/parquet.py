@@ -12,7 +12,7 @@ import numpy as np
 
 from ...base.errors import bad_file
 from ..samples import Samples, samples_of
-from .naming import choose
+from .naming import chosen_names
 from .picture_lists import Opener, Pictures, picked
 from .reading import library, reading
 
@@ -39,7 +39,7 @@ def read_parquet(path: Path, key: str | None = None) -> Samples | Pictures:
     with reading(path, _EXPECTED):
         schema = parquet.read_schema(files[0])
         kinds = {field.name: _kind(arrow, field.type) for field in schema}
-        name = choose(path, list(kinds), [name for name, kind in kinds.items() if kind], key)[0]
+        name = chosen_names(path, list(kinds), [name for name, kind in kinds.items() if kind], key)[0]
         label = next((column for column in LABEL_COLUMNS if column in kinds and column != name), None)
         labels = None if label is None else _column(arrow, parquet, files, label).to_pylist()
         if kinds[name] in ("pictures", "bytes"):

@@ -12,7 +12,7 @@ import numpy as np
 from ...base.mapped import mapped
 from ...base.outside.parts import FilePart
 from ..samples import STORAGE_NAMES, Samples, samples_of, tensor_of
-from .naming import check_no_labels, check_unkeyed, choose
+from .naming import check_no_labels, check_unkeyed, chosen_names
 from .reading import library, reading
 
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
@@ -73,7 +73,7 @@ def _chosen(path: Path, found: Mapping[str, Any], key: str | None) -> tuple[str,
     """Return the names of the array of samples in a store, and of that of labels or None."""
     names = list(found)
     storable = [name for name, item in found.items() if np.dtype(item.dtype).name in STORAGE_NAMES and item.shape]
-    name, label_name = choose(path, names, storable, key)
+    name, label_name = chosen_names(path, names, storable, key)
     if key is None and label_name is None:
         check_no_labels(path, names, name)
     return name, label_name

@@ -14,7 +14,7 @@ from ...base.errors import bad_file, invalid
 from ...base.mapped import open_safetensors
 from ...base.outside.parts import FilePart
 from ..samples import STORAGE_NAMES, Samples, dtype_name, samples_of
-from .naming import check_no_labels, choose
+from .naming import check_no_labels, chosen_names
 from .reading import FRESH_COPY, ZIP_MAGIC, reading, start_of
 
 _SAFETENSORS_STORAGE = ("U8", "I8", "F16", "BF16", "F32", "F64")
@@ -30,7 +30,7 @@ def read_safetensors(path: Path, key: str | None = None, *, labelled: bool = Tru
     with reading(path, "a .safetensors file"), open_safetensors(path) as file:
         names = list(file.keys())
         storable = [name for name in names if file.kind(name) in _SAFETENSORS_STORAGE]
-        name, label_name = choose(path, names, storable, key)
+        name, label_name = chosen_names(path, names, storable, key)
         if key is None and label_name is None:
             check_no_labels(path, names, name)
         points, start = file.tensor(name), file.start(name)
@@ -79,7 +79,7 @@ def _of_dict(path: Path, held: dict[Any, Any], key: str | None, labelled: bool) 
     tensors = {name: value for name, value in held.items() if isinstance(name, str) and isinstance(value, Tensor)}
     names = list(tensors)
     storable = [name for name in names if dtype_name(tensors[name]) in STORAGE_NAMES and tensors[name].ndim]
-    name, label_name = choose(path, names, storable, key)
+    name, label_name = chosen_names(path, names, storable, key)
     if key is None and label_name is None:
         check_no_labels(path, names, name)
     return samples_of(tensors[name], tensors[label_name] if label_name is not None and labelled else None, path)

@@ -14,7 +14,7 @@ from ...base.errors import bad_file, invalid
 from ..formats import reading
 from .fast_dit import feature_folders, read_fast_dit
 from .labels import MEAN_STD, is_mean_std
-from .lightningdit import keys, read_lightningdit, shards_of
+from .lightningdit import keys, latent_shards, read_lightningdit
 from .mean_std import read_mean_std, read_mean_std_moments
 from .stored import LatentFiles
 
@@ -30,7 +30,7 @@ def latent_format(path: Path) -> str | None:
     if path.is_file() and path.suffix == ".zip":
         with reading(path, "a zip archive"), zipfile.ZipFile(path) as archive:
             return "mean-std" if any(is_mean_std(name) for name in archive.namelist()) else None
-    shards = shards_of(path)
+    shards = latent_shards(path)
     if shards and "latents" in keys(shards[0]):
         return "lightningdit"
     if not path.is_dir():

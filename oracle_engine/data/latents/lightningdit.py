@@ -25,7 +25,7 @@ def read_lightningdit(path: Path, flips: bool, storage: torch.dtype | None) -> L
     path: where they are. flips: whether mirrored latents are taken too, after all others. storage: floating dtype to
     cast to, or None. Raises DataFileError for shards that are damaged or do not fit together.
     """
-    shards = shards_of(path)
+    shards = latent_shards(path)
     both = flips and _mirrored(shards)
     parts = ("latents", "latents_flip") if both else ("latents",)
     held = [_tensor(shard, part) for part in parts for shard in shards]
@@ -50,7 +50,7 @@ def _together(held: Sequence[Samples], where: Callable[[int], Path], storage: to
     return stacked([len(shard.points) for shard in held], lambda i: held[i].points, where, storage)
 
 
-def shards_of(path: Path) -> list[Path]:
+def latent_shards(path: Path) -> list[Path]:
     """Return the shards in a folder, or the path itself where it is one."""
     if path.is_dir():
         return sorted(file for file in path.glob("*.safetensors") if not file.name.startswith("."))

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from ...base.environment import memory_bytes
 from ...base.errors import invalid
+from ...base.machine.environment import memory_bytes
 from .timing import best_seconds
 
 # shares of the rates on the data sheet of an H100 that a copy and products of 16-bit matrices reached on one

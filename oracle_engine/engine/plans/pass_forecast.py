@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..engine import OracleEngine
 
 # blocks that are read to learn the rate, and how often a copy is timed
-READ_BLOCKS, RUNS = 3, 3
+READ_BLOCKS, COPY_RUNS = 3, 3
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def transfer_rate(device: torch.device, block_bytes: int) -> float:
             """Copy the block once, and wait for it."""
             lane.send(0, index, values, []).copied.synchronize()
 
-        return block_bytes / best_seconds(copy, RUNS)
+        return block_bytes / best_seconds(copy, COPY_RUNS)
 
 
 def scan_rate(engine: OracleEngine, batch: int) -> float:

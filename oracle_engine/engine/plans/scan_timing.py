@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 # early in t, where every sample has weight
 TIME = 0.1
 
-RUNS = 3
+SCAN_RUNS = 3
 
 
 def scan_seconds(engine: OracleEngine, batch: int, count: int) -> float:
     """Return the seconds of an exact answer of `engine` to `batch` queries over its first `count` samples, early in t.
 
-    The quickest of RUNS counts; the queries are `count` samples at most with noise on them.
+    The quickest of SCAN_RUNS counts; the queries are `count` samples at most with noise on them.
     """
     data = engine.data
     few = OracleDataset(data.rows.stored[:count].reshape(count, *data.sample_shape), value_map=data.value_map)
@@ -37,4 +37,4 @@ def scan_seconds(engine: OracleEngine, batch: int, count: int) -> float:
 
     # what a first call allocates or compiles is no part of others
     scan()
-    return best_seconds(scan, RUNS)
+    return best_seconds(scan, SCAN_RUNS)

@@ -16,9 +16,9 @@ import torch
 
 from ...base.arrays import Float64, Tensor
 from ...base.errors import invalid
+from ...base.machine.settings import __version__
 from ...base.progress import Progress
 from ...base.seeds import seeded
-from ...base.settings import __version__
 from ...data.dataset import OracleDataset
 from ...engine.engine import OracleEngine
 from ..transition import stage_boundary

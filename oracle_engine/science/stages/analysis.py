@@ -14,8 +14,8 @@ import torch
 
 from ...base.arrays import Float, Numbers, Tensor
 from ...base.errors import invalid
+from ...base.machine.settings import __version__
 from ...base.progress import Progress
-from ...base.settings import __version__
 from ...data.dataset import OracleDataset
 from ...engine.engine import OracleEngine
 from ...paths.paths import coefficients

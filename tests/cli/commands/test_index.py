@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from oracle_engine import OracleDataset, OracleEngine
 from oracle_engine.base.progress import Progress, progress_bars
-from oracle_engine.kernels.screens.query_bounds import Knowledge
+from oracle_engine.kernels.screens.bounds.query_bounds import Knowledge
 from oracle_engine.queries.modes import Budget, TopK
 from oracle_engine.search.index import SearchIndex, build_index
 

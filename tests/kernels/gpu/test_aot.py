@@ -17,12 +17,12 @@ from oracle_engine.kernels import Query, Span, Wanted, prepare_rows
 from oracle_engine.kernels.gpu.core import configs, devices, tables
 from oracle_engine.kernels.gpu.core.configs import LaunchConfig
 from oracle_engine.kernels.gpu.core.devices import Device
-from oracle_engine.kernels.gpu.core.jit import INTERPRET
-from oracle_engine.kernels.gpu.core.tiles import ANY, Choice, DigitConfig, ScoreConfig, WeighConfig
+from oracle_engine.kernels.gpu.core.tiles import ANY, DigitConfig, ScoreConfig, TileChoice, WeighConfig
+from oracle_engine.kernels.gpu.jit.interpreter import INTERPRET
 from oracle_engine.kernels.gpu.scans.launch_checks import check_shared_memory
 from oracle_engine.kernels.gpu.scans.scan import triton_state
 from oracle_engine.kernels.gpu.tools import jobs, limits, listed_jobs, sources, tile_trials, tune
-from oracle_engine.kernels.gpu.tools.compilation import Compilation, options_of
+from oracle_engine.kernels.gpu.tools.compilation import Compilation, compile_options
 from oracle_engine.kernels.gpu.tools.machine_code import Instruction, now_and_then, product_loop, unguarded
 from oracle_engine.kernels.gpu.tools.machines import MACHINES
 
@@ -92,8 +92,8 @@ def test_the_atomics_that_there_are_count_whole_numbers() -> None:
 def test_what_rounding_leaves_over_is_found_without_joined_operations() -> None:
     job = next(job for job in listed_jobs.jobs(["sm_90"]) if job.kernel == "compensated slots")
     source, target = sources.source_of(job), jobs.TARGETS["sm_90"][0]
-    plain = triton.compile(source, target=target, options=options_of(job))
-    joined = triton.compile(source, target=target, options={**options_of(job), "enable_fp_fusion": True})
+    plain = triton.compile(source, target=target, options=compile_options(job))
+    joined = triton.compile(source, target=target, options={**compile_options(job), "enable_fp_fusion": True})
     assert "fma.rn.f64" in joined.asm["ptx"]
     assert "fma.rn.f64" not in plain.asm["ptx"]
 
@@ -173,14 +173,14 @@ def test_tuned_choices_come_before_the_tables(tmp_path: Path) -> None:
     path = configs.tuned_file(H100.name, tmp_path)
     mine = ScoreConfig(64, 64, 32, 4, 2)
     done = tile_trials.Trial(mine, 1e-6, 1.5)
-    text = json.dumps(tune.document(H100, {"half": [(Choice(mine, batch=64), done)]}))
+    text = json.dumps(tune.document(H100, {"half": [(TileChoice(mine, batch=64), done)]}))
     path.write_text(text)
     try:
         assert chosen(torch.float16, 40).score == mine
         assert chosen(torch.float16, 65).score != mine
         assert chosen(torch.uint8, 40).score != mine
         slow, digits = tile_trials.Trial(mine, 1e-6, 2.5), tile_trials.Trial(DigitConfig(64, 64, 128, 4, 3), 1e-6, 1.5)
-        kinds = {"byte": [(Choice(trial.config, batch=64), trial) for trial in (done, digits, slow)]}
+        kinds = {"byte": [(TileChoice(trial.config, batch=64), trial) for trial in (done, digits, slow)]}
         for entries, operand in ((kinds["byte"][:2], "parts"), (kinds["byte"][1:], "digits")):
             configs.tuned.cache_clear()
             path.write_text(json.dumps(tune.document(H100, {"byte": entries})))
@@ -202,10 +202,10 @@ def test_the_tuner_trusts_no_time_of_a_wrong_result() -> None:
         tile_trials.Trial(fast, 1e-6, 1.0),
         tile_trials.Trial(wrong, 0.5, 0.1),
     ]
-    assert tile_trials.fastest(trials, slow) == trials[1]
-    assert tile_trials.fastest([*trials[:1], tile_trials.Trial(fast, 1e-6, 1.99)], slow) == trials[0]
-    assert tile_trials.fastest(trials[2:], slow) is None
-    assert tile_trials.fastest([tile_trials.Trial(slow, float("nan"), 1.0)], slow) is None
+    assert tile_trials.fastest_trial(trials, slow) == trials[1]
+    assert tile_trials.fastest_trial([*trials[:1], tile_trials.Trial(fast, 1e-6, 1.99)], slow) == trials[0]
+    assert tile_trials.fastest_trial(trials[2:], slow) is None
+    assert tile_trials.fastest_trial([tile_trials.Trial(slow, float("nan"), 1.0)], slow) is None
 
 
 def test_the_tuner_tries_what_fits() -> None:
@@ -215,7 +215,7 @@ def test_the_tuner_tries_what_fits() -> None:
     assert tried
     assert all(config.shared_bytes(2, 4) <= 99 << 10 for config in tried)
     assert all(config.block_b <= 64 for config in tried)
-    assert Choice(tried[0]).batch == ANY
+    assert TileChoice(tried[0]).batch == ANY
 
 
 @pytest.mark.skipif(INTERPRET, reason="the interpreter takes the CPU")

@@ -18,8 +18,8 @@ pytest.importorskip("triton")
 from oracle_engine import InputError, OracleDataset, OracleEngine
 from oracle_engine.kernels import Query, Span, Wanted, prepare_rows
 from oracle_engine.kernels.common.work import Work
-from oracle_engine.kernels.gpu.core.jit import INTERPRET
 from oracle_engine.kernels.gpu.core.limits import DEFAULT_LIMITS
+from oracle_engine.kernels.gpu.jit.interpreter import INTERPRET
 from oracle_engine.kernels.gpu.scans.scan import triton_state
 from oracle_engine.kernels.gpu.scans.segments import segments_state
 from oracle_engine.kernels.gpu.tools.pretended_card import PretendedCard, pretended_card
@@ -33,9 +33,9 @@ from oracle_engine.kernels.screens import (
     UpperLogits,
     screened,
 )
-from oracle_engine.kernels.screens.exact8 import stored_screen
-from oracle_engine.kernels.screens.int8 import code_screen
-from oracle_engine.kernels.screens.pca8 import leading_code_screen
+from oracle_engine.kernels.screens.kinds.exact8 import stored_screen
+from oracle_engine.kernels.screens.kinds.int8 import code_screen
+from oracle_engine.kernels.screens.kinds.pca8 import leading_code_screen
 from oracle_engine.scans import backends
 from oracle_engine.search.index import Origin, SearchIndex
 

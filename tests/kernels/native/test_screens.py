@@ -26,7 +26,7 @@ from oracle_engine.kernels.screens import (
     SideInformation,
     UpperLogits,
 )
-from oracle_engine.kernels.screens.tiles import PortableTiles, Remaining, tile_bounds
+from oracle_engine.kernels.screens.searches.tiles import PortableTiles, Remaining, tile_bounds
 
 TIMES = (0.0, 0.05, 0.3, 0.6, 0.9, 0.99, 1 - 1e-4)
 KINDS = ("pca", "pca8", "int8", "exact8")

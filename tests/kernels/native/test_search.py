@@ -19,8 +19,8 @@ from oracle_engine.kernels.common.search import SearchLimits
 from oracle_engine.kernels.native.screens import TILE
 from oracle_engine.kernels.screens import FixedAllowance, SharedProducts, Shortlist, SideInformation, UpperLogits
 from oracle_engine.kernels.screens import screened as found_by
-from oracle_engine.kernels.screens.one_call import one_call_applies, searched
-from oracle_engine.kernels.screens.pca import principal_screen
+from oracle_engine.kernels.screens.kinds.pca import principal_screen
+from oracle_engine.kernels.screens.searches.one_call import one_call_applies, searched
 
 TIMES = (0.0, 0.05, 0.3, 0.6, 0.9, 0.99, 1 - 1e-4)
 
@@ -101,7 +101,7 @@ def test_late_queries_that_know_more_are_bounded_too(target: str, generator: tor
 def answered(upper: UpperLogits, monkeypatch: pytest.MonkeyPatch, *, in_one_call: bool) -> Shortlist:
     with monkeypatch.context() as patch:
         if not in_one_call:
-            patch.setattr("oracle_engine.kernels.screens.cascade.one_call_applies", lambda upper: False)
+            patch.setattr("oracle_engine.kernels.screens.searches.cascade.one_call_applies", lambda upper: False)
         return found_by(upper, FixedAllowance(1e-9))
 
 

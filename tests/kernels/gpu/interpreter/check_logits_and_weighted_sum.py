@@ -10,7 +10,7 @@ from kernel_problems import DTYPES, make_query, make_rows
 
 from oracle_engine.kernels import Span, Wanted
 from oracle_engine.kernels.gpu.core import tiles
-from oracle_engine.kernels.gpu.core.jit import INTERPRET
+from oracle_engine.kernels.gpu.jit.interpreter import INTERPRET
 from oracle_engine.kernels.gpu.operands.parts import QueryOperand
 from oracle_engine.kernels.gpu.operands.rows import BlockOperand, operand_rows
 from oracle_engine.kernels.gpu.operands.splits import operand_dtype

@@ -8,7 +8,7 @@ from kernel_problems import all_times, make_query, make_rows, small_backend
 from tolerances import assert_close, assert_rows_close
 
 from oracle_engine import OracleDataset, OracleEngine
-from oracle_engine.base import checked
+from oracle_engine.base.calls import checked
 from oracle_engine.kernels import PosteriorState, Span, merge, reference_state
 from oracle_engine.kernels.common.work import Work
 from oracle_engine.kernels.gpu.states.merge import merged_means

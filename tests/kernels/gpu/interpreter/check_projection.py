@@ -15,13 +15,14 @@ from torch import Tensor
 from oracle_engine.kernels import Query, Rows, Work, gpu, prepare_rows
 from oracle_engine.kernels.common.search import SearchLimits
 from oracle_engine.kernels.gpu.late.projection import projected_coefficients
-from oracle_engine.kernels.gpu.late.screen_logits import Coefficients, ScreenOperand
+from oracle_engine.kernels.gpu.late.screen_logits import LevelCoefficients, ScreenOperand
 from oracle_engine.kernels.gpu.late.screen_tiles import FIRST_ROWS, TileMaxima
-from oracle_engine.kernels.screens import SharedProducts, SideInformation, UpperLogits, int8
-from oracle_engine.kernels.screens.card_call import levels_of
-from oracle_engine.kernels.screens.int8 import CodeScreen, EightBitScreen
-from oracle_engine.kernels.screens.int8_products import BASE, LARGEST
-from oracle_engine.kernels.screens.pca8 import LEADING, LeadingCodeScreen
+from oracle_engine.kernels.screens import SharedProducts, SideInformation, UpperLogits
+from oracle_engine.kernels.screens.kinds import int8
+from oracle_engine.kernels.screens.kinds.int8 import CodeScreen, EightBitScreen
+from oracle_engine.kernels.screens.kinds.int8_products import BASE, LARGEST
+from oracle_engine.kernels.screens.kinds.pca8 import LEADING, LeadingCodeScreen
+from oracle_engine.kernels.screens.searches.card_call import levels_of
 
 TIMES = (0.0, 0.05, 0.3, 0.6, 0.9, 0.99, 1 - 1e-4)
 
@@ -66,7 +67,7 @@ def asked(
     return query, SideInformation(replace(source, row=known, blur=blur, failure=failure))
 
 
-def made_on_card(upper: UpperLogits) -> list[Coefficients]:
+def made_on_card(upper: UpperLogits) -> list[LevelCoefficients]:
     """Return the coefficients of every level."""
     levels = levels_of(upper, dict.fromkeys(range(len(upper.screen.widths)), SearchLimits()))
     return [projected_coefficients(upper.work, one.terms) for one in levels]
@@ -80,7 +81,7 @@ def formula_of(upper: UpperLogits, level: int) -> tuple[Tensor, Tensor | None]:
     return gains.float(), None if shared is None else shared.gain.float()
 
 
-def least_slack(found: Coefficients, upper: UpperLogits, level: int) -> Tensor:
+def least_slack(found: LevelCoefficients, upper: UpperLogits, level: int) -> Tensor:
     """Return what rounding and the digits of factors may hide, by the formulas in torch."""
     work, screen = upper.work, upper.screen
     if not isinstance(screen, EightBitScreen) or found.codes is None:
@@ -103,7 +104,7 @@ def longest(screen: EightBitScreen, rows: Rows, level: int) -> float:
     return screen.radius if isinstance(screen, CodeScreen) else rows.radius
 
 
-def assert_hardly_more(found: Coefficients, upper: UpperLogits, level: int) -> None:
+def assert_hardly_more(found: LevelCoefficients, upper: UpperLogits, level: int) -> None:
     """Compare the slack with the least one, beside which values that are rounded to float32 add a part in a hundred."""
     slack = least_slack(found, upper, level)
     assert bool((found.slack >= slack).all())

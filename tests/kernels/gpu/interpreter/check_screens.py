@@ -16,7 +16,7 @@ from oracle_engine.kernels.gpu.late.projection import projected_coefficients
 from oracle_engine.kernels.gpu.late.screen_logits import SCREEN_ROWS, ScreenOperand
 from oracle_engine.kernels.gpu.late.screen_tiles import CLOSED_PARTS, FIRST_ROWS, Floors, TileMaxima, TilesLeft
 from oracle_engine.kernels.screens import SharedProducts, SideInformation, UpperLogits
-from oracle_engine.kernels.screens.card_call import levels_of
+from oracle_engine.kernels.screens.searches.card_call import levels_of
 
 TIMES = (0.0, 0.05, 0.3, 0.6, 0.9, 0.99, 1 - 1e-4)
 

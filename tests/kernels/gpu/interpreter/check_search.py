@@ -29,11 +29,11 @@ from oracle_engine.kernels.screens import (
     Shortlist,
     SideInformation,
     UpperLogits,
-    card_call,
     entries_on_card,
     screened,
 )
-from oracle_engine.kernels.screens.cascade import entry_levels, tried
+from oracle_engine.kernels.screens.searches import card_call
+from oracle_engine.kernels.screens.searches.cascade import entry_levels, tried
 from oracle_engine.search.routes import VelocityAllowance
 
 TIMES = (0.05, 0.4, 0.7, 0.9, 0.99)

@@ -1,0 +1,1 @@
+"""The kinds of screens: leading coordinates, codes of eight bits, and rows that are bytes themselves."""
