@@ -32,22 +32,22 @@ ORACLE_INLINE const double* total_of(const Shape<Real>& shape, const Memory<Real
 
 // The sums of a query over some of its rows, with weights relative to a reference: of all rows that were met, and over
 // those that are not listed.
-struct Part {
+struct QuerySums {
     double reference, met, mass, squares, first_logit, half_norm;
 };
 
 template <class Real>
-Part part_of(const Memory<Real>& memory, int64_t b) {
+QuerySums sums_of_query(const Memory<Real>& memory, int64_t b) {
     return {double(memory.reference[b]), memory.met[b],         memory.mass[b],
             memory.squares[b],           memory.first_logit[b], memory.half_norm[b]};
 }
 
 // Merges the sums of a query over disjoint rows: factors, [count], are those of the sums of each part.
-inline Part merge_parts(const Part* parts, int64_t count, double* factors) {
-    Part all{-std::numeric_limits<double>::infinity(), 0.0, 0.0, 0.0, 0.0, 0.0};
+inline QuerySums merge_sums(const QuerySums* parts, int64_t count, double* factors) {
+    QuerySums all{-std::numeric_limits<double>::infinity(), 0.0, 0.0, 0.0, 0.0, 0.0};
     for (int64_t i = 0; i < count; ++i) all.reference = std::max(all.reference, parts[i].reference);
     for (int64_t i = 0; i < count; ++i) {
-        const Part& own = parts[i];
+        const QuerySums& own = parts[i];
         const double step = own.met > 0.0 ? own.reference - all.reference : 0.0;
         const double factor = own.met > 0.0 ? std::exp(step) : 0.0;
         factors[i] = factor;
@@ -59,7 +59,7 @@ inline Part merge_parts(const Part* parts, int64_t count, double* factors) {
 }
 
 // Writes the sums of a query, and returns from which logit on what it listed counts.
-inline double write_sums(const ScanProblem& problem, const Part& all, int64_t b) {
+inline double write_sums(const ScanProblem& problem, const QuerySums& all, int64_t b) {
     const double partition = all.met > 0.0 ? all.reference + std::log(all.met) : all.reference;
     const double found[6] = {all.reference, partition, all.mass, all.squares, all.first_logit, all.half_norm};
     for (int64_t i = 0; i < 6; ++i) problem.sums[i * problem.batch + b] = found[i];
@@ -95,11 +95,11 @@ ORACLE_APART void begin_sums(const ScanProblem& problem, const Shape<Real>& shap
 // sums.
 template <class Real>
 ORACLE_APART void merge_query(const ScanProblem& problem, const Shape<Real>& shape, Memory<Real>* memories, int64_t b,
-                              Part* parts, double* factors) {
+                              QuerySums* parts, double* factors) {
     int64_t listed = 0;
     for (int64_t t = 0; t < problem.threads; ++t)
-        parts[t] = part_of(memories[t], b), listed += memories[t].list_count[b];
-    const double floor = write_sums(problem, merge_parts(parts, problem.threads, factors), b);
+        parts[t] = sums_of_query(memories[t], b), listed += memories[t].list_count[b];
+    const double floor = write_sums(problem, merge_sums(parts, problem.threads, factors), b);
     problem.kept[b] = listed > shape.listed ? -1 : 0;
     if (listed == 0 || listed > shape.listed) return;
     for (int64_t t = 0; t < problem.threads; ++t)

@@ -72,10 +72,10 @@ class Scan : public Steps {
 
     // Merges the sums of all threads.
     void merge() {
-        std::vector<Part> parts(problem.threads * problem.threads);
+        std::vector<QuerySums> parts(problem.threads * problem.threads);
         std::vector<double> factors(problem.threads * problem.threads);
         crew_.share_out(kPreparing * shape.batch * shape.dim, [&](int64_t t) {
-            Part* own_parts = parts.data() + t * problem.threads;
+            QuerySums* own_parts = parts.data() + t * problem.threads;
             double* own_factors = factors.data() + t * problem.threads;
             for (int64_t b = t; b < shape.batch; b += problem.threads) {
                 merge_query(problem, shape, memories.data(), b, own_parts, own_factors);

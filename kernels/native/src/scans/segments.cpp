@@ -26,7 +26,7 @@ struct Candidate {
 
 // What a task found for one of its queries.
 struct Found {
-    Part part;
+    QuerySums part;
     std::vector<Candidate> listed, top;
     bool overflowed;
 };
@@ -127,7 +127,7 @@ class SegmentScan {
         const Memory<Real>& memory = room.memory;
         const int64_t most = room.shape.listed, listed = memory.list_count[b];
         Found& found = found_[share];
-        found.part = part_of(memory, b);
+        found.part = sums_of_query(memory, b);
         found.overflowed = listed > most;
         for (int64_t i = b * most; !found.overflowed && i < b * most + listed; ++i)
             found.listed.push_back({memory.list_logits[i], memory.list_rows[i]});
@@ -159,10 +159,10 @@ class SegmentScan {
     void merge(int64_t b) {
         const int64_t* shares = tasks_.share.data() + tasks_.of[b];
         const int64_t count = tasks_.of[b + 1] - tasks_.of[b];
-        std::vector<Part> parts(count);
+        std::vector<QuerySums> parts(count);
         std::vector<double> factors(count);
         for (int64_t i = 0; i < count; ++i) parts[i] = found_[shares[i]].part;
-        const Part all = merge_parts(parts.data(), count, factors.data());
+        const QuerySums all = merge_sums(parts.data(), count, factors.data());
         problem_.kept[b] = keep_listed(shares, count, write_sums(problem_, all, b));
         if (problem_.wants_mean) merge_mean(shares, count, factors.data(), all.mass, b);
         merge_top(shares, count, b);

@@ -5,9 +5,9 @@
 
 namespace oracle {
 
-// A level of a screen, see kernels/screens/pca.py: `width` coordinates of each row, norms of what lies beyond them in
-// all blocks but the first `skipped`, in what no block holds and altogether, half of the squared norm, and the log of
-// the weight where rows have weights.
+// A level of a screen, see kernels/screens/kinds/pca.py: `width` coordinates of each row, norms of what lies beyond
+// them in all blocks but the first `skipped`, in what no block holds and altogether, half of the squared norm, and the
+// log of the weight where rows have weights.
 struct SearchLevel {
     const float* features;  // [N, stride]
     int64_t stride, width, skipped;

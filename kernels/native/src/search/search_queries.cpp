@@ -1,4 +1,4 @@
-// Projection of queries, and the coefficients of their upper logits: see kernels/screens/query_bounds.py.
+// Projection of queries, and the coefficients of their upper logits: see kernels/screens/bounds/query_bounds.py.
 #include "search/search_queries.hpp"
 
 namespace oracle {
