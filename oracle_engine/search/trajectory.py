@@ -84,6 +84,6 @@ def check_deterministic(data: OracleDataset, request: Request, shared_products: 
         raise invalid(
             "x",
             "must come from deterministic steps of the starting points: a multiple of them plus posterior means",
-            f"state {first}, which holds something else",
-            "ask the engine itself for stochastic samplers, or begin another trajectory",
+            f"state {first}, which holds something else, or long steps took beyond all samples",
+            "take shorter steps, ask the engine itself for stochastic samplers, or begin another trajectory",
         )
