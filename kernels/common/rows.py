@@ -80,7 +80,7 @@ class Rows:
         centre, half_norms = self.centre.to(device), self.half_norms.to(device)
         return replace(self, stored=stored, centre=centre, half_norms=half_norms, log_weights=log_weights)
 
-    @property
+    @cached_property
     def squares_in_single(self) -> bool:
         """Whether float32 holds the squares of the rows, and what queries multiply them with."""
         return LEAST_RADIUS < self.radius < MOST_RADIUS
@@ -90,6 +90,11 @@ class Rows:
         """Whether matrix products may read the rows as they are stored, without subtracting the centre first."""
         small = self.stored_radius <= RAW_RADIUS_LIMIT * self.radius or self.stored_radius == 0.0
         return small and not self.centre_off
+
+    def with_centre_off(self) -> Rows:
+        """Return these rows as products read them without their centre, however small it is."""
+        made: Rows = self.derived("centre off", replace, centre_off=True)
+        return made
 
     @cached_tensor
     def operand_centre(self) -> Float64[Tensor, "D"]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from ..common.matmul import SERIAL_QUERIES, SUM_ROWS, ieee_products
@@ -29,7 +31,8 @@ def posterior_state(work: Work, *, limits: BlockLimits = BLOCK_LIMITS) -> Poster
     with ieee_products(work.rows.device.type):
         if score_dtype(work.rows) == torch.float64:
             return double_state(work, limits)
-        return single_state(work, limits)
+        # sums of weighted rows drift with the centre that these carry, by more than a mean of mapped values may be off
+        return single_state(replace(work, rows=work.rows.with_centre_off()), limits)
 
 
 def score_dtype(rows: Rows, narrow: int = DOUBLE_DIM) -> torch.dtype:
@@ -48,7 +51,8 @@ def scan_memory(rows: Rows, batch: int) -> int:
     """
     dtype = score_dtype(rows)
     size = block_rows(rows, dtype, Span(0, len(rows)))
-    copies = 0 if rows.raw_operand and rows.stored.dtype == dtype else size * rows.dim
+    raw = dtype == torch.float64 and rows.raw_operand and rows.stored.dtype == dtype
+    copies = 0 if raw else size * rows.dim
     logits = 3 * size * batch  # the product, its transpose with the bias, and a mask
     # scaled and padded queries and sums; query, means and their merge in float64
     sums = batch * rows.dim * (3 + 8 * 8 // dtype.itemsize)

@@ -12,7 +12,7 @@ from exact_answers import Still, assert_within_terms, exact_answer
 from tolerances import assert_rows_close, assert_within
 from torch import Tensor
 
-from oracle_engine import OracleDataset, OracleEngine
+from oracle_engine import OracleDataset, OracleEngine, ValueMap
 from oracle_engine.base.arrays import STORAGE_DTYPES
 from oracle_engine.paths.paths import coefficients
 
@@ -165,3 +165,19 @@ def test_the_heaviest_samples_are_named_where_float64_logits_tie(generator: torc
     found = OracleEngine(data).posterior(x, 0.5, top_k=4)
     assert found.top_indices[0].tolist() == points[:, 0].argsort(descending=True)[:4].tolist()
     assert found.top_weights[0].tolist() == [1.0, 0.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("backend", ["auto", "torch"])
+@pytest.mark.parametrize("storage", [torch.uint8, torch.float32])
+def test_early_means_that_are_next_to_zero_in_mapped_values(
+    generator: torch.Generator, backend: str, storage: torch.dtype
+) -> None:
+    # stored numbers of one sign, whose sums are a hundred times as long as what is left of them
+    stored = (128 + 45 * normal(150, 65, generator)).clamp(0, 255).round().to(storage)
+    data = OracleDataset(stored, value_map=ValueMap(2 / 255, -1.0))
+    assert data.rows.raw_operand
+    engine, reference = (OracleEngine(data, path="gvp", backend=name) for name in (backend, "reference"))
+    t = torch.full((8,), 1e-4, dtype=torch.float64)
+    values = data[:16].double()
+    x = coefficients(engine.path, t).alpha_t[:, None] * (values[:8] + values[8:]) / 2 + 1e-3 * normal(8, 65, generator)
+    assert_rows_close(engine.velocity(x, t), reference.velocity(x, t), "bar")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
@@ -22,7 +22,7 @@ RAISED = 1024.0
 
 def operand_rows(rows: Rows) -> Rows:
     """Return `rows` as the kernels multiply them: of 8-bit rows the centre, which is a whole number, is taken off."""
-    return rows if rows.stored.is_floating_point() else rows.derived("centre off", replace, centre_off=True)
+    return rows if rows.stored.is_floating_point() else rows.with_centre_off()
 
 
 def keep_ready(rows: Rows) -> None:
