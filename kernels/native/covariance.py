@@ -19,8 +19,8 @@ from .library import native_library
 from .scan import NATIVE_LIMITS, NativeLimits, NativeScan, Rounding, applies
 from .views import Digits, QueriesView, RowsView, View, called, readable
 
-# queries up to which float64 differences cost no more than the reading of the rows
-FEW = 4
+# queries up to which float64 differences of what has weight cost no more than products of all rows (measured)
+FEW = 2
 
 # rounding of a logit from which on weights are no longer right to first order
 FIRST_ORDER = 1e-3

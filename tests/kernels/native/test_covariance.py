@@ -82,7 +82,7 @@ def test_products_of_many_calls_add_up(
     assert_within((parts - whole).norm(dim=1) / (whole.norm(dim=1) + vectors.vector.norm(dim=1)), "float64")
 
 
-@pytest.mark.parametrize("batch", [3, 12])
+@pytest.mark.parametrize("batch", [2, 12])
 def test_products_of_disjoint_spans_add_up(target: str, generator: torch.Generator, batch: int) -> None:
     rows = prepare_rows(stored_as(FAMILIES["clusters"](700, 70, generator), torch.uint8), None)
     vectors = vectors_of(rows, make_query(rows, generator, batch), generator, curved=True)
@@ -94,7 +94,7 @@ def test_products_of_disjoint_spans_add_up(target: str, generator: torch.Generat
     assert_product(in_parts, rows, vectors, Span(0, 700))
 
 
-@pytest.mark.parametrize("batch", [3, 12])
+@pytest.mark.parametrize("batch", [2, 12])
 def test_rows_may_lie_apart_and_a_span_may_be_excluded(target: str, generator: torch.Generator, batch: int) -> None:
     rows = prepare_rows(stored_as(normal(300, 90, generator), torch.uint8)[:, :70], None)
     apart = replace(rows, stored=torch.cat([rows.stored, rows.stored], 1)[:, :70])
@@ -106,7 +106,7 @@ def test_rows_may_lie_apart_and_a_span_may_be_excluded(target: str, generator: t
         assert (covariance_product(some, vectors, Span(20, 120)) == 0).all()
 
 
-@pytest.mark.parametrize("batch", [3, 12])
+@pytest.mark.parametrize("batch", [2, 12])
 def test_late_products_touch_what_has_weight_alone(
     target: str, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch, batch: int
 ) -> None:
@@ -144,7 +144,7 @@ def test_logits_whose_rounding_would_show_are_computed_again(
     assert_product(covariance_product, rows, vectors, Span(0, 300))
 
 
-@pytest.mark.parametrize(("batch", "times"), [(4, (0.05, 0.95)), (12, (0.3, 0.95))])
+@pytest.mark.parametrize(("batch", "times"), [(2, (0.05, 0.95)), (12, (0.3, 0.95))])
 def test_queries_that_list_too_much_are_left_to_others(
     target: str, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch, batch: int, times: tuple[float, ...]
 ) -> None:
