@@ -33,9 +33,9 @@ LISTED_PART, LISTED_PAIRS = 5, 1 << 23
 LISTING = Rounding(torch.float32, limits=(-1.0, -1.0))
 LISTING.dropped_mass = DROPPED_SHARE
 
-# what rounding of logits may move in a product, and from which rounding on whatever has weight is listed
-TURNING = Rounding(torch.float32, budget=LOGIT_BUDGET, limits=(FIRST_ORDER, -1.0))
-TURNING.dropped_mass = DROPPED_SHARE
+# what rounding would show of in a product is listed; from this rounding of logits on, whatever has weight
+SUMMING = Rounding(torch.float32, budget=LOGIT_BUDGET, limits=(FIRST_ORDER, -1.0))
+SUMMING.dropped_mass = DROPPED_SHARE
 
 
 class DirectionsView(View):
@@ -79,7 +79,7 @@ class ListingScan(NativeScan):
         return LISTING
 
     def product(self, directions: Directions) -> tuple[Float64[Tensor, "B D"], Int64[Tensor, "b"]]:
-        """Return the products over what is listed, [B, D], and the queries that list too much, [b]: theirs are zero."""
+        """Return the products, [B, D], and the queries that list too much, [b]: theirs are zero."""
         total, overflowed = torch.zeros_like(directions.mean), torch.zeros(len(directions), dtype=torch.uint8)
         view = DirectionsView(self.work.rows, directions, total)
         self.point_to(view)
@@ -100,7 +100,7 @@ class ProductScan(ListingScan):
 
     def rounding(self) -> Rounding:
         """Return the law for products with changes of logits."""
-        return TURNING
+        return SUMMING
 
     def point_to(self, view: DirectionsView) -> None:
         """Let the scan multiply weights with the changes of logits, too."""

@@ -3,7 +3,7 @@
 #include "blocks/sift.hpp"
 #include "blocks/softmax.hpp"
 #include "blocks/sums.hpp"
-#include "blocks/turn.hpp"
+#include "blocks/weight_changes.hpp"
 #include "digits/digit_tiles.hpp"
 #include "digits/weigh_digits.hpp"
 #include "products/few.hpp"
@@ -98,12 +98,12 @@ class Worker {
         soften(block);
         const bool any = std::any_of(memory_.count, memory_.count + shape_.tiles, [](int32_t count) { return count; });
         if (!problem_.wants_mean || !any) return;
-        if (shared_.directions) turn(rows, block);
+        if (shared_.directions) change_weights(rows, block);
         weigh(rows, block);
     }
 
     // Multiplies the weights of a block with what logits change by along the directions.
-    void turn(const Stored* rows, const Block& block) {
+    void change_weights(const Stored* rows, const Block& block) {
         pack(rows, block);
         for (int64_t v = 0; v < shape_.vectors; v += 2) {
             const int32_t* count = memory_.count + v * W / Q;
@@ -112,7 +112,7 @@ class Worker {
         }
         score_whole(block, shared_.directions);
         for (int64_t t = 0; t < shape_.tiles; ++t)
-            if (memory_.count[t] > 0) Turn<Real>(problem_, shape_, memory_, t).multiply();
+            if (memory_.count[t] > 0) WeightChanges<Real>(problem_, shape_, memory_, t).multiply();
     }
 
     void pack(const Stored* rows, const Block& block) {

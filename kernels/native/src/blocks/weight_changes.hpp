@@ -6,11 +6,11 @@ namespace oracle {
 
 // One tile of queries, whose products of the block with their directions lie where logits were.
 template <class Real>
-class Turn {
+class WeightChanges {
   public:
     static constexpr int W = Tile<Real>::lanes, Q = Tile<Real>::queries;
 
-    Turn(const ScanProblem& problem, const Shape<Real>& shape, Memory<Real>& memory, int64_t tile)
+    WeightChanges(const ScanProblem& problem, const Shape<Real>& shape, Memory<Real>& memory, int64_t tile)
         : shape_(shape),
           memory_(memory),
           tile_(tile),
