@@ -14,7 +14,9 @@ class Posterior:
 
     mean: E[X | x_t = x], the denoiser. log_density: log p_t(x) in nats, of the class where labels were given.
     ess: 1 / sum_j gamma_j^2, in [1, N]. entropy: -sum_j gamma_j log gamma_j, in nats.
-    variance: trace of the posterior covariance of the data, in squared values.
+    variance: trace of the posterior covariance of the data, in squared values. Scans in float32 leave out samples that
+        hold 1e-6 of a posterior together, so that it may be too small by that share of the largest squared distance
+        between samples: late in time 0 where such samples are all there is. `backend="reference"` leaves out none.
     top_weights, top_indices: the heaviest samples in falling order, [B, k]; weight 0, index -1 where there are fewer.
     omitted_mass: bound on the posterior mass of the samples that were not scored, in [0, 1]; 0 for exact answers,
         NaN where the index cannot tell.
