@@ -95,7 +95,7 @@ class ListingScan(NativeScan):
         self.asked.lse = view.lse
 
 
-class ProductScan(ListingScan):
+class CovarianceScan(ListingScan):
     """One scan in which queries sum the samples with weight, and list those whose rounding would show."""
 
     def rounding(self) -> Rounding:
@@ -147,7 +147,7 @@ def scanned_product(
     if len(span) == 0 or len(directions) == 0:
         return torch.zeros_like(directions.mean), torch.empty(0, dtype=torch.int64)
     work = Work(rows, directions.query, span, Wanted(mean=False, mergeable=True))
-    scan = ListingScan if len(directions) <= FEW else ProductScan
+    scan = ListingScan if len(directions) <= FEW else CovarianceScan
     return scan(work, library, limits).product(directions)
 
 
