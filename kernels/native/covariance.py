@@ -120,7 +120,7 @@ def covariance_product(rows: Rows, directions: Directions, span: Span) -> Float6
     rows: the samples. directions: the changes s_j of logits, m and lse of each query, in row units.
     The products of disjoint spans add up, as in torch. A scan sums the samples with weight, and lists those whose
     logits rounding makes too uncertain, see `direction_spread` in law.hpp: they are summed from differences in float64.
-    Where they are too many, and for narrow or float64 rows, all rows are, or else multiplied in float64 by torch.
+    Where they are too many, and for narrow or float64 rows, all rows are summed so, or multiplied in float64 by torch.
     Costs one read of the span and 2 to 6 B n D operations, the fewest where few rows carry weight; memory is that of a
     scan, up to 128 MiB of lists, and B D values for every group of queries that a thread has.
     """
@@ -128,9 +128,10 @@ def covariance_product(rows: Rows, directions: Directions, span: Span) -> Float6
         return covariance.covariance_product(rows, directions, span)
     if score_dtype(rows) == torch.float64:
         return _of_all(rows, directions, span)
-    # a scan reads rows that lie one after the other
+    # a scan reads rows that lie one after the other; of others torch looks at those with weight alone, late
     if not applies(rows):
-        return _fine_product(rows, directions, span)
+        product = _of_all if len(directions) <= FEW else covariance.covariance_product
+        return product(rows, directions, span)
     total, many = scanned_product(rows, directions, span, library=library)
     return total.index_add_(0, many, _fine_product(rows, directions.take(many), span)) if len(many) else total
 
