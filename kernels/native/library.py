@@ -14,6 +14,7 @@ from .build import FAILURE, LIBRARIES, sources_digest, targets
 
 # what /proc/cpuinfo must list for a target; aarch64 has all that it needs
 FEATURES = {
+    "amx": {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx512_vnni", "amx_tile", "amx_int8"},
     "v4": {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx512_vnni"},
     "v3": {"avx2", "fma", "bmi1", "bmi2", "f16c", "movbe"},
     "aarch64": set[str](),
@@ -76,6 +77,8 @@ def _load(target: str) -> NativeLibrary:
         return NativeLibrary(None, None, f"native kernels could not be loaded: {error}")
     if not _is_current(library):
         return NativeLibrary(None, None, "native kernels are of other sources than these; run: make native")
+    if not library.oracle_permitted():
+        return NativeLibrary(None, None, f"native kernels for {target} may not use the matrix units of this processor")
     return NativeLibrary(library, target, f"native kernels for {target} serve the CPU")
 
 

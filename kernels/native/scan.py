@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from ctypes import CDLL, Structure, addressof, byref, c_double, c_int64, c_void_p
 from dataclasses import dataclass
-from functools import cache
 
 import torch
 
@@ -41,6 +39,9 @@ NATIVE_DOUBLE_DIM = 16
 # operations of a share of a scan: a fifth of a millisecond; crew.hpp says which threads take the shares
 SHARE_OPERATIONS = 1.4e7
 
+# bytes of the vectors of the best libraries, whose blocks of whole products grow with the queries: see asked.hpp
+LONG_VECTOR = 64
+
 # operations between two looks at whether the user has asked to stop: about a tenth of a second
 STEP_OPERATIONS = 3e10
 
@@ -51,8 +52,12 @@ ROW_UNIT, MOST_ROWS = 12, 192
 # often the sums of all queries pass, and a panel of rows comes from the second cache however long a block is
 WHOLE_ROWS = 96
 
-# share of the second cache that a block of rows may have, and its size where the system does not say
+# share of the second cache that a block of rows may have, its size where the system does not say, and the most of it
+# that short blocks reckon with
 CACHE_SHARE, CACHE_BYTES = 0.6, 1 << 19
+
+# bytes of a value of 8-bit rows that matrix units multiply: by rows, and in groups of rows
+UNIT_BYTES = 2
 
 
 class Rounding(Structure):
@@ -177,22 +182,25 @@ def few_queries(rows: Rows, library: CDLL) -> int:
 
 
 def block_rows(rows: Rows, limits: NativeLimits, library: CDLL, *, few: bool) -> tuple[int, int]:
-    """Return how many rows a block holds, and one whose rows are all multiplied with whole queries.
+    """Return how many rows a block holds, and one at most whose rows are all multiplied with whole queries.
 
     few: whether rows are read as they are stored.
     """
     if limits.block_rows is not None:
         return limits.block_rows, limits.whole_rows or limits.block_rows
-    size = rows.stored.element_size() if few else 4
-    fitting = int(CACHE_SHARE * cache_bytes()) // (rows.dim * size)
-    block = max(ROW_UNIT, min(fitting // ROW_UNIT * ROW_UNIT, MOST_ROWS))
-    return block, max(block, _least_whole(library))
+    size, second = rows.stored.element_size(), library.oracle_second_cache() or CACHE_BYTES
+    if library.oracle_matrix_units() and size == 1 and not few:
+        block = _fitting(rows.dim * UNIT_BYTES, second)
+        return block, block
+    block = _fitting(rows.dim * (size if few else 4), min(second, CACHE_BYTES))
+    long_vectors = library.oracle_vector_bytes() == LONG_VECTOR
+    return block, max(block, _fitting(rows.dim * 4, second) if long_vectors else WHOLE_ROWS)
 
 
-@cache
-def _least_whole(library: CDLL) -> int:
-    served = native_library()
-    return 0 if served.library is library and served.target == "v4" else WHOLE_ROWS
+def _fitting(row_bytes: int, cache_bytes: int) -> int:
+    """Return how many rows of so many bytes a block may have where the second cache has so many."""
+    fitting = int(CACHE_SHARE * cache_bytes) // row_bytes
+    return max(ROW_UNIT, min(fitting // ROW_UNIT * ROW_UNIT, MOST_ROWS))
 
 
 def shares_of(operations: float, most: int) -> int:
@@ -204,15 +212,6 @@ def most_listed(count: int, limits: NativeLimits) -> int:
     """Return how many of `count` rows a query may list to be scored again."""
     least, most = limits.rescored
     return min(max(least, count // 32), most, count)
-
-
-@cache
-def cache_bytes() -> int:
-    """Return the bytes of a core's second cache."""
-    try:
-        return os.sysconf("SC_LEVEL2_CACHE_SIZE") or CACHE_BYTES
-    except (ValueError, OSError):
-        return CACHE_BYTES
 
 
 class NativeScan:

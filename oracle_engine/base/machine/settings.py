@@ -14,7 +14,7 @@ from ..errors import invalid
 __version__ = "0.2.0"
 
 BackendName = Literal["auto", "native", "torch", "reference", "triton"]
-NativeName = Literal["auto", "off", "v3", "v4", "aarch64"]
+NativeName = Literal["auto", "off", "v3", "v4", "amx", "aarch64"]
 
 _VARIABLES = ("ORACLE_DATA", "ORACLE_CACHE", "ORACLE_BLOCK_MB", "ORACLE_BACKEND", "ORACLE_NATIVE")
 

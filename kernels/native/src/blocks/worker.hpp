@@ -1,18 +1,23 @@
 // What a thread does with its share of the rows: block by block both products and the softmax between them.
 #pragma once
+#include "blocks/digit_scores.hpp"
 #include "blocks/sift.hpp"
 #include "blocks/softmax.hpp"
 #include "blocks/sums.hpp"
+#include "blocks/weighed_digits.hpp"
 #include "blocks/weight_changes.hpp"
-#include "digits/digit_tiles.hpp"
-#include "digits/weigh_digits.hpp"
 #include "products/few.hpp"
 #include "products/rows.hpp"
+#include "products/stored_tiles.hpp"
 
 namespace oracle {
 
 // panels of coordinates that one pass of the first product sums: its operands stay in the first cache
 constexpr int64_t kPanelsTogether = 5;
+
+// From so many pairs of a row that has weight with a tile of queries on, for each row of a block, it pays to bring all
+// of these into panels: one that is read as it is stored costs a third more than one of a panel.
+constexpr int64_t kWorthPanels = 1;
 
 // rows summed in single precision before the sums are emptied into double precision
 constexpr int32_t kLongestSum = 1024;
@@ -30,10 +35,12 @@ class Worker {
           shared_(shared),
           memory_(memory),
           rows_(static_cast<const Stored*>(problem.rows)),
-          use_(shared.use) {}
+          use_(shared.use),
+          digits_(shape, shared, memory) {}
 
     // Adds the rows [start, stop).
     void run(int64_t start, int64_t stop) {
+        const MatrixUnit unit;
         for (Block block{start, 0}; block.first < stop; block.first += block.count) {
             block.count = std::min(rows_at_once(), stop - block.first);
             prepare(block);
@@ -56,6 +63,7 @@ class Worker {
     Memory<Real>& memory_;
     const Stored* rows_;
     const DigitUse use_;
+    DigitScores<Real, Stored> digits_;
     bool packed_ = false;  // whether the block lies in panels
     Ahead ahead_;
 
@@ -88,7 +96,7 @@ class Worker {
     void many(const Block& block) {
         const Stored* rows = rows_ + block.first * shape_.dim;
         packed_ = false;
-        if (use_.codes) make_codes(rows, block);
+        if (use_.any()) digits_.begin(rows, block, some_leading());
         bool some = false;
         for (int64_t v = 0; v < shape_.vectors; v += 2) {
             memory_.whole[v] = !use_.leading || !few_matter(rows, block, v);
@@ -120,16 +128,11 @@ class Worker {
         packed_ = true;
     }
 
-    // Brings rows into codes where leading digits are multiplied first for some queries.
-    void make_codes(const Stored* rows, const Block& block) {
-        bool some = false;
-        for (int64_t v = 0; v < shape_.vectors; v += 2) some = some || memory_.patience[v].left == 0;
-#if defined(__AVX2__)
-        if constexpr (std::is_same<Real, float>::value && sizeof(Stored) > 1)
-            if (some) code_rows(rows, block.count, shape_.dim, centre_, memory_);
-#else
-        (void)rows, (void)block, (void)some;
-#endif
+    // Whether leading digits are multiplied first for some queries.
+    bool some_leading() const {
+        for (int64_t v = 0; v < shape_.vectors; v += 2)
+            if (memory_.patience[v].left == 0) return true;
+        return false;
     }
 
     // Scores the rows of a block that may matter to a pair of vectors of queries, and returns true if these are few.
@@ -152,7 +155,7 @@ class Worker {
         int64_t closed = 0;
 #if defined(__AVX2__)
         if constexpr (std::is_same<Real, float>::value) {
-            score_leading_digits(rows, block, v, last);
+            digits_.leading(rows, block, v, last, ahead_);
             for (; v < last; ++v) {
                 const int64_t own = Sift<Stored>(problem_, shape_, shared_, memory_, v).keep_few(rows, block);
                 if (own < 0) return -1;
@@ -165,36 +168,11 @@ class Worker {
         return closed;
     }
 
-#if defined(__AVX2__)
-    void score_leading_digits(const Stored* rows, const Block& block, int64_t v, int64_t last) {
-        if constexpr (sizeof(Stored) == 1)
-            score_leading_bytes(rows, shape_.dim, block, v, last);
-        else
-            score_leading_bytes(static_cast<const uint8_t*>(memory_.codes), code_stride(shape_.dim), block, v, last);
-    }
-
-    template <class Byte>
-    void score_leading_bytes(const Byte* rows, int64_t stride, const Block& block, int64_t v, int64_t last) {
-        const int64_t size = padded(shape_.dim, kTogether) * W, step = shape_.block * W;
-        const int8_t* panel = shared_.digit_panels + (v * kDigits + kDigits - 1) * size;
-        const LeadingOperands<Byte> of{rows,
-                                       memory_.scales,
-                                       stride,
-                                       shape_.dim,
-                                       panel,
-                                       kDigits * size,
-                                       shared_.in_digits + v * W,
-                                       memory_.logits + v * step,
-                                       step};
-        last - v == 2 ? score_leading<2>(of, block.count, ahead_) : score_leading<1>(of, block.count, ahead_);
-    }
-#endif
-
     // Scores all rows of a block for the pairs of vectors of queries that are multiplied whole.
     void score(const Stored* rows, const Block& block) {
         if (use_.rows && by_digit_tiles<Real, Stored>(shape_.dim)) {
             for (int64_t v = 0; v < shape_.vectors; ++v)
-                if (memory_.whole[v / 2 * 2]) score_digits_of(rows, block, v);
+                if (memory_.whole[v / 2 * 2]) digits_.whole(rows, block, v, ahead_);
             return;
         }
         pack(rows, block);
@@ -221,115 +199,41 @@ class Worker {
         }
     }
 
-    void score_digits_of(const Stored* rows, const Block& block, int64_t v) {
-#if defined(__AVX512VNNI__)
-        if constexpr (std::is_same<Real, float>::value && sizeof(Stored) == 1)
-            for (int64_t r = 0; r < block.count; r += kDigitRows)
-                score_digit_tile(rows + r * shape_.dim, block.count - r, shape_.dim,
-                                 shared_.digit_panels + v * kDigits * shape_.dim * W, shared_.offsets + v * W,
-                                 shared_.units + v * W, memory_.logits + (v * shape_.block + r) * W, ahead_);
-#else
-        (void)rows, (void)block, (void)v;
-#endif
-    }
-
     void soften(const Block& block) {
         for (int64_t v = 0; v < shape_.vectors; ++v) VectorSoftmax<Real>(problem_, shape_, memory_, v).add(block);
     }
 
     void weigh(const Stored* rows, const Block& block) {
-        bool all = true, some = false;
+        WeighedDigits<Real, Stored> digits(problem_, shape_, shared_, memory_, block);
+        // pairs of a row that has weight with a tile of queries
+        int64_t pairs = 0;
+        bool some = false;
         for (int64_t t = 0; t < shape_.tiles; ++t) {
-            const bool used = use_digits(block, t);
-            all = all && (used || memory_.count[t] == 0), some = some || used;
+            const bool used = digits.take(t);
+            pairs += used ? 0 : memory_.count[t], some = some || used;
         }
-        if (!all) pack(rows, block);
-        if (some) group(rows, block);
-        for (int64_t p = 0; p < shape_.panels; ++p)
-            for (int64_t t = 0; t < shape_.tiles; ++t)
-                if (some && memory_.digit_weights[t].used)
-                    weigh_digits(block, p, t);
-                else if (memory_.count[t] == block.count)
-                    weigh_panel<true>(p, t);
-                else if (memory_.count[t] > 0)
-                    weigh_panel<false>(p, t);
+        if (pairs >= kWorthPanels * block.count) pack(rows, block);
+        if (some) digits.group(rows);
+        for (int64_t p = 0; p < shape_.panels; ++p) {
+            for (int64_t v = 0; some && v < shape_.vectors; ++v) digits.weigh(p, v);
+            for (int64_t t = 0; pairs > 0 && t < shape_.tiles; ++t)
+                if (!some || !memory_.digit_weights[t].used) weigh_panel(rows, block, p, t);
+        }
         for (int64_t t = 0; t < shape_.tiles; ++t) count_pending(t);
     }
 
-    // Brings the weights of a tile of queries into digits where these serve; returns whether they do.
-    bool use_digits(const Block& block, int64_t t) {
-        if (memory_.digit_weights == nullptr) return false;
-        DigitWeights& weights = memory_.digit_weights[t];
-        weights.used = false;
-#if defined(__AVX512VNNI__)
-        if constexpr (std::is_same<Real, float>::value) {
-            const int64_t count = memory_.count[t];
-            const bool dense = count >= kDense * static_cast<double>(block.count) && block.count <= kMostWeighed;
-            if (!dense || !by_digit_tiles<Real, Stored>(shape_.dim)) return false;
-            const float* packed = memory_.packed + t * shape_.block * Q;
-            set_units(packed, count, weights);
-            weights.used = fine(block, t, weights);
-            if (weights.used)
-                write_weights(block.first, memory_.index + t * shape_.block, packed, count,
-                              padded(block.count, kRowsAtOnce) / kRowsAtOnce, weights);
-        }
-#else
-        (void)block;
-#endif
-        return weights.used;
-    }
-
-    // Whether what digits leave of the weights of a block is too little to show in a mean; if so, it is kept in mind.
-    bool fine(const Block& block, int64_t t, const DigitWeights& weights) {
-        double left[Q];
-        const int64_t queries = std::min<int64_t>(Q, shape_.batch - t * Q);
-        for (int64_t q = 0; q < queries; ++q) {
-            const double each = kHalfDigit * weights.unit[q];
-            left[q] = memory_.rounded[t * Q + q] + block.count * each * each;
-            const double most = kFineMean * memory_.mass[t * Q + q];
-            if (!(left[q] <= most * most)) return false;
-        }
-        std::copy_n(left, queries, memory_.rounded + t * Q);
-        return true;
-    }
-
-    void group(const Stored* rows, const Block& block) {
-#if defined(__AVX512VNNI__)
-        if constexpr (sizeof(Stored) == 1) group_rows(rows, block.count, shape_.dim, memory_.groups);
-#else
-        (void)rows, (void)block;
-#endif
-    }
-
-    void weigh_digits(const Block& block, int64_t p, int64_t t) {
-#if defined(__AVX512VNNI__)
-        if constexpr (std::is_same<Real, float>::value) {
-            const int64_t groups = padded(block.count, kRowsAtOnce) / kRowsAtOnce;
-            const uint8_t* panel = memory_.groups + p * groups * Tile<Real>::panel_vectors * 64;
-            float* sums = memory_.sums + shape_.offset(p, t * Q);
-            for (int first = 0; first < Q; first += 4)
-                weigh_digit_tile(panel, groups, memory_.digit_weights[t], first, shared_.whole_centre + p * P,
-                                 sums + first * P);
-            if (p == 0) *memory_.weighed += block.count * std::min<int64_t>(Q, shape_.batch - t * Q);
-        }
-#else
-        (void)block, (void)p, (void)t;
-#endif
-    }
-
-    template <bool ALL>
-    void weigh_panel(int64_t p, int64_t t) {
-        const int64_t left = padded(std::min(P, shape_.dim - p * P), W) / W, count = memory_.count[t];
-        const Real* panel = memory_.rows + p * shape_.block * P;
+    // Adds the weighted sums of a panel to those of a tile of queries.
+    void weigh_panel(const Stored* rows, const Block& block, int64_t p, int64_t t) {
+        const int64_t count = memory_.count[t], left = padded(std::min(P, shape_.dim - p * P), W) / W;
+        if (count == 0) return;
         const int32_t* index = memory_.index + t * shape_.block;
         const Real* weights = memory_.packed + t * shape_.block * Q;
         Real* sums = memory_.sums + shape_.offset(p, t * Q);
-        if (left == 3)
-            weigh_tile<Real, 3, ALL>(panel, index, weights, count, sums);
-        else if (left == 2)
-            weigh_tile<Real, 2, ALL>(panel, index, weights, count, sums);
+        if (packed_)
+            weigh_panel_tile<Real>(memory_.rows + p * shape_.block * P, index, weights, count, left,
+                                   count == block.count, sums);
         else
-            weigh_tile<Real, 1, ALL>(panel, index, weights, count, sums);
+            weigh_stored_tile(rows, p * P, left, shape_, centre_, index, weights, count, sums);
     }
 
     void count_pending(int64_t tile) {

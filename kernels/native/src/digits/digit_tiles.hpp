@@ -7,11 +7,16 @@ namespace oracle {
 // rows of a tile
 constexpr int kDigitRows = 8;
 
+// Whether tiles of digits read rows of D bytes: as they are stored to the last word, or as a copy for a matrix unit.
+constexpr bool by_whole_words(int64_t dim) {
+    return kMatrixUnits || dim % kTogether == 0;
+}
+
 // Whether tiles of digits read these rows.
 template <class Real, class Stored>
 ORACLE_INLINE bool by_digit_tiles(int64_t dim) {
 #if defined(__AVX512VNNI__)
-    return std::is_same<Real, float>::value && sizeof(Stored) == 1 && dim % kTogether == 0 && fits_digits(dim);
+    return std::is_same<Real, float>::value && sizeof(Stored) == 1 && by_whole_words(dim) && fits_digits(dim);
 #else
     (void)dim;
     return false;
@@ -33,15 +38,15 @@ DigitUse digit_use(const ScanProblem& problem, int64_t count) {
 #endif
     if (!fits_digits(problem.dim) || count < kWorthDigits) return {};
     const bool bytes = problem.stored <= kInt8, rows = products && bytes;
-    const bool worth = bytes ? problem.dim % kTogether == 0 : problem.batch >= kWorthCodes;
+    const bool worth = bytes ? by_whole_words(problem.dim) : problem.batch >= kWorthCodes;
     const bool first = leading && !problem.few && worth;
     return {rows, first, first && !bytes, first && !rows, rows && problem.changes.vector == nullptr};
 }
 
-// Copies the digits of one query into its lane of a panel, [kDigits][D / 4][W][4].
+// Copies the digits of one query into its lane of a panel, [kDigits][digit_length / 4][W][4].
 ORACLE_APART void place_digits(const DigitQuery& query, int64_t dim, int64_t lane, int8_t* panel) {
     constexpr int64_t W = Tile<float>::lanes;
-    const int64_t whole = padded(dim, kTogether);
+    const int64_t whole = digit_length(dim);
     for (int digit = 0; digit < kDigits; ++digit)
         for (int64_t d = 0; d < whole; d += kTogether)
             std::memcpy(panel + (digit * whole + d) * W + lane * kTogether, query.digits + digit * query.width + d,
@@ -53,7 +58,7 @@ template <class Real>
 void pack_digits(const ScanProblem& problem, const Shape<Real>& shape, const Shared<Real>& shared, int64_t thread) {
     const int64_t width = digit_width(shape.dim), shift = problem.stored == kUint8 ? 0 : 128;
     const double* centre = problem.stored <= kInt8 ? problem.centre : nullptr;
-    const int64_t W = shape.W, size = kDigits * padded(shape.dim, kTogether);
+    const int64_t W = shape.W, size = kDigits * digit_length(shape.dim);
     for (int64_t b = thread * W; b < shape.batch; b += b % W == W - 1 ? (problem.threads - 1) * W + 1 : 1) {
         DigitQuery& query = shared.in_digits[b];
         query = {shared.digits + b * kDigits * width, width, 0, 0, 1.0, 0.0, 0.0};

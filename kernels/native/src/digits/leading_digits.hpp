@@ -1,12 +1,13 @@
 // Products of 8-bit rows with the leading digits of many queries, in register tiles.
 #pragma once
 #include "digits/digit_tiles.hpp"
+#include "digits/matrix_tiles.hpp"
 
 namespace oracle {
 
 // The operands of products with leading digits. rows: bytes, `stride` from row to row; scales: the value of one of
-// each. panel: of a vector of queries, [D / 4][16][4], those of vectors `panel_step` apart. queries: [16] of each
-// vector. out: [_][16], those of vectors `out_step` apart.
+// each. panel: of a vector of queries, [digit_length / 4][16][4], those of vectors `panel_step` apart. queries: [16] of
+// each vector. out: [_][16], those of vectors `out_step` apart. lines: as multiply_digits() has them.
 template <class Byte>
 struct LeadingOperands {
     const Byte* rows;
@@ -17,6 +18,7 @@ struct LeadingOperands {
     const DigitQuery* queries;
     float* out;
     int64_t out_step;
+    int lines;
 
     LeadingOperands from_row(int64_t row) const {
         LeadingOperands rest = *this;
@@ -141,7 +143,24 @@ ORACLE_APART void score_leading_tile(const LeadingOperands<Byte>& of, Ahead& ahe
 }
 #endif
 
-#if defined(__AVX2__)
+#if defined(__AMX_INT8__)
+// Writes the products of `count` rows; memory has rows up to a multiple of 32.
+template <int VECTORS, class Byte>
+void score_leading(const LeadingOperands<Byte>& of, int64_t count, Ahead& ahead) {
+    alignas(64) int32_t sums[2 * VECTORS * kUnitSums];
+    const int64_t length = digit_length(of.dim);
+    for (int64_t r = 0; r < count; r += 2 * kUnitRows) {
+        multiply_leading<VECTORS>({of.rows + r * of.stride, of.stride, length, of.panel}, of.panel_step, sums, ahead,
+                                  of.lines);
+        for (int v = 0; v < VECTORS; ++v) {
+            const LeadingValues values(of.queries + v * 16);
+            for (int64_t i = 0; i < std::min<int64_t>(2 * kUnitRows, count - r); ++i)
+                values.write(_mm512_load_si512(sums + v * 2 * kUnitSums + i * 16), of.scales[r + i],
+                             of.out + v * of.out_step + (r + i) * 16);
+        }
+    }
+}
+#elif defined(__AVX2__)
 // Writes the products of `count` rows.
 template <int VECTORS, class Byte>
 void score_leading(const LeadingOperands<Byte>& of, int64_t count, Ahead& ahead) {

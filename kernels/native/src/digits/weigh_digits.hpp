@@ -5,28 +5,29 @@
 
 namespace oracle {
 
-// the largest whole number that the two digits of a weight hold, and most rows of a block: sums of so many fit into 32
-// bits
-constexpr float kLargestWeight = 127.0f * 256 + 127.0f;
+// The largest whole number that the digits of a weight hold, and most rows of a block: sums of so many fit into 32 bits.
+constexpr float kLargestWeight = kWeightDigits == 3 ? 127.0f * 65536 + 127.0f * 256 + 127.0f : 127.0f * 256 + 127.0f;
 constexpr int64_t kMostWeighed = 256;
 
 // The weight of a row is off by half of one in the last digit at most (root mean square), in a direction that a
 // sequence of the golden ratio decides, so that rows of equal weight do not err alike. Such errors add up as their
 // squares do: an error of a mean, relative to the distance of its rows, that leaves room to the rounding of float32
-// sums.
+// sums. Three digits are always as fine.
 constexpr double kHalfDigit = 0.5, kFineMean = 2e-6;
-constexpr double kGolden = 0.6180339887498949, kPlastic = 0.7548776662466927;
+// of 2^32
+constexpr uint32_t kGolden = 2654435769u, kPlastic = 3242174889u;
 
-// share of the rows of a block that have weight, at least
-constexpr double kDense = 0.5;
+// share of the rows of a block that have weight, at least: a matrix unit multiplies many without any in the time of one
+// that is multiplied by itself
+constexpr double kDense = kMatrixUnits ? 0.0625 : 0.5;
 
 #if defined(__AVX512VNNI__)
-// The fractions that weights of a row are rounded up from, [queries].
-ORACLE_INLINE void write_dither(int64_t row, float* out) {
-    for (int q = 0; q < DigitWeights::Q; ++q) {
-        const double turns = static_cast<double>(row) * kGolden + q * kPlastic;
-        out[q] = static_cast<float>(turns - std::floor(turns));
-    }
+// The fractions that weights of a row are rounded up from, by query.
+ORACLE_INLINE __m256 dither(int64_t row) {
+    const __m256i query = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    const __m256i turns = _mm256_add_epi32(_mm256_mullo_epi32(query, _mm256_set1_epi32(static_cast<int>(kPlastic))),
+                                           _mm256_set1_epi32(static_cast<int>(static_cast<uint32_t>(row) * kGolden)));
+    return _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_srli_epi32(turns, 8)), _mm256_set1_ps(0x1p-24f));
 }
 
 // Finds the value of one in digits of weights, [count][queries].
@@ -41,24 +42,37 @@ ORACLE_APART void set_units(const float* weights, int64_t count, DigitWeights& o
 // Writes weights in digits of these units. first: row of the data that the block begins with; index: the rows that have
 // any weight, [count]; weights: [count][queries].
 ORACLE_APART void write_weights(int64_t first, const int32_t* index, const float* weights, int64_t count,
-                                int64_t groups, DigitWeights& out) {
+                                const DigitPlace& place, DigitWeights& out) {
     constexpr int Q = DigitWeights::Q;
-    float each[Q];
-    for (int q = 0; q < Q; ++q) each[q] = out.unit[q] > 0.0f ? 1.0f / out.unit[q] : 0.0f, out.total[q] = 0;
-    std::memset(out.digits, 0, groups * Q * 2 * kRowsAtOnce);
-    for (int64_t i = 0; i < count; ++i) {
-        int8_t* to = out.digits + index[i] / kRowsAtOnce * Q * 2 * kRowsAtOnce + index[i] % kRowsAtOnce;
-        float dither[Q];
-        write_dither(first + index[i], dither);
-        for (int q = 0; q < Q; ++q) {
-            // not beyond the largest number of two digits
-            const float value = std::min(weights[i * Q + q] * each[q] + dither[q], kLargestWeight);
-            const int32_t whole = static_cast<int32_t>(value);
-            const int8_t low = static_cast<int8_t>(whole & 255);
-            to[q * 2 * kRowsAtOnce] = low, to[(q * 2 + 1) * kRowsAtOnce] = static_cast<int8_t>((whole - low) >> 8);
-            out.total[q] += whole;
+    float inverse[Q];
+    for (int q = 0; q < Q; ++q) inverse[q] = out.unit[q] > 0.0f ? 1.0f / out.unit[q] : 0.0f;
+    const __m256 each = _mm256_loadu_ps(inverse), largest = _mm256_set1_ps(kLargestWeight);
+    const __m256i byte = _mm256_set1_epi32(255), half = _mm256_set1_epi32(128);
+    const __m256i queries = _mm256_mullo_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7),
+                                               _mm256_set1_epi32(static_cast<int>(place.query)));
+    __m256i total = _mm256_setzero_si256();
+    int64_t i = 0;
+    for (int64_t row = 0; row < place.rows; row += kRowsAtOnce) {
+        __m256i digits[kWeightDigits] = {};
+        for (int k = 0; k < kRowsAtOnce; ++k) {
+            if (i == count || index[i] != row + k) continue;
+            // not beyond the largest number that digits hold
+            const __m256 value = _mm256_fmadd_ps(_mm256_loadu_ps(weights + i++ * Q), each, dither(first + row + k));
+            __m256i whole = _mm256_cvttps_epi32(_mm256_min_ps(value, largest));
+            total = _mm256_add_epi32(total, whole);
+#pragma GCC unroll 3
+            for (int digit = 0; digit < kWeightDigits; ++digit) {
+                digits[digit] = _mm256_or_si256(digits[digit], _mm256_slli_epi32(_mm256_and_si256(whole, byte), 8 * k));
+                // rounded to the nearest multiple of 256
+                whole = _mm256_srli_epi32(_mm256_add_epi32(whole, half), 8);
+            }
         }
+        int8_t* to = out.digits + row / kRowsAtOnce * place.group;
+#pragma GCC unroll 3
+        for (int digit = 0; digit < kWeightDigits; ++digit)
+            _mm256_i32scatter_epi32(to + digit * place.digit, queries, digits[digit], 1);
     }
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out.total), total);
 }
 
 // Sixteen coordinates of four rows without a sign, coordinate by coordinate.
@@ -76,19 +90,40 @@ ORACLE_INLINE __m512i four_rows(const Stored* const* row, int64_t d, int64_t dim
     return _mm512_inserti32x4(all, _mm_unpackhi_epi16(third, fourth), 3);
 }
 
-// Brings rows into groups of four, [D / P][groups][P / 16][64]; the last row stands in for those beyond, which weigh
-// nothing.
+// Brings rows into groups of four, [D / P][groups][P / 16][64]; the last row stands in for those beyond in its group,
+// which weigh nothing.
 template <class Stored>
 ORACLE_APART void group_rows(const Stored* rows, int64_t count, int64_t dim, uint8_t* out) {
     constexpr int64_t P = Tile<float>::panel, VECTORS = Tile<float>::panel_vectors;
-    const int64_t groups = padded(count, kRowsAtOnce) / kRowsAtOnce;
-    for (int64_t group = 0; group < groups; ++group) {
+    const int64_t groups = weighed_rows(count) / kRowsAtOnce;
+    for (int64_t group = 0; group * kRowsAtOnce < count; ++group) {
         const Stored* row[kRowsAtOnce];
         for (int64_t r = 0; r < kRowsAtOnce; ++r) row[r] = rows + std::min(group * kRowsAtOnce + r, count - 1) * dim;
         for (int64_t d = 0; d < padded(dim, P); d += 16) {
             uint8_t* to = out + ((d / P * groups + group) * VECTORS + d % P / 16) * 64;
             _mm512_storeu_si512(to, four_rows(row, d, dim));
         }
+    }
+}
+
+#if !defined(__AMX_INT8__)
+// The sums of the low and of the high digits of 16 coordinates for one query.
+struct DigitPair {
+    __m512i low, high;
+};
+
+// Adds what sums of digits stand for to the sums of one query, [P], whose weights have such a unit and such a total.
+// centre: of the rows as they are multiplied, [P].
+ORACLE_INLINE void add_digit_sums(const DigitPair* of, float unit, int32_t total, const int32_t* centre,
+                                  float* sums) {
+    const __m512i all = _mm512_set1_epi32(total);
+    const __m512 each = _mm512_set1_ps(unit);
+#pragma GCC unroll 3
+    for (int v = 0; v < Tile<float>::panel_vectors; ++v) {
+        const __m512i sum = _mm512_add_epi32(_mm512_slli_epi32(of[v].high, 8), of[v].low);
+        const __m512i off = _mm512_mullo_epi32(_mm512_loadu_si512(centre + v * 16), all);
+        const __m512 value = _mm512_cvtepi32_ps(_mm512_sub_epi32(sum, off));
+        _mm512_storeu_ps(sums + v * 16, _mm512_fmadd_ps(value, each, _mm512_loadu_ps(sums + v * 16)));
     }
 }
 
@@ -114,18 +149,13 @@ ORACLE_APART void weigh_digit_tile(const uint8_t* panel, int64_t groups, const D
     }
 #pragma GCC unroll 4
     for (int q = 0; q < 4; ++q) {
-        const __m512i total = _mm512_set1_epi32(weights.total[first + q]);
-        const __m512 unit = _mm512_set1_ps(weights.unit[first + q]);
+        DigitPair of[VECTORS];
 #pragma GCC unroll 3
-        for (int v = 0; v < VECTORS; ++v) {
-            const __m512i all = _mm512_add_epi32(_mm512_slli_epi32(high[q][v], 8), low[q][v]);
-            const __m512i off = _mm512_mullo_epi32(_mm512_loadu_si512(centre + v * 16), total);
-            const __m512 value = _mm512_cvtepi32_ps(_mm512_sub_epi32(all, off));
-            float* at = sums + q * P + v * 16;
-            _mm512_storeu_ps(at, _mm512_fmadd_ps(value, unit, _mm512_loadu_ps(at)));
-        }
+        for (int v = 0; v < VECTORS; ++v) of[v] = {low[q][v], high[q][v]};
+        add_digit_sums(of, weights.unit[first + q], weights.total[first + q], centre, sums + q * P);
     }
 }
+#endif
 #endif
 
 }  // namespace oracle

@@ -5,6 +5,7 @@
 #endif
 
 #include "core/directions.hpp"
+#include "core/matrix_units.hpp"
 #include "products/law.hpp"
 #include "products/tiles.hpp"
 #include "threads/threads.hpp"
@@ -143,10 +144,18 @@ constexpr int64_t digits_of(int64_t dim) {
 // coordinates that are multiplied together
 constexpr int64_t kTogether = 4;
 
-// bytes from one row in codes to the next
-constexpr int64_t code_stride(int64_t dim) {
-    return padded(dim, 64);
+// coordinates of a panel of queries in digits
+constexpr int64_t digit_length(int64_t dim) {
+    return padded(dim, kMatrixUnits ? kUnitBytes : kTogether);
 }
+
+// bytes from one row in codes to the next: those of a tile of a matrix unit do not all fall into a few sets of a cache
+constexpr int64_t code_stride(int64_t dim) {
+    return padded(dim, 64) + (kMatrixUnits ? kUnitBytes : 0);
+}
+
+// rows in bytes that are multiplied together, at most
+constexpr int64_t kRowsOfBytes = kMatrixUnits ? 2 * kUnitRows : 1;
 
 // What all threads read: the queries as the products want them, in digits and one after the other too where these are
 // used, and the centre, [panels * width].
@@ -157,7 +166,7 @@ struct Shared {
     Real* directions;         // as the queries, or null
     int8_t* digits;           // [B][kDigits][digit_width]
     DigitQuery* in_digits;    // [lanes]
-    int8_t* digit_panels;     // [vectors][kDigits][D / 4][W][4], of many queries
+    int8_t* digit_panels;     // [vectors][kDigits][digit_length / 4][W][4], of many queries
     double *offsets, *units;  // [lanes], of the queries in digits
     Real* single;             // [B][code_stride], or null
     int32_t* whole_centre;    // [panels * width]: of 8-bit rows as products in digits read them, or null
@@ -188,12 +197,37 @@ struct Patience {
     int32_t left, next;
 };
 
-// rows that are multiplied together where weights are digits
+// rows that are multiplied together where weights are digits, and digits of a weight, of eight bits each
 constexpr int64_t kRowsAtOnce = 4;
+constexpr int kWeightDigits = kMatrixUnits ? 3 : 2;
 
-// The weights of a block for a tile of queries. digits: [groups of kRowsAtOnce rows][queries][2][kRowsAtOnce], the
-// higher one last. unit, total: the value of one, and the sum of all, [queries]. used: whether they serve in this
-// block.
+// rows of a block up to a whole operand of sums whose weights are digits
+constexpr int64_t weighed_rows(int64_t count) {
+    return padded(count, kMatrixUnits ? kUnitBytes : kRowsAtOnce);
+}
+
+// Where the digits of the weights of a block lie, in bytes: from a group of kRowsAtOnce rows, from a query and from a
+// digit to the next, the highest one last. A matrix unit reads the rows of a query one after the other.
+struct DigitPlace {
+    static constexpr int64_t Q = Tile<float>::queries, of_unit = kUnitRows / Q;
+    int64_t rows, group, query, digit;
+
+    // rows: of the block, weighed_rows.
+    explicit DigitPlace(int64_t count)
+        : rows(count),
+          group(kMatrixUnits ? kRowsAtOnce : Q * kWeightDigits * kRowsAtOnce),
+          query(kMatrixUnits ? rows : kWeightDigits * kRowsAtOnce),
+          digit(kMatrixUnits ? kUnitRows * rows : kRowsAtOnce) {}
+
+    // Where those of a tile of queries begin.
+    int64_t of_tile(int64_t t) const {
+        if (!kMatrixUnits) return t * Q * kWeightDigits * rows;
+        return (t / of_unit * kWeightDigits * kUnitRows + t % of_unit * Q) * rows;
+    }
+};
+
+// The weights of a block for a tile of queries. digits: as DigitPlace has them. unit, total: the value of one, and the
+// sum of all, [queries]. used: whether they serve in this block.
 struct DigitWeights {
     static constexpr int Q = Tile<float>::queries;
     int8_t* digits;
@@ -208,8 +242,9 @@ struct Memory {
     Real *rows, *logits, *half_norms, *norms, *log_weights, *sums, *reference, *floor;
     Real *scales, *errors;        // [block]: of rows in codes the value of one, and the norm of what the codes leave
     Real* spread;                 // [1]: the largest value of rows over their deviation
-    uint8_t* codes;               // [block][code_stride], or null
-    uint8_t* groups;              // [panels * width][rows()]: rows in groups of four, or null
+    uint8_t* codes;               // [block][code_stride]: rows in bytes, or null
+    uint8_t* groups;              // [panels * width][weighed_rows]: rows in groups of four, or null
+    int8_t* weight_digits;        // [kWeightDigits][lanes][weighed_rows]: as DigitPlace has them, or null
     DigitWeights* digit_weights;  // [tiles], or null
     double *total, *met, *mass, *squares, *first_logit, *half_norm;
     double* rounded;                 // [lanes]: squared error of sums whose weights were digits
@@ -241,12 +276,13 @@ struct Memory {
         norms = arena.take<Real>(shape.rows());
         scales = arena.take<Real>(shape.rows()), errors = arena.take<Real>(shape.rows());
         const bool bytes = use.weights && !few;
-        groups = bytes ? arena.take<uint8_t>(values * shape.rows()) : nullptr;
+        const int64_t grouped = weighed_rows(block);
+        groups = bytes ? arena.take<uint8_t>(values * grouped) : nullptr;
         digit_weights = bytes ? arena.take<DigitWeights>(shape.tiles) : nullptr;
-        int8_t* digits = bytes ? arena.take<int8_t>(lanes * shape.rows() * 2) : nullptr;
-        for (int64_t t = 0; digits && t < shape.tiles; ++t)
-            digit_weights[t].digits = digits + t * shape.of_tile * shape.rows() * 2;
-        spread = arena.take<Real>(1), codes = use.codes ? arena.take<uint8_t>(block * code_stride(shape.dim)) : nullptr;
+        weight_digits = bytes ? arena.take<int8_t>(padded(lanes, kUnitRows) * grouped * kWeightDigits) : nullptr;
+        spread = arena.take<Real>(1);
+        const bool coded = use.codes || (kMatrixUnits && use.rows && !few);
+        codes = coded ? arena.take<uint8_t>(padded(block, kRowsOfBytes) * code_stride(shape.dim)) : nullptr;
         sums = arena.take<Real>(lanes * values);
         total = std::is_same<Real, double>::value ? nullptr : arena.take<double>(lanes * values);
         reference = arena.take<Real>(lanes), floor = arena.take<Real>(lanes);

@@ -35,6 +35,11 @@ struct Ahead {
         for (int i = 0; i < LINES; ++i) __builtin_prefetch(at + i * line, 0, 2);
         at += at + LINES * line < end ? LINES * line : 0;
     }
+
+    // Asks for so many lines, or as many as there are.
+    ORACLE_MEMBER void next(int lines) {
+        for (int i = 0; i < lines && at < end; ++i, at += line) __builtin_prefetch(at, 0, 2);
+    }
 };
 
 // Operands of a tile of logits, a tile of rows with VECTORS vectors of queries.
@@ -134,6 +139,21 @@ ORACLE_APART void weigh_tile(const Real* panel, const int32_t* index, const Real
     for (int q = 0; q < QUERIES; ++q)
 #pragma GCC unroll 3
         for (int v = 0; v < VECTORS; ++v) store(sums + q * P + v * W, total[q][v]);
+}
+
+// The same over `left` vectors of a panel; all: whether the rows are all that it has, in order.
+template <class Real>
+void weigh_panel_tile(const Real* panel, const int32_t* index, const Real* weights, int64_t count, int64_t left,
+                      bool all, Real* sums) {
+    if (left == 3)
+        all ? weigh_tile<Real, 3, true>(panel, index, weights, count, sums)
+            : weigh_tile<Real, 3, false>(panel, index, weights, count, sums);
+    else if (left == 2)
+        all ? weigh_tile<Real, 2, true>(panel, index, weights, count, sums)
+            : weigh_tile<Real, 2, false>(panel, index, weights, count, sums);
+    else
+        all ? weigh_tile<Real, 1, true>(panel, index, weights, count, sums)
+            : weigh_tile<Real, 1, false>(panel, index, weights, count, sums);
 }
 
 }  // namespace oracle

@@ -17,7 +17,7 @@ struct ScanAsked {
     AskedQueries queries;
     int64_t start, stop, count;  // the span, and how many rows a query may use at most
     const int64_t* excluded;     // [B, ranges, 2]
-    // block: rows of a block; whole_block: where all of them are multiplied with whole queries
+    // block: rows of a block; whole_block: at most where all of them are multiplied with whole queries
     int64_t ranges, threads, listed, margin, block, whole_block, few;
     StatesView out;     // zeros, apart from what is here written in any case
     int64_t overflows;  // how many queries list too many rows: of these out.lse_rest becomes NaN
@@ -27,6 +27,18 @@ struct ScanAsked {
     const double* lse;  // [B], log-partitions of which the rows are a part, where they are known before, or null
     const DirectionsView* directions;  // what weights are multiplied with, for queries that are not few, or null
 };
+
+// Rows of a block for each query, by long vectors: the sums of a query pass once a block, those of two rows of it at the
+// cost of one more; longer blocks leave the cache to fewer other rows.
+constexpr double kRowsOfQuery = 1.5;
+
+// Rows of a block that are all multiplied with whole queries: as many as there may be by short vectors, whose products
+// leave the most time to fetch them, and by matrix units.
+inline int64_t rows_of_whole_block(const ScanAsked& asked, int64_t batch) {
+    if (kVectorBytes < 64 || asked.whole_block == asked.block) return asked.whole_block;
+    const int64_t wanted = static_cast<int64_t>(kRowsOfQuery * batch) / Tile<float>::rows * Tile<float>::rows;
+    return std::min(std::max(wanted, asked.block), asked.whole_block);
+}
 
 // A problem and all that it points to, apart from the memory of threads.
 class Problem {
@@ -86,7 +98,7 @@ class Problem {
                     asked.out.mean != nullptr || asked.directions != nullptr,
                     asked.out.entropy != nullptr,
                     asked.block,
-                    asked.few ? asked.block : asked.whole_block,
+                    asked.few ? asked.block : rows_of_whole_block(asked, batch),
                     asked.few};
     }
     Problem(const Problem&) = delete;
