@@ -56,8 +56,8 @@ WHOLE_ROWS = 96
 # that short blocks reckon with
 CACHE_SHARE, CACHE_BYTES = 0.6, 1 << 19
 
-# bytes of a value of 8-bit rows that matrix units multiply: by rows, and in groups of rows
-UNIT_BYTES = 2
+# what matrix units multiply: bytes of a value of 8-bit rows and of others in a block, and rows of a product with weights
+UNIT_BYTES, PLANE_BYTES, UNIT_ROWS = 2, 3, 64
 
 
 class Rounding(Structure):
@@ -189,18 +189,21 @@ def block_rows(rows: Rows, limits: NativeLimits, library: CDLL, *, few: bool) ->
     if limits.block_rows is not None:
         return limits.block_rows, limits.whole_rows or limits.block_rows
     size, second = rows.stored.element_size(), library.oracle_second_cache() or CACHE_BYTES
-    if library.oracle_matrix_units() and size == 1 and not few:
-        block = _fitting(rows.dim * UNIT_BYTES, second)
-        return block, block
+    if library.oracle_matrix_units() and not few:
+        whole = _fitting(rows.dim * (UNIT_BYTES if size == 1 else PLANE_BYTES), second, UNIT_ROWS)
+        return (whole if size == 1 else min(whole, _fitting(rows.dim * 4, CACHE_BYTES))), whole
     block = _fitting(rows.dim * (size if few else 4), min(second, CACHE_BYTES))
     long_vectors = library.oracle_vector_bytes() == LONG_VECTOR
     return block, max(block, _fitting(rows.dim * 4, second) if long_vectors else WHOLE_ROWS)
 
 
-def _fitting(row_bytes: int, cache_bytes: int) -> int:
-    """Return how many rows of so many bytes a block may have where the second cache has so many."""
-    fitting = int(CACHE_SHARE * cache_bytes) // row_bytes
-    return max(ROW_UNIT, min(fitting // ROW_UNIT * ROW_UNIT, MOST_ROWS))
+def _fitting(row_bytes: int, cache_bytes: int, multiple: int = ROW_UNIT) -> int:
+    """Return how many rows of so many bytes a block may have where the second cache has so many.
+
+    multiple: of rows that are multiplied together; a block has as many whole units of these as fit.
+    """
+    fitting = min(int(CACHE_SHARE * cache_bytes) // row_bytes, MOST_ROWS)
+    return max(ROW_UNIT, max(fitting // multiple * multiple, min(fitting, multiple)) // ROW_UNIT * ROW_UNIT)
 
 
 def shares_of(operations: float, most: int) -> int:

@@ -1,9 +1,9 @@
 // Products of a block with queries in digits: with leading digits of pairs of vectors, and with all digits of one.
 #pragma once
 #include "blocks/softmax.hpp"
-#include "digits/codes.hpp"
 #include "digits/leading_digits.hpp"
 #include "digits/matrix_digits.hpp"
+#include "digits/planes.hpp"
 
 namespace oracle {
 
@@ -16,10 +16,22 @@ class DigitScores {
     DigitScores(const Shape<Real>& shape, const Shared<Real>& shared, Memory<Real>& memory)
         : shape_(shape), shared_(shared), memory_(memory) {}
 
-    // Brings the rows of a block into the bytes that are multiplied. some: whether leading digits are, for some queries.
+    // Brings the rows of a block into the bytes that are multiplied. some: whether leading digits are, for some
+    // queries.
     void begin(const Stored* rows, const Block& block, bool some) {
         (void)rows, (void)block, (void)some;
-#if defined(__AVX2__)
+        refined_ = planes_ = false;
+#if defined(__AMX_INT8__)
+        if constexpr (std::is_same<Real, float>::value && !bytes) {
+            // all at once where whole products are made in any case
+            refined_ = shared_.use.planes && !some;
+            if (refined_)
+                plane_rows<true>(rows, block.count, shape_, shared_.centre, memory_);
+            else if (some || shared_.use.planes)
+                plane_rows<false>(rows, block.count, shape_, shared_.centre, memory_);
+            planes_ = shared_.use.planes && least_norm(block) >= kLeastNorm;
+        }
+#elif defined(__AVX2__)
         if constexpr (std::is_same<Real, float>::value && !bytes)
             if (shared_.use.codes && some) code_rows(rows, block.count, shape_.dim, shared_.centre, memory_);
 #endif
@@ -63,10 +75,41 @@ class DigitScores {
 #endif
     }
 
+    // Whether planes hold the rows of the block as finely as single precision does.
+    bool planes_serve() const { return planes_; }
+
+    // Brings rows in codes into all of their planes.
+    void refine(const Stored* rows, const Block& block) {
+        (void)rows, (void)block;
+#if defined(__AMX_INT8__)
+        if constexpr (std::is_same<Real, float>::value && !bytes)
+            if (!refined_) refine_rows(rows, block.count, shape_, shared_.centre, memory_);
+#endif
+        refined_ = true;
+    }
+
+    // Writes the products of rows in planes with all digits of vector v.
+    void planes(const Block& block, int64_t v) {
+        (void)block, (void)v;
+#if defined(__AMX_INT8__)
+        if constexpr (std::is_same<Real, float>::value && !bytes) {
+            const int64_t length = digit_length(shape_.dim);
+            const int8_t* panel = shared_.digit_panels + v * kDigits * length * W;
+            const PlaneOperands of{{memory_.codes, code_stride(shape_.dim), length, panel},
+                                   plane_stride(shape_.block, shape_.dim),
+                                   memory_.scales,
+                                   low_digits_show(block, v)};
+            score_plane_rows(of, block.count, shared_.offsets + v * W, shared_.units + v * W,
+                             memory_.logits + v * shape_.block * W);
+        }
+#endif
+    }
+
   private:
     const Shape<Real>& shape_;
     const Shared<Real>& shared_;
     Memory<Real>& memory_;
+    bool refined_ = false, planes_ = false;  // whether the block is in planes, and whether these serve
 
 #if defined(__AVX2__)
     template <class Byte>
@@ -87,8 +130,29 @@ class DigitScores {
     }
 #endif
 
-    // Lines of the next block to ask for with each step of a matrix unit, which multiplies 32 rows with so many vectors:
-    // all of them while this block is multiplied with all queries.
+    // The least norm of a row in units of its codes.
+    double least_norm(const Block& block) const {
+        double least = std::numeric_limits<double>::infinity();
+        for (int64_t r = 0; r < block.count; ++r)
+            if (memory_.scales[r] > 0) least = std::min<double>(least, memory_.norms[r] / memory_.scales[r]);
+        return least;
+    }
+
+#if defined(__AMX_INT8__)
+    // Whether products of low digits show beside those of some row with some query, whose rounding the law knows: where
+    // few coordinates are as large as the largest one.
+    bool low_digits_show(const Block& block, int64_t v) const {
+        double query = std::numeric_limits<double>::infinity();
+        for (int64_t b = v * W; b < std::min((v + 1) * W, shape_.batch); ++b) {
+            const DigitQuery& of = shared_.in_digits[b];
+            if (of.leading_norm > 0.0) query = std::min(query, of.leading_norm / of.unit);
+        }
+        return !(least_norm(block) * query >= kLowShare * kLowProduct * std::sqrt(static_cast<double>(shape_.dim)));
+    }
+#endif
+
+    // Lines of the next block to ask for with each step of a matrix unit, which multiplies 32 rows with so many
+    // vectors: all of them while this block is multiplied with all queries.
     int lines(int64_t vectors) const {
         const int64_t stored = 2 * kUnitRows * sizeof(Stored), passes = std::max<int64_t>(shape_.vectors / vectors, 1);
         return static_cast<int>((stored + passes - 1) / passes);

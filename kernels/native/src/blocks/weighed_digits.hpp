@@ -27,24 +27,31 @@ class WeighedDigits {
 #if defined(__AVX512VNNI__)
         if constexpr (std::is_same<Real, float>::value) {
             const int64_t count = memory_.count[t];
-            const bool dense = count >= kDense * static_cast<double>(block_.count) && block_.count <= kMostWeighed;
-            if (!dense || count == 0 || !by_digit_tiles<Real, Stored>(shape_.dim)) return false;
+            const double least = shared_.use.planes ? kDensePlanes : kDense;
+            const bool dense = count >= least * static_cast<double>(block_.count) && block_.count <= kMostWeighed;
+            const bool read = shared_.use.planes || by_digit_tiles<Real, Stored>(shape_.dim);
+            if (!dense || count == 0 || !read) return false;
             const float* packed = memory_.packed + t * shape_.block * Q;
-            set_units(packed, count, weights);
+            const int32_t* index = memory_.index + t * shape_.block;
+            set_units(packed, index, memory_.scales, count, weights);
             weights.used = fine(t, weights);
             weights.digits = memory_.weight_digits + place_.of_tile(t);
-            if (weights.used)
-                write_weights(block_.first, memory_.index + t * shape_.block, packed, count, place_, weights);
+            if (weights.used) write_weights(block_.first, index, packed, memory_.scales, count, place_, weights);
         }
 #endif
         return weights.used;
     }
 
-    // Brings the rows of the block into groups.
-    void group(const Stored* rows) {
-        (void)rows;
+    // Brings a panel of the rows of the block into groups.
+    void group(const Stored* rows, int64_t p) {
+        (void)rows, (void)p;
 #if defined(__AVX512VNNI__)
-        if constexpr (sizeof(Stored) == 1) group_rows(rows, block_.count, shape_.dim, memory_.groups);
+        if constexpr (sizeof(Stored) == 1)
+            return group_rows(rows, shape_.dim, block_.count, p * P, shape_.dim, memory_.groups);
+        const int64_t stride = code_stride(shape_.dim), plane = plane_stride(shape_.block, shape_.dim);
+        for (int64_t k = 0; shared_.use.planes && k < kPlanes; ++k)
+            group_rows(memory_.codes + k * plane, stride, block_.count, p * P, shape_.dim,
+                       memory_.groups + k * place_.rows * P);
 #endif
     }
 
@@ -56,12 +63,13 @@ class WeighedDigits {
             const int64_t first = v * W / Q, last = first + W / Q;
             const DigitWeights* weights = memory_.digit_weights;
             if (std::none_of(weights + first, weights + last, [](const DigitWeights& of) { return of.used; })) return;
-            const uint8_t* panel = memory_.groups + p * place_.rows * P;
 #if defined(__AMX_INT8__)
             alignas(64) int32_t sums[kWeightDigits * Tile<Real>::panel_vectors * kUnitSums];
             // the sums that come after the next, which come from the third cache where queries are many
             fetch_sums(memory_.sums + shape_.offset(p, v * W) + 2 * W * P, W * P);
-            multiply_all_weights(memory_.weight_digits + place_.of_tile(first), place_.rows, panel, sums);
+            const int8_t* digits = memory_.weight_digits + place_.of_tile(first);
+            shared_.use.planes ? multiply_plane_weights(digits, place_.rows, memory_.groups, sums)
+                               : multiply_all_weights(digits, place_.rows, memory_.groups, sums);
 #endif
             for (int64_t t = first; t < last; ++t) {
                 if (!weights[t].used) continue;
@@ -71,7 +79,7 @@ class WeighedDigits {
                 add_weighed(sums + (t - first) * Q * 16, weights[t], centre, out);
 #else
                 for (int q = 0; q < Q; q += 4)
-                    weigh_digit_tile(panel, place_.rows / kRowsAtOnce, weights[t], q, centre, out + q * P);
+                    weigh_digit_tile(memory_.groups, place_.rows / kRowsAtOnce, weights[t], q, centre, out + q * P);
 #endif
                 if (p == 0) *memory_.weighed += block_.count * std::min<int64_t>(Q, shape_.batch - t * Q);
             }
@@ -90,15 +98,30 @@ class WeighedDigits {
     // Whether what digits leave of the weights of a block is too little to show in a mean; if so, it is kept in mind.
     bool fine(int64_t t, const DigitWeights& weights) {
         double left[Q];
+        const bool planes = shared_.use.planes;
+        const double share = planes ? of_planes() : kHalfDigit, limit = planes ? kFinePlanes : kFineMean;
         const int64_t queries = std::min<int64_t>(Q, shape_.batch - t * Q);
         for (int64_t q = 0; q < queries; ++q) {
-            const double each = kHalfDigit * weights.unit[q];
+            const double each = share * weights.unit[q];
             left[q] = memory_.rounded[t * Q + q] + block_.count * each * each;
-            const double most = kFineMean * memory_.mass[t * Q + q];
+            const double most = limit * memory_.mass[t * Q + q];
             if (!(left[q] <= most * most)) return false;
         }
         std::copy_n(left, queries, memory_.rounded + t * Q);
         return true;
+    }
+
+    // What digits leave of a weighted row in planes, root mean square, in units of the last digit of its weight and
+    // relative to the distance of the rows: half of one of the weight, or the products of low digits.
+    double of_planes() const {
+        double square = 0.0, longest = 0.0;
+        for (int64_t r = 0; r < block_.count; ++r) {
+            const double norm = memory_.norms[r];
+            square += norm * norm;
+            if (memory_.scales[r] > 0) longest = std::max(longest, norm / memory_.scales[r]);
+        }
+        const double lost = std::max(kHalfDigit * longest, kLowProduct * std::sqrt(static_cast<double>(shape_.dim)));
+        return lost / std::sqrt(square / static_cast<double>(block_.count));
     }
 };
 

@@ -87,7 +87,7 @@ class Worker {
             const bool equal = problem_.log_weights == nullptr;
             memory_.log_weights[r] = equal ? Real(0) : static_cast<Real>(problem_.log_weights[block.first + r]);
         }
-        for (int64_t r = 0; use_.leading && r < block.count; ++r) {
+        for (int64_t r = 0; use_.any() && r < block.count; ++r) {
             memory_.norms[r] = static_cast<Real>(std::sqrt(2.0 * problem_.half_norms[block.first + r]) * kNormUpward);
             memory_.scales[r] = 1, memory_.errors[r] = 0;
         }
@@ -175,6 +175,12 @@ class Worker {
                 if (memory_.whole[v / 2 * 2]) digits_.whole(rows, block, v, ahead_);
             return;
         }
+        if (digits_.planes_serve()) {
+            digits_.refine(rows, block);
+            for (int64_t v = 0; v < shape_.vectors; ++v)
+                if (memory_.whole[v / 2 * 2]) digits_.planes(block, v);
+            return;
+        }
         pack(rows, block);
         score_whole(block, queries_);
     }
@@ -209,12 +215,13 @@ class Worker {
         int64_t pairs = 0;
         bool some = false;
         for (int64_t t = 0; t < shape_.tiles; ++t) {
-            const bool used = digits.take(t);
+            const bool used = (!use_.planes || digits_.planes_serve()) && digits.take(t);
             pairs += used ? 0 : memory_.count[t], some = some || used;
         }
         if (pairs >= kWorthPanels * block.count) pack(rows, block);
-        if (some) digits.group(rows);
+        if (some && digits_.planes_serve()) digits_.refine(rows, block);
         for (int64_t p = 0; p < shape_.panels; ++p) {
+            if (some) digits.group(rows, p);
             for (int64_t v = 0; some && v < shape_.vectors; ++v) digits.weigh(p, v);
             for (int64_t t = 0; pairs > 0 && t < shape_.tiles; ++t)
                 if (!some || !memory_.digit_weights[t].used) weigh_panel(rows, block, p, t);

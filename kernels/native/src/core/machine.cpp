@@ -1,9 +1,8 @@
-// What the host asks of the machine: leave to use matrix units, which the system keeps from processes that have not asked
-// for it, and sizes that blocks are cut by.
-#include "core/matrix_units.hpp"
-
+// What the host asks of the machine: leave to use matrix units, which the system keeps from processes that have not
+// asked for it, and sizes that blocks are cut by.
 #include <unistd.h>
 
+#include "core/matrix_units.hpp"
 #include "threads/threads.hpp"
 #if defined(__AMX_INT8__)
 #include <sys/syscall.h>

@@ -55,24 +55,30 @@ ORACLE_INLINE Coded code_row(const Stored* row, int64_t dim, const float* centre
     return {scale, std::sqrt(lane_sum<float>(square)) * static_cast<float>(kNormUpward), found};
 }
 
-// Brings rows into codes, as far as their values spread by those before them: a row that goes beyond is read twice.
-template <class Stored>
-ORACLE_APART void code_rows(const Stored* rows, int64_t count, int64_t dim, const float* centre,
-                            Memory<float>& memory) {
-    const int64_t stride = code_stride(dim);
+// Brings rows into codes by code(r, scale), as far as their values spread by those before them: a row that goes beyond
+// is read twice.
+template <class Code>
+ORACLE_INLINE void code_by_spread(int64_t count, int64_t dim, Memory<float>& memory, const Code& code) {
     const float root = std::sqrt(static_cast<float>(dim));
     for (int64_t r = 0; r < count; ++r) {
-        const auto coded = [&](float scale) {
-            return code_row(rows + r * dim, dim, centre, scale, memory.codes + r * stride);
-        };
         const float deviation = memory.norms[r] / root;
-        Coded found = coded(deviation * *memory.spread / kLargestCode);
-        if (!found.fits()) found = coded(found.largest / kLargestCode);
+        Coded found = code(r, deviation * *memory.spread / kLargestCode);
+        if (!found.fits()) found = code(r, found.largest / kLargestCode);
         memory.scales[r] = found.scale, memory.errors[r] = found.error;
         // what one row needs is forgotten after some dozens of others
         const float own = deviation > 0.0f ? found.largest / deviation : 0.0f;
         *memory.spread = std::max(own, kForgotten * *memory.spread);
     }
+}
+
+// Brings rows into codes.
+template <class Stored>
+ORACLE_APART void code_rows(const Stored* rows, int64_t count, int64_t dim, const float* centre,
+                            Memory<float>& memory) {
+    const int64_t stride = code_stride(dim);
+    code_by_spread(count, dim, memory, [&](int64_t r, float scale) {
+        return code_row(rows + r * dim, dim, centre, scale, memory.codes + r * stride);
+    });
 }
 #endif
 

@@ -23,8 +23,11 @@ ORACLE_INLINE bool by_digit_tiles(int64_t dim) {
 #endif
 }
 
-// queries from which on it pays to bring rows into codes
-constexpr int64_t kWorthCodes = 32;
+// queries from which on it pays to bring rows into codes, and into planes
+constexpr int64_t kWorthCodes = 32, kWorthPlanes = 32;
+
+// coordinates of rows in planes at most: three sums of their products fit into 32 bits together
+constexpr int64_t kLongestPlanes = 1 << 14;
 
 // What queries are written in digits for where a thread scans `count` rows.
 template <class Real>
@@ -40,7 +43,10 @@ DigitUse digit_use(const ScanProblem& problem, int64_t count) {
     const bool bytes = problem.stored <= kInt8, rows = products && bytes;
     const bool worth = bytes ? by_whole_words(problem.dim) : problem.batch >= kWorthCodes;
     const bool first = leading && !problem.few && worth;
-    return {rows, first, first && !bytes, first && !rows, rows && problem.changes.vector == nullptr};
+    const bool planes = kMatrixUnits && first && !bytes && problem.changes.vector == nullptr &&
+                        problem.batch >= kWorthPlanes && problem.dim <= kLongestPlanes;
+    return {rows,  first, first && !bytes, first && !rows, (rows && problem.changes.vector == nullptr) || planes,
+            planes};
 }
 
 // Copies the digits of one query into its lane of a panel, [kDigits][digit_length / 4][W][4].
@@ -71,7 +77,7 @@ void pack_digits(const ScanProblem& problem, const Shape<Real>& shape, const Sha
     }
     if (thread != 0) return;
     for (int64_t d = 0; shared.whole_centre && d < shape.panels * shape.width; ++d)
-        shared.whole_centre[d] = d < shape.dim ? static_cast<int32_t>(std::lrint(centre[d]) + shift) : 0;
+        shared.whole_centre[d] = d < shape.dim ? static_cast<int32_t>(centre ? std::lrint(centre[d]) : 0) + shift : 0;
     std::fill(shared.units + shape.batch, shared.units + shape.lanes(), 0.0);
     std::fill(shared.offsets + shape.batch, shared.offsets + shape.lanes(), 0.0);
     std::fill(shared.in_digits + shape.batch, shared.in_digits + shape.lanes(), DigitQuery{});

@@ -17,6 +17,11 @@ constexpr double kLargest = 32.0;
 constexpr int64_t kLeading = 1;
 #endif
 
+// The products of two digits that are left out of a product of 24 bits with another, root mean square of one coordinate
+// in units of it, and how much larger a product of norms is beside which they do not show: half of the rounding that
+// the law expects, 2^-25.
+constexpr double kLowProduct = 74.0 * 74.0 * 1.4143 / 256, kLowShare = 0x1p26;
+
 // rows from which on it pays to write queries in digits
 constexpr int64_t kWorthDigits = 1024;
 

@@ -5,7 +5,8 @@
 
 namespace oracle {
 
-// The largest whole number that the digits of a weight hold, and most rows of a block: sums of so many fit into 32 bits.
+// The largest whole number that the digits of a weight hold, and most rows of a block: sums of so many fit into 32
+// bits.
 constexpr float kLargestWeight = kWeightDigits == 3 ? 127.0f * 65536 + 127.0f * 256 + 127.0f : 127.0f * 256 + 127.0f;
 constexpr int64_t kMostWeighed = 256;
 
@@ -13,13 +14,13 @@ constexpr int64_t kMostWeighed = 256;
 // sequence of the golden ratio decides, so that rows of equal weight do not err alike. Such errors add up as their
 // squares do: an error of a mean, relative to the distance of its rows, that leaves room to the rounding of float32
 // sums. Three digits are always as fine.
-constexpr double kHalfDigit = 0.5, kFineMean = 2e-6;
+constexpr double kHalfDigit = 0.5, kFineMean = 2e-6, kFinePlanes = 5e-7;
 // of 2^32
 constexpr uint32_t kGolden = 2654435769u, kPlastic = 3242174889u;
 
 // share of the rows of a block that have weight, at least: a matrix unit multiplies many without any in the time of one
 // that is multiplied by itself
-constexpr double kDense = kMatrixUnits ? 0.0625 : 0.5;
+constexpr double kDense = kMatrixUnits ? 0.0625 : 0.5, kDensePlanes = 0.25;
 
 #if defined(__AVX512VNNI__)
 // The fractions that weights of a row are rounded up from, by query.
@@ -30,26 +31,27 @@ ORACLE_INLINE __m256 dither(int64_t row) {
     return _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_srli_epi32(turns, 8)), _mm256_set1_ps(0x1p-24f));
 }
 
-// Finds the value of one in digits of weights, [count][queries].
-ORACLE_APART void set_units(const float* weights, int64_t count, DigitWeights& out) {
+// Finds the value of one in digits of weights, [count][queries], of rows that are `scales` times their codes, [block].
+ORACLE_APART void set_units(const float* weights, const int32_t* index, const float* scales, int64_t count,
+                            DigitWeights& out) {
     constexpr int Q = DigitWeights::Q;
     float largest[Q] = {};
     for (int64_t i = 0; i < count; ++i)
-        for (int q = 0; q < Q; ++q) largest[q] = std::max(largest[q], weights[i * Q + q]);
+        for (int q = 0; q < Q; ++q) largest[q] = std::max(largest[q], weights[i * Q + q] * scales[index[i]]);
     for (int q = 0; q < Q; ++q) out.unit[q] = largest[q] / kLargestWeight;
 }
 
 // Writes weights in digits of these units. first: row of the data that the block begins with; index: the rows that have
-// any weight, [count]; weights: [count][queries].
-ORACLE_APART void write_weights(int64_t first, const int32_t* index, const float* weights, int64_t count,
-                                const DigitPlace& place, DigitWeights& out) {
+// any weight, [count]; weights: [count][queries]; scales: as above.
+ORACLE_APART void write_weights(int64_t first, const int32_t* index, const float* weights, const float* scales,
+                                int64_t count, const DigitPlace& place, DigitWeights& out) {
     constexpr int Q = DigitWeights::Q;
     float inverse[Q];
     for (int q = 0; q < Q; ++q) inverse[q] = out.unit[q] > 0.0f ? 1.0f / out.unit[q] : 0.0f;
     const __m256 each = _mm256_loadu_ps(inverse), largest = _mm256_set1_ps(kLargestWeight);
     const __m256i byte = _mm256_set1_epi32(255), half = _mm256_set1_epi32(128);
-    const __m256i queries = _mm256_mullo_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7),
-                                               _mm256_set1_epi32(static_cast<int>(place.query)));
+    const __m256i queries =
+        _mm256_mullo_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), _mm256_set1_epi32(static_cast<int>(place.query)));
     __m256i total = _mm256_setzero_si256();
     int64_t i = 0;
     for (int64_t row = 0; row < place.rows; row += kRowsAtOnce) {
@@ -57,7 +59,8 @@ ORACLE_APART void write_weights(int64_t first, const int32_t* index, const float
         for (int k = 0; k < kRowsAtOnce; ++k) {
             if (i == count || index[i] != row + k) continue;
             // not beyond the largest number that digits hold
-            const __m256 value = _mm256_fmadd_ps(_mm256_loadu_ps(weights + i++ * Q), each, dither(first + row + k));
+            const __m256 weight = _mm256_mul_ps(_mm256_loadu_ps(weights + i++ * Q), _mm256_set1_ps(scales[row + k]));
+            const __m256 value = _mm256_fmadd_ps(weight, each, dither(first + row + k));
             __m256i whole = _mm256_cvttps_epi32(_mm256_min_ps(value, largest));
             total = _mm256_add_epi32(total, whole);
 #pragma GCC unroll 3
@@ -90,19 +93,17 @@ ORACLE_INLINE __m512i four_rows(const Stored* const* row, int64_t d, int64_t dim
     return _mm512_inserti32x4(all, _mm_unpackhi_epi16(third, fourth), 3);
 }
 
-// Brings rows into groups of four, [D / P][groups][P / 16][64]; the last row stands in for those beyond in its group,
-// which weigh nothing.
+// Brings a panel of rows, from coordinate d on, into groups of four, [groups][P / 16][64]; the last row stands in for
+// those beyond in its group, which weigh nothing. stride: from row to row.
 template <class Stored>
-ORACLE_APART void group_rows(const Stored* rows, int64_t count, int64_t dim, uint8_t* out) {
-    constexpr int64_t P = Tile<float>::panel, VECTORS = Tile<float>::panel_vectors;
-    const int64_t groups = weighed_rows(count) / kRowsAtOnce;
-    for (int64_t group = 0; group * kRowsAtOnce < count; ++group) {
+ORACLE_APART void group_rows(const Stored* rows, int64_t stride, int64_t count, int64_t d, int64_t dim, uint8_t* out) {
+    constexpr int64_t VECTORS = Tile<float>::panel_vectors;
+    for (int64_t first = 0; first < count; first += kRowsAtOnce) {
         const Stored* row[kRowsAtOnce];
-        for (int64_t r = 0; r < kRowsAtOnce; ++r) row[r] = rows + std::min(group * kRowsAtOnce + r, count - 1) * dim;
-        for (int64_t d = 0; d < padded(dim, P); d += 16) {
-            uint8_t* to = out + ((d / P * groups + group) * VECTORS + d % P / 16) * 64;
-            _mm512_storeu_si512(to, four_rows(row, d, dim));
-        }
+        for (int64_t r = 0; r < kRowsAtOnce; ++r) row[r] = rows + std::min(first + r, count - 1) * stride;
+        uint8_t* to = out + first / kRowsAtOnce * VECTORS * 64;
+#pragma GCC unroll 3
+        for (int64_t v = 0; v < VECTORS; ++v) _mm512_storeu_si512(to + v * 64, four_rows(row, d + v * 16, dim));
     }
 }
 
@@ -114,8 +115,7 @@ struct DigitPair {
 
 // Adds what sums of digits stand for to the sums of one query, [P], whose weights have such a unit and such a total.
 // centre: of the rows as they are multiplied, [P].
-ORACLE_INLINE void add_digit_sums(const DigitPair* of, float unit, int32_t total, const int32_t* centre,
-                                  float* sums) {
+ORACLE_INLINE void add_digit_sums(const DigitPair* of, float unit, int32_t total, const int32_t* centre, float* sums) {
     const __m512i all = _mm512_set1_epi32(total);
     const __m512 each = _mm512_set1_ps(unit);
 #pragma GCC unroll 3

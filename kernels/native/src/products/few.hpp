@@ -4,11 +4,6 @@
 
 namespace oracle {
 
-// Asks for what comes long after the `bytes` from `at` on.
-ORACLE_INLINE void fetch_ahead(const void* at, int64_t bytes) {
-    for (int64_t line = 0; line < bytes; line += Ahead::line) fetch_ahead(static_cast<const char*>(at) + line);
-}
-
 // Writes <x_r, q_b> of ROWS rows to logits, [BATCH][shape.rows()]. queries: [BATCH][width].
 template <class Real, class Stored, int BATCH, int ROWS>
 ORACLE_INLINE void score_rows(const Stored* rows, const Shape<Real>& shape, const Real* centre, const Real* queries,

@@ -113,6 +113,11 @@ ORACLE_INLINE void fetch_ahead(const void* at) {
     __builtin_prefetch(static_cast<const char*>(at) + kFarAhead);
 }
 
+// The same for so many bytes.
+ORACLE_INLINE void fetch_ahead(const void* at, int64_t bytes) {
+    for (int64_t line = 0; line < bytes; line += Ahead::line) fetch_ahead(static_cast<const char*>(at) + line);
+}
+
 // A query in digits of eight bits, see digits.hpp. digits: [kDigits][width], the lowest first. offset: its product with
 // the centre, and with what rows are shifted by to be without a sign; leading_offset: that of its leading digits. unit:
 // the value of one. leading_norm, lower_norm: of its leading digits, and of all others.
@@ -124,9 +129,10 @@ struct DigitQuery {
 
 // What queries in digits are multiplied with: 8-bit rows as they are stored, all digits; rows of which few may matter,
 // leading digits first; rows that are brought into codes of eight bits for that. single: whether rows that may matter
-// are multiplied with the queries as they are. weights: whether weights may be digits, too.
+// are multiplied with the queries as they are. weights: whether weights may be digits, too. planes: whether rows of
+// other dtypes are brought into as many digits as queries, of which codes are the highest.
 struct DigitUse {
-    bool rows = false, leading = false, codes = false, single = false, weights = false;
+    bool rows = false, leading = false, codes = false, single = false, weights = false, planes = false;
 
     bool any() const { return rows || leading; }
 };
@@ -157,6 +163,12 @@ constexpr int64_t code_stride(int64_t dim) {
 // rows in bytes that are multiplied together, at most
 constexpr int64_t kRowsOfBytes = kMatrixUnits ? 2 * kUnitRows : 1;
 
+// digits of a row in planes, and bytes from one plane of a block to the next
+constexpr int kPlanes = 3;
+constexpr int64_t plane_stride(int64_t block, int64_t dim) {
+    return padded(block, kRowsOfBytes) * code_stride(dim);
+}
+
 // What all threads read: the queries as the products want them, in digits and one after the other too where these are
 // used, and the centre, [panels * width].
 template <class Real>
@@ -169,7 +181,7 @@ struct Shared {
     int8_t* digit_panels;     // [vectors][kDigits][digit_length / 4][W][4], of many queries
     double *offsets, *units;  // [lanes], of the queries in digits
     Real* single;             // [B][code_stride], or null
-    int32_t* whole_centre;    // [panels * width]: of 8-bit rows as products in digits read them, or null
+    int32_t* whole_centre;    // [panels * width]: of rows in bytes as weighted sums in digits read them, or null
 
     Shared(const Shape<Real>& shape, bool few, DigitUse uses, Arena& arena, bool changes = false)
         : use(uses),
@@ -182,7 +194,7 @@ struct Shared {
           offsets(arena.take<double>(shape.lanes())),
           units(arena.take<double>(shape.lanes())),
           single(use.single ? arena.take<Real>(shape.batch * code_stride(shape.dim)) : nullptr),
-          whole_centre(use.rows && !few ? arena.take<int32_t>(shape.panels * shape.width) : nullptr) {}
+          whole_centre(use.weights && !few ? arena.take<int32_t>(shape.panels * shape.width) : nullptr) {}
 };
 
 // short blocks of which whole products are made at once before leading digits are tried again: more each time
@@ -242,8 +254,8 @@ struct Memory {
     Real *rows, *logits, *half_norms, *norms, *log_weights, *sums, *reference, *floor;
     Real *scales, *errors;        // [block]: of rows in codes the value of one, and the norm of what the codes leave
     Real* spread;                 // [1]: the largest value of rows over their deviation
-    uint8_t* codes;               // [block][code_stride]: rows in bytes, or null
-    uint8_t* groups;              // [panels * width][weighed_rows]: rows in groups of four, or null
+    uint8_t* codes;               // [planes][block][code_stride]: rows in bytes, the highest digits first, or null
+    uint8_t* groups;              // [planes][P][weighed_rows]: a panel of the rows in groups of four, or null
     int8_t* weight_digits;        // [kWeightDigits][lanes][weighed_rows]: as DigitPlace has them, or null
     DigitWeights* digit_weights;  // [tiles], or null
     double *total, *met, *mass, *squares, *first_logit, *half_norm;
@@ -277,12 +289,13 @@ struct Memory {
         scales = arena.take<Real>(shape.rows()), errors = arena.take<Real>(shape.rows());
         const bool bytes = use.weights && !few;
         const int64_t grouped = weighed_rows(block);
-        groups = bytes ? arena.take<uint8_t>(values * grouped) : nullptr;
+        const int64_t planes = use.planes ? kPlanes : 1;
+        groups = bytes ? arena.take<uint8_t>(planes * Shape<Real>::P * grouped) : nullptr;
         digit_weights = bytes ? arena.take<DigitWeights>(shape.tiles) : nullptr;
         weight_digits = bytes ? arena.take<int8_t>(padded(lanes, kUnitRows) * grouped * kWeightDigits) : nullptr;
         spread = arena.take<Real>(1);
         const bool coded = use.codes || (kMatrixUnits && use.rows && !few);
-        codes = coded ? arena.take<uint8_t>(padded(block, kRowsOfBytes) * code_stride(shape.dim)) : nullptr;
+        codes = coded ? arena.take<uint8_t>(planes * plane_stride(block, shape.dim)) : nullptr;
         sums = arena.take<Real>(lanes * values);
         total = std::is_same<Real, double>::value ? nullptr : arena.take<double>(lanes * values);
         reference = arena.take<Real>(lanes), floor = arena.take<Real>(lanes);

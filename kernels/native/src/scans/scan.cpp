@@ -159,7 +159,7 @@ using oracle::Steps;
 // more than the memory, which six queries wait for together; others share the vectors of a row, too.
 ORACLE_EXPORT int64_t oracle_few_queries(int64_t stored, int64_t wide, int64_t dim) {
 #if defined(__AVX512VNNI__)
-    if (stored <= oracle::kInt8 && wide == 0 && oracle::fits_digits(dim)) return 6;
+    if (stored <= oracle::kInt8 && wide == 0 && oracle::fits_digits(dim)) return oracle::kMatrixUnits ? 3 : 6;
 #endif
     (void)stored, (void)wide, (void)dim;
     return 2;

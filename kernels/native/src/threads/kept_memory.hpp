@@ -2,7 +2,6 @@
 // long as a fifteenth of a scan for 256 queries (measured).
 #pragma once
 #include <atomic>
-#include <sys/mman.h>
 #include <cstdint>
 #include <cstdlib>
 #include <memory>
@@ -34,9 +33,8 @@ class KeptMemory {
   private:
     struct Piece {
         explicit Piece(int64_t size)
-            : bytes((size + (2<<20)-1) / (2<<20) * (2<<20)), begin(static_cast<char*>(std::aligned_alloc(2<<20, bytes)), std::free) {
+            : bytes((size + 63) / 64 * 64), begin(static_cast<char*>(std::aligned_alloc(64, bytes)), std::free) {
             if (!begin) throw std::bad_alloc();
-            madvise(begin.get(), bytes, MADV_HUGEPAGE);
         }
 
         int64_t bytes;
