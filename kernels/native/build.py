@@ -1,12 +1,14 @@
 """Compile `src/*/*.cpp` to one shared library a target: `python kernels/native/build.py [folder] [--sanitize]`.
 
 setup.py runs this file before anything is installed, so that it needs nothing but Python. Libraries of the same sources
-are kept; where another compiler shall make them, remove the folder first.
+are kept, and a target that the compiler does not know is left out; where another compiler shall make them, remove the
+folder first.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import platform
 import shutil
@@ -23,6 +25,9 @@ LIBRARIES = Path(__file__).resolve().parent / "lib"
 # where a build that failed says why, beside the libraries that it did not make
 FAILURE = "failure.txt"
 
+# where a build says which targets it left out and why, beside the libraries that it made
+LEFT_OUT = "left-out.json"
+
 # the machines that a library of this name runs on, and what tells the compiler so; the best comes first
 TARGETS: dict[str, dict[str, tuple[str, ...]]] = {
     "x86_64": {
@@ -32,6 +37,13 @@ TARGETS: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "aarch64": {"aarch64": ("-march=armv8-a",)},
 }
+
+# what a compiler is asked to make of each target: an assembler may be older than the compiler that calls it
+PROBE = """
+#if defined(__AMX_INT8__)
+asm("tdpbsud %tmm2, %tmm1, %tmm0");
+#endif
+"""
 
 # a sum is what the source says: no reordering, but products and sums may share a rounding
 FLAGS = (
@@ -86,13 +98,14 @@ def build(folder: Path, extra: Sequence[str], names: Sequence[str] = ()) -> list
     """Compile libraries of this machine into `folder` and return their paths.
 
     extra: flags beside those of the target. names: of the targets, all where it is empty. Raises BuildError where there
-    is no compiler, or where it fails.
+    is no compiler, or where it fails. Targets that it does not know are left out, unless it knows none.
     """
     chosen = {name: flags for name, flags in targets().items() if not names or name in names}
     if not chosen:
         raise BuildError(f"there are no native kernels for {platform.machine()} on {sys.platform}")
     tool = compiler()
     folder.mkdir(parents=True, exist_ok=True)
+    chosen = _leave_out(folder, tool, chosen)
     # a file includes another by its room and its name
     common = [*FLAGS, "-iquote", str(SOURCES), f'-DORACLE_SOURCES="{sources_digest()}"']
     with tempfile.TemporaryDirectory(dir=folder) as scratch, ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -107,11 +120,20 @@ def build(folder: Path, extra: Sequence[str], names: Sequence[str] = ()) -> list
 
 def ensure_built(folder: Path) -> list[Path]:
     """Compile all libraries of this machine, unless `folder` has those of the same sources. Raises BuildError."""
-    made = [_library(folder, name) for name in targets()]
+    without = left_out(folder)
+    made = [_library(folder, name) for name in targets() if name not in without]
     digest = sources_digest().encode()
     if made and digest and all(path.exists() and digest in path.read_bytes() for path in made):
         return made
     return build(folder, OPTIMISED)
+
+
+def left_out(folder: Path) -> dict[str, str]:
+    """Return the targets that the build of the libraries in `folder` left out, and why."""
+    try:
+        return dict(json.loads((folder / LEFT_OUT).read_text("utf-8")))
+    except FileNotFoundError:
+        return {}
 
 
 def runtime_library(name: str) -> str:
@@ -132,6 +154,30 @@ def build_if_possible(folder: Path) -> list[Path]:
         return []
     failure.unlink(missing_ok=True)
     return made
+
+
+def _leave_out(folder: Path, tool: str, chosen: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    """Return those of `chosen` that the compiler knows, and say which it does not, in a file of `folder` too."""
+    unknown: dict[str, str] = {}
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        source = Path(scratch) / "probe.cpp"
+        source.write_text(PROBE, "utf-8")
+        for name, flags in chosen.items():
+            try:
+                _run(tool, [*flags, "-c", str(source), "-o", str(source.with_suffix(".o"))])
+            except BuildError as error:
+                unknown[name] = str(error)
+    if len(unknown) == len(chosen):
+        # the last target asks the least of a compiler
+        raise BuildError(unknown[list(chosen)[-1]])
+    for name, why in unknown.items():
+        # one of other sources would only be found to be that
+        _library(folder, name).unlink(missing_ok=True)
+        print(f"native kernels for {name} are left out: {why}", file=sys.stderr)
+    (folder / LEFT_OUT).unlink(missing_ok=True)
+    if unknown:
+        (folder / LEFT_OUT).write_text(json.dumps(unknown), "utf-8")
+    return {name: flags for name, flags in chosen.items() if name not in unknown}
 
 
 def _library(folder: Path, target: str) -> Path:
