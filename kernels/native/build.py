@@ -11,11 +11,12 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -37,6 +38,12 @@ TARGETS: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "aarch64": {"aarch64": ("-march=armv8-a",)},
 }
+
+# a target that takes the objects of another one, apart from those of sources that ask for what it alone has
+SHARING = {"amx": ("v4", "__AMX_")}
+
+# sources that are compiled as one, as most of either is the same code for the rows of a scan
+TOGETHER = (("scans/scan.cpp", "scans/segments.cpp"),)
 
 # what a compiler is asked to make of each target: an assembler may be older than the compiler that calls it
 PROBE = """
@@ -109,13 +116,16 @@ def build(folder: Path, extra: Sequence[str], names: Sequence[str] = ()) -> list
     # a file includes another by its room and its name
     common = [*FLAGS, "-iquote", str(SOURCES), f'-DORACLE_SOURCES="{sources_digest()}"']
     with tempfile.TemporaryDirectory(dir=folder) as scratch, ThreadPoolExecutor(os.cpu_count()) as pool:
-        jobs = [
-            (tool, [*common, *extra, *flags, "-c", str(source), "-o", str(_object(scratch, name, source))])
-            for name, flags in chosen.items()
-            for source in sources("*.cpp")
-        ]
-        list(pool.map(lambda job: _run(*job), jobs))
-        return [_link(tool, folder, Path(scratch), name, [*extra, *flags]) for name, flags in chosen.items()]
+        objects: dict[str, list[Path]] = {name: [] for name in chosen}
+        jobs: dict[Path, list[str]] = {}
+        for unit in _units():
+            for name in chosen:
+                maker = _maker(name, unit, chosen)
+                made = Path(scratch) / "-".join((maker, *unit[-1].relative_to(SOURCES).with_suffix(".o").parts))
+                jobs[made] = [*common, *extra, *chosen[maker], *_compiled(unit), "-o", str(made)]
+                objects[name].append(made)
+        list(pool.map(lambda job: _run(tool, job), jobs.values()))
+        return [_link(tool, folder, name, objects[name], [*extra, *chosen[name]]) for name in chosen]
 
 
 def ensure_built(folder: Path) -> list[Path]:
@@ -184,14 +194,38 @@ def _library(folder: Path, target: str) -> Path:
     return folder / f"liboracle-{target}.so"
 
 
-def _object(scratch: str, target: str, source: Path) -> Path:
-    return Path(scratch) / "-".join((target, *source.relative_to(SOURCES).with_suffix(".o").parts))
+def _units() -> list[tuple[Path, ...]]:
+    """Return the sources that are compiled at once; those that take longest come first, and nothing waits for them."""
+    together = [tuple(SOURCES / name for name in names) for names in TOGETHER]
+    return [*together, *((path,) for path in sources("*.cpp") if not any(path in unit for unit in together))]
 
 
-def _link(tool: str, folder: Path, scratch: Path, target: str, flags: Sequence[str]) -> Path:
-    made, final = scratch / f"{target}.so", _library(folder, target)
-    objects = [str(_object(str(scratch), target, source)) for source in sources("*.cpp")]
-    _run(tool, ["-shared", "-fopenmp", *flags, *objects, "-o", str(made)])
+def _compiled(unit: tuple[Path, ...]) -> list[str]:
+    """Return the arguments of the compiler that name the sources of `unit`."""
+    return [*(part for path in unit[:-1] for part in ("-include", str(path))), "-c", str(unit[-1])]
+
+
+def _maker(target: str, unit: tuple[Path, ...], chosen: Collection[str]) -> str:
+    """Return the target among `chosen` whose object of `unit` is that of `target`."""
+    other, own = SHARING.get(target, (target, ""))
+    return other if other in chosen and not any(own in path.read_text("utf-8") for path in _read_by(unit)) else target
+
+
+def _read_by(unit: tuple[Path, ...]) -> set[Path]:
+    """Return the sources of `unit` and all that they include, but for headers of the system."""
+    found: set[Path] = set()
+    left = list(unit)
+    while left:
+        path = left.pop()
+        if path not in found:
+            found.add(path)
+            left += [SOURCES / name for name in re.findall(r'^#include "(.+)"', path.read_text("utf-8"), re.MULTILINE)]
+    return found
+
+
+def _link(tool: str, folder: Path, target: str, objects: Sequence[Path], flags: Sequence[str]) -> Path:
+    made, final = objects[0].with_name(f"{target}.so"), _library(folder, target)
+    _run(tool, ["-shared", "-fopenmp", *flags, *map(str, objects), "-o", str(made)])
     # in one step: a process that has the old one mapped keeps it
     made.replace(final)
     return final

@@ -57,13 +57,16 @@ def libraries(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 def fake_compiler(tmp_path: Path, refused: str) -> str:
-    """Return a compiler that knows no option which begins with `refused`, and makes empty files where it knows all."""
+    """Return a compiler that knows no option which begins with `refused`, and makes empty files where it knows all.
+
+    A file beside it, `some-compiler.made`, lists their names.
+    """
     path = tmp_path / "some-compiler"
     path.write_text(
         "#!/bin/sh\n"
         'for given in "$@"; do\n'
         f'    case "$given" in {refused}*) echo "unknown option $given" >&2; exit 1;; esac\n'
-        '    [ "$before" = -o ] && : > "$given"\n'
+        '    [ "$before" = -o ] && : > "$given" && echo "${given##*/}" >> "$0.made"\n'
         "    before=$given\n"
         "done\n",
         "utf-8",
@@ -221,3 +224,32 @@ def test_a_target_that_the_compiler_does_not_know_is_left_out(
     monkeypatch.setenv("CXX", fake_compiler(tmp_path, "-no-such"))
     assert len(build.build(folder, build.OPTIMISED)) == len(build.targets())
     assert build.left_out(folder) == {}
+
+
+@X86
+def test_what_targets_have_in_common_is_compiled_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CXX", fake_compiler(tmp_path, "-no-such"))
+    made = tmp_path / "some-compiler.made"
+
+    def objects(*names: str) -> set[str]:
+        build.build(tmp_path / "lib", build.OPTIMISED, names)
+        found = {name for name in made.read_text("utf-8").split() if name.endswith(".o") and name != "probe.o"}
+        made.unlink()
+        return found
+
+    some = objects("amx", "v4")
+    assert {"v4-screens-screens.o", "v4-scans-segments.o", "amx-scans-segments.o", "amx-core-machine.o"} <= some
+    assert "amx-screens-screens.o" not in some
+    # compiled with the other one
+    assert "v4-scans-scan.o" not in some
+    # without one to take them from
+    assert "amx-screens-screens.o" in objects("amx")
+
+
+@X86
+def test_sources_that_read_those_of_matrix_units_are_compiled_for_them() -> None:
+    asking = {path for path in build.sources("*.cpp") if build._maker("amx", (path,), ["amx", "v4"]) == "amx"}
+    assert build.SOURCES / "core" / "machine.cpp" in asking
+    assert build.SOURCES / "scans" / "scan.cpp" in asking
+    for path in set(build.sources("*.cpp")) - asking:
+        assert build.SOURCES / "core" / "matrix_units.hpp" not in build._read_by((path,))
