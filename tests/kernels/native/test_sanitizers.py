@@ -19,9 +19,10 @@ ROOT = HERE.parent.parent.parent
 # every kernel, over shapes that fill no tile, block or vector
 PROBLEMS = [
     *("test_scan.py", "test_segments.py", "test_pairs.py", "test_double.py", "test_covariance.py", "test_screens.py"),
-    *("test_measure.py", "test_answer.py", "test_search.py"),
+    *("test_measure.py", "test_answer.py", "test_search.py", "test_leading_digits.py", "test_weigh_digits.py"),
     "-k",
-    "odd_shapes and not 784 and not 1000 or storage or empty_state or maximum or windows or formula or late or none",
+    "odd_shapes and not 784 and not 1000 or storage or empty_state or maximum or windows or formula or late or none"
+    " or few_rows_matter or most_rows_have_weight",
 ]
 
 
