@@ -1,19 +1,22 @@
 """Compile `src/*/*.cpp` to one shared library a target: `python kernels/native/build.py [folder] [--sanitize]`.
 
 setup.py runs this file before anything is installed, so that it needs nothing but Python. Libraries of the same sources
-are kept; where another compiler shall make them, remove the folder first.
+are kept, and a target that the compiler does not know is left out; where another compiler shall make them, remove the
+folder first.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -22,6 +25,9 @@ LIBRARIES = Path(__file__).resolve().parent / "lib"
 
 # where a build that failed says why, beside the libraries that it did not make
 FAILURE = "failure.txt"
+
+# where a build says which targets it left out and why, beside the libraries that it made
+LEFT_OUT = "left-out.json"
 
 # the machines that a library of this name runs on, and what tells the compiler so; the best comes first
 TARGETS: dict[str, dict[str, tuple[str, ...]]] = {
@@ -32,6 +38,19 @@ TARGETS: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "aarch64": {"aarch64": ("-march=armv8-a",)},
 }
+
+# a target that takes the objects of another one, apart from those of sources that ask for what it alone has
+SHARING = {"amx": ("v4", "__AMX_")}
+
+# sources that are compiled as one, as most of either is the same code for the rows of a scan
+TOGETHER = (("scans/scan.cpp", "scans/segments.cpp"),)
+
+# what a compiler is asked to make of each target: an assembler may be older than the compiler that calls it
+PROBE = """
+#if defined(__AMX_INT8__)
+asm("tdpbsud %tmm2, %tmm1, %tmm0");
+#endif
+"""
 
 # a sum is what the source says: no reordering, but products and sums may share a rounding
 FLAGS = (
@@ -86,32 +105,45 @@ def build(folder: Path, extra: Sequence[str], names: Sequence[str] = ()) -> list
     """Compile libraries of this machine into `folder` and return their paths.
 
     extra: flags beside those of the target. names: of the targets, all where it is empty. Raises BuildError where there
-    is no compiler, or where it fails.
+    is no compiler, or where it fails. Targets that it does not know are left out, unless it knows none.
     """
     chosen = {name: flags for name, flags in targets().items() if not names or name in names}
     if not chosen:
         raise BuildError(f"there are no native kernels for {platform.machine()} on {sys.platform}")
     tool = compiler()
     folder.mkdir(parents=True, exist_ok=True)
+    chosen = _leave_out(folder, tool, chosen)
     # a file includes another by its room and its name
     common = [*FLAGS, "-iquote", str(SOURCES), f'-DORACLE_SOURCES="{sources_digest()}"']
     with tempfile.TemporaryDirectory(dir=folder) as scratch, ThreadPoolExecutor(os.cpu_count()) as pool:
-        jobs = [
-            (tool, [*common, *extra, *flags, "-c", str(source), "-o", str(_object(scratch, name, source))])
-            for name, flags in chosen.items()
-            for source in sources("*.cpp")
-        ]
-        list(pool.map(lambda job: _run(*job), jobs))
-        return [_link(tool, folder, Path(scratch), name, [*extra, *flags]) for name, flags in chosen.items()]
+        objects: dict[str, list[Path]] = {name: [] for name in chosen}
+        jobs: dict[Path, list[str]] = {}
+        for unit in _units():
+            for name in chosen:
+                maker = _maker(name, unit, chosen)
+                made = Path(scratch) / "-".join((maker, *unit[-1].relative_to(SOURCES).with_suffix(".o").parts))
+                jobs[made] = [*common, *extra, *chosen[maker], *_compiled(unit), "-o", str(made)]
+                objects[name].append(made)
+        list(pool.map(lambda job: _run(tool, job), jobs.values()))
+        return [_link(tool, folder, name, objects[name], [*extra, *chosen[name]]) for name in chosen]
 
 
 def ensure_built(folder: Path) -> list[Path]:
     """Compile all libraries of this machine, unless `folder` has those of the same sources. Raises BuildError."""
-    made = [_library(folder, name) for name in targets()]
+    without = left_out(folder)
+    made = [_library(folder, name) for name in targets() if name not in without]
     digest = sources_digest().encode()
     if made and digest and all(path.exists() and digest in path.read_bytes() for path in made):
         return made
     return build(folder, OPTIMISED)
+
+
+def left_out(folder: Path) -> dict[str, str]:
+    """Return the targets that the build of the libraries in `folder` left out, and why."""
+    try:
+        return dict(json.loads((folder / LEFT_OUT).read_text("utf-8")))
+    except FileNotFoundError:
+        return {}
 
 
 def runtime_library(name: str) -> str:
@@ -134,18 +166,66 @@ def build_if_possible(folder: Path) -> list[Path]:
     return made
 
 
+def _leave_out(folder: Path, tool: str, chosen: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    """Return those of `chosen` that the compiler knows, and say which it does not, in a file of `folder` too."""
+    unknown: dict[str, str] = {}
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        source = Path(scratch) / "probe.cpp"
+        source.write_text(PROBE, "utf-8")
+        for name, flags in chosen.items():
+            try:
+                _run(tool, [*flags, "-c", str(source), "-o", str(source.with_suffix(".o"))])
+            except BuildError as error:
+                unknown[name] = str(error)
+    if len(unknown) == len(chosen):
+        # the last target asks the least of a compiler
+        raise BuildError(unknown[list(chosen)[-1]])
+    for name, why in unknown.items():
+        # one of other sources would only be found to be that
+        _library(folder, name).unlink(missing_ok=True)
+        print(f"native kernels for {name} are left out: {why}", file=sys.stderr)
+    (folder / LEFT_OUT).unlink(missing_ok=True)
+    if unknown:
+        (folder / LEFT_OUT).write_text(json.dumps(unknown), "utf-8")
+    return {name: flags for name, flags in chosen.items() if name not in unknown}
+
+
 def _library(folder: Path, target: str) -> Path:
     return folder / f"liboracle-{target}.so"
 
 
-def _object(scratch: str, target: str, source: Path) -> Path:
-    return Path(scratch) / "-".join((target, *source.relative_to(SOURCES).with_suffix(".o").parts))
+def _units() -> list[tuple[Path, ...]]:
+    """Return the sources that are compiled at once; those that take longest come first, and nothing waits for them."""
+    together = [tuple(SOURCES / name for name in names) for names in TOGETHER]
+    return [*together, *((path,) for path in sources("*.cpp") if not any(path in unit for unit in together))]
 
 
-def _link(tool: str, folder: Path, scratch: Path, target: str, flags: Sequence[str]) -> Path:
-    made, final = scratch / f"{target}.so", _library(folder, target)
-    objects = [str(_object(str(scratch), target, source)) for source in sources("*.cpp")]
-    _run(tool, ["-shared", "-fopenmp", *flags, *objects, "-o", str(made)])
+def _compiled(unit: tuple[Path, ...]) -> list[str]:
+    """Return the arguments of the compiler that name the sources of `unit`."""
+    return [*(part for path in unit[:-1] for part in ("-include", str(path))), "-c", str(unit[-1])]
+
+
+def _maker(target: str, unit: tuple[Path, ...], chosen: Collection[str]) -> str:
+    """Return the target among `chosen` whose object of `unit` is that of `target`."""
+    other, own = SHARING.get(target, (target, ""))
+    return other if other in chosen and not any(own in path.read_text("utf-8") for path in _read_by(unit)) else target
+
+
+def _read_by(unit: tuple[Path, ...]) -> set[Path]:
+    """Return the sources of `unit` and all that they include, but for headers of the system."""
+    found: set[Path] = set()
+    left = list(unit)
+    while left:
+        path = left.pop()
+        if path not in found:
+            found.add(path)
+            left += [SOURCES / name for name in re.findall(r'^#include "(.+)"', path.read_text("utf-8"), re.MULTILINE)]
+    return found
+
+
+def _link(tool: str, folder: Path, target: str, objects: Sequence[Path], flags: Sequence[str]) -> Path:
+    made, final = objects[0].with_name(f"{target}.so"), _library(folder, target)
+    _run(tool, ["-shared", "-fopenmp", *flags, *map(str, objects), "-o", str(made)])
     # in one step: a process that has the old one mapped keeps it
     made.replace(final)
     return final

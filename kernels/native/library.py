@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import ctypes
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
 from ...base.errors import invalid
 from ...base.machine.environment import CPU_INFO
 from ...base.machine.settings import native_choice, native_setting
-from .build import FAILURE, LIBRARIES, sources_digest, targets
+from .build import FAILURE, LIBRARIES, left_out, sources_digest, targets
 
 # what /proc/cpuinfo must list for a target; aarch64 has all that it needs
 FEATURES = {
@@ -23,7 +23,7 @@ FEATURES = {
 
 @dataclass(frozen=True)
 class NativeLibrary:
-    """A loaded library, or none; `reason` says in words which version serves or why none does."""
+    """A loaded library, or none; `reason` says in words which version serves, and why no better one or none does."""
 
     library: ctypes.CDLL | None
     target: str | None
@@ -31,7 +31,7 @@ class NativeLibrary:
 
 
 def native_library() -> NativeLibrary:
-    """Return the library that serves: the best for this machine, or the one that ORACLE_NATIVE names.
+    """Return the library that serves: the best that can be used here, or the one that ORACLE_NATIVE names.
 
     Raises InputError where ORACLE_NATIVE is no known choice, or names one that this machine cannot run.
     """
@@ -49,7 +49,23 @@ def _chosen(setting: str | None) -> NativeLibrary:
             received = f"{choice!r} on a machine with {', '.join(usable) or 'none'}"
             raise invalid("ORACLE_NATIVE", "must name kernels that this machine can run", received, "unset it")
         usable = [choice]
-    return next((_load(name) for name in usable if library_path(name).is_file()), _none())
+    return _first(usable)
+
+
+def _first(usable: list[str]) -> NativeLibrary:
+    """Return the first library of `usable` that can be loaded; its reason says what is wrong with those before it."""
+    wrong: list[str] = []
+    without = left_out(LIBRARIES)
+    for name in usable:
+        if library_path(name).is_file():
+            found = _load(name)
+            if found.library is not None:
+                return replace(found, reason="; ".join((found.reason, *wrong)))
+            wrong.append(found.reason)
+        elif name in without:
+            wrong.append(f"native kernels for {name} were left out: {without[name].splitlines()[0]}")
+    # where some are not there at all, to make them helps more than to know what is wrong with the others
+    return NativeLibrary(None, None, wrong[0]) if wrong and len(wrong) == len(usable) else _none()
 
 
 def library_path(target: str) -> Path:

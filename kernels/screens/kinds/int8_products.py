@@ -32,9 +32,9 @@ MULTIPLE, FEWEST_ROWS = 8, 17
 # values converted at once: 16 MB in float32
 CONVERTED_VALUES = 1 << 22
 
-# where native kernels multiply bytes four at a time, and the time of a product with a digit over that with float32: a
-# quarter of the multiplications, measured .25 to .28
-NATIVE_TARGET, NATIVE_COST = "v4", 0.27
+# libraries that multiply bytes four at a time, and the time of a product with a digit over that with float32: a quarter
+# of the multiplications, measured .25 to .28. Screens take no matrix units: their code is the same in both
+NATIVE_TARGETS, NATIVE_COST = ("v4", "amx"), 0.27
 
 # rows, coordinates and queries of the products that are timed; each is tried a few times, unless the first takes many
 # times as long as it would have to
@@ -73,7 +73,7 @@ def given_or_timed(cost: float | None, device: torch.device, digits: int = 2) ->
 
 def native_bytes(device: torch.device) -> bool:
     """Return whether native kernels multiply bytes on `device` sooner than floats."""
-    return device.type == "cpu" and native_library().target == NATIVE_TARGET
+    return device.type == "cpu" and native_library().target in NATIVE_TARGETS
 
 
 def integers_pay(cost: float, dim: int) -> bool:

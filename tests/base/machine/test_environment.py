@@ -47,7 +47,7 @@ def test_settings_follow_the_process_environment(monkeypatch: pytest.MonkeyPatch
         ("ORACLE_BLOCK_MB", "inf", "must be a number above 0"),
         ("ORACLE_BLOCK_MB", "nan", "must be a number above 0"),
         ("ORACLE_BACKEND", "cuda", "must be one of auto, native, torch, reference, triton"),
-        ("ORACLE_NATIVE", "v9", "must be one of auto, off, v3, v4, aarch64"),
+        ("ORACLE_NATIVE", "v9", "must be one of auto, off, v3, v4, amx, aarch64"),
     ],
 )
 def test_a_bad_variable_is_named_with_its_value_and_a_remedy(name: str, value: str, requirement: str) -> None:

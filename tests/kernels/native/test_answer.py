@@ -24,7 +24,7 @@ from oracle_engine.kernels import (
     prepare_rows,
 )
 from oracle_engine.kernels.native.answer import STORAGE
-from oracle_engine.kernels.native.library import library_path, usable_targets
+from oracle_engine.kernels.native.library import usable_targets
 
 pytestmark = pytest.mark.skipif(native_library().library is None, reason=native_library().reason)
 
@@ -72,8 +72,10 @@ def test_another_library_may_be_chosen_between_calls(
     for batch in range(1, 9):
         x = normal(batch, 130, generator).float()
         coefficients = torch.rand(4, batch, generator=generator, dtype=torch.float64) + 0.1
-        for name in (name for name in usable_targets() if library_path(name).is_file()):
+        for name in usable_targets():
             monkeypatch.setenv("ORACLE_NATIVE", name)
+            if native_library().library is None:
+                continue
             out = torch.full_like(x, torch.nan)
             assert answers.write(x, coefficients, out)
             assert_close(out, step_by_step(rows, x, coefficients), "float32 output", scale=10.0)

@@ -19,9 +19,10 @@ ROOT = HERE.parent.parent.parent
 # every kernel, over shapes that fill no tile, block or vector
 PROBLEMS = [
     *("test_scan.py", "test_segments.py", "test_pairs.py", "test_double.py", "test_covariance.py", "test_screens.py"),
-    *("test_measure.py", "test_answer.py", "test_search.py"),
+    *("test_measure.py", "test_answer.py", "test_search.py", "test_leading_digits.py", "test_weigh_digits.py"),
     "-k",
-    "odd_shapes and not 784 and not 1000 or storage or empty_state or maximum or windows or formula or late or none",
+    "odd_shapes and not 784 and not 1000 or storage or empty_state or maximum or windows or formula or late or none"
+    " or few_rows_matter or most_rows_have_weight",
 ]
 
 
@@ -29,9 +30,10 @@ PROBLEMS = [
 @pytest.mark.skipif("ORACLE_SANITIZED" in os.environ, reason="is running under the sanitizers already")
 @pytest.mark.skipif(native_library().library is None, reason=native_library().reason)
 def test_the_sanitizers_find_nothing(tmp_path: Path) -> None:
-    # the best for this machine; `make sanitize` takes all that it can run
-    targets = usable_targets() if os.environ.get("EVERY_CASE") else usable_targets()[:1]
+    # the one that serves; `make sanitize` takes all that this machine can run and the compiler knows
+    targets = usable_targets() if os.environ.get("EVERY_CASE") else [str(native_library().target)]
     build.build(tmp_path, build.SANITIZED, targets)
+    targets = [name for name in targets if name not in build.left_out(tmp_path)]
     runtime = [build.runtime_library(name) for name in ("libasan.so", "libubsan.so")]
     environment = {
         **os.environ,

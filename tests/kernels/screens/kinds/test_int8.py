@@ -15,11 +15,13 @@ from screen_cases import TIMES, assert_bounded, assert_bounded_everywhere, noise
 from tolerances import assert_within
 
 from oracle_engine.kernels import Query, Rows, Span, Wanted, Work, prepare_rows, reference_logits
+from oracle_engine.kernels.native.library import NativeLibrary
 from oracle_engine.kernels.screens.bounds.query_bounds import SideInformation
 from oracle_engine.kernels.screens.bounds.screen import Screen
 from oracle_engine.kernels.screens.bounds.shared_products import SharedProducts
 from oracle_engine.kernels.screens.bounds.upper_bounds import UpperLogits
 from oracle_engine.kernels.screens.choice.choose import best_screen, with_thresholds
+from oracle_engine.kernels.screens.kinds import int8_products
 from oracle_engine.kernels.screens.kinds.exact8 import stored_screen
 from oracle_engine.kernels.screens.kinds.int8 import CodeScreen, code_screen
 from oracle_engine.kernels.screens.kinds.int8_products import LARGEST, product_cost, products, two_digits
@@ -237,3 +239,13 @@ def test_nothing_is_built_where_nothing_pays(generator: torch.Generator) -> None
     screen, reason = best_screen(prepare_rows(normal(2, 96, generator).repeat(2000, 1).float(), None))
     assert screen is None
     assert reason.startswith("pca saves 0% of the products")
+
+
+@pytest.mark.parametrize(("target", "sooner"), [("amx", True), ("v4", True), ("v3", False), (None, False)])
+def test_native_products_of_bytes_count_where_a_library_has_them(
+    monkeypatch: pytest.MonkeyPatch, target: str | None, sooner: bool
+) -> None:
+    monkeypatch.setattr(int8_products, "native_library", lambda: NativeLibrary(None, target, "as it is told"))
+    assert int8_products.native_bytes(torch.device("cpu")) is sooner
+    assert not int8_products.native_bytes(torch.device("cuda"))
+    assert (int8_products.given_or_timed(None, torch.device("cpu"), 1) < 0.5) is sooner
