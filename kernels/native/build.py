@@ -32,7 +32,10 @@ LEFT_OUT = "left-out.json"
 # the machines that a library of this name runs on, and what tells the compiler so; the best comes first
 TARGETS: dict[str, dict[str, tuple[str, ...]]] = {
     "x86_64": {
-        "amx": ("-march=x86-64-v4", "-mavx512vnni", "-mavx512vbmi", "-mamx-tile", "-mamx-int8", "-mprefer-vector-width=512"),
+        "amx": (
+            *("-march=x86-64-v4", "-mavx512vnni", "-mavx512vbmi", "-mamx-tile", "-mamx-int8"),
+            "-mprefer-vector-width=512",
+        ),
         "v4": ("-march=x86-64-v4", "-mavx512vnni", "-mprefer-vector-width=512"),
         "v3": ("-march=x86-64-v3",),
     },

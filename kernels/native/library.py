@@ -12,10 +12,12 @@ from ...base.machine.environment import CPU_INFO
 from ...base.machine.settings import native_choice, native_setting
 from .build import FAILURE, LIBRARIES, left_out, sources_digest, targets
 
+LONG_VECTORS = {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx512_vnni"}
+
 # what /proc/cpuinfo must list for a target; aarch64 has all that it needs
 FEATURES = {
-    "amx": {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx512_vnni", "amx_tile", "amx_int8"},
-    "v4": {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx512_vnni"},
+    "amx": {*LONG_VECTORS, "avx512vbmi", "amx_tile", "amx_int8"},
+    "v4": LONG_VECTORS,
     "v3": {"avx2", "fma", "bmi1", "bmi2", "f16c", "movbe"},
     "aarch64": set[str](),
 }

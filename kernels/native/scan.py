@@ -56,7 +56,7 @@ WHOLE_ROWS = 96
 # that short blocks reckon with
 CACHE_SHARE, CACHE_BYTES = 0.6, 1 << 19
 
-# what matrix units multiply: bytes of a value of 8-bit rows and of others in a block, and rows of a product with weights
+# what matrix units multiply: bytes of a value of 8-bit rows and of others in a block, rows of a product with weights
 UNIT_BYTES, PLANE_BYTES, UNIT_ROWS = 2, 3, 64
 
 
@@ -159,7 +159,9 @@ def native_memory(rows: Rows, batch: int) -> int:
     lanes = -(-batch // 16) * 16
     few = batch <= few_queries(rows, library)
     block = block_rows(rows, NATIVE_LIMITS, library, few=few)[not few]
-    own = width * block * (size + 2) + lanes * (width * (size + 8) + 3 * block * size + 24 * (MARGIN + 64) + 8192)
+    own = width * block * (size + 2 + PLANE_BYTES) + lanes * (
+        width * (size + 8) + 3 * block * size + 24 * (MARGIN + 64) + 8192
+    )
     return torch.get_num_threads() * own + lanes * width * (size + 5 * 8 + 10) + scan_memory(rows, batch)
 
 

@@ -40,7 +40,7 @@ class Crew {
     // Operations of a scan that is worth waking threads for until the last of them comes, which takes up to 6 ms on a
     // virtual machine; of a further parallel region in it, which waits for a core on a busy machine; and of what is
     // worth the few microseconds that it takes to tell helpers of it.
-    static constexpr double kWorthWaking = 8e7, kWorthRegion = 2e7, kWorthHelp = 1e6;
+    static constexpr double kWorthWaking = 1e9, kWorthRegion = 2e7, kWorthHelp = 1e6;
 
     int64_t shares_;
     double operations_;

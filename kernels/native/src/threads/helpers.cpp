@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <chrono>
 #include <condition_variable>
+#include <list>
 #include <mutex>
 #include <system_error>
 #include <thread>
@@ -61,6 +62,22 @@ void leave_single_processor() {
         sched_setaffinity(0, sizeof processors, &processors);
 }
 
+// A helper, and the processor that it was last on while it had no work.
+struct Place {
+    pthread_t thread;
+    std::atomic<int> processor{-1};
+};
+
+// Moves a helper off the processor that the calling thread keeps busy. The system may leave both there for long, and
+// then a share of half a millisecond takes the helper until the next turn of its clock, several milliseconds.
+void keep_apart(const Place& helper) {
+    const int own = sched_getcpu();
+    if (own < 0 || helper.processor.load(std::memory_order_relaxed) != own || CPU_COUNT(&processors) < 2) return;
+    cpu_set_t others = processors;
+    CPU_CLR(own, &others);
+    pthread_setaffinity_np(helper.thread, sizeof others, &others);
+}
+
 // The threads that help in this process, and the work that they may take shares of.
 class Helpers {
   public:
@@ -71,6 +88,7 @@ class Helpers {
         work.following = first_, first_ = &work;
         ++offers_;
         while (count_ < wanted && start_one()) ++count_;
+        for (const Place& helper : places_) keep_apart(helper);
         const int64_t woken = std::min(wanted - looking_, asleep_);
         lock.unlock();
         for (int64_t i = 0; i < woken; ++i) offered_.notify_one();
@@ -110,6 +128,7 @@ class Helpers {
   private:
     std::mutex mutex_;
     std::condition_variable offered_, left_;
+    std::list<Place> places_;          // of the helpers
     SharedWork* first_ = nullptr;      // what may have shares to take
     std::atomic<uint64_t> offers_{0};  // so far
     int64_t count_ = 0, looking_ = 0, asleep_ = 0, helped_ = 0;
@@ -122,22 +141,26 @@ class Helpers {
         pthread_sigmask(SIG_SETMASK, &all, &before);
         bool started = true;
         try {
-            std::thread([this] { help(); }).detach();
+            Place& place = places_.emplace_back();
+            std::thread thread([this, &place] { help(place); });
+            place.thread = thread.native_handle();
+            thread.detach();
         } catch (const std::system_error&) {
+            places_.pop_back();
             started = false;
         }
         pthread_sigmask(SIG_SETMASK, &before, nullptr);
         return started;
     }
 
-    void help() {
+    void help(Place& place) {
         leave_single_processor();
         pthread_setname_np(pthread_self(), "oracle-helper");
         std::unique_lock<std::mutex> lock(mutex_);
         for (;;) {
             SharedWork* work = first_;
             while (work && (work->next == work->shares || work->helping == work->most)) work = work->following;
-            work ? help_with(*work, lock) : wait(lock);
+            work ? help_with(*work, lock) : wait(lock, place);
         }
     }
 
@@ -152,9 +175,10 @@ class Helpers {
         if (--work.helping == 0) left_.notify_all();
     }
 
-    void wait(std::unique_lock<std::mutex>& lock) {
+    void wait(std::unique_lock<std::mutex>& lock, Place& place) {
         const uint64_t seen = offers_;
         const auto another = [&] { return offers_.load(std::memory_order_relaxed) != seen; };
+        place.processor = sched_getcpu();
         ++looking_;
         lock.unlock();
         soon(kAwake, another);
