@@ -61,20 +61,21 @@ ORACLE_APART void multiply_plane_weights(const int8_t* digits, int64_t rows, con
 // query of the tile on. centre: of the rows as they are multiplied, [P]. sums: [queries][P].
 ORACLE_APART void add_weighed(const int32_t* of, const DigitWeights& weights, const int32_t* centre, float* sums) {
     constexpr int VECTORS = Tile<float>::panel_vectors;
+    const __m512 base = _mm512_set1_ps(256.0f);
     for (int q = 0; q < DigitWeights::Q; ++q) {
         const __m512 unit = _mm512_set1_ps(weights.unit[q]);
-        const __m512 total = _mm512_set1_ps(static_cast<float>(weights.total[q]));
 #pragma GCC unroll 3
         for (int v = 0; v < VECTORS; ++v) {
-            const auto part = [&](int digit) {
-                return _mm512_cvtepi32_ps(_mm512_load_si512(of + (digit * VECTORS + v) * kUnitSums + q * 16));
-            };
-            const __m512 most = _mm512_fmadd_ps(part(2), _mm512_set1_ps(256.0f), part(1));
-            const __m512 all = _mm512_fmadd_ps(most, _mm512_set1_ps(256.0f), part(0));
-            float* at = sums + q * Tile<float>::panel + v * 16;
             const __m512 off = _mm512_cvtepi32_ps(_mm512_loadu_si512(centre + v * 16));
-            const __m512 value = _mm512_fnmadd_ps(off, total, all);
-            _mm512_storeu_ps(at, _mm512_fmadd_ps(value, unit, _mm512_loadu_ps(at)));
+            // whole numbers of 24 bits at most: nothing is rounded before the digits come together
+            const auto part = [&](int digit) {
+                const __m512 sum =
+                    _mm512_cvtepi32_ps(_mm512_load_si512(of + (digit * VECTORS + v) * kUnitSums + q * 16));
+                return _mm512_fnmadd_ps(off, _mm512_set1_ps(static_cast<float>(weights.total[digit][q])), sum);
+            };
+            const __m512 all = _mm512_fmadd_ps(_mm512_fmadd_ps(part(2), base, part(1)), base, part(0));
+            float* at = sums + q * Tile<float>::panel + v * 16;
+            _mm512_storeu_ps(at, _mm512_fmadd_ps(all, unit, _mm512_loadu_ps(at)));
         }
     }
 }

@@ -52,7 +52,7 @@ ORACLE_APART void write_weights(int64_t first, const int32_t* index, const float
     const __m256i byte = _mm256_set1_epi32(255), half = _mm256_set1_epi32(128);
     const __m256i queries =
         _mm256_mullo_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), _mm256_set1_epi32(static_cast<int>(place.query)));
-    __m256i total = _mm256_setzero_si256();
+    __m256i totals[kWeightDigits] = {};
     int64_t i = 0;
     for (int64_t row = 0; row < place.rows; row += kRowsAtOnce) {
         __m256i digits[kWeightDigits] = {};
@@ -62,12 +62,13 @@ ORACLE_APART void write_weights(int64_t first, const int32_t* index, const float
             const __m256 weight = _mm256_mul_ps(_mm256_loadu_ps(weights + i++ * Q), _mm256_set1_ps(scales[row + k]));
             const __m256 value = _mm256_fmadd_ps(weight, each, dither(first + row + k));
             __m256i whole = _mm256_cvttps_epi32(_mm256_min_ps(value, largest));
-            total = _mm256_add_epi32(total, whole);
 #pragma GCC unroll 3
             for (int digit = 0; digit < kWeightDigits; ++digit) {
                 digits[digit] = _mm256_or_si256(digits[digit], _mm256_slli_epi32(_mm256_and_si256(whole, byte), 8 * k));
-                // rounded to the nearest multiple of 256
-                whole = _mm256_srli_epi32(_mm256_add_epi32(whole, half), 8);
+                // rounded to the nearest multiple of 256, which leaves a digit with a sign
+                const __m256i above = _mm256_srli_epi32(_mm256_add_epi32(whole, half), 8);
+                const __m256i own = _mm256_sub_epi32(whole, _mm256_slli_epi32(above, 8));
+                totals[digit] = _mm256_add_epi32(totals[digit], own), whole = above;
             }
         }
         int8_t* to = out.digits + row / kRowsAtOnce * place.group;
@@ -75,7 +76,8 @@ ORACLE_APART void write_weights(int64_t first, const int32_t* index, const float
         for (int digit = 0; digit < kWeightDigits; ++digit)
             _mm256_i32scatter_epi32(to + digit * place.digit, queries, digits[digit], 1);
     }
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out.total), total);
+    for (int digit = 0; digit < kWeightDigits; ++digit)
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(out.total[digit]), totals[digit]);
 }
 
 // Sixteen coordinates of four rows without a sign, coordinate by coordinate.
@@ -152,7 +154,8 @@ ORACLE_APART void weigh_digit_tile(const uint8_t* panel, int64_t groups, const D
         DigitPair of[VECTORS];
 #pragma GCC unroll 3
         for (int v = 0; v < VECTORS; ++v) of[v] = {low[q][v], high[q][v]};
-        add_digit_sums(of, weights.unit[first + q], weights.total[first + q], centre, sums + q * P);
+        const int32_t total = weights.total[1][first + q] * 256 + weights.total[0][first + q];
+        add_digit_sums(of, weights.unit[first + q], total, centre, sums + q * P);
     }
 }
 #endif

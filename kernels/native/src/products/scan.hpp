@@ -244,7 +244,7 @@ struct DigitWeights {
     static constexpr int Q = Tile<float>::queries;
     int8_t* digits;
     float unit[Q];
-    int32_t total[Q];
+    int32_t total[kWeightDigits][Q];
     bool used;
 };
 

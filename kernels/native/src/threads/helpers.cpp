@@ -62,20 +62,21 @@ void leave_single_processor() {
         sched_setaffinity(0, sizeof processors, &processors);
 }
 
-// A helper, and the processor that it was last on while it had no work.
+// A helper, the processor that it was last on while it had no work, and whether it was moved off that since.
 struct Place {
     pthread_t thread;
     std::atomic<int> processor{-1};
+    std::atomic<bool> moved{false};
 };
 
 // Moves a helper off the processor that the calling thread keeps busy. The system may leave both there for long, and
 // then a share of half a millisecond takes the helper until the next turn of its clock, several milliseconds.
-void keep_apart(const Place& helper) {
+void keep_apart(Place& helper) {
     const int own = sched_getcpu();
     if (own < 0 || helper.processor.load(std::memory_order_relaxed) != own || CPU_COUNT(&processors) < 2) return;
     cpu_set_t others = processors;
     CPU_CLR(own, &others);
-    pthread_setaffinity_np(helper.thread, sizeof others, &others);
+    helper.moved = pthread_setaffinity_np(helper.thread, sizeof others, &others) == 0;
 }
 
 // The threads that help in this process, and the work that they may take shares of.
@@ -88,7 +89,7 @@ class Helpers {
         work.following = first_, first_ = &work;
         ++offers_;
         while (count_ < wanted && start_one()) ++count_;
-        for (const Place& helper : places_) keep_apart(helper);
+        for (Place& helper : places_) keep_apart(helper);
         const int64_t woken = std::min(wanted - looking_, asleep_);
         lock.unlock();
         for (int64_t i = 0; i < woken; ++i) offered_.notify_one();
@@ -186,6 +187,8 @@ class Helpers {
         --looking_, ++asleep_;
         offered_.wait(lock, another);
         --asleep_;
+        // where it is now it may stay, and go where it likes later
+        if (place.moved.exchange(false)) sched_setaffinity(0, sizeof processors, &processors);
     }
 };
 
