@@ -96,7 +96,7 @@ def test_many_that_ask_at_once_get_the_same_bits(generator: torch.Generator) -> 
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="the system does not list threads there")
-def test_helpers_take_no_signals_and_may_use_every_processor(generator: torch.Generator) -> None:
+def test_helpers_take_no_signals_and_use_any_processor_but_that_of_who_asks(generator: torch.Generator) -> None:
     work, processors = small_work(generator), os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(processors)})
     try:
@@ -110,4 +110,6 @@ def test_helpers_take_no_signals_and_may_use_every_processor(generator: torch.Ge
         status = dict(line.split(":\t", 1) for line in (thread / "status").read_text().splitlines())
         blocked = int(status["SigBlk"], 16)
         assert all(blocked >> (number - 1) & 1 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM))
-        assert os.sched_getaffinity(int(thread.name)) == processors
+        used = os.sched_getaffinity(int(thread.name))
+        assert used <= processors
+        assert len(used) >= max(1, len(processors) - 1)

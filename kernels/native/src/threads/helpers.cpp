@@ -54,29 +54,30 @@ __attribute__((constructor)) void look_at_processors() {
     sched_getaffinity(0, sizeof processors, &processors);
 }
 
-// A helper may use the processors of the thread that starts it, unless that is bound to a single one, as OpenMP does.
-void leave_single_processor() {
-    cpu_set_t own;
-    CPU_ZERO(&own);
-    if (sched_getaffinity(0, sizeof own, &own) == 0 && CPU_COUNT(&own) == 1)
-        sched_setaffinity(0, sizeof processors, &processors);
-}
-
-// A helper, the processor that it was last on while it had no work, and whether it was moved off that since.
+// A helper, and the processor that it keeps off.
 struct Place {
     pthread_t thread;
-    std::atomic<int> processor{-1};
-    std::atomic<bool> moved{false};
+    int avoided = -1;
 };
 
-// Moves a helper off the processor that the calling thread keeps busy. The system may leave both there for long, and
-// then a share of half a millisecond takes the helper until the next turn of its clock, several milliseconds.
+// The processors that helpers of the calling thread may use: its own ones, or, where it is bound to a single one as
+// OpenMP binds threads, those of the process.
+cpu_set_t usable_processors() {
+    cpu_set_t own;
+    CPU_ZERO(&own);
+    const bool known = sched_getaffinity(0, sizeof own, &own) == 0;
+    return known && CPU_COUNT(&own) > 1 ? own : processors;
+}
+
+// Lets a helper use all of these but the one that the calling thread keeps busy. The system may leave both there for
+// long, and then a share of half a millisecond takes the helper until the next turn of its clock, several milliseconds.
 void keep_apart(Place& helper) {
     const int own = sched_getcpu();
-    if (own < 0 || helper.processor.load(std::memory_order_relaxed) != own || CPU_COUNT(&processors) < 2) return;
-    cpu_set_t others = processors;
+    if (own < 0 || own == helper.avoided) return;
+    cpu_set_t others = usable_processors();
     CPU_CLR(own, &others);
-    helper.moved = pthread_setaffinity_np(helper.thread, sizeof others, &others) == 0;
+    if (CPU_COUNT(&others) > 0) pthread_setaffinity_np(helper.thread, sizeof others, &others);
+    helper.avoided = own;
 }
 
 // The threads that help in this process, and the work that they may take shares of.
@@ -143,7 +144,7 @@ class Helpers {
         bool started = true;
         try {
             Place& place = places_.emplace_back();
-            std::thread thread([this, &place] { help(place); });
+            std::thread thread([this] { help(); });
             place.thread = thread.native_handle();
             thread.detach();
         } catch (const std::system_error&) {
@@ -154,14 +155,13 @@ class Helpers {
         return started;
     }
 
-    void help(Place& place) {
-        leave_single_processor();
+    void help() {
         pthread_setname_np(pthread_self(), "oracle-helper");
         std::unique_lock<std::mutex> lock(mutex_);
         for (;;) {
             SharedWork* work = first_;
             while (work && (work->next == work->shares || work->helping == work->most)) work = work->following;
-            work ? help_with(*work, lock) : wait(lock, place);
+            work ? help_with(*work, lock) : wait(lock);
         }
     }
 
@@ -176,10 +176,9 @@ class Helpers {
         if (--work.helping == 0) left_.notify_all();
     }
 
-    void wait(std::unique_lock<std::mutex>& lock, Place& place) {
+    void wait(std::unique_lock<std::mutex>& lock) {
         const uint64_t seen = offers_;
         const auto another = [&] { return offers_.load(std::memory_order_relaxed) != seen; };
-        place.processor = sched_getcpu();
         ++looking_;
         lock.unlock();
         soon(kAwake, another);
@@ -187,8 +186,6 @@ class Helpers {
         --looking_, ++asleep_;
         offered_.wait(lock, another);
         --asleep_;
-        // where it is now it may stay, and go where it likes later
-        if (place.moved.exchange(false)) sched_setaffinity(0, sizeof processors, &processors);
     }
 };
 
