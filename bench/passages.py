@@ -8,6 +8,7 @@ from statistics import median
 from textwrap import fill
 from typing import Any
 
+from oracle_engine.base.machine.environment import units_of
 from oracle_engine.compare.floors import Rates
 from oracle_engine.compare.record import OURS_COARSE, OURS_RECORDED, Row, Side
 from oracle_engine.compare.tables import NOTHING, Lines, as_markdown, milliseconds, percent
@@ -56,7 +57,7 @@ def machine_words(document: Mapping[str, Any], file: Path) -> str:
     """Return which medians these are: processor, threads, date, commit and file."""
     environment, date = document["environment"], document["date"].split("T")[0]
     cpu, devices = environment["cpu"], environment["cuda"]["devices"]
-    where = devices[0]["name"] if devices else f"{cpu['model']}, {cpu['threads']} threads, {cpu['capability']}"
+    where = devices[0]["name"] if devices else f"{cpu['model']}, {cpu['threads']} threads, {units_of(cpu)}"
     return f"Medians on {where} ({date}, commit {document['commit']}, `bench/results/{file.name}`)"
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 
 from oracle_engine.base.files import replacing
-from oracle_engine.base.machine.environment import environment_report
+from oracle_engine.base.machine.environment import environment_report, units_of
 from oracle_engine.compare.floors import Floor, Rates
 from oracle_engine.compare.record import Row, Side
 from oracle_engine.compare.truth import BAR
@@ -73,7 +73,7 @@ def machine_name(device: torch.device) -> str:
         name = torch.cuda.get_device_name(device)
     else:
         cpu = environment_report()["cpu"]
-        name = f"{cpu['model']} {cpu['capability']} {cpu['threads']} threads"
+        name = f"{cpu['model']} {units_of(cpu)} {cpu['threads']} threads"
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 

@@ -142,6 +142,11 @@ def _cpu(cpu_info: Path) -> dict[str, Any]:
     }
 
 
+def units_of(cpu: Mapping[str, Any]) -> str:
+    """Return in one word or two what a processor of a report multiplies by: its vectors, and AMX where it has that."""
+    return f"{cpu['capability']} AMX" if "AMX" in cpu["matrix_units"] else str(cpu["capability"])
+
+
 def _matrix_units() -> list[str]:
     """Return the names of the units for products of matrices that torch finds."""
     # older versions of torch lack some of these functions
