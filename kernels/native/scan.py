@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ctypes import CDLL, Structure, addressof, byref, c_double, c_int64, c_void_p
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 
@@ -190,13 +191,19 @@ def block_rows(rows: Rows, limits: NativeLimits, library: CDLL, *, few: bool) ->
     """
     if limits.block_rows is not None:
         return limits.block_rows, limits.whole_rows or limits.block_rows
-    size, second = rows.stored.element_size(), library.oracle_second_cache() or CACHE_BYTES
+    return _block_rows(library, rows.stored.element_size(), rows.dim, few)
+
+
+@cache
+def _block_rows(library: CDLL, size: int, dim: int, few: bool) -> tuple[int, int]:
+    """Return what block_rows() does for rows of `dim` values of `size` bytes."""
+    second = library.oracle_second_cache() or CACHE_BYTES
     if library.oracle_matrix_units() and not few:
-        whole = _fitting(rows.dim * (UNIT_BYTES if size == 1 else PLANE_BYTES), second, UNIT_ROWS)
-        return (whole if size == 1 else min(whole, _fitting(rows.dim * 4, CACHE_BYTES))), whole
-    block = _fitting(rows.dim * (size if few else 4), min(second, CACHE_BYTES))
+        whole = _fitting(dim * (UNIT_BYTES if size == 1 else PLANE_BYTES), second, UNIT_ROWS)
+        return (whole if size == 1 else min(whole, _fitting(dim * 4, CACHE_BYTES))), whole
+    block = _fitting(dim * (size if few else 4), min(second, CACHE_BYTES))
     long_vectors = library.oracle_vector_bytes() == LONG_VECTOR
-    return block, max(block, _fitting(rows.dim * 4, second) if long_vectors else WHOLE_ROWS)
+    return block, max(block, _fitting(dim * 4, second) if long_vectors else WHOLE_ROWS)
 
 
 def _fitting(row_bytes: int, cache_bytes: int, multiple: int = ROW_UNIT) -> int:

@@ -1,4 +1,4 @@
-"""Where there are matrix units, rows of more than 8 bits are multiplied in planes of digits, as finely as in float32."""
+"""Where there are matrix units, rows of more than 8 bits are multiplied in planes of digits, as fine as float32 is."""
 
 from __future__ import annotations
 
