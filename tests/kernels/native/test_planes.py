@@ -83,3 +83,13 @@ def test_rows_at_the_centre_count_as_nothing(generator: torch.Generator) -> None
     weighed_share(rows, make_query(rows, generator, 40, (*EARLY, 0.5)), wanted=EVERYTHING)
     zero = prepare_rows(torch.zeros(1200, 128), None)
     weighed_share(zero, make_query(zero, generator, 40, EARLY), wanted=EVERYTHING)
+
+
+@pytest.mark.parametrize("scale", [1e-36, 1e-33, 1e-30, 1e18])
+def test_rows_of_any_size_have_the_posterior_of_their_size(generator: torch.Generator, scale: float) -> None:
+    # the finest unit of a very small row is beyond what single precision can count
+    rows = prepare_rows((scale * normal(1200, 128, generator)).float(), None)
+    query = make_query(prepare_rows(normal(1200, 128, generator).float(), None), generator, 40, (*EARLY, 0.5))
+    ones = torch.ones_like(query.alpha)
+    near = Query(scale * query.point, query.alpha, ones, query.excluded)
+    weighed_share(rows, near, wanted=EVERYTHING)

@@ -130,15 +130,18 @@ class DigitScores {
     }
 #endif
 
-    // The least norm of a row in units of its codes.
+#if defined(__AMX_INT8__)
+    // The least norm of a row in units of its codes; none where a row is too small for these.
     double least_norm(const Block& block) const {
         double least = std::numeric_limits<double>::infinity();
-        for (int64_t r = 0; r < block.count; ++r)
-            if (memory_.scales[r] > 0) least = std::min<double>(least, memory_.norms[r] / memory_.scales[r]);
+        for (int64_t r = 0; r < block.count; ++r) {
+            if (memory_.scales[r] == 0) continue;
+            if (!(memory_.scales[r] >= kLeastScale)) return 0.0;
+            least = std::min<double>(least, memory_.norms[r] / memory_.scales[r]);
+        }
         return least;
     }
 
-#if defined(__AMX_INT8__)
     // Whether products of low digits show beside those of some row with some query, whose rounding the law knows: where
     // few coordinates are as large as the largest one.
     bool low_digits_show(const Block& block, int64_t v) const {

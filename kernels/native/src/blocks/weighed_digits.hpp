@@ -17,7 +17,8 @@ class WeighedDigits {
           shared_(shared),
           memory_(memory),
           block_(block),
-          place_(weighed_rows(block.count)) {}
+          place_(weighed_rows(block.count)),
+          lost_(shared.use.planes ? of_planes() : kHalfDigit) {}
 
     // Brings the weights of a tile of queries into digits where these serve; returns whether they do.
     bool take(int64_t t) {
@@ -94,15 +95,15 @@ class WeighedDigits {
     Memory<Real>& memory_;
     const Block& block_;
     const DigitPlace place_;
+    const double lost_;  // of a weighted row, in units of the last digit of its weight
 
     // Whether what digits leave of the weights of a block is too little to show in a mean; if so, it is kept in mind.
     bool fine(int64_t t, const DigitWeights& weights) {
         double left[Q];
-        const bool planes = shared_.use.planes;
-        const double share = planes ? of_planes() : kHalfDigit, limit = planes ? kFinePlanes : kFineMean;
+        const double limit = shared_.use.planes ? kFinePlanes : kFineMean;
         const int64_t queries = std::min<int64_t>(Q, shape_.batch - t * Q);
         for (int64_t q = 0; q < queries; ++q) {
-            const double each = share * weights.unit[q];
+            const double each = lost_ * weights.unit[q];
             left[q] = memory_.rounded[t * Q + q] + block_.count * each * each;
             const double most = limit * memory_.mass[t * Q + q];
             if (!(left[q] <= most * most)) return false;

@@ -25,8 +25,8 @@ struct alignas(64) WholeTiles {
     uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
     uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
 };
-// read from memory by the instruction: what a compiler sees of it is its address
-inline const WholeTiles whole_tiles;
+// the instruction reads it from memory
+inline constexpr WholeTiles whole_tiles{};
 
 // A tile in memory as AddressSanitizer sees it, which knows nothing of what assembly reads and writes.
 ORACLE_INLINE void watch_tile(const void* at, int64_t stride, bool written) {

@@ -13,6 +13,10 @@ constexpr float kFinest = 65536.0f;
 // in single precision, as where two coordinates at least are nearly as large as the largest one.
 constexpr double kLeastNorm = 254.0;
 
+// The least value of a code whose finest units single precision can count: smaller rows are zeros in codes, which
+// bounds know, and stay out of planes.
+constexpr float kLeastScale = 0x1p-108f;
+
 // coordinates that are brought into planes together
 constexpr int64_t kOfPlanes = 64;
 
@@ -46,7 +50,7 @@ struct PlaneRow {
 template <bool ALL>
 ORACLE_INLINE void write_planes(const FloatVector* x, const PlaneRow& to, int64_t d, FloatVector& square,
                                 FloatVector& largest) {
-    const FloatVector each = broadcast(to.scale > 0.0f ? kFinest / to.scale : 0.0f), one = broadcast(to.scale);
+    const FloatVector each = broadcast(to.scale >= kLeastScale ? kFinest / to.scale : 0.0f), one = broadcast(to.scale);
     // half of one of the digits above is added, which rounds what they leave to the nearest
     const __m512i to_middle = _mm512_set1_epi32(128), to_high = _mm512_set1_epi32((kZeroCode << 16) + (128 << 8) + 128);
     __m512i low[4], middle[4], high[4];

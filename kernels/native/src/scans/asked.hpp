@@ -28,8 +28,8 @@ struct ScanAsked {
     const DirectionsView* directions;  // what weights are multiplied with, for queries that are not few, or null
 };
 
-// Rows of a block for each query, by long vectors: the sums of a query pass once a block, those of two rows of it at
-// the cost of one more; longer blocks leave the cache to fewer other rows.
+// Rows of a block for each query, by long vectors. The sums of all queries pass the cache once a block: with fewer rows
+// they take longer than these, and with more the rows of the next block do not find room (measured).
 constexpr double kRowsOfQuery = 1.5;
 
 // Rows of a block that are all multiplied with whole queries: as many as there may be by short vectors, whose products
