@@ -20,9 +20,10 @@ ROOT = HERE.parent.parent.parent
 PROBLEMS = [
     *("test_scan.py", "test_segments.py", "test_pairs.py", "test_double.py", "test_covariance.py", "test_screens.py"),
     *("test_measure.py", "test_answer.py", "test_search.py", "test_leading_digits.py", "test_weigh_digits.py"),
+    "test_planes.py",
     "-k",
     "odd_shapes and not 784 and not 1000 or storage or empty_state or maximum or windows or formula or late or none"
-    " or few_rows_matter or most_rows_have_weight",
+    " or few_rows_matter or most_rows_have_weight or few_large",
 ]
 
 

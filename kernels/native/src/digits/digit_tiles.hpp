@@ -40,13 +40,17 @@ DigitUse digit_use(const ScanProblem& problem, int64_t count) {
     constexpr bool products = false, leading = false;
 #endif
     if (!fits_digits(problem.dim) || count < kWorthDigits) return {};
-    const bool bytes = problem.stored <= kInt8, rows = products && bytes;
+    const bool bytes = problem.stored <= kInt8, plain = problem.changes.vector == nullptr;
     const bool worth = bytes ? by_whole_words(problem.dim) : problem.batch >= kWorthCodes;
-    const bool first = leading && !problem.few && worth;
-    const bool planes = kMatrixUnits && first && !bytes && problem.changes.vector == nullptr &&
-                        problem.batch >= kWorthPlanes && problem.dim <= kLongestPlanes;
-    return {rows,  first, first && !bytes, first && !rows, (rows && problem.changes.vector == nullptr) || planes,
-            planes};
+    DigitUse use;
+    use.rows = products && bytes;
+    use.leading = leading && !problem.few && worth;
+    use.codes = use.leading && !bytes;
+    use.single = use.leading && !use.rows;
+    use.planes = kMatrixUnits && use.codes && plain && problem.batch >= kWorthPlanes && problem.dim <= kLongestPlanes;
+    use.weights = (use.rows && plain) || use.planes;
+    use.alone = use.rows && use.leading;
+    return use;
 }
 
 // Copies the digits of one query into its lane of a panel, [kDigits][digit_length / 4][W][4].

@@ -85,8 +85,10 @@ ORACLE_APART void pack_few(const ScanProblem& problem, const Shape<Real>& shape,
     }
 }
 
+// Queries as the products read them, unless these are made in digits alone: out is null then.
 template <class Real>
 void pack_queries(const ScanProblem& problem, const Shape<Real>& shape, Real* out, int64_t thread) {
+    if (out == nullptr) return;
     if (!problem.few) return pack_panels({problem.point, problem.gain}, shape, out, thread, problem.threads);
     if (thread == 0) pack_few(problem, shape, out);
 }

@@ -130,9 +130,10 @@ struct DigitQuery {
 // What queries in digits are multiplied with: 8-bit rows as they are stored, all digits; rows of which few may matter,
 // leading digits first; rows that are brought into codes of eight bits for that. single: whether rows that may matter
 // are multiplied with the queries as they are. weights: whether weights may be digits, too. planes: whether rows of
-// other dtypes are brought into as many digits as queries, of which codes are the highest.
+// other dtypes are brought into as many digits as queries, of which codes are the highest. alone: whether queries are
+// multiplied in digits only.
 struct DigitUse {
-    bool rows = false, leading = false, codes = false, single = false, weights = false, planes = false;
+    bool rows = false, leading = false, codes = false, single = false, weights = false, planes = false, alone = false;
 
     bool any() const { return rows || leading; }
 };
@@ -174,7 +175,8 @@ constexpr int64_t plane_stride(int64_t block, int64_t dim) {
 template <class Real>
 struct Shared {
     DigitUse use;
-    Real *queries, *centre;
+    Real* queries;  // null where digits serve alone
+    Real* centre;
     Real* directions;         // as the queries, or null
     int8_t* digits;           // [B][kDigits][digit_width]
     DigitQuery* in_digits;    // [lanes]
@@ -185,7 +187,7 @@ struct Shared {
 
     Shared(const Shape<Real>& shape, bool few, DigitUse uses, Arena& arena, bool changes = false)
         : use(uses),
-          queries(arena.take<Real>(shape.lanes() * shape.panels * shape.width)),
+          queries(use.alone ? nullptr : arena.take<Real>(shape.lanes() * shape.panels * shape.width)),
           centre(arena.take<Real>(shape.panels * shape.width)),
           directions(changes ? arena.take<Real>(shape.lanes() * shape.panels * shape.width) : nullptr),
           digits(use.any() ? arena.take<int8_t>(shape.batch * digits_of(shape.dim)) : nullptr),
