@@ -7,9 +7,9 @@
 #include <algorithm>
 #include <chrono>
 #include <condition_variable>
+#include <exception>
 #include <list>
 #include <mutex>
-#include <system_error>
 #include <thread>
 
 #include "threads/threads.hpp"
@@ -23,6 +23,10 @@ using Clock = std::chrono::steady_clock;
 // from; and how long one who has nothing left to do waits awake for the shares of helpers. Whoever else wants the
 // processor gets it meanwhile.
 constexpr std::chrono::microseconds kAwake(500), kSoon(50);
+
+// Helpers up to which they are told which processor to keep off, a system call each when who asks has moved: with more
+// processors the system finds one that is idle.
+constexpr int64_t kFewHelpers = 3;
 
 // looks at something that others change, between two looks at the clock
 constexpr int kLooks = 16;
@@ -71,8 +75,7 @@ cpu_set_t usable_processors() {
 
 // Lets a helper use all of these but the one that the calling thread keeps busy. The system may leave both there for
 // long, and then a share of half a millisecond takes the helper until the next turn of its clock, several milliseconds.
-void keep_apart(Place& helper) {
-    const int own = sched_getcpu();
+void keep_apart(Place& helper, int own) {
     if (own < 0 || own == helper.avoided) return;
     cpu_set_t others = usable_processors();
     CPU_CLR(own, &others);
@@ -90,7 +93,8 @@ class Helpers {
         work.following = first_, first_ = &work;
         ++offers_;
         while (count_ < wanted && start_one()) ++count_;
-        for (Place& helper : places_) keep_apart(helper);
+        const int own = count_ <= kFewHelpers ? sched_getcpu() : -1;
+        for (Place& helper : places_) keep_apart(helper, own);
         const int64_t woken = std::min(wanted - looking_, asleep_);
         lock.unlock();
         for (int64_t i = 0; i < woken; ++i) offered_.notify_one();
@@ -147,8 +151,12 @@ class Helpers {
             std::thread thread([this] { help(); });
             place.thread = thread.native_handle();
             thread.detach();
-        } catch (const std::system_error&) {
-            places_.pop_back();
+            // it begins on those of the calling thread, which may be bound to one
+            const cpu_set_t usable = usable_processors();
+            pthread_setaffinity_np(place.thread, sizeof usable, &usable);
+        } catch (const std::exception&) {
+            // no thread, or no memory for one
+            places_.resize(count_);
             started = false;
         }
         pthread_sigmask(SIG_SETMASK, &before, nullptr);
