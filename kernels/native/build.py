@@ -46,7 +46,7 @@ TARGETS: dict[str, dict[str, tuple[str, ...]]] = {
 SHARING = {"amx": ("v4", "__AMX_")}
 
 # sources that are compiled as one, as most of either is the same code for the rows of a scan
-TOGETHER = (("scans/scan.cpp", "scans/segments.cpp"),)
+AS_ONE = (("scans/scan.cpp", "scans/segments.cpp"),)
 
 # what a compiler is asked to make of each target: an assembler may be older than the compiler that calls it
 PROBE = """
@@ -199,7 +199,7 @@ def _library(folder: Path, target: str) -> Path:
 
 def _units() -> list[tuple[Path, ...]]:
     """Return the sources that are compiled at once; those that take longest come first, and nothing waits for them."""
-    together = [tuple(SOURCES / name for name in names) for names in TOGETHER]
+    together = [tuple(SOURCES / name for name in names) for names in AS_ONE]
     return [*together, *((path,) for path in sources("*.cpp") if not any(path in unit for unit in together))]
 
 
