@@ -14,11 +14,13 @@ from oracle_engine.kernels import (
     Rows,
     Span,
     Wanted,
+    native_library,
     posterior_state,
     reference_state,
     total_variance,
 )
 from oracle_engine.kernels.common.work import Work
+from oracle_engine.kernels.native.scan import NativeLimits, NativeScan
 from oracle_engine.kernels.portable.blocks import BLOCK_LIMITS, BlockLimits
 
 EVERYTHING = Wanted(moments=True, top_k=4)
@@ -70,6 +72,14 @@ def assert_parity(
 def assert_state_parity(actual: PosteriorState, work: Work) -> PosteriorState:
     """Compare what a kernel gave for `work` with the reference on what was wanted; return it."""
     return assert_states_close(actual, reference_state(work), work.rows, work.wanted)
+
+
+def native_scan(work: Work, limits: NativeLimits) -> tuple[NativeScan, PosteriorState]:
+    """Return a native scan of `work` that is done, with its counts, and its states: those of the reference."""
+    library = native_library().library
+    assert library is not None
+    scan = NativeScan(work, library, limits)
+    return scan, assert_state_parity(scan.state(), work)
 
 
 def assert_states_close(actual: PosteriorState, expected: PosteriorState, rows: Rows, wanted: Wanted) -> PosteriorState:

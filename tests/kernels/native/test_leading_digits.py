@@ -7,7 +7,7 @@ import torch
 from closed_form import FAMILIES, generators, normal, stored_as
 from hypothesis import given
 from hypothesis import strategies as st
-from row_cases import EVERYTHING, MEAN_ONLY, assert_state_parity, assert_states_close, make_query, whole
+from row_cases import EVERYTHING, MEAN_ONLY, assert_states_close, make_query, native_scan, whole
 
 from oracle_engine.base.arrays import Tensor
 from oracle_engine.kernels import (
@@ -23,7 +23,7 @@ from oracle_engine.kernels import (
     segments_state,
     span_by_span,
 )
-from oracle_engine.kernels.native.scan import NATIVE_LIMITS, NativeLimits, NativeScan
+from oracle_engine.kernels.native.scan import NATIVE_LIMITS, NativeLimits
 
 pytestmark = pytest.mark.skipif(native_library().library is None, reason=native_library().reason)
 
@@ -44,10 +44,7 @@ def closed_share(
 ) -> float:
     """Compare the scan with the reference; return the share of the pairs that leading digits closed."""
     work = Work(rows, query, span or whole(rows), wanted)
-    library = native_library().library
-    assert library is not None
-    scan = NativeScan(work, library, limits)
-    assert_state_parity(scan.state(), work)
+    scan, _ = native_scan(work, limits)
     return float(scan.asked.closed) / (len(work.span) * len(query))
 
 

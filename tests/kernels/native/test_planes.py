@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from closed_form import FAMILIES, normal, stored_as
-from row_cases import EVERYTHING, MEAN_ONLY, assert_state_parity, make_query, whole
+from row_cases import EVERYTHING, MEAN_ONLY, make_query, native_scan, whole
 
 from oracle_engine.base.arrays import Tensor
 from oracle_engine.kernels import Query, Rows, Span, Wanted, Work, native_library, prepare_rows
-from oracle_engine.kernels.native.scan import NATIVE_LIMITS, NativeLimits, NativeScan
+from oracle_engine.kernels.native.scan import NATIVE_LIMITS, NativeLimits
 
 pytestmark = pytest.mark.skipif(native_library().library is None, reason=native_library().reason)
 
@@ -28,10 +28,7 @@ def weighed_share(
 ) -> float:
     """Compare the scan with the reference; return the share of the pairs whose weights were digits."""
     work = Work(rows, query, span or whole(rows), wanted)
-    library = native_library().library
-    assert library is not None
-    scan = NativeScan(work, library, limits)
-    assert_state_parity(scan.state(), work)
+    scan, _ = native_scan(work, limits)
     return float(scan.asked.weighed) / (len(work.span) * len(query))
 
 

@@ -156,7 +156,8 @@ using oracle::ScanAsked;
 using oracle::Steps;
 
 // Up to how many queries it pays to read rows as they are stored, without a copy in panels: products in digits share no
-// more than the memory, which six queries wait for together; others share the vectors of a row, too.
+// more than the memory, which six queries wait for together, or three where matrix units multiply as many as 16 in the
+// time of one; others share the vectors of a row, too.
 ORACLE_EXPORT int64_t oracle_few_queries(int64_t stored, int64_t wide, int64_t dim) {
 #if defined(__AVX512VNNI__)
     if (stored <= oracle::kInt8 && wide == 0 && oracle::fits_digits(dim)) return oracle::kMatrixUnits ? 3 : 6;
