@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -29,8 +30,9 @@ pytestmark = [
     pytest.mark.usefixtures("two_threads"),
 ]
 
-# calls that are made until a helper has taken a share of one: it has to be awake before it ends
-MOST_CALLS = 2000
+# Calls that are made until a helper has taken a share of one: it has to be awake before it ends. And seconds before
+# each, in which the threads of the last parallel region fall asleep.
+MOST_CALLS, PAUSE = 200, 0.05
 
 CALLERS = 8
 
@@ -47,6 +49,12 @@ def shares_helped() -> int:
     return int(library.oracle_shares_helped())
 
 
+def regions_begun() -> int:
+    library = native_library().library
+    assert library is not None
+    return int(library.oracle_regions_begun())
+
+
 def helpers() -> list[Path]:
     """Return what the system knows of each thread that helps."""
     threads = Path("/proc/self/task").iterdir()
@@ -56,6 +64,7 @@ def helpers() -> list[Path]:
 def asked_until_helped(state: Callable[[], PosteriorState]) -> None:
     before, first = shares_helped(), state()
     for _ in range(MOST_CALLS):
+        time.sleep(PAUSE)
         assert_identical(state(), first)
         if shares_helped() > before:
             return
@@ -73,6 +82,19 @@ def test_helpers_take_lists_of_rows_and_change_no_bit(generator: torch.Generator
     named = torch.arange(32 * 20)
     pairs = Pairs(named // 20, named % 500, torch.zeros(len(named), dtype=torch.float64))
     asked_until_helped(lambda: pairs_state(rows, query, pairs, EVERYTHING))
+
+
+def test_a_thread_that_asks_for_the_first_time_meets_the_threads_of_a_region(generator: torch.Generator) -> None:
+    work = small_work(generator)
+    first, before = native_state(work), regions_begun()
+
+    def asked() -> PosteriorState:
+        torch.set_num_threads(2)
+        return native_state(work)
+
+    with ThreadPoolExecutor(1) as pool:
+        assert_identical(pool.submit(asked).result(), first)
+    assert regions_begun() > before
 
 
 def test_a_scan_of_one_share_is_not_helped(generator: torch.Generator) -> None:

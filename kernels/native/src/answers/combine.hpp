@@ -2,7 +2,7 @@
 #pragma once
 #include "core/simd.hpp"
 #include "rescore/mix.hpp"
-#include "threads/helpers.hpp"
+#include "threads/share_out.hpp"
 
 namespace oracle {
 
@@ -12,6 +12,9 @@ struct CombinationView {
     double scale;
     const double* base;  // [D]
     int64_t batch, dim;
+
+    // How many threads to share the queries out to.
+    int64_t hands(int64_t threads) const { return worth(threads, kMixing * batch * (dim + kItself)); }
 };
 
 // out, [D], becomes the answer of query b, see kernels/common/combine.py.
@@ -27,8 +30,7 @@ void combine(const CombinationView& of, int64_t b, Out* out) {
 
 template <class Out>
 void combine_all(const CombinationView& of, Out* out, int threads) {
-    share_out_many(of.batch * of.dim > kWorthSharing ? threads : 1, of.batch,
-                   [&](int64_t b) { combine(of, b, out + b * of.dim); });
+    share_out_many(of.hands(threads), of.batch, [&](int64_t b) { combine(of, b, out + b * of.dim); });
 }
 
 }  // namespace oracle

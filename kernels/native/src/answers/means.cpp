@@ -2,7 +2,6 @@
 #include <cmath>
 
 #include "answers/combine.hpp"
-#include "threads/threads.hpp"
 
 namespace oracle {
 namespace {
@@ -45,8 +44,7 @@ ORACLE_EXPORT int oracle_combine(const CombinationView* of, int64_t single, int6
 
 // answer, mean, [B] each, become the norms of the answers and of the means. Returns 0.
 ORACLE_EXPORT int oracle_combined_norms(const CombinationView* of, int64_t threads, double* answer, double* mean) {
-    const int most = of->batch * of->dim > kWorthSharing ? usable_threads(threads) : 1;
-    share_out_many(most, of->batch, [&](int64_t b) {
+    share_out_many(of->hands(usable_threads(threads)), of->batch, [&](int64_t b) {
         const Norms norms = norms_of(*of, b);
         answer[b] = norms.answer, mean[b] = norms.mean;
     });

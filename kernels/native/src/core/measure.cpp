@@ -3,7 +3,7 @@
 
 #include "core/doubles.hpp"
 #include "core/problem.hpp"
-#include "threads/threads.hpp"
+#include "threads/share_out.hpp"
 
 namespace oracle {
 namespace {
@@ -115,9 +115,9 @@ ORACLE_EXPORT int oracle_measure(const RowsView* rows, const MeasuresView* out, 
     const int most = usable_threads(threads);
     with_storage(rows->storage, [&](auto* type) {
         using T = std::remove_pointer_t<decltype(type)>;
-#pragma omp parallel for num_threads(most) schedule(static)
-        for (int64_t share = 0; share < shares; ++share)
+        share_out(most, shares, [&](int64_t share) {
             measure_share<T>(*rows, *out, share * count / shares, (share + 1) * count / shares, share);
+        });
     });
     return 0;
 }

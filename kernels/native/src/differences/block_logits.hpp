@@ -7,7 +7,7 @@
 #include "core/queries.hpp"
 #include "differences/packed.hpp"
 #include "rescore/states.hpp"
-#include "threads/threads.hpp"
+#include "threads/share_out.hpp"
 
 namespace oracle {
 
@@ -20,6 +20,9 @@ constexpr int64_t kMostRows = 496;
 
 // width below which blocks are always packed: rows as they are stored would leave lanes empty
 constexpr int64_t kNarrow = 64;
+
+// what a value of a difference takes, in operations
+constexpr double kDifference = 16.0;
 
 // The part of the rows that a call scans, and how it is shared out.
 struct ScanView {
@@ -148,25 +151,18 @@ class BlockLogits {
 };
 
 // Shares of the rows and groups of queries, a thread each: work(share, start, stop, first, last) for rows
-// [start, stop) and queries [first, last). Returns 1 where memory was short, else 0.
+// [start, stop) and queries [first, last). Throws bad_alloc where one of them did.
 template <class Work>
-int shared_out(const Question& question, const Work& work) {
+void shared_out(const Question& question, const Work& work) {
     const ScanView& scan = question.scan;
     const int64_t batch = question.queries.count, rows = scan.stop - scan.start;
     const int64_t groups = std::max<int64_t>(1, std::min(scan.threads / scan.shares, batch));
-    const bool parallel = rows * batch * question.rows.dim > 1 << 16;
-    int short_of_memory = 0;
-#pragma omp parallel for num_threads(scan.threads) schedule(static) if (parallel) reduction(| : short_of_memory)
-    for (int64_t task = 0; task < scan.shares * groups; ++task) {
+    const double operations = kDifference * rows * batch * question.rows.dim;
+    share_out(worth(scan.threads, operations), scan.shares * groups, [&](int64_t task) {
         const int64_t share = task / groups, group = task % groups;
-        try {
-            work(share, scan.start + rows * share / scan.shares, scan.start + rows * (share + 1) / scan.shares,
-                 batch * group / groups, batch * (group + 1) / groups);
-        } catch (const std::bad_alloc&) {
-            short_of_memory |= 1;
-        }
-    }
-    return short_of_memory;
+        work(share, scan.start + rows * share / scan.shares, scan.start + rows * (share + 1) / scan.shares,
+             batch * group / groups, batch * (group + 1) / groups);
+    });
 }
 
 }  // namespace oracle

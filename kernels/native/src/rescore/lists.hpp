@@ -2,12 +2,12 @@
 #pragma once
 #include "rescore/distances.hpp"
 #include "rescore/states.hpp"
-#include "threads/helpers.hpp"
+#include "threads/share_out.hpp"
 
 namespace oracle {
 
-// values below which help costs more than it saves
-constexpr int64_t kWorthThreads = 1 << 18;
+// what a value of a row takes to score again, in operations
+constexpr double kRescoring = 16.0;
 
 // bytes of a row that are asked for before it is its turn; the rest follows by itself
 constexpr int64_t kBytesAhead = 2048;
@@ -18,7 +18,9 @@ struct ListsView {
     int64_t threads;
 
     // How many threads to share the lists of so many queries out to.
-    int64_t hands(int64_t queries, int64_t dim) const { return first[queries] * dim > kWorthThreads ? threads : 1; }
+    int64_t hands(int64_t queries, int64_t dim) const {
+        return worth(threads, kRescoring * first[queries] * (dim + kItself));
+    }
 };
 
 template <class T>
@@ -55,7 +57,7 @@ template <class T>
 void all_distances(const RowsView& rows, const ListsView& lists, int64_t queries, const double* points,
                    const double* alpha, double* out) {
     const int64_t pairs = lists.first[queries], shares = lists.threads;
-    with_helpers(lists.hands(queries, rows.dim), shares, [&](int64_t share) {
+    share_out(lists.hands(queries, rows.dim), shares, [&](int64_t share) {
         const int64_t stop = pairs * (share + 1) / shares;
         int64_t at = pairs * share / shares;
         for (int64_t query = query_of(lists, queries, at); at < stop; ++query) {

@@ -5,8 +5,8 @@
 
 namespace oracle {
 
-// values below which help costs more than it saves, beside a scan that has just ended: half a millisecond
-constexpr int64_t kWorthSharing = 1 << 20;
+// what a value of a mean takes to be mixed with another, in operations
+constexpr double kMixing = 16.0;
 
 // first = share * first + other * second; returns |second - first|^2, or zero where one of them has no share.
 inline double mix(double share, double other, const double* second, int64_t dim, double* first) {

@@ -3,9 +3,10 @@
 #include <vector>
 
 #include "core/queries.hpp"
+#include "rescore/mix.hpp"
 #include "rescore/weigh.hpp"
 #include "rescore/weighted.hpp"
-#include "threads/threads.hpp"
+#include "threads/share_out.hpp"
 
 namespace oracle {
 namespace {
@@ -99,16 +100,17 @@ void take_states(const RowsView& rows, const QueriesView& queries, const Digits&
                  const StatesView& out) {
     const int64_t batch = queries.count;
     all_logits<T>(rows, queries, digits, scored.lists, scored.high, scored.low);
-    share_out_many(scored.stop(batch - 1) > 4096 ? scored.lists.threads : 1, batch, [&](int64_t query) {
+    share_out_many(scored.lists.hands(batch, rows.dim), batch, [&](int64_t query) {
         name_heaviest(scored, query, out);
         weigh_list(scored, query, out);
     });
     if (out.mean == nullptr) return;
     take_means<T>(rows, scored, batch, out.mean);
     if (out.variance != nullptr) take_variances<T>(rows, scored, batch, out);
-    for (int64_t query = 0; query < batch; ++query)
+    share_out_many(worth(scored.lists.threads, kMixing * batch * (rows.dim + kItself)), batch, [&](int64_t query) {
         if (out.lse[query] > kNothing)
             for (int64_t d = 0; d < rows.dim; ++d) out.mean[query * rows.dim + d] -= rows.centre[d];
+    });
 }
 
 }  // namespace

@@ -2,7 +2,7 @@
 
 #include "rescore/mix.hpp"
 #include "rescore/weigh.hpp"
-#include "threads/threads.hpp"
+#include "threads/share_out.hpp"
 
 namespace oracle {
 namespace {
@@ -180,7 +180,7 @@ void add_rescored(ScanAsked& asked, Problem& problem, const Listed& listed, int6
     const int threads = usable_threads(asked.threads);
     const ListsView lists = {listed.first.data(), listed.row.data(), threads};
     weigh_lists(*asked.rows, queries, *asked.digits, lists, rescored.view);
-    share_out_many(batch * found.dim > kWorthSharing ? threads : 1, batch,
+    share_out_many(worth(threads, kMixing * batch * (found.dim + kItself)), batch,
                    [&](int64_t b) { merge_state(asked.out, rescored.view, found.dim, b); });
     if (asked.out.top_k > 0) name_heaviest(asked, queries, found, &rescored.view, tops);
 }

@@ -6,14 +6,14 @@
 #include "blocks/worker.hpp"
 #include "scans/finish.hpp"
 #include "scans/steps.hpp"
-#include "threads/crew.hpp"
 #include "threads/kept_memory.hpp"
+#include "threads/share_out.hpp"
 
 namespace oracle {
 namespace {
 
-// what a value of queries takes to prepare or to merge, and a value of a row to score again, in operations of a scan
-constexpr double kPreparing = 32.0, kRescoring = 16.0;
+// what a value of queries takes to prepare or to merge, in operations
+constexpr double kPreparing = 32.0;
 
 template <class Real>
 class Scan : public Steps {
@@ -21,7 +21,7 @@ class Scan : public Steps {
     explicit Scan(const ScanAsked& asked)
         : all_(asked, asked.threads),
           problem(all_.view()),
-          crew_(problem.threads, 4.0 * problem.batch * problem.dim * (asked.stop - asked.start)),
+          threads_(usable_threads(problem.threads)),
           // queries are written once, whatever the number of rows
           use_(digit_use<Real>(problem, kWorthDigits)),
           shape(problem),
@@ -46,10 +46,8 @@ class Scan : public Steps {
     void finish(ScanAsked& asked) override {
         merge();
         const Listed rescored = listed();
-        ScanAsked by_crew = asked;
-        by_crew.threads = crew_.worth(kRescoring * rescored.row.size() * problem.dim);
-        finish_states(by_crew, all_, rescored, problem.threads);
-        asked.overflows = by_crew.overflows, asked.closed = asked.weighed = 0;
+        finish_states(asked, all_, rescored, problem.threads);
+        asked.closed = asked.weighed = 0;
         for (const Memory<Real>& own : memories) asked.closed += *own.closed, asked.weighed += *own.weighed;
     }
 
@@ -67,7 +65,7 @@ class Scan : public Steps {
   private:
     Problem all_;
     ScanProblem& problem;
-    Crew crew_;
+    const int threads_;
     const DigitUse use_;
     Shape<Real> shape;
     KeptMemory memory_;
@@ -75,11 +73,16 @@ class Scan : public Steps {
     Shared<Real> shared;
     std::vector<Memory<Real>> memories;
 
+    // How many threads to share out what takes so many operations for each value of the queries.
+    int64_t worth_queries(double operations) const {
+        return worth(threads_, operations * shape.batch * (shape.dim + kItself));
+    }
+
     // Merges the sums of all threads.
     void merge() {
         std::vector<QuerySums> parts(problem.threads * problem.threads);
         std::vector<double> factors(problem.threads * problem.threads);
-        crew_.share_out(kPreparing * shape.batch * shape.dim, [&](int64_t t) {
+        share_out(worth_queries(kPreparing), problem.threads, [&](int64_t t) {
             QuerySums* own_parts = parts.data() + t * problem.threads;
             double* own_factors = factors.data() + t * problem.threads;
             for (int64_t b = t; b < shape.batch; b += problem.threads) {
@@ -101,7 +104,7 @@ class Scan : public Steps {
     }
 
     void begin() {
-        crew_.share_out(kPreparing * shape.batch * shape.dim, [this](int64_t t) {
+        share_out(worth_queries(kPreparing), problem.threads, [this](int64_t t) {
             pack_queries(problem, shape, shared.queries, t);
             if (t == 0) pack_centre(problem, shape, shared.centre);
             if (shared.directions)
@@ -114,7 +117,7 @@ class Scan : public Steps {
     template <class Stored>
     void add_stored(int64_t start, int64_t stop) {
         const int64_t count = stop - start, threads = problem.threads;
-        crew_.share_out([&](int64_t t) {
+        share_out(worth_queries(4.0 * count), threads, [&](int64_t t) {
             Worker<Real, Stored>(problem, shape, shared, memories[t])
                 .run(start + count * t / threads, start + count * (t + 1) / threads);
         });

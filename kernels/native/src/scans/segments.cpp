@@ -8,6 +8,7 @@
 #include "blocks/sums.hpp"
 #include "scans/finish.hpp"
 #include "scans/tasks.hpp"
+#include "threads/share_out.hpp"
 
 namespace oracle {
 
@@ -37,6 +38,7 @@ class SegmentScan {
     SegmentScan(const ScanProblem& problem, const Segments& segments)
         : problem_(problem),
           segments_(segments),
+          threads_(usable_threads(problem.threads)),
           tasks_(segments.pairs, segments.cut),
           found_(tasks_.query.size()),
           extra_(problem.wants_mean ? new double[tasks_.extra * problem.dim] : nullptr) {
@@ -45,8 +47,8 @@ class SegmentScan {
                 bytes_ = std::max(bytes_, bytes_of(of_thread(problem, batch, segments.few)));
     }
 
-    // Returns whether there was enough memory.
-    bool run() {
+    // Throws bad_alloc.
+    void run() {
         switch (problem_.stored) {
             case kUint8: take_tasks<uint8_t>(); break;
             case kInt8: take_tasks<int8_t>(); break;
@@ -55,50 +57,34 @@ class SegmentScan {
             case kFloat: take_tasks<float>(); break;
             default: take_tasks<double>();
         }
-        const int threads = usable_threads(problem_.threads);
-#pragma omp parallel for num_threads(threads) schedule(static)
-        for (int64_t b = 0; b < problem_.batch; ++b) guarded([&] { merge(b); });
-        return !failed_;
+        share_out_many(threads_, problem_.batch, [&](int64_t b) { merge(b); });
     }
 
   private:
     const ScanProblem& problem_;
     const Segments& segments_;
+    const int threads_;
     const Tasks tasks_;
     std::vector<Found> found_;
     const std::unique_ptr<double[]> extra_;  // sums of the shares of a query beyond the first
     int64_t bytes_ = 0;
-    std::atomic<bool> failed_{false};
 
     // The memory of a task, at most.
     static int64_t bytes_of(const ScanProblem& task) {
         return Room<Real>(task, digit_use<Real>(task, std::numeric_limits<int64_t>::max()), Arena(nullptr)).bytes;
     }
 
-    // An exception must not leave a parallel region.
-    template <class Step>
-    void guarded(const Step& step) {
-        try {
-            if (!failed_) step();
-        } catch (const std::bad_alloc&) {
-            failed_ = true;
-        }
-    }
-
     template <class Stored>
     void take_tasks() {
-        const int threads = usable_threads(problem_.threads);
-#pragma omp parallel num_threads(threads)
-        {
-            std::unique_ptr<char, void (*)(void*)> memory(nullptr, std::free);
-            guarded([&] {
-                memory.reset(static_cast<char*>(std::aligned_alloc(64, padded(bytes_, 64))));
-                if (!memory) throw std::bad_alloc();
-            });
-#pragma omp for schedule(dynamic)
-            for (size_t task = 0; task < tasks_.all.size(); ++task)
-                guarded([&] { scan<Stored>(tasks_.all[task], Arena(memory.get())); });
-        }
+        std::atomic<size_t> next{0};
+        share_out(threads_, threads_, [&](int64_t) {
+            size_t task = next++;
+            if (task >= tasks_.all.size()) return;
+            const std::unique_ptr<char, void (*)(void*)> memory(
+                static_cast<char*>(std::aligned_alloc(64, padded(bytes_, 64))), std::free);
+            if (!memory) throw std::bad_alloc();
+            for (; task < tasks_.all.size(); task = next++) scan<Stored>(tasks_.all[task], Arena(memory.get()));
+        });
     }
 
     // Where a share has the sums of its mean.
@@ -225,13 +211,12 @@ class SegmentScan {
 };
 
 template <class Real>
-bool scan_segments(ScanAsked& asked, const Segments& segments) {
+void scan_segments(ScanAsked& asked, const Segments& segments) {
     Problem all(asked, 1);
     const ScanProblem& problem = all.view();
     SegmentScan<Real> scan(problem, segments);
-    if (!scan.run()) return false;
+    scan.run();
     finish_states(asked, all, scan.listed(), 1);
-    return true;
 }
 
 }  // namespace
@@ -240,9 +225,9 @@ bool scan_segments(ScanAsked& asked, const Segments& segments) {
 // Scans the spans of all queries and writes their states. Returns 0, or 1 where memory is missing.
 ORACLE_EXPORT int64_t oracle_scan_segments(oracle::ScanAsked* asked, const oracle::Segments* segments) {
     try {
-        const bool done = asked->rounding->wide ? oracle::scan_segments<double>(*asked, *segments)
-                                                : oracle::scan_segments<float>(*asked, *segments);
-        return done ? 0 : 1;
+        asked->rounding->wide ? oracle::scan_segments<double>(*asked, *segments)
+                              : oracle::scan_segments<float>(*asked, *segments);
+        return 0;
     } catch (const std::bad_alloc&) {
         return 1;
     }

@@ -7,8 +7,8 @@
 namespace oracle {
 namespace {
 
-// multiplications below which a second thread costs more than it saves
-constexpr int64_t kWorthSharing = 1 << 20;
+// queries of which the most promising rows are not worth sharing out
+constexpr int64_t kFewPromising = 8;
 
 // lanes of two vectors from which on all of them are multiplied again, rather than one after the other
 constexpr int64_t kDense = 5;
@@ -286,39 +286,33 @@ using namespace oracle;
 ORACLE_EXPORT int oracle_screen_maxima(const ScreenView* screen, const BoundView* bound, const float* previous,
                                        const float* floor, float* largest) {
     const int64_t tiles = screen->tiles(), lanes = bound->lanes();
-    const bool parallel = tiles * kTile * lanes * screen->width > kWorthSharing;
-    const int64_t threads = parallel ? usable_threads(bound->threads) : 1;
+    const int64_t threads = worth(usable_threads(bound->threads), 2.0 * tiles * kTile * lanes * screen->width);
     const Before before = {previous, floor};
-    int short_of_memory = 0;
     try {
         const TileMaxima maxima(*screen, *bound, before, largest);
-#pragma omp parallel for num_threads(threads) schedule(static, 1) reduction(| : short_of_memory)
-        for (int64_t share = 0; share < threads; ++share) try {
-                maxima.share(tiles * share / threads, tiles * (share + 1) / threads);
-            } catch (const std::bad_alloc&) {
-                short_of_memory |= 1;
-            }
+        share_out(threads, threads,
+                  [&](int64_t share) { maxima.share(tiles * share / threads, tiles * (share + 1) / threads); });
         for (int64_t query = 0; query < bound->count; ++query) maxima.exclude(query);
         for (int64_t tile = 0; tile < tiles; ++tile)
             std::fill(largest + tile * lanes + bound->count, largest + (tile + 1) * lanes, kClosed);
     } catch (const std::bad_alloc&) {
         return 1;
     }
-    return short_of_memory;
+    return 0;
 }
 
 // row = the most promising rows of each query, [B, most], -1 for none.
 ORACLE_EXPORT int oracle_screen_promising(const ScreenView* screen, const BoundView* bound, const float* largest,
                                           int64_t most, int64_t* row) {
-    const int64_t threads = usable_threads(bound->threads);
-    int short_of_memory = 0;
-#pragma omp parallel for num_threads(threads) schedule(static) reduction(| : short_of_memory) if (bound->count > 8)
-    for (int64_t query = 0; query < bound->count; ++query) try {
+    const int64_t threads = bound->count > kFewPromising ? usable_threads(bound->threads) : 1;
+    try {
+        share_out_many(threads, bound->count, [&](int64_t query) {
             promising_rows(*screen, *bound, largest, query, most, row + query * most);
-        } catch (const std::bad_alloc&) {
-            short_of_memory |= 1;
-        }
-    return short_of_memory;
+        });
+    } catch (const std::bad_alloc&) {
+        return 1;
+    }
+    return 0;
 }
 
 // open, below = how many tiles of each query reach its floor, [lanes], and the upper weights of all others relative to
@@ -339,21 +333,17 @@ ORACLE_EXPORT int oracle_screen_rows(const ScreenView* screen, const BoundView* 
                                      int64_t room, int64_t* first, int64_t* row, double* upper, double* below) {
     const int64_t threads = usable_threads(bound->threads), tiles = screen->tiles();
     const Finer level = {finer, finer_bound};
-    int short_of_memory = 0;
     try {
         const PackedQueries queries(*screen, *bound);
         std::vector<RowsAbove> shares(threads, RowsAbove(*screen, *bound, level, largest, floor));
-#pragma omp parallel for num_threads(threads) schedule(static, 1) reduction(| : short_of_memory)
-        for (int64_t share = 0; share < threads; ++share) try {
-                shares[share].share(queries, tiles * share / threads, tiles * (share + 1) / threads);
-            } catch (const std::bad_alloc&) {
-                short_of_memory |= 1;
-            }
-        if (short_of_memory == 0 && !gather(shares, bound->count, room, first, row, upper, below)) return 2;
+        share_out(threads, threads, [&](int64_t share) {
+            shares[share].share(queries, tiles * share / threads, tiles * (share + 1) / threads);
+        });
+        if (!gather(shares, bound->count, room, first, row, upper, below)) return 2;
     } catch (const std::bad_alloc&) {
         return 1;
     }
-    return short_of_memory;
+    return 0;
 }
 
 // Two digits of seven bits and a sign, [B, 2, D], for the values factor * point, [B] and [B, D]: what each is worth,

@@ -5,7 +5,7 @@
 #include <limits>
 
 #include "core/simd.hpp"
-#include "threads/threads.hpp"
+#include "threads/share_out.hpp"
 
 namespace oracle {
 
