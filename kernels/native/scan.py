@@ -48,6 +48,8 @@ STEP_OPERATIONS = 3e10
 
 # rows of a block: a multiple of those of every tile, and at most so many
 ROW_UNIT, MOST_ROWS = 12, 192
+# of rows that are so short that what is done for a query once a block costs as much as its products (measured)
+SHORT_DIM, MOST_SHORT_ROWS = 96, 384
 
 # rows of a block at least that are all multiplied with whole queries, by short vectors: the more there are, the less
 # often the sums of all queries pass, and a panel of rows comes from the second cache however long a block is
@@ -199,19 +201,20 @@ def _block_rows(library: CDLL, size: int, dim: int, few: bool) -> tuple[int, int
     """Return what block_rows() does for rows of `dim` values of `size` bytes."""
     second = library.oracle_second_cache() or CACHE_BYTES
     if library.oracle_matrix_units() and not few:
-        whole = _fitting(dim * (UNIT_BYTES if size == 1 else PLANE_BYTES), second, UNIT_ROWS)
-        return (whole if size == 1 else min(whole, _fitting(dim * 4, CACHE_BYTES))), whole
-    block = _fitting(dim * (size if few else 4), min(second, CACHE_BYTES))
+        whole = _fitting(dim, UNIT_BYTES if size == 1 else PLANE_BYTES, second, UNIT_ROWS)
+        return (whole if size == 1 else min(whole, _fitting(dim, 4, CACHE_BYTES))), whole
+    block = _fitting(dim, size if few else 4, min(second, CACHE_BYTES))
     long_vectors = library.oracle_vector_bytes() == LONG_VECTOR
-    return block, max(block, _fitting(dim * 4, second) if long_vectors else WHOLE_ROWS)
+    return block, max(block, _fitting(dim, 4, second) if long_vectors else WHOLE_ROWS)
 
 
-def _fitting(row_bytes: int, cache_bytes: int, multiple: int = ROW_UNIT) -> int:
-    """Return how many rows of so many bytes a block may have where the second cache has so many.
+def _fitting(dim: int, value_bytes: int, cache_bytes: int, multiple: int = ROW_UNIT) -> int:
+    """Return how many rows of `dim` values of so many bytes a block may have where the second cache has so many.
 
     multiple: of rows that are multiplied together; a block has as many whole units of these as fit.
     """
-    fitting = min(int(CACHE_SHARE * cache_bytes) // row_bytes, MOST_ROWS)
+    most = MOST_SHORT_ROWS if dim <= SHORT_DIM else MOST_ROWS
+    fitting = min(int(CACHE_SHARE * cache_bytes) // (dim * value_bytes), most)
     return max(ROW_UNIT, max(fitting // multiple * multiple, min(fitting, multiple)) // ROW_UNIT * ROW_UNIT)
 
 

@@ -49,6 +49,18 @@ def test_parity_where_most_rows_have_weight(
         assert share > 0.5 if target in BYTE_PRODUCTS else share == 0.0
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8])
+def test_parity_of_short_rows(generator: torch.Generator, target: str, dtype: torch.dtype) -> None:
+    # a matrix unit multiplies as many values at once as these rows have
+    for dim in (64, 70, 127):
+        rows = prepare_rows(stored_as(normal(2000, dim, generator), dtype), None)
+        share = weighed_share(rows, make_query(rows, generator, 24, EARLY), whole(rows), MEAN_ONLY)
+        weighed_share(
+            rows, make_query(rows, generator, 24, (*EARLY, 0.3, 0.9)), Span(5, 1391), EVERYTHING, NATIVE_LIMITS
+        )
+        assert share > 0.5 if target == "amx" else share == 0.0
+
+
 @pytest.mark.parametrize("name", sorted(FAMILIES))
 def test_parity_of_mixed_times_with_weights_and_excluded_ranges(generator: torch.Generator, name: str) -> None:
     weights = torch.rand(2000, generator=generator, dtype=torch.float64)

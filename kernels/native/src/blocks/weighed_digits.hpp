@@ -17,7 +17,7 @@ class WeighedDigits {
           shared_(shared),
           memory_(memory),
           block_(block),
-          place_(weighed_rows(block.count)),
+          place_{weighed_rows(block.count)},
           lost_(shared.use.planes ? of_planes() : kHalfDigit) {}
 
     // Brings the weights of a tile of queries into digits where these serve; returns whether they do.
@@ -34,10 +34,16 @@ class WeighedDigits {
             if (!dense || count == 0 || !read) return false;
             const float* packed = memory_.packed + t * shape_.block * Q;
             const int32_t* index = memory_.index + t * shape_.block;
-            set_units(packed, index, memory_.scales, count, weights);
-            weights.used = fine(t, weights);
             weights.digits = memory_.weight_digits + place_.of_tile(t);
-            if (weights.used) write_weights(block_.first, index, packed, memory_.scales, count, place_, weights);
+#if defined(__AMX_INT8__)
+            lay_out_weights(packed, index, memory_.scales, count, place_.rows, memory_.weights, weights);
+            weights.used = fine(t, weights);
+            if (weights.used) write_weights(block_.first, memory_.weights, place_.rows, weights);
+#else
+            set_units(packed, count, weights);
+            weights.used = fine(t, weights);
+            if (weights.used) write_weights(block_.first, index, packed, count, place_.rows, weights);
+#endif
         }
 #endif
         return weights.used;

@@ -16,7 +16,7 @@ constexpr bool by_whole_words(int64_t dim) {
 template <class Real, class Stored>
 ORACLE_INLINE bool by_digit_tiles(int64_t dim) {
 #if defined(__AVX512VNNI__)
-    return std::is_same<Real, float>::value && sizeof(Stored) == 1 && by_whole_words(dim) && fits_digits(dim);
+    return std::is_same<Real, float>::value && sizeof(Stored) == 1 && by_whole_words(dim) && fits_digit_tiles(dim);
 #else
     (void)dim;
     return false;
@@ -39,17 +39,18 @@ DigitUse digit_use(const ScanProblem& problem, int64_t count) {
 #else
     constexpr bool products = false, leading = false;
 #endif
-    if (!fits_digits(problem.dim) || count < kWorthDigits) return {};
     const bool bytes = problem.stored <= kInt8, plain = problem.changes.vector == nullptr;
+    const bool fits = bytes && !problem.few ? fits_digit_tiles(problem.dim) : fits_digits(problem.dim);
+    if (!fits || count < kWorthDigits) return {};
     const bool worth = bytes ? by_whole_words(problem.dim) : problem.batch >= kWorthCodes;
     DigitUse use;
     use.rows = products && bytes;
-    use.leading = leading && !problem.few && worth;
+    use.leading = leading && !problem.few && worth && fits_digits(problem.dim);
     use.codes = use.leading && !bytes;
     use.single = use.leading && !use.rows;
     use.planes = kMatrixUnits && use.codes && plain && problem.batch >= kWorthPlanes && problem.dim <= kLongestPlanes;
     use.weights = (use.rows && plain) || use.planes;
-    use.alone = use.rows && use.leading;
+    use.alone = std::is_same<Real, float>::value && use.rows && !problem.few && worth;
     return use;
 }
 

@@ -33,6 +33,11 @@ constexpr bool fits_digits(int64_t dim) {
     return 128 <= dim && dim <= 1 << 16;
 }
 
+// Whether they pay for rows of 8 bits and queries that are not few: a matrix unit multiplies 64 values at once.
+constexpr bool fits_digit_tiles(int64_t dim) {
+    return fits_digits(dim) || (kMatrixUnits && dim >= kUnitBytes && dim < 128);
+}
+
 // coordinates that are written in digits together, and sums that are kept side by side
 constexpr int64_t kWritten = 64;
 

@@ -105,6 +105,29 @@ ORACLE_INLINE void write_products(const int32_t* sums, int64_t count, const doub
     }
 }
 
+// coordinates up to which the sums of two neighbouring digits fit into 32 bits together
+constexpr int64_t kShortRows = 256;
+
+// The same for rows of up to kShortRows values, whose sums are put together in 32 bits before they are rounded.
+ORACLE_INLINE void write_short_products(const int32_t* sums, int64_t count, const double* offsets, const double* units,
+                                        float* out) {
+    alignas(64) int32_t above[16], below[16];
+    for (int b = 0; b < 16; ++b) {
+        const auto offset = static_cast<int64_t>(offsets[b]);
+        above[b] = static_cast<int32_t>(offset >> 8), below[b] = static_cast<int32_t>(offset & 255);
+    }
+    const __m512i high_offset = _mm512_load_si512(above), low_offset = _mm512_load_si512(below);
+    const __m512 unit = to_single(units), base = _mm512_set1_ps(256.0f);
+    for (int64_t i = 0; i < count; ++i) {
+        const int32_t* at = sums + i / kUnitRows * kDigits * kUnitSums + i % kUnitRows * 16;
+        const auto part = [&](int digit) { return _mm512_load_si512(at + digit * kUnitSums); };
+        const __m512i high = _mm512_add_epi32(_mm512_slli_epi32(part(2), 8), part(1));
+        const __m512 upper = _mm512_cvtepi32_ps(_mm512_sub_epi32(high, high_offset));
+        const __m512 lower = _mm512_cvtepi32_ps(_mm512_sub_epi32(part(0), low_offset));
+        _mm512_storeu_ps(out + i * 16, _mm512_mul_ps(_mm512_fmadd_ps(upper, base, lower), unit));
+    }
+}
+
 // Writes <x_r - c, q> of `count` rows in bytes for the 16 queries of a panel, [count][16]; memory has rows up to a
 // multiple of 32. offsets, units: as above.
 ORACLE_APART void score_digit_rows(const ByteOperands& of, int64_t count, const double* offsets, const double* units,
@@ -112,7 +135,9 @@ ORACLE_APART void score_digit_rows(const ByteOperands& of, int64_t count, const 
     alignas(64) int32_t sums[2 * kDigits * kUnitSums];
     for (int64_t r = 0; r < count; r += 2 * kUnitRows) {
         multiply_digits({of.rows + r * of.stride, of.stride, of.length, of.panel}, sums, ahead, lines);
-        write_products(sums, std::min<int64_t>(2 * kUnitRows, count - r), offsets, units, out + r * 16);
+        const int64_t some = std::min<int64_t>(2 * kUnitRows, count - r);
+        of.length <= kShortRows ? write_short_products(sums, some, offsets, units, out + r * 16)
+                                : write_products(sums, some, offsets, units, out + r * 16);
     }
 }
 

@@ -8,7 +8,7 @@ namespace oracle {
 // The largest whole number that the digits of a weight hold, and most rows of a block: sums of so many fit into 32
 // bits.
 constexpr float kLargestWeight = kWeightDigits == 3 ? 127.0f * 65536 + 127.0f * 256 + 127.0f : 127.0f * 256 + 127.0f;
-constexpr int64_t kMostWeighed = 256;
+constexpr int64_t kMostWeighed = kMatrixUnits ? 512 : 256;
 
 // The weight of a row is off by half of one in the last digit at most (root mean square), in a direction that a
 // sequence of the golden ratio decides, so that rows of equal weight do not err alike. Such errors add up as their
@@ -22,7 +22,7 @@ constexpr uint32_t kGolden = 2654435769u, kPlastic = 3242174889u;
 // that is multiplied by itself
 constexpr double kDense = kMatrixUnits ? 0.0625 : 0.5, kDensePlanes = 0.25;
 
-#if defined(__AVX512VNNI__)
+#if defined(__AVX512VNNI__) && !defined(__AMX_INT8__)
 // The fractions that weights of a row are rounded up from, by query.
 ORACLE_INLINE __m256 dither(int64_t row) {
     const __m256i query = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
@@ -31,38 +31,35 @@ ORACLE_INLINE __m256 dither(int64_t row) {
     return _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_srli_epi32(turns, 8)), _mm256_set1_ps(0x1p-24f));
 }
 
-// Finds the value of one in digits of weights, [count][queries], of rows that are `scales` times their codes, [block].
-ORACLE_APART void set_units(const float* weights, const int32_t* index, const float* scales, int64_t count,
-                            DigitWeights& out) {
+// Finds the value of one in digits of weights, [count][queries].
+ORACLE_APART void set_units(const float* weights, int64_t count, DigitWeights& out) {
     constexpr int Q = DigitWeights::Q;
     float largest[Q] = {};
     for (int64_t i = 0; i < count; ++i)
-        for (int q = 0; q < Q; ++q) largest[q] = std::max(largest[q], weights[i * Q + q] * scales[index[i]]);
+        for (int q = 0; q < Q; ++q) largest[q] = std::max(largest[q], weights[i * Q + q]);
     for (int q = 0; q < Q; ++q) out.unit[q] = largest[q] / kLargestWeight;
 }
 
-// Writes weights in digits of these units. first: row of the data that the block begins with; index: the rows that have
-// any weight, [count]; weights: [count][queries]; scales: as above.
-ORACLE_APART void write_weights(int64_t first, const int32_t* index, const float* weights, const float* scales,
-                                int64_t count, const DigitPlace& place, DigitWeights& out) {
-    constexpr int Q = DigitWeights::Q;
+// Writes weights in digits of these units, for `rows` of a block. first: row of the data that the block begins with;
+// index: the rows that have any weight, [count]; weights: [count][queries].
+ORACLE_APART void write_weights(int64_t first, const int32_t* index, const float* weights, int64_t count, int64_t rows,
+                                DigitWeights& out) {
+    constexpr int Q = DigitWeights::Q, step = kWeightDigits * kRowsAtOnce;
     float inverse[Q];
     for (int q = 0; q < Q; ++q) inverse[q] = out.unit[q] > 0.0f ? 1.0f / out.unit[q] : 0.0f;
     const __m256 each = _mm256_loadu_ps(inverse), largest = _mm256_set1_ps(kLargestWeight);
     const __m256i byte = _mm256_set1_epi32(255), half = _mm256_set1_epi32(128);
-    const __m256i queries =
-        _mm256_mullo_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), _mm256_set1_epi32(static_cast<int>(place.query)));
+    const __m256i queries = _mm256_setr_epi32(0, step, 2 * step, 3 * step, 4 * step, 5 * step, 6 * step, 7 * step);
     __m256i totals[kWeightDigits] = {};
     int64_t i = 0;
-    for (int64_t row = 0; row < place.rows; row += kRowsAtOnce) {
+    for (int64_t row = 0; row < rows; row += kRowsAtOnce) {
         __m256i digits[kWeightDigits] = {};
         for (int k = 0; k < kRowsAtOnce; ++k) {
             if (i == count || index[i] != row + k) continue;
             // not beyond the largest number that digits hold
-            const __m256 weight = _mm256_mul_ps(_mm256_loadu_ps(weights + i++ * Q), _mm256_set1_ps(scales[row + k]));
-            const __m256 value = _mm256_fmadd_ps(weight, each, dither(first + row + k));
+            const __m256 value = _mm256_fmadd_ps(_mm256_loadu_ps(weights + i++ * Q), each, dither(first + row + k));
             __m256i whole = _mm256_cvttps_epi32(_mm256_min_ps(value, largest));
-#pragma GCC unroll 3
+#pragma GCC unroll 2
             for (int digit = 0; digit < kWeightDigits; ++digit) {
                 digits[digit] = _mm256_or_si256(digits[digit], _mm256_slli_epi32(_mm256_and_si256(whole, byte), 8 * k));
                 // rounded to the nearest multiple of 256, which leaves a digit with a sign
@@ -71,15 +68,17 @@ ORACLE_APART void write_weights(int64_t first, const int32_t* index, const float
                 totals[digit] = _mm256_add_epi32(totals[digit], own), whole = above;
             }
         }
-        int8_t* to = out.digits + row / kRowsAtOnce * place.group;
-#pragma GCC unroll 3
+        int8_t* to = out.digits + row * Q * kWeightDigits;
+#pragma GCC unroll 2
         for (int digit = 0; digit < kWeightDigits; ++digit)
-            _mm256_i32scatter_epi32(to + digit * place.digit, queries, digits[digit], 1);
+            _mm256_i32scatter_epi32(to + digit * kRowsAtOnce, queries, digits[digit], 1);
     }
     for (int digit = 0; digit < kWeightDigits; ++digit)
         _mm256_storeu_si256(reinterpret_cast<__m256i*>(out.total[digit]), totals[digit]);
 }
+#endif
 
+#if defined(__AVX512VNNI__)
 // Sixteen coordinates of four rows without a sign, coordinate by coordinate.
 template <class Stored>
 ORACLE_INLINE __m512i four_rows(const Stored* const* row, int64_t d, int64_t dim) {

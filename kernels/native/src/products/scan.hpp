@@ -140,7 +140,7 @@ struct DigitUse {
 
 // coordinates of a query in digits: a multiple of those that are read together
 constexpr int64_t digit_width(int64_t dim) {
-    return padded(dim, 128);
+    return padded(dim, dim <= 64 ? 64 : 128);
 }
 
 // the digits of a query, at most
@@ -220,18 +220,12 @@ constexpr int64_t weighed_rows(int64_t count) {
     return padded(count, kMatrixUnits ? kUnitBytes : kRowsAtOnce);
 }
 
-// Where the digits of the weights of a block lie, in bytes: from a group of kRowsAtOnce rows, from a query and from a
-// digit to the next, the highest one last. A matrix unit reads the rows of a query one after the other.
+// Where the digits of the weights of a block lie, for a tile of queries after the other: by groups of kRowsAtOnce rows,
+// [groups][queries][kWeightDigits][kRowsAtOnce], or, as a matrix unit reads them, for the tiles that it multiplies
+// together, [kWeightDigits][kUnitRows][rows]. The highest digit comes last.
 struct DigitPlace {
     static constexpr int64_t Q = Tile<float>::queries, of_unit = kUnitRows / Q;
-    int64_t rows, group, query, digit;
-
-    // rows: of the block, weighed_rows.
-    explicit DigitPlace(int64_t count)
-        : rows(count),
-          group(kMatrixUnits ? kRowsAtOnce : Q * kWeightDigits * kRowsAtOnce),
-          query(kMatrixUnits ? rows : kWeightDigits * kRowsAtOnce),
-          digit(kMatrixUnits ? kUnitRows * rows : kRowsAtOnce) {}
+    int64_t rows;  // of the block, weighed_rows
 
     // Where those of a tile of queries begin.
     int64_t of_tile(int64_t t) const {
@@ -263,7 +257,7 @@ struct Memory {
     double *total, *met, *mass, *squares, *first_logit, *half_norm;
     double* rounded;                 // [lanes]: squared error of sums whose weights were digits
     double* shares;                  // [lanes]: sums of weights that are multiplied with changes
-    Real* weights;                   // [block][W]: of the vector of queries at hand; of few queries [block], of one
+    Real* weights;                   // [weighed_rows][W]: of the queries at hand; of few queries [block], of one
     Real* packed;                    // [tiles][block][of_tile]: weights of the rows that have any for a tile of queries
     int32_t *index, *count;          // [tiles][block], [tiles]: these rows
     int32_t* pending;                // [tiles]: rows summed in Real since the sums were emptied into `total`
@@ -284,7 +278,7 @@ struct Memory {
         const int64_t lanes = shape.lanes(), block = shape.block, values = shape.panels * shape.width;
         rows = few ? nullptr : arena.take<Real>(values * block);
         logits = arena.take<Real>(few ? shape.batch * shape.rows() : lanes * block);
-        weights = arena.take<Real>(few ? shape.rows() : Shape<Real>::W * block),
+        weights = arena.take<Real>(few ? shape.rows() : Shape<Real>::W * weighed_rows(block)),
         packed = arena.take<Real>(lanes * block);
         half_norms = arena.take<Real>(shape.rows()), log_weights = arena.take<Real>(shape.rows());
         norms = arena.take<Real>(shape.rows());

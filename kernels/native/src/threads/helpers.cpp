@@ -12,6 +12,7 @@
 #include <mutex>
 #include <thread>
 
+#include "threads/regions.hpp"
 #include "threads/threads.hpp"
 
 namespace oracle {
@@ -186,10 +187,12 @@ class Helpers {
 
     void wait(std::unique_lock<std::mutex>& lock) {
         const uint64_t seen = offers_;
+        const int64_t regions = RegionThreads::begun();
         const auto another = [&] { return offers_.load(std::memory_order_relaxed) != seen; };
         ++looking_;
         lock.unlock();
-        soon(kAwake, another);
+        // the threads of a region would share their processors with who looks out beside them
+        soon(kAwake, [&] { return another() || RegionThreads::begun() != regions; });
         lock.lock();
         --looking_, ++asleep_;
         offered_.wait(lock, another);

@@ -41,6 +41,10 @@ RegionThreads& RegionThreads::of_region() {
     return of_caller();
 }
 
+int64_t RegionThreads::begun() {
+    return regions.load(std::memory_order_relaxed);
+}
+
 // since, own: nanoseconds since it was last looked at, and those of them that the calling thread had a processor.
 bool RegionThreads::is_awake(Watched& one, double since, double own) const {
     const int64_t busy = one.id == 0 ? -1 : read(clock_of(one.id));
@@ -69,5 +73,5 @@ void RegionThreads::meet(int number) {
 
 // How many regions have shared out work in this process.
 ORACLE_EXPORT int64_t oracle_regions_begun() {
-    return oracle::regions;
+    return oracle::RegionThreads::begun();
 }

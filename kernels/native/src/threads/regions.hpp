@@ -17,6 +17,9 @@ class RegionThreads {
     // The same, where it begins a region.
     static RegionThreads& of_region();
 
+    // Regions that have begun in this process.
+    static int64_t begun();
+
     // Whether `threads` of them are at it, on processors of their own, as long as they are; a region is to tell where
     // nothing is known of them.
     bool awake(int64_t threads);
