@@ -11,7 +11,7 @@ from oracle_engine import OracleDataset, OracleEngine
 from oracle_engine.compare.contender import Contender
 from oracle_engine.compare.floors import Rates
 from oracle_engine.compare.measure import Watch, measured_row
-from oracle_engine.compare.peers import Centred, UnavailableError, Velocity, build_peer
+from oracle_engine.compare.peers import Centred, SideVelocity, UnavailableError, build_peer
 from oracle_engine.compare.record import OURS, OURS_COARSE, OURS_RECORDED, Row
 from oracle_engine.compare.workloads import Workload
 
@@ -36,7 +36,7 @@ class Comparison:
         rates: Rates | None = None,
     ) -> None:
         self.data, self._centre, self._rates = data, centre, rates
-        self.velocities: dict[str, Velocity] = {}
+        self.velocities: dict[str, SideVelocity] = {}
         self._engine = OracleEngine(data, device=data.device)
         for name in names:
             try:
@@ -55,7 +55,7 @@ class Comparison:
         # the largest data leave no room for this copy, so that it is made only when a peer needs it
         return self._centre(self.data, torch.float32)
 
-    def _side(self, name: str) -> Velocity:
+    def _side(self, name: str) -> SideVelocity:
         if name == OURS:
             return self._engine.velocity
         if name == OURS_COARSE:

@@ -26,7 +26,7 @@ from oracle_engine.base.machine.environment import environment_report
 from oracle_engine.compare.truth import BAR, relative_error
 from oracle_engine.compare.workloads import LABELLED, Batch, Workload
 from oracle_engine.kernels.gpu.scans.one_read import reading_once
-from oracle_engine.kernels.gpu.tools.tile_trials import milliseconds
+from oracle_engine.kernels.gpu.tools.tile_trials import median_milliseconds
 
 from .__main__ import RESULTS, say
 from .gpu_cases import DRAWN, Case, draw
@@ -189,7 +189,7 @@ class Spent:
     @classmethod
     def of(cls, asked: Question) -> Spent:
         """Ask for the error, which compiles and caches, then for the time, then with a profiler."""
-        error, took = asked.error(), milliseconds(asked.answer)
+        error, took = asked.error(), median_milliseconds(asked.answer)
         with profile(activities=[ProfilerActivity.CUDA]) as seen:
             for _ in range(PROFILED):
                 asked.answer()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from oracle_engine import OracleEngine
-from oracle_engine.compare.peers import UnavailableError, Velocity
+from oracle_engine.compare.peers import SideVelocity, UnavailableError
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Recording:
         return self.velocity
 
 
-def recorded(engine: OracleEngine) -> Velocity:
+def recorded(engine: OracleEngine) -> SideVelocity:
     """Return the engine's velocity, recorded for each batch size.
 
     Raises UnavailableError without the Triton backend on a CUDA device.

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 
 from oracle_engine import OracleEngine
-from oracle_engine.compare.peers import UnavailableError, Velocity
+from oracle_engine.compare.peers import SideVelocity, UnavailableError
 from oracle_engine.kernels import PosteriorState, Work, native_library, native_memory, posterior_state, scan_memory
 from oracle_engine.kernels.common.matmul import ieee_products
 from oracle_engine.kernels.common.rounding import Windows
@@ -57,7 +57,7 @@ def coarse_native_state(work: Work) -> PosteriorState:
 COARSE = {"torch": Backend(coarse_state, scan_memory), "native": Backend(coarse_native_state, native_memory)}
 
 
-def without_rescoring(engine: OracleEngine) -> Velocity:
+def without_rescoring(engine: OracleEngine) -> SideVelocity:
     """Return the velocity of the engine without rescoring. Raises UnavailableError for other backends than two."""
     if engine.backend not in COARSE:
         raise UnavailableError("only the native and the torch backend can leave rescoring out")

@@ -24,7 +24,7 @@ import torch
 
 from oracle_engine import OracleEngine, load_dataset
 from oracle_engine.serving import Limits
-from oracle_engine.serving.asking import Ask
+from oracle_engine.serving.client.asking import Ask
 from oracle_engine.serving.models import Model
 from oracle_engine.serving.protocol import answer_body, parse
 

@@ -15,6 +15,7 @@ from .record import EXACT, LateRow, LateSide
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # inches
 COLUMN, HEIGHT, LEFT, RIGHT, TOP, BOTTOM, GAP = 2.9, 1.9, 0.75, 1.75, 0.75, 0.45, 0.3
@@ -61,15 +62,8 @@ def late_figure(rows: Sequence[LateRow], path: Path) -> None:
     size = max(row.batch for row in rows if row.queries == HELD)
     rows = [row for row in rows if row.batch == size and row.queries in (HELD, TRAINING) and row.t != "mixed"]
     names = list(dict.fromkeys(row.data for row in rows))
-    width = LEFT + len(names) * (COLUMN + GAP) - GAP + RIGHT
-    height = TOP + 2 * HEIGHT + GAP + BOTTOM
-    figure = Figure(figsize=(width, height), facecolor="white")
-    grid = {"left": LEFT / width, "right": 1 - RIGHT / width, "top": 1 - TOP / height, "bottom": BOTTOM / height}
-    panels = figure.subplots(
-        2, len(names), squeeze=False, sharex=True, sharey="row",
-        gridspec_kw={**grid, "wspace": GAP / COLUMN, "hspace": GAP / HEIGHT},
-    )  # fmt: skip
-    drawn = curves(rows)
+    figure = Figure(facecolor="white")
+    panels, drawn = _panels(figure, len(names)), curves(rows)
     for column, name in enumerate(names):
         part = [row for row in rows if row.data == name]
         _times(panels[0][column], part, drawn)
@@ -79,8 +73,6 @@ def late_figure(rows: Sequence[LateRow], path: Path) -> None:
         panels[1][column].set_xlabel("t   (0 noise, 1 data)", size=BODY, color=INK)
     panels[0][0].set_ylabel(f"ms for {size} queries", size=BODY, color=INK)
     panels[1][0].set_ylabel("largest relative error\nof the velocity", size=BODY, color=INK)
-    title: dict[str, Any] = {"size": 13, "weight": "bold", "color": INK, "va": "center"}
-    figure.text(LEFT / width, 1 - 0.24 / height, "The late route: time and error against t", **title)
     _key(panels[0][-1], drawn)
     panels[1][-1].text(
         1.04, 0.95, "distance to the exact\nroute; dotted: what the\nengine states at most;\nrounding in the grey band",
@@ -88,6 +80,20 @@ def late_figure(rows: Sequence[LateRow], path: Path) -> None:
     )  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=200)
+
+
+def _panels(figure: Figure, columns: int) -> Any:
+    """Write the title and return axes, [2, columns]: time above error for every data set."""
+    width = LEFT + columns * (COLUMN + GAP) - GAP + RIGHT
+    height = TOP + 2 * HEIGHT + GAP + BOTTOM
+    figure.set_size_inches(width, height)
+    title: dict[str, Any] = {"size": 13, "weight": "bold", "color": INK, "va": "center"}
+    figure.text(LEFT / width, 1 - 0.24 / height, "The late route: time and error against t", **title)
+    grid = {"left": LEFT / width, "right": 1 - RIGHT / width, "top": 1 - TOP / height, "bottom": BOTTOM / height}
+    return figure.subplots(
+        2, columns, squeeze=False, sharex=True, sharey="row",
+        gridspec_kw={**grid, "wspace": GAP / COLUMN, "hspace": GAP / HEIGHT},
+    )  # fmt: skip
 
 
 def _times(axes: Axes, rows: Sequence[LateRow], drawn: Sequence[Curve]) -> None:

@@ -17,7 +17,7 @@ from ..portable.scan import score_dtype
 from .double import ScanView, shares_for, work_parts
 from .library import native_library
 from .scan import NATIVE_LIMITS, NativeLimits, NativeScan, Rounding, applies
-from .views import Digits, QueriesView, RowsView, View, called, readable
+from .views import AskedQueries, Digits, RowsView, View, called, readable
 
 # queries up to which float64 differences of what has weight cost no more than products of all rows (measured)
 FEW = 2
@@ -174,6 +174,6 @@ def _product(work: Work, directions: Directions) -> Float64[Tensor, "B D"]:
     scan = ScanView(work, shares, DROPPED_SHARE)
     called(
         "oracle_covariance",
-        *(RowsView.of(rows), QueriesView(work.query), Digits(True), scan, DirectionsView(rows, directions, totals)),
+        *(RowsView.of(rows), AskedQueries(work.query), Digits(True), scan, DirectionsView(rows, directions, totals)),
     )
     return totals.sum(0)

@@ -15,7 +15,7 @@ from ..common.rows import Span
 from ..common.state import PosteriorState, merge
 from ..common.work import Work
 from ..portable import double
-from .views import Digits, QueriesView, RowsView, StatesView, View, called, readable, writable
+from .views import AskedQueries, Digits, RowsView, StatesView, View, called, readable, writable
 
 # queries that share a pass over the rows at least, where there are so many: with fewer, reading costs more than sums
 GROUP = 16
@@ -83,6 +83,6 @@ def _scanned(work: Work) -> PosteriorState:
     states = writable(PosteriorState.empty(shares * batch, rows.dim, wanted.top_k, rows.device))
     # states of a span are merged: what each of them lost to rounding may compete with another
     scan = ScanView(work, shares, FINEST_MASS)
-    views = RowsView.of(rows), QueriesView(work.query), Digits(True), scan
+    views = RowsView.of(rows), AskedQueries(work.query), Digits(True), scan
     called("oracle_scan_double", *views, StatesView(states, wanted))
     return reduce(merge, (states.take(torch.arange(batch) + share * batch) for share in range(shares)))

@@ -7,7 +7,7 @@ from functools import partial
 
 import torch
 
-from ...base.arrays import STORAGE_DTYPES, Float64, Shaped, Tensor
+from ...base.arrays import Float64, Shaped, Tensor
 from ...base.calls.transforms import unreadable
 from ...base.outside.rows import in_one_piece
 from ..common import prepare
@@ -15,32 +15,13 @@ from ..common.copies import DIRECTIONS
 from ..common.prepare import Measures
 from ..common.rows import Rows
 from .library import native_library
-from .views import View, called
+from .views import StoredView, View, called
 
 # parts that rows are measured in: sums are the same for any number of threads up to it
 SHARES = 16
 
 # values of one call: half a second or so, after which Ctrl-C is heard
 CALL_VALUES = 1 << 29
-
-
-class StoredView(View):
-    """Rows as they are stored, of which nothing else is known."""
-
-    _fields_ = (
-        ("stored", c_void_p),
-        ("storage", c_int64),
-        ("stride", c_int64),
-        ("dim", c_int64),
-        ("centre", c_void_p),
-        ("log_weights", c_void_p),
-    )
-
-    def __init__(self, stored: Shaped[Tensor, "n D"], centre: Float64[Tensor, "D"]) -> None:
-        """Look at `stored`, in one piece on the CPU, and at their `centre`."""
-        self.held = []
-        storage, (stride, _) = STORAGE_DTYPES.index(stored.dtype), stored.stride()
-        super().__init__(self.hold(stored), storage, stride, stored.shape[1], self.hold(centre.contiguous()), None)
 
 
 class MeasuresView(View):

@@ -12,7 +12,7 @@ from ..common import rescore
 from ..common.rescore import Pairs
 from ..common.rows import Query, Rows
 from ..common.state import PosteriorState, Wanted
-from .views import Digits, ListsView, QueriesView, RowsView, StatesView, called, readable, writable
+from .views import AskedQueries, Digits, ListsView, RowsView, StatesView, called, readable, writable
 
 # bytes of rows in files that are read for one list; longer ones are read bit by bit
 GATHERED_BYTES = 256 << 20
@@ -31,7 +31,7 @@ def native_pairs_state(rows: Rows, query: Query, pairs: Pairs, wanted: Wanted) -
     state = writable(PosteriorState.empty(len(query), rows.dim, wanted.top_k, rows.device))
     if len(pairs):
         first, row = lists_of(pairs, len(query))
-        views = RowsView.of(rows), QueriesView(query), Digits(wanted.mergeable), ListsView(first, row)
+        views = RowsView.of(rows), AskedQueries(query), Digits(wanted.mergeable), ListsView(first, row)
         called("oracle_weigh_pairs", *views, StatesView(state, wanted))
     return state
 

@@ -32,7 +32,7 @@ from ..portable.double import DOUBLE_LIMIT
 from ..portable.scan import posterior_state, scan_memory, score_dtype
 from .double import double_state
 from .library import native_library
-from .views import Digits, OwnStates, QueriesView, RowsView, StatesView
+from .views import AskedQueries, Digits, OwnStates, RowsView, StatesView
 
 # values of rows up to which products in float64 cost no more than in float32
 NATIVE_DOUBLE_DIM = 16
@@ -100,7 +100,7 @@ class ScanAsked(Structure):
 
     _fields_ = (
         *((name, c_void_p) for name in ("rows", "rounding", "digits")),
-        ("queries", QueriesView),
+        ("queries", AskedQueries),
         ("start", c_int64),
         ("stop", c_int64),
         ("count", c_int64),
@@ -241,7 +241,7 @@ class NativeScan:
         rows, query, span = work.rows, work.query, work.span
         count, excluded = self._count(), query.excluded.contiguous()
         # what the library reads must stay where it is while it runs
-        self.out, self.queries, self.excluded = OwnStates(work), QueriesView(query), excluded
+        self.out, self.queries, self.excluded = OwnStates(work), AskedQueries(query), excluded
         self.views = views = RowsView.of(rows), self.rounding(), DIGITS[work.wanted.mergeable]
         self.operations, few = self._operations(), self._are_few()
         self.asked = ScanAsked(

@@ -13,7 +13,7 @@ from ..common.search import Mass, NoiseKnown, Searched, SearchLimits
 from ..common.state import PosteriorState
 from ..common.work import Work
 from .segments import THREAD_OPERATIONS
-from .views import Digits, QueriesView, RowsView, StatesView, View, called, readable, writable
+from .views import AskedQueries, Digits, RowsView, StatesView, View, called, readable, writable
 
 # the basis is multiplied so many rows at a time
 BASIS_ROWS = 12
@@ -59,7 +59,7 @@ class _Asked(View):
     _fields_ = (
         ("rows", c_void_p),
         ("digits", c_void_p),
-        ("queries", QueriesView),
+        ("queries", AskedQueries),
         ("start", c_int64),
         ("stop", c_int64),
         ("excluded", c_void_p),
@@ -109,7 +109,7 @@ class NativeSearch:
         self.counts = torch.zeros(4, batch, dtype=torch.int64)
         self.asked = asked = _Asked()
         # what the library reads must stay where it is while it runs
-        self.views = RowsView.of(work.rows), QueriesView(query), StatesView(self.state, work.wanted)
+        self.views = RowsView.of(work.rows), AskedQueries(query), StatesView(self.state, work.wanted)
         asked.held, (_, asked.queries, asked.out) = [], self.views
         asked.rows, asked.digits = addressof(self.views[0]), addressof(self.digits)
         asked.start, asked.stop = work.span.start, work.span.stop

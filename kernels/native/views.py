@@ -1,15 +1,15 @@
-"""Rows, queries and lists as the float64 kernels of the native library take them: see src/problem.hpp."""
+"""Rows, queries and lists as the native library takes them: see src/core/problem.hpp and src/core/queries.hpp."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from ctypes import Structure, byref, c_double, c_int64, c_void_p
 from functools import lru_cache
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
-from ...base.arrays import STORAGE_DTYPES, Float64, Int64, Tensor
+from ...base.arrays import STORAGE_DTYPES, Float64, Int64, Shaped, Tensor
 from ...base.calls.transforms import unreadable
 from ...base.outside.rows import in_one_piece
 from ..common.rescore import COMPENSATED_WINDOW, GAP_LIMIT, LOGIT_SHARE
@@ -39,16 +39,36 @@ class View(Structure):
         return int(tensor.data_ptr())
 
 
-class RowsView(View):
-    """Rows as they are stored, and what rounding laws need to know of them."""
+class StoredView(View):
+    """Rows as they are stored, of which nothing else need be known: the first fields of RowsView."""
 
-    _fields_ = (
+    _fields_: ClassVar[Sequence[tuple[str, Any]]] = (
         ("stored", c_void_p),
         ("storage", c_int64),
         ("stride", c_int64),
         ("dim", c_int64),
         ("centre", c_void_p),
         ("log_weights", c_void_p),
+    )
+
+    def __init__(
+        self,
+        stored: Shaped[Tensor, "n D"],
+        centre: Float64[Tensor, "D"],
+        log_weights: Float64[Tensor, "n"] | None = None,
+        *further: Any,
+    ) -> None:
+        """Look at `stored`, in one piece on the CPU, their `centre` and weights; further: the fields that follow."""
+        self.held = []
+        storage, (stride, _) = STORAGE_DTYPES.index(stored.dtype), stored.stride()
+        known = self.hold(centre.contiguous()), self.hold(None if log_weights is None else log_weights.contiguous())
+        super().__init__(self.hold(stored), storage, stride, stored.shape[1], *known, *further)
+
+
+class RowsView(StoredView):
+    """Rows as they are stored, and what rounding laws need to know of them."""
+
+    _fields_ = (
         ("half_norms", c_void_p),
         ("radius", c_double),
         ("centre_norm", c_double),
@@ -59,19 +79,10 @@ class RowsView(View):
         """Look at `rows`, which must be :func:`readable`."""
         # what derivatives need next is kept with the rows, too: where a compiler traces them it could not be
         _ = rows.operand_centre
-        self.held = []
-        super().__init__(
-            self.hold(rows.stored),
-            STORAGE_DTYPES.index(rows.stored.dtype),
-            rows.stored.stride(0),
-            rows.dim,
-            self.hold(rows.centre.contiguous()),
-            self.hold(None if rows.log_weights is None else rows.log_weights.contiguous()),
-            self.hold(rows.half_norms.contiguous()),
-            rows.radius,
-            float(rows.centre.norm()),
-            rows.copies,
-        )
+        half_norms = rows.half_norms.contiguous()
+        law = half_norms.data_ptr(), rows.radius, float(rows.centre.norm()), rows.copies
+        super().__init__(rows.stored, rows.centre, rows.log_weights, *law)
+        self.hold(half_norms)
         self.addresses = [tensor.data_ptr() for tensor in self.held]
 
     @classmethod
@@ -84,7 +95,7 @@ class RowsView(View):
         return view
 
 
-class QueriesView(View):
+class AskedQueries(View):
     """Queries of some rows: in their coordinates, or in the space of values."""
 
     _fields_ = (

@@ -69,6 +69,17 @@ def check_address(host: str, everybody: bool, token: str | None) -> None:
 
 def limits_of(arguments: Namespace) -> Limits:
     """Return the limits that the options name; raises InputError, in their words, for those that cannot be."""
+    _check_limits(arguments)
+    return Limits(
+        body=arguments.max_body * MIB,
+        rows=arguments.max_rows,
+        queue_rows=arguments.max_queue,
+        answer_seconds=arguments.timeout,
+    )
+
+
+def _check_limits(arguments: Namespace) -> None:
+    """Raise InputError, which names the option, for limits that cannot be."""
     options = {
         "--max-body": arguments.max_body,
         "--max-rows": arguments.max_rows,
@@ -90,12 +101,6 @@ def limits_of(arguments: Namespace) -> Limits:
         raise invalid(
             "--max-queue", f"must be at least --max-rows, {arguments.max_rows}", arguments.max_queue, "raise it"
         )
-    return Limits(
-        body=arguments.max_body * MIB,
-        rows=arguments.max_rows,
-        queue_rows=arguments.max_queue,
-        answer_seconds=arguments.timeout,
-    )
 
 
 def first_words(url: str, models: Mapping[str, Model], token: str | None) -> str:

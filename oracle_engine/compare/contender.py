@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from .peers import Velocity
+from .peers import SideVelocity
 from .truth import BAR
 from .workloads import Batch
 
@@ -27,6 +27,6 @@ class Contender:
     candidates: Callable[[Batch], Tensor] | None = None
 
     @classmethod
-    def of(cls, velocity: Velocity) -> Contender:
+    def of(cls, velocity: SideVelocity) -> Contender:
         """Return an exact side from a function of (x, t, labels=...)."""
         return cls(lambda batch: velocity(batch.x, batch.t, **batch.conditions))

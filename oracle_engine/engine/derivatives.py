@@ -6,18 +6,17 @@ s_j, and the posterior mean by the covariance of r_j and s_j. The log-partition 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
 
 from ..base.arrays import Bool, Float64, Int64, Tensor
-from ..base.calls.transforms import recorded
 from ..base.errors import InputError, invalid
 from ..data.dataset import OracleDataset
 from ..kernels import Directions, Query, Wanted
-from ..paths.paths import Coefficients, Path, coefficients
 from ..paths.predictions import Prediction
+from ..paths.slopes import factor_slopes, finite_change
 from ..queries.builder import RequestBuilder
 from ..queries.conditions import Conditions, Guidance
 from ..queries.request import Request
@@ -282,7 +281,7 @@ class AnswerFunction:
         result: Tensor = getattr(Prediction(direct, through, request.at, point_std), self.name)
         if tangent.t is None:
             return result
-        of_x, of_mean = _factor_slopes(self.name, self.builder.path, request, point_std)
+        of_x, of_mean = factor_slopes(self.name, self.builder.path, request.at, request.times, point_std)
         values = self.responder.prediction(request, mean)
         return result + tangent.t[:, None] * (of_x[:, None] * values.x + of_mean[:, None] * values.mean)
 
@@ -297,7 +296,7 @@ class AnswerFunction:
             return change
         # of -(D / 2) log s^2
         relative = motion.inverse_variance * request.variance / self.data.value_map.scale**2
-        return _finite(change + 0.5 * self.data.dim * relative)
+        return finite_change(change + 0.5 * self.data.dim * relative)
 
 
 def second_derivative() -> InputError:
@@ -315,82 +314,6 @@ def _guided_mean(scale: Float64[Tensor, "B"], states: States) -> Float64[Tensor,
     """Return m_0 + w (m_y - m_0), and m_y itself where w = 1."""
     mixed = scale[:, None] * states.mean + (1.0 - scale)[:, None] * states.free_mean
     return torch.where((scale == 1.0)[:, None], states.mean, mixed)
-
-
-def _factor_slopes(
-    name: str, path: Path, request: Request, point_std: float
-) -> tuple[Float64[Tensor, "B"], Float64[Tensor, "B"]]:
-    """Return the derivatives in t of the factors that the prediction called `name` has before x and the mean, [B]."""
-    slopes = [request.at.d_alpha_t, request.at.d_sigma_t]
-    slopes += _second_slopes(path, request.times) if name == "velocity" else [torch.zeros_like(request.times)] * 2
-    with recorded():
-        leaves = [getattr(request.at, field.name).detach().clone().requires_grad_() for field in fields(request.at)]
-        one, none = (torch.full_like(request.x[:, :1], value) for value in (1.0, 0.0))
-        found = []
-        for x, mean in ((one, none), (none, one)):
-            factor: Tensor = getattr(Prediction(x, mean, Coefficients(*leaves), point_std), name)
-            found.append(_elementwise(factor.sum(), leaves))
-    of_x, of_mean = (sum(part * slope for part, slope in zip(parts, slopes, strict=True)) for parts in found)
-    return _finite(torch.as_tensor(of_x)), _finite(torch.as_tensor(of_mean))
-
-
-def _elementwise(total: Tensor, leaves: list[Tensor]) -> list[Tensor]:
-    """Return the derivative of a sum by each of its leaves, zeros where it has none."""
-    if not total.requires_grad:
-        return [torch.zeros_like(leaf) for leaf in leaves]
-    # the coefficients of a path may share parts of their graph
-    parts = torch.autograd.grad(total, leaves, retain_graph=True, allow_unused=True, materialize_grads=True)
-    return list(parts)
-
-
-def _second_slopes(path: Path, times: Float64[Tensor, "B"]) -> list[Float64[Tensor, "B"]]:
-    """Return the derivatives of d_alpha_t and d_sigma_t at `times`, [B] each.
-
-    Raises InputError where the path computes them outside of torch, so that autograd cannot see how they change.
-    """
-    with recorded():
-        moving = times.detach().clone().requires_grad_()
-        try:
-            at = coefficients(path, moving)
-        except (RuntimeError, TypeError) as error:
-            raise not_differentiable(path, type(error).__name__) from error
-        found = [_elementwise(part.sum(), [moving])[0] for part in (at.d_alpha_t, at.d_sigma_t)]
-    # a slope without a graph must be constant: compare with another time, whichever this one is
-    other = coefficients(path, torch.where(times < 0.5, times + 0.37, times - 0.37))
-    for part, elsewhere in ((at.d_alpha_t, other.d_alpha_t), (at.d_sigma_t, other.d_sigma_t)):
-        if not part.requires_grad and not torch.allclose(part, elsewhere, rtol=1e-6, atol=0.0):
-            raise not_differentiable(path, "coefficients without a graph")
-    return found
-
-
-def seen_in_time(path: Path) -> bool:
-    """Return whether autograd sees how the coefficients of a path and their slopes change in t, at three times."""
-    times = torch.tensor([0.2, 0.5, 0.8], dtype=torch.float64)
-    try:
-        _second_slopes(path, times)
-    except InputError:
-        return False
-    with recorded():
-        moving = times.requires_grad_()
-        at = coefficients(path, moving)
-        pairs = ((at.alpha_t, at.d_alpha_t), (at.sigma_t, at.d_sigma_t))
-        # schedules of other libraries may be made in single precision
-        return all(torch.allclose(_elementwise(one.sum(), [moving])[0], slope, 1e-3, 1e-5) for one, slope in pairs)
-
-
-def not_differentiable(path: Path, found: str) -> InputError:
-    """Return the error about a path whose coefficients autograd cannot follow in t, of which `found` says why."""
-    wanted = "must be differentiable for a derivative of the velocity in t"
-    return invalid(
-        "path", wanted, f"{found} of {path!r}", "compute its coefficients with torch operations on t, or detach t"
-    )
-
-
-def _finite(change: Float64[Tensor, "B"]) -> Float64[Tensor, "B"]:
-    if not bool(change.isfinite().all()):
-        remedy = "detach t, or keep away from the end of the path"
-        raise invalid("t", "must have a finite derivative of the coefficients", "an infinite one", remedy)
-    return change
 
 
 def scale_and_interval(guidance: Any) -> tuple[Any, tuple[float, float]]:

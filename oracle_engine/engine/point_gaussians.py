@@ -27,9 +27,9 @@ from ..paths.paths import (
     resolve_path,
     resolve_times,
 )
+from ..paths.slopes import not_differentiable, seen_in_time
 from ..queries.builder import NO_NOISE
 from .autograd import differentiable
-from .derivatives import not_differentiable, seen_in_time
 
 # values of a block of queries and samples, and the queries of a block
 PAIR_VALUES = 1 << 22

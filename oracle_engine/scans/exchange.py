@@ -17,8 +17,8 @@ from .tree import Node, Partial, cover, merged
 EACH_MERGES_ALL = 2
 
 # torch computes exponentials of so many numbers at once, and those that are left over with another rounding: a rank
-# merges whole groups, so that a query is rounded alike wherever it is merged
-GROUP = 16
+# merges whole vectors of them, so that a query is rounded alike wherever it is merged
+VECTOR = 16
 
 
 @runtime_checkable
@@ -77,9 +77,9 @@ class Exchange(Generic[Partial]):
             return merged(nodes, (0, self.shards), self.codec.merge)
         if self.ranks.size == EACH_MERGES_ALL:
             return self._by_all(operation, nodes)
-        groups = -(-batch // GROUP)
-        spans = [share_of(groups, rank, self.ranks.size) for rank in range(self.ranks.size)]
-        owned = [range(GROUP * first, min(GROUP * last, batch)) for first, last in spans]
+        vectors = -(-batch // VECTOR)
+        spans = [share_of(vectors, rank, self.ranks.size) for rank in range(self.ranks.size)]
+        owned = [range(VECTOR * first, min(VECTOR * last, batch)) for first, last in spans]
         own = self.codec.pack(self.owned(operation, nodes, owned))
         return self.codec.unpack(torch.cat(self.ranks.share(operation, own, [len(one) for one in owned])))
 

@@ -16,10 +16,13 @@ from .plot_style import BLUE, GREY, INK, SMALL, require_matplotlib, save_figure,
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # the pairs shown, from the smallest ratio on
 PAIRS = 10
+# inches
 WIDTH, HEAD, CURVE = 6.9, 0.5, 1.5
+SIDE = (WIDTH - 0.9) / PAIRS
 COLOUR_SAMPLES = 512
 
 
@@ -33,31 +36,34 @@ def copies_figure(x: Float[Tensor, "K ..."], found: Nearest, data: OracleDataset
     from matplotlib.figure import Figure
 
     pictures = is_picture(data.sample_shape)
-    shown = found.ratio.argsort()[:PAIRS]
-    side = (WIDTH - 0.9) / PAIRS
-    height = HEAD + CURVE + 0.5 + (2 * side + 0.35 if pictures else 0.0)
+    height = HEAD + CURVE + 0.5 + (2 * SIDE + 0.35 if pictures else 0.0)
     figure = Figure(figsize=(WIDTH, height), facecolor="white")
     words = f"Nearest samples: {len(x):,} generated, {data.name} (N = {len(data):,}, D = {data.dim:,})"
     figure.text(0.07, 1 - 0.2 / height, words, size=10, weight="bold", color=INK, va="center")
     axes = figure.add_axes((0.07, 1 - (HEAD + CURVE) / height, 0.91, CURVE / height))
     _histogram(axes, found.ratio)
-    if not pictures:
-        save_figure(figure, path)
-        return
+    if pictures:
+        _pairs(figure, x, found, data)
+    save_figure(figure, path)
+
+
+def _pairs(figure: Figure, x: Float[Tensor, "K ..."], found: Nearest, data: OracleDataset) -> None:
+    """Draw the generated pictures with the smallest ratios, and below each the nearest sample."""
+    shown = found.ratio.argsort()[:PAIRS]
+    height = figure.get_figheight()
     colours = Colours.of(data[torch.arange(min(COLOUR_SAMPLES, len(data)))].float().cpu())
     rows = (("generated", x[shown]), ("nearest", data.sample_values(data.row_of(found.index[shown, 0]))))
     for row, (name, part) in enumerate(rows):
-        top = HEAD + CURVE + 0.6 + row * (side + 0.02)
-        figure.text(0.085, 1 - (top + side / 2) / height, name, size=SMALL, color=GREY, va="center", ha="right")
+        top = HEAD + CURVE + 0.6 + row * (SIDE + 0.02)
+        figure.text(0.085, 1 - (top + SIDE / 2) / height, name, size=SMALL, color=GREY, va="center", ha="right")
         for column, image in enumerate(colours.shown(part.float().cpu())):
-            left = (0.65 + column * side) / WIDTH
-            inside = figure.add_axes((left, 1 - (top + side) / height, 0.94 * side / WIDTH, 0.94 * side / height))
+            left = (0.65 + column * SIDE) / WIDTH
+            inside = figure.add_axes((left, 1 - (top + SIDE) / height, 0.94 * SIDE / WIDTH, 0.94 * SIDE / height))
             inside.imshow(image.numpy(), interpolation="nearest")
             inside.set_axis_off()
             if row == 0:
                 ratio = float(found.ratio[shown[column]])
                 inside.set_title(f"{ratio:.2f}", size=SMALL, color=INK, pad=2)
-    save_figure(figure, path)
 
 
 def _histogram(axes: Axes, ratio: Tensor) -> None:

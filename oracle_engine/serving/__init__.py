@@ -10,18 +10,18 @@ from ..base.errors import missing
 
 if TYPE_CHECKING:
     from .app import create_app
-    from .attempts import RemoteError
+    from .client.attempts import RemoteError
+    from .client.remote import RemoteOracle
+    from .client.remote_async import AsyncRemoteOracle
     from .limits import Limits
-    from .remote import RemoteOracle
-    from .remote_async import AsyncRemoteOracle
 
 __all__ = ["AsyncRemoteOracle", "Limits", "RemoteError", "RemoteOracle", "create_app"]
 
 _MODULES = {
-    "AsyncRemoteOracle": "remote_async",
+    "AsyncRemoteOracle": "client.remote_async",
     "Limits": "limits",
-    "RemoteError": "attempts",
-    "RemoteOracle": "remote",
+    "RemoteError": "client.attempts",
+    "RemoteOracle": "client.remote",
     "create_app": "app",
 }
 _PACKAGES = {"starlette": "starlette", "prometheus_client": "prometheus-client", "uvicorn": "uvicorn", "httpx": "httpx"}

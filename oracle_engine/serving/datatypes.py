@@ -25,7 +25,7 @@ INTEGER_DATATYPES = {
     "UINT64": torch.uint64,
 }
 DATATYPES = FLOAT_DATATYPES | INTEGER_DATATYPES
-NAMES = {dtype: name for name, dtype in DATATYPES.items()}
+DATATYPE_NAMES = {dtype: name for name, dtype in DATATYPES.items()}
 
 
 def from_bytes(name: str, datatype: str, shape: Sequence[int], data: memoryview) -> Tensor:
@@ -92,7 +92,7 @@ def to_bytes(value: Tensor | Sequence[str]) -> bytes:
 
 def named(value: Tensor | Sequence[str]) -> str:
     """Return the name of the datatype of a tensor, or BYTES for texts."""
-    return NAMES[value.dtype] if isinstance(value, Tensor) else "BYTES"
+    return DATATYPE_NAMES[value.dtype] if isinstance(value, Tensor) else "BYTES"
 
 
 def _flat(name: str, data: Any) -> list[Any]:

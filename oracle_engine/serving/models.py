@@ -14,7 +14,7 @@ from ..engine.engine import OracleEngine
 from ..engine.several import PREDICTIONS, Value, several
 from ..paths.described import path_facts
 from ..queries.conditions import Conditions
-from .datatypes import NAMES
+from .datatypes import DATATYPE_NAMES
 from .limits import Limits, RefusedError
 from .protocol import Inference
 from .questions import NUMBERS, TOP_K, Question, check_input, check_names, per_query
@@ -158,7 +158,7 @@ class Model:
         return {
             "path": repr(engine.path),
             "path_facts": path_facts(engine.path),
-            "value_dtype": NAMES[engine.data.value_dtype],
+            "value_dtype": DATATYPE_NAMES[engine.data.value_dtype],
             "samples": len(engine.data),
             "sample_shape": list(engine.data.sample_shape),
             "classes": sorted(engine.data.segments),

@@ -10,7 +10,7 @@ import torch
 from ..base.arrays import Float, Float64, Int64, Tensor
 from ..base.errors import invalid
 from ..engine.several import PREDICTIONS
-from .datatypes import FLOAT_DATATYPES, NAMES
+from .datatypes import DATATYPE_NAMES, FLOAT_DATATYPES
 
 # the heaviest samples that are named where a request does not say how many
 TOP_K = 8
@@ -91,7 +91,7 @@ def check_input(name: str, value: Tensor) -> None:
     """Raise InputError for an input that is not floating or not finite."""
     if value.dtype not in FLOAT_DTYPES:
         raise invalid(
-            name, f"must have a datatype among {', '.join(FLOAT_DATATYPES)}", NAMES[value.dtype], "convert it"
+            name, f"must have a datatype among {', '.join(FLOAT_DATATYPES)}", DATATYPE_NAMES[value.dtype], "convert it"
         )
     finite = value.reshape(len(value), -1).isfinite().all(1) if value.ndim else value.isfinite()
     if not bool(finite.all()):
@@ -109,7 +109,7 @@ def per_query(name: str, value: Tensor, batch: int) -> Tensor:
         check_input(name, value)
         value = value.double()
     elif value.dtype in FLOAT_DTYPES:
-        raise invalid(name, "must have an integer datatype, such as INT64", NAMES[value.dtype], "convert it")
+        raise invalid(name, "must have an integer datatype, such as INT64", DATATYPE_NAMES[value.dtype], "convert it")
     else:
         value = _whole(name, value)
     if name == "labels" and value.ndim == 2 and len(value) == batch and value.shape[1] > 1:

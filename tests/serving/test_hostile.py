@@ -12,7 +12,7 @@ from servers import Server, question, served, small_engine, until
 
 from oracle_engine import OracleDataset, OracleEngine
 from oracle_engine.serving import Limits, create_app, process
-from oracle_engine.serving.asking import Ask
+from oracle_engine.serving.client.asking import Ask
 
 ENGINE = small_engine(torch.Generator().manual_seed(8))
 BODY = json.dumps(question(torch.zeros(2, 2, 3))).encode()

@@ -14,7 +14,7 @@ from servers import Server, question, served, small_engine, tensor
 
 from oracle_engine import InputError, OracleEngine
 from oracle_engine.serving import Limits, create_app
-from oracle_engine.serving.asking import Ask
+from oracle_engine.serving.client.asking import Ask
 
 GENERATOR = torch.Generator().manual_seed(4)
 ENGINE = small_engine(GENERATOR)

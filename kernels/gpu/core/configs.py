@@ -16,7 +16,7 @@ import torch
 
 from ....base.errors import bad_file, invalid
 from .devices import Device
-from .tables import KINDS, TABLES, table_name
+from .tables import ROW_KINDS, TABLES, table_name
 from .tiles import AnyConfig, DigitConfig, FusedConfig, ScoreConfig, TileChoice, WeighConfig, ceil_div
 
 # the folder that the tuner writes to and this module reads: one file for each GPU
@@ -88,13 +88,13 @@ class LaunchConfig:
 def choose(device: Device, stored: torch.dtype, batch: int, dim: int, *, folder: Path = TUNED) -> LaunchConfig:
     """Return the configurations of a call, those tuned for this GPU before those of the tables.
 
-    device: what the kernels are launched on. stored: dtype of the rows as the kernels read them, one of KINDS.
+    device: what the kernels are launched on. stored: dtype of the rows as the kernels read them, one of ROW_KINDS.
     batch: number of queries. dim: D. folder: where tuned configurations are kept.
 
     Raises DataFileError where the tuned file of the GPU is damaged, AssertionError where a table has no entry for
     large work.
     """
-    kind = KINDS[stored]
+    kind = ROW_KINDS[stored]
     table = (*tuned(device.name, folder).get(kind, ()), *TABLES[table_name(device.architecture)][kind])
     reaching = [choice.config for choice in table if batch <= choice.batch and dim <= choice.dim]
     fused, weigh = _first(FusedConfig, reaching), _first(WeighConfig, reaching)

@@ -15,7 +15,7 @@ from .tiles import ANY, DigitConfig, FusedConfig, ScoreConfig, TileChoice, Weigh
 
 # what tables distinguish of a storage dtype: half is float16, brain bfloat16, whose queries have more parts, byte uint8
 # and int8, single float32
-KINDS = {
+ROW_KINDS = {
     torch.float16: "half",
     torch.bfloat16: "brain",
     torch.uint8: "byte",

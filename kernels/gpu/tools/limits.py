@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..core.tables import KINDS, TABLES, table_name
+from ..core.tables import ROW_KINDS, TABLES, table_name
 from ..core.tiles import WeighConfig
 from .figures import MEMORY_BOUND_QUERIES, Number
 from .jobs import COMPENSATED, TRITON_NAMES, Job
@@ -118,7 +118,8 @@ def limit_of(job: Job, figure: str) -> Limit | None:
 
 def serves_many(job: Job) -> bool:
     """Return whether a table takes the tile of `job` for many queries."""
-    choices = [choice for choice in TABLES[table_name(job.target)][KINDS[job.stored]] if choice.batch >= MANY_QUERIES]
+    table = TABLES[table_name(job.target)][ROW_KINDS[job.stored]]
+    choices = [choice for choice in table if choice.batch >= MANY_QUERIES]
     tiles = [choice.config for choice in choices]
     return job.config in [
         *tiles,

@@ -17,7 +17,7 @@ from ...common.rows import Query, Rows, Span
 from ...common.state import Wanted
 from ..core.configs import choose
 from ..core.devices import Device
-from ..core.tables import KINDS
+from ..core.tables import ROW_KINDS
 from ..core.tiles import ANY, DigitConfig, ScoreConfig, WeighConfig
 from ..operands.digits import DigitOperand
 from ..operands.parts import QueryOperand
@@ -43,7 +43,7 @@ Tuned = ScoreConfig | DigitConfig | WeighConfig
 Clock = Callable[[Callable[[], Any]], float]
 
 
-def milliseconds(call: Callable[[], Any], rounds: int = 20) -> float:
+def median_milliseconds(call: Callable[[], Any], rounds: int = 20) -> float:
     """Return the median time of `call` on the current CUDA device over `rounds` calls, in milliseconds."""
     times = []
     for _ in range(rounds):
@@ -87,7 +87,7 @@ class Tuning:
     # digits are a byte each: tiles twice as long in D move as much
     digits: TileGrid = TileGrid((64, 128), (16, 64, 128), (64, 128, 256), (4, 8), (2, 3, 4))
     weigh: TileGrid = TileGrid((32, 64), (16, 64, 128), (64, 128, 256), (4, 8), (3, 4))
-    clock: Clock = milliseconds
+    clock: Clock = median_milliseconds
 
 
 DEFAULT_TUNING = Tuning()
@@ -163,7 +163,7 @@ class Problem:
         """
         generator, dim = torch.Generator(device).manual_seed(0), tuning.dim
         values = torch.randn(tuning.count, dim, generator=generator, device=device)
-        points = (values * 40 + 128).clamp(0, 255) if KINDS[stored] == "byte" else values
+        points = (values * 40 + 128).clamp(0, 255) if ROW_KINDS[stored] == "byte" else values
         rows = operand_rows(prepare_rows(points.to(stored), None))
         noise = torch.randn(batch, dim, generator=generator, device=device, dtype=torch.float64)
         point = rows.gather(torch.arange(batch, device=device)) * 0.02 + noise * rows.radius / dim**0.5
@@ -190,7 +190,7 @@ def tune_score(problem: Problem, device: Device) -> Iterator[Trial]:
 def tune_digits(problem: Problem, device: Device) -> Iterator[Trial]:
     """Try every tile on `device` that scores `problem` with queries in digits; none unless the rows have 8 bits."""
     block, grid = problem.block, problem.tuning.digits
-    if KINDS[block.rows.dtype] != "byte" or not device.multiplies_digits:
+    if ROW_KINDS[block.rows.dtype] != "byte" or not device.multiplies_digits:
         return
     # what is taken off for the centre is laid out in tiles of D
     operands = {size: DigitOperand.of(problem.query, problem.rows, size) for size in grid.block_d}
@@ -230,7 +230,9 @@ def tune_weigh(problem: Problem, device: Device) -> Iterator[Trial]:
         yield trial(config, call, error, problem.tuning.clock)
 
 
-def trial(config: Tuned, call: Callable[[], Any], error: Callable[[Any], float], clock: Clock = milliseconds) -> Trial:
+def trial(
+    config: Tuned, call: Callable[[], Any], error: Callable[[Any], float], clock: Clock = median_milliseconds
+) -> Trial:
     """Run a configuration once, compare its result with float64, and time it where it is correct.
 
     config: the tile. call: runs it. error: returns the relative error of what the call returned. clock: as in Tuning.

@@ -19,7 +19,7 @@ import triton
 from ....base.errors import invalid
 from ..core.configs import choose, plain, scored_with, tuned_file
 from ..core.devices import Device, device_of
-from ..core.tables import KINDS
+from ..core.tables import ROW_KINDS
 from ..core.tiles import TileChoice
 from .tile_trials import (
     DEFAULT_TUNING,
@@ -63,8 +63,8 @@ def tune(
         best = [fastest_trial(trials(problem, facts), own) for trials, own in _contests(facts, problem)]
         # of two ways to score, the first in the file is taken, and the other is there to be asked for
         for won in sorted(filter(None, best), key=lambda won: won.milliseconds or 0.0):
-            found.setdefault(KINDS[stored], []).append((TileChoice(won.config, batch=reach), won))
-            print(f"{KINDS[stored]:6} up to {reach}: {won}", flush=True)
+            found.setdefault(ROW_KINDS[stored], []).append((TileChoice(won.config, batch=reach), won))
+            print(f"{ROW_KINDS[stored]:6} up to {reach}: {won}", flush=True)
     return found
 
 
@@ -94,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not torch.cuda.is_available():
         raise invalid("device", "must be a CUDA device to be tuned", "none", "run it on the machine of the GPU")
     device = torch.device("cuda", torch.cuda.current_device())
-    found = tune(device, tuple({kind: dtype for dtype, kind in KINDS.items()}.values()))
+    found = tune(device, tuple({kind: dtype for dtype, kind in ROW_KINDS.items()}.values()))
     path = options.output or tuned_file(device_of(device).name)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(document(device_of(device), found), indent=1) + "\n", "utf-8")

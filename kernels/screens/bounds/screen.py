@@ -203,8 +203,11 @@ def log_weights(rows: Rows, part: slice | Int64[Tensor, "n"]) -> Float[Tensor, "
     return rows.log_weights[part].clamp_min(-1e30).float()
 
 
-def gaps(count: int, kept: Int64[Tensor, "n"]) -> Iterator[tuple[Span, int]]:
-    """Yield the ranges of rows, of `count`, that are not in `kept`, [n] int64, and how many were in ranges so far."""
+def added_spans(count: int, kept: Int64[Tensor, "n"], progress: Progress | None) -> Iterator[Span]:
+    """Yield the ranges of rows, of `count`, that are not in `kept`, [n] int64.
+
+    progress: called once a range is done with how many rows of such ranges are, and the number of all of them.
+    """
     fresh = torch.ones(count + 2, dtype=torch.int8)
     fresh[0] = fresh[-1] = 0
     fresh[kept.cpu() + 1] = 0
@@ -212,4 +215,6 @@ def gaps(count: int, kept: Int64[Tensor, "n"]) -> Iterator[tuple[Span, int]]:
     done = 0
     for start, stop in edges:
         done += stop - start
-        yield Span(start, stop), done
+        yield Span(start, stop)
+        if progress is not None:
+            progress(done, count - len(kept))

@@ -30,7 +30,7 @@ from ..bounds.query_bounds import (
     walk_error,
     weight_rounding,
 )
-from ..bounds.screen import Screen, SomeRows, Thresholds, chosen_rows, gaps, log_weights, no_thresholds
+from ..bounds.screen import Screen, SomeRows, Thresholds, added_spans, chosen_rows, log_weights, no_thresholds
 from .int8_products import given_or_timed, integers_pay, products, relative_cost, two_digits
 
 # residuals are bounded in blocks of this many coordinates: a 64th of the memory of the codes
@@ -129,10 +129,8 @@ class CodeScreen(EightBitScreen):
         if rows.log_weights is not None:
             features[:, -1] = log_weights(rows, slice(None))
         radius = self.radius
-        for span, done in gaps(len(rows), kept):
+        for span in added_spans(len(rows), kept, progress):
             radius = max(radius, _encode(rows, self.scale, span, codes=codes, features=features))
-            if progress is not None:
-                progress(done, len(rows) - len(kept))
         return replace(self, codes=codes, features=features, radius=radius)
 
     def _projected(self, rows: Rows, query: Query, point: Float64[Tensor, "B D"], level: int) -> Projected:

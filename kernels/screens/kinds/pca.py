@@ -31,7 +31,7 @@ from ..bounds.query_bounds import (
     walk_error,
     weight_rounding,
 )
-from ..bounds.screen import Screen, SomeRows, Thresholds, chosen_rows, gaps, log_weights, no_thresholds
+from ..bounds.screen import Screen, SomeRows, Thresholds, added_spans, chosen_rows, log_weights, no_thresholds
 from .principal_coordinates import (
     block_edges,
     block_norms,
@@ -105,11 +105,9 @@ class PrincipalScreen(Screen):
             part[kept] = own
             if rows.log_weights is not None:
                 part[:, -1] = log_weights(rows, slice(None))
-        for span, done in gaps(len(rows), kept):
+        for span in added_spans(len(rows), kept, progress):
             for part, added in zip(features, row_features(rows, self.basis, self.widths, span), strict=True):
                 part[span.start : span.stop] = added
-            if progress is not None:
-                progress(done, len(rows) - len(kept))
         return replace(self, features=features)
 
     def _projected(self, rows: Rows, query: Query, point: Float64[Tensor, "B D"], level: int) -> Projected:

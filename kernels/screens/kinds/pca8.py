@@ -31,7 +31,7 @@ from ..bounds.query_bounds import (
     walk_error,
     weight_rounding,
 )
-from ..bounds.screen import SomeRows, Thresholds, chosen_rows, gaps, log_weights, no_thresholds
+from ..bounds.screen import SomeRows, Thresholds, added_spans, chosen_rows, log_weights, no_thresholds
 from .int8 import CUT_DEVIATIONS, DECODED, LARGEST_CODE, EightBitScreen
 from .int8_products import SCREENING_DIGITS, given_or_timed, integers_pay, products, relative_cost
 from .principal_coordinates import (
@@ -126,10 +126,8 @@ class LeadingCodeScreen(EightBitScreen):
             part[kept] = own
             if rows.log_weights is not None:
                 part[:, -1] = log_weights(rows, slice(None))
-        for span, done in gaps(len(rows), kept):
+        for span in added_spans(len(rows), kept, progress):
             made.encode(span)
-            if progress is not None:
-                progress(done, len(rows) - len(kept))
         return replace(self, codes=made.codes, features=tuple(made.features), radii=tuple(made.radii))
 
     def _projected(self, rows: Rows, query: Query, point: Float64[Tensor, "B D"], level: int) -> Projected:

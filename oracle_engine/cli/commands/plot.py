@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ...base.errors import invalid
 from ..options import Commands, add_command
@@ -42,12 +44,17 @@ def run_plot(arguments: Namespace) -> None:
         | {"predicted": report.predicted.anisotropic}
         for name, report in zip(names, reports, strict=True)
     ]
-    text = [f"{'':<24}{'median ESS = 2':>18}{'predicted':>11}"]
+    text = "\n".join([*_table(rows), "", f"{out} written"])
+    say(arguments, text, {"reports": rows, "files": [str(out)]})
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Yield the lines of a table of the transitions."""
+    yield f"{'':<24}{'median ESS = 2':>18}{'predicted':>11}"
     for row in rows:
         found, error, predicted = row["median ESS = 2"], row["error"], row["predicted"]
         told = "none" if found is None else f"{found:.3f}" + ("" if error is None else f" +- {error:.3f}")
-        text.append(f"{row['name']!s:<24}{told:>18}{'none' if predicted is None else f'{predicted:.3f}':>11}")
-    say(arguments, "\n".join([*text, "", f"{out} written"]), {"reports": rows, "files": [str(out)]})
+        yield f"{row['name']!s:<24}{told:>18}{'none' if predicted is None else f'{predicted:.3f}':>11}"
 
 
 def _check(arguments: Namespace, out: Path) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 import torch
 
 from ...base.machine.environment import environment_report
-from .centred import Centred, UnavailableError, Velocity
+from .centred import Centred, SideVelocity, UnavailableError
 from .class_peers import CLASSES
 from .numpy_peers import NUMPY
 from .torch_peers import TORCH
@@ -21,13 +21,13 @@ __all__ = [
     "PEERS",
     "TORCH",
     "Centred",
+    "SideVelocity",
     "UnavailableError",
-    "Velocity",
     "build_peer",
     "default_peers",
 ]
 
-PEERS: Mapping[str, Callable[[Centred], Velocity]] = {**TORCH, **NUMPY, **CLASSES}
+PEERS: Mapping[str, Callable[[Centred], SideVelocity]] = {**TORCH, **NUMPY, **CLASSES}
 
 
 def default_peers(device: torch.device) -> list[str]:
@@ -40,7 +40,7 @@ def default_peers(device: torch.device) -> list[str]:
     return [*names, *NUMPY, *(["bf16"] if fast else [])]
 
 
-def build_peer(name: str, data: Centred) -> Velocity:
+def build_peer(name: str, data: Centred) -> SideVelocity:
     """Return the velocity of the peer `name`, a key of PEERS, computed in the dtype of `data`.
 
     Raises UnavailableError where it cannot run.

@@ -12,8 +12,9 @@ from torch import Tensor
 from ...data.dataset import OracleDataset
 from ..truth import mean_value, value_blocks
 
-# the velocity [B, *shape] of queries x [B, *shape] at t, a float or [B]; labels=[B] where the batch has them
-Velocity = Callable[..., Tensor]
+# how a side answers: the velocity [B, *shape] of queries x [B, *shape] at t, a float or [B]; labels=[B] where the batch
+# has them
+SideVelocity = Callable[..., Tensor]
 
 # posterior mean [B, D] of centred samples for queries [B, D] in units of the logit and slopes [B or 1, 1] of |z|^2/2;
 # tensors of torch, or arrays of NumPy

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from .centred import Attend, Centred, UnavailableError, Velocity, times_of, velocity_around
+from .centred import Attend, Centred, SideVelocity, UnavailableError, times_of, velocity_around
 
 
 def gathered(data: Centred) -> Callable[[Tensor], Attend]:
@@ -71,10 +71,10 @@ def _segments(data: Centred) -> Mapping[int, slice]:
     return data.segments
 
 
-def _peer(way: Callable[[Centred], Callable[[Tensor], Attend]]) -> Callable[[Centred], Velocity]:
+def _peer(way: Callable[[Centred], Callable[[Tensor], Attend]]) -> Callable[[Centred], SideVelocity]:
     """Return a builder of the velocity that attends in this way."""
 
-    def build(data: Centred) -> Velocity:
+    def build(data: Centred) -> SideVelocity:
         """Return the velocity over these samples."""
         labelled = way(data)
 
@@ -89,4 +89,7 @@ def _peer(way: Callable[[Centred], Callable[[Tensor], Attend]]) -> Callable[[Cen
     return build
 
 
-CLASSES: Mapping[str, Callable[[Centred], Velocity]] = {"class-gather": _peer(gathered), "class-loop": _peer(looped)}
+CLASSES: Mapping[str, Callable[[Centred], SideVelocity]] = {
+    "class-gather": _peer(gathered),
+    "class-loop": _peer(looped),
+}

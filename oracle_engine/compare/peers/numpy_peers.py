@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .centred import Attend, Centred, UnavailableError, Velocity, times_of, velocity_around
+from .centred import Attend, Centred, SideVelocity, UnavailableError, times_of, velocity_around
 
 # bytes of the rows that are scored and weighed before the next ones: of half a MiB to 16 this was among the fastest for
 # all of 1 to 256 queries of 784 and 3,072 values
@@ -64,10 +64,10 @@ def blocked_products(samples: Array, half_norms: Array) -> Attend:
     return attend
 
 
-def _peer(way: Callable[[Array, Array], Attend]) -> Callable[[Centred], Velocity]:
+def _peer(way: Callable[[Array, Array], Attend]) -> Callable[[Centred], SideVelocity]:
     """Return a builder of the velocity that attends in this way."""
 
-    def build(data: Centred) -> Velocity:
+    def build(data: Centred) -> SideVelocity:
         """Return the velocity over these samples. Raises UnavailableError on a GPU."""
         if data.samples.device.type != "cpu":
             raise UnavailableError("NumPy computes on the CPU")
@@ -84,7 +84,7 @@ def _peer(way: Callable[[Array, Array], Attend]) -> Callable[[Centred], Velocity
     return build
 
 
-NUMPY: Mapping[str, Callable[[Centred], Velocity]] = {
+NUMPY: Mapping[str, Callable[[Centred], SideVelocity]] = {
     "numpy": _peer(two_products),
     "numpy-blocks": _peer(blocked_products),
 }

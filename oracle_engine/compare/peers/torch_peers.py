@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from .centred import Attend, Centred, UnavailableError, Velocity, times_of, velocity_around
+from .centred import Attend, Centred, SideVelocity, UnavailableError, times_of, velocity_around
 
 
 def eager(data: Centred) -> Attend:
@@ -112,10 +112,10 @@ def keops(data: Centred) -> Attend:
     return attend
 
 
-def _peer(way: Callable[[Centred], Attend], *, compiled: bool = False) -> Callable[[Centred], Velocity]:
+def _peer(way: Callable[[Centred], Attend], *, compiled: bool = False) -> Callable[[Centred], SideVelocity]:
     """Return a builder of the velocity that attends in this way, through torch.compile where `compiled`."""
 
-    def build(data: Centred) -> Velocity:
+    def build(data: Centred) -> SideVelocity:
         """Return the velocity over these samples."""
         attend = way(data)
 
@@ -146,7 +146,7 @@ def _compiled(core: Callable[..., Tensor], device: torch.device) -> Callable[...
     return torch.compile(core, dynamic=False)
 
 
-TORCH: Mapping[str, Callable[[Centred], Velocity]] = {
+TORCH: Mapping[str, Callable[[Centred], SideVelocity]] = {
     "eager": _peer(eager),
     "eager-columns": _peer(eager_columns),
     "eager-transposed": _peer(eager_transposed),

@@ -9,6 +9,7 @@ import torch
 from ...base.seeds import seeded
 from ...data.values import is_picture
 from ...engine.engine import OracleEngine
+from ...queries.posterior import Posterior
 from ...samplers.runs import noised
 from ..transition import draw_rows
 from .boundary import marks_at, predicted_boundary, times_around
@@ -37,13 +38,11 @@ def fig4(
     rows = draw_rows(engine.data, queries, seed)
     samples = engine.data.sample_values(rows)
     order = torch.randperm(len(rows), generator=seeded(seed))[:shown]
-    pictures: list[tuple[torch.Tensor, torch.Tensor]] = []
-    found = []
+    found, pictures = [], []
     for t in grid:
         x = noised(engine, samples.double(), t, generator=seeded(seed, engine.data.device))
         posterior = engine.posterior(x, t, top_k=1)
-        gap = (posterior.mean - samples.double()).reshape(len(rows), -1).square().mean(1)
-        found.append((t, float(gap.mean()), float(posterior.top_weights.mean()), float(posterior.ess.median())))
+        found.append((t, *_averages(posterior, samples)))
         pictures.append((x[order].float().cpu(), posterior.mean[order].float().cpu()))
     marks = marks_at(boundary, "predicted")
     curve = Curve("", grid, tuple(row[1] for row in found))
@@ -61,6 +60,12 @@ def fig4(
         ),
         sheet=_sheet(engine, grid, pictures, samples[order].float().cpu()),
     )
+
+
+def _averages(posterior: Posterior, samples: torch.Tensor) -> tuple[float, float, float]:
+    """Return the mean squared distance a value to the own samples, the mean top-1 weight and the median ESS."""
+    gap = (posterior.mean - samples.double()).reshape(len(samples), -1).square().mean(1)
+    return float(gap.mean()), float(posterior.top_weights.mean()), float(posterior.ess.median())
 
 
 def _sheet(

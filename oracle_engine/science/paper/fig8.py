@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ...base.arrays import Bool, Tensor
 from ...base.errors import invalid
 from ...engine.engine import OracleEngine
 from ...samplers.fields import Velocity
@@ -42,11 +43,7 @@ def fig8(
     rows: list[tuple[Cell, ...]] = []
     curves: dict[str, list[Curve]] = {"navigation": [], "refinement": []}
     for name, checkpoints in runs.items():
-        losses = [asked.losses(part.model).oracle for part in checkpoints]
-        stages = {
-            "navigation": [mean_and_error(part[early].mean(0)) for part in losses],
-            "refinement": [mean_and_error(part[~early].mean(0)) for part in losses],
-        }
+        stages = _by_stage(asked, checkpoints, early)
         pairs = zip(checkpoints, stages["navigation"], stages["refinement"], strict=True)
         rows += [(name, part.step, *first, *second) for part, first, second in pairs]
         steps = tuple(float(part.step) for part in checkpoints)
@@ -64,6 +61,17 @@ def fig8(
             for stage, sign in (("navigation", "<"), ("refinement", ">"))
         ),
     )
+
+
+def _by_stage(
+    asked: LossQueries, checkpoints: Sequence[Checkpoint], early: Bool[Tensor, "T"]
+) -> dict[str, list[tuple[float, float | None]]]:
+    """Return mean and error of the oracle loss of each checkpoint in either stage; early: the times of the first."""
+    losses = [asked.losses(part.model).oracle for part in checkpoints]
+    return {
+        "navigation": [mean_and_error(part[early].mean(0)) for part in losses],
+        "refinement": [mean_and_error(part[~early].mean(0)) for part in losses],
+    }
 
 
 def _boundary(engine: OracleEngine, runs: Mapping[str, Sequence[Checkpoint]], seed: int) -> float:

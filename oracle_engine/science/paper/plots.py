@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
@@ -34,20 +35,29 @@ def result_figure(result: PaperResult) -> Figure:
     rows = 0 if result.sheet is None else len(result.sheet.rows)
     height = top + panels + rows * side + (0.25 if rows else 0.0) + 0.1
     figure = Figure(figsize=(WIDTH, height), facecolor="white")
-    title = f"{result.title}"
+    _heading(figure, result.title, facts, height)
+    _panels(figure, result.panels, top, height)
+    if result.sheet is not None:
+        _sheet(figure, result.sheet, top + panels + (0.2 if result.panels else 0.0), side, height)
+    return figure
+
+
+def _heading(figure: Figure, title: str, facts: Sequence[str], height: float) -> None:
+    """Write the title and, line by line, what the result was computed from."""
     figure.text(0.1 / WIDTH, 1 - 0.18 / height, title, size=10, weight="bold", color=INK, va="center")
     for line, words in enumerate(facts):
         figure.text(0.1 / WIDTH, 1 - (0.38 + 0.14 * line) / height, words, size=SMALL, color=GREY, va="center")
-    for place, panel in enumerate(result.panels):
-        count = len(result.panels)
+
+
+def _panels(figure: Figure, panels: Sequence[Panel], top: float, height: float) -> None:
+    """Draw the panels side by side, each with its legend below."""
+    count = len(panels)
+    for place, panel in enumerate(panels):
         width = (WIDTH - LEFT - RIGHT - GAP * (count - 1)) / count
         left = LEFT + place * (width + GAP)
         axes = figure.add_axes((left / WIDTH, 1 - (top + PANEL) / height, width / WIDTH, PANEL / height))
         _panel(axes, panel)
         _legend(figure, panel, left, top + PANEL + FOOT, height)
-    if result.sheet is not None:
-        _sheet(figure, result.sheet, top + panels + (0.2 if result.panels else 0.0), side, height)
-    return figure
 
 
 def _panel(axes: Axes, panel: Panel) -> None:

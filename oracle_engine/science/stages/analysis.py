@@ -22,7 +22,7 @@ from ...paths.paths import coefficients
 from ..transition import EARLIEST_TIME
 from .plan import StagePlan, unseen_queries
 from .report import StageReport
-from .run import BATCH_VALUES, StageRun
+from .run import StageRun
 from .scope import Scope
 from .strip import Follower, Strip, narrowing_times
 
@@ -77,23 +77,16 @@ def analyse(
     (0.2, 1797)
     """
     began = time.perf_counter()
-    queries, size = _counted("queries", queries), min(_counted("batch", batch), max(1, BATCH_VALUES // engine.data.dim))
+    queries, batch = _counted("queries", queries), _counted("batch", batch)
     shown = min(_counted("strip", strip), queries), _counted("strip_times", strip_times)
     grid = _checked_times(engine, times)
     scope = Scope(engine.data, None if labels is None else tuple(int(label) for label in labels), per_class)
     precision = _checked_precision(precision, drawn=held_out is None)
     unseen = None if held_out is None else unseen_queries(scope, held_out, held_out_labels, queries)
-    plan = StagePlan(engine, scope, seed, size, progress)
-    predicted = scope.predict(engine.path, engine.point_std, seed)
-    run = plan.run(grid or plan.times(predicted), queries, unseen, precision)
-    return StageReport(
-        **_origin(engine, scope),
-        **plan.findings(run),
-        held_out=unseen is not None,
-        predicted=predicted,
-        strip=_pictures(plan, run, *shown),
-        elapsed=time.perf_counter() - began,
-    )
+    plan = StagePlan(engine, scope, seed, batch, progress)
+    run = plan.run(grid or plan.times(), queries, unseen, precision)
+    found = plan.findings(run) | {"strip": _pictures(plan, run, *shown)}
+    return StageReport(**_origin(engine, scope), **found, elapsed=time.perf_counter() - began)
 
 
 def _pictures(plan: StagePlan, run: StageRun, queries: int, times: int) -> Strip:

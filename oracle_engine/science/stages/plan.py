@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -32,10 +33,15 @@ class StagePlan:
         """Measure nothing yet. seed: of samples and noise. size: queries that are answered at once."""
         self.engine, self.scope, self.seed, self.size, self.progress = engine, scope, seed, size, progress
 
-    def times(self, predicted: Predictor) -> list[float]:
+    @cached_property
+    def predicted(self) -> Predictor:
+        """The predicted transition of the samples that count."""
+        return self.scope.predict(self.engine.path, self.engine.point_std, self.seed)
+
+    def times(self) -> list[float]:
         """Return times of which most lie where a few queries show that the posterior narrows."""
         last = 0.99 if self.engine.t_max is None else min(0.99, self.engine.t_max)
-        coarse = time_grid(predicted.anisotropic, count=PILOT_TIMES, last=last)
+        coarse = time_grid(self.predicted.anisotropic, count=PILOT_TIMES, last=last)
         pilot = StageRun(self.engine, coarse, StageQueries.drawn(self.scope, PILOT_QUERIES, self.seed), self.seed)
         return grid_where_it_changes(coarse, pilot.measure(self.size).narrowed(self.scope), GRID_TIMES)
 
@@ -55,13 +61,15 @@ class StagePlan:
         return run
 
     def findings(self, run: StageRun) -> dict[str, Any]:
-        """Return the fields of a report that say what its queries tell."""
+        """Return the fields of a report that say what its queries are and tell, and what was predicted."""
         return {
             "queries": len(run.queries),
             "seed": self.seed,
             "points": run.points(),
             "measured": measure_transition(run.times, narrowing_curves(run.statistics)),
+            "predicted": self.predicted,
             "errors": self.errors(run),
+            "held_out": run.queries.held_out is not None,
             "neighbour_ratio": neighbour_ratio(self.engine, run.queries),
         }
 

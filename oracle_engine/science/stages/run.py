@@ -37,7 +37,7 @@ class StageRun:
         }
 
     def measure(self, size: int, progress: Progress | None = None) -> StageRun:
-        """Fill the statistics in batches of `size` queries, and return the run."""
+        """Fill the statistics in batches of `size` queries, fewer where samples are large, and return the run."""
         for done, total in self._steps(size):
             if progress is not None:
                 progress(done, total)
@@ -45,6 +45,7 @@ class StageRun:
 
     def _steps(self, size: int) -> Iterator[tuple[int, int]]:
         """Yield the numbers of steps done and of all steps, before the first step and after each."""
+        size = min(size, self._most_at_once())
         starts = range(0, len(self.queries), size)
         yield 0, len(starts) * len(self.times)
         for batch, start in enumerate(starts):
@@ -92,10 +93,13 @@ class StageRun:
         return torch.stack(chosen)
 
     def _contrast(self) -> Float64[Tensor, "Q"]:
-        size = max(1, BATCH_VALUES // self.engine.data.dim)
+        size = self._most_at_once()
         starts = range(0, len(self.queries), size)
         parts = [self.queries.values(slice(start, start + size)) for start in starts]
         return torch.cat([_flat(part).var(1).cpu() for part in parts])
+
+    def _most_at_once(self) -> int:
+        return max(1, BATCH_VALUES // self.engine.data.dim)
 
 
 class _Batch:

@@ -99,7 +99,7 @@ def test_what_rounding_leaves_over_is_found_without_joined_operations() -> None:
 
 
 @pytest.mark.parametrize("architecture", ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120", "gfx942", "gfx1100"])
-@pytest.mark.parametrize("stored", list(tables.KINDS), ids=str)
+@pytest.mark.parametrize("stored", list(tables.ROW_KINDS), ids=str)
 @pytest.mark.parametrize("batch", [1, 16, 17, 64, 1024])
 def test_every_device_dtype_and_batch_has_a_configuration(architecture: str, stored: torch.dtype, batch: int) -> None:
     limits = {"sm_80": 163, "sm_90": 227, "sm_100": 227, "sm_86": 99, "sm_120": 99}

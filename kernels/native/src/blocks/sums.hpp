@@ -112,16 +112,21 @@ ORACLE_APART void merge_query(const ScanProblem& problem, const Shape<Real>& sha
             problem.kept[b] += memories[t].list_logits[b * shape.listed + i] >= floor;
 }
 
-// Adds factor times the sums of a query in one panel, of one thread, to `sum`.
+// Adds the sums of a query in all panels and threads to `out`, [D]; factors, [threads]: of each thread's sums.
 template <class Real>
-ORACLE_INLINE void add_sums(const Shape<Real>& shape, const Memory<Real>& memory, int64_t panel, int64_t b,
-                            double factor, int64_t count, double* sum) {
-    const Real* sums = memory.sums + shape.offset(panel, b);
-    const double* total = total_of(shape, memory, panel, b);
-    if (total != nullptr)
-        for (int64_t d = 0; d < count; ++d) sum[d] += factor * (double(sums[d]) + total[d]);
-    else
-        for (int64_t d = 0; d < count; ++d) sum[d] += factor * double(sums[d]);
+ORACLE_INLINE void add_sums(const ScanProblem& problem, const Shape<Real>& shape, const Memory<Real>* memories,
+                            int64_t b, const double* factors, double* out) {
+    for (int64_t p = 0; p < shape.panels; ++p, out += shape.width) {
+        const int64_t count = std::min(shape.width, shape.dim - p * shape.width);
+        for (int64_t t = 0; t < problem.threads; ++t) {
+            const Real* sums = memories[t].sums + shape.offset(p, b);
+            const double* total = total_of(shape, memories[t], p, b);
+            if (total != nullptr)
+                for (int64_t d = 0; d < count; ++d) out[d] += factors[t] * (double(sums[d]) + total[d]);
+            else
+                for (int64_t d = 0; d < count; ++d) out[d] += factors[t] * double(sums[d]);
+        }
+    }
 }
 
 // Merges the means of a query: zero where nothing was summed.
@@ -132,12 +137,8 @@ ORACLE_APART void merge_mean(const ScanProblem& problem, const Shape<Real>& shap
     double* mean = problem.mean + b * shape.dim;
     std::fill_n(mean, shape.dim, 0.0);
     if (!(mass > 0.0)) return;
-    for (int64_t p = 0; p < shape.panels; ++p) {
-        const int64_t first = p * shape.width, count = std::min(shape.width, shape.dim - first);
-        for (int64_t t = 0; t < problem.threads; ++t)
-            add_sums(shape, memories[t], p, b, factors[t], count, mean + first);
-        for (int64_t d = first; d < first + count; ++d) mean[d] /= mass;
-    }
+    add_sums(problem, shape, memories, b, factors, mean);
+    for (int64_t d = 0; d < shape.dim; ++d) mean[d] /= mass;
 }
 
 // Merges the products of a query with the covariance over all threads, [D]: sums of weights that are multiplied with
@@ -153,13 +154,8 @@ ORACLE_APART void merge_product(const ScanProblem& problem, const Shape<Real>& s
     const double scale = problem.sums[2 * shape.batch + b] > 0.0 ? changes.unit[b] * std::exp(step) : 0.0;
     double shares = 0.0;
     for (int64_t t = 0; t < problem.threads; ++t) shares += factors[t] * memories[t].shares[b];
-    for (int64_t p = 0; p < shape.panels; ++p) {
-        const int64_t first = p * shape.width, count = std::min(shape.width, shape.dim - first);
-        for (int64_t t = 0; t < problem.threads; ++t)
-            add_sums(shape, memories[t], p, b, factors[t], count, total + first);
-        for (int64_t d = first; d < first + count; ++d)
-            total[d] = scale * (total[d] - shares * (mean[d] - problem.centre[d]));
-    }
+    add_sums(problem, shape, memories, b, factors, total);
+    for (int64_t d = 0; d < shape.dim; ++d) total[d] = scale * (total[d] - shares * (mean[d] - problem.centre[d]));
 }
 
 }  // namespace oracle

@@ -20,7 +20,7 @@ constexpr int64_t kPanelsTogether = 5;
 constexpr int64_t kWorthPanels = 1;
 
 // rows summed in single precision before the sums are emptied into double precision
-constexpr int32_t kLongestSum = 1024;
+constexpr int32_t kMostPending = 1024;
 
 template <class Real, class Stored>
 class Worker {
@@ -245,7 +245,7 @@ class Worker {
 
     void count_pending(int64_t tile) {
         memory_.pending[tile] += memory_.count[tile];
-        if (memory_.pending[tile] < kLongestSum) return;
+        if (memory_.pending[tile] < kMostPending) return;
         empty_sums(shape_, memory_, tile);
     }
 

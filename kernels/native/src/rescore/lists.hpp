@@ -23,10 +23,11 @@ struct ListsView {
     }
 };
 
+// Asks the memory for the first `most` bytes of a row; of row 0 for -1, none.
 template <class T>
-ORACLE_INLINE void ask_for(const RowsView& rows, int64_t row) {
+ORACLE_INLINE void ask_for(const RowsView& rows, int64_t row, int64_t most = kBytesAhead) {
     const char* start = reinterpret_cast<const char*>(row_of<T>(rows, std::max<int64_t>(row, 0)));
-    const int64_t bytes = std::min<int64_t>(rows.dim * sizeof(T), kBytesAhead);
+    const int64_t bytes = std::min<int64_t>(rows.dim * sizeof(T), most);
     for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(start + at);
 }
 

@@ -55,51 +55,16 @@ class Problem {
           known_(asked.lse ? asked.queries.count : 0),
           kept_(asked.queries.count),
           changes_(asked.directions, *asked.rows, asked.queries.count) {
-        const RowsView& rows = *asked.rows;
-        const AskedQueries& given = queries.asked();
-        const int64_t batch = given.count, top = asked.out.top_k > 0 ? asked.out.top_k + asked.margin : 0;
-        const ScanLaw law = scan_law(*asked.rounding, rows, asked.count);
-        for (int64_t b = 0; b < batch; ++b) {
-            const double alpha = given.alpha[b], precision = given.inverse_variance[b];
-            gain_[b] = alpha * precision, bias_[b] = -alpha * gain_[b];
-            law_[b] =
-                query_law(*asked.rounding, law, rows, asked.count, std::sqrt(queries.squares[b]), alpha, precision);
-            if (asked.directions)
-                law_[b].spread = direction_spread(asked.count, alpha, asked.directions->curvature != nullptr);
-            if (asked.lse) known_[b] = asked.lse[b] + 0.5 * precision * queries.squares[b];
-        }
-        top_logits_.resize(tops * batch * top), top_rows_.resize(tops * batch * top);
-        problem_ = {rows.stored,
-                    rows.half_norms,
-                    rows.log_weights,
-                    rows.centre,
-                    given.point,
-                    gain_.data(),
-                    bias_.data(),
-                    law_.data(),
-                    asked.lse ? known_.data() : nullptr,
-                    changes_.view(),
-                    asked.excluded,
-                    nullptr,
-                    sums_.data(),
-                    asked.out.mean,
-                    top_logits_.data(),
-                    top_rows_.data(),
-                    kept_.data(),
-                    law,
-                    rows.storage,
-                    asked.rounding->wide,
-                    rows.dim,
-                    batch,
-                    asked.ranges,
-                    asked.threads,
-                    asked.listed,
-                    top,
-                    asked.out.mean != nullptr || asked.directions != nullptr,
-                    asked.out.entropy != nullptr,
-                    asked.block,
-                    asked.few ? asked.block : rows_of_whole_block(asked, batch),
-                    asked.few};
+        problem_.scan = scan_law(*asked.rounding, *asked.rows, asked.count);
+        for (int64_t b = 0; b < asked.queries.count; ++b) describe(asked, b);
+        point_to_rows(*asked.rows);
+        point_to_queries(asked);
+        point_to_sums(asked, tops);
+        problem_.wide = asked.rounding->wide;
+        problem_.threads = asked.threads;
+        problem_.few = asked.few;
+        problem_.short_block = asked.block;
+        problem_.block = asked.few ? asked.block : rows_of_whole_block(asked, asked.queries.count);
     }
     Problem(const Problem&) = delete;
 
@@ -111,7 +76,54 @@ class Problem {
     std::vector<double> known_;
     std::vector<int64_t> top_rows_, kept_;
     const Changes changes_;
-    ScanProblem problem_;
+    ScanProblem problem_ = {};
+
+    // Finds the factors of a query's logits, the law of their rounding, and what is known of its log-partition.
+    void describe(const ScanAsked& asked, int64_t b) {
+        const AskedQueries& given = queries.asked();
+        const double alpha = given.alpha[b], precision = given.inverse_variance[b],
+                     length = std::sqrt(queries.squares[b]);
+        gain_[b] = alpha * precision, bias_[b] = -alpha * gain_[b];
+        law_[b] = query_law(*asked.rounding, problem_.scan, *asked.rows, asked.count, length, alpha, precision);
+        if (asked.directions)
+            law_[b].spread = direction_spread(asked.count, alpha, asked.directions->curvature != nullptr);
+        if (asked.lse) known_[b] = asked.lse[b] + 0.5 * precision * queries.squares[b];
+    }
+
+    void point_to_rows(const RowsView& rows) {
+        problem_.rows = rows.stored;
+        problem_.stored = rows.storage;
+        problem_.dim = rows.dim;
+        problem_.centre = rows.centre;
+        problem_.half_norms = rows.half_norms;
+        problem_.log_weights = rows.log_weights;
+    }
+
+    void point_to_queries(const ScanAsked& asked) {
+        problem_.batch = asked.queries.count;
+        problem_.point = queries.asked().point;
+        problem_.gain = gain_.data();
+        problem_.bias = bias_.data();
+        problem_.law = law_.data();
+        problem_.known = asked.lse ? known_.data() : nullptr;
+        problem_.changes = changes_.view();
+        problem_.ranges = asked.ranges;
+        problem_.excluded = asked.excluded;
+    }
+
+    void point_to_sums(const ScanAsked& asked, int64_t tops) {
+        const int64_t top = asked.out.top_k > 0 ? asked.out.top_k + asked.margin : 0;
+        top_logits_.resize(tops * asked.queries.count * top), top_rows_.resize(tops * asked.queries.count * top);
+        problem_.top = top;
+        problem_.top_logits = top_logits_.data();
+        problem_.top_rows = top_rows_.data();
+        problem_.listed = asked.listed;
+        problem_.kept = kept_.data();
+        problem_.sums = sums_.data();
+        problem_.mean = asked.out.mean;
+        problem_.wants_mean = asked.out.mean != nullptr || asked.directions != nullptr;
+        problem_.wants_moments = asked.out.entropy != nullptr;
+    }
 };
 
 }  // namespace oracle

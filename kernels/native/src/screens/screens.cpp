@@ -259,11 +259,11 @@ double largest_of(const double* values, int64_t count) {
 }
 
 // What two digits of values leave of them, squared, and their products with a centre, of each digit.
-struct DigitSums {
+struct TwoDigitSums {
     double worth, inverse;
     double centres[2][kSums] = {}, squares[2][kSums] = {};
 
-    explicit DigitSums(double step) : worth(step), inverse(1.0 / step) {}
+    explicit TwoDigitSums(double step) : worth(step), inverse(1.0 / step) {}
 
     void add(double value, double centre, int8_t& high, int8_t& low, int k) {
         // adding and subtracting 1.5 * 2^52 rounds to a whole number
@@ -354,7 +354,7 @@ ORACLE_EXPORT int oracle_screen_digits(const double* point, const double* factor
     for (int64_t query = 0; query < count; ++query) {
         int8_t* high = digits + 2 * query * dim;
         const double *values = point + query * dim, worth = std::max(largest_of(values, dim), 1e-300) / kLargest;
-        DigitSums sums(worth);
+        TwoDigitSums sums(worth);
         int64_t d = 0;
         for (; d + kSums <= dim; d += kSums)
             for (int k = 0; k < kSums; ++k) sums.add(values[d + k], centre[d + k], high[d + k], high[dim + d + k], k);

@@ -1,10 +1,12 @@
 #include "search/mattering.hpp"
 
+#include "rescore/lists.hpp"
+
 namespace oracle {
 namespace {
 
-// bytes of a row that are asked for before it is its turn: the rest follows by itself
-constexpr int64_t kBytesAhead = 4096;
+// bytes of a row that is asked for alone before it is its turn: the rest follows by itself
+constexpr int64_t kBytesOfOneAhead = 4096;
 
 // <row, query> in float32.
 template <class T>
@@ -108,9 +110,7 @@ double WholeRows::logit(int64_t query, int64_t row) const {
 void WholeRows::ask_for(int64_t row) const {
     with_storage(asked_.rows->storage, [&](auto* type) {
         using T = std::remove_pointer_t<decltype(type)>;
-        const T* values = row_of<T>(*asked_.rows, row);
-        const int64_t bytes = std::min<int64_t>(asked_.rows->dim * sizeof(T), kBytesAhead);
-        for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(reinterpret_cast<const char*>(values) + at);
+        oracle::ask_for<T>(*asked_.rows, row, kBytesOfOneAhead);
     });
 }
 

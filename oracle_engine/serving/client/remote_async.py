@@ -10,8 +10,8 @@ import httpx
 import numpy as np
 import torch
 
-from ..base.arrays import Numbers, Tensor
-from ..queries.conditions import Conditions, Guidance
+from ...base.arrays import Numbers, Tensor
+from ...queries.conditions import Conditions, Guidance
 from .asking import Ask, Facts, ask_of, joined_answers, read_answer
 from .attempts import NO_RESPONSE, checked_response, client_settings, model_address, pause, pause_after
 from .remote import like

@@ -6,7 +6,7 @@ from typing import Any
 
 import httpx
 
-from ..base.errors import InputError, OracleError, invalid
+from ...base.errors import InputError, OracleError, invalid
 
 # what a client raises where no response came; in time, or at all
 NO_RESPONSE = (

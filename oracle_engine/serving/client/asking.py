@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..base.arrays import (
+from ...base.arrays import (
     Float,
     Float64,
     Int64,
@@ -21,15 +21,15 @@ from ..base.arrays import (
     integers,
     reals,
 )
-from ..base.errors import invalid
-from ..engine.several import PREDICTIONS
-from ..paths.described import path_of_facts
-from ..paths.paths import Path, resolve_times
-from ..queries.conditions import Conditions, Guidance
-from ..queries.labels import resolve_labels
+from ...base.errors import invalid
+from ...engine.several import PREDICTIONS
+from ...paths.described import path_of_facts
+from ...paths.paths import Path, resolve_times
+from ...queries.conditions import Conditions, Guidance
+from ...queries.labels import resolve_labels
+from ..datatypes import DATATYPES, named, to_bytes
+from ..protocol import HEADER_LENGTH
 from .attempts import RemoteError
-from .datatypes import DATATYPES, named, to_bytes
-from .protocol import HEADER_LENGTH
 
 CPU = torch.device("cpu")
 # bytes of a request beside its tensors

@@ -11,11 +11,11 @@ import httpx
 import numpy as np
 import torch
 
-from ..base.arrays import Float, Numbers, Tensor
-from ..engine.oracle import Oracle
-from ..engine.several import STATISTICS
-from ..queries.conditions import Conditions, Guidance
-from ..queries.posterior import Posterior
+from ...base.arrays import Float, Numbers, Tensor
+from ...engine.oracle import Oracle
+from ...engine.several import STATISTICS
+from ...queries.conditions import Conditions, Guidance
+from ...queries.posterior import Posterior
 from .asking import Ask, Facts, ask_of, joined_answers, read_answer
 from .attempts import NO_RESPONSE, checked_response, client_settings, model_address, pause, pause_after
 
