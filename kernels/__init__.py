@@ -8,7 +8,7 @@ from .common.combine import Combination, combined
 from .common.copies import most_copies, random_directions
 from .common.describe import Described, Description, described, log_densities, log_of
 from .common.prepare import Measures, centre_of, counted_copies, prepare_rows, recentred, stored_range, total_variance
-from .common.rescore import Pairs
+from .common.rescore import COMPENSATED_WINDOW, FARTHEST, Pairs, difference_error
 from .common.rows import LEAST_RADIUS, MOST_RADIUS, GivenPoints, Query, Rows, Span, ValueQuery
 from .common.segments import SegmentWork, outside, span_by_span
 from .common.state import PosteriorState, Wanted, concatenate, merge, merged_means
@@ -44,6 +44,8 @@ from .portable.scan import posterior_state, scan_memory
 from .reference import reference_logits, reference_memory, reference_state
 
 __all__ = [
+    "COMPENSATED_WINDOW",
+    "FARTHEST",
     "LEAST_RADIUS",
     "MOST_RADIUS",
     "Combination",
@@ -71,6 +73,7 @@ __all__ = [
     "counted_copies",
     "covariance_product",
     "described",
+    "difference_error",
     "float64_values",
     "gpu_combined",
     "gpu_described",

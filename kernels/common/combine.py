@@ -34,8 +34,10 @@ def combined(combination: Combination, mean: Float64[Tensor, "B D"], dtype: torc
 
     mean: [B, D] float64, in the units that `scale` takes to those of x. Costs a few passes over [B, D].
     """
-    values = combination.scale * mean + combination.base
-    rest = torch.addcmul(combination.x, combination.alpha[:, None], values, value=-1.0)
+    alpha, values = combination.alpha[:, None], combination.scale * mean
+    # far from zero this difference has digits that a value has no room for
+    rest = torch.addcmul(combination.x, alpha, combination.base, value=-1.0).addcmul_(alpha, values, value=-1.0)
+    values = values + combination.base
     return torch.addcmul(combination.direct[:, None] * values, combination.gap[:, None], rest).to(dtype)
 
 

@@ -11,13 +11,16 @@ import torch
 
 from ...base.arrays import Bool, Float64, Int64, Tensor
 from .compensated import DoubleDouble, compensated_logits, largest, two_sum
-from .rounding import UNIT_ROUNDOFF, WALK
+from .rounding import UNIT_ROUNDOFF, WALK, difference_size
 from .rows import Query, Rows
 from .state import PosteriorState, Wanted, concatenate, merge
 
 # error of a float64 logit from which on it is taken in twice the digits, in nats where samples compete, relative to the
 # logit where one has all of the weight; samples this many nats further below have no weight
 GAP_LIMIT, LOGIT_SHARE, COMPENSATED_WINDOW = 1e-9, 1e-8, 60.0
+
+# logits below which twice the digits of float64 do not hold the gaps between them either: 2^-104 of them shows
+FARTHEST = -1e24
 
 # values gathered at once, in float64: 4 MB, small enough to stay in a last-level cache between its passes
 GATHER_VALUES = 500_000
@@ -56,7 +59,8 @@ def candidate_logits(rows: Rows, query: Query, candidates: Int64[Tensor, "B K"])
     """Return log w_j - |q - alpha r_j|^2 / 2 sigma^2 of the rows in `candidates`, [B, K]; -inf where an entry is -1.
 
     rows, query: the samples and B queries. The difference is taken before it is squared, which errs no more than the
-    inputs do at any sigma. Costs one gather of B K rows, in slices of bounded memory.
+    inputs do at any sigma. Others may have weight beside them. Costs one gather of B K rows, in slices of bounded
+    memory.
     """
     high = candidates.new_full(candidates.shape, -torch.inf, dtype=torch.float64)
     low = torch.zeros_like(high)
@@ -64,8 +68,7 @@ def candidate_logits(rows: Rows, query: Query, candidates: Int64[Tensor, "B K"])
         for start in range(0, candidates.shape[1], width):
             chosen = candidates[part, start : start + width]
             samples = rows.gather(chosen.clamp_min(0))
-            cut = width < candidates.shape[1]
-            found = logits_of(rows, query.take(part), chosen, samples, mergeable=cut)
+            found = logits_of(rows, query.take(part), chosen, samples, mergeable=True)
             high[part, start : start + width], low[part, start : start + width] = found
     return DoubleDouble(high, low)
 
@@ -152,7 +155,7 @@ def _slices(
 
 def _state(rows: Rows, query: Query, candidates: Int64[Tensor, "B K"], *, width: int, wanted: Wanted) -> PosteriorState:
     """Return the state of the named rows, a slice of `width` of them at a time."""
-    parts, mergeable = [], wanted.mergeable or width < candidates.shape[1]
+    parts, mergeable = [], wanted.compared or width < candidates.shape[1]
     for chosen in candidates.split(width, dim=1):
         samples = rows.gather(chosen.clamp_min(0))
         logits = logits_of(rows, query, chosen, samples, mergeable=mergeable)
@@ -213,15 +216,6 @@ def difference_error(rows: Rows, query: Query, logit: Float64[Tensor, "B"]) -> F
     moved = difference_size(rows, query) * (2.0 * below * query.inverse_variance).sqrt()
     error: Tensor = WALK * UNIT_ROUNDOFF[torch.float64] * (moved + below)
     return error
-
-
-def difference_size(rows: Rows, query: Query) -> Float64[Tensor, "B"]:
-    """Return how large the terms of a difference between one of B queries and a row are, at most, [B].
-
-    rows, query: the samples and B queries.
-    """
-    size: Tensor = 2.0 * query.norm + query.alpha.abs() * (rows.radius + rows.centre.norm())
-    return size
 
 
 def _weigh(

@@ -192,6 +192,11 @@ class Query:
         norm: Tensor = torch.linalg.vector_norm(self.point, dim=1)
         return norm
 
+    @cached_property
+    def moved(self) -> Float64[Tensor, ""]:
+        """Norm of what was taken off the points for each unit of alpha, whose digits they may have lost, []."""
+        return self.alpha.new_zeros(())
+
     def in_stored_coordinates(self, rows: Rows) -> Float64[Tensor, "B D"]:
         """The point against rows that still carry their centre: q + alpha * centre."""
         return torch.addcmul(self.point, self.alpha[:, None], rows.centre)
@@ -236,6 +241,12 @@ class ValueQuery(Query):
         """The queries in the coordinates of the rows, [B, D]."""
         moved = torch.addcmul(self.given.x, self.alpha[:, None], self.base, value=-1.0)
         return moved if self.given.scale == 1.0 else moved / self.given.scale
+
+    @cached_property
+    def moved(self) -> Float64[Tensor, ""]:
+        """Norm of what was taken off the points for each unit of alpha, in row units, []."""
+        norm: Tensor = torch.linalg.vector_norm(self.base) / self.given.scale
+        return norm
 
     @cached_property
     def inverse_variance(self) -> Float64[Tensor, "B"]:

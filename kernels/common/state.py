@@ -29,6 +29,11 @@ class Wanted:
     mergeable: bool = False
 
     @property
+    def compared(self) -> bool:
+        """Whether logits are held against those of other samples than the ones that they were found with."""
+        return self.mergeable or self.top_k > 0
+
+    @property
     def variance(self) -> bool:
         """Whether the variance is computed."""
         return self.moments and self.mean

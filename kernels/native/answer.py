@@ -12,6 +12,7 @@ import torch
 
 from ...base.arrays import STORAGE_DTYPES, Float, Float64, Tensor
 from ...base.calls.changes import Probes
+from ..common.rescore import FARTHEST
 from ..common.rows import Rows
 from ..common.top_k import MARGIN
 from .library import native_library
@@ -53,7 +54,7 @@ class AnswersAsked(Structure):
     _fields_ = (
         ("scan", ScanAsked),
         ("base", c_void_p),
-        *((name, c_double) for name in ("scale", "offset", "point_std", "least_variance")),
+        *((name, c_double) for name in ("scale", "offset", "point_std", "least_variance", "farthest")),
         *((name, c_int64) for name in ("few", "few_block", "block", "probes", "probe_bytes")),
         ("probe_at", c_void_p),
         ("probe", c_char_p),
@@ -139,7 +140,7 @@ class NativeAnswers:
             whole_block=whole_block,
         )
         few = few_queries(rows, library)
-        limits = space.scale, space.offset, space.point_std, space.least_variance, few, few_block, block
+        limits = space.scale, space.offset, space.point_std, space.least_variance, FARTHEST, few, few_block, block
         place, size, values = (None, 0, b"") if self.probes is None else self.probes
         probed = 0 if place is None else len(place), size, None if place is None else place.ctypes.data, values
         asked = AnswersAsked(scan, self.base.data_ptr(), *limits, *probed)

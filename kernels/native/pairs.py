@@ -31,7 +31,7 @@ def native_pairs_state(rows: Rows, query: Query, pairs: Pairs, wanted: Wanted) -
     state = writable(PosteriorState.empty(len(query), rows.dim, wanted.top_k, rows.device))
     if len(pairs):
         first, row = lists_of(pairs, len(query))
-        views = RowsView.of(rows), AskedQueries(query), Digits(wanted.mergeable), ListsView(first, row)
+        views = RowsView.of(rows), AskedQueries(query), Digits(wanted.compared), ListsView(first, row)
         called("oracle_weigh_pairs", *views, StatesView(state, wanted))
     return state
 

@@ -19,6 +19,7 @@ from ..common.rounding import (
     LITTLE_NOISE,
     LOGIT_BUDGET,
     MOVED,
+    POINT_LIMIT,
     SUM_ROUNDINGS,
     UNIT_ROUNDOFF,
     WORST_CASE,
@@ -69,7 +70,7 @@ class Rounding(Structure):
     _fields_ = (
         *((name, c_double) for name in ("roundoff", "calm_dim", "dropped_mass", "budget", "far_apart")),
         *((name, c_double) for name in ("worst_case", "few_shares", "limit", "double_limit")),
-        *((name, c_double) for name in ("sum_roundings", "moved", "little_noise")),
+        *((name, c_double) for name in ("sum_roundings", "moved", "little_noise", "point_limit")),
         ("wide", c_int64),
     )
 
@@ -85,13 +86,13 @@ class Rounding(Structure):
         which on whatever has weight is scored again.
         """
         law = UNIT_ROUNDOFF[dtype], CALM_DIM, DROPPED_MASS[dtype], budget, FAR_APART
-        loss = SUM_ROUNDINGS, MOVED, LITTLE_NOISE
+        loss = SUM_ROUNDINGS, MOVED, LITTLE_NOISE, POINT_LIMIT
         super().__init__(*law, WORST_CASE, FEW_SHARES, *limits, *loss, dtype == torch.float64)
 
 
 ROUNDING = {dtype: Rounding(dtype) for dtype in (torch.float32, torch.float64)}
 
-# of states that are merged with others, and of those that are not
+# of logits that are compared with those of other samples, and of those that are not
 DIGITS = {mergeable: Digits(mergeable) for mergeable in (False, True)}
 
 
@@ -242,7 +243,7 @@ class NativeScan:
         count, excluded = self._count(), query.excluded.contiguous()
         # what the library reads must stay where it is while it runs
         self.out, self.queries, self.excluded = OwnStates(work), AskedQueries(query), excluded
-        self.views = views = RowsView.of(rows), self.rounding(), DIGITS[work.wanted.mergeable]
+        self.views = views = RowsView.of(rows), self.rounding(), DIGITS[work.wanted.compared]
         self.operations, few = self._operations(), self._are_few()
         self.asked = ScanAsked(
             *map(addressof, views),

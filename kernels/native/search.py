@@ -104,7 +104,7 @@ class NativeSearch:
         query, batch = work.query, len(work.query)
         self.levels = (_Level * len(leading.widths))(*self._described())
         self.state = writable(PosteriorState.empty(batch, work.rows.dim, work.wanted.top_k, work.rows.device))
-        self.digits = Digits(work.wanted.mergeable)
+        self.digits = Digits(work.wanted.compared)
         self.log_omitted = torch.empty(batch, dtype=torch.float64)
         self.counts = torch.zeros(4, batch, dtype=torch.int64)
         self.asked = asked = _Asked()

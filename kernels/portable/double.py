@@ -11,7 +11,16 @@ import torch
 from ...base.arrays import Bool, Float64, Int64, Tensor
 from ..common.accumulate import dropped_constant
 from ..common.rescore import Pairs, pairs_state
-from ..common.rounding import FINEST_MASS, logit_error, loss_shows, weight_window
+from ..common.rounding import (
+    FINEST_MASS,
+    POINT_LIMIT,
+    UNIT_ROUNDOFF,
+    difference_size,
+    logit_error,
+    loss_shows,
+    point_error,
+    weight_window,
+)
 from ..common.state import PosteriorState, merge, without_top
 from ..common.top_k import TopCandidates
 from ..common.work import Work
@@ -35,7 +44,8 @@ def double_state(work: Work, limits: BlockLimits = BLOCK_LIMITS) -> PosteriorSta
     """
     error = logit_error(work.rows, work.query, torch.float64)
     # beside equal rows products are exact, but not the norm of a query that is far from them
-    rescored = (error > DOUBLE_LIMIT) | (work.rows.radius == 0.0)
+    lost = point_error(work.rows, work.query) > POINT_LIMIT
+    rescored = (error > DOUBLE_LIMIT) | lost | (work.rows.radius == 0.0)
     state = _double_state(work, limits, rescored)
     if not work.wanted.mean:
         return state
@@ -96,7 +106,9 @@ def _rescored(
 
 def _weight_floor(state: PosteriorState, work: Work) -> Float64[Tensor, "B"]:
     """Return below which coarse logits rows have no weight, from a state whose lse is still that of coarse logits."""
-    error = logit_error(work.rows, work.query, torch.float64)
+    rows, query = work.rows, work.query
+    moved = UNIT_ROUNDOFF[torch.float64] * query.gain.abs() * rows.radius * difference_size(rows, query)
+    error = logit_error(rows, query, torch.float64) + moved
     return state.lse - weight_window(len(work.span), error, FINEST_MASS)
 
 

@@ -14,7 +14,7 @@ from ...base.arrays import Bool, Float, Float64, Int64, Tensor
 from ..common.accumulate import EVERYONE, BlockSums, Index, RunningSums
 from ..common.matmul import mean_product
 from ..common.rescore import Pairs, pairs_state
-from ..common.rounding import Windows, logit_error, loss_shows, windows
+from ..common.rounding import POINT_LIMIT, Windows, logit_error, loss_shows, point_error, windows
 from ..common.state import PosteriorState, Wanted, merge, without_top
 from ..common.top_k import TopCandidates
 from ..common.work import Work
@@ -24,6 +24,9 @@ from .rescore_collector import RescoreCollector
 
 # from this rescore window on, samples are listed by their logits before weights of e^-80 underflow
 WIDE_WINDOW = 30.0
+
+# how far below others a sum has no weight, in nats
+UNSEEN = 60.0
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ def single_state(work: Work, limits: BlockLimits = BLOCK_LIMITS) -> PosteriorSta
     if len(found.listed):
         rescored = pairs_state(work.rows, work.query, found.listed, work.wanted)
         state = merge(without_top(state, rescored.top_rows), rescored)
-    again = found.overflowed
+    again = found.overflowed | _lost_digits(work, found.coarse, state)
     if work.wanted.mean:
         rows, query = work.rows, work.query
         share = (found.coarse.lse - state.lse).exp().nan_to_num(0.0).clamp_max(1.0)
@@ -59,6 +62,12 @@ def single_state(work: Work, limits: BlockLimits = BLOCK_LIMITS) -> PosteriorSta
         again = again | (loss_shows(rows, query, state.mean, share, error) & (state.lse > -torch.inf))
     overflowed = again.nonzero()[:, 0]
     return state.put(overflowed, double_state(work.take(overflowed), limits)) if len(overflowed) else state
+
+
+def _lost_digits(work: Work, coarse: PosteriorState, state: PosteriorState) -> Bool[Tensor, "B"]:
+    """Return which points have lost digits, [B], beside which `coarse` sums have weight in the `state` of all."""
+    lost = point_error(work.rows, work.query)
+    return (lost > POINT_LIMIT) & (coarse.lse > -torch.inf) & (coarse.lse >= state.lse - UNSEEN - lost)
 
 
 def scan_once(work: Work, limits: BlockLimits = BLOCK_LIMITS) -> ScanResult:

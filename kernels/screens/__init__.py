@@ -23,7 +23,7 @@ from .kinds.pca8 import LeadingCodeScreen
 from .searches.card_call import asks_nothing, entries_on_card
 from .searches.cascade import entry_levels, screened
 from .searches.importance import Sampled, sampled_state
-from .searches.shortlist import Allowance, FixedAllowance, Shortlist, query_term, strongest
+from .searches.shortlist import Allowance, FixedAllowance, Shortlist, common_term, strongest
 
 __all__ = [
     "BOUND_FAILURE",
@@ -49,12 +49,12 @@ __all__ = [
     "asks_nothing",
     "best_screen",
     "build_kind",
+    "common_term",
     "default_widths",
     "entries_on_card",
     "entry_levels",
     "extended_distances",
     "nearest_distances",
-    "query_term",
     "refusal",
     "sampled_state",
     "screened",

@@ -22,6 +22,7 @@ from ..queries.request import Request
 from ..scans.backends import Combine, Describe
 from ..search.certificate import Scale, omitted_mass
 from .router import Router
+from .told_apart import check_told_apart
 
 MEAN = Wanted()
 
@@ -115,8 +116,11 @@ class Responder:
         """
         if name == "log_density":
             return self.log_density(request, self.router.state(request, Wanted(mean=False)))
+        terms = self.terms(request)
+        if name == "denoiser":
+            check_told_apart(request, self.data, terms[0].state.lse, self.router.exact)
         # every prediction is affine in the mean, so guiding the mean guides them all
-        return self.combined(name, request, mixed(self.terms(request)), dtype)
+        return self.combined(name, request, mixed(terms), dtype)
 
     def combined(
         self, name: str, request: Request, mean: Float64[Tensor, "B D"], dtype: torch.dtype = torch.float64
@@ -195,6 +199,7 @@ class Responder:
     def posterior_of(self, request: Request, answer: Answer, shape: Sequence[int], dtype: torch.dtype) -> Posterior:
         """Return the posteriors of `request` from their `answer`, which has moments and heaviest samples."""
         state = answer.state
+        check_told_apart(request, self.data, state.lse, self.router.exact)
         prediction = self.prediction(request, state.mean)
         order, mass, scale = self.data.order, request.mass(self.data), self.data.value_map.scale
         facts = self.describe(Description(state, self.data.dim, mass, request.variance, order, scale))

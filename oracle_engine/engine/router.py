@@ -11,7 +11,7 @@ from ..base.arrays import Bool, Float64, Int64, Tensor
 from ..base.calls.checked import check
 from ..base.calls.cuda_graphs import capturing
 from ..base.errors import invalid
-from ..kernels import PosteriorState, Wanted
+from ..kernels import FARTHEST, PosteriorState, Wanted
 from ..kernels.screens import PrincipalScreen, SharedProducts
 from ..queries.answer import Answer
 from ..queries.modes import Auto, Budget, FullScan, Mode, TopK
@@ -58,8 +58,8 @@ class Router:
             return self._scanned(request, wanted)
         if isinstance(self.mode, TopK):
             answer = self._late().top(request, wanted, self.mode.count)
-            # a search that finds nothing leaves the query to a scan, which knows whether there is anything to find
-            return self._completed(request, wanted, answer, answer.state.lse == -torch.inf)
+            # a search that finds nothing near leaves the query to a scan, which knows whether there is anything to find
+            return self._completed(request, wanted, answer, ~(answer.state.lse > FARTHEST))
         if isinstance(self.mode, Budget):
             return self._sampled(request, wanted, self.mode)
         return self._automatic(request, wanted, shared_products)

@@ -20,7 +20,7 @@ from ..kernels.screens import (
     Shortlist,
     SideInformation,
     UpperLogits,
-    query_term,
+    common_term,
 )
 from .search import ScreenSearch
 
@@ -74,7 +74,7 @@ class FlatSearch:
         level = len(self.screen.widths) - 1
         factors = self.screen.factors(query_bound, level, weighted=work.rows.log_weights is not None)
         values, place = self._largest(factors, work.span, kept)
-        last = values[:, -1].double() + query_bound.slack + query_term(work.query)
+        last = values[:, -1].double() + query_bound.slack + common_term(work.rows, work.query)
         others = math.log(len(work.span) - kept) if kept < len(work.span) else -math.inf
         return _shortlist(work, place + work.span.start, last + others)
 

@@ -10,7 +10,7 @@ from ..base.arrays import Bool, Float, Float64, Int64, Shaped, Tensor
 from ..base.calls.checked import holds_beside
 from ..base.seeds import seeded
 from ..data.dataset import OracleDataset
-from ..kernels import Combination, Pairs, PosteriorState, Query, Wanted, Work, merge, outside, pairs_state
+from ..kernels import FARTHEST, Combination, Pairs, PosteriorState, Query, Wanted, Work, merge, outside, pairs_state
 from ..kernels.screens import (
     Mass,
     PrincipalScreen,
@@ -156,8 +156,8 @@ class LateRoute:
         answer = Answer.listed(found, self.route, self._likely(request))
         if found.uncertified is not None:
             return Certified(answer, found.certified, found.uncertified)
-        # a shortlist without any weight proves nothing
-        certified = found.certified & (found.state.lse > -torch.inf)
+        # a shortlist without any weight proves nothing, nor one of samples that are too far away to be told apart
+        certified = found.certified & (found.state.lse > FARTHEST)
         if wanted.mean and bool(certified.any()):
             # the velocity aimed with may have been larger than the final one is
             certified = certified & allowed.met_by(found.state, found.log_omitted)

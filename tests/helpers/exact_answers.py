@@ -15,11 +15,12 @@ from oracle_engine.paths.paths import Coefficients, coefficients
 
 @dataclass(frozen=True)
 class Exact:
-    """Velocity, its two terms and log density at one point, in 60 digits."""
+    """Velocity, its two terms, log density and posterior weights, [N], at one point, in 60 digits."""
 
     velocity: list[mpmath.mpf]
     terms: mpmath.mpf
     log_density: mpmath.mpf
+    weights: list[mpmath.mpf]
 
     def error(self, velocity: Tensor) -> mpmath.mpf:
         """How far a velocity is off."""
@@ -62,6 +63,7 @@ def exact_answer(data: OracleDataset, x: Tensor, at: Coefficients) -> Exact:
         [a + b for a, b in zip(kept, noise, strict=True)],
         sum(mpmath.sqrt(sum(one * one for one in term)) for term in (kept, noise)),
         density - mpmath.mpf(len(point)) / 2 * mpmath.log(2 * mpmath.pi * sigma**2),
+        [weight / mass for weight in weights],
     )
 
 

@@ -14,7 +14,7 @@ from ...common.rows import Span
 from ...common.search import Mass, Searched, SearchLevel, SearchLimits
 from ...common.state import PosteriorState
 from ...common.work import Work
-from ..operands.given import float32_parts
+from ..operands.given import GivenOperand, float32_parts
 from ..rescore.lists import RescoreList
 from ..rescore.steps import scored, slice_width
 from ..states.pairs import listed_state
@@ -157,8 +157,9 @@ class _Search:
             *scored(work), tiles.first, mass.largest.contiguous(), *(part.contiguous() for part in parts), known.enter,
             floor, known.common, reached, closed, batch, work.span.start, number, work.rows.dim,
             work.rows.stored.stride(0), *float32_parts(1.0 if answer is None else answer.scale)[:2], work.rows.radius,
-            math.log(len(work.span)), ANSWER=answer is not None, WEIGHTED=work.rows.log_weights is not None,
-            FIRST=FIRST_ROWS, BLOCK=slice_width(work.rows.dim), num_warps=4, enable_fp_fusion=True,
+            GivenOperand.of(work).reach, math.log(len(work.span)), ANSWER=answer is not None,
+            WEIGHTED=work.rows.log_weights is not None, FIRST=FIRST_ROWS, BLOCK=slice_width(work.rows.dim),
+            num_warps=4, enable_fp_fusion=True,
         )  # fmt: skip
         return Floors(floor, reached, closed)
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import no_type_check
 
+import torch
 import triton
 import triton.language as tl
 
+from ...common.rounding import UNIT_ROUNDOFF, WALK
 from ..rescore.steps import difference_logits
 from ..sums.softmax import softmax_step
 from ..sums.state_steps import log_mass
@@ -14,6 +16,9 @@ from .screen_tiles import named_first
 
 # the floor of queries without a row that counts: finite, so that differences of infinities do not arise
 _LOWEST_FLOOR = tl.constexpr(-1e38)
+
+# what rounding may lose of a term that logits share and of a log-partition, relative to the sizes they are made of
+_LOST = tl.constexpr(2.0 * WALK * UNIT_ROUNDOFF[torch.float64])
 
 
 @triton.jit
@@ -73,12 +78,24 @@ def square_norm(p_point, dim, BLOCK: tl.constexpr):
     return tl.sum(b_square, axis=0)
 
 
+@triton.jit
+@no_type_check
+def digits_shared(common, alpha, precision, radius, reach):
+    """Return how far the term `common` to all logits may be off beside a log-partition, see `common_term`.
+
+    radius: of the rows. reach: no less than the longest row with its centre.
+    """
+    distance = tl.sqrt(-2.0 * common / precision)
+    size = 2.0 * distance + tl.abs(alpha) * (radius + reach)
+    return _LOST * precision * (distance + tl.abs(alpha) * radius) * size
+
+
 @triton.jit(do_not_specialize=["batch", "first_row", "level"])
 @no_type_check
 def floor_kernel(
     p_rows, p_point, p_centre, p_alpha, p_precision, p_log_weight, p_first, p_mass, p_x, p_base, p_answer_alpha,
     p_direct, p_gap, p_enter, p_floor, p_common, p_reached, p_closed, batch, first_row, level, dim,
-    row_stride, scale, scale_rest, radius, log_rows,
+    row_stride, scale, scale_rest, radius, reach, log_rows,
     ANSWER: tl.constexpr, WEIGHTED: tl.constexpr, FIRST: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """The upper logit below which a row of a query may be left out, [B]; infinite where none is asked.
@@ -86,8 +103,8 @@ def floor_kernel(
     p_rows .. p_log_weight: see `scored`. p_first: [FIRST, B], which rows to score, see `named_first`.
     p_mass: [B], what may be left out at most. ANSWER: less where the answer that p_x [B, D] .. p_gap [B] make of the
     mean is small, see `answer_slice`, beside what they make of the way from the mean to a row as far as the `radius`
-    says. p_common: [B], what all logits of a query have in common and upper logits leave out. p_reached, p_closed: [B],
-    zero afterwards. log_rows: of how many rows share the mass.
+    says. p_common: [B], what all logits of a query have in common and upper logits leave out, at most. p_reached,
+    p_closed: [B], zero afterwards. reach: as GivenOperand has it. log_rows: of how many rows share the mass.
     """
     i_b = tl.program_id(0).to(tl.int64)
     tl.store(p_reached + i_b, 0)
@@ -101,7 +118,7 @@ def floor_kernel(
         none = tl.cast(0.0, tl.float64)
         b_weights, _, top, held, _, _ = softmax_step(tl.cast(float("-inf"), tl.float64), none, none, none, b_logits)
         common = -0.5 * query[2] * square_norm(p_own, dim, BLOCK)
-        tl.store(p_common + i_b, common)
+        tl.store(p_common + i_b, common + digits_shared(common, query[1], query[2], radius, reach))
         mass = tl.load(p_mass + i_b)
         if ANSWER:  # noqa: SIM102  a constant, which a number cannot be joined to
             if held > 0.0:

@@ -29,8 +29,11 @@ class GivenOperand:
     def of(cls, work: Work) -> GivenOperand:
         """Return the queries of `work` as they were given."""
         rows, query, given = work.rows, work.query, work.query.given
+        reach = rows.stored_radius + 3.0 * rows.radius
+        if given is not None:
+            reach = max(reach, abs(given.offset) * rows.dim**0.5 / given.scale)
         # rounded up where it becomes a float32
-        reach = (rows.stored_radius + 3.0 * rows.radius) * (1.0 + 2.0**-20)
+        reach *= 1.0 + 2.0**-20
         if given is None:
             return cls(query.point.contiguous(), True, 1.0, 0.0, reach)
         return cls(given.x.contiguous(), False, given.scale, given.offset, reach)

@@ -31,9 +31,11 @@ def combine_kernel(
     m_d = o_d < dim
     # [BLOCK]
     b_mean = tl.load(p_mean + i_b * dim + o_d, mask=m_d, other=0.0)
-    b_mean = b_mean * scale + b_mean * scale_rest + tl.load(p_base + o_d, mask=m_d, other=0.0)
-    b_rest = tl.load(p_x + i_b * dim + o_d, mask=m_d, other=0.0) - tl.load(p_alpha + i_b) * b_mean
-    b_out = tl.load(p_direct + i_b) * b_mean + tl.load(p_gap + i_b) * b_rest
+    b_mean = b_mean * scale + b_mean * scale_rest
+    b_base, alpha = tl.load(p_base + o_d, mask=m_d, other=0.0), tl.load(p_alpha + i_b)
+    # far from zero this difference has digits that a value has no room for
+    b_rest = (tl.load(p_x + i_b * dim + o_d, mask=m_d, other=0.0) - alpha * b_base) - alpha * b_mean
+    b_out = tl.load(p_direct + i_b) * (b_mean + b_base) + tl.load(p_gap + i_b) * b_rest
     dtype: tl.constexpr = p_out.dtype.element_ty
     if dtype.primitive_bitwidth == 16:
         tl.store(p_out + i_b * dim + o_d, nearest(b_out.to(tl.float32), dtype), mask=m_d)

@@ -27,7 +27,7 @@ from ..bounds.screen import Screen
 from ..bounds.upper_bounds import UpperLogits, chunk_of
 from .card_call import card_call_applies, card_chunk, searched_on_card
 from .one_call import one_call_applies, searched
-from .shortlist import Allowance, FixedAllowance, Shortlist, query_term
+from .shortlist import Allowance, FixedAllowance, Shortlist, common_term, query_term
 from .tiles import Remaining, TileBounds, tile_bounds
 
 # floor of queries without a row that counts: finite, so that differences of infinities do not arise
@@ -279,7 +279,7 @@ def _rescored(work: Work, candidates: _Candidates, index: Int64[Tensor, "b"]) ->
     if candidates.error is None and not gpu_proven(work.rows, "late"):
         candidates = _without_light_rows(work, candidates)
     state = pairs_state(work.rows, work.query, candidates.pairs, work.wanted)
-    omitted = candidates.log_omitted + query_term(work.query)
+    omitted = candidates.log_omitted + common_term(work.rows, work.query)
     return Shortlist(state, omitted, candidates.count, torch.ones_like(omitted, dtype=torch.bool))
 
 

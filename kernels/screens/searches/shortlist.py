@@ -10,12 +10,16 @@ import torch
 from ....base.arrays import Bool, Float64, Int64, Shaped, Tensor
 from ...common.matmul import ieee_products
 from ...common.rescore import Pairs
-from ...common.rows import Query
+from ...common.rounding import point_error
+from ...common.rows import Query, Rows
 from ...common.search import Mass
 from ...common.state import PosteriorState, merge
 from ...common.work import Work
 from ...pairs import pairs_state
 from ..bounds.upper_bounds import UpperLogits
+
+# what rounding may lose of what logits share, and of the log-partition that it is held against, in such of a point
+LOST_TWICE = 2.0
 
 
 @runtime_checkable
@@ -141,6 +145,15 @@ def query_term(query: Query) -> Float64[Tensor, "B"]:
     return -0.5 * query.inverse_variance * query.norm.square()
 
 
+def common_term(rows: Rows, query: Query) -> Float64[Tensor, "B"]:
+    """Return no less than what all logits of a `query` share, [B], beside a log-partition of differences.
+
+    Far from all of the `rows` either has lost more to rounding than what is left of it tells: up to the error of the
+    point and half as much again.
+    """
+    return query_term(query) + LOST_TWICE * point_error(rows, query)
+
+
 def _strongest(upper: UpperLogits, index: Int64[Tensor, "b"], count: int) -> Shortlist:
     if len(index) < len(upper):
         upper = upper.take(index)
@@ -152,5 +165,5 @@ def _strongest(upper: UpperLogits, index: Int64[Tensor, "b"], count: int) -> Sho
     pairs = Pairs(query[real], best.indices[real] + work.span.start, best.values[real].double())
     state = pairs_state(work.rows, work.query, pairs, work.wanted)
     # sums of float32 terms
-    omitted = values.logsumexp(0).double() + 1e-4 + query_term(work.query)
+    omitted = values.logsumexp(0).double() + 1e-4 + common_term(work.rows, work.query)
     return Shortlist(state, omitted, real.sum(0), torch.ones_like(real[0]))

@@ -14,6 +14,7 @@ struct AnswersAsked {
     const double* base;    // [D], the centre of the rows in the space of values
     double scale, offset;  // a value is scale * stored + offset
     double point_std, least_variance;
+    double farthest;                // log-partitions from which on down queries need another look
     int64_t few, few_block, block;  // up to how many queries are few, and rows of a block for these and for others
     // bytes of the rows that must still be what they were
     int64_t probes, probe_bytes;
@@ -61,7 +62,8 @@ class Answers {
         const std::unique_ptr<Steps> steps = begun(scan);
         steps->add(scan.start, scan.stop);
         steps->finish(scan);
-        return scan.overflows == 0 && std::all_of(lse_, lse_ + batch_, [](double one) { return one > kNothing; });
+        const auto near = [this](double one) { return one > asked_.farthest; };
+        return scan.overflows == 0 && std::all_of(lse_, lse_ + batch_, near);
     }
 
     // Writes the answers. Returns whether all of them are numbers of their dtype.

@@ -1,5 +1,7 @@
 // Answers that are linear in a posterior mean and in the point that it belongs to.
 #pragma once
+#include <cmath>
+
 #include "core/simd.hpp"
 #include "rescore/mix.hpp"
 #include "threads/share_out.hpp"
@@ -17,14 +19,19 @@ struct CombinationView {
     int64_t hands(int64_t threads) const { return worth(threads, kMixing * batch * (dim + kItself)); }
 };
 
+// Value d of the answer of query b. The centre comes off x before the mean does: far from zero their difference has
+// digits that a value has no room for.
+inline double answer_of(const CombinationView& of, int64_t b, int64_t d) {
+    const double mean = of.scale * of.mean[b * of.dim + d], base = of.base[d], alpha = of.alpha[b];
+    const double rest = std::fma(-alpha, mean, std::fma(-alpha, base, of.x[b * of.dim + d]));
+    return of.direct[b] * (mean + base) + of.gap[b] * rest;
+}
+
 // out, [D], becomes the answer of query b, see kernels/common/combine.py.
 template <class Out>
 void combine(const CombinationView& of, int64_t b, Out* out) {
-    const double alpha = of.alpha[b], direct = of.direct[b], gap = of.gap[b];
-    const double *x = of.x + b * of.dim, *mean = of.mean + b * of.dim;
     for (int64_t d = 0; d < of.dim; ++d) {
-        const double value = of.scale * mean[d] + of.base[d];
-        out[d] = narrowed<Out>(direct * value + gap * (x[d] - alpha * value));
+        out[d] = narrowed<Out>(answer_of(of, b, d));
     }
 }
 

@@ -14,12 +14,10 @@ struct Norms {
 };
 
 Norms norms_of(const CombinationView& of, int64_t b) {
-    const double alpha = of.alpha[b], direct = of.direct[b], gap = of.gap[b];
-    const double *x = of.x + b * of.dim, *mean = of.mean + b * of.dim;
+    const double* mean = of.mean + b * of.dim;
     double answers[kSums] = {}, means[kSums] = {};
     const auto add = [&](int64_t d, int k) {
-        const double value = of.scale * mean[d] + of.base[d];
-        const double answer = direct * value + gap * (x[d] - alpha * value);
+        const double answer = answer_of(of, b, d);
         answers[k] += answer * answer, means[k] += mean[d] * mean[d];
     };
     int64_t d = 0;

@@ -1,5 +1,6 @@
 // Queries as the host passes them, and what kernels read of them.
 #pragma once
+#include <algorithm>
 #include <cmath>
 #include <vector>
 
@@ -35,7 +36,8 @@ class Queries {
   public:
     std::vector<double> squares;  // [B], |q|^2
 
-    Queries(const RowsView& rows, const AskedQueries& asked) : squares(asked.count), rows_(rows), asked_(asked) {
+    Queries(const RowsView& rows, const AskedQueries& asked)
+        : squares(asked.count), rows_(rows), asked_(asked), moved_(rows.centre_norm) {
         if (asked.point == nullptr) bring_to_rows();
         for (int64_t b = 0; b < asked.count; ++b) squares[b] = squared_norm(asked_.point + b * rows.dim, rows.dim);
     }
@@ -44,8 +46,19 @@ class Queries {
     // with the point and the inverse variance of each query
     const AskedQueries& asked() const { return asked_; }
 
-    // The queries against rows that still carry their centre, and how large the terms of their differences are at most:
-    // see difference_size in kernels/common/rescore.py.
+    // How large the terms of a difference between a query and a row are at most: see difference_size in
+    // kernels/common/rounding.py.
+    double size(int64_t b) const {
+        return 2.0 * std::sqrt(squares[b]) + std::fabs(asked_.alpha[b]) * (rows_.radius + moved_);
+    }
+
+    // How far |q|^2 / 2 sigma^2 may be off, in nats: see point_error there; roundoff: as Digits has it.
+    double point_error(int64_t b, double roundoff) const {
+        const double reach = std::sqrt(squares[b]) + std::fabs(asked_.alpha[b]) * rows_.radius;
+        return roundoff * asked_.inverse_variance[b] * reach * size(b);
+    }
+
+    // The queries against rows that still carry their centre.
     QueriesView in_stored_coordinates() {
         const int64_t dim = rows_.dim;
         stored_.resize(asked_.count * dim), size_.resize(asked_.count);
@@ -53,7 +66,7 @@ class Queries {
             const double* point = asked_.point + b * dim;
             for (int64_t d = 0; d < dim; ++d)
                 stored_[b * dim + d] = std::fma(asked_.alpha[b], rows_.centre[d], point[d]);
-            size_[b] = 2.0 * std::sqrt(squares[b]) + std::fabs(asked_.alpha[b]) * (rows_.radius + rows_.centre_norm);
+            size_[b] = size(b);
         }
         const bool centred = asked_.given == nullptr;
         const double* given = centred ? asked_.point : asked_.given;
@@ -64,11 +77,13 @@ class Queries {
   private:
     const RowsView& rows_;
     AskedQueries asked_;
+    double moved_;  // norm of what is taken off a point for each unit of alpha
     std::vector<double> point_, precision_, stored_, size_;
 
     void bring_to_rows() {
         const int64_t dim = rows_.dim;
         point_.resize(asked_.count * dim), precision_.resize(asked_.count);
+        moved_ = std::max(moved_, std::sqrt(squared_norm(asked_.base, dim)) / asked_.scale);
         for (int64_t b = 0; b < asked_.count; ++b) {
             const double* x = asked_.given + b * dim;
             const double alpha = asked_.alpha[b], scale = asked_.scale;

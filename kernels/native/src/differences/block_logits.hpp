@@ -126,11 +126,11 @@ class BlockLogits {
         return *std::max_element(logit.begin(), logit.begin() + count);
     }
 
-    // takes logits near `best` again where the gaps between them ask for twice the digits
-    void refine(int64_t query, double best) {
+    // takes logits near `best` again where the gaps between them ask for twice the digits; returns whether they do
+    bool refine(int64_t query, double best) {
         const double error = difference_error(question_.queries, question_.digits, query, best);
         std::fill(low.begin(), low.end(), 0.0);
-        if (error <= question_.digits.gap_limit) return;
+        if (error <= question_.digits.gap_limit) return false;
         const double floor = best - (question_.digits.window + 2.0 * error);
         for (int64_t i = 0; i < count; ++i) {
             if (logit[i] < floor) continue;
@@ -138,6 +138,15 @@ class BlockLogits {
             logit[i] = exact.high;
             low[i] = exact.low;
         }
+        return true;
+    }
+
+    // the largest logit of the block, by both parts
+    Twice<double> largest() const {
+        int64_t best = 0;
+        for (int64_t i = 1; i < count; ++i)
+            if ((logit[i] - logit[best]) + (low[i] - low[best]) > 0.0) best = i;
+        return {logit[best], low[best]};
     }
 
     // whether a row with the logit `largest` has weight beside one with the logit `best`

@@ -51,7 +51,7 @@ void packed_changes(const Packed& block, const double* mean, const double* vecto
     }
 }
 
-// The product of one query: sum_j gamma_j s_j r_j in `total`, and sum_j gamma_j s_j.
+// The product of one query, in `total`.
 template <class T>
 class OneProduct {
   public:
@@ -82,11 +82,9 @@ class OneProduct {
     void add_packed(const Packed& block, const double* weight, double* room) {
         packed_changes(block, mean(), vector(), room, room + block.width);
         for (int64_t i = 0; i < block.width; ++i)
-            sum_ += room[i] = weight[i] == 0.0 ? 0.0 : weight[i] * change(room[i], room[i + block.width]);
-        add_block(block, room, total_);
+            room[i] = weight[i] == 0.0 ? 0.0 : weight[i] * change(room[i], room[i + block.width]);
+        add_block(block, room, mean(), total_);
     }
-
-    double sum() const { return sum_; }
 
   private:
     const double* mean() const { return directions_.mean + query_ * dim_; }
@@ -99,15 +97,14 @@ class OneProduct {
     void add_held(int from) {
         double first[R], second[R];
         changes<T, R>(row_ + from, mean(), vector(), dim_, first, second);
-        for (int r = 0; r < R; ++r) sum_ += first[r] = weight_[from + r] * change(first[r], second[r]);
-        add_rows<T, R>(row_ + from, first, dim_, total_);
+        for (int r = 0; r < R; ++r) first[r] = weight_[from + r] * change(first[r], second[r]);
+        add_rows<T, R>(row_ + from, first, mean(), dim_, total_);
         held_ -= R;
     }
 
     const DirectionsView& directions_;
     int64_t query_, dim_;
     double* total_;
-    double sum_ = 0.0;
     int held_ = 0;
     const T* row_[kAbreast];
     double weight_[kAbreast];
@@ -123,17 +120,13 @@ void add_rows_of(BlockLogits<T>& block, const RowsView& rows, OneProduct<T>& pro
     product.finish();
 }
 
-void take_mean_off(const DirectionsView& directions, int64_t query, int64_t dim, double sum, double* total) {
-    for (int64_t d = 0; d < dim; ++d) total[d] -= sum * directions.mean[query * dim + d];
-}
-
 // Products over rows [start, stop) for the queries [first, last).
 template <class T>
 void product_share(const Question& question, const DirectionsView& directions, int64_t share, int64_t start,
                    int64_t stop, int64_t first, int64_t last) {
     const int64_t dim = question.rows.dim;
     BlockLogits<T> block(question, last - first);
-    std::vector<double> sums(last - first), room(2 * block.width);
+    std::vector<double> room(2 * block.width);
     double* totals = directions.total + share * question.queries.count * dim;
     for (int64_t at = start; at < stop; at += block.width) {
         block.read(at, stop);
@@ -145,11 +138,8 @@ void product_share(const Question& question, const DirectionsView& directions, i
             block.refine(query, directions.lse[query]);
             OneProduct<T> product(directions, query, dim, totals + query * dim);
             add_rows_of(block, question.rows, product, room.data());
-            sums[query - first] += product.sum();
         }
     }
-    for (int64_t query = first; query < last; ++query)
-        take_mean_off(directions, query, dim, sums[query - first], totals + query * dim);
 }
 
 // Products over lists of rows.
@@ -165,7 +155,6 @@ void product_lists(const Question& question, const DirectionsView& directions, c
             if (high[k] > kNothing)
                 product.add(row_of<T>(question.rows, lists.row[k]), product.weight(high[k], low[k]));
         product.finish();
-        take_mean_off(directions, query, dim, product.sum(), total);
     });
 }
 

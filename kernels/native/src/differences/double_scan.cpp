@@ -10,12 +10,17 @@ constexpr double kSlack = 20.0;
 
 // What one query has met: weights are exp(l - origin).
 struct Running {
-    double best = kNothing, origin = kNothing;
+    double best = kNothing;
+    // in twice the digits: where logits are large the low part is many nats
+    Twice<double> origin = {kNothing, 0.0};
     double mass = 0.0, squares = 0.0, first = 0.0, half_norms = 0.0, distances = 0.0;
 
-    void rescale(double to, double* mean, int64_t dim) {
+    // How far another logit is above the origin.
+    double above(Twice<double> to) const { return (to.high - origin.high) + (to.low - origin.low); }
+
+    void rescale(Twice<double> to, double* mean, int64_t dim) {
         // origins are -inf before the first block
-        const double step = mass > 0.0 ? origin - to : 0.0, factor = std::exp(step);
+        const double step = mass > 0.0 ? -above(to) : 0.0, factor = std::exp(step);
         if (mean != nullptr && factor < 1.0)
             for (int64_t d = 0; d < dim; ++d) mean[d] *= factor;
         first = factor * (first + step * mass);
@@ -43,7 +48,7 @@ struct OneQuery {
         Wide mass = {}, squares = {}, first = {}, half_norms = {}, distances = {};
         const double* norms = question.rows.half_norms + block.start;
         for (int64_t i = 0; i < block.width; i += kLanes) {
-            const Wide step = (wide(&block.logit[i]) - sums.origin) + wide(&block.low[i]);
+            const Wide step = (wide(&block.logit[i]) - sums.origin.high) + (wide(&block.low[i]) - sums.origin.low);
             const Wide weight = exponential(step);
             const int64_t left = std::max<int64_t>(block.count - i, 0);
             const Wide norm = left >= kLanes ? wide(norms + i) : wide_some(norms + i, left);
@@ -64,8 +69,8 @@ struct OneQuery {
 
     void add_mean(const Running& sums, double* mean) {
         const int64_t dim = question.rows.dim;
-        if (dim < kNarrow) return add_block(block.block(), block.logit.data(), mean);
-        WeightedSum<T> total(mean, dim);
+        if (dim < kNarrow) return add_block(block.block(), block.logit.data(), question.rows.centre, mean);
+        WeightedSum<T> total(question.rows.centre, mean, dim);
         for (int64_t i = 0; i < block.count; ++i)
             if (block.logit[i] >= kNoShare * sums.mass)
                 total.add(row_of<T>(question.rows, block.start + i), block.logit[i]);
@@ -77,12 +82,12 @@ struct OneQuery {
         Heaviest heaviest(out, slot);
         const bool weighs = block.weighs(query, largest, best);
         if (largest == kNothing || (!weighs && largest < heaviest.least())) return;
-        block.refine(query, best);
+        const Twice<double> top = block.refine(query, best) ? block.largest() : Twice<double>{largest, 0.0};
         name(heaviest);
         if (!weighs) return;
         sums.best = best;
         double* mean = out.mean == nullptr ? nullptr : out.mean + slot * question.rows.dim;
-        if (best > sums.origin + kSlack) sums.rescale(best, mean, question.rows.dim);
+        if (!(sums.above(top) <= kSlack)) sums.rescale(top, mean, question.rows.dim);
         weigh(sums, block.distance.data() + q * block.width);
         if (mean != nullptr) add_mean(sums, mean);
     }
@@ -92,7 +97,7 @@ struct OneQuery {
 void finish(const Question& question, const StatesView& out, int64_t query, int64_t slot, const Running& sums) {
     const int64_t dim = question.rows.dim;
     if (!(sums.mass > 0.0)) return;
-    const Twice<double> lse = two_sum(sums.origin, std::log(sums.mass));
+    const Twice<double> lse = two_sum(sums.origin.high, sums.origin.low + std::log(sums.mass));
     out.lse[slot] = lse.high;
     out.lse_rest[slot] = lse.low;
     if (out.concentration != nullptr) {
@@ -105,9 +110,9 @@ void finish(const Question& question, const StatesView& out, int64_t query, int6
     double* mean = out.mean + slot * dim;
     double from_centre = 0.0, from_query = 0.0;
     for (int64_t d = 0; d < dim; ++d) {
-        const double value = mean[d] / sums.mass, difference = x[d] - alpha * value;
+        mean[d] /= sums.mass;
+        const double difference = x[d] - alpha * (mean[d] + question.rows.centre[d]);
         from_query += difference * difference;
-        mean[d] = value - question.rows.centre[d];
         from_centre += mean[d] * mean[d];
     }
     if (out.variance == nullptr) return;

@@ -66,21 +66,24 @@ void packed_distances(const Packed& block, const double* const* x, const double*
     }
 }
 
-// sum[d] += sum_i weight_i r_i[d] over the rows of a block, V values at a time.
+// sum[d] += sum_i weight_i (r_i[d] - centre[d]) over the rows of a block, V values at a time.
 template <int V>
-ORACLE_INLINE void add_values(const Packed& block, const double* weight, int64_t d, double* sum) {
+ORACLE_INLINE void add_values(const Packed& block, const double* weight, const double* centre, int64_t d, double* sum) {
     Wide total[V] = {};
     for (int64_t i = 0; i < block.width; i += kLanes) {
         const Wide some = wide(weight + i);
-        for (int v = 0; v < V; ++v) total[v] = fused(some, wide(block.values + (d + v) * block.width + i), total[v]);
+        for (int v = 0; v < V; ++v) {
+            const Wide rest = wide(block.values + (d + v) * block.width + i) - broadcast(centre[d + v]);
+            total[v] = fused(some, rest, total[v]);
+        }
     }
     for (int v = 0; v < V; ++v) sum[d + v] += lane_sum(total[v]);
 }
 
-inline void add_block(const Packed& block, const double* weight, double* sum) {
+inline void add_block(const Packed& block, const double* weight, const double* centre, double* sum) {
     int64_t d = 0;
-    for (; d + 4 <= block.dim; d += 4) add_values<4>(block, weight, d, sum);
-    for (; d < block.dim; ++d) add_values<1>(block, weight, d, sum);
+    for (; d + 4 <= block.dim; d += 4) add_values<4>(block, weight, centre, d, sum);
+    for (; d < block.dim; ++d) add_values<1>(block, weight, centre, d, sum);
 }
 
 }  // namespace oracle

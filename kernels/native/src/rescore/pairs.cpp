@@ -3,7 +3,6 @@
 #include <vector>
 
 #include "core/queries.hpp"
-#include "rescore/mix.hpp"
 #include "rescore/weigh.hpp"
 #include "rescore/weighted.hpp"
 #include "threads/share_out.hpp"
@@ -66,10 +65,10 @@ void weigh_list(const Scored& scored, int64_t query, const StatesView& out) {
     out.entropy[query] = entropy;
 }
 
-// sum += sum_j gamma_j r_j of a query over the values [at, at + count) of rows that carry their centre.
+// sum += sum_j gamma_j r_j of a query over the values [at, at + count).
 template <class T>
 void add_list(const RowsView& rows, const Scored& scored, int64_t query, int64_t at, int64_t count, double* sum) {
-    WeightedSum<T> total(sum, count);
+    WeightedSum<T> total(rows.centre + at, sum, count);
     for (int64_t k = scored.start(query); k < scored.stop(query); ++k)
         if (scored.weight[k] >= kNoShare) total.add(row_of<T>(rows, scored.lists.row[k]) + at, scored.weight[k]);
     total.finish();
@@ -86,10 +85,12 @@ void take_means(const RowsView& rows, const Scored& scored, int64_t batch, doubl
     });
 }
 
-// tr Cov from squared distances to means that carry the centre; uses up the low parts of logits.
+// tr Cov from squared distances to the means; uses up the low parts of logits.
 template <class T>
 void take_variances(const RowsView& rows, const Scored& scored, int64_t batch, const StatesView& out) {
-    all_distances<T>(rows, scored.lists, batch, out.mean, nullptr, scored.low);
+    std::vector<double> middle(out.mean, out.mean + batch * rows.dim);
+    for (int64_t at = 0; at < batch * rows.dim; ++at) middle[at] += rows.centre[at % rows.dim];
+    all_distances<T>(rows, scored.lists, batch, middle.data(), nullptr, scored.low);
     for (int64_t query = 0; query < batch; ++query)
         for (int64_t k = scored.start(query); k < scored.stop(query); ++k)
             if (scored.weight[k] > 0.0) out.variance[query] += scored.weight[k] * scored.low[k];
@@ -107,10 +108,6 @@ void take_states(const RowsView& rows, const QueriesView& queries, const Digits&
     if (out.mean == nullptr) return;
     take_means<T>(rows, scored, batch, out.mean);
     if (out.variance != nullptr) take_variances<T>(rows, scored, batch, out);
-    share_out_many(worth(scored.lists.threads, kMixing * batch * (rows.dim + kItself)), batch, [&](int64_t query) {
-        if (out.lse[query] > kNothing)
-            for (int64_t d = 0; d < rows.dim; ++d) out.mean[query * rows.dim + d] -= rows.centre[d];
-    });
 }
 
 }  // namespace

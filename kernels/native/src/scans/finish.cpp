@@ -107,10 +107,8 @@ void name_heaviest(const ScanAsked& asked, const QueriesView& queries, const Sca
     std::fill_n(out.top_rows, queries.count * most, int64_t{-1});
     const Listed some = candidates(found, tops);
     std::vector<double> high(some.row.size()), low(some.row.size());
-    Digits digits = *asked.digits;
-    digits.mergeable = 0;
     const ListsView lists = {some.first.data(), some.row.data(), usable_threads(asked.threads)};
-    score_lists(*asked.rows, queries, digits, lists, high.data(), low.data());
+    score_lists(*asked.rows, queries, *asked.digits, lists, high.data(), low.data());
     for (int64_t b = 0; b < queries.count; ++b) {
         Heaviest heaviest(out, b);
         const int64_t* named = rescored == nullptr ? nullptr : rescored->top_rows + b * most;
@@ -169,6 +167,20 @@ void leave_little_noise(ScanAsked& asked, Problem& problem, const std::vector<do
     }
 }
 
+// How far below others a sum has no weight, in nats.
+constexpr double kUnseen = 60.0;
+
+// Leaves queries whose points have lost digits to rounding, beside which sums have weight, to a scan of differences:
+// see point_error in kernels/common/rounding.py. coarse: log-partitions of the sums.
+void leave_lost_digits(ScanAsked& asked, Problem& problem, const std::vector<double>& coarse) {
+    for (size_t b = 0; b < coarse.size(); ++b) {
+        if (std::isnan(asked.out.lse_rest[b]) || !(coarse[b] > kNothing)) continue;
+        const double lost = problem.queries.point_error(b, asked.digits->roundoff);
+        if (lost <= asked.rounding->point_limit || coarse[b] < asked.out.lse[b] - kUnseen - lost) continue;
+        asked.out.lse_rest[b] = std::nan(""), ++asked.overflows;
+    }
+}
+
 // Adds the rows that are listed, scored again, to the states of the others, and names the heaviest samples.
 void add_rescored(ScanAsked& asked, Problem& problem, const Listed& listed, int64_t tops) {
     const ScanProblem& found = problem.view();
@@ -196,6 +208,7 @@ void finish_states(ScanAsked& asked, Problem& problem, const Listed& listed, int
     }
     const std::vector<double> coarse(asked.out.lse, asked.out.lse + found.batch);
     add_rescored(asked, problem, listed, tops);
+    leave_lost_digits(asked, problem, coarse);
     leave_little_noise(asked, problem, coarse);
 }
 

@@ -12,6 +12,9 @@ constexpr double kLowestFloor = -1e38;
 // sums of float32 terms, and below which they would vanish
 constexpr double kSumError = 1.0 + 1e-4, kLeastSum = 1e-300;
 
+// what rounding may lose of what logits share, and of the log-partition that it is held against, in such of a point
+constexpr double kLostTwice = 2.0;
+
 // what the product of a query with a whole row costs, which comes from memory, in such of one with a direction of the
 // basis, which stays in the cache: measured
 constexpr int64_t kWholeRow = 8;
@@ -155,8 +158,9 @@ class Search {
             if (asked_.found[b]) row.insert(row.end(), kept_[b].rows.begin(), kept_[b].rows.end());
             asked_.survivors[b] = static_cast<int64_t>(row.size()) - first.back();
             first.push_back(static_cast<int64_t>(row.size()));
-            // what all logits of a query share
-            const double common = -0.5 * queries_.asked().inverse_variance[b] * queries_.squares(b);
+            // what all logits of a query share, at most: see common_term in kernels/screens/searches/shortlist.py
+            const double shared = -0.5 * queries_.asked().inverse_variance[b] * queries_.squares(b);
+            const double common = shared + kLostTwice * queries_.point_error(b);
             asked_.log_omitted[b] = asked_.found[b] ? omitted_[b] + common : -kNothing;
         }
         if (row.empty()) return;

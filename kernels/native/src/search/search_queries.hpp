@@ -24,6 +24,7 @@ class SearchQueries {
     const double* point(int64_t b) const { return asked().point + b * asked_.rows->dim; }
     double gain(int64_t b) const { return asked().alpha[b] * asked().inverse_variance[b]; }
     double squares(int64_t b) const { return queries_.squares[b]; }
+    double point_error(int64_t b) const { return queries_.point_error(b, asked_.digits->roundoff); }
     QueriesView in_stored_coordinates() { return queries_.in_stored_coordinates(); }
 
     // Projects the queries on the directions of one more block.
