@@ -55,6 +55,8 @@ MOST = {"device_calls": 60.0, "waits": 1.0, "compilations": 2.0}
 MORE = {
     # the host asks nothing
     "search": {"device_calls": 22.0, "waits": 0.0},
+    # asks in addition whether samples are told apart
+    "posterior of unions": {"device_calls": 61.0},
     # two blocks of rows more each
     "long unions": {"device_calls": 72.0},
     "long posterior of classes": {"device_calls": 72.0},

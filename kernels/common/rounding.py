@@ -24,9 +24,9 @@ FINEST_MASS = 1e-18
 # measured on photographs and drawings are a fifth of it at most
 LOGIT_BUDGET = 1e-5
 
-# measured with MKL: the error of a product is about 0.3 u |q||r| (root mean square) up to here; blocked sums make
-# it grow as sqrt(D) beyond
-CALM_DIM = 4096
+# measured with MKL: the error of a product is about 0.3 u |q||r| (root mean square) up to so many coordinates; blocked
+# sums make it grow as sqrt(D) beyond. As a share of u/2 |q||r|, which it has in a sum one by one, too
+CALM_DIM, PRODUCT_ERROR = 4096, 0.6
 
 # coordinates that a CPU product for few queries may add one after the other, by how large the centre of the operand is
 # beside its rows: products that share a sign drift. Measured with MKL on photographs, root mean square error over
@@ -66,8 +66,13 @@ def product_size(rows: Rows, query: Query, partition: Float64[Tensor, "B"] | Non
     it.
     """
     bound = query.gain.abs() * query.norm * rows.operand_radius
-    if partition is None:
-        return bound
+    return bound if partition is None else _near(rows, query, bound, partition)
+
+
+def _near(
+    rows: Rows, query: Query, bound: Float64[Tensor, "B"], partition: Float64[Tensor, "B"]
+) -> Float64[Tensor, "B"]:
+    """Return the size of products of samples that matter beside `partition`, [B], where they have a `bound`, [B]."""
     # infinite where there is no sample
     return torch.minimum(bound, partition.abs() + 0.5 * _squared_size(query) * rows.radius**2)
 
@@ -87,15 +92,14 @@ def logit_error(
     delta = u/2 (p + 4 (alpha^2 / sigma^2) R R') max(1, sqrt(D / 4096)), p the size of products, see
     :func:`product_size`, R and R' the largest row without the centre, and as an operand. The second term is for the
     samples that matter most: their products <q, r> ~ alpha <r - c, r> add up with one sign. Far from all samples, in a
-    direction in which they hardly differ, terms of either sign are larger than p: no less than 1 / sqrt(D) of its bound
-    counts.
+    direction in which they hardly differ, terms of either sign are larger than that: the brackets are no less than
+    0.6 (alpha / sigma^2) |q| R'.
     Rounding errors of different samples are independent; this is a measured law, not a proof: with MKL, on photographs,
     drawings and noise, errors are 0.15 to 1 delta where the partition is given, 0.1 to 0.9 without it.
     """
-    size = product_size(rows, query, partition)
-    if partition is not None:
-        size = torch.maximum(size, product_size(rows, query) / math.sqrt(rows.dim))
-    return _growth(rows) * _rounded(rows, query, dtype, size)
+    bound = product_size(rows, query)
+    size = bound if partition is None else _near(rows, query, bound, partition)
+    return _growth(rows) * _rounded(rows, query, dtype, size, bound)
 
 
 def _growth(rows: Rows) -> float:
@@ -103,10 +107,12 @@ def _growth(rows: Rows) -> float:
     return max(1.0, math.sqrt(rows.dim / CALM_DIM))
 
 
-def _rounded(rows: Rows, query: Query, dtype: torch.dtype, size: Float64[Tensor, "B"]) -> Float64[Tensor, "B"]:
-    """Return the rounding error of a coarse logit of few values, [B], whose products are of the size `size`, [B]."""
+def _rounded(
+    rows: Rows, query: Query, dtype: torch.dtype, size: Float64[Tensor, "B"], bound: Float64[Tensor, "B"]
+) -> Float64[Tensor, "B"]:
+    """Return the rounding error of a coarse logit of few values, [B], whose products have a size and a bound, [B]."""
     own = _squared_size(query) * rows.radius * rows.operand_radius
-    return 0.5 * UNIT_ROUNDOFF[dtype] * (size + 4.0 * own)
+    return 0.5 * UNIT_ROUNDOFF[dtype] * torch.maximum(size + 4.0 * own, PRODUCT_ERROR * bound)
 
 
 def longest_sum(rows: Rows, batch: int) -> int:
@@ -121,9 +127,8 @@ def difference_size(rows: Rows, query: Query) -> Float64[Tensor, "B"]:
 
     rows, query: the samples and B queries.
     """
-    moved = torch.maximum(rows.centre.norm(), query.moved)
-    size: Tensor = 2.0 * query.norm + query.alpha.abs() * (rows.radius + moved)
-    return size
+    longest = rows.radius + max(rows.centre_norm, query.moved)
+    return torch.add(2.0 * query.norm, query.alpha.abs(), alpha=longest)
 
 
 def point_error(rows: Rows, query: Query) -> Float64[Tensor, "B"]:
@@ -132,9 +137,9 @@ def point_error(rows: Rows, query: Query) -> Float64[Tensor, "B"]:
     rows, query: the samples and B queries. Coordinates of q have lost u times the size of what they are made of, and
     its square as much again. Far from all samples that is more than the rounding of products, which are short there.
     """
-    reach = query.norm + query.alpha.abs() * rows.radius
-    error: Tensor = WALK * UNIT_ROUNDOFF[torch.float64] * query.inverse_variance * reach * difference_size(rows, query)
-    return error
+    reach = torch.add(query.norm, query.alpha.abs(), alpha=rows.radius)
+    error: Tensor = query.inverse_variance * reach * difference_size(rows, query)
+    return WALK * UNIT_ROUNDOFF[torch.float64] * error
 
 
 @dataclass(frozen=True)
@@ -164,8 +169,9 @@ def unit_error(
     Both err by (alpha / sigma^2) R times the rounding of a coordinate of q, and by the rounding of the weight, which
     acts as an error of the logit would. The tests compare it with units that round as hardware does.
     """
-    size = product_size(rows, query, partition)
-    law = _rounded(rows, query, torch.float32, size)
+    bound = product_size(rows, query)
+    size = bound if partition is None else _near(rows, query, bound, partition)
+    law = _rounded(rows, query, torch.float32, size, bound)
     if rounding.steps:
         law = _growth(rows) * law + rounding.steps * UNIT_ROUNDOFF[torch.float32] * size
     coordinate = rounding.query * query.point.abs().amax(1)

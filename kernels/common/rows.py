@@ -86,6 +86,11 @@ class Rows:
         return LEAST_RADIUS < self.radius < MOST_RADIUS
 
     @cached_property
+    def centre_norm(self) -> float:
+        """Norm of the centre."""
+        return float(self.centre.norm())
+
+    @cached_property
     def raw_operand(self) -> bool:
         """Whether matrix products may read the rows as they are stored, without subtracting the centre first."""
         small = self.stored_radius <= RAW_RADIUS_LIMIT * self.radius or self.stored_radius == 0.0
@@ -192,10 +197,10 @@ class Query:
         norm: Tensor = torch.linalg.vector_norm(self.point, dim=1)
         return norm
 
-    @cached_property
-    def moved(self) -> Float64[Tensor, ""]:
-        """Norm of what was taken off the points for each unit of alpha, whose digits they may have lost, []."""
-        return self.alpha.new_zeros(())
+    @property
+    def moved(self) -> float:
+        """Norm of what was taken off the points beside the centre, for each unit of alpha; they may lack its digits."""
+        return 0.0
 
     def in_stored_coordinates(self, rows: Rows) -> Float64[Tensor, "B D"]:
         """The point against rows that still carry their centre: q + alpha * centre."""
@@ -242,11 +247,10 @@ class ValueQuery(Query):
         moved = torch.addcmul(self.given.x, self.alpha[:, None], self.base, value=-1.0)
         return moved if self.given.scale == 1.0 else moved / self.given.scale
 
-    @cached_property
-    def moved(self) -> Float64[Tensor, ""]:
-        """Norm of what was taken off the points for each unit of alpha, in row units, []."""
-        norm: Tensor = torch.linalg.vector_norm(self.base) / self.given.scale
-        return norm
+    @property
+    def moved(self) -> float:
+        """Norm of the offset that was taken off the points for each unit of alpha, in row units."""
+        return float(abs(self.given.offset) * self.given.x.shape[-1] ** 0.5 / abs(self.given.scale))
 
     @cached_property
     def inverse_variance(self) -> Float64[Tensor, "B"]:

@@ -20,6 +20,7 @@ from ..common.rounding import (
     LOGIT_BUDGET,
     MOVED,
     POINT_LIMIT,
+    PRODUCT_ERROR,
     SUM_ROUNDINGS,
     UNIT_ROUNDOFF,
     WORST_CASE,
@@ -70,7 +71,7 @@ class Rounding(Structure):
     _fields_ = (
         *((name, c_double) for name in ("roundoff", "calm_dim", "dropped_mass", "budget", "far_apart")),
         *((name, c_double) for name in ("worst_case", "few_shares", "limit", "double_limit")),
-        *((name, c_double) for name in ("sum_roundings", "moved", "little_noise", "point_limit")),
+        *((name, c_double) for name in ("sum_roundings", "moved", "little_noise", "point_limit", "product_error")),
         ("wide", c_int64),
     )
 
@@ -86,7 +87,7 @@ class Rounding(Structure):
         which on whatever has weight is scored again.
         """
         law = UNIT_ROUNDOFF[dtype], CALM_DIM, DROPPED_MASS[dtype], budget, FAR_APART
-        loss = SUM_ROUNDINGS, MOVED, LITTLE_NOISE, POINT_LIMIT
+        loss = SUM_ROUNDINGS, MOVED, LITTLE_NOISE, POINT_LIMIT, PRODUCT_ERROR
         super().__init__(*law, WORST_CASE, FEW_SHARES, *limits, *loss, dtype == torch.float64)
 
 

@@ -80,7 +80,7 @@ class RowsView(StoredView):
         # what derivatives need next is kept with the rows, too: where a compiler traces them it could not be
         _ = rows.operand_centre
         half_norms = rows.half_norms.contiguous()
-        law = half_norms.data_ptr(), rows.radius, float(rows.centre.norm()), rows.copies
+        law = half_norms.data_ptr(), rows.radius, rows.centre_norm, rows.copies
         super().__init__(rows.stored, rows.centre, rows.log_weights, *law)
         self.hold(half_norms)
         self.addresses = [tensor.data_ptr() for tensor in self.held]

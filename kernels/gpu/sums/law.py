@@ -12,12 +12,21 @@ import torch
 import triton
 import triton.language as tl
 
-from ...common.rounding import CALM_DIM, DROPPED_MASS, FAR_APART, FEW_SHARES, UNIT_ROUNDOFF, WORST_CASE, Rounding
+from ...common.rounding import (
+    CALM_DIM,
+    DROPPED_MASS,
+    FAR_APART,
+    FEW_SHARES,
+    PRODUCT_ERROR,
+    UNIT_ROUNDOFF,
+    WORST_CASE,
+    Rounding,
+)
 from ...common.work import Work
 from ..operands.splits import Split
 
 _FAR_APART, _WORST_CASE = tl.constexpr(FAR_APART), tl.constexpr(WORST_CASE)
-_LOG_FEW = tl.constexpr(math.log(FEW_SHARES))
+_LOG_FEW, _PRODUCT_ERROR = tl.constexpr(math.log(FEW_SHARES)), tl.constexpr(PRODUCT_ERROR)
 
 
 class Law(NamedTuple):
@@ -78,7 +87,8 @@ def logit_error(squared, gain, length, size, partition, radius, operand_radius, 
     """
     product = tl.minimum(gain * length * operand_radius, tl.abs(partition) + 0.5 * squared * radius * radius)
     own = squared * radius * operand_radius
-    return unit * (product + 4.0 * own) + cut * product + query * size * gain * operand_radius + weight
+    rounded = tl.maximum(product + 4.0 * own, _PRODUCT_ERROR * gain * length * operand_radius)
+    return unit * rounded + cut * product + query * size * gain * operand_radius + weight
 
 
 @triton.jit

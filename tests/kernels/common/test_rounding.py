@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from closed_form import normal
-from row_cases import make_query
+from row_cases import EVERYTHING, assert_state_parity, make_query
 from tolerances import assert_within
 from torch import Tensor
 
 from oracle_engine import load_dataset
-from oracle_engine.kernels import Query, Rows, Span, prepare_rows, reference_logits
+from oracle_engine.kernels import (
+    PosteriorState,
+    Query,
+    Rows,
+    Span,
+    native_state,
+    posterior_state,
+    prepare_rows,
+    reference_logits,
+)
 from oracle_engine.kernels.common.accumulate import dropped_constant
 from oracle_engine.kernels.common.matmul import ieee_products
 from oracle_engine.kernels.common.rounding import WORST_CASE, logit_error, product_size
@@ -68,3 +79,21 @@ def test_errors_of_logits_stay_below_their_law(data: str, batch: int, generator:
         relative = error / logit_error(rows, query, torch.float32, partition)[:, None]
         assert_within(relative.square().nanmean().sqrt(), "rounding law")
         assert float(relative.abs().nan_to_num().max()) < WORST_CASE
+
+
+@pytest.mark.parametrize("state", [native_state, posterior_state])
+@pytest.mark.parametrize("dim", [40, 256])
+@pytest.mark.parametrize("far", [1e2, 1e3, 1e4, 1e5])
+def test_samples_that_differ_only_across_the_way_to_a_far_query(
+    generator: torch.Generator, state: Callable[[Work], PosteriorState], dim: int, far: float
+) -> None:
+    # products are sums of large terms of either sign, and next to nothing themselves
+    way = normal(1, dim, generator)[0]
+    way /= way.norm()
+    points = normal(50, dim, generator)
+    rows = prepare_rows((points - (points @ way)[:, None] * way).float(), None)
+    ones = torch.ones(8, dtype=torch.float64)
+    point = far * dim**0.5 * way + 0.3 * normal(8, dim, generator)
+    query = Query(point, ones, 12.0 / dim * ones, torch.zeros(8, 0, 2, dtype=torch.int64))
+    work = Work(rows, query, Span(0, len(rows)), EVERYTHING)
+    assert_state_parity(state(work), work)

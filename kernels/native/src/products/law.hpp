@@ -8,7 +8,8 @@
 
 namespace oracle {
 
-// What the law needs to know of a query: bounds on products, and how far apart competitors are.
+// What the law needs to know of a query: bounds on products, what rounds where their terms have either sign, and how
+// far apart competitors are.
 struct QueryLaw {
     double bound, terms, norms, own, spread, limit;
 };
@@ -21,7 +22,7 @@ struct ScanLaw {
 // The constants of the law for products in float32, or else in float64.
 struct Rounding {
     double roundoff, calm_dim, dropped_mass, budget, far_apart, worst_case, few_shares, limit, double_limit;
-    double sum_roundings, moved, little_noise, point_limit;
+    double sum_roundings, moved, little_noise, point_limit, product_error;
     int64_t wide;
 };
 
@@ -51,8 +52,7 @@ inline QueryLaw query_law(const Rounding& of, const ScanLaw& scan, const RowsVie
     // beside equal rows products are exact, but not the norm of a query that is far from them
     const bool listed = rows.radius == 0.0 || scan.factor * (bound + own) > of.double_limit;
     if (of.wide) limit = listed ? -1.0 : std::numeric_limits<double>::infinity();
-    const double terms = bound / std::sqrt(static_cast<double>(rows.dim));
-    return {bound, terms, 0.5 * squared * rows.radius * rows.radius, own, spread, limit};
+    return {bound, of.product_error * bound, 0.5 * squared * rows.radius * rows.radius, own, spread, limit};
 }
 
 // how much further changes with curvature reach, which are several times the logits that matter: as the limits of
@@ -77,9 +77,8 @@ struct Windows {
 
 // Returns the root mean square error of a logit, in nats.
 inline double logit_error(const ScanLaw& scan, const QueryLaw& query, double partition) {
-    const double near = std::min(query.bound, std::fabs(partition) + query.norms);
-    const double size = std::max(near, query.terms);
-    return scan.factor * (size + query.own) + scan.rounding;
+    const double size = std::min(query.bound, std::fabs(partition) + query.norms);
+    return scan.factor * std::max(size + query.own, query.terms) + scan.rounding;
 }
 
 // Returns the windows in nats; see `windows`, `logit_error` and `rescore_window` over there.
