@@ -28,6 +28,9 @@ LOGIT_BUDGET = 1e-5
 # sums make it grow as sqrt(D) beyond. As a share of u/2 |q||r|, which it has in a sum one by one, too
 CALM_DIM, PRODUCT_ERROR = 4096, 0.6
 
+# noise of queries on the path is no longer than so many sigma sqrt(D), but for those of few coordinates
+LONGEST_NOISE = 1.25
+
 # coordinates that a CPU product for few queries may add one after the other, by how large the centre of the operand is
 # beside its rows: products that share a sign drift. Measured with MKL on photographs, root mean square error over
 # logit_error: 0.95 for centred values; for raw bytes 0.8 with 768 and 1.6 to 1.9 with 1536. One or two queries are
@@ -93,7 +96,7 @@ def logit_error(
     :func:`product_size`, R and R' the largest row without the centre, and as an operand. The second term is for the
     samples that matter most: their products <q, r> ~ alpha <r - c, r> add up with one sign. Far from all samples, in a
     direction in which they hardly differ, terms of either sign are larger than that: the brackets are no less than
-    0.6 (alpha / sigma^2) |q| R'.
+    0.6 (alpha / sigma^2) l R', where l is by how much q is longer than on the path, |q| - alpha R - 1.25 sigma sqrt(D).
     Rounding errors of different samples are independent; this is a measured law, not a proof: with MKL, on photographs,
     drawings and noise, errors are 0.15 to 1 delta where the partition is given, 0.1 to 0.9 without it.
     """
@@ -111,8 +114,11 @@ def _rounded(
     rows: Rows, query: Query, dtype: torch.dtype, size: Float64[Tensor, "B"], bound: Float64[Tensor, "B"]
 ) -> Float64[Tensor, "B"]:
     """Return the rounding error of a coarse logit of few values, [B], whose products have a size and a bound, [B]."""
-    own = _squared_size(query) * rows.radius * rows.operand_radius
-    return 0.5 * UNIT_ROUNDOFF[dtype] * torch.maximum(size + 4.0 * own, PRODUCT_ERROR * bound)
+    squared = _squared_size(query)
+    own = squared * rows.radius * rows.operand_radius
+    noise = LONGEST_NOISE * rows.dim**0.5 * rows.operand_radius
+    further = torch.sub(bound - own, squared.sqrt(), alpha=noise)
+    return 0.5 * UNIT_ROUNDOFF[dtype] * torch.maximum(size + 4.0 * own, PRODUCT_ERROR * further)
 
 
 def longest_sum(rows: Rows, batch: int) -> int:

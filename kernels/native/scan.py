@@ -18,6 +18,7 @@ from ..common.rounding import (
     FEW_SHARES,
     LITTLE_NOISE,
     LOGIT_BUDGET,
+    LONGEST_NOISE,
     MOVED,
     POINT_LIMIT,
     PRODUCT_ERROR,
@@ -71,7 +72,8 @@ class Rounding(Structure):
     _fields_ = (
         *((name, c_double) for name in ("roundoff", "calm_dim", "dropped_mass", "budget", "far_apart")),
         *((name, c_double) for name in ("worst_case", "few_shares", "limit", "double_limit")),
-        *((name, c_double) for name in ("sum_roundings", "moved", "little_noise", "point_limit", "product_error")),
+        *((name, c_double) for name in ("sum_roundings", "moved", "little_noise", "point_limit")),
+        *((name, c_double) for name in ("product_error", "longest_noise")),
         ("wide", c_int64),
     )
 
@@ -87,8 +89,9 @@ class Rounding(Structure):
         which on whatever has weight is scored again.
         """
         law = UNIT_ROUNDOFF[dtype], CALM_DIM, DROPPED_MASS[dtype], budget, FAR_APART
-        loss = SUM_ROUNDINGS, MOVED, LITTLE_NOISE, POINT_LIMIT, PRODUCT_ERROR
-        super().__init__(*law, WORST_CASE, FEW_SHARES, *limits, *loss, dtype == torch.float64)
+        loss = SUM_ROUNDINGS, MOVED, LITTLE_NOISE, POINT_LIMIT
+        far = PRODUCT_ERROR, LONGEST_NOISE
+        super().__init__(*law, WORST_CASE, FEW_SHARES, *limits, *loss, *far, dtype == torch.float64)
 
 
 ROUNDING = {dtype: Rounding(dtype) for dtype in (torch.float32, torch.float64)}

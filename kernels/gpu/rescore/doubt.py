@@ -37,11 +37,12 @@ def doubtful_square(law, facts, alpha, precision, partition, lse, share, dim):
     law: as in `partition_kernel`, with what may show for the budget. facts: |q|^2 and the largest |q_d|. partition: of
     all samples, by coarse logits. lse: the same with what these lack.
     """
-    radius, operand_radius, unit, cut, query, weight, log_count, budget = law
+    radius, operand_radius, unit, cut, query, weight, noise, log_count, budget = law
     square, size = facts
     gain = tl.abs(alpha) * precision
     error = logit_error(
-        gain * tl.abs(alpha), gain, tl.sqrt(square), size, partition, radius, operand_radius, unit, cut, query, weight
+        gain * tl.abs(alpha), gain, tl.sqrt(square), size, partition, radius, operand_radius, unit, cut, query, weight,
+        noise,
     )  # fmt: skip
     loss = share * (_LOST + _MOVED * error) * tl.abs(alpha) * radius
     # a sample that was left out is sqrt(2 depth) sigma away at least, and all of them hold no more than this mass
@@ -77,6 +78,7 @@ def doubt_kernel(
     cut,
     query,
     weight,
+    noise,
     log_count,
     budget,
     PARTS: tl.constexpr,
@@ -100,7 +102,7 @@ def doubt_kernel(
     )
     own, other, lse, _ = shares_of_mass(coarse, log_mass(origin, mass), 0.0)
     alpha, precision = tl.load(p_alpha + i_b), tl.load(p_precision + i_b)
-    law = (radius, operand_radius, unit, cut, query, weight, log_count, budget)
+    law = (radius, operand_radius, unit, cut, query, weight, noise, log_count, budget)
     facts = (tl.load(p_facts + i_b), tl.load(p_facts + batch + i_b))
     doubtful = tl.cast(0.0, tl.float64)
     if listed & (lse > float("-inf")):

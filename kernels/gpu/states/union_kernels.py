@@ -146,7 +146,7 @@ def union_top_kernel(
 @no_type_check
 def union_doubt_kernel(
     p_lse, p_mean, p_point, p_alpha, p_precision, p_facts, p_place, p_count, each, pairs, dim,
-    radius, operand_radius, unit, cut, query, weight, log_count, budget, BLOCK: tl.constexpr,
+    radius, operand_radius, unit, cut, query, weight, noise, log_count, budget, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Write AGAIN to p_count [B] for a query in doubt, and zero for others.
 
@@ -156,7 +156,7 @@ def union_doubt_kernel(
     i_b = tl.program_id(0).to(tl.int64)
     lse, place = tl.load(p_lse + i_b), tl.load(p_place + i_b * each)
     alpha, precision = tl.load(p_alpha + i_b), tl.load(p_precision + i_b)
-    law = (radius, operand_radius, unit, cut, query, weight, log_count, budget)
+    law = (radius, operand_radius, unit, cut, query, weight, noise, log_count, budget)
     facts = (tl.load(p_facts + place), tl.load(p_facts + pairs + place))
     doubtful = tl.cast(0.0, tl.float64)
     if lse > float("-inf"):

@@ -17,6 +17,7 @@ from ...common.rounding import (
     DROPPED_MASS,
     FAR_APART,
     FEW_SHARES,
+    LONGEST_NOISE,
     PRODUCT_ERROR,
     UNIT_ROUNDOFF,
     WORST_CASE,
@@ -33,9 +34,9 @@ class Law(NamedTuple):
     """What the law of rounding knows of a scan beside its queries, in the order of the arguments of the kernel.
 
     radius, operand_radius: of the rows. unit: what a sum of float32 products is off by, relative to their size.
-    cut: what a matrix unit takes off, relative to it. query, weight: see Rounding. log_count: log of the samples over
-    the mass that may be dropped. spread: numerator of `competitor_spread`. budget, limit: see `rescore_window`.
-    log_copies: log of how many samples nearly equal each other.
+    cut: what a matrix unit takes off, relative to it. query, weight: see Rounding. noise: the longest on the path, in
+    sigma. log_count: log of the samples over the mass that may be dropped. spread: numerator of `competitor_spread`.
+    budget, limit: see `rescore_window`. log_copies: log of how many samples nearly equal each other.
     """
 
     radius: float
@@ -44,6 +45,7 @@ class Law(NamedTuple):
     cut: float
     query: float
     weight: float
+    noise: float
     log_count: float
     spread: float
     budget: float
@@ -65,6 +67,7 @@ class Law(NamedTuple):
             cut=rounding.steps * UNIT_ROUNDOFF[single],
             query=rounding.query,
             weight=rounding.weight,
+            noise=LONGEST_NOISE * math.sqrt(rows.dim),
             log_count=math.log(count / DROPPED_MASS[single]),
             spread=2.0 * math.sqrt(2.0 * math.log(max(count, 2)) / rows.dim),
             budget=split.budget,
@@ -80,14 +83,15 @@ class Law(NamedTuple):
 
 @triton.jit
 @no_type_check
-def logit_error(squared, gain, length, size, partition, radius, operand_radius, unit, cut, query, weight):
+def logit_error(squared, gain, length, size, partition, radius, operand_radius, unit, cut, query, weight, noise):
     """Return the root mean square error of coarse logits of some queries, [BLOCK_B] nats, as `unit_error` does.
 
     squared: alpha^2 / sigma^2. gain: |alpha| / sigma^2. length, size: of the queries, |q| and the largest |q_d|.
     """
     product = tl.minimum(gain * length * operand_radius, tl.abs(partition) + 0.5 * squared * radius * radius)
     own = squared * radius * operand_radius
-    rounded = tl.maximum(product + 4.0 * own, _PRODUCT_ERROR * gain * length * operand_radius)
+    further = (gain * length - tl.sqrt(squared) * noise) * operand_radius - own
+    rounded = tl.maximum(product + 4.0 * own, _PRODUCT_ERROR * further)
     return unit * rounded + cut * product + query * size * gain * operand_radius + weight
 
 

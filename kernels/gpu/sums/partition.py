@@ -76,6 +76,7 @@ def partition_kernel(
     cut,
     query,
     weight,
+    noise,
     log_count,
     spread,
     budget,
@@ -119,7 +120,7 @@ def partition_kernel(
     length = tl.sqrt(tl.load(p_facts + o_b, mask=m_b, other=0.0))
     size = tl.load(p_facts + batch + o_b, mask=m_b, other=0.0)
     error = logit_error(
-        gain * tl.abs(alpha), gain, length, size, partition, radius, operand_radius, unit, cut, query, weight
+        gain * tl.abs(alpha), gain, length, size, partition, radius, operand_radius, unit, cut, query, weight, noise
     )  # fmt: skip
     window = log_count + error * _WORST_CASE * 2.0
     rescore = rescore_window(alpha, error, window, spread, budget, limit, log_copies)

@@ -8,8 +8,8 @@
 
 namespace oracle {
 
-// What the law needs to know of a query: bounds on products, what rounds where their terms have either sign, and how
-// far apart competitors are.
+// What the law needs to know of a query: bounds on products, what rounds of those with terms of either sign where it is
+// longer than on the path, and how far apart competitors are.
 struct QueryLaw {
     double bound, terms, norms, own, spread, limit;
 };
@@ -22,7 +22,7 @@ struct ScanLaw {
 // The constants of the law for products in float32, or else in float64.
 struct Rounding {
     double roundoff, calm_dim, dropped_mass, budget, far_apart, worst_case, few_shares, limit, double_limit;
-    double sum_roundings, moved, little_noise, point_limit, product_error;
+    double sum_roundings, moved, little_noise, point_limit, product_error, longest_noise;
     int64_t wide;
 };
 
@@ -52,7 +52,10 @@ inline QueryLaw query_law(const Rounding& of, const ScanLaw& scan, const RowsVie
     // beside equal rows products are exact, but not the norm of a query that is far from them
     const bool listed = rows.radius == 0.0 || scan.factor * (bound + own) > of.double_limit;
     if (of.wide) limit = listed ? -1.0 : std::numeric_limits<double>::infinity();
-    return {bound, of.product_error * bound, 0.5 * squared * rows.radius * rows.radius, own, spread, limit};
+    const double noise = of.longest_noise * std::sqrt(squared * rows.dim) * rows.radius;
+    return {
+        bound, of.product_error * (bound - 0.25 * own - noise), 0.5 * squared * rows.radius * rows.radius, own, spread,
+        limit};
 }
 
 // how much further changes with curvature reach, which are several times the logits that matter: as the limits of
