@@ -6,7 +6,7 @@
 namespace oracle {
 
 // what a value of a mean takes to be mixed with another, in operations
-constexpr double kMixing = 16.0;
+constexpr double kMixing = 64.0;
 
 // first = share * first + other * second; returns |second - first|^2, or zero where one of them has no share.
 inline double mix(double share, double other, const double* second, int64_t dim, double* first) {

@@ -13,7 +13,7 @@ namespace oracle {
 namespace {
 
 // what a value of queries takes to prepare or to merge, in operations
-constexpr double kPreparing = 32.0;
+constexpr double kPreparing = 64.0;
 
 template <class Real>
 class Scan : public Steps {

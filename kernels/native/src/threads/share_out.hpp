@@ -13,7 +13,7 @@ namespace oracle {
 
 // Operations of a scan from which on it is worth the few microseconds that it takes to share them out; and what a query
 // or a row counts for, in values of it, apart from those that it has.
-constexpr double kWorthSharing = 1e6, kItself = 64.0;
+constexpr double kWorthSharing = 2e6, kItself = 64.0;
 
 // How many of `threads` are worth their while for so many operations.
 inline int64_t worth(int64_t threads, double operations) {
