@@ -104,7 +104,7 @@ class RequestBuilder:
             return
         known = (request.source >= 0).nonzero()[:, 0]
         noise, deviation = self._noise(request, known), request.variance[known].sqrt()
-        usual = deviation * (self.data.dim**0.5 + 8.0) * NOT_NOISE + 4.0 * request.blur()[known]
+        usual = deviation * (self.data.dim**0.5 + 8.0) * NOT_NOISE + 4.0 * request.blur[known]
         if bool((noise > usual).any()):
             first = int((noise > usual).nonzero()[0])
             raise invalid(

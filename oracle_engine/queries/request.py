@@ -74,14 +74,15 @@ class Request:
         """The same queries of the whole data set."""
         return replace(self, labels=None)
 
+    @cached_property
     def blur(self) -> Float64[Tensor, "B"]:
-        """Return what the dtype of x may have rounded off it, a norm in value space, [B]."""
+        """What the dtype of x may have rounded off it, a norm in value space, [B]."""
         norm: Tensor = torch.linalg.vector_norm(self.x, dim=1)
         return self.rounding * norm
 
     def known_source(self, data: OracleDataset) -> Source:
         """Return which rows of `data` the queries come from, for the bounds of a search."""
-        return Source(self.source, self.blur() / data.value_map.scale, BOUND_FAILURE)
+        return Source(self.source, self.blur / data.value_map.scale, BOUND_FAILURE)
 
     def source_counts(self, data: OracleDataset) -> Bool[Tensor, "B"]:
         """Return which queries may use the sample of `data` they were made from, [B]."""
