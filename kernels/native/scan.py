@@ -40,7 +40,7 @@ from .views import AskedQueries, Digits, OwnStates, RowsView, StatesView
 # values of rows up to which products in float64 cost no more than in float32
 NATIVE_DOUBLE_DIM = 16
 
-# operations of a share of a scan: a fifth of a millisecond; crew.hpp says which threads take the shares
+# operations of a share of a scan: a fifth of a millisecond; share_out.hpp says which threads take the shares
 SHARE_OPERATIONS = 1.4e7
 
 # bytes of the vectors of the best libraries, whose blocks of whole products grow with the queries: see asked.hpp

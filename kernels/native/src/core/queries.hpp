@@ -77,13 +77,13 @@ class Queries {
   private:
     const RowsView& rows_;
     AskedQueries asked_;
-    double moved_;  // norm of what is taken off a point for each unit of alpha
+    double moved_;  // norm of the larger part of what is taken off a point for each unit of alpha: centre or offset
     std::vector<double> point_, precision_, stored_, size_;
 
     void bring_to_rows() {
         const int64_t dim = rows_.dim;
         point_.resize(asked_.count * dim), precision_.resize(asked_.count);
-        moved_ = std::max(moved_, std::sqrt(squared_norm(asked_.base, dim)) / asked_.scale);
+        moved_ = std::max(moved_, std::fabs(asked_.offset / asked_.scale) * std::sqrt(static_cast<double>(dim)));
         for (int64_t b = 0; b < asked_.count; ++b) {
             const double* x = asked_.given + b * dim;
             const double alpha = asked_.alpha[b], scale = asked_.scale;

@@ -89,7 +89,8 @@ void take_means(const RowsView& rows, const Scored& scored, int64_t batch, doubl
 template <class T>
 void take_variances(const RowsView& rows, const Scored& scored, int64_t batch, const StatesView& out) {
     std::vector<double> middle(out.mean, out.mean + batch * rows.dim);
-    for (int64_t at = 0; at < batch * rows.dim; ++at) middle[at] += rows.centre[at % rows.dim];
+    for (int64_t query = 0; query < batch; ++query)
+        for (int64_t d = 0; d < rows.dim; ++d) middle[query * rows.dim + d] += rows.centre[d];
     all_distances<T>(rows, scored.lists, batch, middle.data(), nullptr, scored.low);
     for (int64_t query = 0; query < batch; ++query)
         for (int64_t k = scored.start(query); k < scored.stop(query); ++k)

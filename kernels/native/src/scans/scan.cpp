@@ -1,4 +1,4 @@
-// The exact scan: begun once, fed spans of rows, and finished; every step is one parallel region at most.
+// The exact scan: begun once, fed spans of rows, and finished; every step is shared out once at most.
 #include <new>
 #include <vector>
 

@@ -1,4 +1,4 @@
-// How many threads may work, and regions of OpenMP.
+// How many threads may work.
 #pragma once
 #include <cstdint>
 
